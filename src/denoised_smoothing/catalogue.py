@@ -1,0 +1,142 @@
+"""Spec strings to objects: the one place where ``scheme:rest`` is taken apart."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import re
+import sys
+from collections.abc import Callable, Iterable
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from denoised_smoothing.classifiers import CIFAR_RESNET, load_cifar_resnet
+from denoised_smoothing.denoisers import (
+    ARCHITECTURES,
+    bundled_denoisers,
+    load_bundled_denoiser,
+    load_denoiser_file,
+)
+from denoised_smoothing.errors import SpecError
+from denoised_smoothing.interfaces import Classifier, Denoiser
+
+CLASSIFIER_FORMS = (
+    "torchvision:NAME[:WEIGHTS]",
+    "cifar-resnetDEPTH:FILE.safetensors",
+    "python:MODULE:FACTORY",
+)
+DENOISER_FORMS = (*(f"{name}:FILE.safetensors" for name in ARCHITECTURES), "python:MODULE:FACTORY")
+DATA_FORMS = (
+    "digits[:train|test|all]",
+    "cifar10[:train|test][:FOLDER]",
+    "folder:PATH",
+    "parquet:FILE",
+    "IMAGE",
+)
+
+
+def load_classifier(spec: str) -> Classifier:
+    """The classifier that a spec names.
+
+    Args:
+        spec: a bundled name (``digits``), ``cifar-resnet56:FILE.safetensors`` (any depth
+            6n + 2), ``torchvision:NAME`` with its default weights, ``torchvision:NAME:WEIGHTS``
+            with those of the enumeration, of a safetensors file, or ``none`` for random ones,
+            or ``python:MODULE:FACTORY`` for whatever FACTORY() returns.
+
+    Raises:
+        SpecError: nothing known by that name; suggests the nearest.
+        WeightsError: the weights file is missing or does not fit.
+        MissingExtraError: an optional package is needed.
+    """
+    scheme, _, rest = spec.partition(":")
+    if spec in bundled_classifiers():
+        path = bundled_classifiers()[spec]
+        return load_cifar_resnet(path, depth=None)
+    if match := CIFAR_RESNET.fullmatch(scheme):
+        return load_cifar_resnet(_needed(rest, spec, CLASSIFIER_FORMS), int(match["depth"]))
+    if scheme == "torchvision":
+        from denoised_smoothing.classifiers.torchvision import load_torchvision
+
+        name, _, weights = _needed(rest, spec, CLASSIFIER_FORMS).partition(":")
+        return load_torchvision(name, weights=weights or "DEFAULT")
+    if scheme == "python":
+        made: Classifier = _made_by(rest, spec)
+        return made
+    raise _unknown("classifier", spec, bundled_classifiers(), CLASSIFIER_FORMS)
+
+
+def load_denoiser(spec: str) -> Denoiser | None:
+    """The denoiser that a spec names; None for ``none``.
+
+    Args:
+        spec: ``none``, a bundled name, ``ARCHITECTURE:FILE.safetensors`` with dncnn,
+            dncnn-wide, memnet or unet, or ``python:MODULE:FACTORY``.
+
+    Raises:
+        SpecError: nothing known by that name; suggests the nearest.
+        WeightsError: the weights file is missing or of another architecture.
+    """
+    scheme, _, rest = spec.partition(":")
+    if spec == "none":
+        return None
+    if spec in bundled_denoisers():
+        return load_bundled_denoiser(spec)
+    if scheme in ARCHITECTURES:
+        return load_denoiser_file(_needed(rest, spec, DENOISER_FORMS), scheme)
+    if scheme == "python":
+        made: Denoiser = _made_by(rest, spec)
+        return made
+    raise _unknown("denoiser", spec, ["none", *bundled_denoisers()], DENOISER_FORMS)
+
+
+def bundled_classifiers() -> dict[str, Path]:
+    """Names and files of the classifiers that ship with the package, for the demo."""
+    folder = Path(str(resources.files("denoised_smoothing"))) / "bundled" / "classifiers"
+    return {path.stem: path for path in sorted(folder.glob("*.safetensors"))}
+
+
+def _needed(rest: str, spec: str, forms: Iterable[str]) -> str:
+    if not rest:
+        form = next(f for f in forms if re.split(r"[:A-Z\[]", f)[0] == re.split(r"[:\d]", spec)[0])
+        raise SpecError(f"{spec!r} is not complete; write {form}")
+    return rest
+
+
+def _made_by(rest: str, spec: str) -> Any:
+    """What the factory of ``MODULE:FACTORY`` returns; modules of the working folder are found."""
+    module_name, _, factory_name = rest.partition(":")
+    if not module_name or not factory_name:
+        raise SpecError(f"{spec!r} is not complete; write python:MODULE:FACTORY")
+    folder = str(Path.cwd())
+    sys.path.insert(0, folder)
+    try:
+        factory: Callable[[], Any] = getattr(importlib.import_module(module_name), factory_name)
+    except ImportError as error:
+        raise SpecError(
+            f"{spec!r}: module {module_name!r} cannot be imported ({error}); install it, or run "
+            "in the folder that holds it"
+        ) from error
+    except AttributeError as error:
+        raise SpecError(
+            f"{spec!r}: module {module_name!r} has no {factory_name!r}; name a function without "
+            "arguments that returns the classifier or denoiser"
+        ) from error
+    finally:
+        sys.path.remove(folder)
+    made = factory()
+    if not callable(made):
+        raise SpecError(
+            f"{spec!r}: {factory_name}() returned {type(made).__name__}, which cannot be called "
+            "on images"
+        )
+    return made
+
+
+def _unknown(role: str, spec: str, names: Iterable[str], forms: Iterable[str]) -> SpecError:
+    schemes = {form.split(":")[0].removesuffix("DEPTH"): form for form in forms}
+    known = {**{name: name for name in names}, **schemes}
+    nearest = difflib.get_close_matches(spec.split(":")[0], known, n=1, cutoff=0.5)
+    hint = f"did you mean {known[nearest[0]]}? " if nearest else ""
+    return SpecError(f"unknown {role} {spec!r}; {hint}Known: {', '.join(known.values())}")

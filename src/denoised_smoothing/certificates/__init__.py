@@ -1,0 +1,1 @@
+"""Pure numbers: counts, bounds, radii, plans, certificates. No deep-learning stack."""

@@ -1,0 +1,85 @@
+"""Exact confidence bounds on a probability from a fixed number of trials, and the exact test."""
+
+from __future__ import annotations
+
+from scipy import special
+
+from denoised_smoothing.errors import SettingError
+
+
+def check_alpha(alpha: float) -> float:
+    """Return ``alpha`` if it is a failure probability, strictly between 0 and 1.
+
+    Raises:
+        SettingError: otherwise (also for NaN).
+    """
+    if not 0.0 < alpha < 1.0:
+        raise SettingError(
+            f"alpha is the probability that a certificate is wrong and must lie strictly "
+            f"between 0 and 1, got {alpha!r}; 0.001 is customary"
+        )
+    return float(alpha)
+
+
+def clopper_pearson_lower(successes: int, n: int, alpha: float) -> float:
+    """One-sided lower bound on p that holds with probability at least 1 - alpha.
+
+    The p with P(Bin(n, p) >= successes) = alpha (Clopper & Pearson 1934), as a quantile of
+    the beta distribution with parameters ``successes`` and ``n - successes + 1``. Valid for a
+    number of trials that was fixed in advance.
+
+    Args:
+        successes: trials that succeeded, 0 to ``n``.
+        n: trials, at least 1.
+        alpha: probability that the bound is wrong, in (0, 1).
+
+    Raises:
+        SettingError: an argument is out of its range.
+    """
+    _check_trials(successes, n)
+    check_alpha(alpha)
+    if successes == 0:
+        return 0.0
+    return float(special.betaincinv(successes, n - successes + 1, alpha))
+
+
+def clopper_pearson_upper(successes: int, n: int, alpha: float) -> float:
+    """One-sided upper bound on p that holds with probability at least 1 - alpha.
+
+    The p with P(Bin(n, p) <= successes) = alpha (Clopper & Pearson 1934); arguments and errors
+    as for :func:`clopper_pearson_lower`.
+    """
+    _check_trials(successes, n)
+    check_alpha(alpha)
+    if successes == n:
+        return 1.0
+    return float(special.betainccinv(successes + 1, n - successes, alpha))
+
+
+def binomial_test(first: int, second: int) -> float:
+    """Two-sided p-value of ``first`` against ``second`` votes under a fair coin.
+
+    The test that says whether the most frequent label of a sample is the most probable one
+    (Hung & Fithian 2019, Theorem 1), as used by ``predict`` (Cohen et al. 2019, section 3.2.1).
+
+    Args:
+        first, second: counts of the two most frequent labels, at least 0.
+
+    Returns:
+        P(a split at least as uneven | both equally probable), 1.0 without votes.
+
+    Raises:
+        SettingError: a count is negative.
+    """
+    if first < 0 or second < 0:
+        raise SettingError(f"counts of votes cannot be negative, got {first} and {second}")
+    fewer, n = min(first, second), first + second
+    return min(1.0, 2.0 * float(special.bdtr(fewer, n, 0.5)))
+
+
+def _check_trials(successes: int, n: int) -> None:
+    if n < 1 or not 0 <= successes <= n:
+        raise SettingError(
+            f"successes must lie between 0 and the number of trials, which is at least 1, "
+            f"got {successes} of {n}"
+        )

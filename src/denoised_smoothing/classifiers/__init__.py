@@ -1,0 +1,13 @@
+"""Classifiers behind one protocol: images in [0, 1] to logits."""
+
+from __future__ import annotations
+
+from denoised_smoothing.classifiers.base import ImageClassifier
+from denoised_smoothing.classifiers.cifar_resnet import (
+    CIFAR_RESNET,
+    CifarResNet,
+    load_cifar_resnet,
+    save_cifar_resnet,
+)
+
+__all__ = ["CIFAR_RESNET", "CifarResNet", "ImageClassifier", "load_cifar_resnet", "save_cifar_resnet"]

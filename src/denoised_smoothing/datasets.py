@@ -1,0 +1,350 @@
+"""Data sets by name or path: (index, stable image id, image, label or none)."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from glob import glob
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32
+
+from denoised_smoothing.errors import (
+    DatasetError,
+    ImageError,
+    MissingExtraError,
+    SettingError,
+    SpecError,
+)
+from denoised_smoothing.images import SUFFIXES, load_image
+
+DATA_FOLDER_VARIABLE = "DENOISED_SMOOTHING_DATA"
+"""The environment variable that names the folder for downloads."""
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One image of a data set: float32 [C, H, W] on the 8-bit grid, label None if unknown.
+
+    ``image_id`` is unique in the data set and stays the same for the same data.
+    """
+
+    index: int
+    image_id: str
+    image: Float32[np.ndarray, "c h w"]
+    label: int | None
+
+
+@dataclass(frozen=True)
+class ImageDataset:
+    """A sequence of :class:`Example`; an image is decoded when it is asked for.
+
+    Args:
+        name: the spec that it was loaded by.
+        fingerprint: SHA-256, in hex, of what it holds (see :func:`load_dataset`).
+        image_ids: one for each image.
+        read: from an index to the image [C, H, W]; raises ImageError if it cannot be decoded.
+        labels: one for each image, None where unknown.
+        label_names: the name of each label, None if unknown.
+    """
+
+    name: str
+    fingerprint: str
+    image_ids: Sequence[str]
+    read: Callable[[int], np.ndarray]
+    labels: Sequence[int | None]
+    label_names: tuple[str, ...] | None = None
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    def __getitem__(self, index: int) -> Example:
+        index = range(len(self))[index]
+        return Example(index, self.image_ids[index], self.read(index), self.labels[index])
+
+
+def load_dataset(spec: str) -> ImageDataset:
+    """Open a data set; images are decoded later, one by one.
+
+    Args:
+        spec: one of
+            ``digits[:train|test|all]``: the 8x8 grey digits of scikit-learn; every fourth is a
+            test image, and test is the default;
+            ``cifar10[:train|test][:FOLDER]``: CIFAR-10 (Krizhevsky 2009), test by default, from
+            a folder that holds ``cifar-10-batches-py``; without FOLDER it is downloaded once to
+            the folder that the environment variable DENOISED_SMOOTHING_DATA names, or to
+            ``~/.cache/denoised-smoothing``. Its files are pickles, which torchvision opens only
+            if they have the published MD5 sums;
+            ``folder:PATH``: images (png, jpg, jpeg, bmp, webp) in one sub-folder for each class,
+            labelled in the order of their names, or in a flat folder, without labels;
+            ``parquet:FILE``: the layout of Hugging Face (a column of structs with ``bytes``,
+            integer labels if known, -1 where not), or several files by a pattern with ``*``;
+            the encoded images are held in memory;
+            the path of an image file.
+
+    Returns:
+        The data set. Its fingerprint is the SHA-256 of the files (parquet, image file), of the
+        values and labels (digits, cifar10), or of the sorted paths and sizes (folder).
+
+    Raises:
+        SpecError: nothing known by that name.
+        DatasetError: missing, empty or not of the expected form.
+        MissingExtraError: the package that reads it is not installed.
+    """
+    scheme, _, rest = spec.partition(":")
+    if scheme in LOADERS:
+        return LOADERS[scheme](spec, rest)
+    path = Path(spec).expanduser()
+    if path.suffix.lower() in SUFFIXES:
+        return _load_file(spec, path)
+    if path.is_dir():
+        hint = f"did you mean 'folder:{spec}'?"
+    elif path.suffix == ".parquet":
+        hint = f"did you mean 'parquet:{spec}'?"
+    else:
+        nearest = difflib.get_close_matches(scheme, LOADERS, n=1, cutoff=0.5)
+        hint = f"did you mean '{nearest[0]}'? " if nearest else ""
+        hint += f"known are {', '.join(LOADERS)} and the path of an image ({_suffixes()})"
+    raise SpecError(f"there is no data set {spec!r}; {hint}")
+
+
+def select(dataset: ImageDataset, *, limit: int | None = None, stride: int = 1) -> list[int]:
+    """The indices 0, stride, 2 * stride, ..., at most ``limit`` of them.
+
+    Raises:
+        SettingError: limit or stride is below 1.
+    """
+    for name, value in (("limit", limit), ("stride", stride)):
+        if value is not None and value < 1:
+            raise SettingError(f"{name} is a number of images and must be at least 1, got {value}")
+    return list(range(0, len(dataset), stride))[:limit]
+
+
+def _load_digits(spec: str, rest: str) -> ImageDataset:
+    splits = {"train": (1, 2, 3), "test": (0,), "all": (0, 1, 2, 3)}  # index modulo 4
+    split = rest or "test"
+    if split not in splits:
+        raise DatasetError(f"digits has no split {split!r}; expected one of {', '.join(splits)}")
+    try:
+        from sklearn.datasets import load_digits  # type: ignore[import-untyped]
+    except ImportError as error:
+        raise MissingExtraError("scikit-learn", "digits", "the digits data set") from error
+    digits = load_digits()
+    indices = [index for index in range(len(digits.images)) if index % 4 in splits[split]]
+    values = np.rint(digits.images[indices] * 255 / 16).astype(np.uint8)[:, None]
+    labels = digits.target[indices].tolist()
+    return ImageDataset(
+        name=spec,
+        fingerprint=hashlib.sha256(values.tobytes() + bytes(labels)).hexdigest(),
+        image_ids=[str(index) for index in indices],
+        read=partial(_from_values, values),
+        labels=labels,
+        label_names=tuple(str(digit) for digit in range(10)),
+    )
+
+
+def _load_cifar10(spec: str, rest: str) -> ImageDataset:
+    head, _, tail = rest.partition(":")
+    split, given = (head, tail) if head in ("train", "test") else ("test", rest)
+    folder = Path(given).expanduser() if given else _data_folder()
+    try:
+        from torchvision.datasets import CIFAR10  # type: ignore[import-untyped]
+    except ImportError as error:
+        raise MissingExtraError("torchvision", "torchvision", "the cifar10 data set") from error
+    there = (folder / CIFAR10.base_folder).is_dir()
+    if given and not there:
+        raise DatasetError(
+            f"{given!r} holds no folder {CIFAR10.base_folder}; give the folder above it, as in "
+            "cifar10[:train|test][:FOLDER], or no folder to download it"
+        )
+    try:
+        cifar = CIFAR10(folder, train=split == "train", download=not there)
+    except (OSError, RuntimeError) as error:
+        raise DatasetError(
+            f"CIFAR-10 in {str(folder)!r} cannot be had ({error}); remove "
+            f"{CIFAR10.base_folder} there to download it anew, or use parquet:FILE"
+        ) from error
+    values = np.ascontiguousarray(cifar.data.transpose(0, 3, 1, 2))
+    content = f"cifar10:{split}".encode() + values.tobytes() + bytes(cifar.targets)
+    return ImageDataset(
+        name=spec,
+        fingerprint=hashlib.sha256(content).hexdigest(),
+        image_ids=[str(index) for index in range(len(values))],
+        read=partial(_from_values, values),
+        labels=cifar.targets,
+        label_names=tuple(cifar.classes),
+    )
+
+
+def _data_folder() -> Path:
+    named = os.environ.get(DATA_FOLDER_VARIABLE)
+    return Path(named) if named else Path.home() / ".cache" / "denoised-smoothing"
+
+
+def _from_values(values: np.ndarray, index: int) -> np.ndarray:
+    image: np.ndarray = values[index] / np.float32(255)
+    return image
+
+
+def _load_folder(spec: str, rest: str) -> ImageDataset:
+    folder = Path(rest).expanduser()
+    if not rest or not folder.is_dir():
+        raise DatasetError(f"there is no folder {rest!r}; check the path in {spec!r}")
+    relative = [path.relative_to(folder) for path in folder.rglob("*") if not path.is_dir()]
+    ids = sorted(path.as_posix() for path in relative if _is_image(path))
+    if not ids:
+        raise DatasetError(
+            f"{rest!r} holds no images; expected files of the type {_suffixes()}, in one "
+            "sub-folder for each class or in the folder itself"
+        )
+    flat, nested = ([i for i in ids if ("/" in i) == inside] for inside in (False, True))
+    if flat and nested:
+        raise DatasetError(
+            f"{rest!r} mixes images ({flat[0]!r}) and class folders ({nested[0]!r}); move the "
+            "images into class folders, or away"
+        )
+    classes = sorted(p.name for p in folder.iterdir() if p.is_dir() and p.name[0] != ".")
+    sizes = [(image_id, (folder / image_id).stat().st_size) for image_id in ids]
+    return ImageDataset(
+        name=spec,
+        fingerprint=hashlib.sha256(json.dumps(sizes).encode()).hexdigest(),
+        image_ids=ids,
+        read=partial(_from_folder, folder, ids),
+        labels=[classes.index(i.split("/")[0]) if nested else None for i in ids],
+        label_names=tuple(classes) if nested else None,
+    )
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES and not any(part[0] == "." for part in path.parts)
+
+
+def _from_folder(folder: Path, ids: Sequence[str], index: int) -> np.ndarray:
+    return load_image(folder / ids[index])
+
+
+def _load_file(spec: str, path: Path) -> ImageDataset:
+    if not path.is_file():
+        raise DatasetError(f"there is no image file {spec!r}; check the path")
+    read = partial(_from_folder, path.parent, [path.name])
+    return ImageDataset(spec, _sha256([path]), [path.name], read, [None])
+
+
+def _load_parquet(spec: str, rest: str) -> ImageDataset:
+    path = Path(rest).expanduser()
+    files = [path] if path.is_file() else [Path(found) for found in sorted(glob(str(path)))]
+    if not files:
+        raise DatasetError(f"there is no file {rest!r}; check the path or pattern in {spec!r}")
+    encoded: list[bytes | None] = []
+    labels: list[int | None] = []
+    names: set[tuple[str, ...] | None] = set()
+    for file in files:
+        images, file_labels, label_names = _read_parquet(file)
+        encoded += images
+        labels += file_labels
+        names.add(label_names)
+    if not encoded:
+        raise DatasetError(f"{rest!r} has no rows; expected one for each image")
+    if len(names) > 1:
+        raise DatasetError(f"the files {rest!r} have different label names; load them one by one")
+    return ImageDataset(
+        name=spec,
+        fingerprint=_sha256(files),
+        image_ids=[str(row) for row in range(len(encoded))],
+        read=partial(_from_row, spec, encoded),
+        labels=labels,
+        label_names=names.pop(),
+    )
+
+
+def _read_parquet(
+    file: Path,
+) -> tuple[list[bytes | None], list[int | None], tuple[str, ...] | None]:
+    """Encoded images, labels and label names of one file."""
+    try:
+        import pyarrow as pa  # type: ignore[import-untyped]
+        import pyarrow.parquet as pq  # type: ignore[import-untyped]
+    except ImportError as error:
+        raise MissingExtraError("pyarrow", "parquet", "a parquet data set") from error
+    try:
+        with pq.ParquetFile(file) as opened:
+            schema = opened.schema_arrow
+            class_names = _class_names(schema)
+            image, label = _columns(file, schema, class_names)
+            table = opened.read(columns=[image, label] if label else [image])
+    except (OSError, pa.ArrowException) as error:
+        raise DatasetError(f"{file} cannot be read as parquet ({error}); fetch it anew") from error
+    images = [row and row["bytes"] for row in table[image].to_pylist()]
+    if label is None:
+        return images, [None] * len(images), None
+    labels = [None if value is None or value < 0 else value for value in table[label].to_pylist()]
+    return images, labels, class_names.get(label)
+
+
+def _class_names(schema: Any) -> dict[str, tuple[str, ...]]:
+    """Column to label names, for every ClassLabel in the metadata that Hugging Face writes."""
+    metadata = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+    return {
+        column: tuple(feature["names"])
+        for column, feature in metadata.get("info", {}).get("features", {}).items()
+        if isinstance(feature, dict) and feature.get("_type") == "ClassLabel"
+    }
+
+
+def _columns(file: Path, schema: Any, class_names: Iterable[str]) -> tuple[str, str | None]:
+    """The names of the image column and of the label column, if there is one."""
+    from pyarrow import types
+
+    held = ", ".join(f"{field.name}: {field.type}" for field in schema)
+    images = [
+        field.name
+        for field in schema
+        if types.is_struct(field.type) and field.type.get_field_index("bytes") >= 0
+    ]
+    if not images:
+        raise DatasetError(
+            f"{file} has no image column, expected a struct with the field 'bytes'; its "
+            f"columns are {held}; write it with Hugging Face datasets and the Image feature"
+        )
+    image = next(name for name in ("image", "img", *images) if name in images)
+    label = next((name for name in ("label", "labels", *class_names) if name in schema.names), None)
+    if label and not types.is_integer(schema.field(label).type):
+        raise DatasetError(
+            f"the column {label!r} of {file} must hold integers, got "
+            f"{schema.field(label).type}; number the classes from 0, or rename the column"
+        )
+    return image, label
+
+
+def _from_row(spec: str, encoded: Sequence[bytes | None], index: int) -> np.ndarray:
+    content, name = encoded[index], f"row {index} of {spec!r}"
+    if content is None:
+        raise ImageError(f"{name} holds no bytes; write the file with its images embedded")
+    return load_image(content, name=name)
+
+
+def _sha256(files: Iterable[Path]) -> str:
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            hashlib.file_digest(stream, lambda: digest)
+    return digest.hexdigest()
+
+
+def _suffixes() -> str:
+    return ", ".join(sorted(suffix[1:] for suffix in SUFFIXES))
+
+
+LOADERS: dict[str, Callable[[str, str], ImageDataset]] = {
+    "digits": _load_digits,
+    "cifar10": _load_cifar10,
+    "folder": _load_folder,
+    "parquet": _load_parquet,
+}

@@ -1,0 +1,30 @@
+"""Denoisers: DnCNN, MemNet and a UNet that takes sigma, by name and from files."""
+
+from __future__ import annotations
+
+from denoised_smoothing.denoisers.base import DenoiserNetwork, as_denoiser
+from denoised_smoothing.denoisers.dncnn import DnCNN
+from denoised_smoothing.denoisers.files import (
+    ARCHITECTURES,
+    build_denoiser,
+    bundled_denoisers,
+    load_bundled_denoiser,
+    load_denoiser_file,
+    save_denoiser,
+)
+from denoised_smoothing.denoisers.memnet import MemNet
+from denoised_smoothing.denoisers.unet import UNet
+
+__all__ = [
+    "ARCHITECTURES",
+    "DenoiserNetwork",
+    "DnCNN",
+    "MemNet",
+    "UNet",
+    "as_denoiser",
+    "build_denoiser",
+    "bundled_denoisers",
+    "load_bundled_denoiser",
+    "load_denoiser_file",
+    "save_denoiser",
+]

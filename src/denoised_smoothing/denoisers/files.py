@@ -1,0 +1,92 @@
+"""Denoisers as files: safetensors with a card in the metadata, and the ones that ship."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import partial
+from importlib import resources
+from pathlib import Path
+from typing import Any, Protocol
+
+from denoised_smoothing.denoisers.base import DenoiserNetwork
+from denoised_smoothing.denoisers.dncnn import DnCNN
+from denoised_smoothing.denoisers.memnet import MemNet
+from denoised_smoothing.denoisers.unet import UNet
+from denoised_smoothing.errors import SpecError, WeightsError
+from denoised_smoothing.weights import fill, load_weights, save_weights
+
+
+class _Builder(Protocol):
+    def __call__(self, *, image_channels: int = 3, **config: Any) -> DenoiserNetwork: ...
+
+
+ARCHITECTURES: dict[str, _Builder] = {
+    "dncnn": DnCNN,
+    "dncnn-wide": partial(DnCNN, width=128),
+    "memnet": MemNet,
+    "unet": UNet,
+}
+"""Name of an architecture to its constructor (``image_channels`` and its own arguments)."""
+
+
+def build_denoiser(architecture: str, *, image_channels: int = 3, **config: Any) -> DenoiserNetwork:
+    """A fresh denoiser of the named architecture.
+
+    Raises:
+        SpecError: the architecture is not known.
+    """
+    if architecture not in ARCHITECTURES:
+        raise SpecError(
+            f"unknown denoiser architecture {architecture!r}; known: {', '.join(ARCHITECTURES)}"
+        )
+    return ARCHITECTURES[architecture](image_channels=image_channels, **config)
+
+
+def save_denoiser(
+    path: str | Path, denoiser: DenoiserNetwork, architecture: str, card: Mapping[str, str]
+) -> None:
+    """Write weights, architecture and card (data, command, seed, measured quality, ...)."""
+    metadata = {**card, "architecture": architecture, "config": json.dumps(denoiser.config)}
+    save_weights(path, denoiser, metadata)
+
+
+def load_denoiser_file(path: str | Path, architecture: str | None = None) -> DenoiserNetwork:
+    """A denoiser from a file that :func:`save_denoiser` wrote, in evaluation mode.
+
+    Args:
+        path: the safetensors file.
+        architecture: what it must be; None takes what the file says.
+
+    Raises:
+        WeightsError: the file is missing, not safetensors, or of another architecture.
+    """
+    tensors, card = load_weights(path)
+    stated = card.get("architecture", architecture)
+    if stated is None or (architecture or stated) != stated:
+        raise WeightsError(
+            f"{path} holds {'no named architecture' if stated is None else repr(stated)}, not "
+            f"{architecture!r}; write the spec as ARCHITECTURE:{path}"
+        )
+    denoiser = build_denoiser(stated, **json.loads(card.get("config", "{}")))
+    fill(denoiser, tensors, str(path))
+    denoiser.card = card
+    return denoiser.eval()
+
+
+def bundled_denoisers() -> dict[str, Path]:
+    """Names and files of the denoisers that ship with the package."""
+    folder = Path(str(resources.files("denoised_smoothing"))) / "bundled" / "denoisers"
+    return {path.stem: path for path in sorted(folder.glob("*.safetensors"))}
+
+
+def load_bundled_denoiser(name: str) -> DenoiserNetwork:
+    """One of :func:`bundled_denoisers` by name.
+
+    Raises:
+        SpecError: none of that name ships.
+    """
+    files = bundled_denoisers()
+    if name not in files:
+        raise SpecError(f"no bundled denoiser {name!r}; there are: {', '.join(files) or 'none'}")
+    return load_denoiser_file(files[name])

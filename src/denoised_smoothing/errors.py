@@ -1,0 +1,90 @@
+"""Every error that this package raises on purpose.
+
+    DenoisedSmoothingError
+    ├── InputError (also a ValueError)   refused before any work is done
+    │   ├── SettingError                 sigma, n0, n, alpha, a radius, an option
+    │   ├── ImageError                   an image: unreadable, shape, channels, range
+    │   ├── DatasetError                 a data set: missing, empty, without the columns
+    │   └── SpecError                    a spec string that names nothing known
+    ├── WeightsError                     a weights file: a pickle, altered, another architecture
+    ├── ClassifierError                  a classifier or denoiser answered what cannot be used
+    ├── CountsError                      counts that do not belong together
+    ├── TrainingError                    a training that cannot go on
+    ├── StoreError                       the store cannot be read or written
+    │   ├── SchemaTooNewError            written by a newer version of this package
+    │   ├── RunNotFoundError             no run of that name
+    │   └── RunMismatchError             the run exists, with other settings
+    └── MissingExtraError (also an ImportError)   an optional package is not installed
+
+A message names the value it got, what was expected, and what to do next.
+"""
+
+from __future__ import annotations
+
+
+class DenoisedSmoothingError(Exception):
+    """Base of all errors of this package."""
+
+
+class InputError(DenoisedSmoothingError, ValueError):
+    """Something the caller gave cannot be used; nothing was done yet."""
+
+
+class SettingError(InputError):
+    """A setting (sigma, n0, n, alpha, radius, option) is out of its range."""
+
+
+class ImageError(InputError):
+    """An image cannot be read, or has the wrong shape, channels or range."""
+
+
+class DatasetError(InputError):
+    """A data set is missing, empty or not of the expected form."""
+
+
+class SpecError(InputError):
+    """A spec string (classifier, denoiser, data) names nothing known."""
+
+
+class WeightsError(DenoisedSmoothingError):
+    """A weights file is refused: a pickle, altered, or of another architecture."""
+
+
+class ClassifierError(DenoisedSmoothingError):
+    """A classifier or a denoiser returned something that cannot be used."""
+
+
+class CountsError(DenoisedSmoothingError):
+    """Label counts of different runs, images or stages were mixed."""
+
+
+class TrainingError(DenoisedSmoothingError):
+    """A training cannot start or cannot go on."""
+
+
+class StoreError(DenoisedSmoothingError):
+    """The store of runs cannot be opened, read or written."""
+
+
+class SchemaTooNewError(StoreError):
+    """The store was written by a newer version of this package."""
+
+
+class RunNotFoundError(StoreError):
+    """The store holds no run of that name."""
+
+
+class RunMismatchError(StoreError):
+    """The run exists, but with other settings than the ones asked for."""
+
+
+class MissingExtraError(DenoisedSmoothingError, ImportError):
+    """An optional package is needed; the message names the extra that brings it."""
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        super().__init__(
+            f"{purpose} needs the package '{package}', which is not installed; "
+            f"install it with: pip install 'denoised-smoothing[{extra}]'"
+        )
+        self.package = package
+        self.extra = extra

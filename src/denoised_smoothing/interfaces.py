@@ -1,0 +1,28 @@
+"""The protocols that classifiers and denoisers follow; any callable of this form will do."""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+from jaxtyping import Float, Num
+from torch import Tensor
+
+
+@runtime_checkable
+class Classifier(Protocol):
+    """Images [B, C, H, W] in [0, 1] (noisy ones reach beyond) to logits [B, K] or labels [B].
+
+    A label of -1 is a vote for no class. May carry ``label_names`` (a tuple of K strings),
+    ``resolution`` (height and width that it expects) and ``channels`` (1 or 3).
+    """
+
+    def __call__(self, images: Float[Tensor, "b c h w"], /) -> Num[Tensor, "b ..."]: ...
+
+
+@runtime_checkable
+class Denoiser(Protocol):
+    """Noisy images [B, C, H, W] and the noise's standard deviation to denoised images."""
+
+    def __call__(
+        self, noisy: Float[Tensor, "b c h w"], sigma: float | Float[Tensor, " b"], /
+    ) -> Float[Tensor, "b c h w"]: ...

@@ -1,0 +1,46 @@
+"""Stored counts to tables, curves, reports and exports. Imports no deep-learning stack."""
+
+from denoised_smoothing.reporting.export import Format, export
+from denoised_smoothing.reporting.html import write_report
+from denoised_smoothing.reporting.plots import certified_accuracy_figure, inline_svg, save_figure
+from denoised_smoothing.reporting.results import ImageResult, RunResults, load_results
+from denoised_smoothing.reporting.tables import (
+    Cell,
+    Row,
+    Summary,
+    abstention_rate,
+    accuracy,
+    average_certified_radius,
+    best_over_sigma,
+    certified_accuracy,
+    comparison,
+    default_radii,
+    summary,
+    to_markdown,
+    to_rich,
+)
+
+__all__ = [
+    "Cell",
+    "Format",
+    "ImageResult",
+    "Row",
+    "RunResults",
+    "Summary",
+    "abstention_rate",
+    "accuracy",
+    "average_certified_radius",
+    "best_over_sigma",
+    "certified_accuracy",
+    "certified_accuracy_figure",
+    "comparison",
+    "default_radii",
+    "export",
+    "inline_svg",
+    "load_results",
+    "save_figure",
+    "summary",
+    "to_markdown",
+    "to_rich",
+    "write_report",
+]

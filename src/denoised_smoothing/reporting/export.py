@@ -1,0 +1,113 @@
+"""Results to files for other programs: tsv as in the literature, csv and parquet with all."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from datetime import timedelta
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from denoised_smoothing.certificates.counts import LabelCounts
+from denoised_smoothing.certificates.radii import format_down, round_down
+from denoised_smoothing.errors import MissingExtraError
+from denoised_smoothing.reporting.files import write_atomically
+from denoised_smoothing.reporting.results import ImageResult, RunResults
+
+
+class Format(StrEnum):
+    """File formats of an export."""
+
+    TSV = "tsv"
+    """The columns ``idx label predict radius correct time`` that the analysis scripts of
+    Cohen et al. 2019 and Salman et al. 2020 read."""
+    CSV = "csv"
+    """Those, and everything that the certificates rest on."""
+    PARQUET = "parquet"
+    """The columns of csv."""
+
+
+def export(results: RunResults, format: Format, path: str | Path) -> None:
+    """Write one row a finished image, sorted by index; the same results give the same bytes.
+
+    Radii and bounds are rounded down. An abstention and a missing true label are -1.
+
+    Raises:
+        MissingExtraError: pyarrow is not installed (parquet only).
+        SettingError: the file cannot be written.
+    """
+    images = sorted(results.images, key=lambda image: image.index)
+    if format is Format.TSV:
+        content = _delimited([_literature(image) for image in images], TSV_COLUMNS, "\t")
+    elif format is Format.CSV:
+        content = _delimited([_everything(image) for image in images], CSV_COLUMNS, ",")
+    else:
+        content = _parquet([_everything(image) for image in images])
+    write_atomically(path, content)
+
+
+TSV_COLUMNS = ("idx", "label", "predict", "radius", "correct", "time")
+CSV_COLUMNS = (
+    *TSV_COLUMNS,
+    *("image_id", "lower_bound", "sigma", "alpha", "n0", "n", "calls"),
+    *("radius_l1", "radius_linf", "noise", "counts"),
+)
+
+
+def _literature(image: ImageResult) -> dict[str, Any]:
+    return {
+        "idx": image.index,
+        "label": -1 if image.true_label is None else image.true_label,
+        "predict": -1 if image.predicted is None else image.predicted,
+        "radius": format_down(image.radius),
+        "correct": int(image.correct),
+        "time": str(timedelta(seconds=image.seconds)),
+    }
+
+
+def _everything(image: ImageResult) -> dict[str, Any]:
+    certificate = image.certificate
+    stages = (certificate.selection, certificate.counts)
+    return _literature(image) | {
+        "radius": round_down(image.radius),
+        "image_id": image.image_id,
+        "lower_bound": round_down(certificate.lower_bound, 6),
+        "sigma": certificate.sigma,
+        "alpha": certificate.alpha,
+        "n0": certificate.selection.n,
+        "n": certificate.counts.n,
+        "calls": certificate.calls,
+        "radius_l1": round_down(certificate.radius_l1),
+        "radius_linf": round_down(certificate.radius_linf, 6),
+        "noise": certificate.noise.value,
+        "counts": json.dumps({stage.stage.value: _votes(stage) for stage in stages}),
+    }
+
+
+def _votes(counts: LabelCounts) -> dict[int, int]:
+    """Votes by label, without the labels that got none; -1 is a vote for no class."""
+    votes = {label: count for label, count in enumerate(counts.counts) if count}
+    return votes | ({-1: counts.failed} if counts.failed else {})
+
+
+def _delimited(rows: Sequence[dict[str, Any]], columns: Sequence[str], delimiter: str) -> bytes:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, delimiter=delimiter, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode()
+
+
+def _parquet(rows: Sequence[dict[str, Any]]) -> bytes:
+    try:
+        import pyarrow  # type: ignore[import-untyped]
+        from pyarrow import parquet
+    except ImportError as error:
+        raise MissingExtraError("pyarrow", "parquet", "an export to parquet") from error
+    columns = {name: [row[name] for row in rows] for name in CSV_COLUMNS}
+    buffer = io.BytesIO()
+    parquet.write_table(pyarrow.table(columns), buffer)
+    return buffer.getvalue()

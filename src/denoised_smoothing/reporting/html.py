@@ -1,0 +1,215 @@
+"""The report: one HTML file that needs nothing else, no network and no script."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from denoised_smoothing.certificates.radii import format_down, linf_radius
+from denoised_smoothing.errors import MissingExtraError
+from denoised_smoothing.reporting.files import write_atomically
+from denoised_smoothing.reporting.plots import certified_accuracy_figure, inline_svg
+from denoised_smoothing.reporting.results import ImageResult, RunResults, load_results
+from denoised_smoothing.reporting.tables import (
+    Row,
+    best_over_sigma,
+    caption,
+    comparison,
+    default_radii,
+    headings,
+    method_names,
+)
+
+if TYPE_CHECKING:
+    from denoised_smoothing.store import Store, StoredExample, StoredRun
+
+SAME_FOOTING = ("data", "data_fingerprint", "resolution", "stride", "noise", "alpha", "plan")
+"""Settings that runs must share for their rows to be compared."""
+SMALL = 96
+"""Images narrower than this (pixels) are enlarged pixel by pixel."""
+
+
+def write_report(
+    store: Store,
+    names: Sequence[str],
+    path: str | Path,
+    radii: Sequence[float] | None = None,
+    title: str = "Certified robustness",
+) -> None:
+    """Write the report of one or several runs as a single HTML file.
+
+    Curves, comparison table, what the numbers mean, and of each run its settings and its
+    stored example images with votes, labels and radii (rounded down).
+
+    Args:
+        store: where the runs are.
+        names: the runs, in the order of the table.
+        path: the HTML file; replaced if it exists.
+        radii: L2 radii of the table; by default those of the literature within reach.
+        title: heading of the report.
+
+    Raises:
+        RunNotFoundError: the store holds no run of one of the names.
+        SettingError: nothing to report on, runs that cannot be compared, or a file that
+            cannot be written.
+        MissingExtraError: jinja2 or matplotlib is not installed.
+    """
+    try:
+        from jinja2 import Environment, StrictUndefined
+    except ImportError as error:
+        raise MissingExtraError("jinja2", "report", "the HTML report") from error
+    runs = [load_results(store, name) for name in names]
+    rows = comparison(runs, default_radii(runs) if radii is None else radii)
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"down": format_down}
+    template = environment.from_string(
+        files(__package__).joinpath("report.html.j2").read_text(encoding="utf-8")
+    )
+    figure = certified_accuracy_figure(list(zip(method_names(runs), runs, strict=True)))
+    html = template.render(
+        title=title,
+        headline=_headline(runs, rows),
+        figure=inline_svg(figure),
+        caption=caption(rows),
+        tables=_tables(rows),
+        differing=_differing(runs),
+        measure=rows[0].measure,
+        confidence=f"{100 * (1 - max(run.run.settings['alpha'] for run in runs)):.6g}",
+        implied=_implied(runs, rows),
+        runs=[
+            {
+                "row": row,
+                "results": run,
+                "settings": _settings(run.run),
+                "examples": _examples(run, store.examples(run.run.name)),
+            }
+            for run, row in zip(runs, rows, strict=True)
+        ],
+    )
+    write_atomically(path, html.encode())
+
+
+def _headline(runs: Sequence[RunResults], rows: Sequence[Row]) -> str:
+    """The best run at the first radius above 0, beside the best one without a denoiser."""
+    radii = [cell.radius for cell in rows[0].cells]
+    column = next((number for number, radius in enumerate(radii) if radius > 0), 0)
+
+    def best(candidates: Sequence[Row]) -> Row:
+        return max(candidates, key=lambda row: row.cells[column].share)
+
+    winner = best(rows)
+    cell = winner.cells[column]
+    correct = "certified and correct" if runs[0].labelled else "certified"
+    sentence = (
+        f"{cell} % of {cell.images:,} images are {correct} within an L2 radius of "
+        f"{cell.radius:g}, with {winner.method} at σ = {cell.sigma:g}"
+    )
+    plain = [
+        row for run, row in zip(runs, rows, strict=True) if run.run.settings["denoiser"] == "none"
+    ]
+    if plain and winner not in plain:
+        sentence += f"; without a denoiser it is {best(plain).cells[column]} %"
+    return sentence + "."
+
+
+def _tables(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    tables = [rows]
+    best = best_over_sigma(rows)
+    if len(best) < len(rows):
+        tables.append(best)
+    return [
+        {"headings": headings(table), "lines": [row.texts() for row in table]} for table in tables
+    ]
+
+
+def _differing(runs: Sequence[RunResults]) -> list[str]:
+    """What keeps the rows from being on the same footing."""
+    names = [
+        name
+        for name in SAME_FOOTING
+        if len({json.dumps(run.run.settings[name], sort_keys=True) for run in runs}) > 1
+    ]
+    if len({tuple(image.image_id for image in run.images) for run in runs}) > 1:
+        names.append("finished images")
+    return names
+
+
+def _implied(runs: Sequence[RunResults], rows: Sequence[Row]) -> list[str]:
+    """The largest radius of the table in Linf, for each image size."""
+    radius = max(cell.radius for cell in rows[0].cells)
+    return [
+        f"L2 radius {radius:g} implies L∞ radius "
+        f"{format_down(linf_radius(radius, dimension), 5)} for images of {dimension:,} values"
+        for dimension in sorted({run.run.settings["dimension"] for run in runs})
+    ]
+
+
+def _settings(run: StoredRun) -> dict[str, str]:
+    values = {
+        **run.settings,
+        "seed": str(run.seed),
+        "created": run.created.isoformat(" ", "seconds"),
+        "command": run.info.get("command", ""),
+        **{f"version of {name}": text for name, text in run.info.get("versions", {}).items()},
+    }
+    return {
+        name: value if isinstance(value, str) else json.dumps(value)
+        for name, value in values.items()
+    }
+
+
+def _examples(results: RunResults, examples: Sequence[StoredExample]) -> list[dict[str, Any]]:
+    """The finished images that have examples, each with its pictures by kind and its votes."""
+    names = results.run.info.get("label_names")
+    pictures: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    for example in sorted(examples, key=lambda example: example.position):
+        kinds = pictures.setdefault(example.image_id, {"clean": [], "noisy": [], "denoised": []})
+        kinds[example.kind].append(_picture(example.png))
+    return [
+        {
+            "image": image,
+            "pictures": pictures[image.image_id],
+            "label": _name(image.predicted, names),
+            "true_label": _name(image.true_label, names),
+            "votes": _votes(image, names),
+            "failed": image.certificate.counts.failed,
+        }
+        for image in results.images
+        if image.image_id in pictures
+    ]
+
+
+def _picture(png: bytes) -> dict[str, Any]:
+    width = int.from_bytes(png[16:20], "big")  # of the header chunk, which comes first
+    return {
+        "uri": "data:image/png;base64," + base64.b64encode(png).decode(),
+        "small": width < SMALL,
+    }
+
+
+def _votes(image: ImageResult, names: Sequence[str] | None) -> list[dict[str, Any]]:
+    """The three labels with the most votes of the estimation stage."""
+    counts = image.certificate.counts
+    top = sorted(range(len(counts.counts)), key=lambda label: (-counts.of(label), label))[:3]
+    return [
+        {
+            "name": _name(label, names),
+            "count": counts.of(label),
+            "percent": 100 * counts.of(label) / counts.n,
+            "chosen": label == image.predicted,
+        }
+        for label in top
+        if counts.of(label)
+    ]
+
+
+def _name(label: int | None, names: Sequence[str] | None) -> str | None:
+    if label is None:
+        return None
+    return str(names[label]) if names and 0 <= label < len(names) else str(label)

@@ -1,0 +1,135 @@
+"""Numbers to figures: curves of certified accuracy."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from denoised_smoothing.errors import MissingExtraError, SettingError
+from denoised_smoothing.reporting.files import write_atomically
+from denoised_smoothing.reporting.results import RunResults
+from denoised_smoothing.reporting.tables import counted_radii, measure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+"""Told apart with any kind of colour vision (Okabe & Ito 2008)."""
+STYLES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1.2, 1.5)), (0, (6, 1.5, 1.2, 1.5)))
+INK = "#404040"
+GRID = "#8080804d"
+
+NO_DATES: dict[str, dict[str, None]] = {
+    "png": {"Software": None},
+    "svg": {"Creator": None, "Date": None, "Format": None, "Type": None},
+    "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+}
+
+
+def certified_accuracy_figure(runs: Sequence[tuple[str, RunResults]]) -> Figure:
+    """Curves of certified accuracy (%) against the L2 radius, one a run.
+
+    The exact step functions: the share of images that are certified at every radius, not at
+    chosen ones. A method has a colour, a sigma has a line style.
+
+    Args:
+        runs: (method, results) pairs.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+        SettingError: a run has no finished image, or some have labels and others have not.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingExtraError("matplotlib", "report", "a figure") from error
+    what = measure([results for _, results in runs])
+    methods = list(dict.fromkeys(method for method, _ in runs))
+    sigmas = sorted({results.sigma for _, results in runs})
+    figure = Figure(figsize=(6.4, 3.8), layout="constrained")
+    axes = figure.subplots()
+    for method, results in runs:
+        radii = np.sort(counted_radii(results))
+        radii = np.concatenate([[0.0], radii[radii >= 0.0]])
+        shares = 100.0 * np.arange(len(radii) - 1, -1, -1) / len(results.images)
+        axes.step(
+            radii,
+            shares,
+            where="post",
+            color=COLOURS[methods.index(method) % len(COLOURS)],
+            linestyle=STYLES[sigmas.index(results.sigma) % len(STYLES)],
+            linewidth=1.6,
+        )
+    _dress(axes, f"{what} (%)")
+    _legend(axes, methods, sigmas)
+    return figure
+
+
+def save_figure(figure: Figure, path: str | Path) -> None:
+    """Write a figure as png (200 dpi), svg or pdf; the same figure gives the same bytes.
+
+    Raises:
+        SettingError: another suffix, or the file cannot be written.
+    """
+    kind = Path(path).suffix.lower().lstrip(".")
+    if kind not in NO_DATES:
+        raise SettingError(
+            f"a figure is saved as {', '.join(NO_DATES)}, got {str(path)!r}; "
+            "name a file that ends in one of them"
+        )
+    write_atomically(path, _render(figure, kind))
+
+
+def inline_svg(figure: Figure) -> str:
+    """The figure as an ``<svg>`` element whose texts and axes take the page's colour."""
+    text = _render(figure, "svg", fonttype="none").decode()
+    return text[text.index("<svg") :].replace(INK, "currentColor")
+
+
+def _render(figure: Figure, kind: str, fonttype: str = "path") -> bytes:
+    import matplotlib
+
+    buffer = io.BytesIO()
+    with matplotlib.rc_context({"svg.hashsalt": "denoised-smoothing", "svg.fonttype": fonttype}):
+        figure.savefig(
+            buffer,
+            format=kind,
+            dpi=200,
+            metadata=NO_DATES[kind],
+            transparent=fonttype == "none",
+        )
+    return buffer.getvalue()
+
+
+def _dress(axes: Axes, label: str) -> None:
+    axes.set_xlabel("L2 radius (pixel values in [0, 1])", color=INK)
+    axes.set_ylabel(label, color=INK)
+    axes.set_xlim(left=0.0)
+    axes.set_ylim(0.0, 100.0)
+    axes.grid(color=GRID, linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.tick_params(length=0, pad=6, labelcolor=INK)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(INK)
+
+
+def _legend(axes: Axes, methods: Sequence[str], sigmas: Sequence[float]) -> None:
+    from matplotlib.lines import Line2D
+
+    lines = [
+        Line2D([], [], color=COLOURS[number % len(COLOURS)], linewidth=1.6)
+        for number in range(len(methods))
+    ]
+    lines += [
+        Line2D([], [], color=INK, linestyle=STYLES[number % len(STYLES)], linewidth=1.4)
+        for number in range(len(sigmas))
+    ]
+    labels = [*methods, *(f"σ = {sigma:g}" for sigma in sigmas)]
+    legend = axes.legend(lines, labels, frameon=False, labelcolor=INK, handlelength=2.6)
+    for text in legend.get_texts():
+        text.set_parse_math(False)

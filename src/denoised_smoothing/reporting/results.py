@@ -1,0 +1,100 @@
+"""The results of a run: certificates derived anew from the stored counts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from denoised_smoothing.certificates.certificate import (
+    Certificate,
+    Noise,
+    Setting,
+    plan_from_dict,
+)
+
+if TYPE_CHECKING:
+    from denoised_smoothing.store import Store, StoredRun
+
+
+@dataclass(frozen=True)
+class ImageResult:
+    """One finished image: its certificate, and its true label where the data set has one."""
+
+    index: int
+    image_id: str
+    true_label: int | None
+    certificate: Certificate
+    seconds: float
+
+    @property
+    def predicted(self) -> int | None:
+        """The certified label; None where the smoothed classifier abstains."""
+        return self.certificate.label
+
+    @property
+    def radius(self) -> float:
+        """Certified L2 radius in pixel values in [0, 1], not rounded; 0.0 for an abstention."""
+        return self.certificate.radius
+
+    @property
+    def correct(self) -> bool:
+        """Whether the certified label is the true one; False without either of them."""
+        return self.predicted is not None and self.predicted == self.true_label
+
+
+@dataclass(frozen=True)
+class RunResults:
+    """A run and its finished images by index; ``unfinished`` images have counts missing."""
+
+    run: StoredRun
+    images: tuple[ImageResult, ...]
+    unfinished: int = 0
+
+    @property
+    def method(self) -> str:
+        """The run's name in tables: what the run says, or its denoiser and its classifier."""
+        if method := self.run.info.get("method"):
+            return str(method)
+        denoiser, classifier = self.run.settings["denoiser"], self.run.settings["classifier"]
+        names = ["no denoiser" if denoiser == "none" else denoiser, classifier]
+        return " + ".join(str(name).rsplit("/", 1)[-1] for name in names)
+
+    @property
+    def sigma(self) -> float:
+        """Standard deviation of the noise."""
+        return float(self.run.settings["sigma"])
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the images have true labels, so that there is an accuracy."""
+        return any(image.true_label is not None for image in self.images)
+
+
+def load_results(store: Store, name: str) -> RunResults:
+    """The results of run ``name``, from the counts in the store.
+
+    Raises:
+        RunNotFoundError: the store holds no run of that name.
+        CountsError, SettingError: counts of a finished image do not fit the run's plan.
+    """
+    run, images = store.run(name), store.images(name)
+    plan = plan_from_dict(run.settings["plan"])
+    setting = Setting(
+        sigma=run.settings["sigma"],
+        alpha=run.settings["alpha"],
+        dimension=run.settings["dimension"],
+        seed=run.seed,
+        noise=Noise(run.settings["noise"]),
+    )
+    finished = [
+        ImageResult(
+            image.index,
+            image.image_id,
+            image.label,
+            plan.certificate(image.counts, setting),
+            image.seconds,
+        )
+        for image in sorted(images, key=lambda image: image.index)
+        if image.finished
+    ]
+    return RunResults(run, tuple(finished), unfinished=len(images) - len(finished))

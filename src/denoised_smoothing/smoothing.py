@@ -1,0 +1,317 @@
+"""The smoothed classifier: predictions and certificates from an existing classifier."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, Num
+from torch import Tensor
+
+from denoised_smoothing import images as image_forms
+from denoised_smoothing.certificates.certificate import (
+    Certificate,
+    FixedBudget,
+    Prediction,
+    PredictionBudget,
+    SamplingPlan,
+    Setting,
+)
+from denoised_smoothing.certificates.counts import Stage
+from denoised_smoothing.certificates.radii import check_sigma
+from denoised_smoothing.denoisers import as_denoiser
+from denoised_smoothing.engines import TorchEngine, choose_device, forward_size
+from denoised_smoothing.errors import ClassifierError, ImageError, SettingError
+from denoised_smoothing.interfaces import Classifier
+from denoised_smoothing.noise import CHUNK, noisy_copies
+from denoised_smoothing.scheduling import ImageTask, Part, Targets, spend
+
+BATCH_FORWARDS = 8
+"""Forward passes in a batch, unless a batch size is given."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a count is: images finished and in all, copies counted, seconds since its start."""
+
+    images_done: int
+    images: int
+    calls: int
+    seconds: float
+
+
+class SmoothedClassifier:
+    """A base classifier, wrapped in Gaussian noise and a denoiser, that proves its answers.
+
+    Cohen et al. 2019 with the denoiser of Salman et al. 2020: g(x) is the label that the base
+    classifier, behind the denoiser, gives most often to x plus noise.
+
+    Args:
+        classifier: any callable from images [B, C, H, W], around [0, 1], to logits [B, K] or
+            labels [B] (-1 for no label). A module is put into evaluation mode.
+        sigma: standard deviation of the noise in pixel values in [0, 1], above 0.
+        denoiser: (noisy [B, C, H, W], sigma) or (noisy) to denoised images, or None.
+        device: ``auto``, or a name that torch knows.
+        batch_size: the most noisy copies on their way at once; results do not depend on it.
+
+    Raises:
+        SettingError: sigma or batch_size is out of range, or the device is not there.
+    """
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        sigma: float,
+        denoiser: Callable[..., Tensor] | None = None,
+        *,
+        device: str | torch.device = "auto",
+        batch_size: int | None = None,
+    ) -> None:
+        if batch_size is not None and batch_size < 1:
+            raise SettingError(f"batch_size must be at least 1, got {batch_size}")
+        if not callable(classifier):
+            raise SettingError(
+                f"the classifier must be callable, images to logits or labels, "
+                f"got {type(classifier).__name__}"
+            )
+        self.sigma = check_sigma(sigma)
+        self.classifier = classifier
+        self.denoiser = denoiser
+        self.device = choose_device(device)
+        self.engine = TorchEngine(
+            classifier, None if denoiser is None else as_denoiser(denoiser), sigma, self.device
+        )
+        self._batch_size = batch_size
+        self._classes: int | None = None
+
+    def certify(
+        self,
+        image: Any,
+        *,
+        n0: int = 100,
+        n: int = 10_000,
+        alpha: float = 0.001,
+        plan: SamplingPlan | None = None,
+        seed: int | None = None,
+        progress: Callable[[Progress], None] | None = None,
+    ) -> Certificate:
+        """The label of an image and the radius within which it provably does not change.
+
+        CERTIFY of Cohen et al. 2019, section 3.2.2.
+
+        Args:
+            image: tensor or array [C, H, W] in [0, 1], or a PIL image.
+            n0: noisy copies that choose the candidate class.
+            n: noisy copies that bound its probability.
+            alpha: probability, over the noise, that the certificate is wrong.
+            plan: how many copies to draw, instead of n0 and n.
+            seed: of the noise; None for fresh entropy of the operating system, recorded.
+            progress: called after each batch.
+
+        Returns:
+            The certificate; its label is None where nothing can be proven.
+
+        Raises:
+            ImageError, SettingError: bad input, before any work is done.
+            ClassifierError: the classifier or denoiser gave an unusable answer.
+        """
+        batch = image_forms.as_image(image)[None]
+        return self._certify(batch, plan or FixedBudget(n0, n), alpha, seed, progress)[0]
+
+    def certify_batch(
+        self,
+        images: Any,
+        *,
+        n0: int = 100,
+        n: int = 10_000,
+        alpha: float = 0.001,
+        plan: SamplingPlan | None = None,
+        seed: int | None = None,
+        progress: Callable[[Progress], None] | None = None,
+    ) -> list[Certificate]:
+        """One certificate for each of the images [B, C, H, W]; see :meth:`certify`.
+
+        Copies of several images share a batch. Each certificate holds with probability
+        1 - alpha by itself, not all of them together.
+        """
+        batch = image_forms.as_images(images)
+        return self._certify(batch, plan or FixedBudget(n0, n), alpha, seed, progress)
+
+    def predict(
+        self,
+        image: Any,
+        *,
+        n: int = 1_000,
+        alpha: float = 0.001,
+        seed: int | None = None,
+        progress: Callable[[Progress], None] | None = None,
+    ) -> Prediction:
+        """The label of an image without a radius, from fewer copies.
+
+        PREDICT of Cohen et al. 2019, section 3.2.1; arguments and errors as :meth:`certify`.
+        """
+        budget = PredictionBudget(n)
+        batch = image_forms.as_image(image)[None]
+        setting = self._setting(batch, alpha, seed)
+        (task,) = self._count(batch, budget.targets, setting.seed, progress)
+        return Prediction.from_counts(task.counts[Stage.PREDICTION], setting)
+
+    def count_labels(
+        self,
+        tasks: Iterable[ImageTask],
+        targets: Targets,
+        seed: int,
+        *,
+        on_batch: Callable[[Sequence[ImageTask]], None] | None = None,
+    ) -> Iterator[ImageTask]:
+        """Draw, classify and count noisy copies until each task has its targets.
+
+        Votes of a copy depend on seed, image id, stage and the copy's number, not on batches.
+
+        Args:
+            tasks: images of one shape, with the counts they have already; taken when needed.
+            targets: copies wanted in each stage, given the counts so far (a plan's ``targets``).
+            seed: of the noise.
+            on_batch: called after each batch with the tasks that it served.
+
+        Yields:
+            The tasks in the order in which they finish.
+        """
+        tasks = iter(tasks)
+        first = next(tasks, None)
+        if first is None:
+            return
+        forward = self.forward_size(first.image)
+
+        def draw(parts: Sequence[Part]) -> list[tuple[list[int], int]]:
+            return self._draw(parts, seed, forward)
+
+        yield from spend(
+            _same_shape(first, tasks),
+            targets,
+            draw,
+            chunk=CHUNK,
+            forward=forward,
+            batch_size=self._batch_size or BATCH_FORWARDS * forward,
+            on_batch=on_batch,
+        )
+
+    def forward_size(self, image: Float[np.ndarray, "c h w"]) -> int:
+        """Copies in a forward pass for images of this size on this device."""
+        return forward_size(image.shape[1] * image.shape[2], self.device)
+
+    def copies(
+        self, image: Float[np.ndarray, "c h w"], image_id: str, seed: int, count: int
+    ) -> tuple[Float[np.ndarray, "n c h w"], Float[np.ndarray, "n c h w"]]:
+        """The first noisy copies of the estimation stage and what the classifier sees of them."""
+        source = torch.from_numpy(image).to(self.device)
+        noisy = noisy_copies(
+            source, self.sigma, seed=seed, image_id=image_id, stage=Stage.ESTIMATION,
+            start=0, stop=count,
+        )  # fmt: skip
+        return noisy.cpu().numpy(), self.engine.denoise(noisy).cpu().numpy()
+
+    def _certify(
+        self,
+        batch: Float[np.ndarray, "b c h w"],
+        plan: SamplingPlan,
+        alpha: float,
+        seed: int | None,
+        progress: Callable[[Progress], None] | None,
+    ) -> list[Certificate]:
+        setting = self._setting(batch, alpha, seed)
+        tasks = self._count(batch, plan.targets, setting.seed, progress)
+        return [plan.certificate(task.counts, setting) for task in tasks]
+
+    def _setting(
+        self, batch: Float[np.ndarray, "b c h w"], alpha: float, seed: int | None
+    ) -> Setting:
+        channels = getattr(self.classifier, "channels", None)
+        if channels is not None:
+            image_forms.match_channels(batch[0], channels)
+        seed = secrets.randbits(128) if seed is None else seed
+        return Setting(self.sigma, alpha, dimension=batch[0].size, seed=seed)
+
+    def _count(
+        self,
+        batch: Float[np.ndarray, "b c h w"],
+        targets: Targets,
+        seed: int,
+        progress: Callable[[Progress], None] | None,
+    ) -> list[ImageTask]:
+        """Count all images; noise is keyed by what the image shows, so it moves with it."""
+        tasks = [ImageTask(f"seed {seed}", image_forms.digest(image), image) for image in batch]
+        began, done = time.perf_counter(), 0
+
+        def report(_: Sequence[ImageTask] = ()) -> None:
+            if progress is not None:
+                calls = sum(task.calls for task in tasks)
+                progress(Progress(done, len(tasks), calls, time.perf_counter() - began))
+
+        for _task in self.count_labels(tasks, targets, seed, on_batch=report):
+            done += 1
+        report()
+        return tasks
+
+    def _draw(self, parts: Sequence[Part], seed: int, forward: int) -> list[tuple[list[int], int]]:
+        """The votes of each part; they leave the device once, as one small table."""
+        copies = torch.cat([self._noisy(part, seed) for part in parts])
+        padding = copies.new_zeros(-len(copies) % forward, *copies.shape[1:])
+        pieces = torch.cat([copies, padding]).split(forward)
+        labels = torch.cat([self._labels(self.engine.answer(piece)) for piece in pieces])
+        labels = labels[: len(copies)]
+        columns = 2 + (self._classes or max(int(labels.max()) + 1, 1))
+        sizes = torch.tensor([part.size for part in parts], device=labels.device)
+        rows = torch.repeat_interleave(torch.arange(len(parts), device=labels.device), sizes)
+        cells = rows * columns + labels + 2
+        table = torch.bincount(cells, minlength=len(parts) * columns).reshape(-1, columns).tolist()
+        for part, (invalid, *_) in zip(parts, table, strict=True):
+            if invalid:
+                raise ClassifierError(
+                    f"the classifier gave NaN logits, or a label below -1, for {invalid} of "
+                    f"{part.size} noisy copies of image {part.task.image_id}; find out why "
+                    "before certifying (reduced precision, a division by zero?)"
+                )
+        return [(votes, failed) for _, failed, *votes in table]
+
+    def _noisy(self, part: Part, seed: int) -> Float[Tensor, "n c h w"]:
+        image = torch.from_numpy(part.task.image).to(self.device)
+        return noisy_copies(
+            image, self.sigma, seed=seed, image_id=part.task.image_id, stage=part.stage,
+            start=part.start, stop=part.stop,
+        )  # fmt: skip
+
+    def _labels(self, answer: Num[Tensor, "n ..."]) -> Int[Tensor, " n"]:
+        """One label a copy: -1 for no class, -2 for an answer that is none."""
+        if answer.ndim == 1:
+            if answer.is_floating_point():
+                raise ClassifierError(
+                    f"the classifier answered one {answer.dtype} an image; expected logits "
+                    "[B, K], or labels [B] of an integer type"
+                )
+            return answer.long().clamp_min(-2)
+        classes = answer.shape[1]
+        if classes < 2 or classes != (self._classes or classes):
+            expected = self._classes or "at least 2"
+            raise ClassifierError(
+                f"the classifier answered with logits of {classes} classes; expected {expected}"
+            )
+        self._classes = classes
+        return torch.where(answer.isnan().any(dim=1), -2, answer.argmax(dim=1))
+
+
+def _same_shape(first: ImageTask, rest: Iterable[ImageTask]) -> Iterator[ImageTask]:
+    """All tasks, refusing one that would not fit into a batch with the first."""
+    for task in chain([first], rest):
+        if task.image.shape != first.image.shape:
+            raise ImageError(
+                f"image {task.image_id} has shape {list(task.image.shape)}, the first one "
+                f"{list(first.image.shape)}; bring them to one size (a resolution)"
+            )
+        yield task

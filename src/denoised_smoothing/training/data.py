@@ -1,0 +1,149 @@
+"""Training images as an endless stream in which every sample is keyed by its number."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from denoised_smoothing.datasets import Example, ImageDataset
+from denoised_smoothing.errors import ImageError
+from denoised_smoothing.images import match_channels, resize
+from denoised_smoothing.noise import derive_key
+
+Sample = tuple[Tensor, int, int]
+"""Image [C, H, W] in [0, 1], label or -1, number of the sample."""
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """From an image of the data set to a training sample.
+
+    Args:
+        channels: what the images must have, 1 or 3.
+        resolution: side to which images are resized and centre-cropped first, or None.
+        crop: side of random square crops, or None for as large as the image.
+        pad: black pixels added on each side before cropping, which shifts the image.
+        flip: mirror half of the samples left to right.
+    """
+
+    channels: int
+    resolution: int | None = None
+    crop: int | None = None
+    pad: int = 0
+    flip: bool = True
+
+    def clean(self, example: Example) -> Float[np.ndarray, "c h w"]:
+        """The image with the right channels and resolution.
+
+        Raises:
+            ImageError: other channels, or smaller than the crops.
+        """
+        image = match_channels(example.image, self.channels)
+        if self.resolution is not None:
+            image = resize(image, self.resolution)
+        if self.crop is not None and min(image.shape[1:]) < self.crop:
+            raise ImageError(
+                f"image {example.image_id} is {image.shape[2]}x{image.shape[1]} pixels, smaller "
+                f"than crops of {self.crop}; choose smaller crops or leave that image out"
+            )
+        return image
+
+    def augment(
+        self, image: Float[np.ndarray, "c h w"], rng: np.random.Generator
+    ) -> Float[np.ndarray, "c i j"]:
+        """A random crop of the padded image, mirrored or not."""
+        size = image.shape[1:] if self.crop is None else (self.crop, self.crop)
+        padded = np.pad(image, ((0, 0), (self.pad, self.pad), (self.pad, self.pad)))
+        top, left = (
+            rng.integers(0, whole - part + 1)
+            for whole, part in zip(padded.shape[1:], size, strict=True)
+        )
+        image = padded[:, top : top + size[0], left : left + size[1]]
+        return image[:, :, ::-1] if self.flip and rng.random() < 0.5 else image
+
+    def centre(self, image: Float[np.ndarray, "c h w"]) -> Float[np.ndarray, "c i j"]:
+        """The middle of the image, for validation."""
+        if self.crop is None:
+            return image
+        top, left = ((side - self.crop) // 2 for side in image.shape[1:])
+        return image[:, top : top + self.crop, left : left + self.crop]
+
+
+class SampleStream(Dataset[Sample]):
+    """Training samples by number, without end.
+
+    Every pass over the data is a permutation, and every crop and flip is keyed by the seed and
+    the sample's number, so a training that is resumed sees what it would have seen.
+    """
+
+    def __init__(self, dataset: ImageDataset, preparation: Preparation, seed: int) -> None:
+        self.dataset = dataset
+        self.preparation = preparation
+        self.seed = seed
+
+    def __getitem__(self, number: int) -> Sample:
+        passed, position = divmod(number, len(self.dataset))
+        order = _permutation(self.seed, passed, len(self.dataset))
+        example = self.dataset[int(order[position])]
+        rng = np.random.default_rng(derive_key(self.seed, "augmentation", number))
+        return _sample(
+            self.preparation.augment(self.preparation.clean(example), rng), example, number
+        )
+
+
+class ValidationImages(Dataset[Sample]):
+    """The first ``limit`` images of a data set, without augmentation."""
+
+    def __init__(self, dataset: ImageDataset, preparation: Preparation, limit: int) -> None:
+        self.dataset = dataset
+        self.preparation = preparation
+        self.count = min(limit, len(dataset))
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, position: int) -> Sample:
+        example = self.dataset[position]
+        return _sample(self.preparation.centre(self.preparation.clean(example)), example, position)
+
+
+class EpochSampler(Sampler[int]):
+    """The sample numbers of one epoch on one of several devices.
+
+    Epoch e covers the numbers from e * size to (e + 1) * size; Lightning calls
+    :meth:`set_epoch`, also after resuming.
+    """
+
+    def __init__(self, size: int, rank: int, world_size: int) -> None:
+        self.size = size
+        self.rank = rank
+        self.world_size = world_size
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that the next iteration covers."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        first = self.epoch * self.size
+        return iter(range(first + self.rank, first + self.size, self.world_size))
+
+    def __len__(self) -> int:
+        return len(range(self.rank, self.size, self.world_size))
+
+
+def _sample(image: Float[np.ndarray, "c h w"], example: Example, number: int) -> Sample:
+    label = -1 if example.label is None else example.label
+    return torch.from_numpy(np.ascontiguousarray(image)), label, number
+
+
+@lru_cache(maxsize=2)
+def _permutation(seed: int, passed: int, size: int) -> Int[np.ndarray, " n"]:
+    return np.random.default_rng(derive_key(seed, "order", passed)).permutation(size)

@@ -1,0 +1,144 @@
+"""The training of a denoiser as a Lightning module."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor, nn
+
+from denoised_smoothing.denoisers import DenoiserNetwork
+from denoised_smoothing.errors import TrainingError
+from denoised_smoothing.noise import derive_key, standard_normal
+from denoised_smoothing.training.config import TrainingConfig
+from denoised_smoothing.training.objectives import mse, psnr, stability
+
+Batch = tuple[Tensor, Tensor, Tensor]
+
+
+class DenoiserTraining(lightning.LightningModule):
+    """Trains ``denoiser``; ``averaged`` follows its weights and is what will be used.
+
+    Noise is keyed by seed, step and device, so that a resumed training repeats none of it.
+
+    Args:
+        denoiser: the network to train.
+        config: the settings.
+        surrogates: classifiers for stability, used in turn, never changed: the classifier
+            itself (white box) or stand-ins for it (black box).
+        judges: classifiers behind which validation measures accuracy under noise, by name.
+    """
+
+    def __init__(
+        self,
+        denoiser: DenoiserNetwork,
+        config: TrainingConfig,
+        surrogates: Sequence[nn.Module] = (),
+        judges: dict[str, nn.Module] | None = None,
+    ) -> None:
+        super().__init__()
+        self.denoiser = denoiser
+        self.averaged = copy.deepcopy(denoiser).requires_grad_(False).eval()
+        self.config = config
+        # In a plain holder, so that they are neither trained nor written into checkpoints.
+        self._fixed = _Fixed(surrogates, judges or {})
+
+    def on_fit_start(self) -> None:
+        """Bring the classifiers to the training's device."""
+        self._fixed.to(self.device)
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        """AdamW with linear warm-up and cosine decay."""
+        optimizer = torch.optim.AdamW(
+            self.denoiser.parameters(),
+            lr=self.config.learning_rate,
+            weight_decay=self.config.weight_decay,
+        )
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.config.learning_rate_factor)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+        """The loss of one batch."""
+        clean = _layout(batch[0])
+        step = self.global_step
+        noisy, sigmas = self._corrupt(clean, "training", step, self.global_rank)
+        denoised = self.denoiser(noisy, sigmas)
+        if self.config.uses_stability(step):
+            surrogate = self._fixed.surrogates[step % len(self._fixed.surrogates)]
+            with torch.no_grad():
+                answer = surrogate(clean)
+            loss = stability(surrogate(denoised), answer, self.config.target)
+        else:
+            loss = mse(denoised, clean)
+        if not torch.isfinite(loss):
+            raise TrainingError(
+                f"the loss became {loss.item()} at step {step}; the last checkpoint is kept. "
+                "Lower the learning rate, or train in float32 if precision is reduced"
+            )
+        self.log("train_loss", loss, prog_bar=True)
+        return loss
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_index: int) -> None:
+        """Move the average towards the weights; faster while the training is young."""
+        decay = min(self.config.ema, self.global_step / (self.global_step + 9))
+        with torch.no_grad():
+            average, current = self.averaged.state_dict(), self.denoiser.state_dict()
+            for name, value in average.items():
+                if value.is_floating_point():
+                    value.lerp_(current[name], 1 - decay)
+                else:
+                    value.copy_(current[name])
+
+    def validation_step(self, batch: Batch, batch_index: int) -> None:
+        """Error of the averaged denoiser, and accuracy of each classifier behind it."""
+        clean, labels = _layout(batch[0]), batch[1]
+        noisy, sigmas = self._corrupt(clean, "validation", batch_index, self.global_rank)
+        denoised = self.averaged(noisy, sigmas)
+        self._log_mean("validation_mse", mse(denoised, clean), len(clean))
+        known = labels >= 0
+        for name, judge in self._fixed.judges.items():
+            if known.any():
+                correct = judge(denoised[known]).argmax(dim=1) == labels[known]
+                self._log_mean(f"accuracy_{name}", correct.float().mean(), int(known.sum()))
+
+    def on_validation_epoch_end(self) -> None:
+        """Derive the PSNR in dB from the mean squared error."""
+        error = self.trainer.callback_metrics.get("validation_mse")
+        if error is not None:
+            self.log("validation_psnr", psnr(error), prog_bar=True)
+
+    def _log_mean(self, name: str, value: Tensor, count: int) -> None:
+        self.log(name, value, on_epoch=True, batch_size=count, sync_dist=True, prog_bar=True)
+
+    def _corrupt(self, clean: Tensor, purpose: str, step: int, rank: int) -> tuple[Tensor, Tensor]:
+        """Noisy images and the sigma of each [B]."""
+        key = derive_key(self.config.seed, purpose, step, rank)
+        low, high = (torch.tensor(end).log() for end in self.config.sigma_range)
+        source = torch.Generator().manual_seed(key & (2**63 - 1))
+        spread = torch.rand(len(clean), generator=source)
+        sigmas = torch.exp(low + (high - low) * spread).to(clean.device)
+        noise = standard_normal(key, clean.shape, clean.device)
+        return clean + sigmas.reshape(-1, 1, 1, 1) * noise, sigmas
+
+
+class _Fixed:
+    """Classifiers that take part without being trained."""
+
+    def __init__(self, surrogates: Sequence[nn.Module], judges: dict[str, nn.Module]) -> None:
+        self.surrogates = [surrogate.eval().requires_grad_(False) for surrogate in surrogates]
+        self.judges = {name: judge.eval().requires_grad_(False) for name, judge in judges.items()}
+
+    def to(self, device: torch.device) -> None:
+        for module in (*self.surrogates, *self.judges.values()):
+            module.to(device, memory_format=torch.channels_last)
+
+
+def _layout(images: Tensor) -> Tensor:
+    return images.contiguous(memory_format=torch.channels_last)

@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+import base64
+import re
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from denoised_smoothing.errors import MissingExtraError, SettingError
+from denoised_smoothing.reporting.html import write_report
+
+from .samples import FakeExample, FakeImage, FakeStore, fake_run, png, votes
+
+VOID = {"meta", "img", "path", "use", "rect"}
+
+
+class Balance(HTMLParser):
+    """Checks that every element is closed in order, and collects what a page would fetch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.links: list[str] = []
+        self.tags: set[str] = set()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.links += [
+            value or "" for name, value in attrs if name in ("src", "href", "xlink:href")
+        ]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+
+def store(**changes: Any) -> FakeStore:
+    """Run ``a`` without denoiser, run ``b`` with one, two images each, one with examples."""
+
+    def images(right: int) -> list[FakeImage]:
+        return [
+            FakeImage(0, "image-0", 1, votes(0, (0, right, 990 - right), failed=10)),
+            FakeImage(1, "image-1", 0, votes(1, (400, 350, 250))),
+        ]
+
+    examples = [
+        FakeExample("image-0", kind, position, png(value=position))
+        for kind, count in (("denoised", 2), ("noisy", 2), ("clean", 1))
+        for position in reversed(range(count))
+    ]
+    names = ["cat", "<script>alert(1)</script>", "dog"]
+    plain = fake_run("a", method="plain", label_names=names, **changes)
+    denoised = fake_run("b", method="mine & yours", denoiser="unet", label_names=names)
+    return FakeStore({"a": (plain, images(600), []), "b": (denoised, images(900), examples)})
+
+
+def report(tmp_path: Path, *names: str, content: FakeStore | None = None, **options: Any) -> str:
+    write_report(content or store(), names, tmp_path / "report.html", **options)
+    return (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_headline_compares_with_no_denoiser(tmp_path: Path) -> None:
+    assert (
+        "50.0 % of 2 images are certified and correct within an L2 radius of 0.25, "
+        "with mine &amp; yours at σ = 0.5; without a denoiser it is 0.0 %."
+    ) in report(tmp_path, "a", "b")
+
+
+def test_everything_untrusted_is_escaped(tmp_path: Path) -> None:
+    text = report(tmp_path, "a", "b", title="<b>title", radii=(0.1,))
+    assert "<script" not in text
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
+    assert "<b>title" not in text
+
+
+def test_nothing_is_fetched_and_every_element_is_closed(tmp_path: Path) -> None:
+    text = report(tmp_path, "a", "b")
+    page = Balance()
+    page.feed(text)
+    assert page.open == []
+    assert all(link.startswith(("data:image/png;base64,", "#")) for link in page.links)
+    assert not page.tags & {"script", "link", "iframe"}
+    assert not re.search(r"url\((?!#)|@import", text)
+
+
+def test_examples_are_shown_in_order_with_votes_and_radius_rounded_down(tmp_path: Path) -> None:
+    text = report(tmp_path, "b")
+    shown = re.findall(r'base64,([^"]+)" alt="(\w+)" class="small"', text)
+    assert [(kind, base64.b64decode(data)) for data, kind in shown] == [
+        ("clean", png(value=0)),
+        ("noisy", png(value=0)),
+        ("noisy", png(value=1)),
+        ("denoised", png(value=0)),
+        ("denoised", png(value=1)),
+    ]
+    assert re.findall(r'<i(?: class="chosen")? style="width: ([\d.]+)%', text) == ["90.0", "9.0"]
+    # 0.5 * Phi^-1 of the lower bound 0.867464... for 900 of 1000 at alpha 0.001
+    assert "within L2 radius <strong>0.5572</strong>" in text
+    assert "10 copies got no label" in text
+
+
+def test_large_images_are_not_pixelated(tmp_path: Path) -> None:
+    content = store()
+    content.content["b"][2][:] = [FakeExample("image-0", "clean", 0, png(size=128))]
+    assert 'class="small"' not in report(tmp_path, "b", content=content)
+
+
+def test_settings_are_listed(tmp_path: Path) -> None:
+    text = report(tmp_path, "b")
+    assert "<tr><th>precision</th><td>float32</td></tr>" in text
+    assert "<tr><th>seed</th><td>7</td></tr>" in text
+    assert "<tr><th>command</th><td>certify digits</td></tr>" in text
+    assert "<tr><th>version of torch</th><td>2.0</td></tr>" in text
+
+
+def test_meaning_names_alpha_and_the_implied_linf_radius(tmp_path: Path) -> None:
+    text = report(tmp_path, "a", "b", radii=(0.25, 0.5))
+    assert "at least 99.9 %" in text
+    assert "L2 radius 0.5 implies L∞ radius 0.06250 for images of 64 values" in text
+
+
+def test_runs_on_different_footing_are_marked(tmp_path: Path) -> None:
+    assert "the runs differ in" not in report(tmp_path, "a", "b")
+    text = report(tmp_path, "a", "b", content=store(alpha=0.01))
+    assert "the runs differ in alpha." in text
+
+
+def test_best_over_sigma_is_added_when_there_are_several(tmp_path: Path) -> None:
+    assert "chosen in hindsight" not in report(tmp_path, "a", "b")
+    content = store()
+    _, images, examples = content.content["a"]
+    content.content["c"] = (
+        fake_run("c", method="plain", sigma=0.25),
+        images,
+        examples,
+    )
+    assert "chosen in hindsight" in report(tmp_path, "a", "b", "c", content=content)
+
+
+def test_same_store_gives_the_same_file(tmp_path: Path) -> None:
+    assert report(tmp_path, "a", "b") == report(tmp_path, "a", "b")
+
+
+def test_unlabelled_data_speak_of_certified(tmp_path: Path) -> None:
+    images = [FakeImage(0, "image-0", None, votes(0, (0, 1000)))]
+    text = report(tmp_path, "a", content=FakeStore({"a": (fake_run(), images, [])}))
+    assert "accuracy" not in text
+    assert "100.0 % of 1 images are certified within" in text
+
+
+def test_a_run_without_finished_images_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match="run 'a' has no finished image"):
+        report(tmp_path, "a", content=FakeStore({"a": (fake_run(), [], [])}))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_missing_jinja2_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    with pytest.raises(MissingExtraError, match=r"denoised-smoothing\[report\]"):
+        report(tmp_path, "a")
+
+
+def test_unwritable_output_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match="cannot write the output"):
+        write_report(store(), ["a"], tmp_path / "missing" / "report.html")

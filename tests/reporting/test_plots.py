@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from denoised_smoothing.errors import MissingExtraError, SettingError
+from denoised_smoothing.reporting.plots import (
+    certified_accuracy_figure,
+    inline_svg,
+    save_figure,
+)
+from denoised_smoothing.reporting.results import RunResults
+from denoised_smoothing.reporting.tables import certified_accuracy
+
+from .samples import image, results
+
+
+def test_curve_is_the_exact_step_function(four: RunResults) -> None:
+    line = certified_accuracy_figure([("m", four)]).axes[0].lines[0]
+    assert line.get_drawstyle() == "steps-post"
+    assert np.asarray(line.get_xdata()).tolist() == [0.0, 0.25, 0.5]
+    assert np.asarray(line.get_ydata()).tolist() == [50.0, 25.0, 0.0]
+    between = np.array([0.1, 0.3, 0.6])
+    steps = np.searchsorted(line.get_xdata(), between, side="right") - 1
+    shares = 100 * certified_accuracy(four, between.tolist())
+    assert np.asarray(line.get_ydata())[steps].tolist() == shares.tolist()
+
+
+def test_method_has_a_colour_and_sigma_a_line_style(four: RunResults) -> None:
+    wide = results(*four.images, sigma=1.0)
+    axes = certified_accuracy_figure([("m", four), ("m", wide), ("_$x", wide)]).axes[0]
+    first, second, third = axes.lines
+    assert first.get_color() == second.get_color() != third.get_color()
+    assert first.get_linestyle() != second.get_linestyle() == third.get_linestyle()
+    legend = axes.get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == ["m", "_$x", "σ = 0.5", "σ = 1"]
+
+
+def test_axis_names_what_is_counted() -> None:
+    figure = certified_accuracy_figure([("m", results(image(0, None, 1, 0.3)))])
+    assert figure.axes[0].get_ylabel() == "certified (%)"
+
+
+def test_a_run_that_certifies_nothing_still_has_a_figure(tmp_path: Path) -> None:
+    save_figure(
+        certified_accuracy_figure([("m", results(image(0, 1, None, 0.0)))]), tmp_path / "f.png"
+    )
+    assert (tmp_path / "f.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("kind", ["png", "svg", "pdf"])
+def test_saving_is_deterministic_and_dateless(kind: str, four: RunResults, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        save_figure(certified_accuracy_figure([("m", four)]), tmp_path / f"{name}.{kind}")
+    content = (tmp_path / f"one.{kind}").read_bytes()
+    assert content == (tmp_path / f"two.{kind}").read_bytes()
+    assert b"CreationDate" not in content
+    assert b"dc:date" not in content
+
+
+def test_inline_svg_takes_the_colour_of_the_page_and_escapes(four: RunResults) -> None:
+    svg = inline_svg(certified_accuracy_figure([("<script>", four)]))
+    assert svg.startswith("<svg")
+    assert "currentColor" in svg
+    assert "<script>" not in svg
+    assert "&lt;script&gt;" in svg
+
+
+def test_unknown_suffix_is_refused(four: RunResults, tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match=r"saved as png, svg, pdf, got .*curves\.bmp"):
+        save_figure(certified_accuracy_figure([("m", four)]), tmp_path / "curves.bmp")
+
+
+def test_missing_matplotlib_names_the_extra(
+    four: RunResults, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(MissingExtraError, match=r"denoised-smoothing\[report\]"):
+        certified_accuracy_figure([("m", four)])

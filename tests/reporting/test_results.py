@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from denoised_smoothing.certificates.bounds import clopper_pearson_lower
+from denoised_smoothing.certificates.certificate import FixedBudget
+from denoised_smoothing.certificates.radii import gaussian_radius
+from denoised_smoothing.errors import CountsError, SettingError
+from denoised_smoothing.reporting.results import load_results
+
+from .samples import FakeImage, FakeStore, N, fake_run, image, results, votes
+
+
+def test_certificates_are_derived_from_the_stored_counts() -> None:
+    images = [
+        FakeImage(2, "image-2", 1, votes(2, (100, 900)), seconds=0.25),
+        FakeImage(0, "image-0", 0, votes(0, (450, 440), failed=110)),
+        FakeImage(1, "image-1", 0, votes(1, (3, 4)), finished=False),
+    ]
+    loaded = load_results(FakeStore({"a": (fake_run(), images, [])}), "a")
+    assert [image.index for image in loaded.images] == [0, 2]
+    assert loaded.unfinished == 1
+    abstained, certified = loaded.images
+    assert (abstained.predicted, abstained.radius, abstained.correct) == (None, 0.0, False)
+    expected = gaussian_radius(0.5, clopper_pearson_lower(900, N, 0.001))
+    assert (certified.predicted, certified.correct, certified.seconds) == (1, True, 0.25)
+    assert certified.radius == pytest.approx(expected, abs=1e-12)
+    assert certified.certificate.seed == 7
+
+
+def test_finished_counts_that_do_not_fit_the_plan_are_refused() -> None:
+    run = fake_run(plan=FixedBudget(10, 999).to_dict())
+    images = [FakeImage(0, "image-0", 0, votes(0, (N,)))]
+    with pytest.raises(CountsError, match="fixed budget of 999 copies"):
+        load_results(FakeStore({"a": (run, images, [])}), "a")
+
+
+def test_a_plan_of_a_newer_version_is_refused() -> None:
+    store = FakeStore({"a": (fake_run(plan={"kind": "later"}), [], [])})
+    with pytest.raises(SettingError, match="unknown sampling plan 'later'"):
+        load_results(store, "a")
+
+
+@pytest.mark.parametrize(
+    ("true_label", "label", "correct"), [(1, 1, True), (0, 1, False), (None, 1, False)]
+)
+def test_correct_needs_the_true_label(true_label: int | None, label: int, correct: bool) -> None:
+    assert image(0, true_label, label, 0.3).correct is correct
+
+
+def test_two_missing_labels_are_not_a_match() -> None:
+    assert not image(0, None, None, 0.0).correct
+
+
+def test_method_is_the_given_one_or_names_denoiser_and_classifier() -> None:
+    assert results(method="white box").method == "white box"
+    assert results(classifier="cifar-resnet56:../w/r56.safetensors").method == (
+        "no denoiser + r56.safetensors"
+    )
+    assert results(denoiser="unet-digits").method == "unet-digits + python:mine:build"
+
+
+def test_reading_results_imports_no_torch() -> None:
+    code = "import denoised_smoothing.reporting, sys; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
