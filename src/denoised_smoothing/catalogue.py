@@ -20,6 +20,7 @@ from denoised_smoothing.denoisers import (
 )
 from denoised_smoothing.errors import SpecError
 from denoised_smoothing.interfaces import Classifier, Denoiser
+from denoised_smoothing.weights import load_weights
 
 CLASSIFIER_FORMS = (
     "torchvision:NAME[:WEIGHTS]",
@@ -95,6 +96,31 @@ def bundled_classifiers() -> dict[str, Path]:
     """Names and files of the classifiers that ship with the package, for the demo."""
     folder = Path(str(resources.files("denoised_smoothing"))) / "bundled" / "classifiers"
     return {path.stem: path for path in sorted(folder.glob("*.safetensors"))}
+
+
+def list_classifiers() -> list[dict[str, str]]:
+    """What ``--classifier`` takes: bundled ones, and the forms of a spec."""
+    return [
+        *({"spec": name, "what": "bundled"} for name in bundled_classifiers()),
+        *({"spec": form, "what": "form"} for form in CLASSIFIER_FORMS),
+    ]
+
+
+def list_denoisers() -> list[dict[str, str]]:
+    """What ``--denoiser`` takes: bundled ones with their cards, and the forms of a spec."""
+    bundled = []
+    for name, path in bundled_denoisers().items():
+        _, card = load_weights(path)
+        levels = "-".join(sorted({card["sigma_min"], card["sigma_max"]}))
+        what = f"bundled: {card['architecture']}, sigma {levels}, {card['objective']}"
+        bundled.append({"spec": name, "what": f"{what}, trained on {card['data']}"})
+    forms = ({"spec": form, "what": "form"} for form in ("none", *DENOISER_FORMS))
+    return [*bundled, *forms]
+
+
+def list_datasets() -> list[dict[str, str]]:
+    """What DATA takes."""
+    return [{"spec": form, "what": "form"} for form in DATA_FORMS]
 
 
 def _needed(rest: str, spec: str, forms: Iterable[str]) -> str:

@@ -133,7 +133,7 @@ def _load_digits(spec: str, rest: str) -> ImageDataset:
     if split not in splits:
         raise DatasetError(f"digits has no split {split!r}; expected one of {', '.join(splits)}")
     try:
-        from sklearn.datasets import load_digits  # type: ignore[import-untyped]
+        from sklearn.datasets import load_digits
     except ImportError as error:
         raise MissingExtraError("scikit-learn", "digits", "the digits data set") from error
     digits = load_digits()
@@ -155,7 +155,7 @@ def _load_cifar10(spec: str, rest: str) -> ImageDataset:
     split, given = (head, tail) if head in ("train", "test") else ("test", rest)
     folder = Path(given).expanduser() if given else _data_folder()
     try:
-        from torchvision.datasets import CIFAR10  # type: ignore[import-untyped]
+        from torchvision.datasets import CIFAR10
     except ImportError as error:
         raise MissingExtraError("torchvision", "torchvision", "the cifar10 data set") from error
     there = (folder / CIFAR10.base_folder).is_dir()
@@ -269,8 +269,8 @@ def _read_parquet(
 ) -> tuple[list[bytes | None], list[int | None], tuple[str, ...] | None]:
     """Encoded images, labels and label names of one file."""
     try:
-        import pyarrow as pa  # type: ignore[import-untyped]
-        import pyarrow.parquet as pq  # type: ignore[import-untyped]
+        import pyarrow as pa
+        import pyarrow.parquet as pq
     except ImportError as error:
         raise MissingExtraError("pyarrow", "parquet", "a parquet data set") from error
     try:

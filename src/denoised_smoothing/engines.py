@@ -115,8 +115,8 @@ def choose_device(name: str | torch.device) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, ImportError) as error:
         raise SettingError(
             f"device {name!r} cannot be used here ({str(error).splitlines()[0]}); "
             "use auto, cpu, cuda or cuda:0"
@@ -136,7 +136,7 @@ def forward_size(pixels: int, device: torch.device) -> int:
 
 def _placed(function: _Function, device: torch.device) -> _Function:
     if isinstance(function, nn.Module):
-        function.eval().to(device, memory_format=torch.channels_last)
+        function.eval().to(device).to(memory_format=torch.channels_last)
     return function
 
 

@@ -58,7 +58,8 @@ class SmoothedClassifier:
         sigma: standard deviation of the noise in pixel values in [0, 1], above 0.
         denoiser: (noisy [B, C, H, W], sigma) or (noisy) to denoised images, or None.
         device: ``auto``, or a name that torch knows.
-        batch_size: the most noisy copies on their way at once; results do not depend on it.
+        batch_size: the most noisy copies on their way at once, but at least one forward pass;
+            results do not depend on it.
 
     Raises:
         SettingError: sigma or batch_size is out of range, or the device is not there.
@@ -88,7 +89,8 @@ class SmoothedClassifier:
             classifier, None if denoiser is None else as_denoiser(denoiser), sigma, self.device
         )
         self._batch_size = batch_size
-        self._classes: int | None = None
+        self._form: str | None = None
+        self._classes = 0
 
     def certify(
         self,
@@ -210,7 +212,7 @@ class SmoothedClassifier:
         self, image: Float[np.ndarray, "c h w"], image_id: str, seed: int, count: int
     ) -> tuple[Float[np.ndarray, "n c h w"], Float[np.ndarray, "n c h w"]]:
         """The first noisy copies of the estimation stage and what the classifier sees of them."""
-        source = torch.from_numpy(image).to(self.device)
+        source = torch.tensor(image, device=self.device)
         noisy = noisy_copies(
             source, self.sigma, seed=seed, image_id=image_id, stage=Stage.ESTIMATION,
             start=0, stop=count,
@@ -233,7 +235,7 @@ class SmoothedClassifier:
         self, batch: Float[np.ndarray, "b c h w"], alpha: float, seed: int | None
     ) -> Setting:
         channels = getattr(self.classifier, "channels", None)
-        if channels is not None:
+        if channels in (1, 3):  # a network's own attribute of that name may be something else
             image_forms.match_channels(batch[0], channels)
         seed = secrets.randbits(128) if seed is None else seed
         return Setting(self.sigma, alpha, dimension=batch[0].size, seed=seed)
@@ -263,7 +265,7 @@ class SmoothedClassifier:
         """The votes of each part; they leave the device once, as one small table."""
         copies = torch.cat([self._noisy(part, seed) for part in parts])
         padding = copies.new_zeros(-len(copies) % forward, *copies.shape[1:])
-        pieces = torch.cat([copies, padding]).split(forward)
+        pieces = torch.split(torch.cat([copies, padding]), forward)
         labels = torch.cat([self._labels(self.engine.answer(piece)) for piece in pieces])
         labels = labels[: len(copies)]
         columns = 2 + (self._classes or max(int(labels.max()) + 1, 1))
@@ -281,7 +283,7 @@ class SmoothedClassifier:
         return [(votes, failed) for _, failed, *votes in table]
 
     def _noisy(self, part: Part, seed: int) -> Float[Tensor, "n c h w"]:
-        image = torch.from_numpy(part.task.image).to(self.device)
+        image = torch.tensor(part.task.image, device=self.device)  # may be a read-only array
         return noisy_copies(
             image, self.sigma, seed=seed, image_id=part.task.image_id, stage=part.stage,
             start=part.start, stop=part.stop,
@@ -289,20 +291,20 @@ class SmoothedClassifier:
 
     def _labels(self, answer: Num[Tensor, "n ..."]) -> Int[Tensor, " n"]:
         """One label a copy: -1 for no class, -2 for an answer that is none."""
-        if answer.ndim == 1:
-            if answer.is_floating_point():
-                raise ClassifierError(
-                    f"the classifier answered one {answer.dtype} an image; expected logits "
-                    "[B, K], or labels [B] of an integer type"
-                )
-            return answer.long().clamp_min(-2)
-        classes = answer.shape[1]
-        if classes < 2 or classes != (self._classes or classes):
-            expected = self._classes or "at least 2"
+        labels = answer.ndim == 1
+        if labels and answer.is_floating_point():
             raise ClassifierError(
-                f"the classifier answered with logits of {classes} classes; expected {expected}"
+                f"the classifier answered one {answer.dtype} an image; expected logits "
+                "[B, K], or labels [B] of an integer type"
             )
-        self._classes = classes
+        classes = 0 if labels else answer.shape[1]
+        form = "labels" if labels else f"logits of {classes} classes"
+        if form != (self._form or form) or not (labels or classes > 1):
+            expected = f"{self._form}, as before" if self._form else "at least 2 classes"
+            raise ClassifierError(f"the classifier answered with {form}; expected {expected}")
+        self._form, self._classes = form, classes
+        if labels:
+            return answer.long().clamp_min(-2)
         return torch.where(answer.isnan().any(dim=1), -2, answer.argmax(dim=1))
 
 

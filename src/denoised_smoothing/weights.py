@@ -27,7 +27,9 @@ def load_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     if not path.is_file():
         raise WeightsError(f"there is no weights file {path}; check the path in the spec")
     with path.open("rb") as file:
-        if file.read(4).startswith(_PICKLE_STARTS):
+        head = file.read(9)
+        # The length of a safetensors header may begin like a pickle; its ninth byte is a brace.
+        if head.startswith(_PICKLE_STARTS) and head[8:] != b"{":
             raise WeightsError(
                 f"{path} is a pickle (torch.save), which can run code when it is opened, and is "
                 "refused; convert it where you trust it: "
@@ -49,8 +51,11 @@ def save_weights(path: str | Path, module: nn.Module, metadata: Mapping[str, str
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     tensors = {name: tensor.detach().contiguous() for name, tensor in module.state_dict().items()}
-    save_file(tensors, part, metadata=dict(metadata))
-    os.replace(part, path)
+    try:
+        save_file(tensors, part, metadata=dict(metadata))
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def fill(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
@@ -86,12 +91,11 @@ def fingerprint(thing: object, details: Iterable[object] = ()) -> str:
     """
     digest = hashlib.sha256()
     named = thing if hasattr(thing, "__qualname__") else type(thing)
-    digest.update(f"{named.__module__}.{named.__qualname__}".encode())  # type: ignore[attr-defined]
+    digest.update(f"{named.__module__}.{named.__qualname__}".encode())
     if isinstance(thing, nn.Module):
         for name, tensor in sorted(thing.state_dict().items()):
             plain = tensor.detach().cpu().contiguous()
             digest.update(f"{name}{plain.dtype}{tuple(plain.shape)}".encode())
             digest.update(plain.flatten().view(torch.uint8).numpy().tobytes())
-    for detail in details:
-        digest.update(repr(detail).encode())
+    digest.update(repr(list(details)).encode())
     return digest.hexdigest()

@@ -10,4 +10,10 @@ from denoised_smoothing.classifiers.cifar_resnet import (
     save_cifar_resnet,
 )
 
-__all__ = ["CIFAR_RESNET", "CifarResNet", "ImageClassifier", "load_cifar_resnet", "save_cifar_resnet"]
+__all__ = [
+    "CIFAR_RESNET",
+    "CifarResNet",
+    "ImageClassifier",
+    "load_cifar_resnet",
+    "save_cifar_resnet",
+]

@@ -39,7 +39,7 @@ class ImageClassifier(nn.Module):
         input_size: int | None = None,
     ) -> None:
         super().__init__()
-        if len(mean) != len(std) or any(value <= 0 for value in std):
+        if len(mean) != len(std) or not all(value > 0 for value in std):
             raise SettingError(
                 f"mean and std need one number a channel and every std above 0, "
                 f"got mean={tuple(mean)} and std={tuple(std)}"
@@ -57,9 +57,8 @@ class ImageClassifier(nn.Module):
 
     def forward(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k"]:
         """Logits of images in [0, 1]."""
-        if self.input_size is not None and images.shape[-1] != self.input_size:
-            images = functional.interpolate(
-                images, size=(self.input_size, self.input_size), mode="bilinear", antialias=True
-            )
+        size = images.shape[-2:] if self.input_size is None else (self.input_size,) * 2
+        if images.shape[-2:] != size:
+            images = functional.interpolate(images, size=size, mode="bilinear", antialias=True)
         logits: Tensor = self.network((images - self.mean) / self.std)
         return logits

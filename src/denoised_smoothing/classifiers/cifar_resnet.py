@@ -108,7 +108,9 @@ def load_cifar_resnet(path: str | Path, depth: int | None = None) -> ImageClassi
     stated = CIFAR_RESNET.fullmatch(metadata.get("architecture", ""))
     if depth is None:
         if stated is None:
-            raise WeightsError(f"{path} does not name its architecture; load it as cifar-resnetDEPTH")
+            raise WeightsError(
+                f"{path} does not name its architecture; load it as cifar-resnetDEPTH"
+            )
         depth = int(stated["depth"])
     network = CifarResNet(depth, classes=classes, channels=channels)
     fill(network, tensors, f"{path} (as cifar-resnet{depth})")

@@ -39,4 +39,5 @@ class DnCNN(DenoiserNetwork):
         self, noisy: Float[Tensor, "b c h w"], sigma: float | Float[Tensor, " b"]
     ) -> Float[Tensor, "b c h w"]:
         """Subtract the predicted noise; sigma is not used."""
-        return noisy - self.noise(noisy)
+        noise: Tensor = self.noise(noisy)
+        return noisy - noise

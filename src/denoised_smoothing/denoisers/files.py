@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from importlib import resources
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from denoised_smoothing.denoisers.base import DenoiserNetwork
 from denoised_smoothing.denoisers.dncnn import DnCNN
@@ -16,12 +16,7 @@ from denoised_smoothing.denoisers.unet import UNet
 from denoised_smoothing.errors import SpecError, WeightsError
 from denoised_smoothing.weights import fill, load_weights, save_weights
 
-
-class _Builder(Protocol):
-    def __call__(self, *, image_channels: int = 3, **config: Any) -> DenoiserNetwork: ...
-
-
-ARCHITECTURES: dict[str, _Builder] = {
+ARCHITECTURES: dict[str, Callable[..., DenoiserNetwork]] = {
     "dncnn": DnCNN,
     "dncnn-wide": partial(DnCNN, width=128),
     "memnet": MemNet,
@@ -64,11 +59,15 @@ def load_denoiser_file(path: str | Path, architecture: str | None = None) -> Den
     tensors, card = load_weights(path)
     stated = card.get("architecture", architecture)
     if stated is None or (architecture or stated) != stated:
+        holds = "names no architecture" if stated is None else f"holds {stated}, not {architecture}"
+        raise WeightsError(f"{path} {holds}; write the spec as {stated or 'ARCHITECTURE'}:{path}")
+    try:
+        denoiser = build_denoiser(stated, **json.loads(card.get("config", "{}")))
+    except (TypeError, ValueError) as error:
         raise WeightsError(
-            f"{path} holds {'no named architecture' if stated is None else repr(stated)}, not "
-            f"{architecture!r}; write the spec as ARCHITECTURE:{path}"
-        )
-    denoiser = build_denoiser(stated, **json.loads(card.get("config", "{}")))
+            f"{path} describes a denoiser that this version cannot build ({error}); "
+            "update the package, or train it again"
+        ) from error
     fill(denoiser, tensors, str(path))
     denoiser.card = card
     return denoiser.eval()

@@ -60,7 +60,7 @@ class _MemoryBlock(nn.Module):
         features, short_term = memories[-1], []
         for norms in self.norms:
             inner = features
-            for norm, convolution in zip(norms, self.convolutions, strict=True):  # type: ignore[arg-type]
+            for norm, convolution in zip(norms.children(), self.convolutions, strict=True):
                 inner = convolution(torch.relu(norm(inner)))
             features = features + inner
             short_term.append(features)

@@ -103,7 +103,7 @@ def _delimited(rows: Sequence[dict[str, Any]], columns: Sequence[str], delimiter
 
 def _parquet(rows: Sequence[dict[str, Any]]) -> bytes:
     try:
-        import pyarrow  # type: ignore[import-untyped]
+        import pyarrow
         from pyarrow import parquet
     except ImportError as error:
         raise MissingExtraError("pyarrow", "parquet", "an export to parquet") from error

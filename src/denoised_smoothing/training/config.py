@@ -4,11 +4,31 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
+from enum import StrEnum
 from typing import Any
 
 from denoised_smoothing.certificates.radii import check_sigma
 from denoised_smoothing.errors import SettingError
-from denoised_smoothing.training.objectives import Objective, Target
+
+
+class Objective(StrEnum):
+    """The three trainings of Salman et al. 2020, section 3."""
+
+    MSE = "mse"
+    """Be close to the clean image; needs no classifier."""
+    STABILITY = "stability"
+    """Let the classifier answer as it does on the clean image."""
+    HYBRID = "hybrid"
+    """Mean squared error first, then stability."""
+
+
+class Target(StrEnum):
+    """What stability takes for the classifier's answer on the clean image."""
+
+    LABEL = "label"
+    """Its most probable class (Salman et al. 2020, section 3.1)."""
+    SOFT = "soft"
+    """All its probabilities."""
 
 
 @dataclass(frozen=True)

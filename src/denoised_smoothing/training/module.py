@@ -53,16 +53,7 @@ class DenoiserTraining(lightning.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW with linear warm-up and cosine decay."""
-        optimizer = torch.optim.AdamW(
-            self.denoiser.parameters(),
-            lr=self.config.learning_rate,
-            weight_decay=self.config.weight_decay,
-        )
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.config.learning_rate_factor)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
-        }
+        return optimizer_with_schedule(self.denoiser, self.config)
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         """The loss of one batch."""
@@ -77,11 +68,7 @@ class DenoiserTraining(lightning.LightningModule):
             loss = stability(surrogate(denoised), answer, self.config.target)
         else:
             loss = mse(denoised, clean)
-        if not torch.isfinite(loss):
-            raise TrainingError(
-                f"the loss became {loss.item()} at step {step}; the last checkpoint is kept. "
-                "Lower the learning rate, or train in float32 if precision is reduced"
-            )
+        _check_finite("loss", loss, step)
         self.log("train_loss", loss, prog_bar=True)
         return loss
 
@@ -109,10 +96,10 @@ class DenoiserTraining(lightning.LightningModule):
                 self._log_mean(f"accuracy_{name}", correct.float().mean(), int(known.sum()))
 
     def on_validation_epoch_end(self) -> None:
-        """Derive the PSNR in dB from the mean squared error."""
-        error = self.trainer.callback_metrics.get("validation_mse")
-        if error is not None:
-            self.log("validation_psnr", psnr(error), prog_bar=True)
+        """Derive the PSNR in dB from the mean squared error; refuse to go on from NaN weights."""
+        error = self.trainer.callback_metrics["validation_mse"]
+        _check_finite("validation error", error, self.global_step)
+        self.log("validation_psnr", psnr(error), prog_bar=True)
 
     def _log_mean(self, name: str, value: Tensor, count: int) -> None:
         self.log(name, value, on_epoch=True, batch_size=count, sync_dist=True, prog_bar=True)
@@ -128,6 +115,17 @@ class DenoiserTraining(lightning.LightningModule):
         return clean + sigmas.reshape(-1, 1, 1, 1) * noise, sigmas
 
 
+def optimizer_with_schedule(
+    network: nn.Module, config: TrainingConfig
+) -> OptimizerLRSchedulerConfig:
+    """AdamW whose learning rate follows ``config.learning_rate_factor`` step by step."""
+    optimizer = torch.optim.AdamW(
+        network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, config.learning_rate_factor)
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
 class _Fixed:
     """Classifiers that take part without being trained."""
 
@@ -137,7 +135,15 @@ class _Fixed:
 
     def to(self, device: torch.device) -> None:
         for module in (*self.surrogates, *self.judges.values()):
-            module.to(device, memory_format=torch.channels_last)
+            module.to(device).to(memory_format=torch.channels_last)
+
+
+def _check_finite(name: str, value: Tensor, step: int) -> None:
+    if not torch.isfinite(value):
+        raise TrainingError(
+            f"the {name} became {value.item()} at step {step}; the last checkpoint is kept. "
+            "Lower the learning rate, or train in float32 if precision is reduced"
+        )
 
 
 def _layout(images: Tensor) -> Tensor:

@@ -2,31 +2,11 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
-
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-
-class Objective(StrEnum):
-    """The three trainings of Salman et al. 2020, section 3."""
-
-    MSE = "mse"
-    """Be close to the clean image; needs no classifier."""
-    STABILITY = "stability"
-    """Let the classifier answer as it does on the clean image."""
-    HYBRID = "hybrid"
-    """Mean squared error first, then stability."""
-
-
-class Target(StrEnum):
-    """What stability takes for the classifier's answer on the clean image."""
-
-    LABEL = "label"
-    """Its most probable class (Salman et al. 2020, section 3.1)."""
-    SOFT = "soft"
-    """All its probabilities."""
+from denoised_smoothing.training.config import Target
 
 
 def mse(denoised: Float[Tensor, "b c h w"], clean: Float[Tensor, "b c h w"]) -> Float[Tensor, ""]:

@@ -1,0 +1,77 @@
+"""Certified robustness for image classifiers that already exist.
+
+The public names; those that need torch are imported when they are first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from denoised_smoothing.catalogue import load_classifier, load_denoiser
+    from denoised_smoothing.certificates.certificate import (
+        Certificate,
+        FixedBudget,
+        Prediction,
+        SamplingPlan,
+    )
+    from denoised_smoothing.certificates.counts import LabelCounts, Stage
+    from denoised_smoothing.classifiers.base import ImageClassifier
+    from denoised_smoothing.datasets import load_dataset
+    from denoised_smoothing.errors import DenoisedSmoothingError
+    from denoised_smoothing.images import load_image
+    from denoised_smoothing.reporting import load_results, write_report
+    from denoised_smoothing.runs import CertificationRun
+    from denoised_smoothing.smoothing import SmoothedClassifier
+    from denoised_smoothing.store import Store
+
+_HOMES = {
+    "Certificate": "certificates.certificate",
+    "CertificationRun": "runs",
+    "DenoisedSmoothingError": "errors",
+    "FixedBudget": "certificates.certificate",
+    "ImageClassifier": "classifiers.base",
+    "LabelCounts": "certificates.counts",
+    "Prediction": "certificates.certificate",
+    "SamplingPlan": "certificates.certificate",
+    "SmoothedClassifier": "smoothing",
+    "Stage": "certificates.counts",
+    "Store": "store",
+    "load_classifier": "catalogue",
+    "load_dataset": "datasets",
+    "load_denoiser": "catalogue",
+    "load_image": "images",
+    "load_results": "reporting",
+    "write_report": "reporting",
+}
+
+__all__ = [
+    "Certificate",
+    "CertificationRun",
+    "DenoisedSmoothingError",
+    "FixedBudget",
+    "ImageClassifier",
+    "LabelCounts",
+    "Prediction",
+    "SamplingPlan",
+    "SmoothedClassifier",
+    "Stage",
+    "Store",
+    "load_classifier",
+    "load_dataset",
+    "load_denoiser",
+    "load_image",
+    "load_results",
+    "write_report",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

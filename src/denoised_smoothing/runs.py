@@ -1,0 +1,303 @@
+"""A run: what is stored already, what is left to do, doing it, and recording it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from importlib import metadata
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from denoised_smoothing.certificates.bounds import check_alpha
+from denoised_smoothing.certificates.certificate import Noise, SamplingPlan, Setting
+from denoised_smoothing.datasets import Example, ImageDataset, select
+from denoised_smoothing.errors import StoreError
+from denoised_smoothing.images import digest, match_channels, resize, to_grid, to_png
+from denoised_smoothing.scheduling import ImageTask
+from denoised_smoothing.smoothing import SmoothedClassifier
+from denoised_smoothing.store import Store, StoredExample, StoredImage, StoredRun
+from denoised_smoothing.weights import fingerprint
+
+SAVE_SECONDS = 0.4
+"""Results wait at most this long, and the batch on its way, before they are in the store."""
+EXAMPLES = 6
+"""Images of a run that are shown in the report."""
+EXAMPLE_COPIES = 3
+"""Noisy copies shown of each."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunProgress:
+    """How far a run is; ``certified`` counts finished images with a label other than abstain.
+
+    ``calls`` are the classifier calls of this process and ``seconds`` its time; ``seconds_left``
+    is None until there is something to estimate it from.
+    """
+
+    run: str
+    images_done: int
+    images: int
+    certified: int
+    calls: int
+    seconds: float
+    seconds_left: float | None
+
+
+@dataclass(frozen=True)
+class CertificationRun:
+    """Certifies images of a data set and stores their counts; goes on where it stopped.
+
+    Args:
+        smoothed: the smoothed classifier.
+        dataset: the images.
+        plan: how many noisy copies each image gets.
+        alpha: probability that a certificate is wrong, in (0, 1).
+        classifier, denoiser: the specs that name them, for the record.
+        name: of the run; None derives one from the settings, so that the same settings go on.
+        seed: of the noise; None for that of the run if it exists, else for fresh entropy.
+        resolution: side in pixels to which images are brought before the noise; None for the
+            classifier's own, or as they are.
+        limit, stride: which images: every ``stride``-th, at most ``limit``.
+        method: the run's name in tables.
+        command: what was typed, for the record.
+
+    Raises:
+        SettingError, ImageError: bad input.
+    """
+
+    smoothed: SmoothedClassifier
+    dataset: ImageDataset
+    plan: SamplingPlan
+    alpha: float
+    classifier: str
+    denoiser: str
+    name: str | None = None
+    seed: int | None = None
+    resolution: int | None = None
+    limit: int | None = None
+    stride: int = 1
+    method: str | None = None
+    command: str = ""
+
+    def __post_init__(self) -> None:
+        check_alpha(self.alpha)
+        _ = self.settings
+
+    @cached_property
+    def indices(self) -> list[int]:
+        """Positions in the data set of the images to certify."""
+        return select(self.dataset, limit=self.limit, stride=self.stride)
+
+    @property
+    def run_name(self) -> str:
+        """The given name, or one that the settings (and a given seed) determine."""
+        if self.name is not None:
+            return self.name
+        identity = json.dumps([self.settings, self.seed], sort_keys=True)
+        parts = (self.dataset.name, self.classifier, self.denoiser)
+        words = [re.sub(r"\.\w+$", "", part.rpartition("/")[2]) for part in parts]
+        short = re.sub(r"[^\w.]+", "-", "-".join(words))
+        return (
+            f"{short}-{self.smoothed.sigma:g}-{hashlib.sha256(identity.encode()).hexdigest()[:6]}"
+        )
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """What must be equal for counts to belong to one run."""
+        _, first = self.image(self.indices[0])
+        return {
+            "data": self.dataset.name,
+            "data_fingerprint": self.dataset.fingerprint,
+            "resolution": self._resolution,
+            "stride": self.stride,
+            "dimension": int(first.size),
+            "classifier": self.classifier,
+            "classifier_fingerprint": fingerprint(
+                self.smoothed.classifier, [getattr(self.smoothed.classifier, "input_size", None)]
+            ),
+            "denoiser": self.denoiser,
+            "denoiser_fingerprint": fingerprint(self.smoothed.denoiser),
+            "sigma": self.smoothed.sigma,
+            "alpha": self.alpha,
+            "plan": self.plan.to_dict(),
+            "noise": Noise.FLOAT.value,
+            "forward_shape": [self.smoothed.forward_size(first), *first.shape],
+            **self.smoothed.engine.identity(),
+        }
+
+    def image(self, index: int) -> tuple[Example, Float[np.ndarray, "c h w"]]:
+        """An example, and its image at the run's resolution and on the 8-bit grid.
+
+        Raises:
+            ImageError: it cannot be read, or has other channels than the classifier takes.
+        """
+        example = self.dataset[index]
+        image = example.image
+        channels = getattr(self.smoothed.classifier, "channels", None)
+        if channels in (1, 3):
+            image = match_channels(image, channels, name=f"image {example.image_id!r}")
+        if self._resolution is not None:
+            image = resize(image, self._resolution)
+        return example, to_grid(image)
+
+    def execute(
+        self, store: Store, progress: Callable[[RunProgress], None] | None = None
+    ) -> StoredRun:
+        """Certify what is not yet certified; everything counted is kept whatever happens.
+
+        Raises:
+            RunMismatchError: the run exists with other settings; names what differs.
+            StoreError: the store cannot be written, or the data changed under the run.
+            ImageError, ClassifierError: an image cannot be read, an answer cannot be used.
+        """
+        run = store.begin(self.run_name, self.settings, seed=self.seed, info=self._info())
+        if not store.examples(run.name):
+            store.save_examples(run.name, self._examples(run.seed))
+        recorder = _Recorder(self, run, store, progress)
+        try:
+            for task in self.smoothed.count_labels(
+                recorder.tasks(), self.plan.targets, run.seed, on_batch=recorder.counted
+            ):
+                recorder.finished(task)
+        finally:
+            recorder.save()
+        return run
+
+    @cached_property
+    def _resolution(self) -> int | None:
+        own: int | None = getattr(self.smoothed.classifier, "resolution", None)
+        return own if self.resolution is None else self.resolution
+
+    @property
+    def label_note(self) -> str | None:
+        """What to tell the user where label names of data and classifier differ, or None."""
+        ours = getattr(self.smoothed.classifier, "label_names", None)
+        theirs = self.dataset.label_names
+        if ours is None or theirs is None or ours == theirs:
+            return None
+        return (
+            f"the label names of the data ({', '.join(theirs[:3])}, ...) and of the classifier "
+            f"({', '.join(ours[:3])}, ...) differ; labels are compared by their numbers"
+        )
+
+    def _info(self) -> dict[str, Any]:
+        names = getattr(self.smoothed.classifier, "label_names", None) or self.dataset.label_names
+        return {
+            "command": self.command,
+            "method": self.method,
+            "label_names": None if names is None else list(names),
+            "versions": {
+                "python": platform.python_version(),
+                **{
+                    package: metadata.version(package)
+                    for package in ("denoised-smoothing", "torch", "numpy", "scipy")
+                },
+            },
+        }
+
+    def _examples(self, seed: int) -> Iterator[StoredExample]:
+        """Pictures of the first images: clean, noisy copies, denoised copies."""
+        for index in self.indices[:EXAMPLES]:
+            example, image = self.image(index)
+            noisy, denoised = self.smoothed.copies(image, example.image_id, seed, EXAMPLE_COPIES)
+            for kind, pictures in (("clean", [image]), ("noisy", noisy), ("denoised", denoised)):
+                for position, picture in enumerate(pictures):
+                    yield StoredExample(example.image_id, kind, position, to_png(picture))
+
+
+class _Recorder:
+    """Turns stored images into tasks, and tasks into stored images."""
+
+    def __init__(
+        self,
+        request: CertificationRun,
+        run: StoredRun,
+        store: Store,
+        progress: Callable[[RunProgress], None] | None,
+    ) -> None:
+        self._request, self._run, self._store, self._progress = request, run, store, progress
+        self._setting = Setting(
+            request.smoothed.sigma, request.alpha, request.settings["dimension"], run.seed
+        )
+        stored = {image.image_id: image for image in store.images(run.name)}
+        ids = request.dataset.image_ids
+        self._images = {i: image for i, image in stored.items() if not image.finished}
+        self._todo = [
+            index
+            for index in request.indices
+            if ids[index] not in stored or not stored[ids[index]].finished
+        ]
+        done = [stored[ids[index]] for index in set(request.indices).difference(self._todo)]
+        self._done, self._certified = len(done), sum(map(self._is_certified, done))
+        self._calls, self._pending = 0, dict[str, StoredImage]()
+        self._began = self._saved = time.monotonic()
+        self._report()
+
+    def tasks(self) -> Iterator[ImageTask]:
+        """Images that are not finished, with the counts that they have, one by one."""
+        for index in self._todo:
+            example, image = self._request.image(index)
+            fresh = StoredImage(index, example.image_id, example.label, digest(image), {})
+            begun = self._images.setdefault(example.image_id, fresh)
+            if begun.digest != fresh.digest:
+                raise StoreError(
+                    f"image {example.image_id!r} is not the one that run {self._run.name!r} began "
+                    "with: the data changed; start a new run under another name"
+                )
+            yield ImageTask(
+                self._run.name, example.image_id, image, dict(begun.counts), begun.seconds
+            )
+
+    def counted(self, tasks: Sequence[ImageTask]) -> None:
+        """Take over the counts of tasks after a batch; save if it is time to."""
+        for task in tasks:
+            self._take(task)
+        if time.monotonic() - self._saved >= SAVE_SECONDS:
+            self.save()
+        self._report()
+
+    def finished(self, task: ImageTask) -> None:
+        """Take over the counts of a task that has all that its plan wants."""
+        image = replace(self._take(task), finished=True)
+        self._pending[task.image_id] = image
+        del self._images[task.image_id]
+        self._done += 1
+        self._certified += self._is_certified(image)
+        self._report()
+
+    def save(self) -> None:
+        """Write what has changed."""
+        if self._pending:
+            self._store.save_images(self._run.name, self._pending.values())
+            self._pending = {}
+        self._saved = time.monotonic()
+
+    def _take(self, task: ImageTask) -> StoredImage:
+        before = self._images[task.image_id]
+        self._calls += task.calls - sum(counts.n for counts in before.counts.values())
+        image = replace(before, counts=dict(task.counts), seconds=task.seconds)
+        self._images[task.image_id] = self._pending[task.image_id] = image
+        return image
+
+    def _is_certified(self, image: StoredImage) -> bool:
+        return self._request.plan.certificate(image.counts, self._setting).label is not None
+
+    def _report(self) -> None:
+        if self._progress is None:
+            return
+        seconds, total = time.monotonic() - self._began, len(self._request.indices)
+        here = self._done - (total - len(self._todo))
+        left = seconds / here * (total - self._done) if here else None
+        self._progress(
+            RunProgress(
+                self._run.name, self._done, total, self._certified, self._calls, seconds, left
+            )
+        )

@@ -1,0 +1,143 @@
+"""What the commands show: progress, tables, cards, JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
+from rich.table import Table
+
+from denoised_smoothing.reporting import (
+    Row,
+    RunResults,
+    comparison,
+    default_radii,
+    to_rich,
+)
+
+if TYPE_CHECKING:
+    from denoised_smoothing.runs import RunProgress
+
+out, err = Console(), Console(stderr=True)
+
+
+@contextmanager
+def run_bar() -> Iterator[Callable[[RunProgress], None]]:
+    """A progress bar on standard error: images done, certified so far, queries, time left."""
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("images, {task.fields[certified]} certified, {task.fields[calls]:,} queries"),
+        TextColumn("{task.fields[left]}"),
+    )
+    with Progress(*columns, console=err, transient=True) as bar:
+        task = bar.add_task("certifying", total=None, certified=0, calls=0, left="")
+
+        def show(progress: RunProgress) -> None:
+            bar.update(
+                task,
+                description=progress.run,
+                completed=progress.images_done,
+                total=progress.images,
+                certified=progress.certified,
+                calls=progress.calls,
+                left="" if progress.seconds_left is None else _left(progress.seconds_left),
+            )
+
+        yield show
+
+
+def print_json(value: Any) -> None:
+    """One JSON value on standard output."""
+    print(json.dumps(value))  # noqa: T201
+
+
+def print_results(
+    results: Sequence[RunResults], radii: Sequence[float] | None, store: str, *, as_json: bool
+) -> None:
+    """The table of some runs and what to do with them next."""
+    rows = comparison(results, radii or default_radii(results))
+    names = [result.run.name for result in results]
+    if as_json:
+        print_json({"store": store, "runs": names, "rows": plain_rows(rows)})
+        return
+    out.print(to_rich(rows))
+    out.print(f"Stored as {', '.join(names)} in {store}. Next:", markup=False, soft_wrap=True)
+    for name in names:
+        at = "" if store == "runs.sqlite" else f" --store {store}"
+        for command in (
+            f"report {name} --output report.html",
+            f"export {name} --output {name}.tsv",
+        ):
+            out.print(f"  denoised-smoothing {command}{at}", markup=False, soft_wrap=True)
+
+
+def plain_rows(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """The rows of a comparison as plain values, shares rounded down by their construction."""
+    return [
+        {
+            "method": row.method,
+            "sigma": row.sigma,
+            "measure": row.measure,
+            "certified": {f"{cell.radius:g}": cell.certified for cell in row.cells},
+            "images": row.cells[0].images,
+            **(
+                {}
+                if row.summary is None
+                else {
+                    "average_certified_radius": row.summary.average_radius,
+                    "abstained": row.summary.abstained,
+                    "unfinished": row.summary.unfinished,
+                    "seconds_per_image": row.summary.seconds,
+                    "calls": row.summary.calls,
+                }
+            ),
+        }
+        for row in rows
+    ]
+
+
+def print_card(path: Path, card: Mapping[str, str], *, as_json: bool) -> None:
+    """Where trained weights are, and their card."""
+    if as_json:
+        print_json({"output": str(path), **card})
+        return
+    table = Table("card", str(path), box=None, pad_edge=False, show_header=True)
+    for name, value in card.items():
+        table.add_row(name, value)
+    out.print(table)
+
+
+def print_written(path: Path, *, as_json: bool) -> None:
+    """That a file was written."""
+    if as_json:
+        print_json({"output": str(path)})
+    else:
+        out.print(f"wrote {path}", markup=False, soft_wrap=True)
+
+
+def print_rows(rows: Sequence[Mapping[str, Any]], *, as_json: bool) -> None:
+    """Rows with the same keys as a table, or as a JSON array."""
+    if as_json:
+        print_json(rows)
+        return
+    if not rows:
+        out.print("none")
+        return
+    table = Table(*rows[0], box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*(str(value) for value in row.values()))
+    out.print(table)
+
+
+def _left(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02} left" if hours else f"{minutes}:{rest:02} left"

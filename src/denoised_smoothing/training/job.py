@@ -1,0 +1,209 @@
+"""What every training shares: data, folder, checkpoints, logs, going on, and the card."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import signal
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from torch.utils.data import DataLoader
+
+from denoised_smoothing.datasets import ImageDataset
+from denoised_smoothing.errors import SettingError, TrainingError
+from denoised_smoothing.training.config import TrainingConfig
+from denoised_smoothing.training.data import (
+    EpochSampler,
+    Preparation,
+    SampleStream,
+    ValidationImages,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A training: settings, data, and where its results go.
+
+    Args:
+        config: the settings.
+        dataset: images to train on.
+        preparation: channels, size and augmentation of the samples.
+        output: the safetensors file to write; checkpoints and logs go to ``output.training/``.
+        validation: images for validation, or None for the training images without augmentation.
+        validation_limit: how many of them.
+        command: the command that was typed, for the card.
+        workers: processes that decode images.
+        trainer_flags: arguments of ``lightning.Trainer``: accelerator, devices, precision, ...
+    """
+
+    config: TrainingConfig
+    dataset: ImageDataset
+    preparation: Preparation
+    output: Path
+    validation: ImageDataset | None = None
+    validation_limit: int = 500
+    command: str = ""
+    workers: int = 0
+    trainer_flags: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def folder(self) -> Path:
+        """Where checkpoints and logs are."""
+        return self.output.with_name(self.output.name + ".training")
+
+    def identity(self) -> dict[str, Any]:
+        """What must be the same for a training to go on from its checkpoint."""
+        return {
+            **self.config.to_dict(),
+            **{f"preparation.{name}": value for name, value in asdict(self.preparation).items()},
+            "data": f"{self.dataset.name} {self.dataset.fingerprint[:12]}",
+        }
+
+    def fit(self, module: lightning.LightningModule) -> dict[str, str]:
+        """Train ``module`` to its end, from the last checkpoint if there is one.
+
+        Returns:
+            The card: data, command, seed, settings, measured quality, time, versions.
+
+        Raises:
+            SettingError: the output exists already.
+            TrainingError: a checkpoint of other settings is there, the loss became NaN, or it
+                was interrupted (Ctrl-C).
+        """
+        if self.output.exists():
+            raise SettingError(f"{self.output} exists already; choose another output or remove it")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        checkpoint = self._checkpoint_to_resume()
+        began = time.monotonic()
+        with _without_advice():
+            trainer = self._trainer()
+            self._run(trainer, module, checkpoint)
+            # The last step need not have been the end of an epoch.
+            trainer.validate(module, self._validation_loader(), verbose=False)
+        seconds = time.monotonic() - began
+        return self._card(trainer, f"{seconds:.0f}{' since it was resumed' if checkpoint else ''}")
+
+    def _run(
+        self, trainer: lightning.Trainer, module: lightning.LightningModule, checkpoint: Path | None
+    ) -> None:
+        try:
+            trainer.fit(
+                module,
+                self._training_loader(trainer),
+                self._validation_loader(),
+                ckpt_path=checkpoint,
+                weights_only=True,
+            )
+        except SystemExit:  # what Lightning makes of Ctrl-C, which it leaves switched off
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        if trainer.global_step < self.config.steps:
+            raise TrainingError(
+                f"the training was interrupted at step {trainer.global_step} of "
+                f"{self.config.steps}; the same command continues it from the last checkpoint"
+            )
+
+    def _checkpoint_to_resume(self) -> Path | None:
+        """The last checkpoint, if its training had the same settings."""
+        settings, checkpoint = self.folder / "settings.json", self.folder / "last.ckpt"
+        identity = json.loads(json.dumps(self.identity()))
+        if checkpoint.exists() and settings.exists():
+            before = json.loads(settings.read_text())
+            differs = [
+                f"{name} ({before.get(name)} there, {identity.get(name)} asked)"
+                for name in sorted(before.keys() | identity.keys())
+                if before.get(name) != identity.get(name)
+            ]
+            if differs:
+                raise TrainingError(
+                    f"{self.folder} holds a training with other settings: {', '.join(differs)}; "
+                    "choose another output, or remove that folder to start anew"
+                )
+            return checkpoint
+        settings.write_text(json.dumps(identity, indent=1))
+        return None
+
+    def _trainer(self) -> lightning.Trainer:
+        flags: dict[str, Any] = {
+            "max_steps": self.config.steps,
+            "max_epochs": math.ceil(self.config.steps / self.config.epoch_steps),
+            "gradient_clip_val": self.config.clip,
+            "logger": [
+                CSVLogger(self.folder, name=None, version="log"),
+                TensorBoardLogger(self.folder, name=None, version="log"),
+            ],
+            "callbacks": [
+                ModelCheckpoint(
+                    self.folder, "last", save_on_train_epoch_end=True, enable_version_counter=False
+                )
+            ],
+            "log_every_n_steps": 20,
+            "num_sanity_val_steps": 0,
+            "use_distributed_sampler": False,
+            "enable_model_summary": False,
+            **self.trainer_flags,
+        }
+        return lightning.Trainer(**flags)
+
+    def _training_loader(self, trainer: lightning.Trainer) -> DataLoader[Any]:
+        world = trainer.world_size
+        size = self.config.epoch_steps * self.config.batch_size * world
+        return DataLoader(
+            SampleStream(self.dataset, self.preparation, self.config.seed),
+            batch_size=self.config.batch_size,
+            sampler=EpochSampler(size, trainer.global_rank, world),
+            num_workers=self.workers,
+            persistent_workers=self.workers > 0,
+        )
+
+    def _validation_loader(self) -> DataLoader[Any]:
+        images = ValidationImages(
+            self.validation or self.dataset, self.preparation, self.validation_limit
+        )
+        return DataLoader(images, batch_size=100)
+
+    def _card(self, trainer: lightning.Trainer, seconds: str) -> dict[str, str]:
+        quality = {
+            name: round(float(value), 6)
+            for name, value in trainer.callback_metrics.items()
+            if name.startswith(("validation_", "accuracy_"))
+        }
+        judged_on = self.validation or self.dataset
+        return {
+            "data": self.dataset.name,
+            "data_fingerprint": self.dataset.fingerprint,
+            "command": self.command,
+            "seed": str(self.config.seed),
+            "settings": json.dumps(self.config.to_dict()),
+            "quality": json.dumps(quality),
+            "validation": f"first {min(self.validation_limit, len(judged_on))} images of "
+            f"{judged_on.name}",
+            "seconds": seconds,
+            "versions": json.dumps(
+                {"torch": torch.__version__, "lightning": lightning.__version__}
+            ),
+        }
+
+
+@contextmanager
+def _without_advice() -> Iterator[None]:
+    """Hold back Lightning's advice on workers, folders and its other products."""
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"lightning\.")
+            yield
+    finally:
+        logger.setLevel(level)

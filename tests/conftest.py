@@ -1,0 +1,21 @@
+"""In all tests, annotations of the modules that handle arrays are checked at run time."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+from jaxtyping import install_import_hook
+
+
+def array_modules(package: str = "denoised_smoothing") -> list[str]:
+    """Modules with array shapes; the others are left alone, where tests give wrong types."""
+    spec = find_spec(package)
+    assert spec is not None
+    [root] = map(Path, spec.submodule_search_locations or ())
+    files = [path for path in root.rglob("*.py") if "jaxtyping" in path.read_text("utf-8")]
+    return [".".join((package, *path.relative_to(root).with_suffix("").parts)) for path in files]
+
+
+# Before the package is imported by a test; modules imported later are checked as well.
+install_import_hook(array_modules(), "beartype.beartype")

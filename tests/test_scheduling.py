@@ -1,0 +1,288 @@
+"""scheduling.py, with votes that are known in advance instead of a network."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from denoised_smoothing import scheduling
+from denoised_smoothing.certificates.certificate import FixedBudget
+from denoised_smoothing.certificates.counts import LabelCounts, Stage
+from denoised_smoothing.scheduling import ImageTask, Part, spend
+
+IMAGE = np.zeros((1, 2, 2), np.float32)
+CLASSES = 3
+Counts = dict[Stage, LabelCounts]
+Copy = tuple[str, Stage, int]
+reproducible = settings(derandomize=True, deadline=None, max_examples=150)
+sizes = {
+    "chunk": st.integers(1, 12),
+    "forward": st.integers(1, 10),
+    "batch_size": st.integers(1, 40),
+}
+
+
+def vote(image_id: str, stage: Stage, number: int) -> int:
+    """The label of a copy, which depends on nothing else; -1 for some."""
+    return (7 * number + 3 * len(stage) + 5 * int(image_id)) % (CLASSES + 1) - 1
+
+
+def counts_of(image_id: str, **copies: int) -> Counts:
+    """Counts of the first copies of each stage."""
+    counts = {}
+    for name, n in copies.items():
+        stage = Stage(name)
+        votes = Counter(vote(image_id, stage, number) for number in range(n))
+        by_label = tuple(votes[label] for label in range(CLASSES))
+        counts[stage] = LabelCounts("run", image_id, stage, by_label, votes[-1])
+    return counts
+
+
+def task_of(image_id: str, **copies: int) -> ImageTask:
+    return ImageTask("run", image_id, IMAGE, counts_of(image_id, **copies))
+
+
+@dataclass
+class FakeDraw:
+    """Votes of copies; records the batches. Takes ``pace`` seconds a copy of its own clock."""
+
+    pace: float = 0.0
+    now: float = 0.0
+    batches: list[list[Part]] = field(default_factory=list)
+
+    def __call__(self, parts: Sequence[Part]) -> list[tuple[list[int], int]]:
+        assert parts, "drawing nothing is no work"
+        self.batches.append(list(parts))
+        self.now += self.pace * self.sizes[-1]
+        answer = []
+        for part in parts:
+            votes = Counter(
+                vote(part.task.image_id, part.stage, number)
+                for number in range(part.start, part.stop)
+            )
+            answer.append(([votes[label] for label in range(CLASSES)], votes[-1]))
+        return answer
+
+    @property
+    def sizes(self) -> list[int]:
+        return [sum(part.size for part in batch) for batch in self.batches]
+
+    @property
+    def copies(self) -> list[Copy]:
+        return [
+            (part.task.image_id, part.stage, number)
+            for batch in self.batches
+            for part in batch
+            for number in range(part.start, part.stop)
+        ]
+
+    def images(self, batch: int) -> list[str]:
+        return [part.task.image_id for part in self.batches[batch]]
+
+
+def run(
+    tasks: Iterable[ImageTask], draw: FakeDraw, n0: int = 5, n: int = 20, **options: Any
+) -> list[ImageTask]:
+    options = {"chunk": 10, "forward": 4, "batch_size": 16, **options}
+    return list(spend(tasks, FixedBudget(n0, n).targets, draw, **options))
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> FakeDraw:
+    """A draw whose clock is the scheduler's."""
+    draw = FakeDraw(pace=0.01)
+    clock = SimpleNamespace(perf_counter=lambda: draw.now)
+    monkeypatch.setattr(scheduling, "time", clock)
+    return draw
+
+
+class TestEveryCopyIsCountedOnce:
+    @reproducible
+    @given(images=st.integers(1, 5), n0=st.integers(1, 15), n=st.integers(1, 50), **sizes)
+    def test_whatever_the_sizes(self, images: int, n0: int, n: int, **options: int) -> None:
+        draw = FakeDraw()
+        done = run((task_of(str(i)) for i in range(images)), draw, n0, n, **options)
+        stages = {Stage.SELECTION: n0, Stage.ESTIMATION: n}
+        assert Counter(draw.copies) == Counter(
+            (str(i), stage, number)
+            for i in range(images)
+            for stage, copies in stages.items()
+            for number in range(copies)
+        )
+        assert [task.counts for task in done] == [
+            counts_of(str(i), selection=n0, estimation=n) for i in range(images)
+        ]
+        assert {task.calls for task in done} == {n0 + n}
+
+    @reproducible
+    @given(
+        images=st.lists(st.tuples(st.integers(0, 9), st.integers(0, 35)), min_size=1, max_size=5),
+        **sizes,
+    )
+    def test_resumed_from_any_counts(self, images: list[tuple[int, int]], **options: int) -> None:
+        draw = FakeDraw()
+        tasks = [
+            task_of(str(i), selection=had[0], estimation=had[1]) for i, had in enumerate(images)
+        ]
+        done = run(tasks, draw, n0=9, n=35, **options)
+        assert {task.image_id: task.counts for task in done} == {
+            str(i): counts_of(str(i), selection=9, estimation=35) for i in range(len(images))
+        }
+        assert len(draw.copies) == sum(9 - n0 + 35 - n for n0, n in images)
+        assert len(set(draw.copies)) == len(draw.copies)
+
+    @pytest.mark.parametrize("killed_after", range(1, 8))
+    def test_a_killed_run_goes_on_from_its_finished_batches(self, killed_after: int) -> None:
+        stored: dict[str, Counts] = {}
+        batches = 0
+
+        def save(tasks: Sequence[ImageTask]) -> None:
+            nonlocal batches
+            stored.update({task.image_id: dict(task.counts) for task in tasks})
+            batches += 1
+            if batches == killed_after:
+                raise KeyboardInterrupt
+
+        options = {"chunk": 10, "forward": 4, "batch_size": 8}
+        with pytest.raises(KeyboardInterrupt):
+            run([task_of(str(i)) for i in range(3)], FakeDraw(), **options, on_batch=save)
+        resumed = [ImageTask("run", str(i), IMAGE, stored.get(str(i), {})) for i in range(3)]
+        done = run(resumed, FakeDraw(), **options)
+        assert {task.image_id: task.counts for task in done} == {
+            str(i): counts_of(str(i), selection=5, estimation=20) for i in range(3)
+        }
+
+    @reproducible
+    @given(**sizes)
+    def test_of_a_plan_whose_targets_grow(self, **options: int) -> None:
+        def targets(counts: Mapping[Stage, LabelCounts]) -> dict[Stage, int]:
+            """10 copies, and 10 more whenever they are there, until 12 are labelled 0."""
+            had = counts.get(Stage.ESTIMATION, LabelCounts("run", "0", Stage.ESTIMATION))
+            return {Stage.ESTIMATION: had.n if had.of(0) >= 12 else (had.n // 10 + 1) * 10}
+
+        def until_enough() -> int:
+            labels = [vote("0", Stage.ESTIMATION, number) for number in range(100)]
+            return next(n for n in range(10, 100, 10) if labels[:n].count(0) >= 12)
+
+        draw = FakeDraw()
+        options["chunk"], options["forward"] = 10, 10  # the plan looks at whole tens
+        [task] = spend([ImageTask("run", "0", IMAGE)], targets, draw, **options)
+        assert task.counts == counts_of("0", estimation=until_enough())
+        assert draw.copies == [("0", Stage.ESTIMATION, number) for number in range(task.calls)]
+
+    def test_a_finished_task_is_yielded_without_drawing(self) -> None:
+        draw = FakeDraw()
+        finished, fresh = task_of("0", selection=5, estimation=20), task_of("1")
+        assert run([finished, fresh], draw) == [finished, fresh]
+        assert {image_id for image_id, *_ in draw.copies} == {"1"}
+
+    def test_no_tasks_are_no_work(self) -> None:
+        draw = FakeDraw()
+        assert run([], draw) == []
+        assert draw.batches == []
+
+
+class TestBatches:
+    @reproducible
+    @given(images=st.integers(1, 5), n0=st.integers(1, 15), n=st.integers(1, 50), **sizes)
+    def test_are_whole_forward_passes_but_for_the_last_and_no_larger_than_asked(
+        self, images: int, n0: int, n: int, **options: int
+    ) -> None:
+        draw = FakeDraw()
+        run([task_of(str(i)) for i in range(images)], draw, n0, n, **options)
+        forward, batch_size = options["forward"], options["batch_size"]
+        assert all(size % forward == 0 for size in draw.sizes[:-1])
+        assert max(draw.sizes) <= max(forward, batch_size)
+
+    @reproducible
+    @given(n=st.integers(1, 50), **sizes)
+    def test_a_part_never_spans_two_chunks(self, n: int, **options: int) -> None:
+        draw = FakeDraw()
+        run([task_of("0"), task_of("1")], draw, n=n, **options)
+        for part in (part for batch in draw.batches for part in batch):
+            assert part.start // options["chunk"] == (part.stop - 1) // options["chunk"]
+
+    def test_are_shared_by_several_images(self, clock: FakeDraw) -> None:
+        clock.pace = 1e-6
+        run([task_of(str(i)) for i in range(4)], clock, n0=2, n=8, forward=4, batch_size=100)
+        assert [set(clock.images(batch)) for batch in range(2)] == [{"0"}, {"0", "1", "2", "3"}]
+
+    def test_begin_with_one_forward_pass_and_grow_to_half_a_second(self, clock: FakeDraw) -> None:
+        run([task_of("0")], clock, n0=4, n=200, forward=4, batch_size=1000)
+        assert clock.sizes[:3] == [4, 48, 48]  # 50 copies take half a second, 48 are whole passes
+
+    def test_follow_the_rate(self, clock: FakeDraw) -> None:
+        def slow_down(_: Sequence[ImageTask]) -> None:
+            clock.pace *= 10
+
+        clock.pace = 0.001
+        run([task_of("0")], clock, n0=4, n=1000, batch_size=1000, on_batch=slow_down)
+        assert clock.sizes[:4] == [4, 500, 48, 4]
+
+    def test_of_a_slow_classifier_are_one_forward_pass(self, clock: FakeDraw) -> None:
+        clock.pace = 10
+        run([task_of("0")], clock, n0=4, n=20, forward=4, batch_size=1000)
+        assert clock.sizes == [4] * 6
+
+    def test_a_batch_size_below_a_forward_pass_gives_whole_forward_passes(self) -> None:
+        draw = FakeDraw()
+        run([task_of("0")], draw, n0=4, n=20, forward=4, batch_size=1)
+        assert draw.sizes == [4] * 6
+
+    def test_seconds_are_shared_by_copies(self, clock: FakeDraw) -> None:
+        tasks = run([task_of("0"), task_of("1", selection=5, estimation=10)], clock)
+        assert [task.seconds for task in tasks] == pytest.approx([25 * 0.01, 10 * 0.01])
+
+
+class TestTasks:
+    def test_are_pulled_only_when_there_is_room(self) -> None:
+        pulled: list[str] = []
+
+        def source() -> Iterator[ImageTask]:
+            for i in range(100):
+                pulled.append(str(i))
+                yield task_of(str(i))
+
+        draw = FakeDraw()
+        going = spend(source(), FixedBudget(5, 20).targets, draw, chunk=10, forward=4, batch_size=8)
+        assert pulled == []
+        for done in range(1, 5):
+            assert next(going).image_id == str(done - 1)
+            assert len(pulled) == len({image_id for image_id, *_ in draw.copies}) <= done + 1
+
+    def test_finish_in_the_order_in_which_they_come(self) -> None:
+        done = run([task_of(str(i)) for i in (3, 1, 2)], FakeDraw(), batch_size=40)
+        assert [task.image_id for task in done] == ["3", "1", "2"]
+
+    def test_of_a_batch_are_told_once_each_with_their_new_counts(self) -> None:
+        draw, told = FakeDraw(), []
+
+        def listen(tasks: Sequence[ImageTask]) -> None:
+            assert [task.image_id for task in tasks] == list(
+                dict.fromkeys(draw.images(len(draw.batches) - 1))
+            )
+            told.append({task.image_id: task.calls for task in tasks})
+
+        run([task_of(str(i)) for i in range(3)], draw, on_batch=listen)
+        assert len(told) == len(draw.batches)
+        for number, calls in enumerate(told):
+            so_far = FakeDraw(batches=draw.batches[: number + 1])
+            counted = Counter(image_id for image_id, *_ in so_far.copies)
+            assert calls == {image_id: counted[image_id] for image_id in calls}
+
+    def test_keep_their_counts_when_a_draw_fails(self) -> None:
+        def failing(_: Sequence[Part]) -> list[tuple[list[int], int]]:
+            raise ConnectionError("no answer")
+
+        task = task_of("0", selection=3)
+        with pytest.raises(ConnectionError, match="no answer"):
+            run([task], failing)  # type: ignore[arg-type]
+        assert task.counts == counts_of("0", selection=3)

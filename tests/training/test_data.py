@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+
+from denoised_smoothing.datasets import ImageDataset
+from denoised_smoothing.errors import ImageError
+from denoised_smoothing.training.data import (
+    EpochSampler,
+    Preparation,
+    SampleStream,
+    ValidationImages,
+)
+
+PLAIN = Preparation(1, flip=False)
+
+
+def numbered(count: int) -> ImageDataset:
+    """Image k is of one value, k / 255, and has label k; the last has none."""
+    return ImageDataset(
+        name="numbered",
+        fingerprint="",
+        image_ids=[str(index) for index in range(count)],
+        read=lambda index: np.full((1, 4, 4), index / 255, np.float32),
+        labels=[*range(count - 1), None],
+    )
+
+
+def unlike(height: int, width: int, channels: int = 1) -> ImageDataset:
+    """One image, in which no two values are equal."""
+    size = channels * height * width
+    values = np.arange(1, size + 1, dtype=np.float32).reshape(channels, height, width) / size
+    return ImageDataset("unlike", "", ["first"], lambda index: values, [3])
+
+
+def order(stream: SampleStream, numbers: Sequence[int] | range) -> list[int]:
+    return [round(float(stream[number][0][0, 0, 0]) * 255) for number in numbers]
+
+
+def test_each_pass_is_a_permutation_of_its_own() -> None:
+    stream = SampleStream(numbered(40), PLAIN, seed=0)
+    passes = [order(stream, range(40 * p, 40 * (p + 1))) for p in range(3)]
+    for one in passes:
+        assert sorted(one) == list(range(40))
+    assert passes[0] != passes[1] != passes[2] != passes[0]
+
+
+def test_order_follows_from_the_seed() -> None:
+    first, again, other = (SampleStream(numbered(40), PLAIN, seed) for seed in (0, 0, 1))
+    assert order(first, range(80)) == order(again, reversed(range(80)))[::-1]
+    assert order(first, range(40)) != order(other, range(40))
+
+
+def test_a_sample_is_image_label_and_number() -> None:
+    stream = SampleStream(numbered(3), PLAIN, seed=0)
+    for number in range(3, 6):
+        image, label, stated = stream[number]
+        assert image.dtype == torch.float32
+        assert stated == number
+        assert label == (-1 if image[0, 0, 0] * 255 == 2 else round(float(image[0, 0, 0]) * 255))
+
+
+def test_augmentation_is_keyed_by_number() -> None:
+    preparation = Preparation(1, crop=4, pad=1)
+    stream, again = (SampleStream(unlike(6, 6), preparation, seed=0) for _ in range(2))
+    samples = [stream[number][0] for number in range(30)]
+    for number in reversed(range(30)):
+        assert torch.equal(again[number][0], samples[number])
+    assert len({tuple(sample.flatten().tolist()) for sample in samples}) > 15
+
+
+def test_crops_are_windows_of_the_padded_image() -> None:
+    dataset = unlike(5, 6, channels=3)
+    padded = np.pad(dataset.read(0), ((0, 0), (2, 2), (2, 2)))
+    windows = {
+        padded[:, i : i + 4, j : j + 4].tobytes(): (i, j) for i in range(6) for j in range(7)
+    }
+    assert len(windows) == 42
+    stream = SampleStream(dataset, Preparation(3, crop=4, pad=2, flip=False), seed=0)
+    found = {windows[stream[number][0].numpy().tobytes()] for number in range(400)}
+    # Any one of 42 windows is missed by all of 400 with probability 42 * (41 / 42)^400 < 0.003.
+    assert found == set(windows.values())
+
+
+def test_half_of_the_samples_are_mirrored() -> None:
+    dataset = unlike(4, 4)
+    stream = SampleStream(dataset, Preparation(1), seed=0)
+    mirrored = 0
+    for number in range(400):
+        image = stream[number][0].numpy()
+        mirrored += int(np.array_equal(image, dataset.read(0)[:, :, ::-1]))
+        assert any(np.array_equal(image, dataset.read(0)[:, :, ::step]) for step in (1, -1))
+    assert 160 <= mirrored <= 240  # four standard deviations: false alarm below 1e-4
+
+
+def test_resizes_before_cropping() -> None:
+    sample = SampleStream(unlike(12, 20), Preparation(1, resolution=8, crop=6), seed=0)[0]
+    assert sample[0].shape == (1, 6, 6)
+    assert SampleStream(unlike(12, 20), Preparation(1, resolution=8), seed=0)[0][0].shape[1:] == (
+        8,
+        8,
+    )
+
+
+def test_images_smaller_than_the_crops_are_refused() -> None:
+    with pytest.raises(ImageError, match="image first is 9x5 pixels, smaller than crops of 6"):
+        SampleStream(unlike(5, 9), Preparation(1, crop=6, pad=4), seed=0)[0]
+
+
+def test_images_of_other_channels_are_refused() -> None:
+    with pytest.raises(ImageError, match=r"is grey, but .* RGB"):
+        ValidationImages(unlike(4, 4), Preparation(3), limit=1)[0]
+
+
+def test_validation_is_the_first_images_in_order() -> None:
+    images = ValidationImages(numbered(5), Preparation(1), limit=3)
+    assert len(images) == 3
+    assert [images[index][1:] for index in range(3)] == [(0, 0), (1, 1), (2, 2)]
+    assert len(ValidationImages(numbered(5), Preparation(1), limit=9)) == 5
+
+
+def test_validation_takes_the_middle() -> None:
+    dataset = unlike(6, 9)
+    image = ValidationImages(dataset, Preparation(1, crop=4, pad=2), limit=1)[0][0]
+    assert np.array_equal(image.numpy(), dataset.read(0)[:, 1:5, 2:6])
+    whole = ValidationImages(dataset, Preparation(1), limit=1)[0][0]
+    assert np.array_equal(whole.numpy(), dataset.read(0))
+
+
+def epoch(sampler: EpochSampler, number: int) -> list[int]:
+    sampler.set_epoch(number)
+    return list(sampler)
+
+
+def test_resuming_at_an_epoch_equals_going_on() -> None:
+    sampler = EpochSampler(12, rank=0, world_size=1)
+    assert len(sampler) == 12
+    assert [n for e in range(4) for n in epoch(sampler, e)] == list(range(48))
+    assert epoch(EpochSampler(12, rank=0, world_size=1), 2) == list(range(24, 36))
+
+
+@pytest.mark.parametrize("world", [2, 3, 4])
+def test_devices_share_an_epoch(world: int) -> None:
+    samplers = [EpochSampler(12, rank, world) for rank in range(world)]
+    parts = [epoch(sampler, 1) for sampler in samplers]
+    assert [len(part) for part in parts] == [len(sampler) for sampler in samplers]
+    assert {len(part) for part in parts} == {12 // world}
+    assert sorted(number for part in parts for number in part) == list(range(12, 24))

@@ -1,0 +1,321 @@
+"""Small real trainings on the digits, from the first step to the file."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from denoised_smoothing.classifiers import CifarResNet, ImageClassifier
+from denoised_smoothing.datasets import load_dataset
+from denoised_smoothing.denoisers import load_denoiser_file
+from denoised_smoothing.errors import SettingError, TrainingError, WeightsError
+from denoised_smoothing.training.config import Objective, TrainingConfig
+from denoised_smoothing.training.data import Preparation
+from denoised_smoothing.training.fit import TrainingJob, train_denoiser
+
+pytest.importorskip("sklearn")
+
+SIGMA = 0.5
+EPOCH = 10  # steps, of 16 images
+CONFIG = TrainingConfig(sigma=SIGMA, steps=45, batch_size=16, learning_rate=5e-3, epoch_steps=EPOCH)
+QUIET = {"accelerator": "cpu", "enable_progress_bar": False}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Sums over several threads may differ in the last bit."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def digits_job(folder: Path, **changes: Any) -> TrainingJob:
+    job = TrainingJob(
+        CONFIG,
+        "unet",
+        load_dataset("digits:train"),
+        Preparation(1, flip=False, pad=1, crop=8),
+        folder / "denoiser.safetensors",
+        validation=load_dataset("digits:test"),
+        validation_limit=100,
+        architecture_options={"width": 8, "outer": 1, "inner": 1},
+        command="denoised-smoothing train digits:train",
+        trainer_flags=QUIET,
+    )
+    return replace(job, **changes)
+
+
+def after(images: int, job: TrainingJob, what: Callable[[np.ndarray], np.ndarray]) -> TrainingJob:
+    """The job, in which ``what`` happens to every image after so many."""
+    whole, read = job.dataset.read, [0]
+
+    def counting(index: int) -> np.ndarray:
+        read[0] += 1
+        return whole(index) if read[0] <= images else what(whole(index))
+
+    return replace(job, dataset=replace(job.dataset, read=counting))
+
+
+def interrupt(image: np.ndarray) -> np.ndarray:
+    raise KeyboardInterrupt
+
+
+def weights(path: Path) -> dict[str, Tensor]:
+    return load_denoiser_file(path).state_dict()
+
+
+def assert_same(first: Path, second: Path) -> None:
+    one, other = weights(first), weights(second)
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def classifier(seed: int = 0) -> ImageClassifier:
+    torch.manual_seed(seed)
+    return ImageClassifier(CifarResNet(8, channels=1), (0.5,), (0.5,))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> TrainingJob:
+    job = digits_job(tmp_path_factory.mktemp("finished"), judges={"resnet8": classifier()})
+    assert train_denoiser(job) == job.output
+    return job
+
+
+@pytest.fixture
+def unwritten(finished: TrainingJob, tmp_path: Path) -> TrainingJob:
+    """The finished training as if it had been killed before it wrote its file."""
+    job = replace(finished, output=tmp_path / finished.output.name)
+    shutil.copytree(finished.folder, job.folder)
+    return job
+
+
+def test_the_error_falls(finished: TrainingJob) -> None:
+    with (finished.folder / "log" / "metrics.csv").open() as file:
+        errors = [float(row["validation_mse"]) for row in csv.DictReader(file)]
+    quality = json.loads(load_denoiser_file(finished.output).card["quality"])
+    assert len(errors) == 5
+    assert quality["validation_mse"] == pytest.approx(errors[-1], abs=1e-6)
+    assert errors[-1] < 0.8 * errors[0]
+    assert errors[-1] < 0.3 * SIGMA**2
+
+
+def test_the_card_is_complete(finished: TrainingJob) -> None:
+    card = load_denoiser_file(finished.output, "unet").card
+    assert card.keys() == {
+        *("architecture", "config", "image_channels", "sigma_min", "sigma_max", "objective"),
+        *("data", "data_fingerprint", "start", "command", "seed", "settings", "quality"),
+        *("validation", "seconds", "versions"),
+    }
+    assert card["architecture"] == "unet"
+    assert (card["sigma_min"], card["sigma_max"]) == ("0.5", "0.5")
+    assert (card["objective"], card["seed"], card["image_channels"]) == ("mse", "0", "1")
+    assert (card["data"], card["data_fingerprint"]) == (
+        "digits:train",
+        finished.dataset.fingerprint,
+    )
+    assert card["command"] == "denoised-smoothing train digits:train"
+    assert card["validation"] == "first 100 images of digits:test"
+    assert json.loads(card["settings"]) == CONFIG.to_dict()
+    assert json.loads(card["versions"])["torch"] == torch.__version__
+    assert int(card["seconds"]) >= 0
+
+
+def test_quality_is_that_of_the_weights_in_the_file(finished: TrainingJob) -> None:
+    """Measured here with other noise on the same images, so to within some percent."""
+    denoiser = load_denoiser_file(finished.output)
+    quality = json.loads(denoiser.card["quality"])
+    assert finished.validation is not None
+    clean = torch.stack([torch.from_numpy(finished.validation[i].image) for i in range(100)])
+    noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        error = (denoiser(clean + SIGMA * noise, SIGMA) - clean).square().mean()
+    assert quality["validation_mse"] == pytest.approx(float(error), rel=0.1)
+    assert quality["validation_psnr"] == pytest.approx(
+        -10 * np.log10(quality["validation_mse"]), abs=1e-3
+    )
+    assert 0 <= quality["accuracy_resnet8"] <= 1
+
+
+def test_nothing_but_its_own_is_printed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    config = replace(CONFIG, steps=1)
+    train_denoiser(digits_job(tmp_path, config=config))
+    assert capfd.readouterr() == ("", "")
+
+
+def test_interrupted_and_resumed_is_as_in_one_go(finished: TrainingJob, tmp_path: Path) -> None:
+    job = digits_job(tmp_path)
+    with pytest.raises(TrainingError, match=r"at step 25 of 45; the same command continues it"):
+        train_denoiser(after(25 * 16, job, interrupt))
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert not job.output.exists()
+    train_denoiser(job)
+    assert_same(job.output, finished.output)
+    assert load_denoiser_file(job.output).card["seconds"].endswith("since it was resumed")
+
+
+def test_killed_and_resumed_is_as_in_one_go(finished: TrainingJob, tmp_path: Path) -> None:
+    script = f"""
+        import importlib.util, os, signal, torch
+        from pathlib import Path
+        torch.set_num_threads(1)
+        spec = importlib.util.spec_from_file_location("test_fit", {__file__!r})
+        test_fit = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(test_fit)
+        job = test_fit.digits_job(Path({str(tmp_path)!r}))
+        kill = lambda image: os.kill(os.getpid(), signal.SIGKILL)
+        test_fit.train_denoiser(test_fit.after(25 * 16, job, kill))
+    """
+    killed = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        check=False,
+    )
+    assert killed.returncode == -signal.SIGKILL
+    job = digits_job(tmp_path)
+    assert (job.folder / "last.ckpt").exists()
+    train_denoiser(job)
+    assert_same(job.output, finished.output)
+
+
+def test_killed_before_it_wrote_its_file(finished: TrainingJob, unwritten: TrainingJob) -> None:
+    """Also, a training whose folder was moved goes on."""
+    train_denoiser(unwritten)
+    assert_same(unwritten.output, finished.output)
+    cards = [load_denoiser_file(job.output).card for job in (finished, unwritten)]
+    assert cards[0]["quality"] == cards[1]["quality"]
+    assert {path.name for path in unwritten.folder.iterdir()} == {
+        "last.ckpt",
+        "log",
+        "settings.json",
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "differs"),
+    [
+        (
+            {"config": replace(CONFIG, learning_rate=0.01, seed=7)},
+            r"learning_rate \(0\.005 there, 0\.01 asked\), seed \(0 there, 7 asked\); choose",
+        ),
+        ({"architecture": "dncnn"}, r"architecture \(unet there, dncnn asked\)"),
+        ({"architecture_options": {"width": 9}}, r"architecture\.width \(8 there, 9 asked\)"),
+        ({"dataset": load_dataset("digits:test")}, r"data \(digits:train \w+ there, digits:test"),
+        ({"preparation": Preparation(1, crop=8, pad=2)}, r"preparation\.pad \(1 there, 2 asked"),
+        ({"surrogates": (nn.Flatten(),)}, r"surrogates \(\[\] there, \['\w+'\] asked\)"),
+        ({"start": Path("other.safetensors")}, r"start \(None there, other\.safetensors asked\)"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_going_on_with_other_settings_is_refused(
+    unwritten: TrainingJob, changes: dict[str, Any], differs: str
+) -> None:
+    before = (unwritten.folder / "settings.json").read_text()
+    with pytest.raises(TrainingError, match=differs):
+        train_denoiser(replace(unwritten, **changes))
+    assert (unwritten.folder / "settings.json").read_text() == before
+
+
+def test_a_checkpoint_with_code_is_not_opened(unwritten: TrainingJob, tmp_path: Path) -> None:
+    mark = tmp_path / "ran"
+
+    class Trap:
+        def __reduce__(self) -> tuple[Callable[[Path], None], tuple[Path]]:
+            return Path.touch, (mark,)
+
+    torch.save({"state_dict": Trap()}, unwritten.folder / "last.ckpt")
+    with pytest.raises(pickle.UnpicklingError, match="[Ww]eights.only"):
+        train_denoiser(unwritten)
+    assert not mark.exists()
+
+
+def test_an_existing_output_is_not_overwritten(finished: TrainingJob) -> None:
+    with pytest.raises(SettingError, match=r"denoiser\.safetensors exists already; choose another"):
+        train_denoiser(finished)
+
+
+@pytest.mark.parametrize("objective", [Objective.STABILITY, Objective.HYBRID])
+def test_stability_needs_a_classifier(objective: Objective, tmp_path: Path) -> None:
+    job = digits_job(tmp_path, config=replace(CONFIG, objective=objective))
+    with pytest.raises(SettingError, match=f"objective {objective} needs at least one classifier"):
+        train_denoiser(job)
+    assert not job.folder.exists()
+
+
+def test_a_loss_of_nan_keeps_the_checkpoint(finished: TrainingJob, tmp_path: Path) -> None:
+    job = digits_job(tmp_path)
+    with pytest.raises(TrainingError, match="loss became nan at step 13; the last checkpoint is"):
+        train_denoiser(after(13 * 16, job, lambda image: image * np.float32("nan")))
+    assert not job.output.exists()
+    train_denoiser(job)
+    assert_same(job.output, finished.output)
+
+
+@pytest.mark.parametrize("steps", [1, 45])
+def test_an_absurd_learning_rate_ends_without_a_file(tmp_path: Path, steps: int) -> None:
+    job = digits_job(tmp_path, config=replace(CONFIG, learning_rate=1e30, steps=steps))
+    with pytest.raises(TrainingError, match=r"became (nan|inf) at step 1; .* Lower the learning"):
+        train_denoiser(job)
+    assert not job.output.exists()
+    assert not (job.folder / "last.ckpt").exists()
+
+
+def test_stability_leaves_the_classifier_alone(tmp_path: Path) -> None:
+    surrogate = classifier()
+    before = {name: tensor.clone() for name, tensor in surrogate.state_dict().items()}
+    config = replace(CONFIG, objective=Objective.STABILITY, steps=4, epoch_steps=2)
+    job = digits_job(tmp_path, config=config, surrogates=[surrogate], judges={"same": surrogate})
+    start = after(3 * 16, job, interrupt)
+    with pytest.raises(TrainingError, match="interrupted"):
+        train_denoiser(start)
+    checkpoint = torch.load(job.folder / "last.ckpt", weights_only=True)
+    assert {name.split(".")[0] for name in checkpoint["state_dict"]} == {"denoiser", "averaged"}
+    train_denoiser(job)
+    for name, tensor in surrogate.state_dict().items():
+        assert torch.equal(tensor, before[name])
+    card = load_denoiser_file(job.output).card
+    assert card["objective"] == "stability"
+    assert json.loads(card["quality"]).keys() == {
+        "validation_mse",
+        "validation_psnr",
+        "accuracy_same",
+    }
+
+
+def test_starts_from_a_file(finished: TrainingJob, tmp_path: Path) -> None:
+    config = replace(CONFIG, learning_rate=1e-9, steps=1)
+    job = digits_job(tmp_path, config=config, start=finished.output)
+    train_denoiser(job)
+    for name, tensor in weights(finished.output).items():
+        torch.testing.assert_close(weights(job.output)[name], tensor, rtol=0, atol=1e-6)
+    assert load_denoiser_file(job.output).card["start"] == "denoiser.safetensors"
+    other = digits_job(tmp_path / "other", start=finished.output, architecture="dncnn")
+    with pytest.raises(WeightsError, match="holds unet, not dncnn"):
+        train_denoiser(other)
+
+
+def test_precision_and_workers_are_those_asked_for(tmp_path: Path) -> None:
+    flags = {**QUIET, "precision": "bf16-mixed"}
+    config = replace(CONFIG, steps=2)
+    job = digits_job(tmp_path, config=config, trainer_flags=flags, workers=1, validation=None)
+    train_denoiser(job)
+    card = load_denoiser_file(job.output).card
+    assert card["validation"] == "first 100 images of digits:train"
+    assert json.loads(card["quality"])["validation_mse"] < SIGMA**2

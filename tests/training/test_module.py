@@ -1,0 +1,185 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from scipy import stats
+from torch import Tensor, nn
+
+from denoised_smoothing.denoisers import DenoiserNetwork, DnCNN
+from denoised_smoothing.errors import TrainingError
+from denoised_smoothing.training.config import Objective, TrainingConfig
+from denoised_smoothing.training.module import DenoiserTraining
+
+
+class Scale(DenoiserNetwork):
+    """Multiplies, and keeps what it was given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.factor = nn.Parameter(torch.ones(1))
+
+    def forward(self, noisy: Tensor, sigma: float | Tensor) -> Tensor:
+        self.seen = noisy.detach(), torch.as_tensor(sigma)
+        return self.factor * noisy
+
+
+class Classes(nn.Module):
+    """A linear classifier that notes whether it is called."""
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.linear = nn.Linear(64, 10)
+        self.calls = 0
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.calls += 1
+        logits: Tensor = self.linear(images.flatten(1))
+        return logits
+
+
+@pytest.fixture(autouse=True)
+def step(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The step [0] and rank [1] that modules without a trainer believe to be at."""
+    now = [0, 0]
+    monkeypatch.setattr(DenoiserTraining, "global_step", property(lambda self: now[0]))
+    monkeypatch.setattr(DenoiserTraining, "global_rank", property(lambda self: now[1]))
+    monkeypatch.setattr(DenoiserTraining, "log", lambda *args, **kwargs: None)
+    return now
+
+
+def batch(count: int = 16, value: float = 0.5) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.full((count, 1, 8, 8), value), torch.zeros(count).long(), torch.arange(count)
+
+
+def noise(training: DenoiserTraining) -> tuple[Tensor, Tensor]:
+    """Noise and sigmas of one training step on grey images."""
+    training.training_step(batch(200), 0)
+    noisy, sigmas = training.denoiser.seen  # type: ignore[attr-defined]
+    return noisy - 0.5, sigmas
+
+
+def test_noise_is_gaussian_of_the_sigma_asked_for() -> None:
+    training = DenoiserTraining(Scale(), TrainingConfig(sigma=0.5))
+    drawn, sigmas = noise(training)
+    torch.testing.assert_close(sigmas, torch.full((200,), 0.5))
+    # Seed fixed; another one would fail with probability 0.001.
+    assert stats.kstest(drawn.flatten() / 0.5, "norm").pvalue > 0.001
+
+
+def test_sigmas_of_a_range_are_uniform_in_the_logarithm() -> None:
+    training = DenoiserTraining(Scale(), TrainingConfig(sigma=0.1, sigma_max=1.0))
+    drawn, sigmas = noise(training)
+    # Seed fixed; another one would fail either test with probability 0.002.
+    assert stats.kstest(1 + sigmas.log10(), "uniform").pvalue > 0.001
+    standard = drawn / sigmas.reshape(-1, 1, 1, 1)
+    assert stats.kstest(standard.flatten(), "norm").pvalue > 0.001
+
+
+def test_noise_is_keyed_by_seed_step_and_device(step: list[int]) -> None:
+    def at(seed: int, number: int, rank: int) -> Tensor:
+        step[:] = number, rank
+        return noise(DenoiserTraining(Scale(), TrainingConfig(seed=seed)))[0]
+
+    assert torch.equal(at(0, 7, 1), at(0, 7, 1))
+    different = [at(0, 0, 0), at(1, 0, 0), at(0, 1, 0), at(0, 0, 1)]
+    for index, one in enumerate(different):
+        assert not any(torch.equal(one, other) for other in different[:index])
+
+
+def test_validation_noise_stays_the_same_and_differs_from_training(step: list[int]) -> None:
+    training = DenoiserTraining(Scale(), TrainingConfig())
+    seen = []
+    for number in (0, 100):
+        step[0] = number
+        training.validation_step(batch(200), 0)
+        seen.append(training.averaged.seen[0])  # type: ignore[union-attr]
+    assert torch.equal(seen[0], seen[1])
+    step[0] = 0
+    assert not torch.equal(seen[0] - 0.5, noise(training)[0])
+
+
+def test_mse_is_against_the_clean_images() -> None:
+    training = DenoiserTraining(Scale(), TrainingConfig(sigma=0.5))
+    loss = training.training_step(batch(200), 0)
+    noisy, _ = training.denoiser.seen  # type: ignore[attr-defined]
+    torch.testing.assert_close(loss.detach(), (noisy - 0.5).square().mean())
+
+
+def test_hybrid_takes_surrogates_in_turn_once_mse_is_over(step: list[int]) -> None:
+    surrogates = Classes(0), Classes(1), Classes(2)
+    config = TrainingConfig(objective=Objective.HYBRID, steps=8, mse_steps=2)
+    training = DenoiserTraining(Scale(), config, surrogates)
+    calls = []
+    for step[0] in range(8):
+        training.training_step(batch(), 0)
+        calls.append([surrogate.calls for surrogate in surrogates])
+        for surrogate in surrogates:
+            surrogate.calls = 0
+    none, first, second, third = [0, 0, 0], [2, 0, 0], [0, 2, 0], [0, 0, 2]
+    assert calls == [none, none, third, first, second, third, first, second]
+
+
+def test_stability_trains_the_denoiser_alone() -> None:
+    surrogate = Classes()
+    config = TrainingConfig(objective=Objective.STABILITY)
+    training = DenoiserTraining(Scale(), config, [surrogate], {"judge": Classes(1)})
+    training.training_step(batch(), 0).backward()
+    assert training.denoiser.factor.grad.abs() > 0  # type: ignore[union-attr]
+    assert surrogate.linear.weight.grad is None
+    assert not surrogate.training
+    names = {name for name, _ in training.named_parameters()}
+    assert names == training.state_dict().keys() == {"denoiser.factor", "averaged.factor"}
+
+
+def test_the_average_moves_faster_while_young(step: list[int]) -> None:
+    training = DenoiserTraining(Scale(), TrainingConfig(ema=0.5))
+    training.denoiser.factor.data.fill_(2.0)
+    expected = 1.0
+    for step[0], decay in [(1, 1 / 10), (2, 2 / 11), (3, 3 / 12), (1000, 0.5)]:
+        training.on_train_batch_end(None, None, 0)
+        expected = decay * expected + (1 - decay) * 2.0
+        assert float(training.averaged.factor) == pytest.approx(expected)
+    assert not training.averaged.factor.requires_grad
+
+
+def test_the_average_has_statistics_of_its_own(step: list[int]) -> None:
+    training = DenoiserTraining(DnCNN(1, depth=3, width=4), TrainingConfig())
+    assert not training.averaged.training
+    step[0] = 1
+    for _ in range(2):
+        training.training_step(batch(), 0)
+    training.on_train_batch_end(None, None, 0)
+    own, average = (net.noise[3] for net in (training.denoiser, training.averaged))
+    assert average.num_batches_tracked == own.num_batches_tracked == 2
+    torch.testing.assert_close(average.running_mean, 0.9 * own.running_mean)
+
+
+def test_a_loss_that_is_not_finite_ends_the_training(step: list[int]) -> None:
+    step[0] = 7
+    training = DenoiserTraining(Scale(), TrainingConfig())
+    with pytest.raises(TrainingError, match=r"loss became nan at step 7; .* Lower the learning"):
+        training.training_step(batch(value=float("nan")), 0)
+    training.denoiser.factor.data.fill_(1e30)
+    with pytest.raises(TrainingError, match="loss became inf"):
+        training.training_step(batch(), 0)
+
+
+def test_images_without_label_do_not_count_as_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    logged = {}
+    monkeypatch.setattr(
+        DenoiserTraining,
+        "log",
+        lambda self, name, value, **how: logged.update({name: (value, how)}),
+    )
+    judge = Classes()
+    training = DenoiserTraining(Scale(), TrainingConfig(sigma=1e-6), (), {"judge": judge})
+    images, _, numbers = batch(4)
+    label = int(judge(images)[0].argmax())
+    training.validation_step((images, torch.tensor([label, -1, label, -1]), numbers), 0)
+    accuracy, how = logged["accuracy_judge"]
+    assert accuracy == 1.0
+    assert how["batch_size"] == 2
+    logged.clear()
+    training.validation_step((images, torch.full((4,), -1), numbers), 0)
+    assert logged.keys() == {"validation_mse"}
