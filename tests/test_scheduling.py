@@ -278,6 +278,20 @@ class TestTasks:
             counted = Counter(image_id for image_id, *_ in so_far.copies)
             assert calls == {image_id: counted[image_id] for image_id in calls}
 
+    def test_that_got_nothing_from_a_batch_are_not_told(self) -> None:
+        told: list[str] = []
+
+        def targets(counts: Mapping[Stage, LabelCounts]) -> dict[Stage, int]:
+            return {Stage.ESTIMATION: 12 if counts else 2}
+
+        def listen(tasks: Sequence[ImageTask]) -> None:
+            told.append("".join(task.image_id for task in tasks))
+
+        tasks = [ImageTask("run", name, IMAGE) for name in "01"]
+        options = {"chunk": 12, "forward": 4, "batch_size": 4}
+        assert list(spend(tasks, targets, FakeDraw(), **options, on_batch=listen)) == tasks
+        assert told == ["01", "0", "0", "01", "1", "1"]
+
     def test_keep_their_counts_when_a_draw_fails(self) -> None:
         def failing(_: Sequence[Part]) -> list[tuple[list[int], int]]:
             raise ConnectionError("no answer")
@@ -286,3 +300,9 @@ class TestTasks:
         with pytest.raises(ConnectionError, match="no answer"):
             run([task], failing)  # type: ignore[arg-type]
         assert task.counts == counts_of("0", selection=3)
+
+    def test_whose_votes_were_lost_are_never_called_finished(self) -> None:
+        def forgetful(parts: Sequence[Part]) -> list[tuple[list[int], int]]:
+            return [([0], 0) for _ in parts]
+
+        assert run([task_of("0")], forgetful) == []  # type: ignore[arg-type]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -220,6 +221,18 @@ class TestCounts:
             expected = smoothed().certify(image, n0=10, n=300, seed=SEED)
             assert smoothed(in_place).certify(image, n0=10, n=300, seed=SEED) == expected
 
+    def test_every_forward_pass_has_the_same_shape(self) -> None:
+        """Else the last bit of logits, and with it a label, could depend on the batch."""
+        shapes = []
+
+        def classifier(images: Tensor) -> Tensor:
+            shapes.append(images.shape)
+            return quarters(images)
+
+        pipeline = smoothed(classifier)
+        pipeline.certify(GREY, n0=3, n=450)
+        assert set(shapes) == {(pipeline.forward_size(GREY), 1, 4, 4)}
+
     def test_a_module_is_put_into_evaluation_mode(self) -> None:
         """Dropout and batch statistics would make labels depend on chance and on the batch."""
         classifier, denoiser = network().train(), nn.BatchNorm2d(3).train()
@@ -338,7 +351,7 @@ class TestProgress:
             progress.images_done for progress in told
         )
         assert (told[-1].images_done, {progress.images for progress in told}) == (3, {3})
-        assert all(a.seconds <= b.seconds for a, b in zip(told, told[1:], strict=False))
+        assert all(a.seconds <= b.seconds for a, b in pairwise(told))
 
     def test_of_a_prediction(self) -> None:
         told: list[Progress] = []
@@ -365,7 +378,7 @@ class TestRefusedBeforeAnyWork:
             smoothed(NeverCalled(), batch_size=batch_size)
 
     def test_device(self) -> None:
-        with pytest.raises(SettingError, match="device 'cuda:99' cannot be used here .*use auto"):
+        with pytest.raises(SettingError, match=r"device 'cuda:99' cannot be used here .*use auto"):
             SmoothedClassifier(NeverCalled(), 0.25, device="cuda:99")
 
     @pytest.mark.parametrize("name", ["n0", "n"])
@@ -500,7 +513,7 @@ class TestUnusableAnswers:
             answer[9, 3] = math.nan
             return answer
 
-        with pytest.raises(ClassifierError, match="NaN logits, .* for 1 of 50 noisy copies"):
+        with pytest.raises(ClassifierError, match=r"NaN logits, .* for 1 of 50 noisy copies"):
             smoothed(nearly).certify(GREY, n0=50, n=100)
 
     def test_what_is_answered_to_the_padding_does_not_matter(self) -> None:

@@ -139,7 +139,7 @@ def _made_by(rest: str, spec: str) -> Any:
     sys.path.insert(0, folder)
     try:
         factory: Callable[[], Any] = getattr(importlib.import_module(module_name), factory_name)
-    except ImportError as error:
+    except (ImportError, TypeError) as error:  # TypeError: a name that begins with a dot
         raise SpecError(
             f"{spec!r}: module {module_name!r} cannot be imported ({error}); install it, or run "
             "in the folder that holds it"
@@ -149,9 +149,10 @@ def _made_by(rest: str, spec: str) -> Any:
             f"{spec!r}: module {module_name!r} has no {factory_name!r}; name a function without "
             "arguments that returns the classifier or denoiser"
         ) from error
+    else:
+        made = factory()
     finally:
         sys.path.remove(folder)
-    made = factory()
     if not callable(made):
         raise SpecError(
             f"{spec!r}: {factory_name}() returned {type(made).__name__}, which cannot be called "

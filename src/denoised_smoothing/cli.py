@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from enum import StrEnum
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from denoised_smoothing.certificates.certificate import FixedBudget
 from denoised_smoothing.errors import (
     DenoisedSmoothingError,
+    ImageError,
     InputError,
     MissingExtraError,
     RunMismatchError,
@@ -42,6 +45,16 @@ if TYPE_CHECKING:
 
 REFUSED, FAILED, INTERRUPTED = 2, 1, 130
 """Exit codes: bad input, nothing was done; failed on the way, what was done is kept; Ctrl-C."""
+
+
+class Kind(StrEnum):
+    """What can be listed."""
+
+    CLASSIFIERS = "classifiers"
+    DENOISERS = "denoisers"
+    DATASETS = "datasets"
+    RUNS = "runs"
+
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -136,7 +149,9 @@ def demo(
 
 @app.command()
 def predict(
-    image: Annotated[Path, typer.Argument(help="An 8-bit PNG, JPEG, BMP or WebP file.")],
+    image: Annotated[
+        Path, typer.Argument(metavar="IMAGE", help="An 8-bit PNG, JPEG, BMP or WebP file.")
+    ],
     classifier: ClassifierSpec,
     sigma: Sigma,
     denoiser: DenoiserSpec = "none",
@@ -152,7 +167,8 @@ def predict(
 
     smoothed = _smoothed(classifier, denoiser, sigma, device)
     pixels = load_image(image)
-    side = resolution or getattr(smoothed.classifier, "resolution", None)
+    own = getattr(smoothed.classifier, "resolution", None)
+    side = own if resolution is None else resolution
     answer = smoothed.predict(
         to_grid(pixels if side is None else resize(pixels, side)), n=n, alpha=alpha, seed=seed
     )
@@ -221,6 +237,8 @@ def certify(
             err.print("interrupted; everything counted is kept. To go on:", markup=False)
             err.print(again, markup=False, soft_wrap=True)
             raise typer.Exit(INTERRUPTED) from None
+        except ImageError as error:  # of an image in the middle
+            _fail(error, FAILED)
         print_results([load_results(opened, name)], wanted, store, as_json=as_json)
 
 
@@ -229,7 +247,9 @@ def train(
     data: Data,
     output: Annotated[Path, typer.Option(help="The safetensors file to write.")],
     sigma: Sigma,
-    objective: Annotated[Objective, typer.Option()] = Objective.MSE,
+    objective: Annotated[
+        Objective, typer.Option(help="mse, then stability, is hybrid.")
+    ] = Objective.MSE,
     architecture: Annotated[str, typer.Option(help="unet, dncnn, dncnn-wide or memnet.")] = "unet",
     option: Annotated[
         list[str], typer.Option(metavar="NAME=NUMBER", help="Of the architecture: width=32.")
@@ -242,7 +262,10 @@ def train(
         list[str], typer.Option(metavar="SPEC", help="To measure accuracy with in validation.")
     ] = [],  # noqa: B006
     start: Annotated[Path | None, typer.Option(help="Weights to start from.")] = None,
-    validation: Annotated[str | None, typer.Option(metavar="DATA")] = None,
+    validation: Annotated[
+        str | None,
+        typer.Option(metavar="DATA", help="To validate on.", show_default="the training images"),
+    ] = None,
     validation_limit: Annotated[int, typer.Option(help="Images for validation.")] = 500,
     sigma_max: Annotated[
         float | None, typer.Option(help="Draw sigma from --sigma to this, for each image.")
@@ -255,7 +278,9 @@ def train(
         Target, typer.Option(help="Stability: the clean image's label, or its probabilities.")
     ] = Target.SOFT,
     batch_size: Annotated[int, typer.Option(help="Images a step.")] = TrainingConfig.batch_size,
-    learning_rate: Annotated[float, typer.Option()] = TrainingConfig.learning_rate,
+    learning_rate: Annotated[
+        float, typer.Option(help="The peak, after a warm-up and before a cosine decay.")
+    ] = TrainingConfig.learning_rate,
     epoch_steps: Annotated[
         int, typer.Option(help="Steps between validations and checkpoints.")
     ] = TrainingConfig.epoch_steps,
@@ -272,6 +297,7 @@ def train(
     as_json: AsJson = False,
 ) -> None:
     """Train a denoiser; the same command goes on from its last checkpoint."""
+    _require_lightning()
     from denoised_smoothing.datasets import load_dataset
     from denoised_smoothing.training.data import Preparation
     from denoised_smoothing.training.fit import TrainingJob, train_denoiser
@@ -320,10 +346,15 @@ def train_classifier(
     data: Data,
     output: Annotated[Path, typer.Option(help="The safetensors file to write.")],
     depth: Annotated[int, typer.Option(help="Layers of the CIFAR ResNet: 6n + 2.")] = 20,
-    validation: Annotated[str | None, typer.Option(metavar="DATA")] = None,
+    validation: Annotated[
+        str | None,
+        typer.Option(metavar="DATA", help="To validate on.", show_default="the training images"),
+    ] = None,
     steps: Annotated[int, typer.Option(help="Optimiser steps.")] = TrainingConfig.steps,
     batch_size: Annotated[int, typer.Option(help="Images a step.")] = TrainingConfig.batch_size,
-    learning_rate: Annotated[float, typer.Option()] = TrainingConfig.learning_rate,
+    learning_rate: Annotated[
+        float, typer.Option(help="The peak, after a warm-up and before a cosine decay.")
+    ] = TrainingConfig.learning_rate,
     epoch_steps: Annotated[
         int, typer.Option(help="Steps between validations and checkpoints.")
     ] = TrainingConfig.epoch_steps,
@@ -333,6 +364,7 @@ def train_classifier(
     as_json: AsJson = False,
 ) -> None:
     """Train a CIFAR ResNet on clean images, for those who have no classifier yet."""
+    _require_lightning()
     from denoised_smoothing.datasets import load_dataset
     from denoised_smoothing.training.classifier import ClassifierJob, train_resnet
     from denoised_smoothing.training.data import Preparation
@@ -359,7 +391,7 @@ def train_classifier(
 
 @app.command()
 def report(
-    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Names of runs.")],
+    runs: Annotated[list[str], typer.Argument(metavar="RUN", help="Names of runs.")],
     output: Annotated[Path, typer.Option(help="The HTML file to write.")] = Path("report.html"),
     radii: Radii = None,
     store: StoreUrl = "runs.sqlite",
@@ -396,30 +428,29 @@ def export(
 
 @app.command("list")
 def list_(
-    kind: Annotated[str, typer.Argument(help="classifiers, denoisers, datasets or runs.")],
+    kind: Annotated[Kind, typer.Argument(metavar="KIND", help="What to list.")],
     store: StoreUrl = "runs.sqlite",
     as_json: AsJson = False,
 ) -> None:
     """What there is: bundled and nameable classifiers, denoisers and data sets, stored runs."""
+    if kind is Kind.RUNS:
+        print_rows(_list_runs(store), as_json=as_json)
+        return
     from denoised_smoothing import catalogue
 
-    listers: dict[str, Callable[[], list[dict[str, Any]]]] = {
-        "classifiers": catalogue.list_classifiers,
-        "denoisers": catalogue.list_denoisers,
-        "datasets": catalogue.list_datasets,
-        "runs": lambda: _list_runs(store),
+    listers = {
+        Kind.CLASSIFIERS: catalogue.list_classifiers,
+        Kind.DENOISERS: catalogue.list_denoisers,
+        Kind.DATASETS: catalogue.list_datasets,
     }
-    if kind not in listers:
-        raise SettingError(f"cannot list {kind!r}; there are {', '.join(listers)}")
     print_rows(listers[kind](), as_json=as_json)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command; errors of this package are printed as one message, without a trace."""
     try:
-        app(args=arguments)
+        app(args=arguments, prog_name="denoised-smoothing")
     except DenoisedSmoothingError as error:
-        err.print(f"error: {error}", markup=False, soft_wrap=True)
         refused = (
             InputError,
             MissingExtraError,
@@ -428,10 +459,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             SchemaTooNewError,
             WeightsError,
         )
-        sys.exit(REFUSED if isinstance(error, refused) else FAILED)
-    except KeyboardInterrupt:
-        err.print("interrupted")
-        sys.exit(INTERRUPTED)
+        _fail(error, REFUSED if isinstance(error, refused) else FAILED)
+
+
+def _fail(error: Exception, code: int) -> NoReturn:
+    err.print(f"error: {error}", markup=False, soft_wrap=True)
+    sys.exit(code)
 
 
 def _smoothed(
@@ -461,12 +494,18 @@ def _network(spec: str) -> nn.Module:
     return classifier
 
 
+def _require_lightning() -> None:
+    for package in ("lightning", "tensorboard"):
+        if find_spec(package) is None:
+            raise MissingExtraError(package, "train", "training")
+
+
 def _options(pairs: Sequence[str]) -> dict[str, int]:
     """``["width=32"]`` to ``{"width": 32}``."""
     options = {}
     for pair in pairs:
         name, _, value = pair.partition("=")
-        if not value.isdigit():
+        if not (name and value.isdigit()):
             raise SettingError(f"--option takes NAME=NUMBER, such as width=32, got {pair!r}")
         options[name] = int(value)
     return options
@@ -476,9 +515,12 @@ def _radii(text: str | None) -> tuple[float, ...] | None:
     if text is None:
         return None
     try:
-        return tuple(float(part) for part in text.split(","))
+        radii = tuple(float(part) for part in text.split(","))
     except ValueError:
-        raise SettingError(f"--radii takes numbers such as 0.25,0.5,1.0, got {text!r}") from None
+        radii = (-1.0,)
+    if not all(radius >= 0 for radius in radii):
+        raise SettingError(f"--radii takes lengths such as 0.25,0.5,1.0, got {text!r}")
+    return radii
 
 
 def _command() -> str:

@@ -11,7 +11,13 @@ from pathlib import Path
 from denoised_smoothing.catalogue import load_classifier, load_denoiser
 from denoised_smoothing.certificates.certificate import FixedBudget
 from denoised_smoothing.datasets import load_dataset
-from denoised_smoothing.reporting import RunResults, load_results, write_report
+from denoised_smoothing.reporting import (
+    RunResults,
+    certified_accuracy_figure,
+    load_results,
+    save_figure,
+    write_report,
+)
 from denoised_smoothing.runs import CertificationRun, RunProgress
 from denoised_smoothing.smoothing import SmoothedClassifier
 from denoised_smoothing.store import Store
@@ -46,7 +52,7 @@ def run_demo(
     white-box one was trained through it. Everything is computed anew, with fresh noise.
 
     Args:
-        folder: where ``report.html`` and a new store go.
+        folder: where ``report.html``, ``figure.png`` and a new store go.
         images: how many test images, from the first.
         progress: called after every batch.
 
@@ -54,7 +60,6 @@ def run_demo(
         InputError: ``images`` is below 1, or an extra is missing.
     """
     began = time.monotonic()
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"runs-{datetime.now(UTC):%Y%m%d-%H%M%S}.sqlite"
     classifier, dataset = load_classifier("digits"), load_dataset("digits:test")
     results = []
@@ -78,4 +83,6 @@ def run_demo(
         names = [result.run.name for result in results]
         report = folder / "report.html"
         write_report(store, names, report, radii=RADII, title="An ordinary classifier, certified")
+    curves = certified_accuracy_figure([(result.method, result) for result in results])
+    save_figure(curves, folder / "figure.png")
     return DemoStory(results, report, path, time.monotonic() - began)

@@ -103,7 +103,7 @@ class CertificationRun:
             return self.name
         identity = json.dumps([self.settings, self.seed], sort_keys=True)
         parts = (self.dataset.name, self.classifier, self.denoiser)
-        words = [re.sub(r"\.\w+$", "", part.rpartition("/")[2]) for part in parts]
+        words = [re.sub(r"\.\w+$", "", part.rstrip("/").rpartition("/")[2]) for part in parts]
         short = re.sub(r"[^\w.]+", "-", "-".join(words))
         return (
             f"{short}-{self.smoothed.sigma:g}-{hashlib.sha256(identity.encode()).hexdigest()[:6]}"

@@ -116,7 +116,7 @@ def spend(
         finished = [task for task in active if _is_done(task, targets)]
         active = [task for task in active if task not in finished]
         yield from finished
-        if not batch and not active:
+        if not batch:
             return
 
 

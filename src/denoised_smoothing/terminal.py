@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -71,12 +72,13 @@ def print_results(
     out.print(to_rich(rows))
     out.print(f"Stored as {', '.join(names)} in {store}. Next:", markup=False, soft_wrap=True)
     for name in names:
-        at = "" if store == "runs.sqlite" else f" --store {store}"
+        at = [] if store == "runs.sqlite" else ["--store", store]
         for command in (
-            f"report {name} --output report.html",
-            f"export {name} --output {name}.tsv",
+            ["report", name, "--output", "report.html"],
+            ["export", name, "--output", f"{name}.tsv"],
         ):
-            out.print(f"  denoised-smoothing {command}{at}", markup=False, soft_wrap=True)
+            line = shlex.join(["denoised-smoothing", *command, *at])
+            out.print(f"  {line}", markup=False, soft_wrap=True)
 
 
 def plain_rows(rows: Sequence[Row]) -> list[dict[str, Any]]:
@@ -131,7 +133,9 @@ def print_rows(rows: Sequence[Mapping[str, Any]], *, as_json: bool) -> None:
     if not rows:
         out.print("none")
         return
-    table = Table(*rows[0], box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
+    for heading in rows[0]:
+        table.add_column(heading, overflow="fold")
     for row in rows:
         table.add_row(*(str(value) for value in row.values()))
     out.print(table)

@@ -33,7 +33,7 @@ pytest.importorskip("sklearn")
 
 SIGMA = 0.5
 EPOCH = 10  # steps, of 16 images
-CONFIG = TrainingConfig(sigma=SIGMA, steps=45, batch_size=16, learning_rate=5e-3, epoch_steps=EPOCH)
+CONFIG = TrainingConfig(sigma=SIGMA, steps=45, batch_size=16, learning_rate=1e-2, epoch_steps=EPOCH)
 QUIET = {"accelerator": "cpu", "enable_progress_bar": False}
 
 
@@ -48,14 +48,14 @@ def one_thread() -> Iterator[None]:
 
 def digits_job(folder: Path, **changes: Any) -> TrainingJob:
     job = TrainingJob(
-        CONFIG,
-        "unet",
-        load_dataset("digits:train"),
-        Preparation(1, flip=False, pad=1, crop=8),
-        folder / "denoiser.safetensors",
+        config=CONFIG,
+        architecture="unet",
+        architecture_options={"width": 8, "outer": 1, "inner": 1},
+        dataset=load_dataset("digits:train"),
+        preparation=Preparation(1, flip=False, pad=1, crop=8),
+        output=folder / "denoiser.safetensors",
         validation=load_dataset("digits:test"),
         validation_limit=100,
-        architecture_options={"width": 8, "outer": 1, "inner": 1},
         command="denoised-smoothing train digits:train",
         trainer_flags=QUIET,
     )
@@ -109,12 +109,13 @@ def unwritten(finished: TrainingJob, tmp_path: Path) -> TrainingJob:
 
 def test_the_error_falls(finished: TrainingJob) -> None:
     with (finished.folder / "log" / "metrics.csv").open() as file:
-        errors = [float(row["validation_mse"]) for row in csv.DictReader(file)]
+        measured = [row["validation_mse"] for row in csv.DictReader(file)]
+    errors = [float(error) for error in measured if error]
     quality = json.loads(load_denoiser_file(finished.output).card["quality"])
     assert len(errors) == 5
     assert quality["validation_mse"] == pytest.approx(errors[-1], abs=1e-6)
-    assert errors[-1] < 0.8 * errors[0]
-    assert errors[-1] < 0.3 * SIGMA**2
+    assert errors == sorted(errors, reverse=True)
+    assert errors[-1] < 0.25 * SIGMA**2
 
 
 def test_the_card_is_complete(finished: TrainingJob) -> None:
@@ -212,15 +213,16 @@ def test_killed_before_it_wrote_its_file(finished: TrainingJob, unwritten: Train
     ("changes", "differs"),
     [
         (
-            {"config": replace(CONFIG, learning_rate=0.01, seed=7)},
-            r"learning_rate \(0\.005 there, 0\.01 asked\), seed \(0 there, 7 asked\); choose",
+            {"config": replace(CONFIG, learning_rate=0.02, seed=7)},
+            r"learning_rate \(0\.01 there, 0\.02 asked\), seed \(0 there, 7 asked\); choose",
         ),
-        ({"architecture": "dncnn"}, r"architecture \(unet there, dncnn asked\)"),
-        ({"architecture_options": {"width": 9}}, r"architecture\.width \(8 there, 9 asked\)"),
+        (
+            {"architecture": "dncnn", "architecture_options": {"width": 9}},
+            r"architecture \(unet there, dncnn asked\), .*architecture\.width \(8 there, 9 asked\)",
+        ),
         ({"dataset": load_dataset("digits:test")}, r"data \(digits:train \w+ there, digits:test"),
         ({"preparation": Preparation(1, crop=8, pad=2)}, r"preparation\.pad \(1 there, 2 asked"),
         ({"surrogates": (nn.Flatten(),)}, r"surrogates \(\[\] there, \['\w+'\] asked\)"),
-        ({"start": Path("other.safetensors")}, r"start \(None there, other\.safetensors asked\)"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
@@ -241,7 +243,7 @@ def test_a_checkpoint_with_code_is_not_opened(unwritten: TrainingJob, tmp_path: 
             return Path.touch, (mark,)
 
     torch.save({"state_dict": Trap()}, unwritten.folder / "last.ckpt")
-    with pytest.raises(pickle.UnpicklingError, match="[Ww]eights.only"):
+    with pytest.raises(pickle.UnpicklingError, match=r"[Ww]eights.only"):
         train_denoiser(unwritten)
     assert not mark.exists()
 
@@ -299,13 +301,15 @@ def test_stability_leaves_the_classifier_alone(tmp_path: Path) -> None:
     }
 
 
-def test_starts_from_a_file(finished: TrainingJob, tmp_path: Path) -> None:
+def test_starts_from_a_file(finished: TrainingJob, unwritten: TrainingJob, tmp_path: Path) -> None:
     config = replace(CONFIG, learning_rate=1e-9, steps=1)
-    job = digits_job(tmp_path, config=config, start=finished.output)
+    job = digits_job(tmp_path / "new", config=config, start=finished.output)
     train_denoiser(job)
     for name, tensor in weights(finished.output).items():
         torch.testing.assert_close(weights(job.output)[name], tensor, rtol=0, atol=1e-6)
     assert load_denoiser_file(job.output).card["start"] == "denoiser.safetensors"
+    with pytest.raises(TrainingError, match=r"start \(None there, .*denoiser\.safetensors asked\)"):
+        train_denoiser(replace(unwritten, start=finished.output))
     other = digits_job(tmp_path / "other", start=finished.output, architecture="dncnn")
     with pytest.raises(WeightsError, match="holds unet, not dncnn"):
         train_denoiser(other)

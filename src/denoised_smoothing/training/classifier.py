@@ -74,6 +74,7 @@ def train_resnet(job: ClassifierJob) -> Path:
         raise DatasetError(f"{job.dataset.name!r} has images without a label to train on")
     names, channels = job.dataset.label_names, job.preparation.channels
     classes = max(known) + 1 if names is None else len(names)
+    first = job.preparation.clean(job.dataset[0])
     with torch.random.fork_rng():
         torch.manual_seed(job.config.seed)
         classifier = ImageClassifier(
@@ -81,8 +82,10 @@ def train_resnet(job: ClassifierJob) -> Path:
             mean=[0.5] * channels,
             std=[0.25] * channels,
             label_names=names,
-            resolution=job.dataset[0].image.shape[1],
+            resolution=job.preparation.centre(first).shape[1],
         )
-    card = job.fit(ClassifierTraining(classifier, job.config))
-    save_cifar_resnet(job.output, classifier, card)
+    module = ClassifierTraining(classifier, job.config)
+    card = job.fit(module)
+    if module.global_rank == 0:
+        save_cifar_resnet(job.output, classifier, card)
     return job.output

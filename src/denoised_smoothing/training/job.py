@@ -143,8 +143,9 @@ class Job:
                 TensorBoardLogger(self.folder, name=None, version="log"),
             ],
             "callbacks": [
+                # After validation: from the end of an epoch, Lightning 2.6 resumes one too late.
                 ModelCheckpoint(
-                    self.folder, "last", save_on_train_epoch_end=True, enable_version_counter=False
+                    self.folder, "last", save_on_train_epoch_end=False, enable_version_counter=False
                 )
             ],
             "log_every_n_steps": 20,

@@ -1,0 +1,5 @@
+"""``python -m denoised_smoothing``: the command line."""
+
+from denoised_smoothing.cli import main
+
+main()

@@ -1,0 +1,82 @@
+"""Classifiers of grey 8x8 images for commands under test, named as python:toy:FACTORY."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import torch
+from torch import Tensor, nn
+
+
+class Toy(nn.Module):
+    """Fixed random weights, scaled so that the labels of noisy copies are well mixed."""
+
+    channels = 1
+    label_names = tuple("abcdefghij")
+
+    def __init__(self) -> None:
+        super().__init__()
+        weights = torch.randn(10, 64, generator=torch.Generator().manual_seed(0))
+        self.weights = nn.Parameter(weights)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.flatten(1) @ self.weights.T
+
+
+class Slow(Toy):
+    """Takes 0.05 seconds a forward pass, notes each in a file, and sends itself a signal at one.
+
+    The environment variables are TOY_LOG, TOY_SIGNAL and TOY_AT.
+    """
+
+    passes = 0
+
+    def forward(self, images: Tensor) -> Tensor:
+        with open(os.environ["TOY_LOG"], "a") as log:  # noqa: PTH123
+            log.write(f"{len(images)}\n")
+        self.passes += 1
+        time.sleep(0.05)
+        if self.passes == int(os.environ.get("TOY_AT", "0")):
+            os.kill(os.getpid(), signal.Signals[os.environ["TOY_SIGNAL"]])
+        return super().forward(images)
+
+
+class Colour(Toy):
+    """Takes RGB images of 8x8 pixels."""
+
+    channels = 3
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images.mean(dim=1))
+
+
+class Undecided(Toy):
+    """Answers with NaN."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images) * float("nan")
+
+
+def labels(images: Tensor) -> Tensor:
+    """A classifier that is a function, and no module."""
+    return (images.mean(dim=(1, 2, 3)) > 0.3).long()
+
+
+def black_box() -> object:
+    return labels
+
+
+def nothing() -> None:
+    """A factory that returns nothing."""
+
+
+def needs_an_import() -> object:
+    """A factory that imports from its own folder when it is called."""
+    import toy_helper
+
+    return toy_helper.make()
+
+
+number = 3
