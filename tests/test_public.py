@@ -122,7 +122,6 @@ for arguments in (["--help"], ["certify", "--help"], ["train", "--help"]):
         assert end.code == 0
 """
     assert imported_after(code, folder=tmp_path) == []
-    assert imported_after("import denoised_smoothing.smoothing", folder=tmp_path) == ["torch"]
 
 
 def test_reading_a_store_and_writing_a_report_need_no_torch(store: Path) -> None:

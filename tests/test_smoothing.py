@@ -499,7 +499,7 @@ class TestUnusableAnswers:
             ([logits(3), labels(7)], "with labels; expected logits of 3 classes, as before"),
             ([labels(7), logits(3)], "with logits of 3 classes; expected labels, as before"),
             ([lambda b: torch.full((b, 3), math.nan)], r"NaN logits, .* for 50 of 50 noisy copies"),
-            ([labels(-2)], r"a label below -1, for 50 of 50 noisy copies of image \w+; find out"),
+            ([labels(-7)], r"a label below -1, for 50 of 50 noisy copies of image \w+; find out"),
         ],
     )
     def test_are_refused(self, answers: Sequence[Any], message: str) -> None:

@@ -100,17 +100,34 @@ class TestFiles:
     def test_a_failed_write_leaves_the_old_file_and_no_half_one(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def fails(tensors: object, path: Path, metadata: object) -> None:
-            path.write_bytes(b"half")
+        def fails(path: Path, content: bytes) -> None:
+            with path.open("wb") as file:
+                file.write(content[: len(content) // 2])
             raise OSError("No space left on device")
 
         path = tmp_path / "net.safetensors"
         save_weights(path, network(), {"version": "1"})
-        monkeypatch.setattr(weights, "save_file", fails)
-        with pytest.raises(OSError, match="No space left"):
+        with monkeypatch.context() as patched, pytest.raises(OSError, match="No space left"):
+            patched.setattr(Path, "write_bytes", fails)
             save_weights(path, network(seed=1), {"version": "2"})
         assert list(tmp_path.iterdir()) == [path]
         assert load_weights(path)[1] == {"version": "1"}
+
+    def test_others_may_read_the_file_as_the_umask_says(self, tmp_path: Path) -> None:
+        path, plain = tmp_path / "net.safetensors", tmp_path / "plain"
+        save_weights(path, network(), {})
+        plain.touch()
+        assert path.stat().st_mode == plain.stat().st_mode
+
+    def test_a_write_takes_the_place_of_the_old_file_at_once(self, tmp_path: Path) -> None:
+        """Who still has the old file open goes on reading the old one."""
+        path = tmp_path / "net.safetensors"
+        save_weights(path, network(), {"version": "1"})
+        with path.open("rb") as old:
+            before = path.read_bytes()
+            save_weights(path, network(seed=1), {"version": "2"})
+            assert old.read() == before
+        assert load_weights(path)[1] == {"version": "2"}
 
 
 class TestFill:

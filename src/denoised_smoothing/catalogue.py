@@ -6,7 +6,7 @@ import difflib
 import importlib
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -138,21 +138,21 @@ def _made_by(rest: str, spec: str) -> Any:
     folder = str(Path.cwd())
     sys.path.insert(0, folder)
     try:
-        factory: Callable[[], Any] = getattr(importlib.import_module(module_name), factory_name)
+        factory = getattr(importlib.import_module(module_name), factory_name, None)
     except (ImportError, TypeError) as error:  # TypeError: a name that begins with a dot
         raise SpecError(
             f"{spec!r}: module {module_name!r} cannot be imported ({error}); install it, or run "
             "in the folder that holds it"
         ) from error
-    except AttributeError as error:
-        raise SpecError(
-            f"{spec!r}: module {module_name!r} has no {factory_name!r}; name a function without "
-            "arguments that returns the classifier or denoiser"
-        ) from error
     else:
-        made = factory()
+        made = factory() if callable(factory) else None
     finally:
         sys.path.remove(folder)
+    if not callable(factory):
+        raise SpecError(
+            f"{spec!r}: module {module_name!r} has no function {factory_name!r}; name one without "
+            "arguments that returns the classifier or denoiser"
+        )
     if not callable(made):
         raise SpecError(
             f"{spec!r}: {factory_name}() returned {type(made).__name__}, which cannot be called "

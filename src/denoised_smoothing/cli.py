@@ -141,8 +141,8 @@ def demo(
             {"report": str(story.report), "store": str(story.store), "rows": plain_rows(rows)}
         )
         return
-    out.print(to_rich(rows))
     out.print(to_rich(best_over_sigma(rows)))
+    out.print(to_rich(rows))
     out.print(f"Report: {story.report.resolve().as_uri()}", soft_wrap=True)
     out.print(f"{story.seconds:.0f} seconds; every number was computed in this run.")
 
@@ -248,7 +248,7 @@ def train(
     output: Annotated[Path, typer.Option(help="The safetensors file to write.")],
     sigma: Sigma,
     objective: Annotated[
-        Objective, typer.Option(help="mse, then stability, is hybrid.")
+        Objective, typer.Option(help="hybrid is mse first, then stability.")
     ] = Objective.MSE,
     architecture: Annotated[str, typer.Option(help="unet, dncnn, dncnn-wide or memnet.")] = "unet",
     option: Annotated[

@@ -28,9 +28,9 @@ METHODS = {
     "white box (stability)": "digits-stability",
 }
 """Rows of the demo's table and their bundled denoisers."""
-SIGMAS = (0.25, 0.5, 1.0)
-RADII = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
-PLAN = FixedBudget(n0=50, n=500)
+SIGMAS = (0.25, 0.5)
+RADII = (0.0, 0.25, 0.5, 0.75, 1.0)
+PLAN = FixedBudget(n0=100, n=1000)
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import safetensors
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from denoised_smoothing.errors import WeightsError
@@ -52,8 +51,9 @@ def save_weights(path: str | Path, module: nn.Module, metadata: Mapping[str, str
     part = path.with_name(path.name + ".part")
     tensors = {name: tensor.detach().contiguous() for name, tensor in module.state_dict().items()}
     try:
-        save_file(tensors, part, metadata=dict(metadata))
-        os.replace(part, path)
+        # Not save_file, which makes files that only their owner may read.
+        part.write_bytes(save(tensors, metadata=dict(metadata)))
+        part.replace(path)
     finally:
         part.unlink(missing_ok=True)
 

@@ -76,7 +76,7 @@ def test_bounds_solve_their_defining_equations(trial: tuple[int, int], alpha: fl
 
 
 @reproducible
-@given(st.integers(1, 80), st.floats(0, 1), st.floats(1e-6, 0.5))
+@given(st.integers(1, 80), st.floats(1e-6, 1), st.floats(1e-6, 0.5))
 def test_bounds_fail_with_probability_at_most_alpha(n: int, p: float, alpha: float) -> None:
     """Exact coverage: the probabilities of all outcomes whose bound is wrong, summed."""
     probability = stats.binom.pmf(np.arange(n + 1), n, p)

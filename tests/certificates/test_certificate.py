@@ -177,14 +177,20 @@ def test_a_fixed_budget_refuses_a_missing_stage() -> None:
         FixedBudget(10, 100).certificate(counts, setting_of())
 
 
-def test_a_fixed_budget_is_done_when_both_stages_have_their_copies() -> None:
-    plan = FixedBudget(10, 100)
-    selection = counts_of(Stage.SELECTION, (8,), failed=2)
-    assert plan.targets({}) == {Stage.SELECTION: 10, Stage.ESTIMATION: 100}
-    for votes, done in ((99, False), (100, True)):
-        estimation = counts_of(Stage.ESTIMATION, (votes,))
-        assert plan.done({Stage.SELECTION: selection, Stage.ESTIMATION: estimation}) is done
-    assert not plan.done({Stage.SELECTION: selection})
+def test_a_fixed_budget_wants_all_its_copies_from_the_start() -> None:
+    plan, selection = FixedBudget(10, 100), counts_of(Stage.SELECTION, (8,), failed=2)
+    wanted = {Stage.SELECTION: 10, Stage.ESTIMATION: 100}
+    assert plan.targets({}) == plan.targets({Stage.SELECTION: selection}) == wanted
+
+
+def test_selection_and_estimation_must_be_independent_copies_of_one_image() -> None:
+    plan = FixedBudget(10, 10)
+    same = counts_of(Stage.SELECTION, (10,))
+    with pytest.raises(CountsError, match="expected counts of selection and of estimation"):
+        plan.certificate({Stage.SELECTION: same, Stage.ESTIMATION: same}, setting_of())
+    other = LabelCounts("run", "another image", Stage.ESTIMATION, (10,))
+    with pytest.raises(CountsError, match="must be of one image and run"):
+        plan.certificate({Stage.SELECTION: same, Stage.ESTIMATION: other}, setting_of())
 
 
 @pytest.mark.parametrize("value", [0, -1, 2.5, True, "100"])

@@ -124,7 +124,16 @@ def test_rich_table_shows_methods_as_they_are(four: RunResults) -> None:
     console.print(to_rich(best_over_sigma(rows)))
     text = console.export_text()
     assert text.count("[red]mine") == 2
-    assert "50.0 (σ 0.5)" in text
+    assert "at the best σ for each" in " ".join(text.split())
+
+
+def test_rich_table_of_the_six_published_radii_fits_80_columns(four: RunResults) -> None:
+    console = Console(width=80, file=io.StringIO(), record=True)
+    method = "white box (stability)"
+    rows = comparison([results(*four.images, method=method)], (0.25, 0.5, 0.75, 1, 1.25, 1.5))
+    console.print(to_rich(rows))
+    (line,) = [line for line in console.export_text().splitlines() if method in line]
+    assert line.split()[-9:] == ["0.5", "50.0", "25.0", "0.0", "0.0", "0.0", "0.0", "0.187", "25.0"]
 
 
 def test_without_labels_the_share_is_called_certified() -> None:

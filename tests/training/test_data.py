@@ -29,11 +29,11 @@ def numbered(count: int) -> ImageDataset:
     )
 
 
-def unlike(height: int, width: int, channels: int = 1) -> ImageDataset:
-    """One image, in which no two values are equal."""
+def unlike(height: int, width: int, channels: int = 1, copies: int = 1) -> ImageDataset:
+    """Copies of one image, in which no two values are equal."""
     size = channels * height * width
     values = np.arange(1, size + 1, dtype=np.float32).reshape(channels, height, width) / size
-    return ImageDataset("unlike", "", ["first"], lambda index: values, [3])
+    return ImageDataset("unlike", "", ["first"] * copies, lambda index: values, [3] * copies)
 
 
 def order(stream: SampleStream, numbers: Sequence[int] | range) -> list[int]:
@@ -86,7 +86,7 @@ def test_crops_are_windows_of_the_padded_image() -> None:
 
 
 def test_half_of_the_samples_are_mirrored() -> None:
-    dataset = unlike(4, 4)
+    dataset = unlike(4, 4, copies=400)
     stream = SampleStream(dataset, Preparation(1), seed=0)
     mirrored = 0
     for number in range(400):

@@ -79,6 +79,6 @@ def _download(models: Any, name: str, chosen: Any) -> nn.Module:
             f"the weights of torchvision's {name} cannot be had from {chosen.url} ({error}); "
             "fetch that file where there is internet, convert it with "
             "safetensors.torch.save_file(torch.load(FILE, weights_only=True), NEW_FILE), "
-            "and give the path of the new file as the weights"
+            f"and name the new file: torchvision:{name}:NEW_FILE"
         ) from error
     return network

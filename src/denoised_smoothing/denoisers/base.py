@@ -40,14 +40,20 @@ def per_image(sigma: float | Tensor, images: Tensor) -> Float[Tensor, "b 1 1 1"]
 
 
 def as_denoiser(function: Callable[..., Tensor]) -> Denoiser:
-    """Make a denoiser of any callable: (noisy, sigma) as it is, (noisy) with sigma left out."""
+    """Make a denoiser of any callable: (noisy, sigma) as it is, (noisy) with sigma left out.
+
+    The second argument is sigma if it is called that or has no default.
+    """
     target = function.forward if isinstance(function, nn.Module) else function
     try:
         parameters = list(inspect.signature(target).parameters.values())
     except ValueError:
         return function
-    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    takes_sigma = len(positional) >= 2 or any(p.kind is p.VAR_POSITIONAL for p in parameters)
+    takes_sigma = any(p.kind is p.VAR_POSITIONAL for p in parameters) or any(
+        p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+        and (p.name == "sigma" or p.default is p.empty)
+        for p in parameters[1:]
+    )
     return function if takes_sigma else _Blind(function)
 
 

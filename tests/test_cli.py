@@ -1,0 +1,572 @@
+"""cli.py and terminal.py: what is printed where, exit codes, and what the README promises."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import shlex
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+import typer
+from rich.console import Console
+
+from denoised_smoothing import catalogue, experiments, terminal
+from denoised_smoothing.cli import app, main
+from denoised_smoothing.denoisers import load_denoiser_file
+from denoised_smoothing.reporting import load_results
+from denoised_smoothing.runs import RunProgress
+from denoised_smoothing.store import Store
+
+SAMPLES = Path(__file__).parent / "samples"
+README = Path(__file__).parents[1] / "README.md"
+COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+TOY = ("--classifier", "python:toy:Toy", "--sigma", "0.5")
+SMALL = ("--n0", "10", "--n", "90", "--seed", "1")
+DIGITS = ("certify", "digits", *TOY, *SMALL, "--limit", "3")
+LINE = re.compile(r"^\$? *denoised-smoothing (.+)$", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def message(self) -> str:
+        """Standard error in one line."""
+        return re.sub(r"[\s│]+", " ", self.err)
+
+    @property
+    def json(self) -> Any:
+        assert self.code == 0, self.err
+        return json.loads(self.out)
+
+
+Run = Callable[..., Outcome]
+
+
+@pytest.fixture
+def run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Run]:
+    """Runs a command in a folder that holds ``toy.py``."""
+    shutil.copy(SAMPLES / "toy.py", tmp_path)
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: str) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["denoised-smoothing", *arguments])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            main()
+        return Outcome(int(end.value.code or 0), *capsys.readouterr())
+
+    yield call
+    sys.modules.pop("toy", None)
+
+
+def picture(path: str, mode: str = "L", size: tuple[int, int] = (8, 8)) -> str:
+    values = np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), np.uint8)
+    PIL.Image.fromarray(values).convert(mode).save(path)
+    return path
+
+
+class TestHelp:
+    @pytest.mark.parametrize("width", [80, 120])
+    @pytest.mark.parametrize("name", COMMANDS)
+    def test_of_every_command_explains_every_option(
+        self, run: Run, monkeypatch: pytest.MonkeyPatch, name: str, width: int
+    ) -> None:
+        monkeypatch.setenv("COLUMNS", str(width))
+        monkeypatch.setattr("typer.rich_utils.MAX_WIDTH", width)
+        outcome = run(name, "--help")
+        command = COMMANDS[name]
+        words = re.sub(r"[\s│]+", " ", outcome.out)
+        assert (outcome.code, outcome.err) == (0, "")
+        assert f"Usage: denoised-smoothing {name} [OPTIONS]" in words
+        assert command.help.strip() in words
+        for parameter in command.params:
+            assert parameter.help, f"{parameter.name} is not explained"
+            for option in (*parameter.opts, *parameter.secondary_opts):
+                assert f" {option} " in words or not option.startswith("-")
+        assert "…" not in outcome.out
+        assert max(map(len, outcome.out.splitlines())) <= width
+
+    def test_names_the_commands_and_exit_codes(self, run: Run) -> None:
+        outcome = run("--help")
+        assert outcome.code == 0
+        for text in (*COMMANDS, "130 interrupted", "2 refused before any work"):
+            assert text in re.sub(r"[\s│]+", " ", outcome.out)
+
+    def test_no_command_is_help(self, run: Run) -> None:
+        assert "certify" in run().out
+
+    def test_an_unknown_command_or_option_is_refused(self, run: Run) -> None:
+        assert run("certfy").code == 2
+        outcome = run("certify", "digits", *TOY, "--sigam", "1")
+        assert outcome.code == 2
+        assert "--sigam" in outcome.err
+
+
+class TestCertify:
+    def test_table_and_next_commands(self, run: Run) -> None:
+        outcome = run(*DIGITS, "--radii", "0,0.5", "--run", "my run", "--store", "a b.sqlite")
+        assert outcome.code == 0
+        assert re.search(r"r = 0\s+r = 0.5", outcome.out)
+        assert "Stored as my run in a b.sqlite. Next:" in outcome.out
+        commands = LINE.findall(outcome.out.replace("  denoised", "denoised"))
+        assert len(commands) == 2
+        for command in commands:
+            assert run(*shlex.split(command)).code == 0
+        assert Path("report.html").exists()
+        assert Path("my run.tsv").exists()
+
+    def test_json(self, run: Run) -> None:
+        values = run(*DIGITS, "--json", "--radii", "0.25,0.5").json
+        [row] = values["rows"]
+        assert values["store"] == "runs.sqlite"
+        assert (row["method"], row["sigma"], row["images"]) == (
+            "no denoiser + python:toy:Toy",
+            0.5,
+            3,
+        )
+        assert (row["calls"], row["unfinished"]) == (300, 0)
+        assert row["certified"].keys() == {"0.25", "0.5"}
+        with Store("runs.sqlite", read_only=True) as store:
+            [name] = values["runs"]
+            assert len(load_results(store, name).images) == 3
+            assert store.run(name).info["command"] == shlex.join(
+                ["denoised-smoothing", *DIGITS, "--json", "--radii", "0.25,0.5"]
+            )
+
+    def test_the_same_command_goes_on(self, run: Run) -> None:
+        first = run(*DIGITS, "--json").json["rows"]
+        assert run(*DIGITS, "--json").json["rows"] == first
+        assert run(*DIGITS, "--limit", "5", "--json").json["rows"][0]["images"] == 5
+        assert len(run("list", "runs", "--json").json) == 1
+
+    def test_an_image_file(self, run: Run) -> None:
+        outcome = run("certify", picture("grey.png"), *TOY, *SMALL)
+        assert outcome.code == 0
+        assert "Certified (% of the images)" in outcome.out
+
+    def test_a_function_is_a_classifier(self, run: Run) -> None:
+        box = ("--classifier", "python:toy:black_box", "--sigma", "0.25")
+        assert run("certify", "digits", *box, *SMALL, "--limit", "2").code == 0
+
+    def test_label_names_that_differ_are_noted(self, run: Run) -> None:
+        outcome = run(*DIGITS, "--json")
+        assert outcome.err.startswith("note: the label names of the data (0, 1, 2, ...) and of")
+        assert "differ; labels are compared by their numbers" in outcome.message
+        assert outcome.json
+
+    def test_other_settings_under_the_same_name_are_refused(self, run: Run) -> None:
+        assert run(*DIGITS, "--run", "a").code == 0
+        outcome = run(*DIGITS, "--run", "a", "--alpha", "0.01")
+        assert (outcome.code, outcome.out) == (2, "")
+        assert "alpha: 0.001 in the run, 0.01 asked" in outcome.message
+
+    def test_a_broken_image_in_the_middle_keeps_what_was_counted(self, run: Run) -> None:
+        Path("images").mkdir()
+        for index in range(8):
+            picture(f"images/{index}.png")
+        Path("images/7.png").write_bytes(b"no image")
+        batch = ("--batch-size", "100")
+        outcome = run("certify", "folder:images", *TOY, *SMALL, *batch, "--run", "a")
+        assert outcome.code == 1
+        assert "images/7.png' cannot be decoded" in outcome.message
+        assert run("export", "a", "--output", "a.tsv").code == 0
+        assert len(Path("a.tsv").read_text().splitlines()) > 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("--sigma 0", "sigma is the standard deviation .* got 0.0; 0.12, 0.25"),
+        ("--sigma -1", "sigma is the standard deviation .* got -1.0"),
+        ("--sigma nan", "sigma is the standard deviation .* got nan"),
+        ("--sigma some", "Invalid value for '--sigma'"),
+        ("--alpha 2", r"alpha .* got 2.0"),
+        ("--alpha 0", r"alpha .* got 0.0"),
+        ("--n 0", "n is a number of noisy copies .* got 0"),
+        ("--n0 -5", "n0 is a number of noisy copies .* got -5"),
+        ("--radii 0.5;1", "--radii takes lengths such as 0.25,0.5,1.0, got '0.5;1'"),
+        ("--radii 0.5,-1", "--radii takes lengths .* got '0.5,-1'"),
+        ("--radii nan", "--radii takes lengths .* got 'nan'"),
+        ("--limit 0", "limit is a number of images and must be at least 1, got 0"),
+        ("--stride 0", "stride is a number of images and must be at least 1, got 0"),
+        ("--resolution 1", "resolution is a number of pixels and must be at least 2, got 1"),
+        ("--batch-size 0", "batch_size must be at least 1, got 0"),
+        ("--device gpu", "device 'gpu' cannot be used here .* use auto, cpu, cuda"),
+        ("--classifier digitz", r"unknown classifier 'digitz'; did you mean digits\?"),
+        ("--classifier cifar-resnet57:x", "there is no weights file x"),
+        ("--classifier cifar-resnet56:toy.pt", "toy.pt is a pickle .* is refused"),
+        ("--classifier python:toy:number", "module 'toy' has no function 'number'"),
+        ("--classifier python:toy:nothing", "returned NoneType, which cannot be called"),
+        ("--classifier python:toy:Colour", "image '0' is grey, but the classifier takes RGB"),
+        ("--denoiser unett:x", r"unknown denoiser 'unett:x'; did you mean unet:FILE"),
+        ("--denoiser unet:toy.pt", "toy.pt is a pickle"),
+    ],
+)
+def test_bad_settings_are_refused(run: Run, arguments: str, said: str) -> None:
+    torch.save({"x": torch.zeros(1)}, "toy.pt")
+    outcome = run("certify", "digits", *TOY, *arguments.split())
+    assert (outcome.code, outcome.out) == (2, "")
+    assert re.search(said, outcome.message), outcome.message
+    assert not Path("runs.sqlite").exists()
+
+
+def make_bad_images() -> None:
+    """Files and folders that ``certify`` refuses, in the working folder."""
+    Path("empty").mkdir()
+    Path("corrupt.png").write_bytes(Path(picture("whole.png")).read_bytes()[:60])
+    PIL.Image.fromarray(np.zeros((8, 8), np.uint16)).save("deep.png")
+    PIL.Image.new("RGBA", (8, 8)).save("alpha.png")
+    picture("dot.png", size=(1, 1))
+    picture("colour.png", "RGB")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    table = pytest.importorskip("pyarrow").table({"picture": [b""], "label": [1]})
+    parquet.write_table(table, "columns.parquet")
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ("missing.png", "there is no image file 'missing.png'; check the path"),
+        ("corrupt.png", "'corrupt.png' cannot be decoded"),
+        ("deep.png", "'deep.png' has more than 8 bits a channel"),
+        ("alpha.png", "has the mode RGBA .* flatten any transparency"),
+        ("dot.png", "is 1x1 pixels, expected at least 2x2"),
+        ("colour.png", "is RGB, but the classifier takes grey images"),
+        ("folder:empty", "'empty' holds no images"),
+        ("folder:missing", "there is no folder 'missing'"),
+        ("empty", r"did you mean 'folder:empty'\?"),
+        ("parquet:columns.parquet", "has no image column, .* its columns are picture: binary"),
+        ("parquet:missing.parquet", "there is no file 'missing.parquet'"),
+        ("digitz", r"there is no data set 'digitz'; did you mean 'digits'\?"),
+    ],
+)
+@pytest.mark.parametrize("command", ["certify", "predict"])
+def test_bad_data_are_refused(run: Run, command: str, data: str, said: str) -> None:
+    make_bad_images()
+    if command == "predict" and not data.endswith(".png"):
+        said = f"'{data}' cannot be decoded" if data == "empty" else f"no image file '{data}'"
+    outcome = run(command, data, *TOY)
+    assert (outcome.code, outcome.out) == (2, "")
+    assert re.search(said, outcome.message.replace("\\", "")), outcome.message
+    assert not Path("runs.sqlite").exists()
+
+
+class TestStores:
+    def test_a_folder(self, run: Run) -> None:
+        Path("folder").mkdir()
+        outcome = run(*DIGITS, "--store", "folder")
+        assert outcome.code == 1
+        assert "the store folder failed (unable to open database file)" in outcome.message
+
+    def test_a_file_in_the_place_of_a_folder(self, run: Run) -> None:
+        outcome = run(*DIGITS, "--store", "toy.py/runs.sqlite")
+        assert outcome.code == 1
+        assert "the store toy.py/runs.sqlite failed" in outcome.message
+
+    def test_of_another_program(self, run: Run) -> None:
+        outcome = run(*DIGITS, "--store", "toy.py")
+        assert outcome.code == 1
+        assert "file is not a database" in outcome.message
+        assert Path("toy.py").read_text() == (SAMPLES / "toy.py").read_text()
+
+    @pytest.mark.parametrize("command", [DIGITS, ("list", "runs"), ("report", "a")])
+    def test_of_a_newer_version(self, run: Run, command: tuple[str, ...]) -> None:
+        Store("runs.sqlite").close()
+        with closing(sqlite3.connect("runs.sqlite")) as connection, connection:
+            connection.execute("update schema_version set version = 99")
+        outcome = run(*command)
+        assert (outcome.code, outcome.out) == (2, "")
+        assert "has schema 99, this version of the package reads up to" in outcome.message
+
+    @pytest.mark.parametrize("command", ["report x", "export x --output x.tsv", "list runs"])
+    def test_that_is_not_there(self, run: Run, command: str) -> None:
+        outcome = run(*command.split())
+        assert outcome.code == 1
+        assert "runs.sqlite failed (there is no such file)" in outcome.message
+        assert not Path("runs.sqlite").exists()
+
+
+class TestFailing:
+    def test_a_classifier_that_fails_is_1(self, run: Run) -> None:
+        outcome = run("certify", "digits", "--classifier", "python:toy:Undecided", "--sigma", "1")
+        assert (outcome.code, outcome.out) == (1, "")
+        assert "error: the classifier gave NaN logits" in outcome.err
+
+    @pytest.mark.parametrize("command", ["predict", "demo"])
+    def test_ctrl_c_is_130(self, run: Run, monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+        def interrupt(*arguments: object, **named: object) -> None:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(catalogue, "load_classifier", interrupt)
+        monkeypatch.setattr(experiments, "run_demo", interrupt)
+        outcome = run(
+            *(("predict", picture("grey.png"), *TOY) if command == "predict" else (command,))
+        )
+        assert (outcome.code, outcome.out) == (130, "")
+
+    def test_a_missing_package_names_the_extra(
+        self, run: Run, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setitem(sys.modules, "lightning", None)
+        for command in (("train", "--sigma", "1"), ("train-classifier",)):
+            outcome = run(*command, "digits:train", "--output", "x.safetensors")
+            assert outcome.code == 2
+            assert "pip install 'denoised-smoothing[train]'" in outcome.message
+
+
+class TestPredict:
+    def test_text_and_json(self, run: Run) -> None:
+        sigma = ("--sigma", "0.05", "--seed", "1", "--n", "200")
+        arguments = ("predict", picture("grey.png"), *TOY, *sigma)
+        text = run(*arguments)
+        values = run(*arguments, "--json").json
+        assert values["label_name"] == "abcdefghij"[values["label"]]
+        assert text.out.startswith(f"{values['label_name']}: label {values['label']} (p-value ")
+        assert (values["calls"], sum(values["counts"]), values["seed"]) == (200, 200, "1")
+
+    def test_abstention_and_no_names(self, run: Run) -> None:
+        arguments = ("predict", picture("grey.png"), *TOY, "--seed", "1", "--n", "2")
+        assert run(*arguments).out.startswith("abstains (p-value ")
+        values = run(*arguments, "--json").json
+        assert (values["label"], values["label_name"]) == (None, None)
+        box = ("--classifier", "python:toy:black_box", "--sigma", "0.1", "--json")
+        assert run("predict", "grey.png", *box).json["label_name"] is None
+
+    def test_resolution(self, run: Run) -> None:
+        picture("large.png", size=(20, 30))
+        assert run("predict", "large.png", *TOY, "--resolution", "8").code == 0
+        outcome = run("predict", "large.png", *TOY)
+        assert (outcome.code, "the classifier failed on images of shape" in outcome.err) == (
+            1,
+            True,
+        )
+        outcome = run("predict", "large.png", *TOY, "--resolution", "0")
+        assert outcome.code == 2
+        assert "resolution is a number of pixels" in outcome.message
+
+    def test_grey_for_a_colour_classifier(self, run: Run) -> None:
+        colour = ("--classifier", "python:toy:Colour", "--sigma", "0.5")
+        outcome = run("predict", picture("grey.png"), *colour)
+        assert outcome.code == 2
+        assert "the image is grey, but the classifier takes RGB images" in outcome.message
+        assert run("predict", picture("colour.png", "RGB"), *colour).code == 0
+
+
+class TestExportAndReport:
+    def test_tsv_has_the_columns_of_the_literature(self, run: Run) -> None:
+        run(*DIGITS, "--run", "a")
+        outcome = run("export", "a", "--output", "a.tsv")
+        assert (outcome.code, outcome.out) == (0, "wrote a.tsv\n")
+        lines = Path("a.tsv").read_text().splitlines()
+        assert lines[0] == "idx\tlabel\tpredict\tradius\tcorrect\ttime"
+        assert len(lines) == 4
+
+    @pytest.mark.parametrize("form", ["csv", "parquet"])
+    def test_other_formats(self, run: Run, form: str) -> None:
+        run(*DIGITS, "--run", "a")
+        output = f"a.{form}"
+        values = run("export", "a", "--format", form, "--output", output, "--json").json
+        assert values == {"output": output}
+        if form == "csv":
+            with Path(output).open(newline="") as file:
+                assert [row["n"] for row in csv.DictReader(file)] == ["90"] * 3
+        else:
+            parquet = pytest.importorskip("pyarrow.parquet")
+            assert parquet.read_table(output)["n"].to_pylist() == [90] * 3
+
+    def test_report_of_several_runs(self, run: Run) -> None:
+        for sigma in ("0.25", "0.5"):
+            run(*DIGITS, "--sigma", sigma, "--run", f"s{sigma}")
+        values = run("report", "s0.25", "s0.5", "--radii", "0.25", "--json").json
+        assert values == {"output": "report.html"}
+        html = Path("report.html").read_text()
+        assert "s0.25" in html
+        assert "s0.5" in html
+
+    @pytest.mark.parametrize(
+        ("arguments", "said"),
+        [
+            ("export b --output b.tsv", r"no run 'b' in the store .* did you mean|newest are: a"),
+            ("report a b", "no run 'b' in the store"),
+            ("report a --radii x", "--radii takes lengths"),
+            ("export a --output missing/a.tsv", "cannot write the output 'missing/a.tsv'"),
+            ("export a --format xls --output a.xls", "Invalid value for '--format'"),
+        ],
+    )
+    def test_bad_input_is_refused(self, run: Run, arguments: str, said: str) -> None:
+        run(*DIGITS, "--run", "a")
+        outcome = run(*arguments.split())
+        assert (outcome.code, outcome.out) == (2, "")
+        assert re.search(said, outcome.message)
+
+
+class TestList:
+    @pytest.mark.parametrize(
+        ("kind", "held"),
+        [("classifiers", "digits"), ("denoisers", "none"), ("datasets", "folder:PATH")],
+    )
+    def test_what_can_be_named(self, run: Run, kind: str, held: str) -> None:
+        rows = run("list", kind, "--json").json
+        assert held in [row["spec"] for row in rows]
+        text = run("list", kind).out
+        assert text.split()[:2] == ["spec", "what"]
+        assert held in text
+
+    def test_runs(self, run: Run) -> None:
+        Store("runs.sqlite").close()
+        assert run("list", "runs").out == "none\n"
+        assert run("list", "runs", "--json").json == []
+        run(*DIGITS, "--run", "a")
+        [row] = run("list", "runs", "--json").json
+        assert row.pop("created").endswith("+00:00")
+        assert row == {"run": "a", "data": "digits", "sigma": 0.5, "finished": 3}
+        assert run("list", "runs").out.split()[:5] == [
+            "run",
+            "data",
+            "sigma",
+            "finished",
+            "created",
+        ]
+
+    def test_of_something_else(self, run: Run) -> None:
+        outcome = run("list", "stores")
+        assert outcome.code == 2
+        assert "'classifiers', 'denoisers', 'datasets', 'runs'" in outcome.message
+
+
+class TestTrain:
+    ARGUMENTS = (
+        "train", "digits:train", "--sigma", "0.5", "--option", "width=4", "--option", "outer=1",
+        "--option", "inner=1", "--steps", "20", "--epoch-steps", "10", "--batch-size", "8",
+        "--validation-limit", "20", "--accelerator", "cpu", "--no-flip",
+        "--output", "unet.safetensors",
+    )  # fmt: skip
+
+    def test_once_again_and_resumed(self, run: Run) -> None:
+        pytest.importorskip("lightning")
+        card = run(*self.ARGUMENTS, "--judge", "python:toy:Toy", "--json").json
+        assert (card["output"], card["architecture"]) == ("unet.safetensors", "unet")
+        assert "accuracy_python:toy:Toy" in json.loads(card["quality"])
+        assert card["command"].startswith("denoised-smoothing train digits:train --sigma 0.5 ")
+        before = load_denoiser_file("unet.safetensors").state_dict()
+
+        outcome = run(*self.ARGUMENTS)
+        assert (outcome.code, outcome.out) == (2, "")
+        assert "unet.safetensors exists already; choose another output" in outcome.message
+
+        Path("unet.safetensors").unlink()
+        outcome = run(*self.ARGUMENTS)
+        assert outcome.code == 0
+        assert "since it was resumed" in outcome.out
+        after = load_denoiser_file("unet.safetensors").state_dict()
+        assert all(torch.equal(before[name], after[name]) for name in before)
+
+        Path("unet.safetensors").unlink()
+        outcome = run(*self.ARGUMENTS, "--seed", "1")
+        assert outcome.code == 1
+        assert "holds a training with other settings: seed (0 there, 1 asked)" in outcome.message
+
+        denoised = ("--denoiser", "unet:missing.safetensors")
+        assert run(*DIGITS, *denoised).code == 2
+
+    @pytest.mark.parametrize(
+        ("arguments", "said"),
+        [
+            ("--option width", "--option takes NAME=NUMBER, such as width=32, got 'width'"),
+            ("--option width=wide", "--option takes NAME=NUMBER, .* got 'width=wide'"),
+            ("--option =5", "--option takes NAME=NUMBER, .* got '=5'"),
+            ("--architecture unett", "unknown denoiser architecture 'unett'; known: dncnn"),
+            ("--objective psnr", "Invalid value for '--objective'"),
+            ("--objective stability", "objective stability needs at least one classifier"),
+            ("--classifier python:toy:black_box", "no torch module, so nothing can be trained"),
+            ("--sigma-max 0.1", "the range of sigma ends below its start: 0.5 to 0.1"),
+            ("--steps 0", "steps must be at least 1, got 0"),
+            ("--start missing.safetensors", "there is no weights file missing.safetensors"),
+        ],
+    )
+    def test_bad_input_is_refused(self, run: Run, arguments: str, said: str) -> None:
+        pytest.importorskip("lightning")
+        outcome = run(*self.ARGUMENTS, *arguments.split())
+        assert (outcome.code, outcome.out) == (2, "")
+        assert re.search(said, outcome.message), outcome.message
+        assert not Path("unet.safetensors.training").exists()
+
+
+class TestTerminal:
+    def test_the_bar_shows_how_far_it_is(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        file = io.StringIO()
+        console = Console(file=file, force_terminal=True, width=200, _environ={"TERM": "xterm"})
+        monkeypatch.setattr(terminal, "err", console)
+        with terminal.run_bar() as show:
+            show(RunProgress("photos", 3, 20, 2, 12_345, 9.0, 51.0))
+        shown = re.sub(r"\x1b\[[0-9;]*m", "", file.getvalue())
+        for text in ("photos", "3/20 images", "2 certified", "12,345 queries", "0:51 left"):
+            assert text in shown
+
+    @pytest.mark.parametrize(
+        ("seconds", "text"),
+        [(0.4, "0:00 left"), (61, "1:01 left"), (3599.9, "59:59 left"), (7322, "2:02:02 left")],
+    )
+    def test_time_left(self, seconds: float, text: str) -> None:
+        assert terminal._left(seconds) == text
+
+
+def test_the_module_runs_as_a_program(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "denoised_smoothing", "certify"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "Usage: denoised-smoothing certify" in done.stderr
+
+
+def readme() -> str:
+    if not README.exists():
+        pytest.skip("there is no README.md beside the tests")
+    return README.read_text(encoding="utf-8")
+
+
+class TestReadme:
+    """What the README tells to type is understood; nothing is run."""
+
+    def test_commands_in_blocks_parse(self) -> None:
+        blocks = re.findall(r"^```\w*\n(.*?)^```", readme(), re.MULTILINE | re.DOTALL)
+        lines = LINE.findall("\n".join(blocks).replace("\\\n", " "))
+        assert len(lines) >= 5
+        for line in lines:
+            name, *arguments = shlex.split(line, comments=True)
+            COMMANDS[name].make_context(name, arguments)
+
+    def test_commands_and_options_in_the_text_exist(self) -> None:
+        options = {
+            option: name
+            for name, command in COMMANDS.items()
+            for parameter in command.params
+            for option in (*parameter.opts, *parameter.secondary_opts)
+        }
+        text = re.sub(r"^```.*?^```", "", readme(), flags=re.MULTILINE | re.DOTALL)
+        for code in re.findall(r"`([^`]+)`", text):
+            words = code.split()
+            if words[0] == "denoised-smoothing":
+                assert words[1] in COMMANDS
+            if words[0] == "denoised-smoothing" or words[0].startswith("--"):
+                named = {word.partition("=")[0] for word in words if word.startswith("--")}
+                assert named <= options.keys() | {"--help"}

@@ -1,0 +1,155 @@
+"""The command as a process of its own: killed, interrupted, resumed; and on real data."""
+
+from __future__ import annotations
+
+import csv
+import os
+import random
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from denoised_smoothing.reporting import Format, export, load_results
+from denoised_smoothing.store import Store, StoredImage
+
+SHARED = Path(
+    os.environ.get("DENOISED_SMOOTHING_SHARED", Path(__file__).resolve().parents[2] / "shared")
+)
+SAMPLES = Path(__file__).parent / "samples"
+LOG = "passes.log"
+IMAGES, N0, N = 12, 50, 400
+CALLS = IMAGES * (N0 + N)
+FORWARD = 200
+"""Copies of a forward pass of 8x8 images."""
+PASSES = CALLS // FORWARD
+PIXELS = np.random.default_rng(0).integers(0, 256, (IMAGES, 8, 8), np.uint8)
+SETTLED = 10
+"""Of 0.05 seconds and at most 8 in a batch: from then on something has been saved."""
+COMMAND = (
+    "certify", "folder:images", "--classifier", "python:toy:Slow", "--sigma", "0.3",
+    "--n0", str(N0), "--n", str(N), "--seed", "11",
+)  # fmt: skip
+
+
+def start(folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """The command in a folder that holds ``toy.py`` and images."""
+    shutil.copy(SAMPLES / "toy.py", folder)
+    (folder / "images").mkdir(exist_ok=True)
+    for index, values in enumerate(PIXELS):
+        PIL.Image.fromarray(values).save(folder / f"images/{index:02}.png")
+    paths = os.pathsep.join(path for path in sys.path if path)
+    return subprocess.run(
+        [sys.executable, "-m", "denoised_smoothing", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=folder,
+        env={
+            **os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "TOY_LOG": LOG, **variables
+        },
+    )  # fmt: skip
+
+
+def passes(folder: Path) -> int:
+    """Forward passes so far, over all processes."""
+    return len((folder / LOG).read_text().splitlines())
+
+
+def images(folder: Path) -> list[StoredImage]:
+    with Store(folder / "runs.sqlite", read_only=True) as store:
+        [run] = store.runs()
+        return store.images(run.name)
+
+
+def copies(folder: Path) -> int:
+    return sum(counts.n for image in images(folder) for counts in image.counts.values())
+
+
+def outcome(folder: Path) -> tuple[object, ...]:
+    """Counts and exports, but for the time."""
+    with Store(folder / "runs.sqlite", read_only=True) as store:
+        [run] = store.runs()
+        results = load_results(store, run.name)
+    tables = []
+    for form, delimiter in ((Format.TSV, "\t"), (Format.CSV, ",")):
+        export(results, form, folder / form)
+        with (folder / form).open(newline="") as file:
+            rows = csv.DictReader(file, delimiter=delimiter)
+            tables.append([{key: row[key] for key in row if key != "time"} for row in rows])
+    counts = [(image.image_id, image.counts, image.finished) for image in images(folder)]
+    return run.name, run.seed, counts, *tables
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[object, ...]:
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    done = start(folder, *COMMAND)
+    assert (done.returncode, passes(folder)) == (0, PASSES), done.stderr
+    assert f"Stored as {outcome(folder)[0]} in runs.sqlite" in done.stdout
+    return outcome(folder)
+
+
+def test_killed_at_a_random_moment_and_resumed(
+    uninterrupted: tuple[object, ...], tmp_path: Path
+) -> None:
+    moment = random.Random(2).randint(SETTLED, PASSES - 1)
+    killed = start(tmp_path, *COMMAND, TOY_SIGNAL="SIGKILL", TOY_AT=str(moment))
+    assert (killed.returncode, passes(tmp_path)) == (-signal.SIGKILL, moment)
+    stored = copies(tmp_path)
+    assert 0 < stored < CALLS
+    # Of 0.05 seconds: fewer than 8 wait to be saved, and at most 8 are in the batch on its way.
+    assert moment * FORWARD - stored <= 15 * FORWARD
+    again = start(tmp_path, *COMMAND, "--batch-size", "300")
+    assert again.returncode == 0, again.stderr
+    assert passes(tmp_path) - moment == -((stored - CALLS) // FORWARD)
+    assert outcome(tmp_path) == uninterrupted
+
+
+def test_ctrl_c_names_the_command_that_continues(
+    uninterrupted: tuple[object, ...], tmp_path: Path
+) -> None:
+    stopped = start(tmp_path, *COMMAND, TOY_SIGNAL="SIGINT", TOY_AT="12")
+    assert (stopped.returncode, stopped.stdout) == (130, "")
+    assert "interrupted; everything counted is kept. To go on:" in stopped.stderr
+    assert "Traceback" not in stopped.stderr
+    stored = copies(tmp_path)
+    assert stored > 0
+    [line] = re.findall(r"^denoised-smoothing (.*)$", stopped.stderr, re.MULTILINE)
+    done = start(tmp_path, *shlex.split(line))
+    assert done.returncode == 0, done.stderr
+    assert passes(tmp_path) - 12 == -((stored - CALLS) // FORWARD)
+    assert outcome(tmp_path) == uninterrupted
+
+
+def test_cifar10(tmp_path: Path) -> None:
+    """The command of the issue, on two images."""
+    data = SHARED / "data/cifar10/test.parquet"
+    weights = SHARED / "data/cifar10_classifiers/resnet56.safetensors"
+    for needed in (data, weights):
+        if not needed.exists():
+            pytest.skip(f"needs {needed.relative_to(SHARED.parent)}")
+    pytest.importorskip("pyarrow")
+    done = start(
+        tmp_path, "certify", f"parquet:{data}", "--classifier", f"cifar-resnet56:{weights}",
+        "--sigma", "0.25", "--n0", "20", "--n", "100", "--limit", "2", "--run", "cifar",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "Certified accuracy" in done.stdout
+    with Store(tmp_path / "runs.sqlite", read_only=True) as store:
+        run, images = store.run("cifar"), store.images("cifar")
+    assert run.settings["resolution"] == 32
+    assert run.settings["dimension"] == 3 * 32 * 32
+    assert run.settings["forward_shape"][1:] == [3, 32, 32]
+    assert run.info["label_names"][:2] == ["airplane", "automobile"]
+    assert [(image.image_id, image.label, image.finished) for image in images] == [
+        ("0", 0, True),
+        ("1", 1, True),
+    ]

@@ -1,0 +1,638 @@
+"""runs.py: what is stored, what goes on, what is refused, and what survives."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from torch import Tensor, nn
+
+from denoised_smoothing import runs, scheduling
+from denoised_smoothing.certificates.certificate import FixedBudget
+from denoised_smoothing.classifiers import ImageClassifier
+from denoised_smoothing.datasets import ImageDataset, load_dataset
+from denoised_smoothing.errors import (
+    ImageError,
+    RunMismatchError,
+    SettingError,
+    StoreError,
+)
+from denoised_smoothing.noise import noisy_copies
+from denoised_smoothing.reporting import Format, export, load_results
+from denoised_smoothing.runs import CertificationRun, RunProgress
+from denoised_smoothing.smoothing import SmoothedClassifier, Stage
+from denoised_smoothing.store import Store, StoredImage
+
+IMAGES = 12
+PLAN = FixedBudget(n0=20, n=130)
+CALLS = IMAGES * (PLAN.n0 + PLAN.n)
+FORWARD = 200
+"""Copies of a forward pass of 8x8 images; CALLS are 9 of them."""
+VALUES = np.random.default_rng(0).integers(0, 256, (IMAGES, 1, 8, 8)).astype(np.float32) / 255
+NAMES = tuple("abcde")
+
+
+def made(**changes: Any) -> ImageDataset:
+    """Random grey images of 8x8 pixels with labels."""
+    data = ImageDataset(
+        name="folder:made",
+        fingerprint="f",
+        image_ids=[f"image-{index}" for index in range(IMAGES)],
+        read=lambda index: VALUES[index],
+        labels=[index % 5 for index in range(IMAGES)],
+        label_names=NAMES,
+    )
+    return replace(data, **changes)
+
+
+class Classes(nn.Module):
+    """A random linear classifier that calls ``happens`` before each forward pass."""
+
+    def __init__(self, seed: int = 0, happens: Callable[[], None] = lambda: None) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        self.weights = nn.Parameter(torch.randn(5, 64, generator=generator))
+        self.happens = happens
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.happens()
+        return images.flatten(1) @ self.weights.T
+
+
+def smoothed(classifier: nn.Module | None = None, **options: Any) -> SmoothedClassifier:
+    options = {"sigma": 0.5, "device": "cpu", **options}
+    return SmoothedClassifier(classifier or Classes(), **options)
+
+
+def request(**changes: Any) -> CertificationRun:
+    settings = {
+        "smoothed": smoothed(),
+        "dataset": made(),
+        "plan": PLAN,
+        "alpha": 0.001,
+        "classifier": "toy",
+        "denoiser": "none",
+        "name": "run",
+        "seed": 7,
+    }
+    return CertificationRun(**{**settings, **changes})
+
+
+def at_pass(number: int, error: BaseException) -> CertificationRun:
+    """A run in which the classifier raises at one forward pass."""
+    passes = iter(range(1, 1000))
+
+    def happens() -> None:
+        if next(passes) == number:
+            raise error
+
+    return request(smoothed=smoothed(Classes(happens=happens)))
+
+
+def counts(store: Store, name: str = "run") -> list[tuple[object, ...]]:
+    """All that a run says of its images, but for the time."""
+    return [
+        (i.index, i.image_id, i.label, i.digest, i.counts, i.finished) for i in store.images(name)
+    ]
+
+
+def exported(store: Store, folder: Path) -> dict[str, object]:
+    """The exports of the run, but for the time."""
+    results, rows = load_results(store, "run"), {}
+    for form, delimiter in ((Format.TSV, "\t"), (Format.CSV, ",")):
+        export(results, form, folder / form)
+        with (folder / form).open(newline="") as file:
+            rows[form.value] = list(csv.DictReader(file, delimiter=delimiter))
+    return {
+        name: [{key: row[key] for key in row if key != "time"} for row in table]
+        for name, table in rows.items()
+    }
+
+
+def copies(images: Sequence[StoredImage]) -> int:
+    return sum(counts.n for image in images for counts in image.counts.values())
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "runs.sqlite")
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    store = Store(tmp_path_factory.mktemp("uninterrupted") / "runs.sqlite")
+    request().execute(store)
+    assert copies(store.images("run")) == CALLS
+    assert all(image.finished for image in store.images("run"))
+    return store
+
+
+class TestSameCounts:
+    """However a run came to its end, it has the counts of one that went there directly."""
+
+    @staticmethod
+    def check(store: Store, uninterrupted: Store, folder: Path) -> None:
+        assert counts(store) == counts(uninterrupted)
+        assert exported(store, folder) == exported(uninterrupted, folder)
+        assert store.examples("run") == uninterrupted.examples("run")
+
+    @pytest.mark.parametrize("batch_size", [1, 450, 100_000])
+    def test_other_batch_sizes(
+        self, store: Store, uninterrupted: Store, tmp_path: Path, batch_size: int
+    ) -> None:
+        request(smoothed=smoothed(batch_size=batch_size)).execute(store)
+        self.check(store, uninterrupted, tmp_path)
+
+    def test_another_order(self, store: Store, uninterrupted: Store, tmp_path: Path) -> None:
+        backwards = request()
+        backwards.indices.reverse()
+        backwards.execute(store)
+        assert counts(store) == counts(uninterrupted)
+        assert exported(store, tmp_path) == exported(uninterrupted, tmp_path)
+
+    @pytest.mark.parametrize("number", [1, 2, 5, 9])
+    def test_interrupted_and_resumed(
+        self, store: Store, uninterrupted: Store, tmp_path: Path, number: int
+    ) -> None:
+        with pytest.raises(KeyboardInterrupt):
+            at_pass(number, KeyboardInterrupt()).execute(store)
+        assert copies(store.images("run")) < CALLS
+        request(smoothed=smoothed(batch_size=300)).execute(store)
+        self.check(store, uninterrupted, tmp_path)
+
+    def test_interrupted_at_every_report(
+        self, store: Store, uninterrupted: Store, tmp_path: Path
+    ) -> None:
+        """Also between the last batch of an image and its being called finished."""
+        reports = 0
+
+        def interrupt(progress: RunProgress) -> None:
+            nonlocal reports
+            reports += 1
+            if progress.calls or progress.images_done > done:
+                raise KeyboardInterrupt
+
+        for _ in range(100):
+            done = sum(image.finished for image in counted(store))
+            try:
+                request(smoothed=smoothed(batch_size=FORWARD)).execute(store, interrupt)
+            except KeyboardInterrupt:
+                continue
+            break
+        assert reports > CALLS // FORWARD
+        self.check(store, uninterrupted, tmp_path)
+
+    def test_first_some_images_then_all(
+        self, store: Store, uninterrupted: Store, tmp_path: Path
+    ) -> None:
+        request(limit=7).execute(store)
+        assert len(store.images("run")) == 7
+        request().execute(store)
+        self.check(store, uninterrupted, tmp_path)
+        request(limit=2).execute(store)
+        self.check(store, uninterrupted, tmp_path)
+
+    def test_nothing_is_done_twice(self, store: Store) -> None:
+        request().execute(store)
+        at_pass(1, AssertionError("called again")).execute(store)
+
+
+def counted(store: Store) -> list[StoredImage]:
+    """The images of the run, none where it has not begun."""
+    return store.images("run") if store.runs() else []
+
+
+class TestIdentity:
+    @pytest.mark.parametrize(
+        ("changes", "said"),
+        [
+            ({"smoothed": smoothed(sigma=0.25)}, "sigma: 0.5 in the run, 0.25 asked"),
+            ({"plan": FixedBudget(20, 131)}, "plan.n: 130 in the run, 131 asked"),
+            ({"plan": FixedBudget(21, 130)}, "plan.n0: 20 in the run, 21 asked"),
+            ({"alpha": 0.01}, "alpha: 0.001 in the run, 0.01 asked"),
+            ({"seed": 8}, "seed: 7 in the run, 8 asked"),
+            ({"stride": 2}, "stride: 1 in the run, 2 asked"),
+            ({"resolution": 4}, "dimension: 64 in the run, 16 asked; forward_shape: "),
+            ({"classifier": "other"}, "classifier: 'toy' in the run, 'other' asked"),
+            ({"smoothed": smoothed(Classes(seed=1))}, "classifier_fingerprint: '"),
+            ({"denoiser": "unet:x"}, "denoiser: 'none' in the run, 'unet:x' asked"),
+            ({"smoothed": smoothed(denoiser=nn.Identity())}, "denoiser_fingerprint: '"),
+            ({"dataset": made(name="digits")}, "data: 'folder:made' in the run, 'digits' asked"),
+            ({"dataset": made(fingerprint="g")}, "data_fingerprint: 'f' in the run, 'g' asked"),
+        ],
+        ids=lambda value: value.partition(":")[0] if isinstance(value, str) else "",
+    )
+    def test_other_settings_under_the_same_name_are_refused(
+        self, uninterrupted: Store, changes: dict[str, Any], said: str
+    ) -> None:
+        before = counts(uninterrupted)
+        with pytest.raises(RunMismatchError) as caught:
+            request(**changes).execute(uninterrupted)
+        assert str(caught.value).startswith("the run 'run' exists with other settings (")
+        assert said in str(caught.value)
+        assert str(caught.value).endswith("start a new one with another --run name, or go on "
+                                          "with the settings it has")  # fmt: skip
+        assert counts(uninterrupted) == before
+
+    def test_all_that_differs_is_named(self, uninterrupted: Store) -> None:
+        other = request(smoothed=smoothed(sigma=0.25), alpha=0.01)
+        with pytest.raises(RunMismatchError, match=r"\(alpha: 0.001 .*; sigma: 0.5 in the run, 0."):
+            other.execute(uninterrupted)
+
+    def test_the_enlargement_of_the_classifier_counts(self, store: Store) -> None:
+        def enlarged(size: int) -> CertificationRun:
+            network = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), Two())
+            classifier = ImageClassifier(network, (0.5,), (0.5,), input_size=size)
+            return request(smoothed=smoothed(classifier), limit=1)
+
+        enlarged(8).execute(store)
+        with pytest.raises(RunMismatchError, match="classifier_fingerprint"):
+            enlarged(16).execute(store)
+
+    def test_a_changed_file_is_another_data_set(self, store: Store, tmp_path: Path) -> None:
+        folder = tmp_path / "images"
+        folder.mkdir()
+        for index in (0, 1):
+            PIL.Image.fromarray(np.full((8, 8), 90 * index, np.uint8)).save(folder / f"{index}.bmp")
+        data = f"folder:{folder}"
+        request(dataset=load_dataset(data)).execute(store)
+        PIL.Image.fromarray(np.full((8, 9), 7, np.uint8)).save(folder / "0.bmp")
+        with pytest.raises(RunMismatchError, match="data_fingerprint"):
+            request(dataset=load_dataset(data)).execute(store)
+
+    def test_an_image_that_changed_under_the_run_is_refused(
+        self, store: Store, uninterrupted: Store, tmp_path: Path
+    ) -> None:
+        """The fingerprint of a folder is of names and sizes, so the image itself is compared."""
+        with pytest.raises(KeyboardInterrupt):
+            at_pass(2, KeyboardInterrupt()).execute(store)
+        before = counts(store)
+        [begun] = [image for image in store.images("run") if not image.finished]
+        changed = made(read=lambda index: 1 - VALUES[index])
+        said = f"image '{begun.image_id}' is not the one that run 'run' began with: the data"
+        with pytest.raises(StoreError, match=said):
+            request(dataset=changed).execute(store)
+        assert counts(store) == before
+        request().execute(store)
+        assert counts(store) == counts(uninterrupted)
+
+
+class Two(nn.Module):
+    """Two logits from one feature."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        return torch.cat([features, -features], dim=1)
+
+
+class TestName:
+    def test_without_a_name_the_same_settings_go_on(self, store: Store) -> None:
+        first = request(name=None, seed=None, limit=3).execute(store)
+        again = request(name=None, seed=None).execute(store)
+        assert (again.name, again.seed) == (first.name, first.seed)
+        assert len(store.images(first.name)) == IMAGES
+        assert len(store.runs()) == 1
+
+    def test_other_settings_have_another_name(self) -> None:
+        changes: list[dict[str, Any]] = [
+            {}, {"seed": 8}, {"seed": None}, {"alpha": 0.01}, {"stride": 2},
+            {"plan": FixedBudget(20, 131)}, {"smoothed": smoothed(Classes(1))},
+            {"smoothed": smoothed(sigma=0.25)}, {"dataset": made(fingerprint="g")},
+        ]  # fmt: skip
+        names = {request(name=None, **change).run_name for change in changes}
+        assert len(names) == len(changes)
+
+    @pytest.mark.parametrize(
+        ("data", "classifier", "denoiser", "start"),
+        [
+            ("digits:test", "digits", "digits-mse", "digits-test-digits-digits-mse-0.5-"),
+            ("folder:a/photos/", "torchvision:resnet50", "none", "photos-torchvision-resnet50-n"),
+            ("parquet:../data/test.parquet", "cifar-resnet56:/w/resnet56.safetensors",
+             "unet:unet.safetensors", "test-resnet56-unet-unet-0.5-"),
+            ("cat.png", "python:my.models:make", "none", "cat-python-my.models-make-none-0.5-"),
+        ],
+    )  # fmt: skip
+    def test_says_what_the_run_is(
+        self, data: str, classifier: str, denoiser: str, start: str
+    ) -> None:
+        run = request(
+            name=None, dataset=made(name=data), classifier=classifier, denoiser=denoiser
+        )  # fmt: skip
+        assert run.run_name.startswith(start)
+        assert run.run_name == run.run_name.strip("-")
+
+    def test_a_fresh_seed_is_entropy_and_recorded(self, store: Store) -> None:
+        seeds = {request(name=name, seed=None, limit=1).execute(store).seed for name in "abc"}
+        assert len(seeds) == 3
+        assert max(seeds) > 2**100
+        assert request(name="a", seed=None, limit=2).execute(store).seed in seeds
+
+
+class TestRecord:
+    def test_settings(self, uninterrupted: Store) -> None:
+        recorded = uninterrupted.run("run").settings
+        fingerprints = [recorded.pop(f"{name}_fingerprint") for name in ("classifier", "denoiser")]
+        assert all(len(fingerprint) == 64 for fingerprint in fingerprints)
+        assert recorded == {
+            "data": "folder:made",
+            "data_fingerprint": "f",
+            "resolution": None,
+            "stride": 1,
+            "dimension": 64,
+            "classifier": "toy",
+            "denoiser": "none",
+            "sigma": 0.5,
+            "alpha": 0.001,
+            "plan": {"kind": "fixed", "n0": 20, "n": 130},
+            "noise": "float",
+            "forward_shape": [FORWARD, 1, 8, 8],
+            "engine": "torch",
+            "engine_version": torch.__version__,
+            "precision": "float32",
+            "processor": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
+        }
+
+    def test_info(self, store: Store) -> None:
+        run = request(command="certify made", method="plain", limit=1).execute(store)
+        packages = ("denoised-smoothing", "torch", "numpy", "scipy")
+        assert run.info == {
+            "command": "certify made",
+            "method": "plain",
+            "label_names": list(NAMES),
+            "versions": {
+                "python": platform.python_version(),
+                **{package: metadata.version(package) for package in packages},
+            },
+        }
+        assert load_results(store, "run").method == "plain"
+
+    def test_the_names_of_the_classifier_come_first(self, store: Store) -> None:
+        classifier = Classes()
+        classifier.label_names = ("v", "w", "x", "y", "z")
+        assert request(smoothed=smoothed(classifier), limit=1).execute(store).info[
+            "label_names"
+        ] == list("vwxyz")
+
+    def test_images(self, uninterrupted: Store) -> None:
+        for index, image in enumerate(uninterrupted.images("run")):
+            assert (image.index, image.image_id, image.label) == (
+                index,
+                f"image-{index}",
+                index % 5,
+            )
+            assert {stage: counts.n for stage, counts in image.counts.items()} == {
+                Stage.SELECTION: PLAN.n0,
+                Stage.ESTIMATION: PLAN.n,
+            }
+
+    def test_resolution_and_grid_come_before_the_noise(self, store: Store) -> None:
+        shapes = set()
+
+        class Four(nn.Module):
+            resolution = 4
+
+            def forward(self, images: Tensor) -> Tensor:
+                shapes.add(tuple(images.shape))
+                return images.mean(dim=(1, 2, 3)).round().long().clamp(0, 4)
+
+        run = request(smoothed=smoothed(Four()), limit=1).execute(store)
+        assert (run.settings["resolution"], run.settings["dimension"]) == (4, 16)
+        assert shapes == {(FORWARD, 1, 4, 4)}
+        _, image = request(resolution=3).image(0)
+        assert image.shape == (1, 3, 3)
+        off_grid = request(dataset=made(read=lambda index: VALUES[index] * np.float32(0.999)))
+        scaled = off_grid.image(0)[1] * 255
+        np.testing.assert_allclose(scaled, scaled.round(), rtol=0, atol=1e-4)
+
+    def test_time_is_attributed_to_the_images(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Each forward pass takes one second of a clock that nothing else moves."""
+        clock = Clock(monkeypatch)
+        passes = 0
+
+        def second() -> None:
+            nonlocal passes
+            clock.now += 1.0
+            passes += 1
+            if passes == 4:
+                raise KeyboardInterrupt
+
+        classifier = Classes(happens=second)
+        with pytest.raises(KeyboardInterrupt):
+            request(smoothed=smoothed(classifier)).execute(store)
+        assert sum(image.seconds for image in store.images("run")) == pytest.approx(3.0)
+        request(smoothed=smoothed(classifier)).execute(store)
+        seconds = [image.seconds for image in store.images("run")]
+        assert sum(seconds) == pytest.approx(passes - 1)
+        assert min(seconds) > 0
+
+
+class Clock:
+    """The time that runs and scheduling believe it to be."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 100.0
+        monkeypatch.setattr(scheduling.time, "perf_counter", lambda: self.now)
+        monkeypatch.setattr(runs.time, "monotonic", lambda: self.now)
+
+
+class TestExamples:
+    def test_pictures_of_the_first_six_images(self, uninterrupted: Store) -> None:
+        examples = uninterrupted.examples("run")
+        kinds = [("clean", 0), *((k, i) for k in ("denoised", "noisy") for i in range(3))]
+        assert [(e.image_id, e.kind, e.position) for e in examples] == [
+            (f"image-{index}", kind, position) for index in range(6) for kind, position in kinds
+        ]
+
+    def test_they_are_what_the_classifier_got(self, store: Store) -> None:
+        def halve(noisy: Tensor) -> Tensor:
+            return noisy / 2
+
+        request(smoothed=smoothed(denoiser=halve), limit=1).execute(store)
+        pictures = {
+            (example.kind, example.position): np.asarray(PIL.Image.open(io.BytesIO(example.png)))
+            for example in store.examples("run")
+        }
+        noisy = noisy_copies(
+            torch.from_numpy(VALUES[0]), 0.5, seed=7, image_id="image-0",
+            stage=Stage.ESTIMATION, start=0, stop=3,
+        )[:, 0].numpy()  # fmt: skip
+        np.testing.assert_array_equal(pictures["clean", 0], np.rint(VALUES[0, 0] * 255))
+        for position, copy in enumerate(noisy):
+            for kind, picture in (("noisy", copy), ("denoised", copy / 2)):
+                expected = np.rint(picture.clip(0, 1) * 255)
+                np.testing.assert_array_equal(pictures[kind, position], expected)
+
+    def test_stored_once(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        request(limit=1).execute(store)
+        monkeypatch.setattr(Store, "save_examples", None)
+        request(limit=2).execute(store)
+
+
+class TestProgress:
+    def test_is_monotone_and_adds_up(self, store: Store) -> None:
+        seen: list[RunProgress] = []
+        request(smoothed=smoothed(batch_size=FORWARD)).execute(store, seen.append)
+        for field in ("images_done", "certified", "calls", "seconds"):
+            values = [getattr(progress, field) for progress in seen]
+            assert values == sorted(values)
+        first, last = seen[0], seen[-1]
+        assert (first.images_done, first.certified, first.calls) == (0, 0, 0)
+        assert first.seconds_left is None
+        certified = sum(i.predicted is not None for i in load_results(store, "run").images)
+        assert 0 < certified < IMAGES
+        assert (last.images_done, last.certified, last.calls) == (IMAGES, certified, CALLS)
+        assert last.seconds_left == 0
+        assert {progress.images for progress in seen} == {IMAGES}
+        assert {progress.run for progress in seen} == {"run"}
+        assert len({progress.calls for progress in seen}) == math.ceil(CALLS / FORWARD) + 1
+
+    def test_goes_on_from_what_is_stored(self, store: Store) -> None:
+        with pytest.raises(KeyboardInterrupt):
+            at_pass(6, KeyboardInterrupt()).execute(store)
+        stored = store.images("run")
+        seen: list[RunProgress] = []
+        request().execute(store, seen.append)
+        assert seen[0].images_done == sum(image.finished for image in stored) > 0
+        assert (seen[-1].images_done, seen[-1].calls) == (IMAGES, CALLS - copies(stored))
+
+    def test_counts_only_the_images_asked_for(self, store: Store) -> None:
+        request().execute(store)
+        seen: list[RunProgress] = []
+        request(limit=4).execute(store, seen.append)
+        certified = sum(i.predicted is not None for i in load_results(store, "run").images[:4])
+        assert [(p.images_done, p.images, p.certified) for p in seen] == [(4, 4, certified)]
+
+    def test_time_left(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        """4 images of 150 copies in 3 passes of 10 seconds; 3 + 8 * 0.75 passes are left."""
+        clock = Clock(monkeypatch)
+
+        def ten_seconds() -> None:
+            clock.now += 10.0
+
+        seen: list[RunProgress] = []
+        slow = smoothed(Classes(happens=ten_seconds), batch_size=FORWARD)
+        request(smoothed=slow).execute(store, seen.append)
+        assert next(p.seconds_left for p in seen if p.images_done == 4) == pytest.approx(60.0)
+
+
+class TestFailures:
+    def test_a_store_that_fails_keeps_what_was_saved(
+        self, store: Store, uninterrupted: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(runs, "SAVE_SECONDS", 0)
+        save, calls = Store.save_images, []
+
+        def failing(self: Store, name: str, images: Any) -> None:
+            calls.append(name)
+            if len(calls) > 2:
+                raise StoreError("disk is full")
+            save(self, name, images)
+
+        monkeypatch.setattr(Store, "save_images", failing)
+        slow = smoothed(batch_size=FORWARD)
+        with pytest.raises(StoreError, match="disk is full"):
+            request(smoothed=slow).execute(store)
+        assert copies(store.images("run")) == 2 * FORWARD
+        monkeypatch.undo()
+        request().execute(store)
+        assert counts(store) == counts(uninterrupted)
+
+    def test_an_image_that_cannot_be_read_keeps_what_was_counted(
+        self, store: Store, uninterrupted: Store
+    ) -> None:
+        def read(index: int) -> np.ndarray:
+            if index == 8:
+                raise ImageError("image-8 cannot be decoded")
+            return VALUES[index]
+
+        broken = request(dataset=made(read=read), smoothed=smoothed(batch_size=FORWARD))
+        with pytest.raises(ImageError, match="image-8 cannot be decoded"):
+            broken.execute(store)
+        kept = counts(store)
+        assert [image.finished for image in store.images("run")][:7] == [True] * 7
+        assert kept[:7] == counts(uninterrupted)[:7]
+        request().execute(store)
+        assert counts(store) == counts(uninterrupted)
+
+    def test_images_of_several_sizes_need_a_resolution(self, store: Store) -> None:
+        def read(index: int) -> np.ndarray:
+            return np.zeros((1, 8, 8 + index // 7), np.float32)
+
+        with pytest.raises(ImageError, match=r"image-7 has shape \[1, 8, 9\], the first one"):
+            request(dataset=made(read=read)).execute(store)
+        run = request(dataset=made(read=read), resolution=8, name="resized").execute(store)
+        assert all(image.finished for image in store.images(run.name))
+
+    @pytest.mark.parametrize(
+        ("changes", "error", "said"),
+        [
+            ({"alpha": 2.0}, SettingError, "alpha"),
+            ({"limit": 0}, SettingError, "limit is a number of images .* got 0"),
+            ({"stride": -1}, SettingError, "stride is a number of images .* got -1"),
+            ({"resolution": 0}, SettingError, "resolution is a number of pixels"),
+            (
+                {"dataset": made(read=lambda index: np.zeros((3, 8, 8), np.float32)),
+                 "smoothed": smoothed(ImageClassifier(Classes(), (0.5,), (0.5,)))},
+                ImageError, "image 'image-0' is RGB, but the classifier takes grey images",
+            ),
+        ],
+        ids=["alpha", "limit", "stride", "resolution", "channels"],
+    )  # fmt: skip
+    def test_bad_input_is_refused_before_any_work(
+        self, changes: dict[str, Any], error: type[Exception], said: str
+    ) -> None:
+        with pytest.raises(error, match=said):
+            request(**changes)
+
+
+@pytest.mark.parametrize("seconds", [0.001, 0.02, 0.11, 0.45])
+def test_a_kill_loses_at_most_a_second_of_work(
+    store: Store, monkeypatch: pytest.MonkeyPatch, seconds: float
+) -> None:
+    """At the end of any forward pass, by a clock that nothing else moves."""
+    clock, passes, lost = Clock(monkeypatch), 0, list[float]()
+
+    def work() -> None:
+        nonlocal passes
+        passes += 1
+        lost.append((passes - copies(counted(store)) / FORWARD) * seconds)
+        clock.now += seconds
+
+    plan = FixedBudget(100, 2000)
+    request(smoothed=smoothed(Classes(happens=work)), plan=plan).execute(store)
+    assert passes == IMAGES * 2100 / FORWARD
+    assert 0 < max(lost) < 1.0
+
+
+@pytest.mark.parametrize(
+    ("of_classifier", "of_data", "noted"),
+    [
+        (NAMES, NAMES, False),
+        (None, NAMES, False),
+        (NAMES, None, False),
+        (tuple("vwxyz"), NAMES, True),
+        (NAMES[:4], NAMES, True),
+    ],
+)
+def test_label_note(
+    of_classifier: tuple[str, ...] | None, of_data: tuple[str, ...] | None, noted: bool
+) -> None:
+    classifier = Classes()
+    classifier.label_names = of_classifier
+    note = request(smoothed=smoothed(classifier), dataset=made(label_names=of_data)).label_note
+    assert (note is not None) == noted
+    if note:
+        assert note.startswith("the label names of the data (a, b, c, ...) and of the classifier (")
+        assert note.endswith("differ; labels are compared by their numbers")
