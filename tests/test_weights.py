@@ -11,7 +11,6 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from denoised_smoothing import weights
 from denoised_smoothing.errors import WeightsError
 from denoised_smoothing.weights import fill, fingerprint, load_weights, save_weights
 
@@ -107,8 +106,8 @@ class TestFiles:
 
         path = tmp_path / "net.safetensors"
         save_weights(path, network(), {"version": "1"})
-        with monkeypatch.context() as patched, pytest.raises(OSError, match="No space left"):
-            patched.setattr(Path, "write_bytes", fails)
+        monkeypatch.setattr(Path, "write_bytes", fails)
+        with pytest.raises(OSError, match="No space left"):
             save_weights(path, network(seed=1), {"version": "2"})
         assert list(tmp_path.iterdir()) == [path]
         assert load_weights(path)[1] == {"version": "1"}

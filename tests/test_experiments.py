@@ -1,0 +1,135 @@
+"""experiments.py: the demo on a few images with a small plan, from the function to the command."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from denoised_smoothing import experiments
+from denoised_smoothing.certificates.certificate import FixedBudget
+from denoised_smoothing.cli import main
+from denoised_smoothing.errors import SettingError, StoreError
+from denoised_smoothing.experiments import METHODS, RADII, SIGMAS, DemoStory, run_demo
+from denoised_smoothing.reporting import load_results
+from denoised_smoothing.runs import RunProgress
+from denoised_smoothing.store import Store
+
+for package in ("sklearn", "jinja2", "matplotlib"):
+    pytest.importorskip(package)
+
+IMAGES = 6
+PLAN = FixedBudget(n0=10, n=60)
+WAYS = [(method, sigma) for method in METHODS for sigma in SIGMAS]
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[DemoStory, list[RunProgress]]:
+    """What the demo found, and its progress."""
+    seen: list[RunProgress] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(experiments, "PLAN", PLAN)
+        folder = tmp_path_factory.mktemp("demo") / "new" / "folder"
+        return run_demo(folder, images=IMAGES, progress=seen.append), seen
+
+
+@pytest.fixture
+def story(told: tuple[DemoStory, list[RunProgress]]) -> DemoStory:
+    return told[0]
+
+
+def test_every_method_at_every_sigma(story: DemoStory) -> None:
+    assert len(METHODS) == 3
+    assert [(result.method, result.sigma) for result in story.results] == WAYS
+    for result in story.results:
+        assert [image.index for image in result.images] == list(range(IMAGES))
+        assert result.unfinished == 0
+        assert result.labelled
+
+
+def test_results_are_those_of_the_store(story: DemoStory) -> None:
+    with Store(story.store, read_only=True) as store:
+        assert [run.name for run in store.runs()] == [result.run.name for result in story.results]
+        for result in story.results:
+            assert load_results(store, result.run.name) == result
+            assert len(store.examples(result.run.name)) == IMAGES * 7
+
+
+def test_noise_is_fresh(story: DemoStory) -> None:
+    assert len({result.run.seed for result in story.results}) == len(WAYS)
+
+
+def test_report_and_figure(story: DemoStory) -> None:
+    html = story.report.read_text(encoding="utf-8")
+    for method in METHODS:
+        assert method in html
+    assert (story.report.parent / "figure.png").read_bytes().startswith(b"\x89PNG")
+    assert story.report.parent == story.store.parent
+
+
+def test_progress_of_every_run(told: tuple[DemoStory, list[RunProgress]]) -> None:
+    story, seen = told
+    calls = {progress.run: progress.calls for progress in seen}
+    assert list(calls) == [result.run.name for result in story.results]
+    assert set(calls.values()) == {IMAGES * (PLAN.n0 + PLAN.n)}
+
+
+def test_bad_input_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match=r"limit is a number of images .* got 0"):
+        run_demo(tmp_path, images=0)
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreError, match=r"file/runs-.* failed"):
+        run_demo(tmp_path / "file", images=1)
+
+
+class TestCommand:
+    @pytest.fixture
+    def run(
+        self,
+        story: DemoStory,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> Callable[..., str]:
+        """Standard output of the command, which gets the story without doing it again."""
+
+        def told(folder: Path, *, images: int, progress: object) -> DemoStory:
+            assert (str(folder), images) == ("here", IMAGES)
+            return story
+
+        monkeypatch.setattr(experiments, "run_demo", told)
+
+        def call(*arguments: str) -> str:
+            arguments = ("demo", "--output", "here", "--images", str(IMAGES), *arguments)
+            monkeypatch.setattr(sys, "argv", ["denoised-smoothing", *arguments])
+            with pytest.raises(SystemExit) as end:
+                main()
+            assert not end.value.code
+            return capsys.readouterr().out
+
+        return call
+
+    def test_text(self, run: Callable[..., str], story: DemoStory) -> None:
+        text = run()
+        for method in METHODS:
+            assert text.count(method) == len(SIGMAS) + 1
+        headers = re.findall(r"^ *method .*", text, re.MULTILINE)
+        assert len(headers) == 2
+        for header in headers:
+            assert {f"{radius:g}" for radius in RADII} <= set(header.split())
+        assert f"Report: {story.report.as_uri()}\n" in text
+        assert "every number was computed in this run" in text
+
+    def test_json(self, run: Callable[..., str], story: DemoStory) -> None:
+        values = json.loads(run("--json"))
+        assert (values["report"], values["store"]) == (str(story.report), str(story.store))
+        assert [(row["method"], row["sigma"]) for row in values["rows"]] == WAYS
+        for row in values["rows"]:
+            assert [float(radius) for radius in row["certified"]] == list(RADII)
+            assert row["images"] == IMAGES
+            certified = list(row["certified"].values())
+            assert certified == sorted(certified, reverse=True)

@@ -1,0 +1,170 @@
+"""Small real trainings of a CIFAR ResNet on the digits."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from denoised_smoothing.catalogue import load_classifier
+from denoised_smoothing.classifiers import ImageClassifier, load_cifar_resnet
+from denoised_smoothing.datasets import load_dataset
+from denoised_smoothing.errors import DatasetError, SettingError, TrainingError
+from denoised_smoothing.training.classifier import ClassifierJob, train_resnet
+from denoised_smoothing.training.config import TrainingConfig
+from denoised_smoothing.training.data import Preparation
+from denoised_smoothing.weights import load_weights
+
+pytest.importorskip("sklearn")
+
+CONFIG = TrainingConfig(steps=45, batch_size=32, learning_rate=1e-2, epoch_steps=10)
+VALIDATED = 200
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Sums over several threads may differ in the last bit."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def digits_job(folder: Path, **changes: Any) -> ClassifierJob:
+    job = ClassifierJob(
+        config=CONFIG,
+        depth=8,
+        dataset=load_dataset("digits:train"),
+        preparation=Preparation(1, flip=False),
+        output=folder / "resnet8.safetensors",
+        validation=load_dataset("digits:test"),
+        validation_limit=VALIDATED,
+        command="denoised-smoothing train-classifier digits:train",
+        trainer_flags={"accelerator": "cpu", "enable_progress_bar": False},
+    )
+    return replace(job, **changes)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> ClassifierJob:
+    job = digits_job(tmp_path_factory.mktemp("finished"))
+    assert train_resnet(job) == job.output
+    return job
+
+
+def clean_accuracy(classifier: ImageClassifier) -> float:
+    data = load_dataset("digits:test")
+    images = torch.stack([torch.from_numpy(data[index].image) for index in range(VALIDATED)])
+    with torch.no_grad():
+        answers = classifier(images).argmax(dim=1)
+    return float((answers == torch.tensor(data.labels[:VALIDATED])).float().mean())
+
+
+def test_it_learns_and_measures_what_is_in_the_file(finished: ClassifierJob) -> None:
+    classifier = load_classifier(f"cifar-resnet8:{finished.output}")
+    assert isinstance(classifier, ImageClassifier)
+    accuracy = clean_accuracy(classifier)
+    assert accuracy > 0.5  # 0.1 by chance
+    card = json.loads(weights_card(finished.output)["quality"])
+    assert card == {"accuracy_clean": pytest.approx(accuracy, abs=1e-5)}
+
+
+def weights_card(path: Path) -> dict[str, str]:
+    return load_weights(path)[1]
+
+
+def test_the_file_carries_all_that_the_classifier_needs(finished: ClassifierJob) -> None:
+    classifier = load_cifar_resnet(finished.output)
+    assert (classifier.channels, classifier.resolution) == (1, 8)
+    assert classifier.label_names == tuple("0123456789")
+    assert (classifier.mean.item(), classifier.std.item()) == (0.5, 0.25)
+
+
+def test_the_card(finished: ClassifierJob) -> None:
+    card = weights_card(finished.output)
+    assert card["architecture"] == "cifar-resnet8"
+    assert card["command"] == "denoised-smoothing train-classifier digits:train"
+    assert (card["data"], card["data_fingerprint"]) == (
+        "digits:train",
+        finished.dataset.fingerprint,
+    )
+    assert (card["seed"], card["validation"]) == ("0", f"first {VALIDATED} images of digits:test")
+    assert json.loads(card["settings"]) == CONFIG.to_dict()
+
+
+def test_interrupted_and_resumed_is_as_in_one_go(finished: ClassifierJob, tmp_path: Path) -> None:
+    whole, read = load_dataset("digits:train"), 0
+
+    def reading(index: int) -> np.ndarray:
+        nonlocal read
+        read += 1
+        if read > 1 + 25 * CONFIG.batch_size:  # one for the size of the images
+            raise KeyboardInterrupt
+        return whole.read(index)
+
+    job = digits_job(tmp_path)
+    with pytest.raises(TrainingError, match=r"at step 25 of 45; the same command continues it"):
+        train_resnet(replace(job, dataset=replace(whole, read=reading)))
+    assert not job.output.exists()
+    with pytest.raises(TrainingError, match=r"other settings: depth \(8 there, 14 asked\); choose"):
+        train_resnet(replace(job, depth=14))
+    train_resnet(job)
+    one, other = (load_cifar_resnet(path).state_dict() for path in (finished.output, job.output))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_loss_of_nan_ends_it(tmp_path: Path) -> None:
+    whole = load_dataset("digits:train")
+    dark = replace(whole, read=lambda index: whole.read(index) * np.float32("nan"))
+    job = digits_job(tmp_path, dataset=dark)
+    with pytest.raises(TrainingError, match=r"loss became nan at step 0; .* Lower the learning"):
+        train_resnet(job)
+    assert not job.output.exists()
+
+
+def test_size_and_classes_are_those_of_the_samples(tmp_path: Path) -> None:
+    """Crops of 6 pixels of images that are resized to 7; without names, classes up to the last."""
+    data = load_dataset("digits:train")
+    unnamed = replace(data, labels=[label % 3 for label in data.labels], label_names=None)
+    job = digits_job(
+        tmp_path,
+        config=replace(CONFIG, steps=1),
+        dataset=unnamed,
+        validation=None,
+        preparation=Preparation(1, resolution=7, crop=6),
+    )
+    classifier = load_cifar_resnet(train_resnet(job))
+    assert (classifier.resolution, classifier.label_names) == (6, None)
+    assert classifier(torch.zeros(1, 1, 6, 6)).shape == (1, 3)
+
+
+def test_the_random_numbers_of_the_caller_are_left_alone(tmp_path: Path) -> None:
+    job = digits_job(tmp_path, depth=57)
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    with pytest.raises(SettingError, match=r"6n \+ 2 layers .* got 57"):
+        train_resnet(job)
+    assert torch.equal(torch.rand(1), expected)
+    assert not job.folder.exists()
+
+
+def test_images_without_labels_are_refused(tmp_path: Path) -> None:
+    data = load_dataset("digits:train")
+    job = digits_job(tmp_path, dataset=replace(data, labels=[None, *data.labels[1:]]))
+    with pytest.raises(DatasetError, match="'digits:train' has images without a label to train on"):
+        train_resnet(job)
+    assert not job.folder.exists()
+
+
+def test_an_existing_output_is_not_overwritten(finished: ClassifierJob) -> None:
+    before = finished.output.read_bytes()
+    with pytest.raises(SettingError, match=r"resnet8\.safetensors exists already; choose another"):
+        train_resnet(finished)
+    assert finished.output.read_bytes() == before
