@@ -27,6 +27,7 @@ from rich.console import Console
 from denoised_smoothing import catalogue, experiments, terminal
 from denoised_smoothing.cli import app, main
 from denoised_smoothing.denoisers import build_denoiser, load_denoiser_file, save_denoiser
+from denoised_smoothing.errors import TrainingInterruptedError
 from denoised_smoothing.reporting import load_results
 from denoised_smoothing.runs import RunProgress
 from denoised_smoothing.store import Store
@@ -461,6 +462,23 @@ class TestTrain:
         "--validation-limit", "20", "--accelerator", "cpu", "--no-flip",
         "--output", "unet.safetensors",
     )  # fmt: skip
+
+    def test_an_option_that_the_architecture_has_not(self, run: Run) -> None:
+        outcome = run(*self.ARGUMENTS, "--option", "foo=3")
+        assert (outcome.code, outcome.out) == (2, "")
+        assert "unet cannot be built with" in outcome.message
+        assert "'foo'" in outcome.message
+
+    def test_ctrl_c_says_that_the_same_command_goes_on(
+        self, run: Run, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def stopped(job: object) -> None:
+            raise TrainingInterruptedError("the same command continues it")
+
+        monkeypatch.setattr("denoised_smoothing.training.fit.train_denoiser", stopped)
+        outcome = run(*self.ARGUMENTS)
+        assert outcome.code == 130
+        assert "the same command continues it" in outcome.message
 
     def test_once_again_and_resumed(self, run: Run) -> None:
         pytest.importorskip("lightning")

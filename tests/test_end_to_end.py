@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,8 @@ def start(folder: Path, *arguments: str, **variables: str) -> subprocess.Complet
         env={
             **os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "TOY_LOG": LOG, **variables
         },
+        # Whoever runs the tests in the background may have switched it off.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
 
 

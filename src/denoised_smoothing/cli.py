@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ from denoised_smoothing.errors import (
     RunNotFoundError,
     SchemaTooNewError,
     SettingError,
+    TrainingInterruptedError,
     WeightsError,
 )
 from denoised_smoothing.reporting.export import Format
@@ -459,6 +461,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             SchemaTooNewError,
             WeightsError,
         )
+        if isinstance(error, TrainingInterruptedError):
+            _fail(error, INTERRUPTED)
         _fail(error, REFUSED if isinstance(error, refused) else FAILED)
 
 
@@ -530,6 +534,8 @@ def _command() -> str:
 def _show_card(path: Path, as_json: bool) -> None:
     from denoised_smoothing.weights import load_weights
 
+    if os.environ.get("LOCAL_RANK", "0") != "0":  # on several devices, one of them tells
+        return
     print_card(path, load_weights(path)[1], as_json=as_json)
 
 

@@ -9,7 +9,8 @@
     ├── WeightsError                     a weights file: a pickle, altered, another architecture
     ├── ClassifierError                  a classifier or denoiser answered what cannot be used
     ├── CountsError                      counts that do not belong together
-    ├── TrainingError                    a training that cannot go on
+    ├── TrainingError                    a training that cannot start or go on
+    │   └── TrainingInterruptedError     stopped by Ctrl-C; the same command goes on
     ├── StoreError                       the store cannot be read or written
     │   ├── SchemaTooNewError            written by a newer version of this package
     │   ├── RunNotFoundError             no run of that name
@@ -60,6 +61,10 @@ class CountsError(DenoisedSmoothingError):
 
 class TrainingError(DenoisedSmoothingError):
     """A training cannot start or cannot go on."""
+
+
+class TrainingInterruptedError(TrainingError):
+    """A training was stopped from outside; it goes on from its last checkpoint."""
 
 
 class StoreError(DenoisedSmoothingError):

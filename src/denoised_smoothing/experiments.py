@@ -29,7 +29,7 @@ METHODS = {
 }
 """Rows of the demo's table and their bundled denoisers."""
 SIGMAS = (0.25, 0.5)
-RADII = (0.0, 0.25, 0.5, 0.75, 1.0)
+RADII = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
 PLAN = FixedBudget(n0=100, n=1000)
 
 

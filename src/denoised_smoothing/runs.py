@@ -208,7 +208,10 @@ class CertificationRun:
         for index in self.indices[:EXAMPLES]:
             example, image = self.image(index)
             noisy, denoised = self.smoothed.copies(image, example.image_id, seed, EXAMPLE_COPIES)
-            for kind, pictures in (("clean", [image]), ("noisy", noisy), ("denoised", denoised)):
+            kinds = [("clean", image[None]), ("noisy", noisy)]
+            if self.smoothed.denoiser is not None:
+                kinds.append(("denoised", denoised))
+            for kind, pictures in kinds:
                 for position, picture in enumerate(pictures):
                     yield StoredExample(example.image_id, kind, position, to_png(picture))
 

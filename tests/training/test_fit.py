@@ -24,7 +24,13 @@ from torch import Tensor, nn
 from denoised_smoothing.classifiers import CifarResNet, ImageClassifier
 from denoised_smoothing.datasets import load_dataset
 from denoised_smoothing.denoisers import load_denoiser_file
-from denoised_smoothing.errors import SettingError, TrainingError, WeightsError
+from denoised_smoothing.errors import (
+    ImageError,
+    SettingError,
+    TrainingError,
+    TrainingInterruptedError,
+    WeightsError,
+)
 from denoised_smoothing.training.config import Objective, TrainingConfig
 from denoised_smoothing.training.data import Preparation
 from denoised_smoothing.training.fit import TrainingJob, train_denoiser
@@ -270,6 +276,13 @@ def test_a_loss_of_nan_keeps_the_checkpoint(finished: TrainingJob, tmp_path: Pat
     assert_same(job.output, finished.output)
 
 
+def test_images_of_different_sizes_are_refused(tmp_path: Path) -> None:
+    job = digits_job(tmp_path, preparation=Preparation(1))
+    job = after(20, job, lambda image: image[:, :, 1:])
+    with pytest.raises(ImageError, match=r"of different sizes .*\(1, 8, 7\).* give a resolution"):
+        train_denoiser(job)
+
+
 @pytest.mark.parametrize("steps", [1, 45])
 def test_an_absurd_learning_rate_ends_without_a_file(tmp_path: Path, steps: int) -> None:
     job = digits_job(tmp_path, config=replace(CONFIG, learning_rate=1e30, steps=steps))
@@ -285,7 +298,7 @@ def test_stability_leaves_the_classifier_alone(tmp_path: Path) -> None:
     config = replace(CONFIG, objective=Objective.STABILITY, steps=4, epoch_steps=2)
     job = digits_job(tmp_path, config=config, surrogates=[surrogate], judges={"same": surrogate})
     start = after(3 * 16, job, interrupt)
-    with pytest.raises(TrainingError, match="interrupted"):
+    with pytest.raises(TrainingInterruptedError, match="interrupted"):
         train_denoiser(start)
     checkpoint = torch.load(job.folder / "last.ckpt", weights_only=True)
     assert {name.split(".")[0] for name in checkpoint["state_dict"]} == {"denoiser", "averaged"}

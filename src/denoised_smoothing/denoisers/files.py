@@ -13,7 +13,7 @@ from denoised_smoothing.denoisers.base import DenoiserNetwork
 from denoised_smoothing.denoisers.dncnn import DnCNN
 from denoised_smoothing.denoisers.memnet import MemNet
 from denoised_smoothing.denoisers.unet import UNet
-from denoised_smoothing.errors import SpecError, WeightsError
+from denoised_smoothing.errors import SettingError, SpecError, WeightsError
 from denoised_smoothing.weights import fill, load_weights, save_weights
 
 ARCHITECTURES: dict[str, Callable[..., DenoiserNetwork]] = {
@@ -30,12 +30,16 @@ def build_denoiser(architecture: str, *, image_channels: int = 3, **config: Any)
 
     Raises:
         SpecError: the architecture is not known.
+        SettingError: it has no such option.
     """
     if architecture not in ARCHITECTURES:
         raise SpecError(
             f"unknown denoiser architecture {architecture!r}; known: {', '.join(ARCHITECTURES)}"
         )
-    return ARCHITECTURES[architecture](image_channels=image_channels, **config)
+    try:
+        return ARCHITECTURES[architecture](image_channels=image_channels, **config)
+    except TypeError as error:
+        raise SettingError(f"{architecture} cannot be built with {config}: {error}") from error
 
 
 def save_denoiser(

@@ -263,20 +263,20 @@ def to_markdown(rows: Sequence[Row]) -> str:
 
 
 def to_rich(rows: Sequence[Row]) -> Table:
-    """The rows as a table for a terminal of 80 columns: without images, time and calls."""
+    """The rows as a table for a terminal of 80 columns: methods, sigma, radii and ACR."""
     best = rows[0].summary is None
     title = f"{caption(rows)}{', at the best σ for each' if best else ''}"
     table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("method")
     radii = [f"{cell.radius:g}" for cell in rows[0].cells]
-    for heading in radii if best else ["σ", *radii, "ACR", "abstains"]:
+    for heading in radii if best else ["σ", *radii, "ACR"]:
         table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
         method, *texts = row.texts()
         if best:
             texts = [str(cell) for cell in row.cells]
         else:
-            sigma, _, *shown, _, _ = texts
+            sigma, _, *shown, _, _, _ = texts
             texts = [sigma, *shown]
         table.add_row(Text(method), *texts)
     return table

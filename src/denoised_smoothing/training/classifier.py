@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -84,8 +85,7 @@ def train_resnet(job: ClassifierJob) -> Path:
             label_names=names,
             resolution=job.preparation.centre(first).shape[1],
         )
-    module = ClassifierTraining(classifier, job.config)
-    card = job.fit(module)
-    if module.global_rank == 0:
-        save_cifar_resnet(job.output, classifier, card)
-    return job.output
+    return job.fit(
+        ClassifierTraining(classifier, job.config),
+        partial(save_cifar_resnet, job.output, classifier),
+    )

@@ -67,18 +67,20 @@ def train_denoiser(job: TrainingJob) -> Path:
             "name the classifier (white box) or surrogates (black box)"
         )
     module = DenoiserTraining(_network(job), job.config, job.surrogates, dict(job.judges))
-    card = job.fit(module)
-    if module.global_rank == 0:
-        low, high = job.config.sigma_range
-        about = {
-            "sigma_min": str(low),
-            "sigma_max": str(high),
-            "objective": job.config.objective.value,
-            "image_channels": str(job.preparation.channels),
-            "start": "" if job.start is None else job.start.name,
-        }
-        save_denoiser(job.output, module.averaged, job.architecture, {**about, **card})
-    return job.output
+    low, high = job.config.sigma_range
+    about = {
+        "sigma_min": str(low),
+        "sigma_max": str(high),
+        "objective": job.config.objective.value,
+        "image_channels": str(job.preparation.channels),
+        "start": "" if job.start is None else job.start.name,
+    }
+    return job.fit(
+        module,
+        lambda card: save_denoiser(
+            job.output, module.averaged, job.architecture, {**about, **card}
+        ),
+    )
 
 
 def _network(job: TrainingJob) -> DenoiserNetwork:

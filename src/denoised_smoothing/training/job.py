@@ -8,7 +8,7 @@ import math
 import signal
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,14 +18,21 @@ import lightning
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from denoised_smoothing.datasets import ImageDataset
-from denoised_smoothing.errors import SettingError, TrainingError
+from denoised_smoothing.errors import (
+    ImageError,
+    SettingError,
+    TrainingError,
+    TrainingInterruptedError,
+)
 from denoised_smoothing.training.config import TrainingConfig
 from denoised_smoothing.training.data import (
     EpochSampler,
     Preparation,
+    Sample,
     SampleStream,
     ValidationImages,
 )
@@ -70,16 +77,24 @@ class Job:
             "data": f"{self.dataset.name} {self.dataset.fingerprint[:12]}",
         }
 
-    def fit(self, module: lightning.LightningModule) -> dict[str, str]:
+    def fit(
+        self, module: lightning.LightningModule, save: Callable[[dict[str, str]], None]
+    ) -> Path:
         """Train ``module`` to its end, from the last checkpoint if there is one.
 
+        Args:
+            module: what to train.
+            save: writes ``output``, given the card: data, command, seed, settings, measured
+                quality, time, versions. Called once, however many devices there are.
+
         Returns:
-            The card: data, command, seed, settings, measured quality, time, versions.
+            The output.
 
         Raises:
             SettingError: the output exists already.
-            TrainingError: a checkpoint of other settings is there, the loss became NaN, or it
-                was interrupted (Ctrl-C).
+            ImageError: images are of different sizes.
+            TrainingError: a checkpoint of other settings is there, or the loss became NaN.
+            TrainingInterruptedError: it was stopped (Ctrl-C).
         """
         if self.output.exists():
             raise SettingError(f"{self.output} exists already; choose another output or remove it")
@@ -91,8 +106,11 @@ class Job:
             self._run(trainer, module, checkpoint)
             # The last step need not have been the end of an epoch.
             trainer.validate(module, self._validation_loader(), verbose=False)
-        seconds = time.monotonic() - began
-        return self._card(trainer, f"{seconds:.0f}{' since it was resumed' if checkpoint else ''}")
+        seconds = f"{time.monotonic() - began:.0f}{' since it was resumed' if checkpoint else ''}"
+        if trainer.is_global_zero:
+            save(self._card(trainer, seconds))
+        trainer.strategy.barrier()
+        return self.output
 
     def _run(
         self, trainer: lightning.Trainer, module: lightning.LightningModule, checkpoint: Path | None
@@ -108,7 +126,7 @@ class Job:
         except SystemExit:  # what Lightning makes of Ctrl-C, which it leaves switched off
             signal.signal(signal.SIGINT, signal.default_int_handler)
         if trainer.global_step < self.config.steps:
-            raise TrainingError(
+            raise TrainingInterruptedError(
                 f"the training was interrupted at step {trainer.global_step} of "
                 f"{self.config.steps}; the same command continues it from the last checkpoint"
             )
@@ -164,6 +182,7 @@ class Job:
             batch_size=self.config.batch_size,
             sampler=EpochSampler(size, trainer.global_rank, world),
             num_workers=self.workers,
+            collate_fn=_stack,
             persistent_workers=self.workers > 0,
         )
 
@@ -171,7 +190,7 @@ class Job:
         images = ValidationImages(
             self.validation or self.dataset, self.preparation, self.validation_limit
         )
-        return DataLoader(images, batch_size=100)
+        return DataLoader(images, batch_size=100, collate_fn=_stack)
 
     def _card(self, trainer: lightning.Trainer, seconds: str) -> dict[str, str]:
         quality = {
@@ -194,6 +213,18 @@ class Job:
                 {"torch": torch.__version__, "lightning": lightning.__version__}
             ),
         }
+
+
+def _stack(samples: Sequence[Sample]) -> tuple[Tensor, Tensor, Tensor]:
+    """A batch: images [B, C, H, W], labels [B], numbers [B]."""
+    images, labels, numbers = zip(*samples, strict=True)
+    sizes = {tuple(image.shape) for image in images}
+    if len(sizes) > 1:
+        raise ImageError(
+            f"the images are of different sizes ({', '.join(map(str, sorted(sizes)[:3]))}); "
+            "bring them to one: give a resolution, or a size of crops"
+        )
+    return torch.stack(images), torch.tensor(labels), torch.tensor(numbers)
 
 
 @contextmanager
