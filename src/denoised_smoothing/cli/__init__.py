@@ -1,0 +1,54 @@
+"""The command line: parse, call one function, print."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import typer
+
+from denoised_smoothing.cli import certifying, results, training
+from denoised_smoothing.cli.options import FAILED, INTERRUPTED, REFUSED, fail
+from denoised_smoothing.errors import (
+    DenoisedSmoothingError,
+    InputError,
+    MissingExtraError,
+    RunMismatchError,
+    RunNotFoundError,
+    SchemaTooNewError,
+    TrainingInterruptedError,
+    WeightsError,
+)
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Certified robustness for image classifiers that already exist. Exit codes: 0 done, "
+    "1 failed on the way (what was done is kept), 2 refused before any work, 130 interrupted.",
+)
+
+app.command()(certifying.demo)
+app.command()(certifying.predict)
+app.command()(certifying.certify)
+app.command()(training.train)
+app.command()(training.train_classifier)
+app.command()(results.report)
+app.command()(results.export)
+app.command("list")(results.list_)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command; errors of this package are printed as one message, without a trace."""
+    try:
+        app(args=arguments, prog_name="denoised-smoothing")
+    except DenoisedSmoothingError as error:
+        refused = (
+            InputError,
+            MissingExtraError,
+            RunMismatchError,
+            RunNotFoundError,
+            SchemaTooNewError,
+            WeightsError,
+        )
+        if isinstance(error, TrainingInterruptedError):
+            fail(error, INTERRUPTED)
+        fail(error, REFUSED if isinstance(error, refused) else FAILED)

@@ -1,0 +1,168 @@
+"""demo, predict, certify."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from denoised_smoothing.certificates.certificate import FixedBudget
+from denoised_smoothing.cli.options import (
+    FAILED,
+    INTERRUPTED,
+    Alpha,
+    AsJson,
+    BatchSize,
+    ClassifierSpec,
+    Data,
+    DenoiserSpec,
+    Device,
+    Radii,
+    Resolution,
+    Seed,
+    Sigma,
+    StoreUrl,
+    command_line,
+    fail,
+    parse_radii,
+)
+from denoised_smoothing.errors import ImageError
+from denoised_smoothing.terminal import err, out, plain_rows, print_json, print_results, run_bar
+
+if TYPE_CHECKING:
+    from denoised_smoothing.smoothing import SmoothedClassifier
+
+
+def demo(
+    output: Annotated[Path, typer.Option(help="Folder for the report and the store.")] = Path(
+        "demo"
+    ),
+    images: Annotated[int, typer.Option(help="How many test images to certify.")] = 200,
+    as_json: AsJson = False,
+) -> None:
+    """The whole story on handwritten digits: certify three ways, print a table, write a report."""
+    from denoised_smoothing.experiments import RADII, run_demo
+    from denoised_smoothing.reporting import best_over_sigma, comparison, to_rich
+
+    with run_bar() as show:
+        story = run_demo(output, images=images, progress=show)
+    rows = comparison(story.results, RADII)
+    if as_json:
+        print_json(
+            {"report": str(story.report), "store": str(story.store), "rows": plain_rows(rows)}
+        )
+        return
+    out.print(to_rich(best_over_sigma(rows)))
+    out.print(to_rich(rows))
+    out.print(f"Report: {story.report.resolve().as_uri()}", soft_wrap=True)
+    out.print(f"{story.seconds:.0f} seconds; every number was computed in this run.")
+
+
+def predict(
+    image: Annotated[
+        Path, typer.Argument(metavar="IMAGE", help="An 8-bit PNG, JPEG, BMP or WebP file.")
+    ],
+    classifier: ClassifierSpec,
+    sigma: Sigma,
+    denoiser: DenoiserSpec = "none",
+    n: Annotated[int, typer.Option(help="Noisy copies.")] = 1_000,
+    alpha: Alpha = 0.001,
+    resolution: Resolution = None,
+    seed: Seed = None,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """The smoothed classifier's label of one image, without a radius."""
+    from denoised_smoothing.images import load_image, resize, to_grid
+
+    smoothed = _smoothed(classifier, denoiser, sigma, device)
+    pixels = load_image(image)
+    own = getattr(smoothed.classifier, "resolution", None)
+    side = own if resolution is None else resolution
+    answer = smoothed.predict(
+        to_grid(pixels if side is None else resize(pixels, side)), n=n, alpha=alpha, seed=seed
+    )
+    names = getattr(smoothed.classifier, "label_names", None)
+    name = names[answer.label] if names and answer.label is not None else None
+    if as_json:
+        print_json({**answer.to_dict(), "label_name": name})
+    else:
+        out.print(f"{answer}" if name is None else f"{name}: {answer}", markup=False)
+
+
+def certify(
+    data: Data,
+    classifier: ClassifierSpec,
+    sigma: Sigma,
+    denoiser: DenoiserSpec = "none",
+    n0: Annotated[int, typer.Option(help="Noisy copies that choose the candidate class.")] = 100,
+    n: Annotated[int, typer.Option(help="Noisy copies that bound its probability.")] = 10_000,
+    alpha: Alpha = 0.001,
+    radii: Radii = None,
+    resolution: Resolution = None,
+    limit: Annotated[
+        int | None, typer.Option(help="At most so many images.", show_default="all")
+    ] = None,
+    stride: Annotated[int, typer.Option(help="Every so many-th image.")] = 1,
+    seed: Seed = None,
+    store: StoreUrl = "runs.sqlite",
+    run: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Name of the run.", show_default="from the settings"),
+    ] = None,
+    device: Device = "auto",
+    batch_size: BatchSize = None,
+    as_json: AsJson = False,
+) -> None:
+    """Certify images; a run that exists goes on where it stopped."""
+    from denoised_smoothing.datasets import load_dataset
+    from denoised_smoothing.reporting import load_results
+    from denoised_smoothing.runs import CertificationRun
+    from denoised_smoothing.store import Store
+
+    wanted = parse_radii(radii)
+    request = CertificationRun(
+        _smoothed(classifier, denoiser, sigma, device, batch_size),
+        load_dataset(data),
+        FixedBudget(n0, n),
+        alpha,
+        classifier,
+        denoiser,
+        name=run,
+        seed=seed,
+        resolution=resolution,
+        limit=limit,
+        stride=stride,
+        command=command_line(),
+    )
+    if request.label_note:
+        err.print(f"note: {request.label_note}", markup=False)
+    with Store(store) as opened:
+        try:
+            with run_bar() as show:
+                name = request.execute(opened, show).name
+        except KeyboardInterrupt:
+            named = "" if run else f" --run {shlex.quote(request.run_name)}"
+            err.print("interrupted; everything counted is kept. To go on:", markup=False)
+            err.print(f"{command_line()}{named}", markup=False, soft_wrap=True)
+            raise typer.Exit(INTERRUPTED) from None
+        except ImageError as error:  # of an image in the middle
+            fail(error, FAILED)
+        print_results([load_results(opened, name)], wanted, store, as_json=as_json)
+
+
+def _smoothed(
+    classifier: str, denoiser: str, sigma: float, device: str, batch_size: int | None = None
+) -> SmoothedClassifier:
+    from denoised_smoothing.catalogue import load_classifier, load_denoiser
+    from denoised_smoothing.smoothing import SmoothedClassifier
+
+    return SmoothedClassifier(
+        load_classifier(classifier),
+        sigma,
+        load_denoiser(denoiser),
+        device=device,
+        batch_size=batch_size,
+    )

@@ -1,0 +1,97 @@
+"""Arguments that several commands share, and how they are read."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from typing import Annotated, NoReturn
+
+import typer
+
+from denoised_smoothing.errors import SettingError
+from denoised_smoothing.terminal import err
+
+REFUSED, FAILED, INTERRUPTED = 2, 1, 130
+"""Exit codes: bad input, nothing was done; failed on the way, what was done is kept; Ctrl-C."""
+
+
+Data = Annotated[
+    str,
+    typer.Argument(
+        metavar="DATA",
+        help="digits, cifar10[:train|test], folder:PATH, parquet:FILE, or an image file.",
+    ),
+]
+ClassifierSpec = Annotated[
+    str,
+    typer.Option(
+        "--classifier",
+        metavar="SPEC",
+        help="torchvision:NAME, cifar-resnet56:FILE, python:MODULE:FACTORY, or a bundled name.",
+    ),
+]
+DenoiserSpec = Annotated[
+    str,
+    typer.Option(
+        "--denoiser",
+        metavar="SPEC",
+        help="unet:FILE, dncnn:FILE, dncnn-wide:FILE, memnet:FILE, python:MODULE:FACTORY, "
+        "a bundled name, or none.",
+    ),
+]
+Sigma = Annotated[
+    float, typer.Option(help="Standard deviation of the noise on pixel values in [0, 1].")
+]
+Alpha = Annotated[float, typer.Option(help="Probability that an answer is wrong, in (0, 1).")]
+Seed = Annotated[
+    int | None, typer.Option(help="Seed of the noise.", show_default="fresh entropy, recorded")
+]
+Resolution = Annotated[
+    int | None,
+    typer.Option(
+        help="Side in pixels to which images are brought before the noise.",
+        show_default="the classifier's own",
+    ),
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:0.")]
+BatchSize = Annotated[
+    int | None,
+    typer.Option(
+        help="The most noisy copies on their way at once; results do not depend on it.",
+        show_default="chosen for the image size",
+    ),
+]
+StoreUrl = Annotated[
+    str, typer.Option("--store", metavar="URL", help="SQLite file, or a URL of SQLAlchemy.")
+]
+Radii = Annotated[
+    str | None,
+    typer.Option(
+        help="Radii of the table, such as 0.25,0.5,1.0.", show_default="what is reachable"
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+
+
+def parse_radii(text: str | None) -> tuple[float, ...] | None:
+    """``"0.25,0.5"`` to ``(0.25, 0.5)``; None stays None."""
+    if text is None:
+        return None
+    try:
+        radii = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        radii = (-1.0,)
+    if not all(radius >= 0 for radius in radii):
+        raise SettingError(f"--radii takes lengths such as 0.25,0.5,1.0, got {text!r}")
+    return radii
+
+
+def command_line() -> str:
+    """What was typed, for the record."""
+    return shlex.join(["denoised-smoothing", *sys.argv[1:]])
+
+
+def fail(error: Exception, code: int) -> NoReturn:
+    """Print the message of an error and end with an exit code."""
+    err.print(f"error: {error}", markup=False, soft_wrap=True)
+    sys.exit(code)

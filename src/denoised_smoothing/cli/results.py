@@ -1,0 +1,97 @@
+"""report, export, list."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from denoised_smoothing.cli.options import (
+    AsJson,
+    Radii,
+    StoreUrl,
+    parse_radii,
+)
+from denoised_smoothing.reporting.export import Format
+from denoised_smoothing.terminal import print_rows, print_written
+
+
+class Kind(StrEnum):
+    """What can be listed."""
+
+    CLASSIFIERS = "classifiers"
+    DENOISERS = "denoisers"
+    DATASETS = "datasets"
+    RUNS = "runs"
+
+
+def report(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN", help="Names of runs.")],
+    output: Annotated[Path, typer.Option(help="The HTML file to write.")] = Path("report.html"),
+    radii: Radii = None,
+    store: StoreUrl = "runs.sqlite",
+    as_json: AsJson = False,
+) -> None:
+    """One self-contained HTML file: curves, table and example images of several runs."""
+    from denoised_smoothing.reporting import write_report
+    from denoised_smoothing.store import Store
+
+    with Store(store, read_only=True) as opened:
+        write_report(opened, runs, output, radii=parse_radii(radii))
+    print_written(output, as_json=as_json)
+
+
+def export(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Name of a run.")],
+    output: Annotated[Path, typer.Option(help="The file to write.")],
+    format: Annotated[
+        Format, typer.Option(help="tsv has the columns of Cohen et al. 2019.")
+    ] = Format.TSV,
+    store: StoreUrl = "runs.sqlite",
+    as_json: AsJson = False,
+) -> None:
+    """One row an image, radii rounded down."""
+    from denoised_smoothing.reporting import export as write_export
+    from denoised_smoothing.reporting import load_results
+    from denoised_smoothing.store import Store
+
+    with Store(store, read_only=True) as opened:
+        write_export(load_results(opened, run), format, output)
+    print_written(output, as_json=as_json)
+
+
+def list_(
+    kind: Annotated[Kind, typer.Argument(metavar="KIND", help="What to list.")],
+    store: StoreUrl = "runs.sqlite",
+    as_json: AsJson = False,
+) -> None:
+    """What there is: bundled and nameable classifiers, denoisers and data sets, stored runs."""
+    if kind is Kind.RUNS:
+        print_rows(_list_runs(store), as_json=as_json)
+        return
+    from denoised_smoothing import catalogue
+
+    listers = {
+        Kind.CLASSIFIERS: catalogue.list_classifiers,
+        Kind.DENOISERS: catalogue.list_denoisers,
+        Kind.DATASETS: catalogue.list_datasets,
+    }
+    print_rows(listers[kind](), as_json=as_json)
+
+
+def _list_runs(store: str) -> list[dict[str, Any]]:
+    from denoised_smoothing.store import Store
+
+    with Store(store, read_only=True) as opened:
+        return [
+            {
+                "run": run.name,
+                "data": run.settings["data"],
+                "sigma": run.settings["sigma"],
+                "finished": sum(image.finished for image in opened.images(run.name)),
+                "created": run.created.isoformat(timespec="seconds"),
+            }
+            for run in opened.runs()
+        ]

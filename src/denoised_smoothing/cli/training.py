@@ -1,0 +1,206 @@
+"""train, train-classifier."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from denoised_smoothing.cli.options import (
+    AsJson,
+    Data,
+    Sigma,
+    command_line,
+)
+from denoised_smoothing.errors import MissingExtraError, SettingError
+from denoised_smoothing.terminal import err, print_card
+from denoised_smoothing.training.config import Objective, Target, TrainingConfig
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def train(
+    data: Data,
+    output: Annotated[Path, typer.Option(help="The safetensors file to write.")],
+    sigma: Sigma,
+    objective: Annotated[
+        Objective, typer.Option(help="hybrid is mse first, then stability.")
+    ] = Objective.MSE,
+    architecture: Annotated[str, typer.Option(help="unet, dncnn, dncnn-wide or memnet.")] = "unet",
+    option: Annotated[
+        list[str], typer.Option(metavar="NAME=NUMBER", help="Of the architecture: width=32.")
+    ] = [],  # noqa: B006
+    classifier: Annotated[
+        list[str],
+        typer.Option(metavar="SPEC", help="To train stability on; repeat for several surrogates."),
+    ] = [],  # noqa: B006
+    judge: Annotated[
+        list[str], typer.Option(metavar="SPEC", help="To measure accuracy with in validation.")
+    ] = [],  # noqa: B006
+    start: Annotated[Path | None, typer.Option(help="Weights to start from.")] = None,
+    validation: Annotated[
+        str | None,
+        typer.Option(metavar="DATA", help="To validate on.", show_default="the training images"),
+    ] = None,
+    validation_limit: Annotated[int, typer.Option(help="Images for validation.")] = 500,
+    sigma_max: Annotated[
+        float | None, typer.Option(help="Draw sigma from --sigma to this, for each image.")
+    ] = None,
+    steps: Annotated[int, typer.Option(help="Optimiser steps.")] = TrainingConfig.steps,
+    mse_steps: Annotated[
+        int | None, typer.Option(help="Of hybrid: the first steps, by mse.", show_default="half")
+    ] = None,
+    target: Annotated[
+        Target, typer.Option(help="Stability: the clean image's label, or its probabilities.")
+    ] = Target.SOFT,
+    batch_size: Annotated[int, typer.Option(help="Images a step.")] = TrainingConfig.batch_size,
+    learning_rate: Annotated[
+        float, typer.Option(help="The peak, after a warm-up and before a cosine decay.")
+    ] = TrainingConfig.learning_rate,
+    epoch_steps: Annotated[
+        int, typer.Option(help="Steps between validations and checkpoints.")
+    ] = TrainingConfig.epoch_steps,
+    seed: Annotated[int, typer.Option(help="Of weights, order, augmentation and noise.")] = 0,
+    resolution: Annotated[int | None, typer.Option(help="Resize images to this side.")] = None,
+    crop: Annotated[int | None, typer.Option(help="Side of random crops.")] = None,
+    pad: Annotated[int, typer.Option(help="Black border that shifts images.")] = 0,
+    flip: Annotated[bool, typer.Option(help="Mirror half of the images.")] = True,
+    workers: Annotated[int, typer.Option(help="Processes that decode images.")] = 0,
+    accelerator: Annotated[str, typer.Option(help="Lightning's flag.")] = "auto",
+    devices: Annotated[str, typer.Option(help="Lightning's flag.")] = "auto",
+    strategy: Annotated[str, typer.Option(help="Lightning's flag.")] = "auto",
+    precision: Annotated[str, typer.Option(help="Lightning's flag: bf16-mixed.")] = "32-true",
+    as_json: AsJson = False,
+) -> None:
+    """Train a denoiser; the same command goes on from its last checkpoint."""
+    _require_lightning()
+    from denoised_smoothing.datasets import load_dataset
+    from denoised_smoothing.training.data import Preparation
+    from denoised_smoothing.training.fit import TrainingJob, train_denoiser
+
+    config = TrainingConfig(
+        objective=objective,
+        sigma=sigma,
+        sigma_max=sigma_max,
+        steps=steps,
+        mse_steps=mse_steps,
+        target=target,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        epoch_steps=epoch_steps,
+        seed=seed,
+    )
+    dataset = load_dataset(data)
+    surrogates = {spec: _network(spec) for spec in classifier}
+    job = TrainingJob(
+        config=config,
+        architecture=architecture,
+        dataset=dataset,
+        preparation=Preparation(dataset[0].image.shape[0], resolution, crop, pad, flip),
+        output=output,
+        validation=None if validation is None else load_dataset(validation),
+        validation_limit=validation_limit,
+        surrogates=list(surrogates.values()),
+        judges={Path(s).stem: m for s, m in (surrogates | {s: _network(s) for s in judge}).items()},
+        start=start,
+        architecture_options=_options(option),
+        command=command_line(),
+        workers=workers,
+        trainer_flags={
+            "accelerator": accelerator,
+            "devices": devices,
+            "strategy": strategy,
+            "precision": precision,
+            "enable_progress_bar": err.is_terminal,
+        },
+    )
+    _show_card(train_denoiser(job), as_json)
+
+
+def train_classifier(
+    data: Data,
+    output: Annotated[Path, typer.Option(help="The safetensors file to write.")],
+    depth: Annotated[int, typer.Option(help="Layers of the CIFAR ResNet: 6n + 2.")] = 20,
+    validation: Annotated[
+        str | None,
+        typer.Option(metavar="DATA", help="To validate on.", show_default="the training images"),
+    ] = None,
+    steps: Annotated[int, typer.Option(help="Optimiser steps.")] = TrainingConfig.steps,
+    batch_size: Annotated[int, typer.Option(help="Images a step.")] = TrainingConfig.batch_size,
+    learning_rate: Annotated[
+        float, typer.Option(help="The peak, after a warm-up and before a cosine decay.")
+    ] = TrainingConfig.learning_rate,
+    epoch_steps: Annotated[
+        int, typer.Option(help="Steps between validations and checkpoints.")
+    ] = TrainingConfig.epoch_steps,
+    seed: Annotated[int, typer.Option(help="Of weights, order and augmentation.")] = 0,
+    pad: Annotated[int, typer.Option(help="Black border that shifts images.")] = 4,
+    flip: Annotated[bool, typer.Option(help="Mirror half of the images.")] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Train a CIFAR ResNet on clean images, for those who have no classifier yet."""
+    _require_lightning()
+    from denoised_smoothing.datasets import load_dataset
+    from denoised_smoothing.training.classifier import ClassifierJob, train_resnet
+    from denoised_smoothing.training.data import Preparation
+
+    dataset = load_dataset(data)
+    job = ClassifierJob(
+        config=TrainingConfig(
+            steps=steps,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            epoch_steps=epoch_steps,
+            seed=seed,
+        ),
+        depth=depth,
+        dataset=dataset,
+        preparation=Preparation(dataset[0].image.shape[0], pad=pad, flip=flip),
+        output=output,
+        validation=None if validation is None else load_dataset(validation),
+        command=command_line(),
+        trainer_flags={"enable_progress_bar": err.is_terminal},
+    )
+    _show_card(train_resnet(job), as_json)
+
+
+def _network(spec: str) -> nn.Module:
+    """A classifier that gradients can pass through."""
+    from torch import nn
+
+    from denoised_smoothing.catalogue import load_classifier
+
+    classifier = load_classifier(spec)
+    if not isinstance(classifier, nn.Module):
+        raise SettingError(f"{spec!r} is no torch module, so nothing can be trained through it")
+    return classifier
+
+
+def _require_lightning() -> None:
+    for package in ("lightning", "tensorboard"):
+        if find_spec(package) is None:
+            raise MissingExtraError(package, "train", "training")
+
+
+def _options(pairs: Sequence[str]) -> dict[str, int]:
+    """``["width=32"]`` to ``{"width": 32}``."""
+    options = {}
+    for pair in pairs:
+        name, _, value = pair.partition("=")
+        if not (name and value.isdigit()):
+            raise SettingError(f"--option takes NAME=NUMBER, such as width=32, got {pair!r}")
+        options[name] = int(value)
+    return options
+
+
+def _show_card(path: Path, as_json: bool) -> None:
+    from denoised_smoothing.weights import load_weights
+
+    if os.environ.get("LOCAL_RANK", "0") != "0":  # on several devices, one of them tells
+        return
+    print_card(path, load_weights(path)[1], as_json=as_json)
