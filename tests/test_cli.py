@@ -164,7 +164,10 @@ class TestCertify:
     def test_an_image_file(self, run: Run) -> None:
         outcome = run("certify", picture("grey.png"), *TOY, *SMALL)
         assert outcome.code == 0
-        assert "Certified (% of the images)" in outcome.out
+        assert outcome.out.startswith("grey.png: ")
+        assert "at alpha 0.001" in outcome.out
+        certificate = run("certify", "grey.png", *TOY, *SMALL, "--json").json["certificate"]
+        assert certificate["image_id"] == "grey.png"
 
     def test_a_function_is_a_classifier(self, run: Run) -> None:
         box = ("--classifier", "python:toy:black_box", "--sigma", "0.25")
@@ -430,8 +433,12 @@ class TestList:
         rows = run("list", kind, "--json").json
         assert held in [row["spec"] for row in rows]
         text = run("list", kind).out
-        assert text.split()[:2] == ["spec", "what"]
+        assert text.split()[:3] == ["kind", "spec", "what"]
         assert held in text
+
+    def test_all_that_can_be_named(self, run: Run) -> None:
+        rows = run("list", "--json").json
+        assert {row["kind"] for row in rows} == {"classifiers", "denoisers", "datasets"}
 
     def test_runs(self, run: Run) -> None:
         Store("runs.sqlite").close()

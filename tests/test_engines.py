@@ -110,10 +110,16 @@ class TestTorchEngine:
     def test_the_cause_of_a_failure_is_kept(self) -> None:
         with pytest.raises(
             ClassifierError,
-            match=r"classifier failed on images of shape \[6, 3, 4, 4\]: .*; check .* channels",
+            match=r"classifier failed on images of shape \[6, 3, 4, 4\] with RuntimeError: .*;",
         ) as caught:
             engine(nn.Conv2d(1, 8, 3)).answer(COPIES)
         assert isinstance(caught.value.__cause__, RuntimeError)
+
+        def confused(images: Tensor) -> Tensor:
+            return {}["no such key"]
+
+        with pytest.raises(ClassifierError, match="with KeyError: 'no such key'"):
+            engine(confused).answer(COPIES)
         with pytest.raises(ClassifierError, match=r"denoiser failed on images of shape"):
             engine(nn.Flatten(), as_denoiser(nn.Conv2d(1, 1, 3))).denoise(COPIES)
 

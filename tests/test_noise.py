@@ -14,7 +14,14 @@ from jaxtyping import TypeCheckError
 from scipy import stats
 
 from denoised_smoothing.certificates.counts import Stage
-from denoised_smoothing.noise import CHUNK, derive_key, noisy_copies, standard_normal
+from denoised_smoothing.engines import forward_size
+from denoised_smoothing.noise import (
+    CHUNK,
+    chunk_size,
+    derive_key,
+    noisy_copies,
+    standard_normal,
+)
 
 SMALL = torch.tensor([[[0.0, 0.25], [0.5, 1.0]]])
 FALSE_ALARM = 1e-4
@@ -150,3 +157,13 @@ class TestNoisyCopies:
         """Else the hook in conftest.py does not work."""
         with pytest.raises(TypeCheckError):
             copies(0, 1, torch.zeros(2, 2))
+
+
+@pytest.mark.parametrize(
+    ("shape", "copies"), [((1, 8, 8), 50), ((3, 32, 32), 50), ((3, 64, 64), 12), ((3, 224, 224), 4)]
+)
+def test_a_chunk_of_large_images_is_about_a_forward_pass(
+    shape: tuple[int, ...], copies: int
+) -> None:
+    assert chunk_size(shape) == copies
+    assert copies <= forward_size(shape[1] * shape[2], torch.device("cpu"))

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from denoised_smoothing import images as image_forms
 from denoised_smoothing.certificates.certificate import FixedBudget
 from denoised_smoothing.certificates.counts import LabelCounts, Stage
+from denoised_smoothing.classifiers import ImageClassifier
+from denoised_smoothing.denoisers import UNet
 from denoised_smoothing.errors import ClassifierError, ImageError, SettingError
 from denoised_smoothing.noise import CHUNK, derive_key, noisy_copies
 from denoised_smoothing.scheduling import ImageTask
@@ -547,3 +549,18 @@ class TestUnusableAnswers:
             pipeline.certify(GREY, n=100)
         certificate = pipeline.certify(GREY, n=100)
         assert Counter(certificate.counts.counts) == Counter((100, 0, 0))
+
+
+class TestPlanAndChannels:
+    def test_a_plan_beside_n_is_refused(self) -> None:
+        smoothed = SmoothedClassifier(nn.Flatten(), 0.5, device="cpu")
+        with pytest.raises(SettingError, match=r"a plan or n0 and n, not both; got .*'n': 5"):
+            smoothed.certify(np.zeros((1, 2, 2), np.float32), n=5, plan=FixedBudget(1, 2))
+
+    def test_a_denoiser_for_other_channels_is_refused(self) -> None:
+        grey = ImageClassifier(nn.Flatten(), mean=[0.5], std=[0.5])
+        with pytest.raises(SettingError, match="of 1 channels, the denoiser of 3; take"):
+            SmoothedClassifier(grey, 0.5, UNet(image_channels=3, width=4), device="cpu")
+        smoothed = SmoothedClassifier(nn.Flatten(), 0.5, UNet(3, width=4), device="cpu")
+        with pytest.raises(ImageError, match="is grey, but the classifier takes RGB"):
+            smoothed.certify(np.zeros((1, 8, 8), np.float32), n=5)

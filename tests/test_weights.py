@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
+from denoised_smoothing.classifiers import ImageClassifier
 from denoised_smoothing.errors import WeightsError
 from denoised_smoothing.weights import fill, fingerprint, load_weights, save_weights
 
@@ -165,6 +167,30 @@ class TestFill:
         assert fingerprint(target) == before
 
 
+class Wrap:
+    """A callable that is no module and holds one."""
+
+    def __init__(self, network: object, bias: float = 0.0) -> None:
+        self.network, self.bias = network, bias
+
+    def classify(self, images: Tensor) -> Tensor:
+        return self.network(images) + self.bias
+
+    __call__ = classify
+
+
+def biased(network: object, bias: float, images: Tensor) -> Tensor:
+    return network(images) + bias
+
+
+def partial_of(network: object, bias: float = 0.0) -> object:
+    return partial(biased, network, bias)
+
+
+def method_of(network: object, bias: float = 0.0) -> object:
+    return Wrap(network, bias).classify
+
+
 class TestFingerprint:
     def test_is_the_same_after_a_reload_and_in_another_layout(self, tmp_path: Path) -> None:
         original, other = network(), network(seed=1)
@@ -194,10 +220,30 @@ class TestFingerprint:
         ]
         assert len({fingerprint(module) for module in modules}) == len(modules)
 
-    def test_of_functions_is_that_of_their_names(self) -> None:
-        assert fingerprint(network) == fingerprint(network) != fingerprint(forget)
+    def test_of_functions_is_that_of_names_code_and_what_they_hold(self) -> None:
+        def scaled(factor: float) -> Callable[[Tensor], Tensor]:
+            return lambda images: images * factor
 
-    def test_differs_by_details(self) -> None:
-        details = [(), (1,), (1, 23), (12, 3), ("1",), (None,)]
-        assert len({fingerprint(network(), detail) for detail in details}) == len(details)
-        assert fingerprint(network(), [1, 23]) == fingerprint(network(), iter((1, 23)))
+        assert fingerprint(network) == fingerprint(network) != fingerprint(forget)
+        assert fingerprint(scaled(2.0)) == fingerprint(scaled(2.0)) != fingerprint(scaled(3.0))
+
+    @pytest.mark.parametrize(
+        "wrap", [Wrap, partial_of, method_of], ids=["object", "partial", "bound"]
+    )
+    def test_follows_what_wraps_a_network(self, wrap: Callable[..., object]) -> None:
+        same = fingerprint(wrap(network()))
+        assert fingerprint(wrap(network())) == same
+        assert fingerprint(wrap(network(seed=1))) != same
+        assert fingerprint(wrap(network(), bias=2.0)) != same
+
+    def test_of_a_module_counts_its_plain_settings(self) -> None:
+        def enlarging(size: int) -> ImageClassifier:
+            return ImageClassifier(nn.Identity(), input_size=size)
+
+        assert fingerprint(enlarging(8)) == fingerprint(enlarging(8)) != fingerprint(enlarging(9))
+        assert fingerprint(nn.LeakyReLU(0.1)) != fingerprint(nn.LeakyReLU(0.2))
+
+    def test_of_things_that_hold_each_other_ends(self) -> None:
+        one, other = Wrap(network()), Wrap(network())
+        one.network, other.network = other, one
+        assert fingerprint(one)

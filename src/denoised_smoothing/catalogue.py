@@ -6,7 +6,7 @@ import difflib
 import importlib
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from denoised_smoothing.denoisers import (
     load_bundled_denoiser,
     load_denoiser_file,
 )
-from denoised_smoothing.errors import SpecError
+from denoised_smoothing.errors import DenoisedSmoothingError, SpecError
 from denoised_smoothing.interfaces import Classifier, Denoiser
 from denoised_smoothing.weights import load_weights
 
@@ -145,7 +145,7 @@ def _made_by(rest: str, spec: str) -> Any:
             "in the folder that holds it"
         ) from error
     else:
-        made = factory() if callable(factory) else None
+        made = _call(factory, spec) if callable(factory) else None
     finally:
         sys.path.remove(folder)
     if not callable(factory):
@@ -159,6 +159,18 @@ def _made_by(rest: str, spec: str) -> Any:
             "on images"
         )
     return made
+
+
+def _call(factory: Callable[[], Any], spec: str) -> Any:
+    try:
+        return factory()
+    except DenoisedSmoothingError:
+        raise
+    except Exception as error:
+        raise SpecError(
+            f"{spec!r}: the factory failed with {type(error).__name__}: {error}; it is called "
+            "without arguments and returns the classifier or denoiser"
+        ) from error
 
 
 def _unknown(role: str, spec: str, names: Iterable[str], forms: Iterable[str]) -> SpecError:

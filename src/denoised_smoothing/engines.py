@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol, TypeVar
 
 import torch
 from jaxtyping import Float, Num
 from torch import Tensor, nn
 
-from denoised_smoothing.errors import ClassifierError, SettingError
+from denoised_smoothing.errors import ClassifierError, DenoisedSmoothingError, SettingError
 from denoised_smoothing.interfaces import Classifier, Denoiser
 
 _Function = TypeVar("_Function", bound=Callable[..., object])
@@ -64,7 +65,8 @@ class TorchEngine:
             ClassifierError: the classifier failed, or answered something else.
         """
         images = self.denoise(copies)
-        answer = _checked_call("classifier", self._classifier, images)
+        with _exact_float32(self.device):
+            answer = _checked_call("classifier", self._classifier, images)
         if answer.ndim not in (1, 2) or len(answer) != len(copies):
             raise ClassifierError(
                 f"the classifier answered {list(copies.shape)} images with a tensor of shape "
@@ -83,7 +85,8 @@ class TorchEngine:
         copies = copies.contiguous(memory_format=torch.channels_last)
         if self._denoiser is None:
             return copies
-        denoised = _checked_call("denoiser", self._denoiser, copies, self._sigma)
+        with _exact_float32(self.device):
+            denoised = _checked_call("denoiser", self._denoiser, copies, self._sigma)
         if denoised.shape != copies.shape:
             raise ClassifierError(
                 f"the denoiser turned images of shape {list(copies.shape)} into "
@@ -134,20 +137,36 @@ def forward_size(pixels: int, device: torch.device) -> int:
     return max(4, min(4 * at_cifar, at_cifar * 32 * 32 // pixels))
 
 
+def _exact_float32(device: torch.device) -> AbstractContextManager[object]:
+    """No TensorFloat-32, the default for convolutions on CUDA, and fixed algorithms."""
+    if device.type != "cuda":
+        return nullcontext()
+    return torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
+
+
 def _placed(function: _Function, device: torch.device) -> _Function:
     if isinstance(function, nn.Module):
         function.eval().to(device).to(memory_format=torch.channels_last)
     return function
 
 
-def _checked_call(role: str, function: Callable[..., Tensor], *inputs: object) -> Tensor:
+def _checked_call(
+    role: str, function: Callable[..., Tensor], images: Tensor, *more: object
+) -> Tensor:
+    shape = list(images.shape)
     try:
-        answer = function(*inputs)
-    except RuntimeError as error:
-        shape = list(inputs[0].shape) if isinstance(inputs[0], Tensor) else ""
+        answer = function(images, *more)
+    except DenoisedSmoothingError:
+        raise
+    except torch.OutOfMemoryError as error:
         raise ClassifierError(
-            f"the {role} failed on images of shape {shape}: {error}; check that it takes "
-            "[B, C, H, W] in [0, 1] with these channels and this size"
+            f"the memory of {images.device} does not hold the {role} on images of shape {shape}: "
+            f"{error}; take a device with more memory, or smaller images"
+        ) from error
+    except Exception as error:
+        raise ClassifierError(
+            f"the {role} failed on images of shape {shape} with {type(error).__name__}: {error}; "
+            "check that it takes [B, C, H, W] in [0, 1] with these channels and this size"
         ) from error
     if not isinstance(answer, Tensor):
         raise ClassifierError(

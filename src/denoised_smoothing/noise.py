@@ -18,7 +18,12 @@ from torch import Tensor
 from denoised_smoothing.certificates.counts import Stage
 
 CHUNK = 50
-"""Copies of a chunk, the unit in which noise is drawn."""
+"""Copies of a chunk, the unit in which noise is drawn, of images up to 32x32."""
+
+
+def chunk_size(shape: Sequence[int]) -> int:
+    """Copies of a chunk for images [C, H, W]: fewer for larger ones, about a forward pass."""
+    return max(4, min(CHUNK, CHUNK * 32 * 32 // (shape[1] * shape[2])))
 
 
 def derive_key(*parts: object) -> int:
@@ -60,11 +65,11 @@ def noisy_copies(
         seed, image_id, stage: with the chunk index, the key of the noise.
         start, stop: which copies of the stage, ``start`` included and ``stop`` not.
     """
-    parts = []
-    for chunk in range(start // CHUNK, -(-stop // CHUNK)):
+    parts, size = [], chunk_size(image.shape)
+    for chunk in range(start // size, -(-stop // size)):
         key = derive_key(seed, image_id, stage, chunk)
         # A chunk is always drawn whole, so that its copies do not depend on how many are used.
-        noise = standard_normal(key, (CHUNK, *image.shape), image.device)
-        first = chunk * CHUNK
+        noise = standard_normal(key, (size, *image.shape), image.device)
+        first = chunk * size
         parts.append(noise[max(start - first, 0) : stop - first])
     return image + sigma * torch.cat(parts)

@@ -19,7 +19,7 @@ from jaxtyping import Float
 from denoised_smoothing.certificates.bounds import check_alpha
 from denoised_smoothing.certificates.certificate import Noise, SamplingPlan, Setting
 from denoised_smoothing.datasets import Example, ImageDataset, select
-from denoised_smoothing.errors import StoreError
+from denoised_smoothing.errors import ImageError, StoreError
 from denoised_smoothing.images import digest, match_channels, resize, to_grid, to_png
 from denoised_smoothing.scheduling import ImageTask
 from denoised_smoothing.smoothing import SmoothedClassifier
@@ -120,9 +120,7 @@ class CertificationRun:
             "stride": self.stride,
             "dimension": int(first.size),
             "classifier": self.classifier,
-            "classifier_fingerprint": fingerprint(
-                self.smoothed.classifier, [getattr(self.smoothed.classifier, "input_size", None)]
-            ),
+            "classifier_fingerprint": fingerprint(self.smoothed.classifier),
             "denoiser": self.denoiser,
             "denoiser_fingerprint": fingerprint(self.smoothed.denoiser),
             "sigma": self.smoothed.sigma,
@@ -141,9 +139,10 @@ class CertificationRun:
         """
         example = self.dataset[index]
         image = example.image
-        channels = getattr(self.smoothed.classifier, "channels", None)
-        if channels in (1, 3):
-            image = match_channels(image, channels, name=f"image {example.image_id!r}")
+        if self.smoothed.channels is not None:
+            image = match_channels(
+                image, self.smoothed.channels, name=f"image {example.image_id!r}"
+            )
         if self._resolution is not None:
             image = resize(image, self._resolution)
         return example, to_grid(image)
@@ -156,7 +155,8 @@ class CertificationRun:
         Raises:
             RunMismatchError: the run exists with other settings; names what differs.
             StoreError: the store cannot be written, or the data changed under the run.
-            ImageError, ClassifierError: an image cannot be read, an answer cannot be used.
+            ClassifierError: an answer cannot be used.
+            ImageError: images that cannot be read, or of another size, after all others.
         """
         run = store.begin(self.run_name, self.settings, seed=self.seed, info=self._info())
         if not store.examples(run.name):
@@ -169,6 +169,11 @@ class CertificationRun:
                 recorder.finished(task)
         finally:
             recorder.save()
+        if recorder.refused:
+            raise ImageError(
+                f"{len(recorder.refused)} of {len(self.indices)} images could not be certified, "
+                f"all others of run {run.name!r} are: {'; '.join(recorder.refused[:3])}"
+            )
         return run
 
     @cached_property
@@ -206,7 +211,10 @@ class CertificationRun:
     def _examples(self, seed: int) -> Iterator[StoredExample]:
         """Pictures of the first images: clean, noisy copies, denoised copies."""
         for index in self.indices[:EXAMPLES]:
-            example, image = self.image(index)
+            try:
+                example, image = self.image(index)
+            except ImageError:  # will be named after all others are certified
+                continue
             noisy, denoised = self.smoothed.copies(image, example.image_id, seed, EXAMPLE_COPIES)
             kinds = [("clean", image[None]), ("noisy", noisy)]
             if self.smoothed.denoiser is not None:
@@ -241,13 +249,19 @@ class _Recorder:
         done = [stored[ids[index]] for index in set(request.indices).difference(self._todo)]
         self._done, self._certified = len(done), sum(map(self._is_certified, done))
         self._calls, self._pending = 0, dict[str, StoredImage]()
+        self.refused: list[str] = []
         self._began = self._saved = time.monotonic()
         self._report()
 
     def tasks(self) -> Iterator[ImageTask]:
         """Images that are not finished, with the counts that they have, one by one."""
         for index in self._todo:
-            example, image = self._request.image(index)
+            try:
+                example, image = self._request.image(index)
+                self._check_shape(example, image)
+            except ImageError as error:  # of one image: the others are certified first
+                self.refused.append(str(error))
+                continue
             fresh = StoredImage(index, example.image_id, example.label, digest(image), {})
             begun = self._images.setdefault(example.image_id, fresh)
             if begun.digest != fresh.digest:
@@ -257,6 +271,14 @@ class _Recorder:
                 )
             yield ImageTask(
                 self._run.name, example.image_id, image, dict(begun.counts), begun.seconds
+            )
+
+    def _check_shape(self, example: Example, image: Float[np.ndarray, "c h w"]) -> None:
+        shape = self._request.settings["forward_shape"][1:]
+        if list(image.shape) != shape:
+            raise ImageError(
+                f"image {example.image_id!r} has shape {list(image.shape)}, the first one "
+                f"{shape}; bring them to one size (a resolution)"
             )
 
     def counted(self, tasks: Sequence[ImageTask]) -> None:

@@ -25,11 +25,11 @@ from denoised_smoothing.certificates.certificate import (
 )
 from denoised_smoothing.certificates.counts import Stage
 from denoised_smoothing.certificates.radii import check_sigma
-from denoised_smoothing.denoisers import as_denoiser
+from denoised_smoothing.denoisers import DenoiserNetwork, as_denoiser
 from denoised_smoothing.engines import TorchEngine, choose_device, forward_size
 from denoised_smoothing.errors import ClassifierError, ImageError, SettingError
 from denoised_smoothing.interfaces import Classifier
-from denoised_smoothing.noise import CHUNK, noisy_copies
+from denoised_smoothing.noise import chunk_size, noisy_copies
 from denoised_smoothing.scheduling import ImageTask, Part, Targets, spend
 
 BATCH_FORWARDS = 8
@@ -62,7 +62,8 @@ class SmoothedClassifier:
             results do not depend on it.
 
     Raises:
-        SettingError: sigma or batch_size is out of range, or the device is not there.
+        SettingError: sigma or batch_size is out of range, the device is not there, or
+            classifier and denoiser are for images of different channels.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class SmoothedClassifier:
         self.sigma = check_sigma(sigma)
         self.classifier = classifier
         self.denoiser = denoiser
+        self.channels = _channels(classifier, denoiser)
         self.device = choose_device(device)
         self.engine = TorchEngine(
             classifier, None if denoiser is None else as_denoiser(denoiser), sigma, self.device
@@ -96,8 +98,8 @@ class SmoothedClassifier:
         self,
         image: Any,
         *,
-        n0: int = 100,
-        n: int = 10_000,
+        n0: int | None = None,
+        n: int | None = None,
         alpha: float = 0.001,
         plan: SamplingPlan | None = None,
         seed: int | None = None,
@@ -109,8 +111,8 @@ class SmoothedClassifier:
 
         Args:
             image: tensor or array [C, H, W] in [0, 1], or a PIL image.
-            n0: noisy copies that choose the candidate class.
-            n: noisy copies that bound its probability.
+            n0: noisy copies that choose the candidate class, 100 by default.
+            n: noisy copies that bound its probability, 10,000 by default.
             alpha: probability, over the noise, that the certificate is wrong.
             plan: how many copies to draw, instead of n0 and n.
             seed: of the noise; None for fresh entropy of the operating system, recorded.
@@ -124,14 +126,14 @@ class SmoothedClassifier:
             ClassifierError: the classifier or denoiser gave an unusable answer.
         """
         batch = image_forms.as_image(image)[None]
-        return self._certify(batch, plan or FixedBudget(n0, n), alpha, seed, progress)[0]
+        return self._certify(batch, _plan(plan, n0, n), alpha, seed, progress)[0]
 
     def certify_batch(
         self,
         images: Any,
         *,
-        n0: int = 100,
-        n: int = 10_000,
+        n0: int | None = None,
+        n: int | None = None,
         alpha: float = 0.001,
         plan: SamplingPlan | None = None,
         seed: int | None = None,
@@ -143,7 +145,7 @@ class SmoothedClassifier:
         1 - alpha by itself, not all of them together.
         """
         batch = image_forms.as_images(images)
-        return self._certify(batch, plan or FixedBudget(n0, n), alpha, seed, progress)
+        return self._certify(batch, _plan(plan, n0, n), alpha, seed, progress)
 
     def predict(
         self,
@@ -198,7 +200,7 @@ class SmoothedClassifier:
             _same_shape(first, tasks),
             targets,
             draw,
-            chunk=CHUNK,
+            chunk=chunk_size(first.image.shape),
             forward=forward,
             batch_size=self._batch_size or BATCH_FORWARDS * forward,
             on_batch=on_batch,
@@ -234,9 +236,8 @@ class SmoothedClassifier:
     def _setting(
         self, batch: Float[np.ndarray, "b c h w"], alpha: float, seed: int | None
     ) -> Setting:
-        channels = getattr(self.classifier, "channels", None)
-        if channels in (1, 3):  # a network's own attribute of that name may be something else
-            image_forms.match_channels(batch[0], channels)
+        if self.channels is not None:
+            image_forms.match_channels(batch[0], self.channels)
         seed = secrets.randbits(128) if seed is None else seed
         return Setting(self.sigma, alpha, dimension=batch[0].size, seed=seed)
 
@@ -306,6 +307,29 @@ class SmoothedClassifier:
         if labels:
             return answer.long().clamp_min(-2)
         return torch.where(answer.isnan().any(dim=1), -2, answer.argmax(dim=1))
+
+
+def _plan(plan: SamplingPlan | None, n0: int | None, n: int | None) -> SamplingPlan:
+    given = {name: value for name, value in (("n0", n0), ("n", n)) if value is not None}
+    if plan is not None and given:
+        raise SettingError(f"give a plan or n0 and n, not both; got {plan} and {given}")
+    return plan or FixedBudget(**given)
+
+
+def _channels(classifier: object, denoiser: object) -> int | None:
+    """The channels of the images, where classifier or denoiser say so."""
+    stated = {
+        "classifier": getattr(classifier, "channels", None),
+        "denoiser": isinstance(denoiser, DenoiserNetwork) and denoiser.config["image_channels"],
+    }
+    # A network's own attribute of that name may be something else.
+    known = {role: channels for role, channels in stated.items() if channels in (1, 3)}
+    if len(set(known.values())) > 1:
+        raise SettingError(
+            f"the classifier takes images of {known['classifier']} channels, the denoiser of "
+            f"{known['denoiser']}; take a denoiser that was trained on such images"
+        )
+    return next(iter(known.values()), None)
 
 
 def _same_shape(first: ImageTask, rest: Iterable[ImageTask]) -> Iterator[ImageTask]:

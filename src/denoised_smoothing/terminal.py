@@ -13,7 +13,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 from rich.table import Table
 
+from denoised_smoothing.certificates.radii import round_down
 from denoised_smoothing.reporting import (
+    ImageResult,
     Row,
     RunResults,
     comparison,
@@ -63,13 +65,18 @@ def print_json(value: Any) -> None:
 def print_results(
     results: Sequence[RunResults], radii: Sequence[float] | None, store: str, *, as_json: bool
 ) -> None:
-    """The table of some runs and what to do with them next."""
+    """The table of some runs, or one image's certificate, and what to do with them next."""
     rows = comparison(results, radii or default_radii(results))
     names = [result.run.name for result in results]
+    images = [image for result in results for image in result.images]
     if as_json:
-        print_json({"store": store, "runs": names, "rows": plain_rows(rows)})
+        alone = {"certificate": images[0].certificate.to_dict()} if len(images) == 1 else {}
+        print_json({"store": store, "runs": names, "rows": plain_rows(rows), **alone})
         return
-    out.print(to_rich(rows))
+    if len(images) == 1:
+        out.print(_certificate(results[0], images[0]), markup=False, soft_wrap=True)
+    else:
+        out.print(to_rich(rows))
     out.print(f"Stored as {', '.join(names)} in {store}. Next:", markup=False, soft_wrap=True)
     for name in names:
         at = [] if store == "runs.sqlite" else ["--store", store]
@@ -79,6 +86,12 @@ def print_results(
         ):
             line = shlex.join(["denoised-smoothing", *command, *at])
             out.print(f"  {line}", markup=False, soft_wrap=True)
+
+
+def _certificate(result: RunResults, image: ImageResult) -> str:
+    names = result.run.info.get("label_names")
+    name = f"{names[image.predicted]}: " if names and image.predicted is not None else ""
+    return f"{image.image_id}: {name}{image.certificate}"
 
 
 def plain_rows(rows: Sequence[Row]) -> list[dict[str, Any]]:
@@ -94,7 +107,7 @@ def plain_rows(rows: Sequence[Row]) -> list[dict[str, Any]]:
                 {}
                 if row.summary is None
                 else {
-                    "average_certified_radius": row.summary.average_radius,
+                    "average_certified_radius": round_down(row.summary.average_radius, 6),
                     "abstained": row.summary.abstained,
                     "unfinished": row.summary.unfinished,
                     "seconds_per_image": row.summary.seconds,

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
+from types import FunctionType, MethodType, ModuleType
 
+import numpy as np
 import safetensors
 import torch
 from safetensors.torch import save
@@ -84,18 +87,57 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
     module.load_state_dict(dict(tensors), strict=False)
 
 
-def fingerprint(thing: object, details: Iterable[object] = ()) -> str:
-    """A hash of a module's type, weights and ``details``; of a callable's name without weights.
+def fingerprint(thing: object) -> str:
+    """A hash of what a classifier or denoiser computes with: code names, weights, settings.
 
-    Two runs are of the same classifier or denoiser when their fingerprints are equal.
+    Modules, plain objects, partial and bound functions and closures are followed to the tensors,
+    arrays and plain values that they hold. What an object of a compiled library holds cannot be
+    seen; of it, only the type counts.
     """
     digest = hashlib.sha256()
-    named = thing if hasattr(thing, "__qualname__") else type(thing)
-    digest.update(f"{named.__module__}.{named.__qualname__}".encode())
-    if isinstance(thing, nn.Module):
-        for name, tensor in sorted(thing.state_dict().items()):
-            plain = tensor.detach().cpu().contiguous()
-            digest.update(f"{name}{plain.dtype}{tuple(plain.shape)}".encode())
-            digest.update(plain.flatten().view(torch.uint8).numpy().tobytes())
-    digest.update(repr(list(details)).encode())
+    _feed(digest, thing, {})
     return digest.hexdigest()
+
+
+def _feed(digest: hashlib._Hash, thing: object, seen: dict[int, object]) -> None:
+    if thing is None or isinstance(thing, (bool, int, float, complex, str, bytes, torch.dtype)):
+        digest.update(f"{type(thing).__name__} {thing!r};".encode())
+        return
+    if id(thing) in seen:
+        return
+    seen[id(thing)] = thing  # kept, so that nothing else gets its id
+    named = thing if hasattr(thing, "__qualname__") else type(thing)
+    digest.update(f"{named.__module__}.{named.__qualname__}(".encode())
+    for part in _parts(digest, thing):
+        _feed(digest, part, seen)
+    digest.update(b");")
+
+
+def _parts(digest: hashlib._Hash, thing: object) -> Iterable[object]:
+    """What a thing consists of; the bytes of tensors and arrays go straight to the digest."""
+    if isinstance(thing, (Tensor, np.ndarray)):
+        array = thing.detach().cpu().contiguous() if isinstance(thing, Tensor) else thing
+        digest.update(f"{array.dtype}{tuple(array.shape)}".encode())
+        if isinstance(array, Tensor):
+            array = array.flatten().view(torch.uint8).numpy()
+        digest.update(np.ascontiguousarray(array).tobytes())
+        return ()
+    if isinstance(thing, Mapping):
+        return [part for item in thing.items() for part in item]
+    if isinstance(thing, (list, tuple)):
+        return thing
+    if isinstance(thing, (set, frozenset)):
+        return sorted(map(repr, thing))
+    if isinstance(thing, partial):
+        return thing.func, thing.args, thing.keywords
+    if isinstance(thing, MethodType):
+        return thing.__self__, thing.__func__.__qualname__
+    if isinstance(thing, FunctionType):
+        cells = [cell.cell_contents for cell in thing.__closure__ or ()]
+        return thing.__code__.co_code, thing.__defaults__, thing.__kwdefaults__, cells
+    if isinstance(thing, (type, ModuleType)):
+        return ()
+    held = dict(getattr(thing, "__dict__", {}))
+    if isinstance(thing, nn.Module):  # whether it is training is for the engine to set
+        held = {name: value for name, value in held.items() if name not in ("training", "card")}
+    return (held,)

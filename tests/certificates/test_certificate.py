@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from typing import Any
 
 import numpy as np
 import pytest
@@ -270,7 +271,7 @@ def test_text_and_html_round_down() -> None:
     certificate = certify((0, 10), (21, 979))
     assert str(certificate) == (
         "label 1 within L2 radius 0.4405 (L1 0.4405, Linf 0.00794; lower bound 0.9609 at "
-        "confidence 0.999, sigma 0.25, 1,010 classifier calls, float noise)"
+        "alpha 0.001, sigma 0.25, 1,010 classifier calls, float noise)"
     )
     html = dict(re.findall(r"<tr><th>([^<]*)</th><td>([^<]*)</td></tr>", certificate._repr_html_()))
     assert html == {
@@ -293,7 +294,7 @@ def test_an_abstention_says_that_nothing_is_certified() -> None:
 
 
 def test_a_high_confidence_is_not_rounded_to_certainty() -> None:
-    assert "at confidence 0.99999999," in str(certify((9,), (100,), alpha=1e-8))
+    assert "at alpha 1e-08," in str(certify((9,), (100,), alpha=1e-8))
 
 
 def predict(votes: Votes, alpha: float = 0.001, failed: int = 0) -> Prediction:
@@ -335,3 +336,17 @@ def test_prediction_tells_what_it_rests_on() -> None:
     }
     assert str(prediction) == "label 1 (p-value 1.9e-06, 23 classifier calls)"
     assert str(predict((1, 1))) == "abstains (p-value 1, 2 classifier calls)"
+
+
+@pytest.mark.parametrize("seed", [1.5, "1", True])
+def test_a_seed_is_a_whole_number(seed: Any) -> None:
+    with pytest.raises(SettingError, match=f"seed of the noise is a whole number, got {seed!r}"):
+        Setting(0.25, 0.001, 3072, seed)
+
+
+@pytest.mark.parametrize("value", ["0.1", None])
+def test_alpha_and_sigma_are_numbers(value: Any) -> None:
+    with pytest.raises(SettingError, match="alpha is the probability"):
+        Setting(0.25, value, 3072, 0)
+    with pytest.raises(SettingError, match="sigma is the standard deviation"):
+        Setting(value, 0.001, 3072, 0)

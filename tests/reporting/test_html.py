@@ -125,7 +125,7 @@ def test_settings_are_listed(tmp_path: Path) -> None:
 
 def test_meaning_names_alpha_and_the_implied_linf_radius(tmp_path: Path) -> None:
     text = report(tmp_path, "a", "b", radii=(0.25, 0.5))
-    assert "at least 99.9 %" in text
+    assert "wrong with probability at most α = 0.001" in text
     assert "L2 radius 0.5 implies L∞ radius 0.06250 for images of 64 values" in text
 
 

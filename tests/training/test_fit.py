@@ -336,3 +336,40 @@ def test_precision_and_workers_are_those_asked_for(tmp_path: Path) -> None:
     card = load_denoiser_file(job.output).card
     assert card["validation"] == "first 100 images of digits:train"
     assert json.loads(card["quality"])["validation_mse"] < SIGMA**2
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"validation_limit": 0}, "validation_limit must be at least 1, got 0"),
+        ({"workers": -1}, "workers must be at least 0, got -1"),
+        ({"trainer_flags": {"precision": "foo"}}, "Lightning refuses .*'precision': 'foo'"),
+        ({"judges": {"rgb": ImageClassifier(nn.Flatten())}}, "for images of 3 channels, those of"),
+    ],
+)
+def test_bad_settings_are_refused_before_anything_is_written(
+    tmp_path: Path, changes: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(SettingError, match=said):
+        train_denoiser(digits_job(tmp_path, **changes))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_start_decides_the_options_of_the_architecture(
+    finished: TrainingJob, tmp_path: Path
+) -> None:
+    job = digits_job(tmp_path, start=finished.output, architecture_options={"width": 16})
+    with pytest.raises(SettingError, match=r"'width': 8.* does not go with .*'width': 16"):
+        train_denoiser(job)
+
+
+def test_an_output_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(SettingError, match="checkpoints cannot be written"):
+        train_denoiser(digits_job(tmp_path, output=tmp_path / "file" / "unet.safetensors"))
+
+
+@pytest.mark.parametrize(("name", "value"), [("crop", 0), ("pad", -1), ("resolution", 1)])
+def test_sizes_that_make_no_sense_are_refused(name: str, value: int) -> None:
+    with pytest.raises(SettingError, match=f"{name} must be at least . pixels, got {value}"):
+        Preparation(1, **{name: value})

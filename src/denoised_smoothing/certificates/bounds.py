@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from numbers import Real
+
 from scipy import special
 
 from denoised_smoothing.errors import SettingError
@@ -13,7 +15,7 @@ def check_alpha(alpha: float) -> float:
     Raises:
         SettingError: otherwise (also for NaN).
     """
-    if not 0.0 < alpha < 1.0:
+    if not isinstance(alpha, Real) or not 0.0 < alpha < 1.0:
         raise SettingError(
             f"alpha is the probability that a certificate is wrong and must lie strictly "
             f"between 0 and 1, got {alpha!r}; 0.001 is customary"

@@ -46,7 +46,7 @@ class Setting:
         seed: the seed of the noise.
 
     Raises:
-        SettingError: sigma or alpha is out of its range.
+        SettingError: sigma or alpha is out of its range, or the seed no whole number.
     """
 
     sigma: float
@@ -58,6 +58,8 @@ class Setting:
     def __post_init__(self) -> None:
         check_sigma(self.sigma)
         check_alpha(self.alpha)
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
+            raise SettingError(f"the seed of the noise is a whole number, got {self.seed!r}")
 
 
 @dataclass(frozen=True)
@@ -290,7 +292,7 @@ class Certificate:
         return plan_from_dict(values["plan"]).certificate(counts, setting)
 
     def __str__(self) -> str:
-        bound = f"lower bound {format_down(self.lower_bound)} at confidence {1 - self.alpha:.12g}"
+        bound = f"lower bound {format_down(self.lower_bound)} at alpha {self.alpha:g}"
         rest = f"sigma {self.sigma:g}, {self.calls:,} classifier calls, {self.noise} noise"
         if self.label is None:
             return f"abstains: nothing certified ({bound}, {rest})"

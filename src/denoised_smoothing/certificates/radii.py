@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from decimal import ROUND_FLOOR, Decimal
+from numbers import Real
 
 from scipy import special
 
@@ -23,7 +24,7 @@ def check_sigma(sigma: float) -> float:
     Raises:
         SettingError: otherwise (also for NaN).
     """
-    if not (sigma > 0.0 and math.isfinite(sigma)):
+    if not (isinstance(sigma, Real) and sigma > 0.0 and math.isfinite(sigma)):
         raise SettingError(
             f"sigma is the standard deviation of the noise on images in [0, 1] and must be "
             f"above 0 and finite, got {sigma!r}; 0.12, 0.25, 0.5 and 1.0 are customary"

@@ -63,7 +63,9 @@ def export(
 
 
 def list_(
-    kind: Annotated[Kind, typer.Argument(metavar="KIND", help="What to list.")],
+    kind: Annotated[
+        Kind | None, typer.Argument(metavar="[KIND]", help="What to list; all that can be named.")
+    ] = None,
     store: StoreUrl = "runs.sqlite",
     as_json: AsJson = False,
 ) -> None:
@@ -78,7 +80,9 @@ def list_(
         Kind.DENOISERS: catalogue.list_denoisers,
         Kind.DATASETS: catalogue.list_datasets,
     }
-    print_rows(listers[kind](), as_json=as_json)
+    chosen = listers if kind is None else {kind: listers[kind]}
+    rows = [{"kind": which.value, **row} for which, lister in chosen.items() for row in lister()]
+    print_rows(rows, as_json=as_json)
 
 
 def _list_runs(store: str) -> list[dict[str, Any]]:

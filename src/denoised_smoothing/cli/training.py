@@ -192,7 +192,7 @@ def _options(pairs: Sequence[str]) -> dict[str, int]:
     options = {}
     for pair in pairs:
         name, _, value = pair.partition("=")
-        if not (name and value.isdigit()):
+        if not (name and value.isdigit() and int(value)):
             raise SettingError(f"--option takes NAME=NUMBER, such as width=32, got {pair!r}")
         options[name] = int(value)
     return options

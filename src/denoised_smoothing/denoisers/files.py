@@ -38,7 +38,7 @@ def build_denoiser(architecture: str, *, image_channels: int = 3, **config: Any)
         )
     try:
         return ARCHITECTURES[architecture](image_channels=image_channels, **config)
-    except TypeError as error:
+    except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
         raise SettingError(f"{architecture} cannot be built with {config}: {error}") from error
 
 
@@ -64,7 +64,10 @@ def load_denoiser_file(path: str | Path, architecture: str | None = None) -> Den
     stated = card.get("architecture", architecture)
     if stated is None or (architecture or stated) != stated:
         holds = "names no architecture" if stated is None else f"holds {stated}, not {architecture}"
-        raise WeightsError(f"{path} {holds}; write the spec as {stated or 'ARCHITECTURE'}:{path}")
+        known = stated if stated in ARCHITECTURES else "ARCHITECTURE"
+        raise WeightsError(
+            f"{path} {holds}; write the spec as {known}:{path}, of {', '.join(ARCHITECTURES)}"
+        )
     try:
         denoiser = build_denoiser(stated, **json.loads(card.get("config", "{}")))
     except (TypeError, ValueError) as error:

@@ -80,7 +80,7 @@ def write_report(
         tables=_tables(rows),
         differing=_differing(runs),
         measure=rows[0].measure,
-        confidence=f"{100 * (1 - max(run.run.settings['alpha'] for run in runs)):.6g}",
+        alpha=f"{max(run.run.settings['alpha'] for run in runs):g}",
         implied=_implied(runs, rows),
         runs=[
             {

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from denoised_smoothing.datasets import Example, ImageDataset
-from denoised_smoothing.errors import ImageError
+from denoised_smoothing.errors import ImageError, SettingError
 from denoised_smoothing.images import match_channels, resize
 from denoised_smoothing.noise import derive_key
 
@@ -31,6 +31,9 @@ class Preparation:
         crop: side of random square crops, or None for as large as the image.
         pad: black pixels added on each side before cropping, which shifts the image.
         flip: mirror half of the samples left to right.
+
+    Raises:
+        SettingError: a size is too small.
     """
 
     channels: int
@@ -38,6 +41,12 @@ class Preparation:
     crop: int | None = None
     pad: int = 0
     flip: bool = True
+
+    def __post_init__(self) -> None:
+        for name, least in (("resolution", 2), ("crop", 2), ("pad", 0)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise SettingError(f"{name} must be at least {least} pixels, got {value}")
 
     def clean(self, example: Example) -> Float[np.ndarray, "c h w"]:
         """The image with the right channels and resolution.

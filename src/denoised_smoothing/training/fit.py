@@ -58,7 +58,8 @@ def train_denoiser(job: TrainingJob) -> Path:
     Goes on from the last checkpoint in ``job.folder`` if there is one of the same settings.
 
     Raises:
-        SettingError: stability without a classifier, or the output exists already.
+        SettingError: stability without a classifier; a start or classifier for other channels;
+            options of the architecture other than the start's; or as :meth:`Job.fit`.
         TrainingError: as :meth:`Job.fit`.
     """
     if job.config.objective is not Objective.MSE and not job.surrogates:
@@ -66,6 +67,8 @@ def train_denoiser(job: TrainingJob) -> Path:
             f"objective {job.config.objective} needs at least one classifier to train on; "
             "name the classifier (white box) or surrogates (black box)"
         )
+    for classifier in (*job.surrogates, *job.judges.values()):
+        _check_channels(job, "a classifier", getattr(classifier, "channels", None))
     module = DenoiserTraining(_network(job), job.config, job.surrogates, dict(job.judges))
     low, high = job.config.sigma_range
     about = {
@@ -83,9 +86,24 @@ def train_denoiser(job: TrainingJob) -> Path:
     )
 
 
+def _check_channels(job: TrainingJob, what: str, channels: int | None) -> None:
+    if channels in (1, 3) and channels != job.preparation.channels:
+        raise SettingError(
+            f"{what} is for images of {channels} channels, those of {job.dataset.name!r} have "
+            f"{job.preparation.channels}; take one for such images"
+        )
+
+
 def _network(job: TrainingJob) -> DenoiserNetwork:
     if job.start is not None:
-        return load_denoiser_file(job.start, job.architecture).train()
+        denoiser = load_denoiser_file(job.start, job.architecture)
+        if {**denoiser.config, **job.architecture_options} != denoiser.config:
+            raise SettingError(
+                f"{job.start} is a {job.architecture} with {denoiser.config}, which does not go "
+                f"with {dict(job.architecture_options)}; leave the options out"
+            )
+        _check_channels(job, str(job.start), denoiser.config["image_channels"])
+        return denoiser.train()
     with torch.random.fork_rng():
         torch.manual_seed(job.config.seed)
         return build_denoiser(

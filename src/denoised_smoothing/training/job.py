@@ -16,6 +16,7 @@ from typing import Any
 
 import lightning
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch import Tensor
@@ -64,6 +65,11 @@ class Job:
     workers: int = 0
     trainer_flags: Mapping[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        for name, least in (("validation_limit", 1), ("workers", 0)):
+            if getattr(self, name) < least:
+                raise SettingError(f"{name} must be at least {least}, got {getattr(self, name)}")
+
     @property
     def folder(self) -> Path:
         """Where checkpoints and logs are."""
@@ -91,18 +97,18 @@ class Job:
             The output.
 
         Raises:
-            SettingError: the output exists already.
+            SettingError: the output exists already or cannot be written, or Lightning refuses
+                the flags.
             ImageError: images are of different sizes.
             TrainingError: a checkpoint of other settings is there, or the loss became NaN.
             TrainingInterruptedError: it was stopped (Ctrl-C).
         """
         if self.output.exists():
             raise SettingError(f"{self.output} exists already; choose another output or remove it")
-        self.folder.mkdir(parents=True, exist_ok=True)
-        checkpoint = self._checkpoint_to_resume()
         began = time.monotonic()
         with _without_advice():
             trainer = self._trainer()
+            checkpoint = self._checkpoint_to_resume()
             self._run(trainer, module, checkpoint)
             # The last step need not have been the end of an epoch.
             trainer.validate(module, self._validation_loader(), verbose=False)
@@ -133,6 +139,12 @@ class Job:
 
     def _checkpoint_to_resume(self) -> Path | None:
         """The last checkpoint, if its training had the same settings."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SettingError(
+                f"checkpoints cannot be written to {self.folder} ({error}); choose another output"
+            ) from error
         settings, checkpoint = self.folder / "settings.json", self.folder / "last.ckpt"
         identity = json.loads(json.dumps(self.identity()))
         if checkpoint.exists() and settings.exists():
@@ -172,7 +184,12 @@ class Job:
             "enable_model_summary": False,
             **self.trainer_flags,
         }
-        return lightning.Trainer(**flags)
+        try:
+            return lightning.Trainer(**flags)
+        except (ValueError, MisconfigurationException) as error:
+            raise SettingError(
+                f"Lightning refuses {dict(self.trainer_flags)}: {error}; see its Trainer's flags"
+            ) from error
 
     def _training_loader(self, trainer: lightning.Trainer) -> DataLoader[Any]:
         world = trainer.world_size
