@@ -100,6 +100,13 @@ class TestClassifiers:
     def test_a_factory_may_import_from_its_folder(self, folder: Path) -> None:
         assert type(load_classifier("python:toy:needs_an_import")).__name__ == "Toy"
 
+    def test_a_factory_that_fails_is_named_with_its_error(self, folder: Path) -> None:
+        (folder / "broken.py").write_text("def build():\n    return {}['weights']\n")
+        said = "'python:broken:build': the factory failed with KeyError: 'weights'"
+        with pytest.raises(SpecError, match=said) as caught:
+            load_classifier("python:broken:build")
+        assert isinstance(caught.value.__cause__, KeyError)
+
     @pytest.mark.parametrize(
         ("spec", "suggestion"),
         [
