@@ -214,7 +214,9 @@ class TestSameCounts:
 
     def test_nothing_is_done_twice(self, store: Store) -> None:
         request().execute(store)
-        at_pass(1, AssertionError("called again")).execute(store)
+        before = counts(store)
+        at_pass(1, RuntimeError("called again")).execute(store)
+        assert counts(store) == before
 
 
 def counted(store: Store) -> list[StoredImage]:
@@ -485,8 +487,10 @@ class TestExamples:
 
     def test_stored_once(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
         request(limit=1).execute(store)
+        before = store.examples("run")
         monkeypatch.setattr(Store, "save_examples", None)
         request(limit=2).execute(store)
+        assert store.examples("run") == before != []
 
 
 class TestProgress:
