@@ -20,7 +20,7 @@ from denoised_smoothing.certificates.bounds import check_alpha
 from denoised_smoothing.certificates.certificate import Noise, SamplingPlan, Setting
 from denoised_smoothing.datasets import Example, ImageDataset, select
 from denoised_smoothing.errors import ImageError, StoreError
-from denoised_smoothing.images import digest, match_channels, resize, to_grid, to_png
+from denoised_smoothing.images import digest, to_png
 from denoised_smoothing.scheduling import ImageTask
 from denoised_smoothing.smoothing import SmoothedClassifier
 from denoised_smoothing.store import Store, StoredExample, StoredImage, StoredRun
@@ -116,7 +116,7 @@ class CertificationRun:
         return {
             "data": self.dataset.name,
             "data_fingerprint": self.dataset.fingerprint,
-            "resolution": self._resolution,
+            "resolution": self.smoothed.resolution if self.resolution is None else self.resolution,
             "stride": self.stride,
             "dimension": int(first.size),
             "classifier": self.classifier,
@@ -138,14 +138,8 @@ class CertificationRun:
             ImageError: it cannot be read, or has other channels than the classifier takes.
         """
         example = self.dataset[index]
-        image = example.image
-        if self.smoothed.channels is not None:
-            image = match_channels(
-                image, self.smoothed.channels, name=f"image {example.image_id!r}"
-            )
-        if self._resolution is not None:
-            image = resize(image, self._resolution)
-        return example, to_grid(image)
+        name = f"image {example.image_id!r}"
+        return example, self.smoothed.prepare(example.image, self.resolution, name=name)
 
     def execute(
         self, store: Store, progress: Callable[[RunProgress], None] | None = None
@@ -175,11 +169,6 @@ class CertificationRun:
                 f"all others of run {run.name!r} are: {'; '.join(recorder.refused[:3])}"
             )
         return run
-
-    @cached_property
-    def _resolution(self) -> int | None:
-        own: int | None = getattr(self.smoothed.classifier, "resolution", None)
-        return own if self.resolution is None else self.resolution
 
     @property
     def label_note(self) -> str | None:

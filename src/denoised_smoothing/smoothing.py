@@ -86,6 +86,7 @@ class SmoothedClassifier:
         self.classifier = classifier
         self.denoiser = denoiser
         self.channels = _channels(classifier, denoiser)
+        self.resolution: int | None = getattr(classifier, "resolution", None)
         self.device = choose_device(device)
         self.engine = TorchEngine(
             classifier, None if denoiser is None else as_denoiser(denoiser), sigma, self.device
@@ -205,6 +206,26 @@ class SmoothedClassifier:
             batch_size=self._batch_size or BATCH_FORWARDS * forward,
             on_batch=on_batch,
         )
+
+    def prepare(
+        self,
+        image: Float[np.ndarray, "c h w"],
+        resolution: int | None = None,
+        *,
+        name: str = "the image",
+    ) -> Float[np.ndarray, "c i j"]:
+        """The image as it is certified: at ``resolution`` pixels, on the 8-bit grid.
+
+        Without ``resolution`` at the classifier's own, or as it is. Radii are in these pixels.
+
+        Raises:
+            ImageError: it has other channels than the classifier takes.
+            SettingError: the resolution is below 2.
+        """
+        if self.channels is not None:
+            image = image_forms.match_channels(image, self.channels, name=name)
+        side = self.resolution if resolution is None else resolution
+        return image_forms.to_grid(image if side is None else image_forms.resize(image, side))
 
     def forward_size(self, image: Float[np.ndarray, "c h w"]) -> int:
         """Copies in a forward pass for images of this size on this device."""

@@ -75,15 +75,11 @@ def predict(
     as_json: AsJson = False,
 ) -> None:
     """The smoothed classifier's label of one image, without a radius."""
-    from denoised_smoothing.images import load_image, resize, to_grid
+    from denoised_smoothing.images import load_image
 
     smoothed = _smoothed(classifier, denoiser, sigma, device)
-    pixels = load_image(image)
-    own = getattr(smoothed.classifier, "resolution", None)
-    side = own if resolution is None else resolution
-    answer = smoothed.predict(
-        to_grid(pixels if side is None else resize(pixels, side)), n=n, alpha=alpha, seed=seed
-    )
+    pixels = smoothed.prepare(load_image(image), resolution)
+    answer = smoothed.predict(pixels, n=n, alpha=alpha, seed=seed)
     names = getattr(smoothed.classifier, "label_names", None)
     name = names[answer.label] if names and answer.label is not None else None
     if as_json:

@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from denoised_smoothing.classifiers import CifarResNet, ImageClassifier, save_cifar_resnet
-from denoised_smoothing.errors import DatasetError, TrainingError
+from denoised_smoothing.errors import DatasetError
 from denoised_smoothing.training.config import TrainingConfig
 from denoised_smoothing.training.job import Job
-from denoised_smoothing.training.module import Batch, optimizer_with_schedule
+from denoised_smoothing.training.module import Batch, check_finite, optimizer_with_schedule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,11 +46,7 @@ class ClassifierTraining(lightning.LightningModule):
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         """The loss of one batch."""
         loss = functional.cross_entropy(self.classifier(batch[0]), batch[1])
-        if not torch.isfinite(loss):
-            raise TrainingError(
-                f"the loss became {loss.item()} at step {self.global_step}; the last checkpoint "
-                "is kept. Lower the learning rate"
-            )
+        check_finite("loss", loss, self.global_step)
         self.log("train_loss", loss, prog_bar=True)
         return loss
 

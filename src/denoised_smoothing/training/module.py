@@ -68,7 +68,7 @@ class DenoiserTraining(lightning.LightningModule):
             loss = stability(surrogate(denoised), answer, self.config.target)
         else:
             loss = mse(denoised, clean)
-        _check_finite("loss", loss, step)
+        check_finite("loss", loss, step)
         self.log("train_loss", loss, prog_bar=True)
         return loss
 
@@ -98,7 +98,7 @@ class DenoiserTraining(lightning.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Derive the PSNR in dB from the mean squared error; refuse to go on from NaN weights."""
         error = self.trainer.callback_metrics["validation_mse"]
-        _check_finite("validation error", error, self.global_step)
+        check_finite("validation error", error, self.global_step)
         self.log("validation_psnr", psnr(error), prog_bar=True)
 
     def _log_mean(self, name: str, value: Tensor, count: int) -> None:
@@ -138,7 +138,12 @@ class _Fixed:
             module.to(device).to(memory_format=torch.channels_last)
 
 
-def _check_finite(name: str, value: Tensor, step: int) -> None:
+def check_finite(name: str, value: Tensor, step: int) -> None:
+    """Abort a training whose loss or error is NaN or infinite.
+
+    Raises:
+        TrainingError: it is.
+    """
     if not torch.isfinite(value):
         raise TrainingError(
             f"the {name} became {value.item()} at step {step}; the last checkpoint is kept. "
