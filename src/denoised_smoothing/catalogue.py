@@ -15,7 +15,6 @@ from denoised_smoothing.classifiers import CIFAR_RESNET, load_cifar_resnet
 from denoised_smoothing.denoisers import (
     ARCHITECTURES,
     bundled_denoisers,
-    load_bundled_denoiser,
     load_denoiser_file,
 )
 from denoised_smoothing.errors import DenoisedSmoothingError, SpecError
@@ -83,7 +82,7 @@ def load_denoiser(spec: str) -> Denoiser | None:
     if spec == "none":
         return None
     if spec in bundled_denoisers():
-        return load_bundled_denoiser(spec)
+        return load_denoiser_file(bundled_denoisers()[spec])
     if scheme in ARCHITECTURES:
         return load_denoiser_file(_needed(rest, spec, DENOISER_FORMS), scheme)
     if scheme == "python":

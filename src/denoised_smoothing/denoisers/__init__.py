@@ -8,7 +8,6 @@ from denoised_smoothing.denoisers.files import (
     ARCHITECTURES,
     build_denoiser,
     bundled_denoisers,
-    load_bundled_denoiser,
     load_denoiser_file,
     save_denoiser,
 )
@@ -24,7 +23,6 @@ __all__ = [
     "as_denoiser",
     "build_denoiser",
     "bundled_denoisers",
-    "load_bundled_denoiser",
     "load_denoiser_file",
     "save_denoiser",
 ]

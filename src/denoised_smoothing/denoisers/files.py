@@ -84,15 +84,3 @@ def bundled_denoisers() -> dict[str, Path]:
     """Names and files of the denoisers that ship with the package."""
     folder = Path(str(resources.files("denoised_smoothing"))) / "bundled" / "denoisers"
     return {path.stem: path for path in sorted(folder.glob("*.safetensors"))}
-
-
-def load_bundled_denoiser(name: str) -> DenoiserNetwork:
-    """One of :func:`bundled_denoisers` by name.
-
-    Raises:
-        SpecError: none of that name ships.
-    """
-    files = bundled_denoisers()
-    if name not in files:
-        raise SpecError(f"no bundled denoiser {name!r}; there are: {', '.join(files) or 'none'}")
-    return load_denoiser_file(files[name])
