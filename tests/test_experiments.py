@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from denoised_smoothing import experiments
-from denoised_smoothing.certificates.certificate import FixedBudget
+from denoised_smoothing.certificates.plans import FixedBudget
 from denoised_smoothing.cli import main
 from denoised_smoothing.errors import SettingError, StoreError
 from denoised_smoothing.experiments import METHODS, RADII, SIGMAS, DemoStory, run_demo

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 import denoised_smoothing
-from denoised_smoothing.certificates.certificate import FixedBudget
 from denoised_smoothing.certificates.counts import LabelCounts, Stage
+from denoised_smoothing.certificates.plans import FixedBudget
 from denoised_smoothing.store import Store, StoredExample, StoredImage
 
 PACKAGE = Path(denoised_smoothing.__file__).parent

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from denoised_smoothing import runs, scheduling
-from denoised_smoothing.certificates.certificate import FixedBudget
+from denoised_smoothing.certificates.plans import FixedBudget
 from denoised_smoothing.classifiers import ImageClassifier
 from denoised_smoothing.datasets import ImageDataset, load_dataset
 from denoised_smoothing.errors import (

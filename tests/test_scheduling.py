@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from denoised_smoothing import scheduling
-from denoised_smoothing.certificates.certificate import FixedBudget
 from denoised_smoothing.certificates.counts import LabelCounts, Stage
+from denoised_smoothing.certificates.plans import FixedBudget
 from denoised_smoothing.scheduling import ImageTask, Part, spend
 
 IMAGE = np.zeros((1, 2, 2), np.float32)

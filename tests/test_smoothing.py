@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from denoised_smoothing import images as image_forms
-from denoised_smoothing.certificates.certificate import FixedBudget
 from denoised_smoothing.certificates.counts import LabelCounts, Stage
+from denoised_smoothing.certificates.plans import FixedBudget
 from denoised_smoothing.classifiers import ImageClassifier
 from denoised_smoothing.denoisers import UNet
 from denoised_smoothing.errors import ClassifierError, ImageError, SettingError

@@ -10,13 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from denoised_smoothing.catalogue import load_classifier, load_denoiser
-    from denoised_smoothing.certificates.certificate import (
-        Certificate,
-        FixedBudget,
-        Prediction,
-        SamplingPlan,
-    )
+    from denoised_smoothing.certificates.certificate import Certificate, SamplingPlan
     from denoised_smoothing.certificates.counts import LabelCounts, Stage
+    from denoised_smoothing.certificates.plans import FixedBudget
+    from denoised_smoothing.certificates.prediction import Prediction
     from denoised_smoothing.classifiers.base import ImageClassifier
     from denoised_smoothing.datasets import load_dataset
     from denoised_smoothing.errors import DenoisedSmoothingError
@@ -30,10 +27,10 @@ _HOMES = {
     "Certificate": "certificates.certificate",
     "CertificationRun": "runs",
     "DenoisedSmoothingError": "errors",
-    "FixedBudget": "certificates.certificate",
+    "FixedBudget": "certificates.plans",
     "ImageClassifier": "classifiers.base",
     "LabelCounts": "certificates.counts",
-    "Prediction": "certificates.certificate",
+    "Prediction": "certificates.prediction",
     "SamplingPlan": "certificates.certificate",
     "SmoothedClassifier": "smoothing",
     "Stage": "certificates.counts",

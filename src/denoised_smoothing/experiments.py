@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from denoised_smoothing.catalogue import load_classifier, load_denoiser
-from denoised_smoothing.certificates.certificate import FixedBudget
+from denoised_smoothing.certificates.plans import FixedBudget
 from denoised_smoothing.datasets import load_dataset
 from denoised_smoothing.reporting import (
     RunResults,

@@ -17,7 +17,8 @@ import numpy as np
 from jaxtyping import Float
 
 from denoised_smoothing.certificates.bounds import check_alpha
-from denoised_smoothing.certificates.certificate import Noise, SamplingPlan, Setting
+from denoised_smoothing.certificates.certificate import SamplingPlan
+from denoised_smoothing.certificates.setting import Noise, Setting
 from denoised_smoothing.datasets import Example, ImageDataset, select
 from denoised_smoothing.errors import ImageError, StoreError
 from denoised_smoothing.images import digest, to_png

@@ -15,16 +15,12 @@ from jaxtyping import Float, Int, Num
 from torch import Tensor
 
 from denoised_smoothing import images as image_forms
-from denoised_smoothing.certificates.certificate import (
-    Certificate,
-    FixedBudget,
-    Prediction,
-    PredictionBudget,
-    SamplingPlan,
-    Setting,
-)
+from denoised_smoothing.certificates.certificate import Certificate, SamplingPlan
 from denoised_smoothing.certificates.counts import Stage
+from denoised_smoothing.certificates.plans import FixedBudget
+from denoised_smoothing.certificates.prediction import Prediction, PredictionBudget
 from denoised_smoothing.certificates.radii import check_sigma
+from denoised_smoothing.certificates.setting import Setting
 from denoised_smoothing.denoisers import DenoiserNetwork, as_denoiser
 from denoised_smoothing.engines import TorchEngine, choose_device, forward_size
 from denoised_smoothing.errors import ClassifierError, ImageError, SettingError

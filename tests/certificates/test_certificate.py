@@ -11,16 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from denoised_smoothing.certificates.certificate import (
-    Certificate,
-    FixedBudget,
-    Noise,
-    Prediction,
-    Setting,
-    plan_from_dict,
-)
+from denoised_smoothing.certificates.certificate import Certificate
 from denoised_smoothing.certificates.counts import LabelCounts, Stage
+from denoised_smoothing.certificates.plans import FixedBudget, plan_from_dict
+from denoised_smoothing.certificates.prediction import Prediction
 from denoised_smoothing.certificates.radii import round_down
+from denoised_smoothing.certificates.setting import Noise, Setting
 from denoised_smoothing.errors import CountsError, SettingError
 
 Votes = tuple[int, ...]

@@ -15,9 +15,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from denoised_smoothing.certificates import certificate as module
-from denoised_smoothing.certificates.certificate import FixedBudget, Prediction, Setting
+from denoised_smoothing.certificates import plans as module
 from denoised_smoothing.certificates.counts import LabelCounts, Stage
+from denoised_smoothing.certificates.plans import FixedBudget
+from denoised_smoothing.certificates.prediction import Prediction
+from denoised_smoothing.certificates.setting import Setting
 
 ALPHA = 0.05
 FALSE_ALARM = 1e-6

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from denoised_smoothing.certificates.bounds import clopper_pearson_lower
-from denoised_smoothing.certificates.certificate import FixedBudget
+from denoised_smoothing.certificates.plans import FixedBudget
 from denoised_smoothing.certificates.radii import gaussian_radius
 from denoised_smoothing.errors import CountsError, SettingError
 from denoised_smoothing.reporting.results import load_results

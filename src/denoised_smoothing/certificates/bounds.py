@@ -23,6 +23,19 @@ def check_alpha(alpha: float) -> float:
     return float(alpha)
 
 
+def check_copies(name: str, value: int) -> None:
+    """Refuse a number of noisy copies that is no whole number of at least 1.
+
+    Raises:
+        SettingError: naming it.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise SettingError(
+            f"{name} is a number of noisy copies and must be a whole number of at least 1, "
+            f"got {value!r}"
+        )
+
+
 def clopper_pearson_lower(successes: int, n: int, alpha: float) -> float:
     """One-sided lower bound on p that holds with probability at least 1 - alpha.
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from denoised_smoothing.certificates.certificate import FixedBudget
+from denoised_smoothing.certificates.plans import FixedBudget
 from denoised_smoothing.cli.options import (
     FAILED,
     INTERRUPTED,

@@ -5,12 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from denoised_smoothing.certificates.certificate import (
-    Certificate,
-    Noise,
-    Setting,
-    plan_from_dict,
-)
+from denoised_smoothing.certificates.certificate import Certificate
+from denoised_smoothing.certificates.plans import plan_from_dict
+from denoised_smoothing.certificates.setting import Noise, Setting
 
 if TYPE_CHECKING:
     from denoised_smoothing.store import Store, StoredRun

@@ -1,0 +1,45 @@
+"""What a certificate rests on beside the counts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from denoised_smoothing.certificates.bounds import check_alpha
+from denoised_smoothing.certificates.radii import check_sigma
+from denoised_smoothing.errors import SettingError
+
+
+class Noise(StrEnum):
+    """Which sampler the noisy copies come from; a certificate says which one it rests on."""
+
+    FLOAT = "float"
+    """x + sigma * z in float32, as in Cohen et al. 2019: unproven below rounding errors."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What a certificate rests on beside the counts.
+
+    Args:
+        sigma: standard deviation of the noise on images in [0, 1], above 0.
+        alpha: probability that a certificate is wrong, in (0, 1).
+        dimension: pixel values of an image, C * H * W.
+        noise: the sampler of the noisy copies.
+        seed: the seed of the noise.
+
+    Raises:
+        SettingError: sigma or alpha is out of its range, or the seed no whole number.
+    """
+
+    sigma: float
+    alpha: float
+    dimension: int
+    seed: int
+    noise: Noise = Noise.FLOAT
+
+    def __post_init__(self) -> None:
+        check_sigma(self.sigma)
+        check_alpha(self.alpha)
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
+            raise SettingError(f"the seed of the noise is a whole number, got {self.seed!r}")
