@@ -1,8 +1,10 @@
-"""noise.py: the noise of a copy depends on its key alone, and follows the normal law."""
+"""noise.py: the noise of a copy depends on its key alone, and follows its law."""
 
 from __future__ import annotations
 
 import hashlib
+import math
+from bisect import bisect_right
 from itertools import product
 
 import numpy as np
@@ -14,21 +16,28 @@ from jaxtyping import TypeCheckError
 from scipy import stats
 
 from denoised_smoothing.certificates.counts import Stage
+from denoised_smoothing.certificates.grid import grid_thresholds
+from denoised_smoothing.certificates.setting import Noise
 from denoised_smoothing.engines import forward_size
+from denoised_smoothing.errors import SettingError
 from denoised_smoothing.noise import (
     CHUNK,
+    _grid_noise_of,
     chunk_size,
     derive_key,
+    grid_noise,
     noisy_copies,
     standard_normal,
 )
 
-SMALL = torch.tensor([[[0.0, 0.25], [0.5, 1.0]]])
+SMALL = torch.tensor([[[0, 64], [204, 255]]]) / 255
+CPU = torch.device("cpu")
 FALSE_ALARM = 1e-4
 """Share of seeds with which a statistical test below would fail on a perfect generator."""
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 devices = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_cuda)])
+samplers = pytest.mark.parametrize("noise", Noise)
 
 
 def copies(
@@ -39,10 +48,12 @@ def copies(
     seed: int = 0,
     image_id: str = "7",
     stage: Stage = Stage.ESTIMATION,
+    noise: Noise = Noise.FLOAT,
 ) -> torch.Tensor:
     return noisy_copies(
-        image, sigma, seed=seed, image_id=image_id, stage=stage, start=start, stop=stop
-    )
+        image, sigma, noise=noise, seed=seed, image_id=image_id, stage=stage, start=start,
+        stop=stop,
+    )  # fmt: skip
 
 
 class TestDeriveKey:
@@ -52,7 +63,7 @@ class TestDeriveKey:
     def test_has_128_bits_and_differs_wherever_a_part_differs(self) -> None:
         seeds, names, stages = (0, 1, 10, 2**127, 2**127 + 1), ("", "1", "10", "0"), tuple(Stage)
         keys = {derive_key(*parts) for parts in product(seeds, names, stages, range(5))}
-        assert len(keys) == 5 * 4 * 3 * 5
+        assert len(keys) == 5 * 4 * len(stages) * 5
         assert 2**120 < max(keys) < 2**128
 
     def test_parts_are_not_run_together(self) -> None:
@@ -63,7 +74,7 @@ class TestDeriveKey:
 class TestStandardNormal:
     def test_a_chunk_is_pinned(self) -> None:
         """Runs of old would silently get other counts if the noise of a key changed."""
-        noise = standard_normal(derive_key(0, "7", "estimation", 0), (50, 3, 4, 4), SMALL.device)
+        noise = standard_normal(derive_key(0, "7", "estimation", 0), (50, 3, 4, 4), CPU)
         assert noise.flatten()[:3].tolist() == pytest.approx(
             [1.0995083, -0.4709671, 1.7088153], abs=1e-6
         )
@@ -81,7 +92,8 @@ class TestStandardNormal:
 
     def test_leaves_the_global_generators_alone(self) -> None:
         before = torch.get_rng_state(), np.random.get_state()[1].tolist()
-        standard_normal(5, (100,), SMALL.device)
+        standard_normal(5, (100,), CPU)
+        grid_noise(5, (100,), 0.25, CPU)
         assert torch.equal(torch.get_rng_state(), before[0])
         assert np.random.get_state()[1].tolist() == before[1]
 
@@ -115,48 +127,246 @@ class TestNoisyCopies:
         assert drawn.max() > 1
 
     @settings(derandomize=True, deadline=None, max_examples=60)
-    @given(st.tuples(st.integers(0, 170), st.integers(1, 170)).filter(lambda cut: cut[0] < cut[1]))
-    def test_a_slice_agrees_with_the_whole(self, cut: tuple[int, int]) -> None:
-        assert torch.equal(copies(*cut), copies(0, 170)[slice(*cut)])
+    @given(
+        st.tuples(st.integers(0, 170), st.integers(1, 170)).filter(lambda cut: cut[0] < cut[1]),
+        st.sampled_from(Noise),
+    )
+    def test_a_slice_agrees_with_the_whole(self, cut: tuple[int, int], noise: Noise) -> None:
+        assert torch.equal(copies(*cut, noise=noise), copies(0, 170, noise=noise)[slice(*cut)])
 
     @devices
+    @samplers
     @pytest.mark.parametrize(
         "cut",
         [(0, 1), (CHUNK - 1, CHUNK), (CHUNK, CHUNK + 1), (CHUNK - 1, CHUNK + 1), (3, 2 * CHUNK)],
     )
     def test_a_slice_at_a_chunk_border_agrees_with_the_whole(
-        self, cut: tuple[int, int], device: str
+        self, cut: tuple[int, int], device: str, noise: Noise
     ) -> None:
-        whole = copies(0, 3 * CHUNK, SMALL.to(device))
-        assert torch.equal(copies(*cut, SMALL.to(device)), whole[slice(*cut)])
+        whole = copies(0, 3 * CHUNK, SMALL.to(device), noise=noise)
+        assert torch.equal(copies(*cut, SMALL.to(device), noise=noise), whole[slice(*cut)])
 
-    def test_do_not_depend_on_what_is_drawn_before_or_between(self) -> None:
-        alone = copies(20, 120)
-        copies(0, 60, torch.rand(3, 8, 8), image_id="another")
-        pieces = [copies(20, 50), copies(50, 51), copies(0, 20, image_id="8"), copies(51, 120)]
-        assert torch.equal(torch.cat([pieces[0], pieces[1], pieces[3]]), alone)
+    @samplers
+    def test_do_not_depend_on_what_is_drawn_before_or_between(self, noise: Noise) -> None:
+        alone = copies(20, 120, noise=noise)
+        copies(0, 60, torch.rand(3, 8, 8), image_id="another", noise=noise)
+        pieces = [copies(20, 50, noise=noise), copies(50, 51, noise=noise)]
+        copies(0, 20, image_id="8", noise=noise)
+        assert torch.equal(torch.cat([*pieces, copies(51, 120, noise=noise)]), alone)
 
-    def test_the_noise_does_not_depend_on_the_image_or_on_sigma(self) -> None:
+    def test_in_float_the_noise_does_not_depend_on_the_image_or_on_sigma(self) -> None:
         zero = torch.zeros_like(SMALL)
         assert torch.equal(copies(0, 60, zero, sigma=1.0) * 0.5, copies(0, 60, zero, sigma=0.5))
         assert torch.equal(copies(0, 60, zero) + SMALL, copies(0, 60))
 
-    def test_different_streams_and_copies_are_uncorrelated(self) -> None:
+    @samplers
+    def test_different_streams_and_copies_are_uncorrelated(self, noise: Noise) -> None:
         zero = torch.zeros(3, 16, 16)
         streams = [
-            copies(0, 2 * CHUNK, zero, seed=seed, image_id=name, stage=stage)
+            copies(0, 2 * CHUNK, zero, seed=seed, image_id=name, stage=stage, noise=noise)
             for seed, name, stage in product((0, 1, 2**100), ("0", "1"), Stage)
         ]
         rows = torch.cat(streams).flatten(1).double().numpy()
         correlations = np.corrcoef(rows)[np.triu_indices(len(rows), k=1)]
         limit = stats.norm.isf(FALSE_ALARM / 2 / correlations.size) / np.sqrt(rows.shape[1])
-        assert len(rows) == 18 * 2 * CHUNK
+        assert len(rows) == 3 * 2 * len(Stage) * 2 * CHUNK
         assert np.abs(correlations).max() < limit
 
     def test_shapes_are_checked_in_the_tests(self) -> None:
         """Else the hook in conftest.py does not work."""
         with pytest.raises(TypeCheckError):
             copies(0, 1, torch.zeros(2, 2))
+
+
+class Law:
+    """The exact law of the grid noise in bins of values, by the normal distribution of SciPy."""
+
+    def __init__(self, sigma: float, draws: int, expected: float = 50.0) -> None:
+        reach = math.ceil(6 * 255 * sigma)
+        probabilities = np.diff(stats.norm.cdf((np.arange(-reach, reach + 1) - 0.5) / 255 / sigma))
+        frequent = np.nonzero(draws * probabilities >= expected)[0] - reach
+        edges = np.arange(frequent[0], frequent[-1] + 2)  # a bin a value, and one for each tail
+        cumulative = stats.norm.cdf((edges - 0.5) / (255 * sigma))
+        self.lowest, self.highest = int(edges[0]) - 1, int(edges[-1])
+        self.expected = draws * np.diff(np.concatenate([[0.0], cumulative, [1.0]]))
+
+    def pvalue(self, noise: np.ndarray) -> float:
+        values = np.clip(noise, self.lowest, self.highest).astype(np.int64)
+        observed = np.bincount(values - self.lowest)
+        return float(stats.chisquare(observed, self.expected).pvalue)
+
+
+def drawn(sigma: float, draws: int) -> np.ndarray:
+    size = 10**6
+    keys = [derive_key(11, "law", chunk) for chunk in range(draws // size)]
+    return np.concatenate([grid_noise(key, (size,), sigma, CPU).numpy() for key in keys])
+
+
+def definition(key: int, size: int, sigma: float) -> tuple[list[int], int]:
+    """The noise by its definition in Python's integers, and how many needed the low bits."""
+    law, stream = grid_thresholds(sigma), np.random.Philox(key=key)
+    words = [
+        int(word) >> 16 * part & 0xFFFF
+        for word in stream.random_raw(math.ceil(size / 4))
+        for part in range(4)
+    ][:size]
+    noise, refined = [], 0
+    for word in words:
+        low, high = (
+            bisect_right(law.thresholds, (word << 46) + rest) for rest in (0, (1 << 46) - 1)
+        )
+        if low != high:
+            refined += 1
+            uniform = (word << 46) + (int(stream.random_raw()) >> 18)
+            low = bisect_right(law.thresholds, uniform)
+        noise.append(law.first + low)
+    return noise, refined
+
+
+class TestGridNoise:
+    def test_a_chunk_is_pinned(self) -> None:
+        """Runs of old would silently get other counts if the noise of a key changed."""
+        noise = grid_noise(derive_key(0, "7", "estimation", 0), (50, 3, 4, 4), 0.25, CPU)
+        assert noise.flatten()[:5].tolist() == [-23, 30, 46, -51, 57]
+        assert hashlib.sha256(noise.numpy().astype("<i2").tobytes()).hexdigest() == (
+            "46691c63853102d8163376e9017c8f63482005117960263ebc6252b4febce1d4"
+        )
+
+    @pytest.mark.parametrize("sigma", [0.05, 0.25, 1.0, 4.0])
+    def test_is_the_definition_in_exact_integers(self, sigma: float) -> None:
+        size = 4001
+        expected, refined = definition(2**100 + 9, size, sigma)
+        assert grid_noise(2**100 + 9, (size,), sigma, CPU).tolist() == expected
+        assert refined > 2 * math.sqrt(sigma)
+
+    def test_follows_the_exact_law(self) -> None:
+        noise, law = drawn(0.25, 10**7), Law(0.25, 10**7)
+        assert len(law.expected) > 450
+        assert law.expected.min() >= 50
+        assert law.pvalue(noise) > FALSE_ALARM
+        limit = stats.norm.isf(FALSE_ALARM / 2) / np.sqrt(noise.size)
+        assert abs(noise.mean()) / 63.75 < limit
+        # Rounding to steps of 1 adds 1/12 to the variance.
+        assert abs(noise.var() / (63.75**2 + 1 / 12) - 1) < limit * np.sqrt(2)
+
+    def test_that_test_of_the_law_sees_what_is_wrong(self) -> None:
+        law = Law(0.25, 10**7)
+        assert law.pvalue(drawn(0.2525, 10**7)) < 1e-12
+        generator = np.random.default_rng(5)
+        normal = 63.75 * generator.standard_normal(10**7)
+        assert law.pvalue(np.rint(normal)) > FALSE_ALARM
+        assert law.pvalue(np.floor(normal)) < 1e-12
+        # Only the top 16 bits, without the search among the low ones:
+        top = generator.integers(0, 2**16, 10**7) << 46
+        thresholds = np.array(grid_thresholds(0.25).thresholds)
+        coarse = np.searchsorted(thresholds, top, side="right") + grid_thresholds(0.25).first
+        assert law.pvalue(coarse) < 1e-12
+
+    @pytest.mark.parametrize("sigma", [0.05, 0.25, 1.0])
+    @devices
+    def test_of_a_torch_generator_follows_the_exact_law(self, sigma: float, device: str) -> None:
+        source = torch.Generator(device).manual_seed(17)
+        noise = _grid_noise_of(source, (10**6,), sigma)
+        assert noise.device.type == device
+        assert noise.dtype == torch.int16
+        assert Law(sigma, 10**6).pvalue(noise.cpu().numpy()) > FALSE_ALARM
+        assert Law(sigma * 1.03, 10**6).pvalue(noise.cpu().numpy()) < 1e-9
+
+    @devices
+    def test_of_a_torch_generator_is_the_definition(self, device: str) -> None:
+        uniform = torch.randint(
+            2**62, (3000,), generator=torch.Generator(device).manual_seed(3), device=device
+        )
+        law = grid_thresholds(0.5)
+        expected = [law.first + bisect_right(law.thresholds, draw) for draw in uniform.tolist()]
+        source = torch.Generator(device).manual_seed(3)
+        assert _grid_noise_of(source, (3000,), 0.5).tolist() == expected
+
+    @devices
+    def test_torch_draws_integers_below_2_62_from_whole_random_bits(self, device: str) -> None:
+        """That it takes 64 (or 63) random bits modulo 2^62, which is exactly uniform."""
+        seeded = torch.Generator(device).manual_seed(8)
+        drawn = torch.randint(2**62, (1000,), generator=seeded, device=device)
+        seeded.manual_seed(8)
+        bits = torch.empty(1000, dtype=torch.int64, device=device).random_(generator=seeded)
+        assert torch.equal(drawn, bits & (2**62 - 1))
+        assert bits.max() > 2**62
+
+    @devices
+    def test_depends_on_the_key_alone(self, device: str) -> None:
+        there = torch.device(device)
+        first = grid_noise(5, (3, 4), 0.25, there)
+        assert first.shape == (3, 4)
+        assert first.dtype == torch.int16
+        assert first.device.type == device
+        grid_noise(6, (7,), 0.5, there)
+        torch.manual_seed(1)
+        assert torch.equal(first, grid_noise(5, (3, 4), 0.25, there))
+        assert not torch.equal(first, grid_noise(6, (3, 4), 0.25, there))
+
+    def test_a_device_without_a_sampler_of_its_own_gets_that_of_the_cpu(self) -> None:
+        assert grid_noise(5, (3, 4), 0.25, torch.device("meta")).device.type == "meta"
+
+    def test_a_huge_sigma_is_refused(self) -> None:
+        for device in ("cpu", "meta"):
+            with pytest.raises(SettingError, match="sigma up to 14, got 20"):
+                grid_noise(5, (3, 4), 20.0, torch.device(device))
+
+
+class TestGridCopies:
+    @devices
+    def test_are_the_levels_of_the_image_plus_the_noise_of_the_key(self, device: str) -> None:
+        image = SMALL.to(device)
+        key = derive_key(0, "7", "estimation", 0)
+        noise = grid_noise(key, (CHUNK, 1, 2, 2), 0.5, image.device).cpu().numpy()
+        levels = np.array([[[0, 64], [204, 255]]]) + noise
+        made = copies(0, CHUNK, image, sigma=0.5, noise=Noise.GRID)
+        assert made.dtype == torch.float32
+        assert made.device == image.device
+        assert np.array_equal(made.cpu().numpy(), levels.astype(np.float32) / np.float32(255))
+        assert made.min() < 0
+        assert made.max() > 1
+
+    @devices
+    def test_without_noise_they_are_the_image_for_every_level(self, device: str) -> None:
+        image = (torch.arange(256) / 255).reshape(1, 16, 16)
+        made = copies(0, 1, image.to(device), sigma=1e-9, noise=Noise.GRID)
+        assert torch.equal(made[0].cpu(), image)
+
+    def test_the_same_seed_gives_the_same_integer_noise_for_any_image(self) -> None:
+        generator = np.random.default_rng(2)
+        levels = torch.from_numpy(generator.integers(0, 256, (6, 3, 8, 8)))
+        made = [copies(0, 60, row / 255, noise=Noise.GRID, sigma=0.33) for row in levels]
+        noise = [
+            (one.double() * 255).round().long() - row for one, row in zip(made, levels, strict=True)
+        ]
+        assert all(torch.equal(noise[0], other) for other in noise[1:])
+
+    def test_depend_on_the_level_of_the_image_alone(self) -> None:
+        """Not on how its float was made: 204 * (1 / 255) is not 204 / 255 in float32."""
+        other = torch.arange(256, dtype=torch.float32) * torch.tensor(1 / 255)
+        image = torch.arange(256, dtype=torch.float32) / 255
+        assert not torch.equal(image, other)
+        first, second = (
+            copies(0, 60, row.reshape(1, 16, 16), noise=Noise.GRID) for row in (image, other)
+        )
+        assert torch.equal(first, second)
+
+    def test_in_float_low_bits_tell_the_image_and_on_the_grid_they_do_not(self) -> None:
+        """Voráček & Hein 2023: f(z) = 1 if fl(fl(z - a) + a) == z, at a = 204/255 and at 0."""
+        a, sigma, n = torch.tensor(204 / 255), 0.33, 10_000
+        shares = {}
+        for noise, x in product(Noise, (204, 0)):
+            image = torch.full((1, 10, 10), x) / 255
+            made = copies(0, n // 100, image, sigma=sigma, noise=noise)
+            shares[noise, x] = float(((made - a) + a == made).double().mean())
+        assert shares[Noise.FLOAT, 204] == 1.0
+        assert shares[Noise.FLOAT, 0] < 0.5
+        # The theorem: between the two, Phi^-1 of a share moves by at most 0.8 / sigma.
+        moved = stats.norm.ppf(shares[Noise.GRID, 204]) - stats.norm.ppf(shares[Noise.GRID, 0])
+        assert shares[Noise.GRID, 0] > 0.1
+        assert shares[Noise.GRID, 204] < 0.999
+        assert abs(moved) < 0.8 / sigma
 
 
 @pytest.mark.parametrize(

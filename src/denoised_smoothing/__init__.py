@@ -12,8 +12,9 @@ if TYPE_CHECKING:
     from denoised_smoothing.catalogue import load_classifier, load_denoiser
     from denoised_smoothing.certificates.certificate import Certificate, SamplingPlan
     from denoised_smoothing.certificates.counts import LabelCounts, Stage
-    from denoised_smoothing.certificates.plans import FixedBudget
+    from denoised_smoothing.certificates.plans import Anytime, FixedBudget, RadiusTarget
     from denoised_smoothing.certificates.prediction import Prediction
+    from denoised_smoothing.certificates.setting import Noise
     from denoised_smoothing.classifiers.base import ImageClassifier
     from denoised_smoothing.datasets import load_dataset
     from denoised_smoothing.errors import DenoisedSmoothingError
@@ -24,13 +25,16 @@ if TYPE_CHECKING:
     from denoised_smoothing.store import Store
 
 _HOMES = {
+    "Anytime": "certificates.plans",
     "Certificate": "certificates.certificate",
     "CertificationRun": "runs",
     "DenoisedSmoothingError": "errors",
     "FixedBudget": "certificates.plans",
     "ImageClassifier": "classifiers.base",
     "LabelCounts": "certificates.counts",
+    "Noise": "certificates.setting",
     "Prediction": "certificates.prediction",
+    "RadiusTarget": "certificates.plans",
     "SamplingPlan": "certificates.certificate",
     "SmoothedClassifier": "smoothing",
     "Stage": "certificates.counts",
@@ -44,13 +48,16 @@ _HOMES = {
 }
 
 __all__ = [
+    "Anytime",
     "Certificate",
     "CertificationRun",
     "DenoisedSmoothingError",
     "FixedBudget",
     "ImageClassifier",
     "LabelCounts",
+    "Noise",
     "Prediction",
+    "RadiusTarget",
     "SamplingPlan",
     "SmoothedClassifier",
     "Stage",

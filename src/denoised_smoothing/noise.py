@@ -2,23 +2,48 @@
 
 The key of a chunk of copies is (seed, image id, stage, chunk index), so counts do not depend
 on batch size, on the order of work, or on having been interrupted.
+
+The theorem of Cohen et al. 2019 needs noise whose law does not depend on the image. In floating
+point fl(x + sigma * z) has no such noise: it lies on a lattice whose step is set by the exponent
+of x, so the low bits of the copy tell something about x, and a classifier that reads them gets
+certificates that are false (Voráček & Hein, "(Sound) Randomized Smoothing in Floating-Point
+Arithmetics", ICLR 2023). ``Noise.FLOAT`` is that sampler.
+
+``Noise.GRID`` samples on the 8-bit grid instead. For x on the grid, 255x is an integer, so
+
+    round(255 (x + eta)) = 255x + round(255 eta)    for any real eta.
+
+With K of the law of round(255 eta), eta exactly Gaussian, m = 255x + K has the law of the
+Gaussian copy x + eta after rounding to the grid, and the classifier sees a function of m alone.
+So it votes as "round, then classify" does on exact Gaussian noise, and that is a classifier like
+any other: the theorem holds for it, between images on the grid. K comes from uniform integers
+and integer thresholds (:mod:`denoised_smoothing.certificates.grid`), and how far its law is from
+the exact one is known (:func:`~denoised_smoothing.certificates.grid.grid_error`).
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float32, Int16
 from torch import Tensor
 
 from denoised_smoothing.certificates.counts import Stage
+from denoised_smoothing.certificates.grid import BITS, grid_thresholds
+from denoised_smoothing.certificates.setting import Noise
 
 CHUNK = 50
 """Copies of a chunk, the unit in which noise is drawn, of images up to 32x32."""
+
+_LOW_BITS = BITS - 16
+_AMBIGUOUS = np.iinfo(np.int16).min
+"""In the table of the top 16 bits: they do not decide. No noise has this value."""
 
 
 def chunk_size(shape: Sequence[int]) -> int:
@@ -41,35 +66,121 @@ def standard_normal(key: int, shape: Sequence[int], device: torch.device) -> Flo
     if device.type == "cpu":
         generator = np.random.Generator(np.random.Philox(key=key))
         return torch.from_numpy(generator.standard_normal(tuple(shape), dtype=np.float32))
-    source = torch.Generator(device).manual_seed(key & (2**63 - 1))
-    return torch.randn(tuple(shape), generator=source, device=device)
+    return torch.randn(tuple(shape), generator=_generator(key, device), device=device)
+
+
+def grid_noise(
+    key: int, shape: Sequence[int], sigma: float, device: torch.device
+) -> Int16[Tensor, "..."]:
+    """Gaussian noise rounded to the 8-bit grid, in steps of 1/255: P(K <= j) = T_j / 2^62.
+
+    Depends on the key, the shape, sigma and the device type. A CUDA device draws its own,
+    from a generator seeded with 63 bits of the key; for any other the CPU draws.
+
+    Args:
+        key: 128 bits, from :func:`derive_key`.
+        shape: of the result.
+        sigma: standard deviation of the noise on images in [0, 1].
+        device: where the result shall be.
+
+    Raises:
+        SettingError: sigma is not above 0, or too large for 16 bits.
+    """
+    if device.type == "cuda":
+        return _grid_noise_of(_generator(key, device), shape, sigma)
+    stream = np.random.Philox(key=key)
+    size, table = math.prod(shape), _by_top_bits(sigma)
+    words = stream.random_raw(-(-size // 4)).astype("<u8", copy=False).view("<u2")[:size]
+    noise = table.take(words)
+    (open_cells,) = np.nonzero(noise == _AMBIGUOUS)
+    # The stream goes on with the low bits, which only these need.
+    low = stream.random_raw(len(open_cells)) >> np.uint64(64 - _LOW_BITS)
+    uniform = (words[open_cells].astype(np.uint64) << np.uint64(_LOW_BITS)) | low
+    noise[open_cells] = _value(sigma, uniform)
+    return torch.from_numpy(noise.reshape(tuple(shape))).to(device)
 
 
 def noisy_copies(
     image: Float[Tensor, "c h w"],
     sigma: float,
     *,
+    noise: Noise,
     seed: int,
     image_id: str,
     stage: Stage,
     start: int,
     stop: int,
-) -> Float[Tensor, "n c h w"]:
+) -> Float32[Tensor, "n c h w"]:
     """Copies ``start`` to ``stop`` of one stage: the image plus Gaussian noise, not clipped.
 
-    The float sampler of Cohen et al. 2019: fl(x + sigma * z) in float32.
+    On the grid, m / 255 in float32 with m = round(255x) + K. The copy is a function of the
+    integer m: were K / 255 added to x in floating point, its low bits would tell x again. In
+    float, fl(x + sigma * z) as in Cohen et al. 2019.
 
     Args:
-        image: [C, H, W] in [0, 1], on the device that shall draw the noise.
+        image: [C, H, W] in [0, 1], on the device that shall draw the noise. For noise on the
+            grid on the 8-bit grid too; it is rounded to it, and the copies are of that image.
         sigma: standard deviation of the noise.
+        noise: the sampler.
         seed, image_id, stage: with the chunk index, the key of the noise.
         start, stop: which copies of the stage, ``start`` included and ``stop`` not.
+
+    Raises:
+        SettingError: sigma is too large for noise on the grid.
     """
     parts, size = [], chunk_size(image.shape)
     for chunk in range(start // size, -(-stop // size)):
-        key = derive_key(seed, image_id, stage, chunk)
+        key, shape = derive_key(seed, image_id, stage, chunk), (size, *image.shape)
         # A chunk is always drawn whole, so that its copies do not depend on how many are used.
-        noise = standard_normal(key, (size, *image.shape), image.device)
+        if noise is Noise.GRID:
+            drawn: Tensor = grid_noise(key, shape, sigma, image.device)
+        else:
+            drawn = standard_normal(key, shape, image.device)
         first = chunk * size
-        parts.append(noise[max(start - first, 0) : stop - first])
+        parts.append(drawn[max(start - first, 0) : stop - first])
+    if noise is Noise.GRID:
+        levels = (image * 255).round().to(torch.int16) + torch.cat(parts)
+        # By a tensor: CUDA multiplies by 1/255 for a number, and misses the image's own values.
+        return levels.to(torch.float32).div_(torch.tensor(255.0, device=image.device))
     return image + sigma * torch.cat(parts)
+
+
+def _generator(key: int, device: torch.device) -> torch.Generator:
+    """The device's own generator, seeded with 63 bits of the key."""
+    return torch.Generator(device).manual_seed(key & (2**63 - 1))
+
+
+def _grid_noise_of(
+    source: torch.Generator, shape: Sequence[int], sigma: float
+) -> Int16[Tensor, "..."]:
+    """The same law from a generator of torch, on its device.
+
+    ``randint`` below 2^62 is exactly uniform: 64 random bits modulo 2^62, on CPU and CUDA.
+    """
+    uniform = torch.randint(2**BITS, tuple(shape), generator=source, device=source.device)
+    below = torch.searchsorted(_thresholds_on(sigma, source.device), uniform, right=True)
+    return (below + grid_thresholds(sigma).first).to(torch.int16)
+
+
+@lru_cache(maxsize=32)
+def _thresholds_on(sigma: float, device: torch.device) -> Tensor:
+    return torch.tensor(grid_thresholds(sigma).thresholds, dtype=torch.int64, device=device)
+
+
+@lru_cache(maxsize=32)
+def _thresholds(sigma: float) -> np.ndarray:
+    return np.array(grid_thresholds(sigma).thresholds, dtype=np.int64)
+
+
+def _value(sigma: float, uniform: np.ndarray) -> np.ndarray:
+    """The noise that the uniform integers stand for: first + #{T : uniform >= T}."""
+    below = np.searchsorted(_thresholds(sigma), uniform.astype(np.int64), side="right")
+    return below + grid_thresholds(sigma).first
+
+
+@lru_cache(maxsize=8)
+def _by_top_bits(sigma: float) -> np.ndarray:
+    """The noise of each 16 top bits, where they decide it whatever the low bits are: int16."""
+    lowest = np.arange(2**16, dtype=np.int64) << _LOW_BITS
+    least, most = _value(sigma, lowest), _value(sigma, lowest + (2**_LOW_BITS - 1))
+    return np.where(least == most, least, _AMBIGUOUS).astype(np.int16)

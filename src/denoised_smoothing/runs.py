@@ -7,7 +7,7 @@ import json
 import platform
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import metadata
@@ -18,9 +18,11 @@ from jaxtyping import Float
 
 from denoised_smoothing.certificates.bounds import check_alpha
 from denoised_smoothing.certificates.certificate import SamplingPlan
-from denoised_smoothing.certificates.setting import Noise, Setting
+from denoised_smoothing.certificates.counts import LabelCounts, Stage
+from denoised_smoothing.certificates.plans import plan_from_dict
+from denoised_smoothing.certificates.setting import Setting
 from denoised_smoothing.datasets import Example, ImageDataset, select
-from denoised_smoothing.errors import ImageError, StoreError
+from denoised_smoothing.errors import ImageError, SettingError, StoreError
 from denoised_smoothing.images import digest, to_png
 from denoised_smoothing.scheduling import ImageTask
 from denoised_smoothing.smoothing import SmoothedClassifier
@@ -67,6 +69,8 @@ class CertificationRun:
         resolution: side in pixels to which images are brought before the noise; None for the
             classifier's own, or as they are.
         limit, stride: which images: every ``stride``-th, at most ``limit``.
+        more: continue a run that exists with so many more copies an image, where its plan allows
+            it; the same as a plan with a larger cap.
         method: the run's name in tables.
         command: what was typed, for the record.
 
@@ -85,6 +89,7 @@ class CertificationRun:
     resolution: int | None = None
     limit: int | None = None
     stride: int = 1
+    more: int | None = None
     method: str | None = None
     command: str = ""
 
@@ -102,7 +107,9 @@ class CertificationRun:
         """The given name, or one that the settings (and a given seed) determine."""
         if self.name is not None:
             return self.name
-        identity = json.dumps([self.settings, self.seed], sort_keys=True)
+        # Without the cap, so that a larger one finds the run that it continues.
+        plan = {k: v for k, v in self.settings["plan"].items() if k not in ("max_n", "more")}
+        identity = json.dumps([{**self.settings, "plan": plan}, self.seed], sort_keys=True)
         parts = (self.dataset.name, self.classifier, self.denoiser)
         words = [re.sub(r"\.\w+$", "", part.rstrip("/").rpartition("/")[2]) for part in parts]
         short = re.sub(r"[^\w.]+", "-", "-".join(words))
@@ -127,7 +134,7 @@ class CertificationRun:
             "sigma": self.smoothed.sigma,
             "alpha": self.alpha,
             "plan": self.plan.to_dict(),
-            "noise": Noise.FLOAT.value,
+            "noise": self.smoothed.noise.value,
             "forward_shape": [self.smoothed.forward_size(first), *first.shape],
             **self.smoothed.engine.identity(),
         }
@@ -153,13 +160,13 @@ class CertificationRun:
             ClassifierError: an answer cannot be used.
             ImageError: images that cannot be read, or of another size, after all others.
         """
-        run = store.begin(self.run_name, self.settings, seed=self.seed, info=self._info())
+        run = self._begin(store)
         if not store.examples(run.name):
             store.save_examples(run.name, self._examples(run.seed))
         recorder = _Recorder(self, run, store, progress)
         try:
             for task in self.smoothed.count_labels(
-                recorder.tasks(), self.plan.targets, run.seed, on_batch=recorder.counted
+                recorder.tasks(), recorder.targets, run.seed, on_batch=recorder.counted
             ):
                 recorder.finished(task)
         finally:
@@ -170,6 +177,47 @@ class CertificationRun:
                 f"all others of run {run.name!r} are: {'; '.join(recorder.refused[:3])}"
             )
         return run
+
+    def _begin(self, store: Store) -> StoredRun:
+        """The run in the store: new, as it was, or with more copies allowed than it was."""
+        held = next((run for run in store.runs() if run.name == self.run_name), None)
+        if held is None:
+            if self.more is not None:
+                raise SettingError(
+                    f"there is no run {self.run_name!r} to continue by {self.more} copies; name "
+                    "one with --run, or leave --more out to start one"
+                )
+            return store.begin(self.run_name, self.settings, seed=self.seed, info=self._info())
+        plan = plan_from_dict(held.settings["plan"])
+        wanted: SamplingPlan | None
+        if self.more is None:
+            wanted = plan.joined(self.plan)
+        else:
+            wanted = plan if self._was_interrupted(store, held) else plan.extended(self.more)
+        settings = {**self.settings, "plan": plan.to_dict()}
+        if wanted is None:  # of another kind: the store says what differs
+            settings["plan"] = self.plan.to_dict()
+        store.begin(held.name, settings, seed=self.seed, info={})
+        if wanted is None or wanted == plan:
+            return held
+        return store.extend(held.name, wanted.to_dict(), command=self.command)
+
+    def _was_interrupted(self, store: Store, held: StoredRun) -> bool:
+        """Whether this very continuation was begun before and has not come to its end."""
+        if held.info.get("continued", [])[-1:] != [self.command]:
+            return False
+        plan, setting = plan_from_dict(held.settings["plan"]), self.setting(held)
+        return not all(_has_all(image, plan, setting) for image in store.images(held.name))
+
+    def setting(self, run: StoredRun) -> Setting:
+        """What the certificates of the run rest on."""
+        return Setting(
+            self.smoothed.sigma,
+            self.alpha,
+            self.settings["dimension"],
+            run.seed,
+            self.smoothed.noise,
+        )
 
     @property
     def label_note(self) -> str | None:
@@ -225,16 +273,19 @@ class _Recorder:
         progress: Callable[[RunProgress], None] | None,
     ) -> None:
         self._request, self._run, self._store, self._progress = request, run, store, progress
-        self._setting = Setting(
-            request.smoothed.sigma, request.alpha, request.settings["dimension"], run.seed
-        )
+        self._plan = plan_from_dict(run.settings["plan"])
+        self._setting = request.setting(run)
         stored = {image.image_id: image for image in store.images(run.name)}
         ids = request.dataset.image_ids
-        self._images = {i: image for i, image in stored.items() if not image.finished}
+        self._images = {
+            image_id: image
+            for image_id, image in stored.items()
+            if not _has_all(image, self._plan, self._setting)
+        }
         self._todo = [
             index
             for index in request.indices
-            if ids[index] not in stored or not stored[ids[index]].finished
+            if ids[index] not in stored or ids[index] in self._images
         ]
         done = [stored[ids[index]] for index in set(request.indices).difference(self._todo)]
         self._done, self._certified = len(done), sum(map(self._is_certified, done))
@@ -242,6 +293,10 @@ class _Recorder:
         self.refused: list[str] = []
         self._began = self._saved = time.monotonic()
         self._report()
+
+    def targets(self, counts: Mapping[Stage, LabelCounts]) -> dict[Stage, int]:
+        """The plan's, for this run."""
+        return self._plan.targets(counts, self._setting)
 
     def tasks(self) -> Iterator[ImageTask]:
         """Images that are not finished, with the counts that they have, one by one."""
@@ -303,7 +358,7 @@ class _Recorder:
         return image
 
     def _is_certified(self, image: StoredImage) -> bool:
-        return self._request.plan.certificate(image.counts, self._setting).label is not None
+        return self._plan.certificate(image.counts, self._setting).label is not None
 
     def _report(self) -> None:
         if self._progress is None:
@@ -316,3 +371,11 @@ class _Recorder:
                 self._run.name, self._done, total, self._certified, self._calls, seconds, left
             )
         )
+
+
+def _has_all(image: StoredImage, plan: SamplingPlan, setting: Setting) -> bool:
+    """Whether an image is finished, also if its run was allowed more copies since."""
+    return image.finished and all(
+        (image.counts[stage].n if stage in image.counts else 0) >= n
+        for stage, n in plan.targets(image.counts, setting).items()
+    )

@@ -53,6 +53,13 @@ class ImageTask:
                 return Part(self, stage, start, stop)
         return None
 
+    def ends_with(self, targets: Mapping[Stage, int]) -> bool:
+        """Whether it has what is wanted; a stage of which nothing is wanted has empty counts."""
+        for stage, target in targets.items():
+            if target == 0:
+                self.counts.setdefault(stage, LabelCounts(self.run, self.image_id, stage))
+        return all(s in self.counts and self.counts[s].n >= n for s, n in targets.items())
+
     def add(self, stage: Stage, votes: Sequence[int], failed: int) -> None:
         """Add the votes of further copies."""
         before = self.counts.get(stage, LabelCounts(self.run, self.image_id, stage))
@@ -113,7 +120,7 @@ def spend(
             part.task.seconds += seconds * part.size / copies
         if on_batch is not None and batch:
             on_batch(list(dict.fromkeys(part.task for part in batch)))
-        finished = [task for task in active if _is_done(task, targets)]
+        finished = [task for task in active if task.ends_with(targets(task.counts))]
         active = [task for task in active if task not in finished]
         yield from finished
         if not batch:
@@ -139,10 +146,3 @@ def _activated(source: Iterator[ImageTask], active: list[ImageTask]) -> Iterator
     for task in source:
         active.append(task)
         yield task
-
-
-def _is_done(task: ImageTask, targets: Targets) -> bool:
-    return all(
-        stage in task.counts and task.counts[stage].n >= target
-        for stage, target in targets(task.counts).items()
-    )

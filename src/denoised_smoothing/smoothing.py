@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import secrets
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -20,7 +22,7 @@ from denoised_smoothing.certificates.counts import Stage
 from denoised_smoothing.certificates.plans import FixedBudget
 from denoised_smoothing.certificates.prediction import Prediction, PredictionBudget
 from denoised_smoothing.certificates.radii import check_sigma
-from denoised_smoothing.certificates.setting import Setting
+from denoised_smoothing.certificates.setting import Noise, Setting, check_noise
 from denoised_smoothing.denoisers import DenoiserNetwork, as_denoiser
 from denoised_smoothing.engines import TorchEngine, choose_device, forward_size
 from denoised_smoothing.errors import ClassifierError, ImageError, SettingError
@@ -53,12 +55,15 @@ class SmoothedClassifier:
             labels [B] (-1 for no label). A module is put into evaluation mode.
         sigma: standard deviation of the noise in pixel values in [0, 1], above 0.
         denoiser: (noisy [B, C, H, W], sigma) or (noisy) to denoised images, or None.
+        noise: the sampler of the noisy copies. ``grid`` certifies images on the 8-bit grid k/255,
+            to which others are rounded first, with a warning; its proof holds in floating
+            point. ``float`` takes any image, and its proof is for real numbers only.
         device: ``auto``, or a name that torch knows.
         batch_size: the most noisy copies on their way at once, but at least one forward pass;
             results do not depend on it.
 
     Raises:
-        SettingError: sigma or batch_size is out of range, the device is not there, or
+        SettingError: sigma, noise or batch_size is out of range, the device is not there, or
             classifier and denoiser are for images of different channels.
     """
 
@@ -68,6 +73,7 @@ class SmoothedClassifier:
         sigma: float,
         denoiser: Callable[..., Tensor] | None = None,
         *,
+        noise: Noise | str = Noise.GRID,
         device: str | torch.device = "auto",
         batch_size: int | None = None,
     ) -> None:
@@ -78,7 +84,7 @@ class SmoothedClassifier:
                 f"the classifier must be callable, images to logits or labels, "
                 f"got {type(classifier).__name__}"
             )
-        self.sigma = check_sigma(sigma)
+        self.sigma, self.noise = check_sigma(sigma), check_noise(noise)
         self.classifier = classifier
         self.denoiser = denoiser
         self.channels = _channels(classifier, denoiser)
@@ -122,7 +128,7 @@ class SmoothedClassifier:
             ImageError, SettingError: bad input, before any work is done.
             ClassifierError: the classifier or denoiser gave an unusable answer.
         """
-        batch = image_forms.as_image(image)[None]
+        batch = self._on_grid(image_forms.as_image(image)[None])
         return self._certify(batch, _plan(plan, n0, n), alpha, seed, progress)[0]
 
     def certify_batch(
@@ -141,7 +147,7 @@ class SmoothedClassifier:
         Copies of several images share a batch. Each certificate holds with probability
         1 - alpha by itself, not all of them together.
         """
-        batch = image_forms.as_images(images)
+        batch = self._on_grid(image_forms.as_images(images))
         return self._certify(batch, _plan(plan, n0, n), alpha, seed, progress)
 
     def predict(
@@ -158,10 +164,11 @@ class SmoothedClassifier:
         PREDICT of Cohen et al. 2019, section 3.2.1; arguments and errors as :meth:`certify`.
         """
         budget = PredictionBudget(n)
-        batch = image_forms.as_image(image)[None]
+        batch = self._on_grid(image_forms.as_image(image)[None])
         setting = self._setting(batch, alpha, seed)
-        (task,) = self._count(batch, budget.targets, setting.seed, progress)
-        return Prediction.from_counts(task.counts[Stage.PREDICTION], setting)
+        targets = partial(budget.targets, setting=setting)
+        (task,) = self._count(batch, targets, setting.seed, progress)
+        return budget.prediction(task.counts[Stage.PREDICTION], setting)
 
     def count_labels(
         self,
@@ -233,8 +240,8 @@ class SmoothedClassifier:
         """The first noisy copies of the estimation stage and what the classifier sees of them."""
         source = torch.tensor(image, device=self.device)
         noisy = noisy_copies(
-            source, self.sigma, seed=seed, image_id=image_id, stage=Stage.ESTIMATION,
-            start=0, stop=count,
+            source, self.sigma, noise=self.noise, seed=seed, image_id=image_id,
+            stage=Stage.ESTIMATION, start=0, stop=count,
         )  # fmt: skip
         return noisy.cpu().numpy(), self.engine.denoise(noisy).cpu().numpy()
 
@@ -247,7 +254,7 @@ class SmoothedClassifier:
         progress: Callable[[Progress], None] | None,
     ) -> list[Certificate]:
         setting = self._setting(batch, alpha, seed)
-        tasks = self._count(batch, plan.targets, setting.seed, progress)
+        tasks = self._count(batch, partial(plan.targets, setting=setting), setting.seed, progress)
         return [plan.certificate(task.counts, setting) for task in tasks]
 
     def _setting(
@@ -256,7 +263,19 @@ class SmoothedClassifier:
         if self.channels is not None:
             image_forms.match_channels(batch[0], self.channels)
         seed = secrets.randbits(128) if seed is None else seed
-        return Setting(self.sigma, alpha, dimension=batch[0].size, seed=seed)
+        return Setting(self.sigma, alpha, batch[0].size, seed, self.noise)
+
+    def _on_grid(self, batch: Float[np.ndarray, "b c h w"]) -> Float[np.ndarray, "b c h w"]:
+        """The batch as grid noise takes it."""
+        if self.noise is Noise.FLOAT or image_forms.is_on_grid(batch):
+            return batch
+        warnings.warn(
+            "the image is not on the 8-bit grid k/255 and was rounded to it first: what is "
+            "certified is the rounded image, against changes to other images on the grid; "
+            "give 8-bit images, or noise='float', whose proof is for real numbers only",
+            stacklevel=3,
+        )
+        return image_forms.to_grid(batch)
 
     def _count(
         self,
@@ -303,8 +322,8 @@ class SmoothedClassifier:
     def _noisy(self, part: Part, seed: int) -> Float[Tensor, "n c h w"]:
         image = torch.tensor(part.task.image, device=self.device)  # may be a read-only array
         return noisy_copies(
-            image, self.sigma, seed=seed, image_id=part.task.image_id, stage=part.stage,
-            start=part.start, stop=part.stop,
+            image, self.sigma, noise=self.noise, seed=seed, image_id=part.task.image_id,
+            stage=part.stage, start=part.start, stop=part.stop,
         )  # fmt: skip
 
     def _labels(self, answer: Num[Tensor, "n ..."]) -> Int[Tensor, " n"]:
@@ -327,7 +346,9 @@ class SmoothedClassifier:
 
 
 def _plan(plan: SamplingPlan | None, n0: int | None, n: int | None) -> SamplingPlan:
-    given = {name: value for name, value in (("n0", n0), ("n", n)) if value is not None}
+    given: dict[str, Any] = {
+        name: value for name, value in (("n0", n0), ("n", n)) if value is not None
+    }
     if plan is not None and given:
         raise SettingError(f"give a plan or n0 and n, not both; got {plan} and {given}")
     return plan or FixedBudget(**given)

@@ -200,6 +200,17 @@ class Store:
             )
         return run
 
+    def extend(self, name: str, plan: Mapping[str, Any], *, command: str) -> StoredRun:
+        """Replace the plan of a run by one that only adds to it; notes the command in its info."""
+        run = self.run(name)
+        settings, info = json.loads(_to_json([{**run.settings, "plan": plan}, run.info]))
+        info["continued"] = [*info.get("continued", []), command]
+        with self._transaction(write=True) as connection:
+            connection.execute(
+                sa.update(_runs).where(_runs.c.name == name).values(settings=settings, info=info)
+            )
+        return self.run(name)
+
     def run(self, name: str) -> StoredRun:
         """The run of that name; if there is none, the error suggests the nearest."""
         runs = {run.name: run for run in self.runs()}

@@ -51,7 +51,7 @@ def clopper_pearson_lower(successes: int, n: int, alpha: float) -> float:
     Raises:
         SettingError: an argument is out of its range.
     """
-    _check_trials(successes, n)
+    check_trials(successes, n)
     check_alpha(alpha)
     if successes == 0:
         return 0.0
@@ -64,7 +64,7 @@ def clopper_pearson_upper(successes: int, n: int, alpha: float) -> float:
     The p with P(Bin(n, p) <= successes) = alpha (Clopper & Pearson 1934); arguments and errors
     as for :func:`clopper_pearson_lower`.
     """
-    _check_trials(successes, n)
+    check_trials(successes, n)
     check_alpha(alpha)
     if successes == n:
         return 1.0
@@ -92,7 +92,12 @@ def binomial_test(first: int, second: int) -> float:
     return min(1.0, 2.0 * float(special.bdtr(fewer, n, 0.5)))
 
 
-def _check_trials(successes: int, n: int) -> None:
+def check_trials(successes: int, n: int) -> None:
+    """Refuse counts that no experiment gives.
+
+    Raises:
+        SettingError: successes are not in 0 to n, or n is below 1.
+    """
     if n < 1 or not 0 <= successes <= n:
         raise SettingError(
             f"successes must lie between 0 and the number of trials, which is at least 1, "

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 from denoised_smoothing.certificates.counts import LabelCounts, Stage
 from denoised_smoothing.certificates.radii import format_down, l1_radius, linf_radius, round_down
 from denoised_smoothing.certificates.setting import Noise, Setting
+from denoised_smoothing.errors import SettingError
 
 
 @dataclass(frozen=True)
@@ -25,12 +26,40 @@ class SamplingPlan(ABC):
     kind: ClassVar[str]
 
     @abstractmethod
-    def targets(self, counts: Mapping[Stage, LabelCounts]) -> dict[Stage, int]:
-        """Copies wanted in each stage, given the counts so far; each only ever grows."""
+    def targets(self, counts: Mapping[Stage, LabelCounts], setting: Setting) -> dict[Stage, int]:
+        """Copies wanted in each stage, given the counts so far; each only ever grows.
+
+        A decision depends on the counts at fixed numbers of copies alone, never on how many
+        happen to have come back, so that it is the same in any order and after any interruption.
+        """
 
     @abstractmethod
     def certificate(self, counts: Mapping[Stage, LabelCounts], setting: Setting) -> Certificate:
-        """The certificate that the finished counts prove."""
+        """The certificate that the finished counts prove.
+
+        Raises:
+            CountsError: the plan does not allow a conclusion from these counts.
+        """
+
+    @abstractmethod
+    def most_calls(self) -> int:
+        """The most classifier calls that an image can take."""
+
+    def extended(self, more: int) -> SamplingPlan:
+        """The plan with ``more`` copies allowed an image.
+
+        Raises:
+            SettingError: the plan's bound holds for the number fixed in advance alone.
+        """
+        raise SettingError(
+            f"a run of the plan {self.kind!r} cannot be continued by {more} copies: its bound "
+            "holds for a number of copies that was fixed before any was drawn, and a larger one "
+            "chosen afterwards voids it; start a new run, with --plan anytime to be able to"
+        )
+
+    def joined(self, other: SamplingPlan) -> SamplingPlan | None:
+        """The plan of a run of this plan that is asked to go on with another; None if it cannot."""
+        return self if other == self else None
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as plain values, the inverse of :func:`plan_from_dict`."""
@@ -47,7 +76,8 @@ class Certificate:
 
     ``radius`` is the computed number in units of pixel values in [0, 1]; wherever it leaves
     the program (text, JSON, tables) it is rounded down. ``lower_bound`` is the lower
-    confidence bound on the probability of the candidate class.
+    confidence bound on the probability of the candidate class, ``upper_bound`` that on every
+    other class where the plan bounds it (two-sided), else None.
     """
 
     label: int | None
@@ -57,6 +87,8 @@ class Certificate:
     setting: Setting
     selection: LabelCounts
     counts: LabelCounts
+    continuation: LabelCounts | None = None
+    upper_bound: float | None = None
 
     @property
     def sigma(self) -> float:
@@ -81,7 +113,13 @@ class Certificate:
     @property
     def calls(self) -> int:
         """How many classifier calls (noisy copies) it took."""
-        return self.selection.n + self.counts.n
+        return sum(stage.n for stage in self.stages)
+
+    @property
+    def stages(self) -> tuple[LabelCounts, ...]:
+        """The counts of every stage."""
+        more = () if self.continuation is None else (self.continuation,)
+        return (self.selection, self.counts, *more)
 
     @property
     def radius_l1(self) -> float:
@@ -101,6 +139,11 @@ class Certificate:
             "radius_l1": round_down(self.radius_l1, 6),
             "radius_linf": round_down(self.radius_linf, 6),
             "lower_bound": round_down(self.lower_bound, 6),
+            **(
+                {}
+                if self.upper_bound is None
+                else {"upper_bound": -round_down(-self.upper_bound, 6)}
+            ),
             "sigma": self.sigma,
             "alpha": self.alpha,
             "plan": self.plan.to_dict(),
@@ -110,8 +153,10 @@ class Certificate:
             "seed": str(self.seed),
             "run": self.counts.run,
             "image_id": self.counts.image_id,
-            "selection": {"counts": list(self.selection.counts), "failed": self.selection.failed},
-            "estimation": {"counts": list(self.counts.counts), "failed": self.counts.failed},
+            **{
+                counts.stage.value: {"counts": list(counts.counts), "failed": counts.failed}
+                for counts in self.stages
+            },
         }
 
     def to_json(self) -> str:
@@ -136,7 +181,8 @@ class Certificate:
                 tuple(values[stage.value]["counts"]),
                 values[stage.value]["failed"],
             )
-            for stage in (Stage.SELECTION, Stage.ESTIMATION)
+            for stage in (Stage.SELECTION, Stage.ESTIMATION, Stage.CONTINUATION)
+            if stage.value in values
         }
         setting = Setting(
             sigma=values["sigma"],

@@ -16,6 +16,8 @@ class Stage(StrEnum):
     """The n0 copies that choose the candidate class (Cohen et al. 2019, section 3.2.2)."""
     ESTIMATION = "estimation"
     """The n copies that bound the candidate's probability."""
+    CONTINUATION = "continuation"
+    """Copies beyond the cap of an anytime plan, from a run that was continued."""
     PREDICTION = "prediction"
     """The n copies of ``predict`` (Cohen et al. 2019, section 3.2.1)."""
 
@@ -53,6 +55,10 @@ class LabelCounts:
         """Number of copies labelled ``label`` (0 for a label that was never seen)."""
         return self.counts[label] if 0 <= label < len(self.counts) else 0
 
+    def top_other(self, label: int) -> int:
+        """Number of copies of the most frequent label but ``label``."""
+        return max((n for other, n in enumerate(self.counts) if other != label), default=0)
+
     def top(self) -> int | None:
         """The most frequent label, the smallest of equals; None if no copy has a label."""
         if not any(self.counts):
@@ -75,6 +81,12 @@ class LabelCounts:
             tuple(self.of(label) + other.of(label) for label in range(length)),
             self.failed + other.failed,
         )
+
+    def followed_by(self, later: LabelCounts | None) -> LabelCounts:
+        """These copies and those of a later stage of the same run and image, taken together."""
+        if later is None:
+            return self
+        return self + LabelCounts(later.run, later.image_id, self.stage, later.counts, later.failed)
 
     def with_votes(self, counts: Iterable[int], failed: int = 0) -> LabelCounts:
         """These counts plus the votes of further copies of the same run, image and stage."""

@@ -9,6 +9,7 @@ from typing import Any
 from denoised_smoothing.certificates.bounds import binomial_test, check_copies
 from denoised_smoothing.certificates.counts import LabelCounts, Stage
 from denoised_smoothing.certificates.setting import Setting
+from denoised_smoothing.errors import CountsError
 
 
 @dataclass(frozen=True)
@@ -24,9 +25,42 @@ class PredictionBudget:
     def __post_init__(self) -> None:
         check_copies("n", self.n)
 
-    def targets(self, counts: Mapping[Stage, LabelCounts]) -> dict[Stage, int]:
-        """All n at once."""
-        return {Stage.PREDICTION: self.n}
+    def targets(self, counts: Mapping[Stage, LabelCounts], setting: Setting) -> dict[Stage, int]:
+        """All n, or fewer (looked at after every tenth) where the rest cannot change the answer."""
+        step = min(self.n, -(-self.n // 500) * 50)
+        votes = counts.get(Stage.PREDICTION)
+        had = 0 if votes is None else votes.n
+        if had % step and had != self.n:
+            return {Stage.PREDICTION: min(self.n, had + step - had % step)}
+        if votes is not None and self._decided(votes, setting.alpha) is not None:
+            return {Stage.PREDICTION: had}
+        return {Stage.PREDICTION: min(self.n, had + step)}
+
+    def prediction(self, votes: LabelCounts, setting: Setting) -> Prediction:
+        """The answer that all n copies give, from as many as decide it.
+
+        Raises:
+            CountsError: more copies than n, or fewer than decide it.
+        """
+        p_value = self._decided(votes, setting.alpha) if votes.n <= self.n else None
+        if p_value is None:
+            raise CountsError(f"a prediction from {self.n} copies cannot be made of {votes.n}")
+        label = votes.top() if p_value <= setting.alpha else None
+        return Prediction(label, p_value, setting, votes)
+
+    def _decided(self, votes: LabelCounts, alpha: float) -> float | None:
+        """The p-value that the rest can only move away from alpha, or None.
+
+        It falls with the first label's votes and rises with the second's: the rest can raise
+        it most by going to the second, and lower it most by going to the first.
+        """
+        rest = self.n - votes.n
+        first, second, *_ = [*sorted(votes.counts, reverse=True), 0, 0]
+        highest = binomial_test(first, second + rest) if first >= second + rest else 1.0
+        lowest = binomial_test(first + rest, second)
+        if highest <= alpha:
+            return highest
+        return lowest if lowest > alpha else None
 
 
 @dataclass(frozen=True)
@@ -35,22 +69,14 @@ class Prediction:
 
     PREDICT of Cohen et al. 2019, section 3.2.1: ``label`` is the most probable class with
     probability at least 1 - alpha, or None where the two-sided binomial test (Hung & Fithian
-    2019) on the two most frequent labels has a p-value above alpha.
+    2019) on the two most frequent labels has a p-value above alpha. Where fewer than all copies
+    decided, ``p_value`` is the one nearest to alpha that all of them could have given.
     """
 
     label: int | None
     p_value: float
     setting: Setting
     counts: LabelCounts
-
-    @classmethod
-    def from_counts(cls, counts: LabelCounts, setting: Setting) -> Prediction:
-        """Apply the test to the counts of stage ``prediction``."""
-        top = counts.top()
-        votes = [*sorted(counts.counts, reverse=True), 0, 0]
-        p_value = binomial_test(votes[0], votes[1])
-        label = top if p_value <= setting.alpha else None
-        return cls(label, p_value, setting, counts)
 
     @property
     def alpha(self) -> float:

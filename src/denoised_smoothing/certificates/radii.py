@@ -7,6 +7,7 @@ norm of the change over all pixels and channels is below 0.5.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from decimal import ROUND_FLOOR, Decimal
 from numbers import Real
 
@@ -32,28 +33,94 @@ def check_sigma(sigma: float) -> float:
     return float(sigma)
 
 
-def gaussian_radius(sigma: float, lower_bound: float) -> float:
-    """Certified L2 radius of Gaussian noise: sigma * Phi^-1(lower_bound).
+def check_radii(radii: Sequence[float]) -> tuple[float, ...]:
+    """Return the radii in ascending order, each once.
 
-    Cohen et al. 2019, Theorem 1 with the runner-up bounded by 1 - lower_bound.
+    Raises:
+        SettingError: there is none, or one is not a finite length of at least 0.
+    """
+    lengths = tuple(sorted({float(radius) for radius in radii}))
+    if not lengths or not all(math.isfinite(r) and r >= 0.0 for r in lengths):
+        raise SettingError(
+            f"radii are lengths of at least 0, such as 0.25, 0.5, 1.0; got {tuple(radii)}"
+        )
+    return lengths
+
+
+def gaussian_radius(sigma: float, failure_bound: float, error: float = 0.0) -> float:
+    """Certified L2 radius of Gaussian noise, from an upper bound q on the failure probability.
+
+    sigma * (Phi^-1(1 - q - e) - Phi^-1(1/2 + e)). With e = 0 it is Cohen et al. 2019, Theorem 1
+    with the runner-up bounded by q. In q, as 1 - q loses the digits of a small q.
 
     Args:
         sigma: standard deviation of the noise, in pixel values in [0, 1].
-        lower_bound: lower bound on the probability of the candidate class.
+        failure_bound: q, upper bound on the probability of any other class or of none.
+        error: e, bound on the total variation distance between the noise that is drawn and
+            Gaussian noise, at least 0. It counts twice: at the image and at its neighbour.
 
     Returns:
-        The radius in the same units as sigma; 0.0 where ``lower_bound`` is at most 1/2,
-        and infinity where it is 1.
+        The radius in the same units as sigma; 0.0 where nothing is left of it, and infinity
+        where q and e are 0.
 
     Raises:
-        SettingError: sigma is not above 0, or the bound is not in [0, 1].
+        SettingError: sigma is not above 0, or a bound is not in [0, 1].
     """
     check_sigma(sigma)
-    if not 0.0 <= lower_bound <= 1.0:
-        raise SettingError(f"a probability bound lies in [0, 1], got {lower_bound!r}")
-    if lower_bound <= 0.5:
+    if not (0.0 <= failure_bound <= 1.0 and 0.0 <= error <= 1.0):
+        raise SettingError(
+            f"a bound on a probability lies in [0, 1], got {failure_bound!r} and {error!r}"
+        )
+    if failure_bound + 2.0 * error >= 0.5:
         return 0.0
-    return sigma * float(special.ndtri(lower_bound))
+    return max(0.0, sigma * (-float(special.ndtri(failure_bound + error)) - _above_half(error)))
+
+
+def failure_for_radius(sigma: float, radius: float, error: float = 0.0) -> float:
+    """The failure probability that must be undercut to certify ``radius``.
+
+    The inverse of :func:`gaussian_radius`: the q that gives this radius, at most 1/2; 0.0 or
+    less where no q does.
+    """
+    return float(special.ndtr(-radius / check_sigma(sigma) - _above_half(error))) - error
+
+
+def two_sided_radius(
+    sigma: float, failure_bound: float, upper_bound: float, error: float = 0.0
+) -> float:
+    """Certified L2 radius from bounds on the winner and on the runner-up.
+
+    sigma / 2 * (Phi^-1(p_A) - Phi^-1(p_B)), Cohen et al. 2019, Theorem 1.
+
+    Args:
+        sigma: standard deviation of the noise, in pixel values in [0, 1].
+        failure_bound: 1 - p_A, p_A the lower bound on the winner's probability.
+        upper_bound: p_B, the upper bound on that of any other class.
+        error: as for :func:`gaussian_radius`.
+
+    Returns:
+        The radius; 0.0 where p_A does not exceed p_B.
+    """
+    check_sigma(sigma)
+    low, high = failure_bound + error, upper_bound + error
+    if low >= 1.0 or high >= 1.0 or low + high >= 1.0:
+        return 0.0
+    winner, other = -float(special.ndtri(low)), float(special.ndtri(high))
+    # At the neighbour the two probabilities must differ by 2e still. Where they meet, both are
+    # the normal distribution at z; its density over t <= 2e / density is at least half of that.
+    z = abs(winner + other) / 2.0
+    density = math.exp(-z * z / 2.0) / math.sqrt(2.0 * math.pi)
+    slack = 2.0 * error / density if error else 0.0
+    if z * slack + slack * slack / 2.0 > math.log(2.0):
+        return 0.0
+    return max(0.0, sigma * ((winner - other) / 2.0 - slack))
+
+
+def _above_half(error: float) -> float:
+    """Phi^-1(1/2 + error), not rounded to 0 where the error is tiny."""
+    if error < 1e-6:
+        return error * math.sqrt(2.0 * math.pi) * (1.0 + 1e-9)
+    return -float(special.ndtri(0.5 - error))
 
 
 def l1_radius(radius: float) -> float:

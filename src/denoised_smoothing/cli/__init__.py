@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import typer
 
-from denoised_smoothing.cli import certifying, results, training
+from denoised_smoothing.cli import attacking, certifying, results, sweeping, training
 from denoised_smoothing.cli.options import FAILED, INTERRUPTED, REFUSED, fail
 from denoised_smoothing.errors import (
     DenoisedSmoothingError,
@@ -23,16 +23,19 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Certified robustness for image classifiers that already exist. Exit codes: 0 done, "
-    "1 failed on the way (what was done is kept), 2 refused before any work, 130 interrupted.",
+    "1 failed on the way (what was done is kept), 2 refused before any work, "
+    "3 an attack contradicts a certificate, 130 interrupted.",
 )
 
 app.command()(certifying.demo)
 app.command()(certifying.predict)
 app.command()(certifying.certify)
+app.command()(sweeping.sweep)
 app.command()(training.train)
 app.command()(training.train_classifier)
 app.command()(results.report)
 app.command()(results.export)
+app.command()(attacking.attack)
 app.command("list")(results.list_)
 
 

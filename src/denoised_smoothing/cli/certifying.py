@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from denoised_smoothing.certificates.plans import FixedBudget
+from denoised_smoothing.certificates.setting import Noise
 from denoised_smoothing.cli.options import (
     FAILED,
     INTERRUPTED,
@@ -19,6 +19,7 @@ from denoised_smoothing.cli.options import (
     Data,
     DenoiserSpec,
     Device,
+    NoiseName,
     Radii,
     Resolution,
     Seed,
@@ -27,6 +28,18 @@ from denoised_smoothing.cli.options import (
     command_line,
     fail,
     parse_radii,
+)
+from denoised_smoothing.cli.plans import (
+    N0,
+    MaxN,
+    More,
+    N,
+    OfN,
+    Plan,
+    PlanKind,
+    PlanOptions,
+    Share,
+    TwoSided,
 )
 from denoised_smoothing.errors import ImageError
 from denoised_smoothing.terminal import err, out, plain_rows, print_json, print_results, run_bar
@@ -71,13 +84,14 @@ def predict(
     alpha: Alpha = 0.001,
     resolution: Resolution = None,
     seed: Seed = None,
+    noise: NoiseName = Noise.GRID,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
     """The smoothed classifier's label of one image, without a radius."""
     from denoised_smoothing.images import load_image
 
-    smoothed = _smoothed(classifier, denoiser, sigma, device)
+    smoothed = load_smoothed(classifier, denoiser, sigma, noise, device)
     pixels = smoothed.prepare(load_image(image), resolution)
     answer = smoothed.predict(pixels, n=n, alpha=alpha, seed=seed)
     names = getattr(smoothed.classifier, "label_names", None)
@@ -93,10 +107,17 @@ def certify(
     classifier: ClassifierSpec,
     sigma: Sigma,
     denoiser: DenoiserSpec = "none",
-    n0: Annotated[int, typer.Option(help="Noisy copies that choose the candidate class.")] = 100,
-    n: Annotated[int, typer.Option(help="Noisy copies that bound its probability.")] = 10_000,
+    plan: Plan = PlanKind.FIXED,
+    n0: N0 = None,
+    n: N = None,
+    max_n: MaxN = None,
+    more: More = None,
+    of_n: OfN = None,
+    share: Share = None,
+    two_sided: TwoSided = False,
     alpha: Alpha = 0.001,
     radii: Radii = None,
+    noise: NoiseName = Noise.GRID,
     resolution: Resolution = None,
     limit: Annotated[
         int | None, typer.Option(help="At most so many images.", show_default="all")
@@ -120,9 +141,9 @@ def certify(
 
     wanted = parse_radii(radii)
     request = CertificationRun(
-        _smoothed(classifier, denoiser, sigma, device, batch_size),
+        load_smoothed(classifier, denoiser, sigma, noise, device, batch_size),
         load_dataset(data),
-        FixedBudget(n0, n),
+        PlanOptions(n0, n, max_n, wanted, of_n, share, two_sided).plan(plan),
         alpha,
         classifier,
         denoiser,
@@ -131,6 +152,7 @@ def certify(
         resolution=resolution,
         limit=limit,
         stride=stride,
+        more=more,
         command=command_line(),
     )
     if request.label_note:
@@ -149,9 +171,15 @@ def certify(
         print_results([load_results(opened, name)], wanted, store, as_json=as_json)
 
 
-def _smoothed(
-    classifier: str, denoiser: str, sigma: float, device: str, batch_size: int | None = None
+def load_smoothed(
+    classifier: str,
+    denoiser: str,
+    sigma: float,
+    noise: Noise,
+    device: str,
+    batch_size: int | None = None,
 ) -> SmoothedClassifier:
+    """The smoothed classifier that the options name."""
     from denoised_smoothing.catalogue import load_classifier, load_denoiser
     from denoised_smoothing.smoothing import SmoothedClassifier
 
@@ -159,6 +187,7 @@ def _smoothed(
         load_classifier(classifier),
         sigma,
         load_denoiser(denoiser),
+        noise=noise,
         device=device,
         batch_size=batch_size,
     )

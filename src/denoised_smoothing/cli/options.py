@@ -8,6 +8,8 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from denoised_smoothing.certificates.radii import check_radii
+from denoised_smoothing.certificates.setting import Noise
 from denoised_smoothing.errors import SettingError
 from denoised_smoothing.terminal import err
 
@@ -53,6 +55,9 @@ Resolution = Annotated[
         show_default="the classifier's own",
     ),
 ]
+NoiseName = Annotated[
+    Noise, typer.Option(help="Sampler of the noise; the proof of grid holds in floating point.")
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:0.")]
 BatchSize = Annotated[
     int | None,
@@ -77,13 +82,15 @@ def parse_radii(text: str | None) -> tuple[float, ...] | None:
     """``"0.25,0.5"`` to ``(0.25, 0.5)``; None stays None."""
     if text is None:
         return None
+    return check_radii(parse_numbers("--radii", text))
+
+
+def parse_numbers(option: str, text: str) -> tuple[float, ...]:
+    """``"0.25,0.5"`` to ``(0.25, 0.5)``."""
     try:
-        radii = tuple(float(part) for part in text.split(","))
-    except ValueError:
-        radii = (-1.0,)
-    if not all(radius >= 0 for radius in radii):
-        raise SettingError(f"--radii takes lengths such as 0.25,0.5,1.0, got {text!r}")
-    return radii
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise SettingError(f"{option} takes numbers such as 0.25,0.5,1.0, got {text!r}") from error
 
 
 def command_line() -> str:

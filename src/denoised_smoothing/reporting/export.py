@@ -70,7 +70,7 @@ def _literature(image: ImageResult) -> dict[str, Any]:
 
 def _everything(image: ImageResult) -> dict[str, Any]:
     certificate = image.certificate
-    stages = (certificate.selection, certificate.counts)
+    later = certificate.continuation
     return _literature(image) | {
         "radius": round_down(image.radius),
         "image_id": image.image_id,
@@ -78,12 +78,12 @@ def _everything(image: ImageResult) -> dict[str, Any]:
         "sigma": certificate.sigma,
         "alpha": certificate.alpha,
         "n0": certificate.selection.n,
-        "n": certificate.counts.n,
+        "n": certificate.counts.followed_by(later).n,
         "calls": certificate.calls,
         "radius_l1": round_down(certificate.radius_l1),
         "radius_linf": round_down(certificate.radius_linf, 6),
         "noise": certificate.noise.value,
-        "counts": json.dumps({stage.stage.value: _votes(stage) for stage in stages}),
+        "counts": json.dumps({stage.stage.value: _votes(stage) for stage in certificate.stages}),
     }
 
 

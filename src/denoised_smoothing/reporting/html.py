@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from denoised_smoothing.certificates.radii import format_down, linf_radius
 from denoised_smoothing.errors import MissingExtraError
 from denoised_smoothing.reporting.files import write_atomically
-from denoised_smoothing.reporting.plots import certified_accuracy_figure, inline_svg
+from denoised_smoothing.reporting.plots import certified_accuracy_figure, inline_svg, sigma_figure
 from denoised_smoothing.reporting.results import ImageResult, RunResults, load_results
 from denoised_smoothing.reporting.tables import (
     Row,
@@ -76,6 +76,7 @@ def write_report(
         title=title,
         headline=_headline(runs, rows),
         figure=inline_svg(figure),
+        trade_off=_trade_off(rows),
         caption=caption(rows),
         tables=_tables(rows),
         differing=_differing(runs),
@@ -116,6 +117,12 @@ def _headline(runs: Sequence[RunResults], rows: Sequence[Row]) -> str:
     if plain and winner not in plain:
         sentence += f"; without a denoiser it is {best(plain).cells[column]} %"
     return sentence + "."
+
+
+def _trade_off(rows: Sequence[Row]) -> str | None:
+    """Curves over sigma, where the report is about one method at several."""
+    methods, sigmas = {row.method for row in rows}, {row.sigma for row in rows}
+    return inline_svg(sigma_figure(rows)) if len(methods) == 1 and len(sigmas) > 1 else None
 
 
 def _tables(rows: Sequence[Row]) -> list[dict[str, Any]]:

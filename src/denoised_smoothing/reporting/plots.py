@@ -12,7 +12,7 @@ import numpy as np
 from denoised_smoothing.errors import MissingExtraError, SettingError
 from denoised_smoothing.reporting.files import write_atomically
 from denoised_smoothing.reporting.results import RunResults
-from denoised_smoothing.reporting.tables import counted_radii, measure
+from denoised_smoothing.reporting.tables import Row, counted_radii, measure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -67,6 +67,43 @@ def certified_accuracy_figure(runs: Sequence[tuple[str, RunResults]]) -> Figure:
         )
     _dress(axes, f"{what} (%)")
     _legend(axes, methods, sigmas)
+    return figure
+
+
+def sigma_figure(rows: Sequence[Row]) -> Figure:
+    """Certified accuracy (%) at each radius against sigma: the trade-off between the two.
+
+    Args:
+        rows: of one method at several sigmas, with the same radii (``comparison``).
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+        SettingError: fewer than two sigmas.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingExtraError("matplotlib", "report", "a figure") from error
+    ordered = sorted(rows, key=lambda row: row.cells[0].sigma)
+    sigmas = [row.cells[0].sigma for row in ordered]
+    if len(set(sigmas)) < 2:
+        raise SettingError(f"a curve over sigma needs at least two of them, got {sigmas}")
+    figure = Figure(figsize=(6.4, 3.4), layout="constrained")
+    axes = figure.subplots()
+    for number, cells in enumerate(zip(*(row.cells for row in ordered), strict=True)):
+        axes.plot(
+            sigmas,
+            [100.0 * cell.share for cell in cells],
+            marker="o",
+            markersize=4,
+            color=COLOURS[number % len(COLOURS)],
+            linestyle=STYLES[number // len(COLOURS) % len(STYLES)],
+            linewidth=1.6,
+            label=f"r = {cells[0].radius:g}",
+        )
+    _dress(axes, f"{rows[0].measure} (%)")
+    axes.set_xlabel("σ of the noise (pixel values in [0, 1])", color=INK)
+    axes.legend(frameon=False, labelcolor=INK)
     return figure
 
 

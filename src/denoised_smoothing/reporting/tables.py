@@ -12,7 +12,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from denoised_smoothing.certificates.bounds import clopper_pearson_lower
+from denoised_smoothing.certificates.bounds import clopper_pearson_upper
 from denoised_smoothing.certificates.radii import format_down, gaussian_radius
 from denoised_smoothing.errors import SettingError
 from denoised_smoothing.reporting.results import RunResults
@@ -76,12 +76,20 @@ def abstention_rate(results: RunResults) -> float:
 
 
 def default_radii(runs: Sequence[RunResults]) -> tuple[float, ...]:
-    """Those of ``RADII`` that some run could reach, had all its copies had one label."""
+    """The radii that the plans of the runs ask about or, without such, those within reach.
+
+    Within reach are those of ``RADII`` that some run could certify, had all its copies had
+    one label.
+    """
+    asked = {radius for run in runs for radius in run.run.settings["plan"].get("radii", ())}
+    if asked:
+        return tuple(sorted(asked))
     reach = max(
         (
-            gaussian_radius(run.sigma, clopper_pearson_lower(n, n, run.images[0].certificate.alpha))
+            gaussian_radius(run.sigma, clopper_pearson_upper(0, n, image.certificate.alpha))
             for run in runs
-            for n in {image.certificate.counts.n for image in run.images}
+            for image in run.images[:1]
+            for n in {image.certificate.counts.n for image in run.images} - {0}
         ),
         default=0.0,
     )

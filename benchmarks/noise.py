@@ -1,0 +1,86 @@
+"""Cost of noise on the 8-bit grid: `grid_noise` and whole copies, against other samplers.
+
+All in one process, on one thread, taking turns, because machines are shared: compare the ratios.
+
+    OMP_NUM_THREADS=1 python benchmarks/noise.py [--rounds 200]
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import platform
+import statistics
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from denoised_smoothing.certificates.counts import Stage
+from denoised_smoothing.certificates.setting import Noise
+from denoised_smoothing.noise import grid_noise, noisy_copies, standard_normal
+
+CPU = torch.device("cpu")
+SHAPES = ((50, 3, 32, 32), (4, 3, 224, 224))
+SIGMAS = (0.12, 0.25, 0.5, 1.0)
+KEY = 2**127 + 1
+REFERENCE = "torch.randn float32"
+
+
+def copies(noise: Noise, shape: tuple[int, ...], sigma: float) -> Callable[[], object]:
+    """Draws one chunk of noisy copies."""
+    image = torch.from_numpy(np.random.default_rng(0).integers(0, 256, shape[1:])) / 255
+    return lambda: noisy_copies(
+        image, sigma, noise=noise, seed=1, image_id="0", stage=Stage.ESTIMATION, start=0,
+        stop=shape[0],
+    )  # fmt: skip
+
+
+def samplers(shape: tuple[int, ...], sigma: float) -> dict[str, Callable[[], object]]:
+    """What is compared, each with the making of its generator."""
+    return {
+        REFERENCE: lambda: torch.randn(shape, generator=torch.Generator().manual_seed(1)),
+        "NumPy standard_normal float32": lambda: standard_normal(KEY, shape, CPU),
+        "grid: integers": lambda: grid_noise(KEY, shape, sigma, CPU),
+        "grid: whole copies": copies(Noise.GRID, shape, sigma),
+        "float: whole copies": copies(Noise.FLOAT, shape, sigma),
+    }
+
+
+def nanoseconds(work: dict[str, Callable[[], object]], rounds: int, size: int) -> dict[str, float]:
+    """Median time of one number, taking turns; the first round is for warming up."""
+    times: dict[str, list[float]] = {name: [] for name in work}
+    for turn in range(rounds + 1):
+        for name, draw in work.items():
+            began = time.perf_counter()
+            draw()
+            if turn:
+                times[name].append((time.perf_counter() - began) * 1e9 / size)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=200)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    machine = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+    print(f"torch {torch.__version__}, NumPy {np.__version__}, 1 thread, {machine}")
+    print(f"ns a number, median of {arguments.rounds} rounds; in brackets of {REFERENCE}\n")
+    header = None
+    for shape in SHAPES:
+        for sigma in SIGMAS:
+            medians = nanoseconds(samplers(shape, sigma), arguments.rounds, math.prod(shape))
+            if header is None:
+                header = list(medians)
+                print("| shape | sigma |", " | ".join(header), "|")
+                print("| --- | --- |", " | ".join(["---:"] * len(header)), "|")
+            cells = (
+                f"{value:.1f} ({value / medians[REFERENCE]:.2f})" for value in medians.values()
+            )
+            print(f"| {'x'.join(map(str, shape))} | {sigma} |", " | ".join(cells), "|")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""A fixed budget and the anytime plan with that cap, on the same noise: results, calls, time.
+
+    python benchmarks/plans.py DATA --classifier SPEC --denoiser SPEC [--sigma 0.5] [--n 4000]
+
+Both runs are kept in the store, and go on where they stopped. Every image on which the two
+differ at one of the radii is listed with its counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from denoised_smoothing import (
+    Anytime,
+    CertificationRun,
+    FixedBudget,
+    SmoothedClassifier,
+    Store,
+    load_classifier,
+    load_dataset,
+    load_denoiser,
+    load_results,
+)
+from denoised_smoothing.certificates.plans.anytime import RADII
+from denoised_smoothing.reporting import ImageResult, comparison, to_markdown
+
+SEED = 20190208
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("data")
+    parser.add_argument("--classifier", required=True)
+    parser.add_argument("--denoiser", required=True)
+    parser.add_argument("--sigma", type=float, default=0.5)
+    parser.add_argument("--n", type=int, default=4_000)
+    parser.add_argument("--n0", type=int, default=100)
+    parser.add_argument("--limit", type=int, default=100)
+    parser.add_argument("--store", default="plans.sqlite")
+    return parser.parse_args()
+
+
+def claims(image: ImageResult) -> tuple[int | None, int]:
+    """The certified label, and at how many of the radii."""
+    count = sum(image.radius >= radius for radius in RADII)
+    return (image.predicted if count else None), count
+
+
+def counts(image: ImageResult) -> str:
+    """Votes of the candidate among the copies of the estimation."""
+    certificate = image.certificate
+    candidate = certificate.selection.top()
+    votes = 0 if candidate is None else certificate.counts.of(candidate)
+    return f"label {candidate}: {votes} of {certificate.counts.n}, radius {image.radius:.4f}"
+
+
+def main() -> None:
+    options = parse()
+    smoothed = SmoothedClassifier(
+        load_classifier(options.classifier), options.sigma, load_denoiser(options.denoiser)
+    )
+    plans = {
+        "anytime": Anytime(RADII, max_n=options.n, n0=options.n0),
+        "fixed": FixedBudget(options.n0, options.n),
+    }
+    results = {}
+    with Store(options.store) as store:
+        for name, plan in plans.items():
+            CertificationRun(
+                smoothed,
+                load_dataset(options.data),
+                plan,
+                alpha=0.001,
+                classifier=options.classifier,
+                denoiser=options.denoiser,
+                name=name,
+                seed=SEED,
+                limit=options.limit,
+                method=name,
+            ).execute(store)
+            results[name] = load_results(store, name)
+    print(to_markdown(comparison(list(results.values()), (0.0, *RADII))))
+    pairs = zip(results["fixed"].images, results["anytime"].images, strict=True)
+    different = [pair for pair in pairs if claims(pair[0]) != claims(pair[1])]
+    print(f"{len(different)} of {options.limit} images differ at one of {RADII}:\n")
+    for fixed, anytime in different:
+        print(
+            f"- row {fixed.index} (true label {fixed.true_label}): fixed {counts(fixed)}; "
+            f"anytime {counts(anytime)}"
+        )
+
+
+if __name__ == "__main__":
+    main()

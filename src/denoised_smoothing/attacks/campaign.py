@@ -1,0 +1,163 @@
+"""Attacks on the images of a run, each judged on fresh noise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Float
+
+from denoised_smoothing.attacks.pgd import PGD, attack, check_differentiable, check_length, distance
+from denoised_smoothing.certificates.bounds import check_alpha, check_copies
+from denoised_smoothing.errors import SettingError
+from denoised_smoothing.images import is_on_grid
+from denoised_smoothing.noise import derive_key
+from denoised_smoothing.reporting import AttackOutcome, ImageResult, Verdict
+from denoised_smoothing.smoothing import SmoothedClassifier
+
+
+@dataclass(frozen=True)
+class Attacked:
+    """An attack: its outcome, the image before it and after it, both [C, H, W]."""
+
+    outcome: AttackOutcome
+    before: Float[np.ndarray, "c h w"]
+    after: Float[np.ndarray, "c h w"]
+
+
+@dataclass(frozen=True)
+class Campaign:
+    """Attacks certified images and judges every attack by PREDICT on noise that it never saw.
+
+    A verdict that another label wins is wrong with probability at most ``level``, alpha over
+    the number of attacks planned; so all verdicts together hold with probability 1 - alpha.
+
+    Args:
+        smoothed: what was certified, on the engine on which it was.
+        images: certified ones.
+        read: from one of them to its pixels [C, H, W], as they were certified.
+        seed: of the attacks and, apart from them, of the verdicts.
+        radii: L2 lengths below which each image is attacked.
+        shares: the same as shares of each image's certified radius.
+        pgd: how hard to attack.
+        n: noisy copies of a verdict.
+        alpha: probability that any of the verdicts is wrong, in (0, 1).
+        surrogate: whose gradients are followed; None for those of ``smoothed``.
+
+    Raises:
+        SettingError: nothing to attack, an image without a certificate, lengths not above 0, n
+            or alpha out of range.
+    """
+
+    smoothed: SmoothedClassifier
+    images: Sequence[ImageResult]
+    read: Callable[[ImageResult], np.ndarray]
+    seed: int
+    radii: Sequence[float] = ()
+    shares: Sequence[float] = ()
+    pgd: PGD = field(default_factory=PGD)
+    n: int = 1_000
+    alpha: float = 0.001
+    surrogate: SmoothedClassifier | None = None
+
+    def __post_init__(self) -> None:
+        check_copies("n", self.n)
+        check_alpha(self.alpha)
+        for radius in self.radii:
+            check_length("a radius to attack at", radius)
+        for share in self.shares:
+            check_length("a share of the certified radius", share)
+        if not self.images or not (self.radii or self.shares):
+            raise SettingError(
+                f"an attack needs certified images and radii or shares of their radius, got "
+                f"{len(self.images)} images, radii {tuple(self.radii)} and shares "
+                f"{tuple(self.shares)}; attack a run that certifies something"
+            )
+        unproven = [image.image_id for image in self.images if image.predicted is None]
+        if unproven:
+            raise SettingError(
+                f"image {unproven[0]!r} has no certificate to attack, as the smoothed classifier "
+                "abstains; leave it out"
+            )
+
+    @property
+    def attacks(self) -> int:
+        """How many attacks are planned; fewer are made where images change early."""
+        return len(self.images) * (len(self.radii) + len(self.shares))
+
+    @property
+    def level(self) -> float:
+        """Probability that a single verdict is wrong."""
+        return self.alpha / self.attacks
+
+    def run(self) -> Iterator[list[Attacked]]:
+        """Attack image by image, each at growing lengths until another label wins.
+
+        An image that changed counts as changed at every larger length, which is skipped.
+
+        Yields:
+            The attacks made on each image.
+
+        Raises:
+            ClassifierError: there is no gradient to follow; before any attack.
+            ImageError: an image cannot be read.
+        """
+        first = self.images[0]
+        check_differentiable(self._guide, self._pixels(first), _label(first))
+        for image in self.images:
+            yield self._attack(image, self._pixels(image))
+
+    @property
+    def _guide(self) -> SmoothedClassifier:
+        return self.surrogate or self.smoothed
+
+    def _pixels(self, image: ImageResult) -> Float[np.ndarray, "c h w"]:
+        pixels = self.read(image)
+        if not is_on_grid(pixels):
+            raise SettingError(
+                f"image {image.image_id!r} has values off the 8-bit grid, on which images are "
+                "certified; give it as it was certified"
+            )
+        return pixels
+
+    def _attack(self, image: ImageResult, before: Float[np.ndarray, "c h w"]) -> list[Attacked]:
+        lengths = [*self.radii, *(share * image.radius for share in self.shares)]
+        made: list[Attacked] = []
+        for epsilon in sorted(set(lengths)):
+            key = (image.image_id, epsilon)
+            after = attack(
+                self._guide, before, _label(image), epsilon, self.pgd,
+                seed=derive_key(self.seed, "attack", *key),
+            )  # fmt: skip
+            made.append(Attacked(self._judge(image, epsilon, before, after), before, after))
+            if made[-1].outcome.verdict is Verdict.CHANGED:
+                break
+        return made
+
+    def _judge(
+        self,
+        image: ImageResult,
+        epsilon: float,
+        before: Float[np.ndarray, "c h w"],
+        after: Float[np.ndarray, "c h w"],
+    ) -> AttackOutcome:
+        seed = derive_key(self.seed, "verdict", image.image_id, epsilon)
+        prediction = self.smoothed.predict(after, n=self.n, alpha=self.level, seed=seed)
+        return AttackOutcome(
+            index=image.index,
+            image_id=image.image_id,
+            certified_label=_label(image),
+            certified_radius=image.radius,
+            epsilon=epsilon,
+            norm=distance(before, after),
+            label=prediction.label,
+            p_value=prediction.p_value,
+            counts=prediction.counts.counts,
+            failed=prediction.counts.failed,
+        )
+
+
+def _label(image: ImageResult) -> int:
+    assert image.predicted is not None  # refused before
+    return image.predicted

@@ -1,0 +1,121 @@
+"""The folder of an attack: every outcome, the curve, and the images that changed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from denoised_smoothing.attacks.campaign import Attacked, Campaign
+from denoised_smoothing.errors import SettingError
+from denoised_smoothing.images import to_png
+from denoised_smoothing.reporting import (
+    AttackOutcome,
+    RunResults,
+    Verdict,
+    attack_figure,
+    by_share,
+    save_figure,
+    under_attack,
+)
+from denoised_smoothing.reporting.files import write_atomically
+
+FILE = "attack.json"
+"""Its name in the folder."""
+
+
+class AttackRecord:
+    """Keeps what an attack found in a folder, as it finds it.
+
+    ``attack.json`` is written whole after each image, ``curve.png`` at the end, and an image
+    that changed as two PNG files, before and after, as soon as it has.
+
+    Args:
+        folder: made if it is not there.
+        campaign: what is attacked, and how.
+        results: of the run, up to the last image attacked.
+        info: recorded beside the settings of the campaign.
+
+    Raises:
+        SettingError: the folder holds an attack already, or cannot be written.
+        MissingExtraError: there is no matplotlib for the curve.
+    """
+
+    def __init__(
+        self, folder: Path, campaign: Campaign, results: RunResults, info: Mapping[str, Any]
+    ) -> None:
+        attack_figure(results, [])
+        self.folder, self.outcomes = folder, list[AttackOutcome]()
+        self.alarms: list[tuple[AttackOutcome, Path]] = []
+        self._campaign, self._results, self._info = campaign, results, info
+        self._files: list[dict[str, str]] = []
+        if (folder / FILE).exists():
+            raise SettingError(
+                f"{str(folder / FILE)!r} is there already, and nothing that an attack found is "
+                "overwritten; name another folder"
+            )
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SettingError(
+                f"cannot make the folder {str(folder)!r} ({error.strerror}); name another one"
+            ) from error
+        self._write(complete=False)
+
+    def add(self, attacks: list[Attacked]) -> None:
+        """Keep the attacks made on one image."""
+        for attack in attacks:
+            self.outcomes.append(attack.outcome)
+            self._files.append(self._keep(attack))
+            if attack.outcome.alarm:
+                self.alarms.append((attack.outcome, self.folder / self._files[-1]["after"]))
+        self._write(complete=False)
+
+    def finish(self) -> None:
+        """Say that all images were attacked, and draw the curve."""
+        self._write(complete=True)
+        figure = attack_figure(self._results, self.outcomes, self._campaign.radii)
+        save_figure(figure, self.folder / "curve.png")
+
+    def to_dict(self, *, complete: bool) -> dict[str, Any]:
+        """Plain values for JSON."""
+        campaign = self._campaign
+        radii = under_attack(self._results, self.outcomes, campaign.radii)
+        shares = by_share(self.outcomes, campaign.shares)
+        return {
+            "run": self._results.run.name,
+            **self._info,
+            "steps": campaign.pgd.steps,
+            "copies": campaign.pgd.copies,
+            "step": campaign.pgd.step,
+            "n": campaign.n,
+            "alpha": campaign.alpha,
+            "attacks_planned": campaign.attacks,
+            "level": campaign.level,
+            "seed": str(campaign.seed),
+            "complete": complete,
+            "alarms": [str(path) for _, path in self.alarms],
+            "radii": [row.to_dict() for row in radii],
+            "shares": [row.to_dict() for row in shares],
+            "attacks": [
+                {**outcome.to_dict(), **files}
+                for outcome, files in zip(self.outcomes, self._files, strict=True)
+            ],
+        }
+
+    def _keep(self, attack: Attacked) -> dict[str, str]:
+        outcome = attack.outcome
+        if outcome.verdict is not Verdict.CHANGED:
+            return {}
+        files = {
+            "before": f"{outcome.index:05}-before.png",
+            "after": f"{outcome.index:05}-after.png",
+        }
+        for name, image in ((files["before"], attack.before), (files["after"], attack.after)):
+            write_atomically(self.folder / name, to_png(image))
+        return files
+
+    def _write(self, *, complete: bool) -> None:
+        text = json.dumps(self.to_dict(complete=complete), indent=1)
+        write_atomically(self.folder / FILE, text.encode())

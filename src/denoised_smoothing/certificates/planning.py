@@ -1,0 +1,220 @@
+"""What a run will cost, before it is paid: least copies, expected calls, estimates from a pilot.
+
+The expectations are exact: the number of successes is followed from one decision to the next,
+where a step is a convolution with a binomial law, and what is decided leaves the walk.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+import numpy as np
+import numpy.typing as npt
+from scipy import special, stats
+
+from denoised_smoothing.certificates.plans import Anytime, FixedBudget
+from denoised_smoothing.certificates.plans.anytime import MIXTURE_SHARE
+from denoised_smoothing.certificates.radii import check_radii, failure_for_radius
+from denoised_smoothing.certificates.sequences import (
+    Boundary,
+    check_anytime_alpha,
+    log_evidence,
+)
+from denoised_smoothing.certificates.setting import Setting
+from denoised_smoothing.errors import SettingError
+
+PROBABILITIES = (0.5, 0.7, 0.9, 0.95, 0.99, 0.999, 0.9999, 1.0)
+"""Assumed probabilities of the candidate class that a plan is shown for."""
+CONFIDENCE = 0.95
+"""Of the intervals of an estimate."""
+MOST_COPIES = 1 << 60
+"""A number of copies beyond it counts as none."""
+
+Floats = npt.NDArray[np.float64]
+
+
+class Bound(StrEnum):
+    """The bounds on the failure probability that plans rest on."""
+
+    CLOPPER_PEARSON = "clopper-pearson"
+    """For a number of copies that was fixed in advance."""
+    MIXTURE = "mixture"
+    """Holds at all times at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Expectation:
+    """What one image is expected to take.
+
+    Args:
+        calls: the mean number of classifier calls, those for selection included.
+        certified: the probability that the radius is certified.
+    """
+
+    calls: float
+    certified: float
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """An amount for a whole data set, from some of its images.
+
+    Args:
+        total: the expected amount.
+        error: its standard error.
+        low, high: the interval of 95 % confidence, by Student's t.
+    """
+
+    total: float
+    error: float
+    low: float
+    high: float
+
+
+def least_copies(bound: Bound, setting: Setting, radius: float) -> int | None:
+    """The least n whose copies certify ``radius`` if not one of them fails.
+
+    Args:
+        bound: on the failure probability, at the whole alpha of ``setting``.
+        setting: sigma, alpha, and the noise whose error the radius carries.
+        radius: L2 radius in pixel values in [0, 1], at least 0.
+
+    Returns:
+        n; None where no number of copies certifies it.
+
+    Raises:
+        SettingError: the radius or alpha is out of its range.
+    """
+    [radius] = check_radii((radius,))
+    q0 = failure_for_radius(setting.sigma, radius, setting.error)
+    if q0 <= 0.0:
+        return None
+    if bound is Bound.CLOPPER_PEARSON:  # 1 - alpha^(1/n) <= q0
+        n = math.log(setting.alpha) / math.log1p(-q0)
+        return math.ceil(n * (1.0 - 1e-14)) if n <= MOST_COPIES else None
+    wanted = -math.log(check_anytime_alpha(setting.alpha))
+    low, high = 0, 1
+    while log_evidence(high, 0, q0) < wanted:
+        low, high = high, 2 * high
+        if high > MOST_COPIES:
+            return None
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if log_evidence(middle, 0, q0) >= wanted else (middle, high)
+    return high
+
+
+def least_cap(plan: Anytime, setting: Setting, radius: float) -> int | None:
+    """The least ``max_n`` with which ``plan`` can certify ``radius``; None where none can."""
+    alpha = setting.alpha if plan.n0 else setting.alpha / 2
+    mixture = replace(setting, alpha=MIXTURE_SHARE * alpha)
+    look = replace(setting, alpha=(1 - MIXTURE_SHARE) * alpha)
+    least = (
+        least_copies(Bound.MIXTURE, mixture, radius),
+        least_copies(Bound.CLOPPER_PEARSON, look, radius),
+    )
+    return min((n for n in least if n is not None), default=None)
+
+
+def expected_calls(
+    plan: Anytime | FixedBudget, setting: Setting, radius: float, p: float
+) -> Expectation:
+    """Expected classifier calls and the chance to certify one radius, for an assumed p; exact.
+
+    The candidate is taken to be the class of probability p; for a plan that selects on fresh
+    copies that is the one they choose, and for one that does not the one that is the most frequent.
+
+    Args:
+        plan: an anytime plan, asked about ``radius`` alone whatever its own radii are, or a fixed
+            budget with the early end of images that will abstain.
+        setting: sigma, alpha, and the noise.
+        radius: L2 radius in pixel values in [0, 1], at least 0.
+        p: probability of the candidate class, in [0, 1].
+
+    Raises:
+        SettingError: an argument is out of its range, or the fixed budget is two-sided.
+    """
+    if not 0.0 <= p <= 1.0:
+        raise SettingError(f"p is the probability of a class and lies in [0, 1], got {p!r}")
+    [radius] = check_radii((radius,))
+    if isinstance(plan, FixedBudget):
+        return _of_fixed(plan, setting, radius, p)
+    found = replace(plan, radii=(radius,)).boundaries(setting)
+    if not found:  # the plan draws nothing where nothing can be certified
+        return Expectation(0.0, 0.0)
+    calls, certified = _walk(found[0][1], p)
+    return Expectation(plan.n0 + calls, certified)
+
+
+def estimate(amounts: Sequence[float], images: int) -> Estimate:
+    """The total over ``images`` images, of which some were measured.
+
+    The measured ones are a random sample of them: the standard error of the total is
+    s * sqrt(N (N - n) / n), so nothing is uncertain once all are measured.
+
+    Args:
+        amounts: calls, or seconds, of each image of the pilot; at least two.
+        images: N, images of the whole data set, those of the pilot included.
+
+    Raises:
+        SettingError: there are too few amounts, or fewer images than them.
+    """
+    n = len(amounts)
+    if n < 2:
+        raise SettingError(f"an estimate needs a pilot of at least 2 images, got {n}; certify more")
+    if images < n:
+        raise SettingError(
+            f"the whole data set includes the {n} images of the pilot, got {images} images; give "
+            "the number of all"
+        )
+    total = images * float(np.mean(amounts))
+    error = float(np.std(amounts, ddof=1)) * math.sqrt(images * (images - n) / n)
+    width = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)) * error
+    return Estimate(total, error, max(total - width, float(sum(amounts))), total + width)
+
+
+def _of_fixed(plan: FixedBudget, setting: Setting, radius: float, p: float) -> Expectation:
+    if plan.two_sided:
+        raise SettingError(
+            "the calls of a two-sided budget depend on the runner-up too; take two_sided=False"
+        )
+    q0 = failure_for_radius(setting.sigma, radius, setting.error)
+    step = min(plan.n, -(-plan.n // 500) * 50)
+    had = np.append(np.arange(step, plan.n, step), plan.n).astype(np.int64)
+    # It ends early where not even successes alone would spare it an abstention.
+    abstains = _least_successes(plan.n, 0.5, setting.alpha) - (plan.n - had) - 1
+    give_up = np.append(abstains[:-1], plan.n)
+    calls, _ = _walk(Boundary(had, had + 1, give_up), p)
+    least = _least_successes(plan.n, q0, setting.alpha) if q0 > 0.0 else plan.n + 1
+    certified = float(special.bdtr(plan.n - least, plan.n, 1.0 - p)) if least <= plan.n else 0.0
+    return Expectation(plan.n0 + calls, certified)
+
+
+def _least_successes(n: int, q0: float, alpha: float) -> int:
+    """The least successes of n whose Clopper-Pearson bound is at most q0; n + 1 where none is."""
+    low, high = -1, n  # failures: P(at most low of n fail | q0) <= alpha, not so for high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if special.bdtr(middle, n, q0) <= alpha else (low, middle)
+    return n - low
+
+
+def _walk(judged: Boundary, p: float) -> tuple[float, float]:
+    """Mean copies until the decision, and the probability that it is to certify."""
+    undecided: Floats = np.ones(1)  # probabilities of ``lowest``, ``lowest`` + 1, ... successes
+    lowest, had, calls, certified = 0, 0, 0.0, 0.0
+    for n, enough, too_few in zip(
+        judged.checkpoints.tolist(), judged.certify.tolist(), judged.give_up.tolist(), strict=True
+    ):
+        calls += float(undecided.sum()) * (n - had)
+        drawn = np.convolve(undecided, stats.binom.pmf(np.arange(n - had + 1), n - had, p))
+        first = max(0, too_few + 1 - lowest)
+        last = max(first, enough - lowest)
+        certified += float(drawn[max(0, enough - lowest) :].sum())
+        undecided, lowest, had = drawn[first:last], lowest + first, n
+        if not undecided.size or undecided.sum() < 1e-15:
+            break
+    return calls, certified

@@ -1,0 +1,202 @@
+"""The anytime plan: sampling that stops as soon as the question is answered, or goes on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+
+from denoised_smoothing.certificates.bounds import check_copies, clopper_pearson_upper
+from denoised_smoothing.certificates.certificate import Certificate, SamplingPlan
+from denoised_smoothing.certificates.counts import LabelCounts, Stage
+from denoised_smoothing.certificates.plans.fixed import Counts, check_independent
+from denoised_smoothing.certificates.radii import (
+    check_radii,
+    failure_for_radius,
+    gaussian_radius,
+)
+from denoised_smoothing.certificates.sequences import (
+    Boundary,
+    boundary,
+    check_anytime_alpha,
+    mixture_failure_bound,
+)
+from denoised_smoothing.certificates.setting import Setting
+from denoised_smoothing.errors import CountsError
+
+RADII = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
+"""The radii of the tables of Cohen et al. 2019, but 0."""
+MIXTURE_SHARE = 0.75
+"""Share of alpha for the mixture, which may be looked at whenever; the rest is for one look."""
+
+
+@dataclass(frozen=True)
+class Anytime(SamplingPlan):
+    """Draws copies until it is known which of the radii an image is robust at.
+
+    A bound that holds at all times at once (the truncated Krichevsky-Trofimov mixture of
+    :mod:`~denoised_smoothing.certificates.sequences`) at 3/4 of alpha, and one Clopper-Pearson
+    look at ``max_n`` copies at 1/4: together wrong with probability at most alpha. All radii
+    are judged on one stream at no price in alpha, for their hypotheses are nested. It ends when
+    all radii are certified, or when the smallest that is not certified is out of reach or
+    improbable. The run may be continued (``more``) and stays valid; the look is not repeated.
+
+    Args:
+        radii: L2 radii asked about, in pixel values in [0, 1].
+        max_n: the cap on copies of the estimation stage.
+        n0: copies that choose the candidate class; 0 for none: the candidate is then the most
+            frequent label so far, and alpha is halved for that (``docs/statistics.md``).
+        every: copies between decisions.
+        more: copies beyond ``max_n``, of a run that was continued.
+
+    Raises:
+        SettingError: an argument is out of its range.
+    """
+
+    kind: ClassVar[str] = "anytime"
+    radii: tuple[float, ...] = RADII
+    max_n: int = 10_000
+    n0: int = 50
+    every: int = 100
+    more: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "radii", check_radii(self.radii))
+        for name, value in (("max_n", self.max_n), ("every", self.every)):
+            check_copies(name, value)
+        for name, value in (("n0", self.n0), ("more", self.more)):
+            if value != 0:
+                check_copies(name, value)
+
+    def targets(self, counts: Counts, setting: Setting) -> dict[Stage, int]:
+        selection = {Stage.SELECTION: self.n0} if self.n0 else {}
+        if not self.boundaries(setting):  # whatever the copies say, nothing can be certified
+            return dict.fromkeys([*selection, Stage.ESTIMATION], 0)
+        wanted = self._wanted(counts, setting)
+        beyond = {Stage.CONTINUATION: wanted - self.max_n} if wanted > self.max_n else {}
+        return {**selection, Stage.ESTIMATION: min(wanted, self.max_n), **beyond}
+
+    def certificate(self, counts: Counts, setting: Setting) -> Certificate:
+        estimation, later = counts.get(Stage.ESTIMATION), counts.get(Stage.CONTINUATION)
+        if estimation is None:
+            raise CountsError("an anytime certificate needs counts of estimation, got none")
+        empty = LabelCounts(estimation.run, estimation.image_id, Stage.SELECTION)
+        selection = counts.get(Stage.SELECTION, empty)
+        check_independent(selection, estimation)
+        self._check_numbers(selection, estimation, later)
+        failure, label = self._failure_bound(counts, setting)
+        certified = label is not None and failure <= 0.5
+        return Certificate(
+            label=label if certified else None,
+            radius=gaussian_radius(setting.sigma, failure, setting.error) if certified else 0.0,
+            lower_bound=1.0 - failure,
+            plan=self,
+            setting=setting,
+            selection=selection,
+            counts=estimation,
+            continuation=later,
+        )
+
+    def most_calls(self) -> int:
+        return self.n0 + self.max_n + self.more
+
+    def extended(self, more: int) -> Anytime:
+        check_copies("more", more)
+        return replace(self, more=self.more + more)
+
+    def joined(self, other: SamplingPlan) -> SamplingPlan | None:
+        """The larger cap of the two, where nothing else differs."""
+        if not isinstance(other, Anytime):
+            return None
+        beyond = other.most_calls() - self.most_calls()
+        if replace(other, max_n=self.max_n, more=self.more) != self:
+            return None
+        return self.extended(beyond) if beyond > 0 else self
+
+    def _check_numbers(
+        self, selection: LabelCounts, estimation: LabelCounts, later: LabelCounts | None
+    ) -> None:
+        more = 0 if later is None else later.n
+        if selection.n > self.n0 or estimation.n > self.max_n or more > self.more:
+            raise CountsError(
+                f"{selection.n}, {estimation.n} and {more} copies for selection, estimation and "
+                f"continuation are more than the plan {self} allows"
+            )
+        if more and estimation.n < self.max_n:
+            raise CountsError(
+                f"copies beyond the cap of {self.max_n} come after it is reached, got {more} "
+                f"after {estimation.n}"
+            )
+
+    def boundaries(self, setting: Setting) -> list[tuple[float, Boundary]]:
+        """The radii that can be reached, ascending, each with its decisions."""
+        mixture, look = self._alphas(setting)
+        pairs = []
+        for radius in self.radii:
+            q0 = failure_for_radius(setting.sigma, radius, setting.error)
+            if q0 > 0.0:
+                found = boundary(q0, mixture, look, self.max_n, self.more, self.every)
+                if found.reachable:
+                    pairs.append((radius, found))
+        return pairs
+
+    def _alphas(self, setting: Setting) -> tuple[float, float]:
+        """Levels of the mixture and of the look."""
+        alpha = check_anytime_alpha(setting.alpha) / (1 if self.n0 else 2)
+        return MIXTURE_SHARE * alpha, (1 - MIXTURE_SHARE) * alpha
+
+    def _wanted(self, counts: Counts, setting: Setting) -> int:
+        """Copies of estimation and continuation together, up to the next decision."""
+        selection, estimation = counts.get(Stage.SELECTION), counts.get(Stage.ESTIMATION)
+        had = sum(counts[s].n for s in (Stage.ESTIMATION, Stage.CONTINUATION) if s in counts)
+        boundaries = self.boundaries(setting)
+        checkpoints = boundaries[0][1].checkpoints
+        following = int(checkpoints[checkpoints > had].min(initial=checkpoints[-1]))
+        if estimation is None or had not in checkpoints:
+            return following
+        if self.n0 and (selection is None or selection.n < self.n0):
+            return had
+        if self.n0 and selection is not None and selection.top() is None:
+            return had
+        return had if self._decided(counts, boundaries, had) else following
+
+    def _decided(self, counts: Counts, boundaries: list[tuple[float, Boundary]], had: int) -> bool:
+        estimation = counts[Stage.ESTIMATION]
+        total = estimation.followed_by(counts.get(Stage.CONTINUATION))
+        for _, judged in boundaries:
+            k = int(np.searchsorted(judged.checkpoints, had))
+            at_cap = int(np.searchsorted(judged.checkpoints, self.max_n))
+            successes = self._successes(counts, total)
+            if successes >= judged.certify[k]:
+                continue
+            if had > self.max_n and self._successes(counts, estimation) >= judged.certify[at_cap]:
+                continue
+            return bool(successes <= judged.give_up[k])
+        return True
+
+    def _candidate(self, counts: Counts, votes: LabelCounts) -> int | None:
+        return counts[Stage.SELECTION].top() if self.n0 else votes.top()
+
+    def _successes(self, counts: Counts, votes: LabelCounts) -> int:
+        candidate = self._candidate(counts, votes)
+        return 0 if candidate is None else votes.of(candidate)
+
+    def _failure_bound(self, counts: Counts, setting: Setting) -> tuple[float, int | None]:
+        """The smallest bound on q that holds, and the label that it is about.
+
+        Of all copies; of those up to the cap, for what was certified there stays certified; and
+        of the one look at the cap.
+        """
+        mixture, look = self._alphas(setting)
+        estimation = counts[Stage.ESTIMATION]
+        found: list[tuple[float, int | None]] = [(1.0, None)]
+        for votes in {estimation, estimation.followed_by(counts.get(Stage.CONTINUATION))}:
+            if (self.n0 and Stage.SELECTION not in counts) or not votes.n:
+                continue
+            candidate, successes = self._candidate(counts, votes), self._successes(counts, votes)
+            found.append((mixture_failure_bound(successes, votes.n, mixture), candidate))
+            if votes.n == estimation.n == self.max_n:
+                bound = clopper_pearson_upper(votes.n - successes, votes.n, look)
+                found.append((bound, candidate))
+        return min(found, key=lambda pair: pair[0])

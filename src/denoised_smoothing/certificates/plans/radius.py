@@ -1,0 +1,108 @@
+"""The radius plan: nearly the radius of a fixed n, for fewer copies."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+from scipy import special, stats
+
+from denoised_smoothing.certificates.bounds import check_copies
+from denoised_smoothing.certificates.certificate import Certificate, SamplingPlan
+from denoised_smoothing.certificates.counts import Stage
+from denoised_smoothing.certificates.plans.fixed import (
+    Counts,
+    estimation_target,
+    fixed_certificate,
+)
+from denoised_smoothing.certificates.setting import Setting
+from denoised_smoothing.errors import SettingError
+
+SIZES = 60
+"""Numbers of copies that are considered, in geometric steps."""
+SMALLEST = 20
+
+
+@dataclass(frozen=True)
+class RadiusTarget(SamplingPlan):
+    """A pilot chooses the candidate and how many fresh copies certify it.
+
+    The least n whose expected radius is ``share`` of the one that ``of_n`` copies would give,
+    for a failure probability that follows the posterior of the pilot (Jeffreys prior). The
+    pilot is not used again, so the Clopper-Pearson bound of the n fresh copies holds.
+
+    Args:
+        of_n: the fixed number of copies to compare with, and the most that are drawn.
+        share: of the radius, in (0, 1).
+        n0: copies of the pilot; by default a tenth of ``of_n``, at least 100.
+
+    Raises:
+        SettingError: an argument is out of its range.
+    """
+
+    kind: ClassVar[str] = "radius"
+    of_n: int = 10_000
+    share: float = 0.95
+    n0: int = 0
+
+    def __post_init__(self) -> None:
+        check_copies("of_n", self.of_n)
+        if not 0.0 < self.share < 1.0:
+            raise SettingError(
+                f"share is the part of the radius that is wanted and lies strictly between 0 and "
+                f"1, got {self.share!r}; 0.95 is customary"
+            )
+        if self.n0 == 0:
+            object.__setattr__(self, "n0", max(100, self.of_n // 10))
+        check_copies("n0", self.n0)
+
+    def n(self, counts: Counts, setting: Setting) -> int | None:
+        """Copies of the estimation stage; None until the pilot is complete."""
+        pilot = counts.get(Stage.SELECTION)
+        if pilot is None or pilot.n < self.n0:
+            return None
+        candidate = pilot.top()
+        successes = 0 if candidate is None else pilot.of(candidate)
+        return _copies(successes, self.n0, self.of_n, self.share, setting.alpha)
+
+    def targets(self, counts: Counts, setting: Setting) -> dict[Stage, int]:
+        n = self.n(counts, setting)
+        if n is None:
+            return {Stage.SELECTION: self.n0, Stage.ESTIMATION: 0}
+        wanted = estimation_target(counts, self.n0, n, setting.alpha)
+        return {Stage.SELECTION: self.n0, Stage.ESTIMATION: wanted}
+
+    def certificate(self, counts: Counts, setting: Setting) -> Certificate:
+        n = self.n(counts, setting) or self.of_n  # without a pilot, refused just below
+        return fixed_certificate(self, counts, (self.n0, n), setting)
+
+    def most_calls(self) -> int:
+        return self.n0 + self.of_n
+
+
+@lru_cache(maxsize=65536)
+def _copies(successes: int, n0: int, of_n: int, share: float, alpha: float) -> int:
+    """The least n whose expected radius is ``share`` of that of ``of_n`` copies."""
+    sizes = np.unique(np.geomspace(min(SMALLEST, of_n), of_n, SIZES).round())
+    radii = _expected_radii(sizes, successes, n0, alpha)
+    return int(sizes[np.argmax(radii >= share * radii[-1])])
+
+
+def _expected_radii(
+    n: npt.NDArray[np.float64], successes: int, n0: int, alpha: float
+) -> npt.NDArray[np.float64]:
+    """Expected radius over sigma [N] after each of ``n`` [N] copies, given those of a pilot.
+
+    The mean over quantiles of the posterior of q, and of the failures given q.
+    """
+    failures = n0 - successes
+    q = special.betaincinv(failures + 0.5, successes + 0.5, (np.arange(15) + 0.5) / 15)
+    chances = (np.arange(9) + 0.5) / 9
+    drawn = stats.binom.ppf(chances[:, None, None], n, q[:, None])
+    with np.errstate(invalid="ignore"):
+        bound = special.betainccinv(drawn + 1, n - drawn, alpha)
+    bound = np.where(drawn >= n, 1.0, bound)
+    return np.asarray(-special.ndtri(np.minimum(bound, 0.5)).mean(axis=(0, 1)))

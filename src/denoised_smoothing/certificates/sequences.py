@@ -1,0 +1,168 @@
+"""Anytime-valid bounds: sampling may stop, or go on, at any moment.
+
+The evidence is a mixture martingale. A copy fails with probability q = 1 - p. Against the
+hypothesis q >= q0 stands the Krichevsky-Trofimov (Jeffreys) prior truncated to q < q0; the
+ratio E of the two likelihoods is a supermartingale under the hypothesis, so it ever reaches
+1/alpha with probability at most alpha (Ville 1939; Robbins 1970; Howard et al. 2021). The
+proofs that the project relies on are in ``docs/statistics.md``.
+
+Everything is in q, not p, so that probabilities near 1 keep their digits.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+from scipy import optimize, special
+
+from denoised_smoothing.certificates.bounds import check_alpha, check_trials
+from denoised_smoothing.errors import SettingError
+
+LARGEST_ALPHA = 0.36
+"""Up to 1/e the bound is monotone in the evidence; see ``docs/statistics.md``."""
+FUTILITY_ALPHA = 0.01
+"""Level of the mirrored mixture that gives a radius up; affects power only, never validity."""
+SLACK = 1e-12
+"""Bounds are moved outwards by this share, which covers their rounding errors."""
+
+Integers = npt.NDArray[np.int64]
+
+
+def log_evidence(
+    successes: npt.ArrayLike, failures: npt.ArrayLike, q0: float
+) -> npt.NDArray[np.float64]:
+    """Ln E against the hypothesis that a copy fails with probability q0 or more.
+
+    ln E = ln B(A+1/2, F+1/2) + ln I_q0(F+1/2, A+1/2) - ln B(1/2, 1/2) - ln I_q0(1/2, 1/2)
+    - A ln(1-q0) - F ln q0, the one-sided truncated Krichevsky-Trofimov mixture.
+
+    Args:
+        successes, failures: A and F, arrays that broadcast.
+        q0: in (0, 1).
+
+    Returns:
+        ln E, of the broadcast shape; -inf where the failures speak clearly for the hypothesis.
+    """
+    a, f = np.asarray(successes, dtype=np.float64), np.asarray(failures, dtype=np.float64)
+    with np.errstate(divide="ignore"):
+        below = np.log(special.betainc(f + 0.5, a + 0.5, q0))
+    prior = math.log(math.pi) + math.log(special.betainc(0.5, 0.5, q0))
+    evidence = special.betaln(a + 0.5, f + 0.5) + below - prior
+    return np.asarray(evidence - a * math.log1p(-q0) - f * math.log(q0))
+
+
+def mixture_failure_bound(successes: int, n: int, alpha: float) -> float:
+    """Upper bound on the failure probability q that holds at all times at once.
+
+    The smallest q above the observed failure rate at which the evidence reaches 1/alpha: with
+    probability at least 1 - alpha it is above the true q at every n, whatever made the sampling
+    stop. 1.0 where none up to 1/2 does.
+
+    Args:
+        successes: copies that did not fail, 0 to ``n``.
+        n: copies so far, at least 1.
+        alpha: probability that the bound is ever wrong, in (0, 0.36].
+
+    Raises:
+        SettingError: an argument is out of its range.
+    """
+    check_trials(successes, n)
+    check_anytime_alpha(alpha)
+    failures, wanted = n - successes, -math.log(alpha)
+
+    def missing(log_q: float) -> float:
+        return float(log_evidence(successes, failures, math.exp(log_q))) - wanted
+
+    highest = math.log(0.5)
+    if 2 * failures >= n or missing(highest) < 0.0:
+        return 1.0
+    # At the observed rate no alternative is more likely, so the evidence is at most 1 there.
+    lowest = math.log(failures / n) if failures else math.log(1e-6 / n)
+    root = optimize.brentq(missing, lowest, highest, xtol=1e-14, rtol=1e-14)
+    return min(math.exp(root) * (1.0 + SLACK), 0.5)
+
+
+def check_anytime_alpha(alpha: float) -> float:
+    """Return ``alpha`` if an anytime-valid bound takes it.
+
+    Raises:
+        SettingError: it is not in (0, 0.36].
+    """
+    if check_alpha(alpha) > LARGEST_ALPHA:
+        raise SettingError(
+            f"an anytime plan takes alpha up to {LARGEST_ALPHA}, got {alpha!r}; 0.001 is customary"
+        )
+    return alpha
+
+
+@dataclass(frozen=True)
+class Boundary:
+    """When sampling decides whether the failure probability is below q0.
+
+    At the checkpoint of index k, ``checkpoints[k]`` copies, the radius is certified with
+    ``certify[k]`` successes or more, and given up with ``give_up[k]`` or fewer.
+    """
+
+    checkpoints: Integers
+    certify: Integers
+    give_up: Integers
+
+    @property
+    def reachable(self) -> bool:
+        """Whether any number of copies up to the last checkpoint can certify."""
+        return bool((self.certify <= self.checkpoints).any())
+
+
+@lru_cache(maxsize=512)
+def boundary(
+    q0: float, alpha: float, look_alpha: float, max_n: int, more: int, every: int
+) -> Boundary:
+    """The decisions of an anytime plan for one q0.
+
+    Args:
+        q0: the failure probability to be undercut, in (0, 1/2].
+        alpha: level of the mixture.
+        look_alpha: level of the one Clopper-Pearson look at ``max_n``; 0.0 for none.
+        max_n: the cap that was set at the start.
+        more: copies beyond it, judged by the mixture alone.
+        every: copies between checkpoints.
+    """
+    last = max_n + more
+    checkpoints = np.unique(np.append(np.arange(every, last, every), [max_n, last]))
+    certify = _least_successes(checkpoints, q0, alpha)
+    at_cap = int(np.searchsorted(checkpoints, max_n))
+    by_mixture = int(certify[-1])
+    look = _least_for_clopper_pearson(max_n, q0, look_alpha) if look_alpha else max_n + 1
+    certify[at_cap] = min(certify[at_cap], look)
+    # A success only raises the evidence: what successes alone cannot reach is out of reach.
+    out_of_reach = np.minimum(
+        by_mixture - (last - checkpoints),
+        np.where(checkpoints <= max_n, look - (max_n - checkpoints), last + 1),
+    )
+    futile = checkpoints - _least_successes(checkpoints, 1.0 - q0, FUTILITY_ALPHA)
+    give_up = np.minimum(np.maximum(out_of_reach - 1, futile), certify - 1)
+    return Boundary(checkpoints, certify, give_up)
+
+
+def _least_successes(n: Integers, q0: float, alpha: float) -> Integers:
+    """For each n the least A whose evidence reaches 1/alpha; n + 1 where none does.
+
+    At fixed n the evidence increases with A, and is at most 1 while the failure rate is q0 or more.
+    """
+    low, high = np.maximum(np.floor(n * (1.0 - q0)).astype(np.int64) - 1, -1), n + 1
+    while (high - low > 1).any():
+        middle = (low + high) // 2
+        enough = log_evidence(middle.clip(0), (n - middle).clip(0), q0) >= -math.log(alpha)
+        low, high = np.where(enough, low, middle), np.where(enough, middle, high)
+    return np.asarray(high)
+
+
+def _least_for_clopper_pearson(n: int, q0: float, alpha: float) -> int:
+    """The least A of n whose Clopper-Pearson bound undercuts q0; n + 1 where none does."""
+    # P(at most F of n fail | q0) <= alpha
+    most = int(np.searchsorted(special.bdtr(np.arange(n + 1), n, q0), alpha, side="right")) - 1
+    return n - most

@@ -1,0 +1,100 @@
+"""sweep: choose sigma."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from denoised_smoothing.certificates.setting import Noise
+from denoised_smoothing.cli.certifying import load_smoothed
+from denoised_smoothing.cli.options import (
+    Alpha,
+    AsJson,
+    ClassifierSpec,
+    Data,
+    DenoiserSpec,
+    Device,
+    Radii,
+    Resolution,
+    StoreUrl,
+    command_line,
+    parse_numbers,
+    parse_radii,
+)
+from denoised_smoothing.terminal import out, plain_rows, print_json, run_bar
+
+
+def sweep(
+    data: Data,
+    classifier: ClassifierSpec,
+    radius: Annotated[
+        float, typer.Option(help="The L2 radius at which most images shall be certified.")
+    ],
+    denoiser: DenoiserSpec = "none",
+    sigmas: Annotated[str, typer.Option(help="Sigmas to compare.")] = "0.12,0.25,0.5,1.0",
+    radii: Radii = None,
+    max_n: Annotated[int, typer.Option(help="The cap on copies an image.")] = 1_000,
+    alpha: Alpha = 0.001,
+    resolution: Resolution = None,
+    limit: Annotated[int, typer.Option(help="Images of the sample, at most.")] = 50,
+    stride: Annotated[int, typer.Option(help="Every so many-th image.")] = 1,
+    store: StoreUrl = "runs.sqlite",
+    run: Annotated[str, typer.Option(metavar="NAME", help="The runs are NAME-SIGMA.")] = "sweep",
+    output: Annotated[Path, typer.Option(help="The HTML report to write.")] = Path("sweep.html"),
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Choose sigma: certify a sample at several by the anytime plan, and report the trade-off."""
+    from denoised_smoothing.certificates.plans import Anytime
+    from denoised_smoothing.certificates.plans.anytime import RADII
+    from denoised_smoothing.certificates.radii import check_radii
+    from denoised_smoothing.datasets import load_dataset
+    from denoised_smoothing.experiments import sweep_sigma
+    from denoised_smoothing.reporting import comparison, to_rich, write_report
+    from denoised_smoothing.runs import CertificationRun
+    from denoised_smoothing.store import Store
+
+    asked = check_radii((*(parse_radii(radii) or RADII), radius))
+    dataset = load_dataset(data)
+    requests = [
+        CertificationRun(
+            load_smoothed(classifier, denoiser, sigma, Noise.GRID, device),
+            dataset,
+            Anytime(asked, max_n=max_n),
+            alpha,
+            classifier,
+            denoiser,
+            name=f"{run}-{sigma:g}",
+            resolution=resolution,
+            limit=limit,
+            stride=stride,
+            command=command_line(),
+        )
+        for sigma in parse_numbers("--sigmas", sigmas)
+    ]
+    with Store(store) as opened:
+        with run_bar() as show:
+            chosen = sweep_sigma(requests, opened, radius, show)
+        names = [result.run.name for result in chosen.results]
+        write_report(opened, names, output, radii=asked, title="Which sigma?")
+    rows = comparison(chosen.results, asked)
+    if as_json:
+        print_json(
+            {
+                "sigma": chosen.sigma,
+                "radius": radius,
+                "share": chosen.share,
+                "runs": names,
+                "report": str(output),
+                "rows": plain_rows(rows),
+            }
+        )
+        return
+    out.print(to_rich(rows))
+    out.print(
+        f"At L2 radius {radius:g} most images are certified with --sigma {chosen.sigma:g} "
+        f"({100 * chosen.share:.1f} % of this sample). Report: {output}",
+        soft_wrap=True,
+    )

@@ -1,0 +1,264 @@
+"""Attacks on a run to tables and a curve: what is proven, and what no attack has refuted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rich import box
+from rich.table import Table
+
+from denoised_smoothing.certificates.radii import round_down
+from denoised_smoothing.errors import SettingError
+from denoised_smoothing.reporting.plots import COLOURS, INK, certified_accuracy_figure
+from denoised_smoothing.reporting.results import ImageResult, RunResults
+from denoised_smoothing.reporting.tables import counted_radii, measure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+class Verdict(StrEnum):
+    """What fresh noise says of an attacked image."""
+
+    HELD = "held"
+    """The certified label wins."""
+    ABSTAINED = "abstained"
+    """No label wins at the level; near a radius this is expected."""
+    CHANGED = "changed"
+    """Another label wins."""
+
+
+@dataclass(frozen=True, slots=True)
+class AttackOutcome:
+    """One attack on one certified image.
+
+    ``norm`` is the L2 length of the change, below ``epsilon``; ``label`` the smoothed
+    classifier's answer at the attacked image, None for an abstention, from the votes ``counts``.
+    """
+
+    index: int
+    image_id: str
+    certified_label: int
+    certified_radius: float
+    epsilon: float
+    norm: float
+    label: int | None
+    p_value: float
+    counts: tuple[int, ...]
+    failed: int = 0
+
+    @property
+    def verdict(self) -> Verdict:
+        """Whether the certified label still wins."""
+        if self.label is None:
+            return Verdict.ABSTAINED
+        return Verdict.HELD if self.label == self.certified_label else Verdict.CHANGED
+
+    @property
+    def alarm(self) -> bool:
+        """Whether it contradicts the certificate: another label, within the certified radius."""
+        return self.verdict is Verdict.CHANGED and self.norm < self.certified_radius
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON, the certified radius rounded down."""
+        return {
+            **asdict(self),
+            "certified_radius": round_down(self.certified_radius, 6),
+            "verdict": self.verdict.value,
+            "alarm": self.alarm,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class AttackRow:
+    """Images at one L2 radius: certified there, and not changed by any attack below it."""
+
+    radius: float
+    certified: int
+    unbroken: int
+    images: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+    def texts(self) -> tuple[str, ...]:
+        """Radius and percentages: the lower bound rounded down, the upper bound up."""
+        return (
+            f"{self.radius:g}",
+            _percent(self.certified * 1000 // self.images),
+            _percent(-(-self.unbroken * 1000 // self.images)),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ShareRow:
+    """Attacked images by verdict, at a share of each one's certified radius."""
+
+    share: float
+    held: int
+    abstained: int
+    changed: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+    def texts(self) -> tuple[str, ...]:
+        """The share, on which side of the radius it is, and the three numbers."""
+        side = "within" if self.share <= 1 else "beyond"
+        return f"{self.share:g}", side, *map(str, (self.held, self.abstained, self.changed))
+
+
+def to_attack(
+    results: RunResults, limit: int | None = None
+) -> tuple[RunResults, tuple[ImageResult, ...]]:
+    """What of a run to attack: images that have a certificate, a correct one where labels exist.
+
+    Args:
+        results: of the run.
+        limit: attack at most so many, the first ones.
+
+    Returns:
+        The results up to the last image attacked, of which shares can be given, and the images.
+
+    Raises:
+        SettingError: the limit is below 1, the run has no finished image or no such certificate.
+    """
+    if limit is not None and limit < 1:
+        raise SettingError(f"limit is a number of images and must be at least 1, got {limit}")
+    places = np.flatnonzero(counted_radii(results) > 0.0).tolist()
+    if not places:
+        raise SettingError(
+            f"run {results.run.name!r} has no {measure([results]).removesuffix(' accuracy')} image "
+            "with the right label, so there is nothing to attack; attack another run"
+        )
+    if limit is not None and limit < len(places):
+        places = places[:limit]
+        results = replace(results, images=results.images[: places[-1] + 1])
+    return results, tuple(results.images[place] for place in places)
+
+
+def under_attack(
+    results: RunResults, outcomes: Iterable[AttackOutcome], radii: Sequence[float]
+) -> list[AttackRow]:
+    """At each radius: a lower bound (certified) and an upper bound (under attack) on accuracy.
+
+    Of all finished images, those that count (correct and certified; certified, in data without
+    labels) with at least this radius, and those that count with any radius and that no attack
+    of at most this length changed.
+
+    Raises:
+        SettingError: the run has no finished image.
+    """
+    certified, broken = counted_radii(results), _broken(outcomes)
+    breaking = np.array([broken.get(image.image_id, np.inf) for image in results.images])
+    return [
+        AttackRow(
+            float(radius),
+            certified=int(np.count_nonzero(certified >= radius)),
+            unbroken=int(np.count_nonzero((certified >= 0.0) & (breaking > radius))),
+            images=len(results.images),
+        )
+        for radius in radii
+    ]
+
+
+def by_share(outcomes: Sequence[AttackOutcome], shares: Sequence[float]) -> list[ShareRow]:
+    """How many images held, abstained and changed at shares of their certified radius.
+
+    An image that changed at a smaller length counts as changed at larger ones, which were
+    skipped.
+    """
+    broken = _broken(outcomes)
+    images = {outcome.image_id: outcome.certified_radius for outcome in outcomes}
+    at = {(outcome.image_id, outcome.epsilon): outcome.verdict for outcome in outcomes}
+    rows = []
+    for share in shares:
+        verdicts = [
+            Verdict.CHANGED
+            if broken.get(image_id, np.inf) < share * radius
+            else at.get((image_id, share * radius))
+            for image_id, radius in images.items()
+        ]
+        rows.append(
+            ShareRow(
+                float(share),
+                *map(verdicts.count, (Verdict.HELD, Verdict.ABSTAINED, Verdict.CHANGED)),
+            )
+        )
+    return rows
+
+
+def radius_table(rows: Sequence[AttackRow], what: str) -> Table:
+    """The rows of :func:`under_attack` for a terminal; ``what`` is their :func:`measure`."""
+    title = f"{what.capitalize()} and what attacks leave of it (% of {rows[0].images} images)"
+    return _table(
+        title, ("L2 radius", "certified (at least)", "under attack (at most)"),
+        [row.texts() for row in rows],
+    )  # fmt: skip
+
+
+def share_table(rows: Sequence[ShareRow]) -> Table:
+    """The rows of :func:`by_share` for a terminal."""
+    return _table(
+        "Attacked images, by the share of their certified radius",
+        ("share", "", "held", "abstained", "changed"), [row.texts() for row in rows],
+    )  # fmt: skip
+
+
+def attack_figure(
+    results: RunResults, outcomes: Sequence[AttackOutcome], radii: Sequence[float] = ()
+) -> Figure:
+    """Curves (%) against the L2 radius: certified, from below, and under attack, from above.
+
+    Both are exact step functions; the upper one ends at the longest attack and has a point at
+    each of ``radii``.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+        SettingError: the run has no finished image.
+    """
+    figure = certified_accuracy_figure([(results.method, results)])
+    axes, colour = figure.axes[0], COLOURS[1]
+    reach = max((outcome.epsilon for outcome in outcomes), default=0.0)
+    steps = sorted({0.0, reach, *(norm for norm in _broken(outcomes).values() if norm < reach)})
+    heights = [100.0 * row.unbroken / row.images for row in under_attack(results, outcomes, steps)]
+    axes.step(steps, heights, where="post", color=colour, linestyle=(0, (5, 2)), linewidth=1.6)
+    points = [
+        (row.radius, 100.0 * row.unbroken / row.images)
+        for row in under_attack(results, outcomes, radii)
+    ]
+    axes.plot(*zip(*points, strict=True), "o", color=colour, markersize=4) if points else None
+    axes.legend(
+        axes.lines[:2], [f"{measure([results])}: at least", "under attack: at most"],
+        frameon=False, labelcolor=INK, handlelength=2.6,
+    )  # fmt: skip
+    return figure
+
+
+def _broken(outcomes: Iterable[AttackOutcome]) -> dict[str, float]:
+    """The least length that changed each image that was changed."""
+    broken: dict[str, float] = {}
+    for outcome in outcomes:
+        if outcome.verdict is Verdict.CHANGED:
+            before = broken.get(outcome.image_id, np.inf)
+            broken[outcome.image_id] = min(before, outcome.norm)
+    return broken
+
+
+def _percent(tenths: int) -> str:
+    return f"{tenths // 10}.{tenths % 10}"
+
+
+def _table(title: str, headings: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    return table
