@@ -19,7 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from denoised_smoothing import runs, scheduling
-from denoised_smoothing.certificates.plans import FixedBudget
+from denoised_smoothing.certificates.certificate import Certificate, SamplingPlan
+from denoised_smoothing.certificates.plans import Anytime, FixedBudget, RadiusTarget, plan_from_dict
+from denoised_smoothing.certificates.setting import Noise, Setting
 from denoised_smoothing.classifiers import ImageClassifier
 from denoised_smoothing.datasets import ImageDataset, load_dataset
 from denoised_smoothing.errors import (
@@ -35,7 +37,10 @@ from denoised_smoothing.smoothing import SmoothedClassifier, Stage
 from denoised_smoothing.store import Store, StoredImage
 
 IMAGES = 12
-PLAN = FixedBudget(n0=20, n=130)
+PLAN = FixedBudget(n0=100, n=50)
+"""As n is one chunk, no image ends early."""
+ANYTIME = Anytime((0.1, 0.5), max_n=400, n0=20)
+PLANS = (PLAN, FixedBudget(20, 500), ANYTIME, RadiusTarget(400, n0=50))
 CALLS = IMAGES * (PLAN.n0 + PLAN.n)
 FORWARD = 200
 """Copies of a forward pass of 8x8 images; CALLS are 9 of them."""
@@ -79,6 +84,13 @@ class Classes(nn.Module):
         return images.flatten(1) @ self.weights.T
 
 
+class Sure(Classes):
+    """Gives one label to all, so that all copies of a fixed budget are drawn."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images) * 0
+
+
 def smoothed(classifier: nn.Module | None = None, **options: Any) -> SmoothedClassifier:
     options = {"sigma": 0.5, "device": "cpu", **options}
     return SmoothedClassifier(classifier or Classes(), **options)
@@ -98,7 +110,7 @@ def request(**changes: Any) -> CertificationRun:
     return CertificationRun(**{**settings, **changes})
 
 
-def at_pass(number: int, error: BaseException) -> CertificationRun:
+def at_pass(number: int, error: BaseException, **changes: Any) -> CertificationRun:
     """A run in which the classifier raises at one forward pass."""
     passes = iter(range(1, 1000))
 
@@ -106,7 +118,7 @@ def at_pass(number: int, error: BaseException) -> CertificationRun:
         if next(passes) == number:
             raise error
 
-    return request(smoothed=smoothed(Classes(happens=happens)))
+    return request(smoothed=smoothed(Classes(happens=happens)), **changes)
 
 
 def counts(store: Store, name: str = "run") -> list[tuple[object, ...]]:
@@ -147,41 +159,60 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return store
 
 
+@pytest.fixture(scope="module", params=PLANS, ids=["fixed", "ends early", "anytime", "radius"])
+def plan(request: pytest.FixtureRequest) -> SamplingPlan:
+    plan: SamplingPlan = request.param
+    return plan
+
+
+@pytest.fixture(scope="module")
+def reference(plan: SamplingPlan, tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """A run of each plan that went to its end directly."""
+    store = Store(tmp_path_factory.mktemp("reference") / "runs.sqlite")
+    request(plan=plan).execute(store)
+    assert all(image.finished for image in store.images("run"))
+    sizes = {copies([image]) for image in store.images("run")}
+    assert (len(sizes) == 1) == (plan == PLAN)
+    return store
+
+
 class TestSameCounts:
     """However a run came to its end, it has the counts of one that went there directly."""
 
     @staticmethod
-    def check(store: Store, uninterrupted: Store, folder: Path) -> None:
-        assert counts(store) == counts(uninterrupted)
-        assert exported(store, folder) == exported(uninterrupted, folder)
-        assert store.examples("run") == uninterrupted.examples("run")
+    def check(store: Store, reference: Store, folder: Path) -> None:
+        assert counts(store) == counts(reference)
+        assert exported(store, folder) == exported(reference, folder)
+        assert store.examples("run") == reference.examples("run")
 
     @pytest.mark.parametrize("batch_size", [1, 450, 100_000])
     def test_other_batch_sizes(
-        self, store: Store, uninterrupted: Store, tmp_path: Path, batch_size: int
+        self, store: Store, reference: Store, plan: SamplingPlan, tmp_path: Path, batch_size: int
     ) -> None:
-        request(smoothed=smoothed(batch_size=batch_size)).execute(store)
-        self.check(store, uninterrupted, tmp_path)
+        request(plan=plan, smoothed=smoothed(batch_size=batch_size)).execute(store)
+        self.check(store, reference, tmp_path)
 
-    def test_another_order(self, store: Store, uninterrupted: Store, tmp_path: Path) -> None:
-        backwards = request()
+    def test_another_order(
+        self, store: Store, reference: Store, plan: SamplingPlan, tmp_path: Path
+    ) -> None:
+        backwards = request(plan=plan)
         backwards.indices.reverse()
         backwards.execute(store)
-        assert counts(store) == counts(uninterrupted)
-        assert exported(store, tmp_path) == exported(uninterrupted, tmp_path)
+        assert counts(store) == counts(reference)
+        assert exported(store, tmp_path) == exported(reference, tmp_path)
 
     @pytest.mark.parametrize("number", [1, 2, 5, 9])
     def test_interrupted_and_resumed(
-        self, store: Store, uninterrupted: Store, tmp_path: Path, number: int
+        self, store: Store, reference: Store, plan: SamplingPlan, tmp_path: Path, number: int
     ) -> None:
         with pytest.raises(KeyboardInterrupt):
-            at_pass(number, KeyboardInterrupt()).execute(store)
-        assert copies(store.images("run")) < CALLS
-        request(smoothed=smoothed(batch_size=300)).execute(store)
-        self.check(store, uninterrupted, tmp_path)
+            at_pass(number, KeyboardInterrupt(), plan=plan).execute(store)
+        assert copies(store.images("run")) < copies(reference.images("run"))
+        request(plan=plan, smoothed=smoothed(batch_size=300)).execute(store)
+        self.check(store, reference, tmp_path)
 
     def test_interrupted_at_every_report(
-        self, store: Store, uninterrupted: Store, tmp_path: Path
+        self, store: Store, reference: Store, plan: SamplingPlan, tmp_path: Path
     ) -> None:
         """Also between the last batch of an image and its being called finished."""
         reports = 0
@@ -195,27 +226,27 @@ class TestSameCounts:
         for _ in range(100):
             done = sum(image.finished for image in counted(store))
             try:
-                request(smoothed=smoothed(batch_size=FORWARD)).execute(store, interrupt)
+                request(plan=plan, smoothed=smoothed(batch_size=FORWARD)).execute(store, interrupt)
             except KeyboardInterrupt:
                 continue
             break
-        assert reports > CALLS // FORWARD
-        self.check(store, uninterrupted, tmp_path)
+        assert reports > copies(reference.images("run")) // FORWARD
+        self.check(store, reference, tmp_path)
 
     def test_first_some_images_then_all(
-        self, store: Store, uninterrupted: Store, tmp_path: Path
+        self, store: Store, reference: Store, plan: SamplingPlan, tmp_path: Path
     ) -> None:
-        request(limit=7).execute(store)
+        request(plan=plan, limit=7).execute(store)
         assert len(store.images("run")) == 7
-        request().execute(store)
-        self.check(store, uninterrupted, tmp_path)
-        request(limit=2).execute(store)
-        self.check(store, uninterrupted, tmp_path)
+        request(plan=plan).execute(store)
+        self.check(store, reference, tmp_path)
+        request(plan=plan, limit=2).execute(store)
+        self.check(store, reference, tmp_path)
 
-    def test_nothing_is_done_twice(self, store: Store) -> None:
-        request().execute(store)
+    def test_nothing_is_done_twice(self, store: Store, plan: SamplingPlan) -> None:
+        request(plan=plan).execute(store)
         before = counts(store)
-        at_pass(1, RuntimeError("called again")).execute(store)
+        at_pass(1, RuntimeError("called again"), plan=plan).execute(store)
         assert counts(store) == before
 
 
@@ -229,8 +260,12 @@ class TestIdentity:
         ("changes", "said"),
         [
             ({"smoothed": smoothed(sigma=0.25)}, "sigma: 0.5 in the run, 0.25 asked"),
-            ({"plan": FixedBudget(20, 131)}, "plan.n: 130 in the run, 131 asked"),
-            ({"plan": FixedBudget(21, 130)}, "plan.n0: 20 in the run, 21 asked"),
+            ({"plan": FixedBudget(100, 51)}, "plan.n: 50 in the run, 51 asked"),
+            ({"plan": FixedBudget(101, 50)}, "plan.n0: 100 in the run, 101 asked"),
+            ({"plan": replace(PLAN, two_sided=True)}, "plan.two_sided: None in the run, True"),
+            ({"plan": Anytime()}, "plan.kind: 'fixed' in the run, 'anytime' asked"),
+            ({"plan": RadiusTarget()}, "plan.kind: 'fixed' in the run, 'radius' asked"),
+            ({"smoothed": smoothed(noise="float")}, "noise: 'grid' in the run, 'float' asked"),
             ({"alpha": 0.01}, "alpha: 0.001 in the run, 0.01 asked"),
             ({"seed": 8}, "seed: 7 in the run, 8 asked"),
             ({"stride": 2}, "stride: 1 in the run, 2 asked"),
@@ -299,6 +334,166 @@ class TestIdentity:
         assert counts(store) == counts(uninterrupted)
 
 
+class TestMore:
+    """An anytime run goes on with more copies, and stays valid; others cannot."""
+
+    @pytest.fixture
+    def begun(self, store: Store) -> Store:
+        request(plan=ANYTIME, command="certify made").execute(store)
+        return store
+
+    @staticmethod
+    def certificates(store: Store) -> list[Certificate]:
+        run = store.run("run")
+        plan = plan_from_dict(run.settings["plan"])
+        setting = Setting(0.5, 0.001, run.settings["dimension"], run.seed)
+        return [plan.certificate(image.counts, setting) for image in store.images("run")]
+
+    @staticmethod
+    def undecided(store: Store, plan: Anytime) -> list[bool]:
+        """Whether the plan wants more copies of each image."""
+        setting = Setting(0.5, 0.001, 64, 7)
+        wanted = [sum(plan.targets(i.counts, setting).values()) for i in store.images("run")]
+        return [n > copies([i]) for n, i in zip(wanted, store.images("run"), strict=True)]
+
+    def test_only_undecided_images_get_more_copies(self, begun: Store) -> None:
+        before, undecided = begun.images("run"), self.undecided(begun, ANYTIME.extended(300))
+        assert {True, False} == set(undecided)
+        request(plan=ANYTIME, more=300, command="certify made --more 300").execute(begun)
+        run, after = begun.run("run"), begun.images("run")
+        assert run.settings["plan"]["more"] == 300
+        assert run.settings["plan"]["max_n"] == ANYTIME.max_n
+        assert run.info["command"] == "certify made"
+        assert run.info["continued"] == ["certify made --more 300"]
+        for old, new, grows in zip(before, after, undecided, strict=True):
+            assert (copies([new]) > copies([old])) == grows
+            assert copies([new]) <= 20 + 400 + 300
+            assert new.finished
+            assert grows or new == old
+            selection = Stage.SELECTION
+            assert new.counts[selection] == old.counts[selection]
+            if old.counts[Stage.ESTIMATION].n == ANYTIME.max_n:
+                assert new.counts[Stage.ESTIMATION] == old.counts[Stage.ESTIMATION]
+        assert any(Stage.CONTINUATION in image.counts for image in after)
+        assert not any(self.undecided(begun, ANYTIME.extended(300)))
+        assert load_results(begun, "run").unfinished == 0
+        for image, certificate in zip(after, self.certificates(begun), strict=True):
+            assert certificate.calls == copies([image])
+
+    def test_what_was_certified_at_the_cap_stays_certified(self, begun: Store) -> None:
+        at_cap = [i.counts[Stage.ESTIMATION].n == ANYTIME.max_n for i in begun.images("run")]
+        before = self.certificates(begun)
+        request(plan=ANYTIME, more=300).execute(begun)
+        for old, new, there in zip(before, self.certificates(begun), at_cap, strict=True):
+            assert not there or new.radius >= old.radius
+
+    def test_a_larger_cap_is_the_same_and_a_smaller_one_loses_nothing(
+        self, begun: Store, tmp_path: Path
+    ) -> None:
+        other = Store(tmp_path / "other.sqlite")
+        request(plan=ANYTIME).execute(other)
+        request(plan=replace(ANYTIME, max_n=700)).execute(other)
+        request(plan=ANYTIME, more=300).execute(begun)
+        assert counts(other) == counts(begun)
+        plan = other.run("run").settings["plan"]
+        assert plan == begun.run("run").settings["plan"]
+        for asked in (ANYTIME, replace(ANYTIME, max_n=700), ANYTIME.extended(100)):
+            at_pass(1, RuntimeError("called again"), plan=asked).execute(other)
+            assert other.run("run").settings["plan"] == plan
+            assert counts(other) == counts(begun)
+
+    def test_without_a_name_a_larger_cap_finds_the_run(self, store: Store) -> None:
+        first = request(name=None, plan=ANYTIME).execute(store)
+        again = request(name=None, plan=replace(ANYTIME, max_n=700)).execute(store)
+        third = request(name=None, plan=ANYTIME, more=50).execute(store)
+        assert first.name == again.name == third.name
+        assert third.settings["plan"]["more"] == 350
+        assert len(third.info["continued"]) == 2
+
+    @pytest.mark.parametrize("number", [1, 2, 4])
+    @pytest.mark.parametrize("named", ["", " --run run"])
+    def test_interrupted_and_resumed_by_the_same_command(
+        self, store: Store, begun: Store, tmp_path: Path, number: int, named: str
+    ) -> None:
+        """It does not add the copies twice, also if it names the run as the advice does."""
+        other = Store(tmp_path / "other.sqlite")
+        request(plan=ANYTIME).execute(other)
+        request(plan=ANYTIME, more=300, command="c --more 300").execute(other)
+        again = {"plan": ANYTIME, "more": 300}
+        with pytest.raises(KeyboardInterrupt):
+            at_pass(number, KeyboardInterrupt(), command="c --more 300", **again).execute(begun)
+        assert counts(begun) != counts(other)
+        request(command=f"c --more 300{named}", **again).execute(begun)
+        assert counts(begun) == counts(other)
+        assert begun.run("run").settings["plan"]["more"] == 300
+
+    def test_interrupted_before_images_that_were_never_begun(self, store: Store) -> None:
+        """The run had some of the images; its continuation is not done without the others."""
+        request(plan=ANYTIME, limit=2).execute(store)
+        again = {"plan": ANYTIME, "more": 300, "command": "c --more 300"}
+        stops = iter(range(1, 1000))
+
+        def interrupt(progress: RunProgress) -> None:
+            if progress.images_done == 2 and next(stops) > 1:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            request(**again).execute(store, interrupt)
+        request(**again).execute(store)
+        assert store.run("run").settings["plan"]["more"] == 300
+        assert [image.finished for image in store.images("run")] == [True] * IMAGES
+
+    def test_twice_adds_twice(self, begun: Store) -> None:
+        for _ in range(2):
+            request(plan=ANYTIME, more=100, command="c --more 100").execute(begun)
+        assert begun.run("run").settings["plan"]["more"] == 200
+        assert begun.run("run").info["continued"] == ["c --more 100"] * 2
+
+    @pytest.mark.parametrize("plan", [PLAN, RadiusTarget(400, n0=50)])
+    def test_other_plans_refuse_with_the_reason(self, store: Store, plan: SamplingPlan) -> None:
+        request(plan=plan).execute(store)
+        before, run = counts(store), store.run("run")
+        said = (
+            rf"a run of the plan '{plan.kind}' cannot be continued by 300 copies: its bound holds "
+            r"for a number of copies that was fixed before .* start a new run, with --plan anytime"
+        )
+        with pytest.raises(SettingError, match=said):
+            request(plan=plan, more=300).execute(store)
+        assert counts(store) == before
+        assert store.run("run") == run
+
+    def test_without_a_run_is_refused(self, store: Store) -> None:
+        said = r"there is no run 'run' to continue by 300 copies; name one with --run, or leave"
+        with pytest.raises(SettingError, match=said):
+            request(plan=ANYTIME, more=300).execute(store)
+        assert store.runs() == []
+
+    @pytest.mark.parametrize("more", [0, -5])
+    def test_a_number_that_adds_nothing_is_refused(self, begun: Store, more: int) -> None:
+        with pytest.raises(SettingError, match=f"more is a number .* at least 1, got {more}"):
+            request(plan=ANYTIME, more=more).execute(begun)
+        assert begun.run("run").settings["plan"]["more"] == 0
+
+    @pytest.mark.parametrize(
+        ("changes", "said"),
+        [
+            ({"smoothed": smoothed(noise="float"), "more": 9}, "noise: 'grid' in the run, 'float'"),
+            ({"alpha": 0.01, "more": 9}, "alpha: 0.001 in the run, 0.01 asked"),
+            ({"plan": replace(ANYTIME, max_n=700), "alpha": 0.01}, "alpha: 0.001 in the run"),
+            ({"plan": replace(ANYTIME, n0=0)}, "plan.n0: 20 in the run, 0 asked"),
+            ({"plan": replace(ANYTIME, radii=(0.1,), max_n=700)}, "plan.radii"),
+        ],
+    )
+    def test_with_other_settings_nothing_is_changed(
+        self, begun: Store, changes: dict[str, Any], said: str
+    ) -> None:
+        before, run = counts(begun), begun.run("run")
+        with pytest.raises(RunMismatchError) as caught:
+            request(**{"plan": ANYTIME, **changes}).execute(begun)
+        assert said in str(caught.value)
+        assert (counts(begun), begun.run("run")) == (before, run)
+
+
 class Two(nn.Module):
     """Two logits from one feature."""
 
@@ -318,6 +513,8 @@ class TestName:
         changes: list[dict[str, Any]] = [
             {}, {"seed": 8}, {"seed": None}, {"alpha": 0.01}, {"stride": 2},
             {"plan": FixedBudget(20, 131)}, {"smoothed": smoothed(Classes(1))},
+            {"plan": ANYTIME}, {"plan": replace(ANYTIME, n0=0)}, {"plan": RadiusTarget()},
+            {"smoothed": smoothed(noise="float")},
             {"smoothed": smoothed(sigma=0.25)}, {"dataset": made(fingerprint="g")},
         ]  # fmt: skip
         names = {request(name=None, **change).run_name for change in changes}
@@ -364,8 +561,8 @@ class TestRecord:
             "denoiser": "none",
             "sigma": 0.5,
             "alpha": 0.001,
-            "plan": {"kind": "fixed", "n0": 20, "n": 130},
-            "noise": "float",
+            "plan": {"kind": "fixed", "n0": 100, "n": 50},
+            "noise": "grid",
             "forward_shape": [FORWARD, 1, 8, 8],
             "engine": "torch",
             "engine_version": torch.__version__,
@@ -476,7 +673,7 @@ class TestExamples:
             for example in store.examples("run")
         }
         noisy = noisy_copies(
-            torch.from_numpy(VALUES[0]), 0.5, seed=7, image_id="image-0",
+            torch.from_numpy(VALUES[0]), 0.5, noise=Noise.GRID, seed=7, image_id="image-0",
             stage=Stage.ESTIMATION, start=0, stop=3,
         )[:, 0].numpy()  # fmt: skip
         np.testing.assert_array_equal(pictures["clean", 0], np.rint(VALUES[0, 0] * 255))
@@ -628,7 +825,7 @@ def test_a_kill_loses_at_most_a_second_of_work(
         clock.now += seconds
 
     plan = FixedBudget(100, 2000)
-    request(smoothed=smoothed(Classes(happens=work)), plan=plan).execute(store)
+    request(smoothed=smoothed(Sure(happens=work)), plan=plan).execute(store)
     assert passes == IMAGES * 2100 / FORWARD
     assert 0 < max(lost) < 1.0
 

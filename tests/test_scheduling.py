@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 
 from denoised_smoothing import scheduling
 from denoised_smoothing.certificates.counts import LabelCounts, Stage
-from denoised_smoothing.certificates.plans import FixedBudget
-from denoised_smoothing.scheduling import ImageTask, Part, spend
+from denoised_smoothing.scheduling import ImageTask, Part, Targets, spend
 
 IMAGE = np.zeros((1, 2, 2), np.float32)
 CLASSES = 3
@@ -88,11 +87,16 @@ class FakeDraw:
         return [part.task.image_id for part in self.batches[batch]]
 
 
+def always(n0: int, n: int) -> Targets:
+    """The targets of a plan that draws so many copies whatever their labels."""
+    return lambda counts: {Stage.SELECTION: n0, Stage.ESTIMATION: n}
+
+
 def run(
     tasks: Iterable[ImageTask], draw: FakeDraw, n0: int = 5, n: int = 20, **options: Any
 ) -> list[ImageTask]:
     options = {"chunk": 10, "forward": 4, "batch_size": 16, **options}
-    return list(spend(tasks, FixedBudget(n0, n).targets, draw, **options))
+    return list(spend(tasks, always(n0, n), draw, **options))
 
 
 @pytest.fixture
@@ -184,6 +188,14 @@ class TestEveryCopyIsCountedOnce:
         assert run([finished, fresh], draw) == [finished, fresh]
         assert {image_id for image_id, *_ in draw.copies} == {"1"}
 
+    def test_a_stage_of_which_nothing_is_wanted_ends_with_empty_counts(self) -> None:
+        draw = FakeDraw()
+        [task] = run([ImageTask("run", "0", IMAGE)], draw, n0=0, n=0)
+        assert task.counts == {
+            stage: LabelCounts("run", "0", stage) for stage in (Stage.SELECTION, Stage.ESTIMATION)
+        }
+        assert (task.calls, draw.batches) == (0, [])
+
     def test_no_tasks_are_no_work(self) -> None:
         draw = FakeDraw()
         assert run([], draw) == []
@@ -252,7 +264,7 @@ class TestTasks:
                 yield task_of(str(i))
 
         draw = FakeDraw()
-        going = spend(source(), FixedBudget(5, 20).targets, draw, chunk=10, forward=4, batch_size=8)
+        going = spend(source(), always(5, 20), draw, chunk=10, forward=4, batch_size=8)
         assert pulled == []
         for done in range(1, 5):
             assert next(going).image_id == str(done - 1)

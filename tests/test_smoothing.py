@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -15,22 +17,33 @@ import torch
 from torch import Tensor, nn
 
 from denoised_smoothing import images as image_forms
+from denoised_smoothing.certificates.bounds import binomial_test
+from denoised_smoothing.certificates.certificate import SamplingPlan
 from denoised_smoothing.certificates.counts import LabelCounts, Stage
-from denoised_smoothing.certificates.plans import FixedBudget
+from denoised_smoothing.certificates.grid import grid_thresholds
+from denoised_smoothing.certificates.plans import Anytime, FixedBudget, RadiusTarget
+from denoised_smoothing.certificates.setting import Noise, Setting
 from denoised_smoothing.classifiers import ImageClassifier
 from denoised_smoothing.denoisers import UNet
 from denoised_smoothing.errors import ClassifierError, ImageError, SettingError
-from denoised_smoothing.noise import CHUNK, derive_key, noisy_copies
-from denoised_smoothing.scheduling import ImageTask
+from denoised_smoothing.noise import CHUNK, derive_key, grid_noise, noisy_copies
+from denoised_smoothing.scheduling import ImageTask, Targets
 from denoised_smoothing.smoothing import Progress, SmoothedClassifier
 
 SEED = 0
-GREY = np.full((1, 4, 4), 0.5, np.float32)
+
+
+def flat(value: float, side: int = 4) -> np.ndarray:
+    """A grey image of one value, the nearest on the 8-bit grid."""
+    return image_forms.to_grid(np.full((1, side, side), value, np.float32))
+
+
+GREY = flat(0.5)
 
 
 def random_images(count: int, channels: int = 3, side: int = 8) -> np.ndarray:
     values = np.random.default_rng(0).integers(0, 256, (count, channels, side, side))
-    return (values / 255).astype(np.float32)
+    return image_forms.to_grid((values / 255).astype(np.float32))
 
 
 def network(channels: int = 3) -> nn.Sequential:
@@ -56,6 +69,21 @@ def quarters(images: Tensor) -> Tensor:
     return ((images.mean(dim=(1, 2, 3)) - 0.5) * 40 + 2).long().clamp(0, 3)
 
 
+def always(images: Tensor) -> Tensor:
+    """One label whatever the image is, so that no copy is spared by an early end."""
+    return torch.ones(len(images), dtype=torch.int64)
+
+
+def sums(images: Tensor) -> Tensor:
+    """Label 1 where the sum around grey is positive: 1 with probability 0.88 at flat(0.6)."""
+    return (images.flatten(1).mean(1) > 0.5 + 0.025).long()
+
+
+def whole(n0: int, n: int) -> Targets:
+    """All copies whatever their votes are."""
+    return lambda counts: {Stage.SELECTION: n0, Stage.ESTIMATION: n}
+
+
 def smoothed(classifier: Any = quarters, sigma: float = 0.25, **options: Any) -> SmoothedClassifier:
     return SmoothedClassifier(classifier, sigma, device="cpu", **options)
 
@@ -79,23 +107,25 @@ class TestLinearClassifier:
     """The exact radius of sign(w.x + b) is |w.x + b| / ||w||."""
 
     @staticmethod
-    def radius(distance: float, sigma: float, n: int, seed: int) -> float:
+    def radius(distance: float, sigma: float, n: int, seed: int, noise: Noise) -> float:
         weights = torch.tensor([0.1, -0.7, 0.5, 0.5])  # of norm 1
-        bias = distance - float(weights.sum()) / 2
+        image = flat(0.5, side=2)
+        bias = distance - float(weights.sum()) * float(image[0, 0, 0])
 
         def linear(images: Tensor) -> Tensor:
             score = images.flatten(1) @ weights + bias
             return torch.stack([score, torch.zeros_like(score)], dim=1)
 
-        image = np.full((1, 2, 2), 0.5, np.float32)
-        certificate = smoothed(linear, sigma).certify(image, n0=100, n=n, seed=seed)
+        pipeline = smoothed(linear, sigma, noise=noise)
+        certificate = pipeline.certify(image, n0=100, n=n, seed=seed)
         assert certificate.label in (0, None)
         return certificate.radius
 
+    @pytest.mark.parametrize("noise", Noise)
     @pytest.mark.parametrize("sigma", [0.25, 1.0])
     @pytest.mark.parametrize("sigmas", [0.3, 1.0, 3.0])
     def test_the_radius_is_nearly_exact_at_100_000_copies(
-        self, sigmas: float, sigma: float
+        self, sigmas: float, sigma: float, noise: Noise
     ) -> None:
         """Never above; within 5 % below.
 
@@ -103,13 +133,14 @@ class TestLinearClassifier:
         costs 4.2 % and its standard error is 1.3 %, so that one seed in four misses 5 %.
         """
         exact = sigmas * sigma
-        radius = self.radius(exact, sigma, n=100_000, seed=SEED)
+        radius = self.radius(exact, sigma, n=100_000, seed=SEED, noise=noise)
         assert 0.95 * exact <= radius <= exact
 
-    def test_the_radius_never_exceeds_the_exact_one(self) -> None:
+    @pytest.mark.parametrize("noise", Noise)
+    def test_the_radius_never_exceeds_the_exact_one(self, noise: Noise) -> None:
         """Each of the 60 does with probability alpha = 0.001 at most: together 6 %."""
         radii = {
-            (exact, seed): self.radius(exact, 0.5, n=500, seed=seed)
+            (exact, seed): self.radius(exact, 0.5, n=500, seed=seed, noise=noise)
             for exact in (0.02, 0.2, 1.0)
             for seed in range(20)
         }
@@ -118,27 +149,48 @@ class TestLinearClassifier:
 
 
 class TestCounts:
-    def test_equal_those_of_a_loop_as_in_cohen_et_al(self) -> None:
+    @pytest.mark.parametrize("noise", Noise)
+    def test_equal_those_of_a_loop_as_in_cohen_et_al(self, noise: Noise) -> None:
         classifier, images = network(), random_images(2)
-        certificates = smoothed(classifier, 0.5).certify_batch(images, n0=60, n=230, seed=SEED)
+        tasks = [ImageTask("run", image_forms.digest(image), image) for image in images]
+        pipeline = smoothed(classifier, 0.5, noise=noise)
+        for task in pipeline.count_labels(tasks, whole(60, 230), SEED):
+            selection, estimation = (
+                self.count(classifier, task.image, noise, stage, copies)
+                for stage, copies in ((Stage.SELECTION, 60), (Stage.ESTIMATION, 230))
+            )
+            assert task.counts[Stage.SELECTION].counts == selection
+            assert task.counts[Stage.ESTIMATION].counts == estimation
+            assert len([votes for votes in estimation if votes]) > 1
+            certificate = pipeline.certify(task.image, n0=60, n=230, seed=SEED)
+            assert certificate.selection.counts == selection
+            drawn = certificate.counts.n  # up to where it will abstain anyhow
+            expected = self.count(classifier, task.image, noise, Stage.ESTIMATION, drawn)
+            assert certificate.counts.counts == expected
 
-        def count(image: np.ndarray, stage: str, copies: int) -> tuple[int, ...]:
-            counts, chunk = np.zeros(5, int), 0
-            while copies > 0:
-                key = derive_key(SEED, image_forms.digest(image), stage, chunk)
+    @staticmethod
+    def count(
+        classifier: nn.Module, image: np.ndarray, noise: Noise, stage: Stage, copies: int
+    ) -> tuple[int, ...]:
+        """A loop over chunks, with the noise in floats, or in integers by the exact law."""
+        counts, chunk, law = np.zeros(5, int), 0, grid_thresholds(0.5)
+        while copies > 0:
+            key = derive_key(SEED, image_forms.digest(image), stage, chunk)
+            shape = (CHUNK, *image.shape)
+            if noise is Noise.FLOAT:
                 source = np.random.Generator(np.random.Philox(key=key))
-                noise = source.standard_normal((CHUNK, *image.shape), dtype=np.float32)
-                batch = torch.from_numpy(image + noise[:copies] * np.float32(0.5))
-                with torch.no_grad():
-                    labels = classifier(batch).argmax(1).numpy()
-                counts += np.bincount(labels, minlength=5)
-                chunk, copies = chunk + 1, copies - CHUNK
-            return tuple(counts.tolist())
-
-        for image, certificate in zip(images, certificates, strict=True):
-            assert certificate.selection.counts == count(image, "selection", 60)
-            assert certificate.counts.counts == count(image, "estimation", 230)
-            assert len([votes for votes in certificate.counts.counts if votes]) > 1
+                drawn = source.standard_normal(shape, dtype=np.float32)
+                batch = torch.from_numpy(image + drawn[:copies] * np.float32(0.5))
+            else:
+                drawn = grid_noise(key, shape, 0.5, torch.device("cpu")).numpy()[:copies]
+                assert law.first <= drawn.min() <= drawn.max() <= -law.first
+                levels = np.rint(image * 255) + drawn
+                batch = torch.from_numpy(levels.astype(np.float32) / np.float32(255))
+            with torch.no_grad():
+                labels = classifier(batch).argmax(1).numpy()
+            counts += np.bincount(labels, minlength=5)
+            chunk, copies = chunk + 1, copies - CHUNK
+        return tuple(counts.tolist())
 
     @pytest.mark.parametrize("batch_size", [1, 7, 200, 1000, None])
     def test_do_not_depend_on_batch_size_or_on_the_order_of_images(
@@ -154,22 +206,19 @@ class TestCounts:
 
     def test_go_on_where_they_stopped(self) -> None:
         pipeline, image = smoothed(network(), 0.5), random_images(1)[0]
-        plan = FixedBudget(30, 170)
 
         def count(n: int, counts: dict[Stage, LabelCounts]) -> ImageTask:
-            [task] = pipeline.count_labels(
-                [ImageTask("run", "7", image, counts)], FixedBudget(30, n).targets, SEED
-            )
+            tasks = [ImageTask("run", "7", image, counts)]
+            [task] = pipeline.count_labels(tasks, whole(30, n), SEED)
             return task
 
         stopped = count(77, {})
         assert count(170, dict(stopped.counts)).counts == count(170, {}).counts
         assert stopped.calls == 107
-        assert plan.targets({}) == {Stage.SELECTION: 30, Stage.ESTIMATION: 170}
 
     @pytest.mark.parametrize("n", [1, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK + 7])
     def test_are_n_whether_or_not_it_fills_chunks(self, n: int) -> None:
-        certificate = smoothed().certify(GREY, n0=3, n=n, seed=SEED)
+        certificate = smoothed(always).certify(GREY, n0=3, n=n, seed=SEED)
         assert (certificate.selection.n, certificate.counts.n) == (3, n)
         assert certificate.calls == 3 + n
 
@@ -189,17 +238,18 @@ class TestCounts:
             labels = quarters(images)
             return torch.where(labels == 0, -1, labels)
 
-        whole = smoothed().certify(GREY, n0=50, n=400, seed=SEED)
-        partly = smoothed(unsure).certify(GREY, n0=50, n=400, seed=SEED)
+        image = flat(0.6)  # class 3 has nine of ten copies, so that all are drawn
+        full = smoothed().certify(image, n0=50, n=400, seed=SEED)
+        partly = smoothed(unsure).certify(image, n0=50, n=400, seed=SEED)
         assert partly.counts.n == 400
-        assert partly.counts.failed == whole.counts.of(0) > 0
-        assert [partly.counts.of(k) for k in (1, 2, 3)] == [whole.counts.of(k) for k in (1, 2, 3)]
+        assert partly.counts.failed == full.counts.of(0) > 0
+        assert [partly.counts.of(k) for k in (1, 2, 3)] == [full.counts.of(k) for k in (1, 2, 3)]
 
     def test_of_a_classifier_without_any_label_prove_nothing(self) -> None:
         none = smoothed(lambda images: torch.full((len(images),), -1))
         certificate = none.certify(GREY, n0=10, n=60)
         assert certificate.label is None
-        assert votes(certificate.counts) == ((), 60)
+        assert votes(certificate.counts) == ((), 50), "the other 10 cannot change that"
         assert none.predict(GREY, n=60).label is None
 
     def test_pass_through_the_denoiser(self) -> None:
@@ -272,12 +322,12 @@ class TestInput:
     def test_may_be_grey_for_a_classifier_of_one_channel(self) -> None:
         classifier = network(channels=1)
         classifier.channels = 1
-        assert smoothed(classifier).certify(GREY, n0=10, n=60).calls == 70
+        assert smoothed(classifier).certify(GREY, n0=10, n=50).calls == 60
 
     def test_a_network_may_have_an_attribute_channels_of_its_own(self) -> None:
         classifier = network()
         classifier.channels = 64
-        assert smoothed(classifier).certify(random_images(1)[0], n0=10, n=60).calls == 70
+        assert smoothed(classifier).certify(random_images(1)[0], n0=10, n=50).calls == 60
 
 
 class TestSeed:
@@ -310,8 +360,7 @@ class TestSeed:
 
 class TestPredict:
     def test_gives_the_label_of_a_clear_majority(self) -> None:
-        bright = np.full((1, 4, 4), 0.75, np.float32)
-        prediction = smoothed().predict(bright, n=100, alpha=0.01)
+        prediction = smoothed().predict(flat(0.75), n=100, alpha=0.01)
         assert prediction.label == 3
         assert prediction.p_value < 0.01
         assert (prediction.calls, prediction.alpha) == (100, 0.01)
@@ -321,14 +370,37 @@ class TestPredict:
         assert prediction.label is None
         assert prediction.p_value > 0.001
 
+    def test_ends_where_the_rest_cannot_change_the_answer(self) -> None:
+        """At 600 of 1,000 for one class: 600 to 400 is enough, 500 to 500 is not."""
+        assert smoothed(always).predict(GREY).calls == 600
+
+    def test_an_early_end_gives_the_answer_of_all_n(self) -> None:
+        answers, calls = Counter[bool](), set[int]()
+        for image, seed in ((flat(0.5 + k / 100), seed) for k in range(8) for seed in range(5)):
+            pipeline = smoothed(sums)
+            prediction = pipeline.predict(image, n=1000, seed=seed)
+            task = ImageTask("run", image_forms.digest(image), image)
+            [counted] = pipeline.count_labels([task], lambda _: {Stage.PREDICTION: 1000}, seed)
+            votes = sorted(counted.counts[Stage.PREDICTION].counts, reverse=True)
+            certain = binomial_test(votes[0], (*votes, 0)[1]) <= 0.001
+            label = counted.counts[Stage.PREDICTION].top() if certain else None
+            assert prediction.label == label
+            answers[prediction.label is None] += 1
+            calls.add(prediction.calls)
+        assert min(answers.values()) >= 5
+        assert calls <= set(range(100, 1001, 100))
+        assert len(calls) > 2
+
 
 class TestCopies:
-    def test_are_those_of_the_estimation_and_what_the_classifier_sees(self) -> None:
-        pipeline = smoothed(denoiser=lambda noisy: noisy.clamp(0, 1))
+    @pytest.mark.parametrize("noise", Noise)
+    def test_are_those_of_the_estimation_and_what_the_classifier_sees(self, noise: Noise) -> None:
+        pipeline = smoothed(denoiser=lambda noisy: noisy.clamp(0, 1), noise=noise)
         noisy, seen = pipeline.copies(GREY, "7", SEED, 3)
         expected = noisy_copies(
             torch.from_numpy(GREY),
             0.25,
+            noise=noise,
             seed=SEED,
             image_id="7",
             stage=Stage.ESTIMATION,
@@ -342,7 +414,7 @@ class TestCopies:
 class TestProgress:
     def test_counts_images_and_calls_up_to_the_end(self) -> None:
         told: list[Progress] = []
-        certificates = smoothed(batch_size=1).certify_batch(
+        certificates = smoothed(always, batch_size=1).certify_batch(
             random_images(3), n0=50, n=300, progress=told.append
         )
         calls = [progress.calls for progress in told]
@@ -357,8 +429,8 @@ class TestProgress:
 
     def test_of_a_prediction(self) -> None:
         told: list[Progress] = []
-        smoothed().predict(GREY, n=70, progress=told.append)
-        assert (told[-1].calls, told[-1].images_done, told[-1].images) == (70, 1, 1)
+        smoothed(always).predict(GREY, n=45, progress=told.append)
+        assert (told[-1].calls, told[-1].images_done, told[-1].images) == (45, 1, 1)
 
     def test_an_interruption_in_it_reaches_the_caller(self) -> None:
         def stop(_: Progress) -> None:
@@ -405,9 +477,9 @@ class TestRefusedBeforeAnyWork:
     @pytest.mark.parametrize(
         ("image", "message"),
         [
-            (np.where(GREY == 0.5, np.nan, GREY).astype(np.float32), "holds NaN or infinite"),
-            (GREY * 255, r"values from 127\.5 to 127\.5, expected \[0, 1\]; divide 8-bit"),
-            (GREY - 1, r"values from -0\.5 to -0\.5, expected \[0, 1\]; undo the normalisation"),
+            (np.full_like(GREY, np.nan), "holds NaN or infinite"),
+            (np.full_like(GREY, 127.5), r"values from 127\.5 to 127\.5, expected .* divide 8-bit"),
+            (np.full_like(GREY, -0.5), r"values from -0\.5 to -0\.5, .* undo the normalisation"),
             (np.zeros((4, 8, 8), np.float32), r"has 4 channels .* drop an alpha channel"),
             (np.zeros((3, 1, 1), np.float32), "is 1x1 pixels, expected at least 2x2"),
             (np.zeros((8, 8), np.float32), r"shape \[8, 8\], expected \[C, H, W\]"),
@@ -448,9 +520,7 @@ class TestRefusedBeforeAnyWork:
         tasks = [
             ImageTask("run", str(side), np.zeros((3, side, side), np.float32)) for side in (8, 9)
         ]
-        counting = smoothed(lambda x: x.flatten(1)).count_labels(
-            tasks, FixedBudget(1, 1).targets, SEED
-        )
+        counting = smoothed(lambda x: x.flatten(1)).count_labels(tasks, whole(1, 1), SEED)
         with pytest.raises(
             ImageError,
             match=r"image 9 has shape \[3, 9, 9\], the first one \[3, 8, 8\]; .* resolution",
@@ -459,7 +529,15 @@ class TestRefusedBeforeAnyWork:
 
     def test_no_images_are_no_work(self) -> None:
         pipeline = smoothed(NeverCalled())
-        assert list(pipeline.count_labels([], FixedBudget().targets, SEED)) == []
+        assert list(pipeline.count_labels([], whole(100, 10_000), SEED)) == []
+
+    def test_noise(self) -> None:
+        with pytest.raises(SettingError, match=r"noise is one of \['grid', 'float'\], got 'grit'"):
+            smoothed(NeverCalled(), noise="grit")
+
+    def test_sigma_beyond_the_grid(self) -> None:
+        with pytest.raises(SettingError, match=r"8-bit grid is for sigma up to 14, got 20.0;"):
+            smoothed(NeverCalled(), 20.0).certify(GREY, n0=5, n=5)
 
 
 class Answers:
@@ -564,3 +642,173 @@ class TestPlanAndChannels:
         smoothed = SmoothedClassifier(nn.Flatten(), 0.5, UNet(3, width=4), device="cpu")
         with pytest.raises(ImageError, match="is grey, but the classifier takes RGB"):
             smoothed.certify(np.zeros((1, 8, 8), np.float32), n=5)
+
+
+class TestNoise:
+    """Certificates that are true for the numbers that a computer draws."""
+
+    SIGMA, DISTANCE = 0.33, np.float32(204 / 255)
+
+    @classmethod
+    def reads_low_bits(cls, images: Tensor) -> Tensor:
+        """Label 1 where the first pixel came from 204/255, by its rounding errors."""
+        first = images[:, 0, 0, 0]
+        return ((first - cls.DISTANCE) + cls.DISTANCE == first).long()
+
+    @classmethod
+    def certificates(cls, noise: str) -> list[tuple[int | None, float]]:
+        """Label and radius of two images that are 0.8 apart."""
+        pipeline, image = smoothed(cls.reads_low_bits, cls.SIGMA, noise=noise), flat(0.0, side=2)
+        other = image.copy()
+        other[0, 0, 0] = cls.DISTANCE
+        found = pipeline.certify_batch(np.stack([other, image]), n0=100, n=100_000, seed=SEED)
+        return [(certificate.label, certificate.radius) for certificate in found]
+
+    def test_of_floats_gives_a_false_certificate(self) -> None:
+        """Voráček & Hein 2023: another class wins within the radius that is certified."""
+        (label, radius), (other, _) = self.certificates("float")
+        assert (label, round(radius, 3)) == (1, 1.258)
+        assert radius > self.DISTANCE
+        assert other == 0
+
+    def test_on_the_grid_does_not(self) -> None:
+        (label, radius), (other, other_radius) = self.certificates("grid")
+        assert label == other or max(radius, other_radius) < self.DISTANCE
+        assert (label, other) != (None, None), "else it would say nothing"
+
+    def test_an_image_off_the_grid_is_rounded_with_a_warning(self) -> None:
+        image = np.full((1, 4, 4), 0.3, np.float32)
+        pipeline, rounded = smoothed(), image_forms.to_grid(image)
+        options = {"n": 100, "seed": SEED}
+        calls: list[tuple[Callable[..., Any], np.ndarray, np.ndarray]] = [
+            (pipeline.certify, image, rounded),
+            (pipeline.certify_batch, image[None], rounded[None]),
+            (pipeline.predict, image, rounded),
+        ]
+        for call, given, meant in calls:
+            said = (
+                r"is not on the 8-bit grid k/255 and was rounded .* certified is the rounded image"
+            )
+            with pytest.warns(UserWarning, match=said) as caught:
+                answer = call(given, **options)
+            assert len(caught) == 1
+            assert answer == call(meant, **options)
+
+    def test_nothing_is_said_of_an_image_on_the_grid_or_of_floats(self) -> None:
+        grid, float_ = smoothed(), smoothed(noise="float")
+        off_grid = np.full((1, 4, 4), 0.3, np.float32)
+        every_level = (np.arange(256, dtype=np.float32) / np.float32(255)).reshape(1, 16, 16)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            for pipeline, image in ((grid, every_level), (float_, off_grid), (float_, GREY)):
+                pipeline.certify(image, n0=5, n=50)
+                pipeline.certify_batch(image[None], n0=5, n=50)
+                pipeline.predict(image, n=50)
+        assert float_.certify(off_grid, n0=5, n=50, seed=SEED).counts.n == 50
+
+    def test_the_certificate_says_which(self) -> None:
+        for noise in Noise:
+            certificate = smoothed(always, noise=noise.value).certify(GREY, n0=5, n=50)
+            assert certificate.noise is certificate.setting.noise is noise
+            assert smoothed(noise=noise).predict(GREY, n=50).setting.noise is noise
+        assert smoothed().noise is Noise.GRID
+
+    def test_its_error_is_in_the_radius(self) -> None:
+        """At sigma 0.25 and 16 values it is 16 * 1.3e-16, of which the radius loses little."""
+        grid, float_ = (
+            smoothed(always, noise=noise).certify(GREY, n0=5, n=50, seed=SEED) for noise in Noise
+        )
+        assert float_.setting.error == 0 < grid.setting.error < 1e-14
+        assert float_.radius - 1e-13 < grid.radius <= float_.radius
+
+
+class TestPlans:
+    RADII = (0.25, 0.5)
+    ANYTIME = Anytime(RADII, max_n=1000, n0=50)
+
+    @pytest.mark.parametrize("plan", [ANYTIME, Anytime(RADII, max_n=1000, n0=0)])
+    def test_anytime_ends_when_all_radii_are_certified(self, plan: Anytime) -> None:
+        certificate = smoothed(always, 0.5).certify(GREY, plan=plan, seed=SEED)
+        assert certificate.label == 1
+        assert certificate.radius >= 0.5
+        assert certificate.calls == plan.n0 + 100, "the first decision; r/sigma = 1 takes 47"
+        assert certificate.plan == plan
+
+    def test_anytime_ends_when_a_radius_is_out_of_reach(self) -> None:
+        """A coin is soon known to have no radius."""
+        coin = smoothed(lambda images: (images[:, 0, 0, 0] > 0.5).long(), 0.5)
+        certificate = coin.certify(GREY, plan=self.ANYTIME, seed=SEED)
+        assert certificate.label is None
+        assert certificate.counts.n < 1000
+
+    @pytest.mark.parametrize("plan", [ANYTIME, RadiusTarget(500), FixedBudget(50, 500)])
+    @pytest.mark.parametrize("batch_size", [1, 7, 1000])
+    def test_counts_do_not_depend_on_batch_size_or_order(
+        self, plan: SamplingPlan, batch_size: int
+    ) -> None:
+        images = np.stack([flat(value) for value in (0.5, 0.53, 0.55, 0.6, 0.9)])
+        alone = [smoothed(sums).certify(image, plan=plan, seed=SEED) for image in images]
+        order = [2, 0, 4, 3, 1]
+        pipeline = smoothed(sums, batch_size=batch_size)
+        assert pipeline.certify_batch(images[order], plan=plan, seed=SEED) == [
+            alone[i] for i in order
+        ]
+        assert len({certificate.counts.n for certificate in alone}) > 1
+
+    @pytest.mark.parametrize("n0", [0, 50])
+    def test_radii_out_of_reach_cost_no_call(self, n0: int) -> None:
+        plan = Anytime((9.0,), max_n=1000, n0=n0)
+        certificate = smoothed(NeverCalled(), 0.25).certify(GREY, plan=plan)
+        assert (certificate.label, certificate.radius, certificate.calls) == (None, 0.0, 0)
+        assert votes(certificate.counts) == votes(certificate.selection) == ((), 0)
+
+    def test_radius_target_certifies_its_share_with_fewer_copies(self) -> None:
+        """0.88 of the copies: the radius of 10,000 is 0.28 at sigma 0.25."""
+        pipeline, image = smoothed(sums), flat(0.6)
+        fixed = pipeline.certify(image, n=10_000, seed=SEED)
+        certificate = pipeline.certify(image, plan=RadiusTarget(10_000), seed=SEED)
+        assert certificate.label == fixed.label == 1
+        assert certificate.selection.n == 1000
+        assert certificate.calls < fixed.calls / 2
+        assert certificate.radius > 0.9 * fixed.radius
+
+    def test_two_sided_certifies_without_a_majority(self) -> None:
+        """Of one pixel 40 % of the copies are for class 0, 15 % for each of four others."""
+        edges = torch.tensor([-0.2533, 0.1257, 0.5244, 1.0364]) * 0.25 + float(GREY[0, 0, 0])
+
+        def five(images: Tensor) -> Tensor:
+            return torch.bucketize(images[:, 0, 0, 0].contiguous(), edges)
+
+        pipeline = smoothed(five)
+        assert pipeline.certify(GREY, n=10_000, seed=SEED).label is None
+        plan = FixedBudget(n=10_000, two_sided=True)
+        certificate = pipeline.certify(GREY, plan=plan, seed=SEED)
+        assert certificate.label == 0
+        assert certificate.counts.n == 10_000
+        assert certificate.upper_bound is not None
+        assert certificate.upper_bound < certificate.lower_bound < 0.5
+        # Exact: 0.25 / 2 * (Phi^-1(0.4) - Phi^-1(0.15)) = 0.0979.
+        assert 0.7 * 0.0979 < certificate.radius < 0.0979
+
+    def test_a_fixed_budget_ends_where_the_image_will_abstain(self) -> None:
+        """After each tenth, in whole chunks; the label and the radius are those of all copies."""
+        early = set()
+        setting = Setting(0.25, 0.001, GREY.size, SEED)
+        for value in (0.5, 0.515, 0.53, 0.55, 0.6):
+            image, pipeline, plan = flat(value), smoothed(sums), FixedBudget(50, 1000)
+            certificate = pipeline.certify(image, plan=plan, seed=SEED)
+            name = f"seed {SEED}"
+            tasks = [ImageTask(name, image_forms.digest(image), image)]
+            [counted] = pipeline.count_labels(tasks, whole(50, 1000), SEED)
+            full = plan.certificate(counted.counts, setting)
+            assert (certificate.label, certificate.radius) == (full.label, full.radius)
+            assert certificate.counts.n == 1000 or certificate.label is None
+            assert certificate.counts.n % 100 == 0
+            early.add(certificate.counts.n < 1000)
+        assert early == {True, False}
+
+    def test_targets_are_those_of_the_plan(self) -> None:
+        setting = Setting(0.25, 0.001, GREY.size, SEED)
+        targets = partial(self.ANYTIME.targets, setting=setting)
+        [task] = smoothed(always).count_labels([ImageTask("run", "7", GREY)], targets, SEED)
+        assert task.ends_with(targets(task.counts))

@@ -6,6 +6,7 @@ import hashlib
 import json
 import platform
 import re
+import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -203,11 +204,19 @@ class CertificationRun:
         return store.extend(held.name, wanted.to_dict(), command=self.command)
 
     def _was_interrupted(self, store: Store, held: StoredRun) -> bool:
-        """Whether this very continuation was begun before and has not come to its end."""
-        if held.info.get("continued", [])[-1:] != [self.command]:
+        """Whether this very continuation was begun before and has not come to its end.
+
+        The command that an interruption prints names the run as well.
+        """
+        named = f" --run {shlex.quote(held.name)}"
+        begun = [command.removesuffix(named) for command in held.info.get("continued", [])]
+        if begun[-1:] != [self.command.removesuffix(named)]:
             return False
         plan, setting = plan_from_dict(held.settings["plan"]), self.setting(held)
-        return not all(_has_all(image, plan, setting) for image in store.images(held.name))
+        complete = {
+            image.image_id for image in store.images(held.name) if _has_all(image, plan, setting)
+        }
+        return any(self.dataset.image_ids[index] not in complete for index in self.indices)
 
     def setting(self, run: StoredRun) -> Setting:
         """What the certificates of the run rest on."""

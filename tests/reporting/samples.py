@@ -69,7 +69,7 @@ def fake_run(name: str = "a", **changes: Any) -> FakeRun:
         "sigma": 0.5,
         "alpha": 0.001,
         "plan": FixedBudget(N0, N).to_dict(),
-        "noise": "float",
+        "noise": "grid",
         "dimension": 64,
         "resolution": None,
         "stride": 1,

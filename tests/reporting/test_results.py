@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from denoised_smoothing.certificates.bounds import clopper_pearson_lower
+from denoised_smoothing.certificates.bounds import clopper_pearson_upper
 from denoised_smoothing.certificates.plans import FixedBudget
 from denoised_smoothing.certificates.radii import gaussian_radius
 from denoised_smoothing.errors import CountsError, SettingError
@@ -25,7 +25,7 @@ def test_certificates_are_derived_from_the_stored_counts() -> None:
     assert loaded.unfinished == 1
     abstained, certified = loaded.images
     assert (abstained.predicted, abstained.radius, abstained.correct) == (None, 0.0, False)
-    expected = gaussian_radius(0.5, clopper_pearson_lower(900, N, 0.001))
+    expected = gaussian_radius(0.5, clopper_pearson_upper(100, N, 0.001))
     assert (certified.predicted, certified.correct, certified.seconds) == (1, True, 0.25)
     assert certified.radius == pytest.approx(expected, abs=1e-12)
     assert certified.certificate.seed == 7

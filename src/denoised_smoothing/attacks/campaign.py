@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from denoised_smoothing.attacks.pgd import PGD, attack, check_differentiable, check_length, distance
 from denoised_smoothing.certificates.bounds import check_alpha, check_copies
-from denoised_smoothing.errors import SettingError
+from denoised_smoothing.errors import ImageError, SettingError
 from denoised_smoothing.images import is_on_grid
 from denoised_smoothing.noise import derive_key
 from denoised_smoothing.reporting import AttackOutcome, ImageResult, Verdict
@@ -91,6 +91,15 @@ class Campaign:
         """Probability that a single verdict is wrong."""
         return self.alpha / self.attacks
 
+    def check(self) -> None:
+        """Look for a gradient at the first image.
+
+        Raises:
+            SettingError: there is none; says to name a surrogate.
+        """
+        first = self.images[0]
+        check_differentiable(self._guide, self._pixels(first), _label(first))
+
     def run(self) -> Iterator[list[Attacked]]:
         """Attack image by image, each at growing lengths until another label wins.
 
@@ -100,11 +109,9 @@ class Campaign:
             The attacks made on each image.
 
         Raises:
-            ClassifierError: there is no gradient to follow; before any attack.
+            ClassifierError: denoiser or classifier gave an unusable answer.
             ImageError: an image cannot be read.
         """
-        first = self.images[0]
-        check_differentiable(self._guide, self._pixels(first), _label(first))
         for image in self.images:
             yield self._attack(image, self._pixels(image))
 
@@ -115,7 +122,7 @@ class Campaign:
     def _pixels(self, image: ImageResult) -> Float[np.ndarray, "c h w"]:
         pixels = self.read(image)
         if not is_on_grid(pixels):
-            raise SettingError(
+            raise ImageError(
                 f"image {image.image_id!r} has values off the 8-bit grid, on which images are "
                 "certified; give it as it was certified"
             )

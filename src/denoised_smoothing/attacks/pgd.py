@@ -81,8 +81,9 @@ def attack(
         [C, H, W] on the 8-bit grid, strictly closer than ``epsilon``.
 
     Raises:
-        SettingError: epsilon is not above 0, or the classifier has no class ``label``.
-        ClassifierError: there is no gradient to follow.
+        SettingError: epsilon is not above 0, or there is no gradient to follow: labels alone,
+            or no class ``label``.
+        ClassifierError: the gradient is not finite.
     """
     check_length("epsilon", epsilon)
     pgd = pgd or PGD()
@@ -109,8 +110,8 @@ def check_differentiable(
     """Refuse a classifier or denoiser without gradients, before any work.
 
     Raises:
-        SettingError: the classifier has no class ``label``.
-        ClassifierError: there is no gradient; says to name a surrogate.
+        SettingError: there is none, or no class ``label``; says to name a surrogate.
+        ClassifierError: the gradient is not finite.
     """
     point = torch.tensor(image, device=smoothed.device)
     _gradient(smoothed, point, [torch.zeros_like(point)[None]], label)
@@ -252,8 +253,8 @@ def _derivative(value: Float[Tensor, ""], leaf: Float[Tensor, "c h w"]) -> Float
     return gradient
 
 
-def _no_gradient(what: str) -> ClassifierError:
-    return ClassifierError(
+def _no_gradient(what: str) -> SettingError:
+    return SettingError(
         f"no gradient can be taken through denoiser and classifier: asked for one, they {what}; "
         "name a surrogate, a differentiable classifier with the same labels whose gradients are "
         "followed instead"

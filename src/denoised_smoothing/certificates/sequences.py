@@ -143,7 +143,9 @@ def boundary(
         by_mixture - (last - checkpoints),
         np.where(checkpoints <= max_n, look - (max_n - checkpoints), last + 1),
     )
-    futile = checkpoints - _least_successes(checkpoints, 1.0 - q0, FUTILITY_ALPHA)
+    futile = np.full_like(checkpoints, -1)
+    if 1.0 - q0 < 1.0:  # else q0 is below the precision of floats, and out of reach anyhow
+        futile = checkpoints - _least_successes(checkpoints, 1.0 - q0, FUTILITY_ALPHA)
     give_up = np.minimum(np.maximum(out_of_reach - 1, futile), certify - 1)
     return Boundary(checkpoints, certify, give_up)
 

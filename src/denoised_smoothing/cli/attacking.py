@@ -14,15 +14,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 from denoised_smoothing.certificates.radii import format_down
 from denoised_smoothing.cli.options import (
+    FAILED,
     INTERRUPTED,
     AsJson,
     Device,
     Seed,
     StoreUrl,
     command_line,
+    fail,
     parse_radii,
 )
-from denoised_smoothing.errors import RunMismatchError, StoreError
+from denoised_smoothing.errors import ImageError, RunMismatchError, StoreError
 from denoised_smoothing.terminal import err, out, print_json
 
 if TYPE_CHECKING:
@@ -117,7 +119,13 @@ def attack(
         alpha=float(results.run.settings["alpha"]),
         surrogate=guide,
     )
-    info = {"store": store, "surrogate": surrogate, "command": command_line()}
+    campaign.check()
+    info = {
+        "store": store,
+        "surrogate": surrogate,
+        "surrogate_denoiser": surrogate_denoiser,
+        "command": command_line(),
+    }
     record = AttackRecord(output, campaign, results, info)
     _execute(campaign, record)
     _print(campaign, record, results, as_json=as_json)
@@ -214,6 +222,8 @@ def _execute(campaign: Campaign, record: AttackRecord) -> None:
     except KeyboardInterrupt:
         err.print(f"interrupted; everything found is kept in {record.folder}", markup=False)
         raise typer.Exit(INTERRUPTED) from None
+    except ImageError as error:  # of an image in the middle
+        fail(error, FAILED)
     finally:
         for outcome, path in record.alarms:
             err.print(_alarm(outcome, path, campaign), markup=False, soft_wrap=True)

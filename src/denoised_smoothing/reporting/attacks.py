@@ -224,19 +224,25 @@ def attack_figure(
         SettingError: the run has no finished image.
     """
     figure = certified_accuracy_figure([(results.method, results)])
-    axes, colour = figure.axes[0], COLOURS[1]
+    axes, what = figure.axes[0], measure([results])
     reach = max((outcome.epsilon for outcome in outcomes), default=0.0)
-    steps = sorted({0.0, reach, *(norm for norm in _broken(outcomes).values() if norm < reach)})
-    heights = [100.0 * row.unbroken / row.images for row in under_attack(results, outcomes, steps)]
-    axes.step(steps, heights, where="post", color=colour, linestyle=(0, (5, 2)), linewidth=1.6)
-    points = [
-        (row.radius, 100.0 * row.unbroken / row.images)
-        for row in under_attack(results, outcomes, radii)
-    ]
-    axes.plot(*zip(*points, strict=True), "o", color=colour, markersize=4) if points else None
+    breaks = [norm for norm in _broken(outcomes).values() if norm < reach]
+    lengths = sorted({0.0, *breaks, reach})
+    curve = under_attack(results, outcomes, lengths)
+    points = under_attack(results, outcomes, [radius for radius in radii if radius <= reach])
+    axes.step(
+        lengths, [100.0 * row.unbroken / row.images for row in curve],
+        where="post", color=COLOURS[1], linestyle=(0, (5, 2)), linewidth=1.6,
+    )  # fmt: skip
+    axes.plot(
+        [row.radius for row in points], [100.0 * row.unbroken / row.images for row in points],
+        "o", color=COLOURS[1], markersize=4, clip_on=False,
+    )  # fmt: skip
+    axes.set_xlim(0.0, max(axes.get_xlim()[1], 1.05 * reach))
+    axes.set_ylabel("accuracy (%)" if results.labelled else "images (%)")
     axes.legend(
-        axes.lines[:2], [f"{measure([results])}: at least", "under attack: at most"],
-        frameon=False, labelcolor=INK, handlelength=2.6,
+        axes.lines[:2], [f"{what}: at least", "under attack: at most"],
+        frameon=False, labelcolor=INK, handlelength=2.6, loc="lower left",
     )  # fmt: skip
     return figure
 

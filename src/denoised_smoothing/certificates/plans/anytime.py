@@ -191,7 +191,8 @@ class Anytime(SamplingPlan):
         mixture, look = self._alphas(setting)
         estimation = counts[Stage.ESTIMATION]
         found: list[tuple[float, int | None]] = [(1.0, None)]
-        for votes in {estimation, estimation.followed_by(counts.get(Stage.CONTINUATION))}:
+        total = estimation.followed_by(counts.get(Stage.CONTINUATION))
+        for votes in dict.fromkeys((estimation, total)):
             if (self.n0 and Stage.SELECTION not in counts) or not votes.n:
                 continue
             candidate, successes = self._candidate(counts, votes), self._successes(counts, votes)

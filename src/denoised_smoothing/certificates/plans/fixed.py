@@ -132,8 +132,11 @@ def fixed_certificate(
     selection, estimation = counts.get(Stage.SELECTION), counts.get(Stage.ESTIMATION)
     _check_number(selection, Stage.SELECTION, n0)
     assert selection is not None
-    decided = _abstains(selection, estimation, n, setting.alpha, two_sided=two_sided)
-    if estimation is None or not (decided and estimation.n <= n):
+    if (
+        estimation is None
+        or estimation.n >= n
+        or not _abstains(selection, estimation, n, setting.alpha, two_sided=two_sided)
+    ):
         _check_number(estimation, Stage.ESTIMATION, n)
     assert estimation is not None
     check_independent(selection, estimation)

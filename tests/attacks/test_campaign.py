@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from denoised_smoothing.attacks import PGD, Attacked, Campaign
+from denoised_smoothing.errors import ImageError, SettingError
+from denoised_smoothing.images import is_on_grid
+from denoised_smoothing.reporting import ImageResult, Verdict
+from denoised_smoothing.smoothing import SmoothedClassifier
+
+from .samples import Labels, certified, exact_radius, picture, smoothed
+
+PICTURES = [picture(distance, seed) for seed, distance in enumerate((0.2, 0.3, 0.4))]
+QUICK = PGD(steps=12, copies=16)
+
+
+@pytest.fixture(scope="module")
+def images() -> list[ImageResult]:
+    return [certified(image, index) for index, image in enumerate(PICTURES)]
+
+
+def campaign(images: list[ImageResult], **changes: Any) -> Campaign:
+    settings: dict[str, Any] = {
+        "smoothed": smoothed(), "images": images, "read": lambda image: PICTURES[image.index],
+        "seed": 0, "pgd": QUICK, **changes,
+    }  # fmt: skip
+    return Campaign(**settings)
+
+
+def forged(image: ImageResult, radius: float) -> ImageResult:
+    """With a certificate that claims more than was proven."""
+    return replace(image, certificate=replace(image.certificate, radius=radius))
+
+
+def verdicts(found: list[list[Attacked]]) -> list[list[Verdict]]:
+    return [[attacked.outcome.verdict for attacked in attacks] for attacks in found]
+
+
+def test_certificates_hold_and_images_change_beyond(images: list[ImageResult]) -> None:
+    found = list(campaign(images, shares=(2.0, 0.99)).run())
+    for within, beyond in verdicts(found):  # to abstain is no contradiction
+        assert within is not Verdict.CHANGED
+        assert beyond is Verdict.CHANGED
+    for image, attacks in zip(images, found, strict=True):
+        assert 0.8 * exact_radius(PICTURES[image.index]) < image.radius
+        for attacked, share in zip(attacks, (0.99, 2.0), strict=True):
+            outcome = attacked.outcome
+            assert not outcome.alarm
+            assert is_on_grid(attacked.after)
+            assert np.array_equal(attacked.before, PICTURES[image.index])
+            assert 0.95 * outcome.epsilon < outcome.norm < outcome.epsilon
+            assert outcome.epsilon == share * image.radius == share * outcome.certified_radius
+            moved = (attacked.after - attacked.before).astype(np.float64)
+            assert outcome.norm == pytest.approx(np.linalg.norm(moved), abs=1e-6)
+
+
+def test_larger_lengths_are_skipped_once_an_image_changed(images: list[ImageResult]) -> None:
+    found = list(campaign(images[:1], radii=(5.0, 0.1, 1.0)).run())
+    assert [[attacked.outcome.epsilon for attacked in attacks] for attacks in found] == [[0.1, 1.0]]
+    assert verdicts(found) == [[Verdict.HELD, Verdict.CHANGED]]
+
+
+def test_a_forged_certificate_raises_an_alarm(images: list[ImageResult]) -> None:
+    liar = forged(images[0], 1.0)
+    [[attacked]] = campaign([liar], shares=(0.99,)).run()
+    assert attacked.outcome.verdict is Verdict.CHANGED
+    assert attacked.outcome.norm < 1.0
+    assert attacked.outcome.alarm
+
+
+def test_an_abstention_raises_none_even_within_the_radius(images: list[ImageResult]) -> None:
+    """At the boundary both labels get half of the votes."""
+    liar = forged(images[0], 1.0)
+    [[attacked]] = campaign([liar], radii=(1.02 * exact_radius(PICTURES[0]),)).run()
+    assert attacked.outcome.verdict is Verdict.ABSTAINED
+    assert attacked.outcome.norm < attacked.outcome.certified_radius
+    assert not attacked.outcome.alarm
+
+
+def test_all_verdicts_share_alpha_and_get_noise_of_their_own(
+    images: list[ImageResult], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[str, Any]] = []
+    predict = SmoothedClassifier.predict
+
+    def spy(self: SmoothedClassifier, image: Any, **settings: Any) -> Any:
+        asked.append(settings)
+        return predict(self, image, **settings)
+
+    monkeypatch.setattr(SmoothedClassifier, "predict", spy)
+    plan = campaign(images, radii=(0.05, 0.1), shares=(0.5,), n=300, alpha=0.009)
+    list(plan.run())
+    assert plan.attacks == len(asked) == 9
+    assert {(call["n"], call["alpha"]) for call in asked} == {(300, 0.001)}
+    assert len({call["seed"] for call in asked}) == 9
+
+
+def test_a_seed_repeats_everything(images: list[ImageResult]) -> None:
+    one, same, other = (
+        [attacked.outcome for attacks in campaign(images[:2], shares=(0.9,), seed=seed).run()
+         for attacked in attacks]
+        for seed in (1, 1, 2)
+    )  # fmt: skip
+    assert one == same
+    assert one != other
+
+
+def test_a_black_box_is_attacked_through_a_surrogate(images: list[ImageResult]) -> None:
+    box = smoothed(Labels())
+    with pytest.raises(SettingError, match="name a surrogate"):
+        campaign(images, smoothed=box, shares=(0.99,)).check()
+    helped = campaign(images, smoothed=box, surrogate=smoothed(), shares=(0.7, 2.0))
+    helped.check()
+    assert verdicts(list(helped.run())) == [[Verdict.HELD, Verdict.CHANGED]] * 3
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({}, r"got 3 images, radii \(\) and shares \(\)"),
+            ({"images": [], "radii": (0.5,)}, "got 0 images"),
+            ({"radii": (0.0,)}, "a radius to attack at is a length .* got 0.0"),
+            ({"shares": (-1.0,)}, "a share of the certified radius is a length .* got -1.0"),
+            ({"radii": (0.5,), "n": 0}, "n is a number of noisy copies"),
+            ({"radii": (0.5,), "alpha": 1.0}, "alpha is the probability"),
+        ],
+    )
+    def test_settings(
+        self, images: list[ImageResult], changes: dict[str, Any], message: str
+    ) -> None:
+        with pytest.raises(SettingError, match=message):
+            campaign(changes.pop("images", images), **changes)
+
+    def test_an_abstention_has_nothing_to_attack(self, images: list[ImageResult]) -> None:
+        abstained = replace(images[0], certificate=replace(images[0].certificate, label=None))
+        with pytest.raises(SettingError, match="'image-0' has no certificate to attack"):
+            campaign([abstained], radii=(0.5,))
+
+    def test_an_image_off_the_grid(self, images: list[ImageResult]) -> None:
+        off = PICTURES[0] + np.float32(0.001)
+        with pytest.raises(ImageError, match="'image-0' has values off the 8-bit grid"):
+            campaign(images, read=lambda image: off, radii=(0.5,)).check()

@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from denoised_smoothing.certificates.certificate import SamplingPlan
+from denoised_smoothing.certificates.plans import (
+    Anytime,
+    FixedBudget,
+    RadiusTarget,
+    plan_from_dict,
+)
+from denoised_smoothing.errors import SettingError
+
+PLANS = [
+    FixedBudget(17, 4_000),
+    FixedBudget(17, 4_000, two_sided=True),
+    Anytime((0.5, 0.25), max_n=500, n0=0, every=50, more=70),
+    RadiusTarget(of_n=3_000, share=0.9),
+    RadiusTarget(n0=70),
+]
+
+
+@pytest.mark.parametrize("plan", PLANS, ids=str)
+def test_plans_survive_as_plain_values(plan: SamplingPlan) -> None:
+    assert plan_from_dict(json.loads(json.dumps(plan.to_dict()))) == plan
+
+
+def test_plain_values_of_a_fixed_budget() -> None:
+    assert FixedBudget(17, 4_000).to_dict() == {"kind": "fixed", "n0": 17, "n": 4_000}
+
+
+@pytest.mark.parametrize(("values", "kind"), [({"kind": "psychic", "n": 1}, "psychic"), ({}, "")])
+def test_an_unknown_plan_is_refused(values: dict[str, object], kind: str) -> None:
+    message = (
+        f"unknown sampling plan '{kind}'; this version knows \\['anytime', 'fixed', 'radius'\\]"
+    )
+    with pytest.raises(SettingError, match=message):
+        plan_from_dict(values)
