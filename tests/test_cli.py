@@ -36,7 +36,8 @@ SAMPLES = Path(__file__).parent / "samples"
 README = Path(__file__).parents[1] / "README.md"
 COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 TOY = ("--classifier", "python:toy:Toy", "--sigma", "0.5")
-SMALL = ("--n0", "10", "--n", "90", "--seed", "1")
+SMALL = ("--n0", "50", "--n", "50", "--seed", "1")
+"""As n is one chunk, no image ends early."""
 DIGITS = ("certify", "digits", *TOY, *SMALL, "--limit", "3")
 LINE = re.compile(r"^\$? *denoised-smoothing (.+)$", re.MULTILINE)
 
@@ -169,6 +170,67 @@ class TestCertify:
         certificate = run("certify", "grey.png", *TOY, *SMALL, "--json").json["certificate"]
         assert certificate["image_id"] == "grey.png"
 
+    def test_the_fixed_plan_is_the_default_and_takes_two_sides(self, run: Run) -> None:
+        assert self.plan(run, "one", *SMALL) == {"kind": "fixed", "n0": 50, "n": 50}
+        two = self.plan(run, "two", *SMALL, "--two-sided")
+        assert two == {"kind": "fixed", "n0": 50, "n": 50, "two_sided": True}
+        assert self.plan(run, "radius", "--plan", "radius", "--of-n", "500") == {
+            "kind": "radius", "of_n": 500, "share": 0.95, "n0": 100,
+        }  # fmt: skip
+        stated = ("--plan", "anytime", "--n0", "0", "--max-n", "100")
+        assert self.plan(run, "free", *stated)["n0"] == 0
+
+    @staticmethod
+    def plan(run: Run, name: str, *options: str) -> dict[str, Any]:
+        """The plan of a run with these options, as it is stored."""
+        outcome = run("certify", "digits", *TOY, *options, "--limit", "2", "--run", name)
+        assert outcome.code == 0, outcome.err
+        with Store("runs.sqlite", read_only=True) as store:
+            assert all(image.finished for image in store.images(name))
+            plan: dict[str, Any] = store.run(name).settings["plan"]
+            return plan
+
+    def test_an_anytime_run_goes_on_with_more(self, run: Run) -> None:
+        arguments = ("certify", "digits", *TOY, "--limit", "3", "--seed", "1")
+        plan = ("--plan", "anytime", "--radii", "0.1,0.2", "--max-n", "500")
+        [first] = run(*arguments, *plan, "--json").json["rows"]
+        assert first["certified"].keys() == {"0.1", "0.2"}
+        assert 0 < first["calls"] <= 3 * 550
+        values = run(*arguments, *plan, "--more", "200", "--json").json
+        [more] = values["rows"]
+        assert first["calls"] <= more["calls"] <= 3 * 750
+        with Store("runs.sqlite", read_only=True) as store:
+            [name] = [stored.name for stored in store.runs()]
+            stored = store.run(name).settings["plan"]
+        assert values["runs"] == [name]
+        assert (stored["max_n"], stored["more"], stored["radii"]) == (500, 200, [0.1, 0.2])
+        [larger] = run(*arguments, *plan[:-1], "700", "--json").json["rows"]
+        assert larger == more
+
+    def test_more_is_refused_where_the_bound_is_for_a_fixed_number(self, run: Run) -> None:
+        [before] = run(*DIGITS, "--run", "a", "--json").json["rows"]
+        outcome = run(*DIGITS, "--run", "a", "--more", "100")
+        assert (outcome.code, outcome.out) == (2, "")
+        assert "a run of the plan 'fixed' cannot be continued by 100 copies" in outcome.message
+        assert "start a new run, with --plan anytime" in outcome.message
+        [after] = run(*DIGITS, "--run", "a", "--json").json["rows"]
+        assert after == before
+        outcome = run(*DIGITS, "--run", "b", "--more", "100")
+        assert outcome.code == 2
+        assert "there is no run 'b' to continue by 100 copies" in outcome.message
+
+    def test_noise_is_on_the_grid_unless_asked(self, run: Run) -> None:
+        arguments = ("certify", picture("grey.png"), *TOY, *SMALL, "--json")
+        assert run(*arguments).json["certificate"]["noise"] == "grid"
+        assert run(*arguments, "--noise", "float").json["certificate"]["noise"] == "float"
+        outcome = run(*DIGITS, "--run", "a")
+        assert outcome.code == 0
+        outcome = run(*DIGITS, "--run", "a", "--noise", "float")
+        assert outcome.code == 2
+        assert "noise: 'grid' in the run, 'float' asked" in outcome.message
+        answer = run("predict", "grey.png", *TOY, "--noise", "float", "--n", "50", "--json").json
+        assert answer["noise"] == "float"
+
     def test_a_function_is_a_classifier(self, run: Run) -> None:
         box = ("--classifier", "python:toy:black_box", "--sigma", "0.25")
         assert run("certify", "digits", *box, *SMALL, "--limit", "2").code == 0
@@ -209,9 +271,22 @@ class TestCertify:
         ("--alpha 0", r"alpha .* got 0.0"),
         ("--n 0", "n is a number of noisy copies .* got 0"),
         ("--n0 -5", "n0 is a number of noisy copies .* got -5"),
-        ("--radii 0.5;1", "--radii takes lengths such as 0.25,0.5,1.0, got '0.5;1'"),
-        ("--radii 0.5,-1", "--radii takes lengths .* got '0.5,-1'"),
-        ("--radii nan", "--radii takes lengths .* got 'nan'"),
+        ("--radii 0.5;1", "--radii takes numbers such as 0.25,0.5,1.0, got '0.5;1'"),
+        ("--radii 0.5,-1", r"radii are lengths of at least 0, such as 0.25, .* got \(0.5, -1.0\)"),
+        ("--radii nan", r"radii are lengths of at least 0, such as 0.25, .* got \(nan,\)"),
+        ("--noise gauss", "Invalid value for '--noise'"),
+        ("--plan fix", "Invalid value for '--plan'"),
+        ("--plan fixed --max-n 9", "--plan fixed takes no --max-n; it goes with --plan anytime"),
+        ("--of-n 9", "--plan fixed takes no --of-n; it goes with --plan radius"),
+        ("--plan anytime --n 9", "--plan anytime takes no --n; it goes with --plan fixed"),
+        ("--plan anytime --n 0", "--plan anytime takes no --n; it goes with --plan fixed"),
+        ("--plan anytime --two-sided", "takes no --two-sided; it goes with --plan fixed"),
+        ("--plan anytime --share 0.9", "takes no --share; it goes with --plan radius"),
+        ("--plan radius --max-n 9", "--plan radius takes no --max-n; it goes with --plan anytime"),
+        ("--max-n 9 --of-n 9", "takes no --max-n, --of-n; it goes with plans of its own"),
+        ("--plan radius --share 1.5", "share is the part of the radius .* got 1.5"),
+        ("--plan anytime --max-n 0", "max_n is a number of noisy copies .* got 0"),
+        ("--plan anytime --n0 -1", "n0 is a number of noisy copies .* got -1"),
         ("--limit 0", "limit is a number of images and must be at least 1, got 0"),
         ("--stride 0", "stride is a number of images and must be at least 1, got 0"),
         ("--resolution 1", "resolution is a number of pixels and must be at least 2, got 1"),
@@ -346,7 +421,8 @@ class TestPredict:
         values = run(*arguments, "--json").json
         assert values["label_name"] == "abcdefghij"[values["label"]]
         assert text.out.startswith(f"{values['label_name']}: label {values['label']} (p-value ")
-        assert (values["calls"], sum(values["counts"]), values["seed"]) == (200, 200, "1")
+        # Of 150 nearly all are for one class: the other 50 cannot change that.
+        assert (values["calls"], sum(values["counts"]), values["seed"]) == (150, 150, "1")
 
     def test_abstention_and_no_names(self, run: Run) -> None:
         arguments = ("predict", picture("grey.png"), *TOY, "--seed", "1", "--n", "2")
@@ -393,10 +469,10 @@ class TestExportAndReport:
         assert values == {"output": output}
         if form == "csv":
             with Path(output).open(newline="") as file:
-                assert [row["n"] for row in csv.DictReader(file)] == ["90"] * 3
+                assert [row["n"] for row in csv.DictReader(file)] == ["50"] * 3
         else:
             parquet = pytest.importorskip("pyarrow.parquet")
-            assert parquet.read_table(output)["n"].to_pylist() == [90] * 3
+            assert parquet.read_table(output)["n"].to_pylist() == [50] * 3
 
     def test_report_of_several_runs(self, run: Run) -> None:
         for sigma in ("0.25", "0.5"):
@@ -412,7 +488,7 @@ class TestExportAndReport:
         [
             ("export b --output b.tsv", r"no run 'b' in the store .* did you mean|newest are: a"),
             ("report a b", "no run 'b' in the store"),
-            ("report a --radii x", "--radii takes lengths"),
+            ("report a --radii x", "--radii takes numbers such as 0.25,0.5,1.0, got 'x'"),
             ("export a --output missing/a.tsv", "cannot write the output 'missing/a.tsv'"),
             ("export a --format xls --output a.xls", "Invalid value for '--format'"),
         ],

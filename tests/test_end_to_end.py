@@ -26,7 +26,8 @@ SHARED = Path(
 )
 SAMPLES = Path(__file__).parent / "samples"
 LOG = "passes.log"
-IMAGES, N0, N = 12, 50, 400
+IMAGES, N0, N = 12, 400, 50
+"""As n is one chunk, no image ends early."""
 CALLS = IMAGES * (N0 + N)
 FORWARD = 200
 """Copies of a forward pass of 8x8 images."""
@@ -130,6 +131,27 @@ def test_ctrl_c_names_the_command_that_continues(
     assert done.returncode == 0, done.stderr
     assert passes(tmp_path) - 12 == -((stored - CALLS) // FORWARD)
     assert outcome(tmp_path) == uninterrupted
+
+
+def test_ctrl_c_of_a_continuation_does_not_add_its_copies_twice(tmp_path: Path) -> None:
+    command = (
+        *COMMAND[:COMMAND.index("--n0")], "--seed", "11",
+        "--plan", "anytime", "--radii", "0.1,0.3", "--max-n", "300",
+    )  # fmt: skip
+    assert start(tmp_path, *command).returncode == 0
+    begun = copies(tmp_path)
+    more = (*command, "--more", "300")
+    stopped = start(tmp_path, *more, TOY_SIGNAL="SIGINT", TOY_AT="2")
+    assert stopped.returncode == 130
+    [line] = re.findall(r"^denoised-smoothing (.*)$", stopped.stderr, re.MULTILINE)
+    done = start(tmp_path, *shlex.split(line))
+    assert done.returncode == 0, done.stderr
+    assert begun < copies(tmp_path) <= IMAGES * (50 + 300 + 300)
+    with Store(tmp_path / "runs.sqlite", read_only=True) as store:
+        [run] = store.runs()
+        assert (run.settings["plan"]["max_n"], run.settings["plan"]["more"]) == (300, 300)
+        assert len(run.info["continued"]) == 1
+        assert all(image.finished for image in store.images(run.name))
 
 
 def test_cifar10(tmp_path: Path) -> None:

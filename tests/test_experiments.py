@@ -23,7 +23,8 @@ for package in ("sklearn", "jinja2", "matplotlib"):
     pytest.importorskip(package)
 
 IMAGES = 6
-PLAN = FixedBudget(n0=10, n=60)
+PLAN = FixedBudget(n0=20, n=50)
+"""As n is one chunk, no image ends early."""
 WAYS = [(method, sigma) for method in METHODS for sigma in SIGMAS]
 
 

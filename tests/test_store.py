@@ -187,6 +187,30 @@ class TestContract:
         arguments = [[]] if method.startswith("save") else []
         with pytest.raises(RunNotFoundError, match="no run 'run'"):
             getattr(store, method)("run", *arguments)
+        with pytest.raises(RunNotFoundError, match="no run 'run'"):
+            store.extend("run", {}, command="")
+
+    def test_extending_replaces_the_plan_and_notes_the_command(self, store: Store) -> None:
+        fill(store)
+        before, images = store.run("run"), store.images("run")
+        store.begin("other", SETTINGS, seed=SEED, info=INFO)
+        for times, more in enumerate((100, 300), 1):
+            plan = {"kind": "anytime", "radii": (0.25, 0.5), "more": more}
+            extended = store.extend("run", plan, command=f"--more {more}")
+            assert extended == store.run("run")
+            kept = {"kind": "anytime", "radii": [0.25, 0.5], "more": more}
+            assert extended.settings == before.settings | {"plan": kept}
+            commands = ["--more 100", "--more 300"][:times]
+            assert extended.info == before.info | {"continued": commands}
+        assert (extended.seed, extended.created) == (before.seed, before.created)
+        assert store.images("run") == images
+        assert store.run("other").settings == SETTINGS
+
+    def test_extending_by_what_json_cannot_say_changes_nothing(self, store: Store) -> None:
+        begun = store.begin("run", SETTINGS, seed=SEED, info=INFO)
+        with pytest.raises(ValueError, match="JSON"):
+            store.extend("run", {"share": float("nan")}, command="")
+        assert store.run("run") == begun
 
     def test_saving_replaces_the_whole_state(self, store: Store) -> None:
         fill(store)
@@ -253,6 +277,8 @@ class TestContract:
                 reader.begin("other", {}, seed=None, info={})
             with pytest.raises(StoreError, match="opened to read; open it to write"):
                 reader.save_images("run", [image("c", 2)])
+            with pytest.raises(StoreError, match="opened to read; open it to write"):
+                reader.extend("run", {}, command="")
         check_filled(store)
 
     def test_a_newer_schema_is_refused_naming_both(self, store: Store, target: str) -> None:

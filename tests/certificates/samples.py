@@ -49,9 +49,9 @@ def streams_of(
     plan: SamplingPlan,
     *stages: Stage,
 ) -> Streams:
-    """As many labels for each stage as the plan may ever ask for."""
+    """More labels for each stage than the plan may ever ask for."""
     stages = stages or (Stage.SELECTION, Stage.ESTIMATION)
-    return {stage: labels_of(random, probabilities, plan.most_calls()) for stage in stages}
+    return {stage: labels_of(random, probabilities, 2 * plan.most_calls()) for stage in stages}
 
 
 def tally(stage: Stage, labels: npt.NDArray[np.int64]) -> LabelCounts:
@@ -70,6 +70,7 @@ def drive(
         assert all(wanted[stage] >= n for stage, n in had.items()), "targets only ever grow"
         if had == wanted:
             return counts
+        assert all(len(streams[stage]) >= n for stage, n in wanted.items()), "streams are too short"
         counts |= {stage: tally(stage, streams[stage][:n]) for stage, n in wanted.items()}
 
 

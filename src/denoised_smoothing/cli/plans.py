@@ -55,7 +55,9 @@ Share = Annotated[
 ]
 TwoSided = Annotated[
     bool,
-    typer.Option(help="fixed: bound the runner-up too, for classifiers without a majority."),
+    typer.Option(
+        "--two-sided", help="fixed: bound the runner-up too, for classifiers without a majority."
+    ),
 ]
 
 _TAKES = {
@@ -91,7 +93,11 @@ class PlanOptions:
         Raises:
             SettingError: an option is out of range, or does not belong to this kind.
         """
-        given = {name: value for name, value in vars(self).items() if value not in (None, False)}
+        given = {
+            name: value
+            for name, value in vars(self).items()
+            if value is not None and value is not False  # 0 was given
+        }
         strange = sorted(set(given) - _TAKES[kind] - {"radii"})
         if strange:
             options = ", ".join("--" + name.replace("_", "-") for name in strange)

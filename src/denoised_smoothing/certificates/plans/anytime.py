@@ -71,9 +71,10 @@ class Anytime(SamplingPlan):
 
     def targets(self, counts: Counts, setting: Setting) -> dict[Stage, int]:
         selection = {Stage.SELECTION: self.n0} if self.n0 else {}
-        if not self.boundaries(setting):  # whatever the copies say, nothing can be certified
+        boundaries = self.boundaries(setting)
+        if not boundaries:  # whatever the copies say, nothing can be certified
             return dict.fromkeys([*selection, Stage.ESTIMATION], 0)
-        wanted = self._wanted(counts, setting)
+        wanted = self._wanted(counts, boundaries)
         beyond = {Stage.CONTINUATION: wanted - self.max_n} if wanted > self.max_n else {}
         return {**selection, Stage.ESTIMATION: min(wanted, self.max_n), **beyond}
 
@@ -146,11 +147,10 @@ class Anytime(SamplingPlan):
         alpha = check_anytime_alpha(setting.alpha) / (1 if self.n0 else 2)
         return MIXTURE_SHARE * alpha, (1 - MIXTURE_SHARE) * alpha
 
-    def _wanted(self, counts: Counts, setting: Setting) -> int:
+    def _wanted(self, counts: Counts, boundaries: list[tuple[float, Boundary]]) -> int:
         """Copies of estimation and continuation together, up to the next decision."""
         selection, estimation = counts.get(Stage.SELECTION), counts.get(Stage.ESTIMATION)
         had = sum(counts[s].n for s in (Stage.ESTIMATION, Stage.CONTINUATION) if s in counts)
-        boundaries = self.boundaries(setting)
         checkpoints = boundaries[0][1].checkpoints
         following = int(checkpoints[checkpoints > had].min(initial=checkpoints[-1]))
         if estimation is None or had not in checkpoints:
