@@ -11,7 +11,7 @@ from pathlib import Path
 from denoised_smoothing.catalogue import load_classifier, load_denoiser
 from denoised_smoothing.certificates.plans import FixedBudget
 from denoised_smoothing.datasets import load_dataset
-from denoised_smoothing.errors import SettingError
+from denoised_smoothing.errors import ImageError, SettingError
 from denoised_smoothing.reporting import (
     RunResults,
     certified_accuracy,
@@ -96,8 +96,11 @@ class SigmaSweep:
 
     results: list[RunResults]
     radius: float
-    sigma: float
+    sigma: float | None
+    """None where no sigma certifies any image at the radius."""
     share: float
+    refused: tuple[str, ...] = ()
+    """What was said of images that could not be certified."""
 
 
 def sweep_sigma(
@@ -125,8 +128,15 @@ def sweep_sigma(
         raise SettingError(
             f"a sweep needs at least two sigmas, got {[r.smoothed.sigma for r in requests]}"
         )
-    names = [request.execute(store, progress).name for request in requests]
+    names, refused = [], []
+    for request in requests:
+        try:
+            request.execute(store, progress)
+        except ImageError as error:  # all other images are certified
+            refused.append(str(error))
+        names.append(request.run_name)
     results = sorted((load_results(store, name) for name in names), key=lambda run: run.sigma)
     shares = [float(certified_accuracy(run, (radius,))[0]) for run in results]
     best = max(range(len(shares)), key=lambda i: (shares[i], -i))
-    return SigmaSweep(results, radius, results[best].sigma, shares[best])
+    sigma = results[best].sigma if shares[best] else None
+    return SigmaSweep(results, radius, sigma, shares[best], tuple(refused))

@@ -20,7 +20,7 @@ from jaxtyping import Float
 from denoised_smoothing.certificates.bounds import check_alpha
 from denoised_smoothing.certificates.certificate import SamplingPlan
 from denoised_smoothing.certificates.counts import LabelCounts, Stage
-from denoised_smoothing.certificates.plans import plan_from_dict
+from denoised_smoothing.certificates.plans import Anytime, FixedBudget, plan_from_dict
 from denoised_smoothing.certificates.setting import Setting
 from denoised_smoothing.datasets import Example, ImageDataset, select
 from denoised_smoothing.errors import ImageError, SettingError, StoreError
@@ -191,7 +191,9 @@ class CertificationRun:
             return store.begin(self.run_name, self.settings, seed=self.seed, info=self._info())
         plan = plan_from_dict(held.settings["plan"])
         wanted: SamplingPlan | None
-        if self.more is None:
+        # A continuation has the run's own plan, unless another is asked for by name.
+        asked = plan if self.more is not None and self.plan == FixedBudget() else self.plan
+        if self.more is None or plan.joined(asked) is None:
             wanted = plan.joined(self.plan)
         else:
             wanted = plan if self._was_interrupted(store, held) else plan.extended(self.more)
@@ -238,6 +240,22 @@ class CertificationRun:
         return (
             f"the label names of the data ({', '.join(theirs[:3])}, ...) and of the classifier "
             f"({', '.join(ours[:3])}, ...) differ; labels are compared by their numbers"
+        )
+
+    @property
+    def reach_note(self) -> str | None:
+        """What to tell the user where the plan can certify none of its radii, or None."""
+        if not isinstance(self.plan, Anytime):
+            return None
+        rests = Setting(
+            self.smoothed.sigma, self.alpha, self.settings["dimension"], 0, self.smoothed.noise
+        )
+        if self.plan.boundaries(rests):
+            return None
+        return (
+            f"no radius of {self.plan.radii} can be certified at sigma {self.smoothed.sigma:g} by "
+            f"up to {self.plan.max_n:,} copies, so none is drawn; take a larger sigma, smaller "
+            "--radii or a larger --max-n ('denoised-smoothing plan' names the least)"
         )
 
     def _info(self) -> dict[str, Any]:

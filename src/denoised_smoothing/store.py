@@ -202,10 +202,12 @@ class Store:
 
     def extend(self, name: str, plan: Mapping[str, Any], *, command: str) -> StoredRun:
         """Replace the plan of a run by one that only adds to it; notes the command in its info."""
-        run = self.run(name)
-        settings, info = json.loads(_to_json([{**run.settings, "plan": plan}, run.info]))
-        info["continued"] = [*info.get("continued", []), command]
+        self.run(name)
         with self._transaction(write=True) as connection:
+            query = sa.select(_runs.c.settings, _runs.c.info).where(_runs.c.name == name)
+            settings, info = connection.execute(query).one()
+            settings = json.loads(_to_json({**settings, "plan": plan}))
+            info = {**info, "continued": [*info.get("continued", []), command]}
             connection.execute(
                 sa.update(_runs).where(_runs.c.name == name).values(settings=settings, info=info)
             )

@@ -133,7 +133,7 @@ def to_grid_within(
         epsilon: in L2, in pixel values in [0, 1].
     """
     levels = np.rint(image.astype(np.float64) * _LEVELS).astype(np.int64)
-    change = (moved.astype(np.float64) - image) * _LEVELS
+    change: npt.NDArray[np.float64] = (moved.astype(np.float64) - image) * _LEVELS
     bound = math.ceil((Fraction(epsilon) * _LEVELS) ** 2)  # squares stay below, as integers
 
     def rounded(scale: float) -> npt.NDArray[np.int64]:

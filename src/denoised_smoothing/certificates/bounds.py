@@ -23,6 +23,11 @@ def check_alpha(alpha: float) -> float:
     return float(alpha)
 
 
+def checkpoint_step(n: int) -> int:
+    """Copies between the looks at a fixed number of copies: a tenth of n, in whole fifties."""
+    return min(n, -(-n // 500) * 50)
+
+
 def check_copies(name: str, value: int) -> None:
     """Refuse a number of noisy copies that is no whole number of at least 1.
 

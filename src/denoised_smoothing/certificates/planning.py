@@ -13,14 +13,16 @@ from enum import StrEnum
 
 import numpy as np
 import numpy.typing as npt
-from scipy import special, stats
+from scipy import signal, special, stats
 
+from denoised_smoothing.certificates.bounds import checkpoint_step
 from denoised_smoothing.certificates.plans import Anytime, FixedBudget
 from denoised_smoothing.certificates.plans.anytime import MIXTURE_SHARE
 from denoised_smoothing.certificates.radii import check_radii, failure_for_radius
 from denoised_smoothing.certificates.sequences import (
     Boundary,
     check_anytime_alpha,
+    least_for_clopper_pearson,
     log_evidence,
 )
 from denoised_smoothing.certificates.setting import Setting
@@ -182,24 +184,15 @@ def _of_fixed(plan: FixedBudget, setting: Setting, radius: float, p: float) -> E
             "the calls of a two-sided budget depend on the runner-up too; take two_sided=False"
         )
     q0 = failure_for_radius(setting.sigma, radius, setting.error)
-    step = min(plan.n, -(-plan.n // 500) * 50)
+    step = checkpoint_step(plan.n)
     had = np.append(np.arange(step, plan.n, step), plan.n).astype(np.int64)
     # It ends early where not even successes alone would spare it an abstention.
-    abstains = _least_successes(plan.n, 0.5, setting.alpha) - (plan.n - had) - 1
+    abstains = least_for_clopper_pearson(plan.n, 0.5, setting.alpha) - (plan.n - had) - 1
     give_up = np.append(abstains[:-1], plan.n)
     calls, _ = _walk(Boundary(had, had + 1, give_up), p)
-    least = _least_successes(plan.n, q0, setting.alpha) if q0 > 0.0 else plan.n + 1
+    least = least_for_clopper_pearson(plan.n, q0, setting.alpha) if q0 > 0.0 else plan.n + 1
     certified = float(special.bdtr(plan.n - least, plan.n, 1.0 - p)) if least <= plan.n else 0.0
     return Expectation(plan.n0 + calls, certified)
-
-
-def _least_successes(n: int, q0: float, alpha: float) -> int:
-    """The least successes of n whose Clopper-Pearson bound is at most q0; n + 1 where none is."""
-    low, high = -1, n  # failures: P(at most low of n fail | q0) <= alpha, not so for high
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if special.bdtr(middle, n, q0) <= alpha else (low, middle)
-    return n - low
 
 
 def _walk(judged: Boundary, p: float) -> tuple[float, float]:
@@ -210,7 +203,8 @@ def _walk(judged: Boundary, p: float) -> tuple[float, float]:
         judged.checkpoints.tolist(), judged.certify.tolist(), judged.give_up.tolist(), strict=True
     ):
         calls += float(undecided.sum()) * (n - had)
-        drawn = np.convolve(undecided, stats.binom.pmf(np.arange(n - had + 1), n - had, p))
+        pmf = stats.binom.pmf(np.arange(n - had + 1), n - had, p)
+        drawn = signal.convolve(undecided, pmf).clip(0.0)  # by FFT where that is faster
         first = max(0, too_few + 1 - lowest)
         last = max(first, enough - lowest)
         certified += float(drawn[max(0, enough - lowest) :].sum())

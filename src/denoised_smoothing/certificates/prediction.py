@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from denoised_smoothing.certificates.bounds import binomial_test, check_copies
+from denoised_smoothing.certificates.bounds import binomial_test, check_copies, checkpoint_step
 from denoised_smoothing.certificates.counts import LabelCounts, Stage
 from denoised_smoothing.certificates.setting import Setting
 from denoised_smoothing.errors import CountsError
@@ -27,7 +27,7 @@ class PredictionBudget:
 
     def targets(self, counts: Mapping[Stage, LabelCounts], setting: Setting) -> dict[Stage, int]:
         """All n, or fewer (looked at after every tenth) where the rest cannot change the answer."""
-        step = min(self.n, -(-self.n // 500) * 50)
+        step = checkpoint_step(self.n)
         votes = counts.get(Stage.PREDICTION)
         had = 0 if votes is None else votes.n
         if had % step and had != self.n:

@@ -26,8 +26,10 @@ LARGEST_ALPHA = 0.36
 """Up to 1/e the bound is monotone in the evidence; see ``docs/statistics.md``."""
 FUTILITY_ALPHA = 0.01
 """Level of the mirrored mixture that gives a radius up; affects power only, never validity."""
+ROUNDING = 4.0 * float(np.finfo(np.float64).eps)
+"""Times n ln n: what the logarithms of large factorials may add to the evidence by rounding."""
 SLACK = 1e-12
-"""Bounds are moved outwards by this share, which covers their rounding errors."""
+"""The root found is moved outwards by this share, the tolerance of the search."""
 
 Integers = npt.NDArray[np.int64]
 
@@ -72,7 +74,7 @@ def mixture_failure_bound(successes: int, n: int, alpha: float) -> float:
     """
     check_trials(successes, n)
     check_anytime_alpha(alpha)
-    failures, wanted = n - successes, -math.log(alpha)
+    failures, wanted = n - successes, float(_wanted(alpha, n))
 
     def missing(log_q: float) -> float:
         return float(log_evidence(successes, failures, math.exp(log_q))) - wanted
@@ -84,6 +86,12 @@ def mixture_failure_bound(successes: int, n: int, alpha: float) -> float:
     lowest = math.log(failures / n) if failures else math.log(1e-6 / n)
     root = optimize.brentq(missing, lowest, highest, xtol=1e-14, rtol=1e-14)
     return min(math.exp(root) * (1.0 + SLACK), 0.5)
+
+
+def _wanted(alpha: float, n: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """The logarithm of the evidence that is asked for after n copies, rounding errors covered."""
+    copies = np.asarray(n, dtype=np.float64)
+    return np.asarray(ROUNDING * copies * np.log(copies + 2.0) - math.log(alpha))
 
 
 def check_anytime_alpha(alpha: float) -> float:
@@ -136,7 +144,7 @@ def boundary(
     certify = _least_successes(checkpoints, q0, alpha)
     at_cap = int(np.searchsorted(checkpoints, max_n))
     by_mixture = int(certify[-1])
-    look = _least_for_clopper_pearson(max_n, q0, look_alpha) if look_alpha else max_n + 1
+    look = least_for_clopper_pearson(max_n, q0, look_alpha) if look_alpha else max_n + 1
     certify[at_cap] = min(certify[at_cap], look)
     # A success only raises the evidence: what successes alone cannot reach is out of reach.
     out_of_reach = np.minimum(
@@ -158,13 +166,15 @@ def _least_successes(n: Integers, q0: float, alpha: float) -> Integers:
     low, high = np.maximum(np.floor(n * (1.0 - q0)).astype(np.int64) - 1, -1), n + 1
     while (high - low > 1).any():
         middle = (low + high) // 2
-        enough = log_evidence(middle.clip(0), (n - middle).clip(0), q0) >= -math.log(alpha)
+        enough = log_evidence(middle.clip(0), (n - middle).clip(0), q0) >= _wanted(alpha, n)
         low, high = np.where(enough, low, middle), np.where(enough, middle, high)
     return np.asarray(high)
 
 
-def _least_for_clopper_pearson(n: int, q0: float, alpha: float) -> int:
-    """The least A of n whose Clopper-Pearson bound undercuts q0; n + 1 where none does."""
-    # P(at most F of n fail | q0) <= alpha
-    most = int(np.searchsorted(special.bdtr(np.arange(n + 1), n, q0), alpha, side="right")) - 1
-    return n - most
+def least_for_clopper_pearson(n: int, q0: float, alpha: float) -> int:
+    """The least successes of n whose Clopper-Pearson bound is at most q0; n + 1 where none is."""
+    low, high = -1, n  # failures: P(at most low of n fail | q0) <= alpha, not so for high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if special.bdtr(middle, n, q0) <= alpha else (low, middle)
+    return n - low

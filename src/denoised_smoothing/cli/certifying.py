@@ -155,8 +155,9 @@ def certify(
         more=more,
         command=command_line(),
     )
-    if request.label_note:
-        err.print(f"note: {request.label_note}", markup=False)
+    for note in (request.label_note, request.reach_note):
+        if note:
+            err.print(f"note: {note}", markup=False)
     with Store(store) as opened:
         try:
             with run_bar() as show:

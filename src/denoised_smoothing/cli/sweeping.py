@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from denoised_smoothing.certificates.setting import Noise
 from denoised_smoothing.cli.certifying import load_smoothed
 from denoised_smoothing.cli.options import (
+    FAILED,
     Alpha,
     AsJson,
     ClassifierSpec,
@@ -20,10 +21,15 @@ from denoised_smoothing.cli.options import (
     Resolution,
     StoreUrl,
     command_line,
+    fail,
     parse_numbers,
     parse_radii,
 )
+from denoised_smoothing.errors import ImageError
 from denoised_smoothing.terminal import out, plain_rows, print_json, run_bar
+
+if TYPE_CHECKING:
+    from denoised_smoothing.experiments import SigmaSweep
 
 
 def sweep(
@@ -86,15 +92,27 @@ def sweep(
                 "sigma": chosen.sigma,
                 "radius": radius,
                 "share": chosen.share,
+                "refused": chosen.refused,
                 "runs": names,
                 "report": str(output),
                 "rows": plain_rows(rows),
             }
         )
-        return
-    out.print(to_rich(rows))
-    out.print(
-        f"At L2 radius {radius:g} most images are certified with --sigma {chosen.sigma:g} "
-        f"({100 * chosen.share:.1f} % of this sample). Report: {output}",
-        soft_wrap=True,
+    else:
+        out.print(to_rich(rows))
+        out.print(_advice(chosen), markup=False, soft_wrap=True)
+        out.print(f"Report: {output}", markup=False, soft_wrap=True)
+    if chosen.refused:
+        fail(ImageError("; ".join(chosen.refused)), FAILED)
+
+
+def _advice(chosen: SigmaSweep) -> str:
+    if chosen.sigma is None:
+        return (
+            f"At L2 radius {chosen.radius:g} no image of this sample is certified with any of "
+            "these sigmas; try larger ones, or a larger --max-n."
+        )
+    return (
+        f"At L2 radius {chosen.radius:g} most images are certified with --sigma "
+        f"{chosen.sigma:g} ({100 * chosen.share:.1f} % of this sample)."
     )

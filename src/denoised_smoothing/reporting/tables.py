@@ -82,18 +82,19 @@ def default_radii(runs: Sequence[RunResults]) -> tuple[float, ...]:
     one label.
     """
     asked = {radius for run in runs for radius in run.run.settings["plan"].get("radii", ())}
-    if asked:
-        return tuple(sorted(asked))
     reach = max(
         (
             gaussian_radius(run.sigma, clopper_pearson_upper(0, n, image.certificate.alpha))
             for run in runs
+            if "radii" not in run.run.settings["plan"]
             for image in run.images[:1]
             for n in {image.certificate.counts.n for image in run.images} - {0}
         ),
         default=0.0,
     )
-    return tuple(radius for radius in RADII if radius <= reach)
+    fixed = any("radii" not in run.run.settings["plan"] for run in runs)
+    reachable = {radius for radius in RADII if fixed and radius <= reach}
+    return tuple(sorted(asked | reachable))
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,11 +107,17 @@ class Anytime(SamplingPlan):
         return replace(self, more=self.more + more)
 
     def joined(self, other: SamplingPlan) -> SamplingPlan | None:
-        """The larger cap of the two, where nothing else differs."""
+        """The plan itself, or extended to a larger cap, where nothing else differs.
+
+        The cap it began with asks for nothing new, whatever was added since; a smaller one is
+        refused, as more may be drawn than it allows.
+        """
         if not isinstance(other, Anytime):
             return None
         beyond = other.most_calls() - self.most_calls()
         if replace(other, max_n=self.max_n, more=self.more) != self:
+            return None
+        if beyond < 0 and other.max_n != self.max_n:
             return None
         return self.extended(beyond) if beyond > 0 else self
 

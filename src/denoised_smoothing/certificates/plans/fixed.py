@@ -6,7 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from denoised_smoothing.certificates.bounds import check_copies, clopper_pearson_upper
+from denoised_smoothing.certificates.bounds import (
+    check_copies,
+    checkpoint_step,
+    clopper_pearson_upper,
+)
 from denoised_smoothing.certificates.certificate import Certificate, SamplingPlan
 from denoised_smoothing.certificates.counts import LabelCounts, Stage
 from denoised_smoothing.certificates.radii import gaussian_radius, two_sided_radius
@@ -82,7 +86,7 @@ def estimation_target(
     counts: Counts, n0: int, n: int, alpha: float, *, two_sided: bool = False
 ) -> int:
     """Copies of the estimation stage that are wanted: n, or fewer where it will abstain anyhow."""
-    step = min(n, -(-n // 500) * 50)  # a tenth of n, in whole chunks
+    step = checkpoint_step(n)
     selection, estimation = counts.get(Stage.SELECTION), counts.get(Stage.ESTIMATION)
     had = 0 if estimation is None else estimation.n
     if had % step and had != n:

@@ -24,6 +24,8 @@ from denoised_smoothing.errors import SettingError
 SIZES = 60
 """Numbers of copies that are considered, in geometric steps."""
 SMALLEST = 20
+TOLERANCE = 1e-9
+"""Of a comparison of radii, so that the last bits of a library do not choose n."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ def _copies(successes: int, n0: int, of_n: int, share: float, alpha: float) -> i
     """The least n whose expected radius is ``share`` of that of ``of_n`` copies."""
     sizes = np.unique(np.geomspace(min(SMALLEST, of_n), of_n, SIZES).round())
     radii = _expected_radii(sizes, successes, n0, alpha)
-    return int(sizes[np.argmax(radii >= share * radii[-1])])
+    return int(sizes[np.argmax(radii >= share * radii[-1] - TOLERANCE)])
 
 
 def _expected_radii(
