@@ -61,6 +61,8 @@ def pilot(tmp_path: Path) -> list[int]:
     """A store with an anytime run "first"; the calls of its six images."""
     plan = Anytime(radii=(0.5,), max_n=1000, n0=50)
     settings = {
+        "engine": "torch",
+        "precision": "float32",
         "data": "digits",
         "classifier": "python:mine:build",
         "denoiser": "none",

@@ -34,9 +34,10 @@ FORWARD = 200
 PASSES = CALLS // FORWARD
 PIXELS = np.random.default_rng(0).integers(0, 256, (IMAGES, 8, 8), np.uint8)
 SETTLED = 10
-"""Of 0.05 seconds and at most 8 in a batch: from then on something has been saved."""
+"""Of 0.05 seconds, one after the other: from then on something has been saved."""
 COMMAND = (
     "certify", "folder:images", "--classifier", "python:toy:Slow", "--sigma", "0.3",
+    "--engine", "torch", "--batch-size", str(FORWARD),
     "--n0", str(N0), "--n", str(N), "--seed", "11",
 )  # fmt: skip
 
@@ -106,14 +107,14 @@ def test_killed_at_a_random_moment_and_resumed(
 ) -> None:
     moment = random.Random(2).randint(SETTLED, PASSES - 1)
     killed = start(tmp_path, *COMMAND, TOY_SIGNAL="SIGKILL", TOY_AT=str(moment))
-    assert (killed.returncode, passes(tmp_path)) == (-signal.SIGKILL, moment)
-    stored = copies(tmp_path)
+    made, stored = passes(tmp_path), copies(tmp_path)
+    assert (killed.returncode, made >= moment) == (-signal.SIGKILL, True)
     assert 0 < stored < CALLS
-    # Of 0.05 seconds: fewer than 8 wait to be saved, and at most 8 are in the batch on its way.
-    assert moment * FORWARD - stored <= 15 * FORWARD
-    again = start(tmp_path, *COMMAND, "--batch-size", "300")
+    # Of 0.05 seconds: those of 0.4 seconds wait to be saved, and one is on its way.
+    assert made * FORWARD - stored <= 9 * FORWARD
+    again = start(tmp_path, *COMMAND[:-1], "2000")
     assert again.returncode == 0, again.stderr
-    assert passes(tmp_path) - moment == -((stored - CALLS) // FORWARD)
+    assert passes(tmp_path) - made <= -((stored - CALLS) // FORWARD) + 2  # some are not full
     assert outcome(tmp_path) == uninterrupted
 
 
@@ -124,12 +125,12 @@ def test_ctrl_c_names_the_command_that_continues(
     assert (stopped.returncode, stopped.stdout) == (130, "")
     assert "interrupted; everything counted is kept. To go on:" in stopped.stderr
     assert "Traceback" not in stopped.stderr
-    stored = copies(tmp_path)
+    made, stored = passes(tmp_path), copies(tmp_path)
     assert stored > 0
     [line] = re.findall(r"^denoised-smoothing (.*)$", stopped.stderr, re.MULTILINE)
     done = start(tmp_path, *shlex.split(line))
     assert done.returncode == 0, done.stderr
-    assert passes(tmp_path) - 12 == -((stored - CALLS) // FORWARD)
+    assert passes(tmp_path) - made <= -((stored - CALLS) // FORWARD) + 2
     assert outcome(tmp_path) == uninterrupted
 
 

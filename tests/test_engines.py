@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from denoised_smoothing.denoisers import as_denoiser
-from denoised_smoothing.engines import TorchEngine, choose_device, forward_size
+from denoised_smoothing.engines import Pipeline, TorchEngine, choose_device, forward_size
 from denoised_smoothing.errors import ClassifierError, SettingError
 
 CPU = torch.device("cpu")
@@ -19,7 +19,7 @@ COPIES = torch.linspace(-1, 2, 6 * 3 * 4 * 4).reshape(6, 3, 4, 4)
 
 
 def engine(classifier: Any, denoiser: Any = None, sigma: float = 0.25) -> TorchEngine:
-    return TorchEngine(classifier, denoiser, sigma, CPU)
+    return TorchEngine(Pipeline(classifier, denoiser, sigma, CPU), CPU)
 
 
 def convolutional() -> nn.Sequential:
@@ -45,16 +45,16 @@ class TestTorchEngine:
             seen.append((noisy, sigma))
             return noisy / 2
 
-        pipeline = engine(lambda images: images.flatten(1), denoiser, sigma=0.5)
-        assert torch.equal(pipeline.answer(COPIES), COPIES.flatten(1) / 2)
+        pipeline = Pipeline(lambda images: images.flatten(1), denoiser, 0.5, CPU)
+        assert torch.equal(TorchEngine(pipeline, CPU).answer(COPIES), COPIES.flatten(1) / 2)
         assert torch.equal(pipeline.denoise(COPIES), COPIES / 2)
         assert [sigma for _, sigma in seen] == [0.5, 0.5]
         assert all(torch.equal(noisy, COPIES) for noisy, _ in seen)
 
     def test_without_a_denoiser_the_classifier_sees_the_copies(self) -> None:
-        pipeline = engine(lambda images: images.flatten(1))
+        pipeline = Pipeline(lambda images: images.flatten(1), None, 0.5, CPU)
         assert torch.equal(pipeline.denoise(COPIES), COPIES)
-        assert torch.equal(pipeline.answer(COPIES), COPIES.flatten(1))
+        assert torch.equal(TorchEngine(pipeline, CPU).answer(COPIES), COPIES.flatten(1))
 
     def test_puts_modules_into_evaluation_mode_and_takes_no_gradients(self) -> None:
         classifier, denoiser = convolutional().train(), nn.BatchNorm2d(3).train()
@@ -121,7 +121,7 @@ class TestTorchEngine:
         with pytest.raises(ClassifierError, match="with KeyError: 'no such key'"):
             engine(confused).answer(COPIES)
         with pytest.raises(ClassifierError, match=r"denoiser failed on images of shape"):
-            engine(nn.Flatten(), as_denoiser(nn.Conv2d(1, 1, 3))).denoise(COPIES)
+            engine(nn.Flatten(), as_denoiser(nn.Conv2d(1, 1, 3))).answer(COPIES)
 
     @pytest.mark.parametrize(
         ("denoiser", "message"),
@@ -213,6 +213,6 @@ class TestAsDenoiser:
 
     def test_a_wrapped_module_is_still_put_into_evaluation_mode(self) -> None:
         module = nn.Dropout(0.5)
-        denoised = engine(nn.Flatten(), as_denoiser(module)).denoise(COPIES)
+        denoised = Pipeline(nn.Flatten(), as_denoiser(module), 0.25, CPU).denoise(COPIES)
         assert torch.equal(denoised, COPIES)
         assert not module.training

@@ -82,6 +82,8 @@ def store(tmp_path: Path) -> Path:
     path = tmp_path / "runs.sqlite"
     plan = FixedBudget(10, 100)
     settings = {
+        "engine": "torch",
+        "precision": "float32",
         "data": "digits", "data_fingerprint": "d", "resolution": None, "stride": 1,
         "dimension": 64, "classifier": "toy", "denoiser": "none", "sigma": 0.5, "alpha": 0.001,
         "plan": plan.to_dict(), "noise": "float",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 from denoised_smoothing import scheduling
 from denoised_smoothing.certificates.counts import LabelCounts, Stage
-from denoised_smoothing.scheduling import ImageTask, Part, Targets, spend
+from denoised_smoothing.scheduling import ImageTask, Part, Targets, Votes, spend
 
 IMAGE = np.zeros((1, 2, 2), np.float32)
 CLASSES = 3
@@ -24,8 +25,9 @@ Copy = tuple[str, Stage, int]
 reproducible = settings(derandomize=True, deadline=None, max_examples=150)
 sizes = {
     "chunk": st.integers(1, 12),
-    "forward": st.integers(1, 10),
-    "batch_size": st.integers(1, 40),
+    "batch": st.integers(1, 40),
+    "busy": st.integers(1, 3),
+    "depth": st.integers(1, 6),
 }
 
 
@@ -57,7 +59,12 @@ class FakeDraw:
     now: float = 0.0
     batches: list[list[Part]] = field(default_factory=list)
 
-    def __call__(self, parts: Sequence[Part]) -> list[tuple[list[int], int]]:
+    def __call__(self, parts: Sequence[Part]) -> Future[Votes]:
+        future: Future[Votes] = Future()
+        future.set_result(self.votes(parts))
+        return future
+
+    def votes(self, parts: Sequence[Part]) -> Votes:
         assert parts, "drawing nothing is no work"
         self.batches.append(list(parts))
         self.now += self.pace * self.sizes[-1]
@@ -95,7 +102,7 @@ def always(n0: int, n: int) -> Targets:
 def run(
     tasks: Iterable[ImageTask], draw: FakeDraw, n0: int = 5, n: int = 20, **options: Any
 ) -> list[ImageTask]:
-    options = {"chunk": 10, "forward": 4, "batch_size": 16, **options}
+    options = {"chunk": 10, "batch": 16, **options}
     return list(spend(tasks, always(n0, n), draw, **options))
 
 
@@ -155,7 +162,7 @@ class TestEveryCopyIsCountedOnce:
             if batches == killed_after:
                 raise KeyboardInterrupt
 
-        options = {"chunk": 10, "forward": 4, "batch_size": 8}
+        options = {"chunk": 10, "batch": 8}
         with pytest.raises(KeyboardInterrupt):
             run([task_of(str(i)) for i in range(3)], FakeDraw(), **options, on_batch=save)
         resumed = [ImageTask("run", str(i), IMAGE, stored.get(str(i), {})) for i in range(3)]
@@ -177,7 +184,7 @@ class TestEveryCopyIsCountedOnce:
             return next(n for n in range(10, 100, 10) if labels[:n].count(0) >= 12)
 
         draw = FakeDraw()
-        options["chunk"], options["forward"] = 10, 10  # the plan looks at whole tens
+        options["chunk"], options["batch"] = 10, 10  # the plan looks at whole tens
         [task] = spend([ImageTask("run", "0", IMAGE)], targets, draw, **options)
         assert task.counts == counts_of("0", estimation=until_enough())
         assert draw.copies == [("0", Stage.ESTIMATION, number) for number in range(task.calls)]
@@ -205,14 +212,14 @@ class TestEveryCopyIsCountedOnce:
 class TestBatches:
     @reproducible
     @given(images=st.integers(1, 5), n0=st.integers(1, 15), n=st.integers(1, 50), **sizes)
-    def test_are_whole_forward_passes_but_for_the_last_and_no_larger_than_asked(
+    def test_are_full_but_for_the_last_when_one_is_on_its_way_at_a_time(
         self, images: int, n0: int, n: int, **options: int
     ) -> None:
         draw = FakeDraw()
+        options |= {"depth": 1, "busy": 1}
         run([task_of(str(i)) for i in range(images)], draw, n0, n, **options)
-        forward, batch_size = options["forward"], options["batch_size"]
-        assert all(size % forward == 0 for size in draw.sizes[:-1])
-        assert max(draw.sizes) <= max(forward, batch_size)
+        assert set(draw.sizes[:-1]) <= {options["batch"]}
+        assert draw.sizes[-1] <= options["batch"]
 
     @reproducible
     @given(n=st.integers(1, 50), **sizes)
@@ -222,32 +229,10 @@ class TestBatches:
         for part in (part for batch in draw.batches for part in batch):
             assert part.start // options["chunk"] == (part.stop - 1) // options["chunk"]
 
-    def test_are_shared_by_several_images(self, clock: FakeDraw) -> None:
-        clock.pace = 1e-6
-        run([task_of(str(i)) for i in range(4)], clock, n0=2, n=8, forward=4, batch_size=100)
-        assert [set(clock.images(batch)) for batch in range(2)] == [{"0"}, {"0", "1", "2", "3"}]
-
-    def test_begin_with_one_forward_pass_and_grow_to_half_a_second(self, clock: FakeDraw) -> None:
-        run([task_of("0")], clock, n0=4, n=200, forward=4, batch_size=1000)
-        assert clock.sizes[:3] == [4, 48, 48]  # 50 copies take half a second, 48 are whole passes
-
-    def test_follow_the_rate(self, clock: FakeDraw) -> None:
-        def slow_down(_: Sequence[ImageTask]) -> None:
-            clock.pace *= 10
-
-        clock.pace = 0.001
-        run([task_of("0")], clock, n0=4, n=1000, batch_size=1000, on_batch=slow_down)
-        assert clock.sizes[:4] == [4, 500, 48, 4]
-
-    def test_of_a_slow_classifier_are_one_forward_pass(self, clock: FakeDraw) -> None:
-        clock.pace = 10
-        run([task_of("0")], clock, n0=4, n=20, forward=4, batch_size=1000)
-        assert clock.sizes == [4] * 6
-
-    def test_a_batch_size_below_a_forward_pass_gives_whole_forward_passes(self) -> None:
+    def test_are_shared_by_several_images(self) -> None:
         draw = FakeDraw()
-        run([task_of("0")], draw, n0=4, n=20, forward=4, batch_size=1)
-        assert draw.sizes == [4] * 6
+        run([task_of(str(i)) for i in range(4)], draw, n0=2, n=8, batch=20)
+        assert [set(draw.images(batch)) for batch in range(2)] == [{"0", "1"}, {"2", "3"}]
 
     def test_seconds_are_shared_by_copies(self, clock: FakeDraw) -> None:
         tasks = run([task_of("0"), task_of("1", selection=5, estimation=10)], clock)
@@ -264,14 +249,14 @@ class TestTasks:
                 yield task_of(str(i))
 
         draw = FakeDraw()
-        going = spend(source(), always(5, 20), draw, chunk=10, forward=4, batch_size=8)
+        going = spend(source(), always(5, 20), draw, chunk=10, batch=8)
         assert pulled == []
         for done in range(1, 5):
             assert next(going).image_id == str(done - 1)
             assert len(pulled) == len({image_id for image_id, *_ in draw.copies}) <= done + 1
 
     def test_finish_in_the_order_in_which_they_come(self) -> None:
-        done = run([task_of(str(i)) for i in (3, 1, 2)], FakeDraw(), batch_size=40)
+        done = run([task_of(str(i)) for i in (3, 1, 2)], FakeDraw(), batch=40)
         assert [task.image_id for task in done] == ["3", "1", "2"]
 
     def test_of_a_batch_are_told_once_each_with_their_new_counts(self) -> None:
@@ -300,13 +285,15 @@ class TestTasks:
             told.append("".join(task.image_id for task in tasks))
 
         tasks = [ImageTask("run", name, IMAGE) for name in "01"]
-        options = {"chunk": 12, "forward": 4, "batch_size": 4}
+        options = {"chunk": 12, "batch": 4}
         assert list(spend(tasks, targets, FakeDraw(), **options, on_batch=listen)) == tasks
         assert told == ["01", "0", "0", "01", "1", "1"]
 
     def test_keep_their_counts_when_a_draw_fails(self) -> None:
-        def failing(_: Sequence[Part]) -> list[tuple[list[int], int]]:
-            raise ConnectionError("no answer")
+        def failing(_: Sequence[Part]) -> Future[Votes]:
+            future: Future[Votes] = Future()
+            future.set_exception(ConnectionError("no answer"))
+            return future
 
         task = task_of("0", selection=3)
         with pytest.raises(ConnectionError, match="no answer"):
@@ -314,7 +301,96 @@ class TestTasks:
         assert task.counts == counts_of("0", selection=3)
 
     def test_whose_votes_were_lost_are_never_called_finished(self) -> None:
-        def forgetful(parts: Sequence[Part]) -> list[tuple[list[int], int]]:
-            return [([0], 0) for _ in parts]
+        def forgetful(parts: Sequence[Part]) -> Future[Votes]:
+            future: Future[Votes] = Future()
+            future.set_result([([0], 0) for _ in parts])
+            return future
 
         assert run([task_of("0")], forgetful) == []  # type: ignore[arg-type]
+
+
+class Pending:
+    """Batches whose votes come when they are asked for, in any order."""
+
+    def __init__(self) -> None:
+        self.draw, self.futures = FakeDraw(), list[Future[Votes]]()
+        self.most = 0
+
+    def __call__(self, parts: Sequence[Part]) -> Future[Votes]:
+        votes = self.draw.votes(parts)
+
+        class Late(Future[Votes]):
+            def result(self, timeout: float | None = None) -> Votes:
+                self.set_result(votes)
+                return super().result(timeout)
+
+        self.futures.append(Late())
+        self.most = max(self.most, sum(not future.done() for future in self.futures))
+        return self.futures[-1]
+
+
+class TestOnTheirWay:
+    @reproducible
+    @given(images=st.integers(1, 6), n=st.integers(1, 50), **sizes)
+    def test_are_at_most_so_many_batches(self, images: int, n: int, **options: int) -> None:
+        pending = Pending()
+        run([task_of(str(i)) for i in range(images)], pending, n=n, **options)
+        assert 1 <= pending.most <= options["depth"]
+
+    def test_are_as_many_as_allowed_where_there_is_work(self) -> None:
+        pending = Pending()
+        run([task_of("0")], pending, n0=10, n=90, batch=10, busy=2, depth=4)
+        assert pending.most == 4
+
+    def test_none_is_beyond_the_next_decision(self) -> None:
+        """A plan that decides at every ten copies gets no more than it asked for."""
+        pending, asked = Pending(), list[int]()
+
+        def targets(counts: Mapping[Stage, LabelCounts]) -> dict[Stage, int]:
+            had = counts.get(Stage.ESTIMATION, LabelCounts("run", "0", Stage.ESTIMATION)).n
+            asked.append(min(had // 10 * 10 + 10, 40))
+            return {Stage.ESTIMATION: asked[-1]}
+
+        def submit(parts: Sequence[Part]) -> Future[Votes]:
+            assert all(part.stop <= max(asked) for part in parts)
+            return pending(parts)
+
+        [task] = spend([ImageTask("run", "0", IMAGE)], targets, submit, chunk=5, batch=5, depth=9)
+        assert task.counts == counts_of("0", estimation=40)
+        assert pending.most == 2  # those up to the next decision
+
+    def test_a_batch_that_is_not_full_waits_while_others_keep_the_device_busy(self) -> None:
+        def sizes_with(busy: int) -> list[int]:
+            pending = Pending()
+            tasks = [ImageTask("run", str(i), IMAGE) for i in range(2)]
+
+            def targets(counts: Mapping[Stage, LabelCounts]) -> dict[Stage, int]:
+                return {Stage.ESTIMATION: 12 if counts else 6}
+
+            list(spend(tasks, targets, pending, chunk=12, batch=8, busy=busy, depth=4))
+            return pending.draw.sizes
+
+        assert sizes_with(busy=1) == [8, 8, 8]  # the second waited for what the first brought
+        assert sizes_with(busy=2) == [8, 4, 8, 4]  # half of the device would have been idle
+
+    def test_are_called_off_when_nobody_wants_them_any_more(self) -> None:
+        pending = Pending()
+        tasks = [task_of("0", selection=5, estimation=18), task_of("1")]
+        going = spend(tasks, always(5, 20), pending, chunk=10, batch=4, depth=3)
+        assert next(going).image_id == "0"
+        going.close()
+        assert [future.cancelled() for future in pending.futures] == [False, True, True]
+
+    def test_images_that_want_nothing_are_handed_out_before_many_are_held(self) -> None:
+        taken = 0
+
+        def source() -> Iterator[ImageTask]:
+            nonlocal taken
+            for number in range(1000):
+                taken += 1
+                yield task_of(str(number), selection=5, estimation=20)
+
+        going = spend(source(), always(5, 20), FakeDraw(), chunk=10, batch=4)
+        next(going)
+        assert taken < 50
+        assert len(list(going)) == 999

@@ -23,6 +23,7 @@ from denoised_smoothing.certificates.counts import LabelCounts, Stage
 from denoised_smoothing.certificates.plans import Anytime, FixedBudget, plan_from_dict
 from denoised_smoothing.certificates.setting import Setting
 from denoised_smoothing.datasets import Example, ImageDataset, select
+from denoised_smoothing.engines import Precision
 from denoised_smoothing.errors import ImageError, SettingError, StoreError
 from denoised_smoothing.images import digest, to_png
 from denoised_smoothing.scheduling import ImageTask
@@ -32,10 +33,16 @@ from denoised_smoothing.weights import fingerprint
 
 SAVE_SECONDS = 0.4
 """Results wait at most this long, and the batch on its way, before they are in the store."""
+CALIBRATION_IMAGES = 50
+"""Images from whose noisy copies int8 takes its ranges."""
 EXAMPLES = 6
 """Images of a run that are shown in the report."""
 EXAMPLE_COPIES = 3
 """Noisy copies shown of each."""
+
+
+_FOUND = ("engine_version", "forward_shape", "model_digest", "processor")
+"""Settings that the machine decides."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +79,8 @@ class CertificationRun:
         limit, stride: which images: every ``stride``-th, at most ``limit``.
         more: continue a run that exists with so many more copies an image, where its plan allows
             it; the same as a plan with a larger cap.
+        calibration: images like those of ``dataset``, from whose noisy copies int8 takes its
+            ranges; None takes those of ``dataset`` (without their labels).
         method: the run's name in tables.
         command: what was typed, for the record.
 
@@ -91,6 +100,7 @@ class CertificationRun:
     limit: int | None = None
     stride: int = 1
     more: int | None = None
+    calibration: ImageDataset | None = None
     method: str | None = None
     command: str = ""
 
@@ -110,7 +120,10 @@ class CertificationRun:
             return self.name
         # Without the cap, so that a larger one finds the run that it continues.
         plan = {k: v for k, v in self.settings["plan"].items() if k not in ("max_n", "more")}
-        identity = json.dumps([{**self.settings, "plan": plan}, self.seed], sort_keys=True)
+        # What was asked for, not what was found here: another machine continues the same run.
+        asked = {k: v for k, v in self.settings.items() if k not in _FOUND}
+        asked |= {"plan": plan, "engine": self.smoothed.engine.value}
+        identity = json.dumps([asked, self.seed], sort_keys=True)
         parts = (self.dataset.name, self.classifier, self.denoiser)
         words = [re.sub(r"\.\w+$", "", part.rstrip("/").rpartition("/")[2]) for part in parts]
         short = re.sub(r"[^\w.]+", "-", "-".join(words))
@@ -122,6 +135,7 @@ class CertificationRun:
     def settings(self) -> dict[str, Any]:
         """What must be equal for counts to belong to one run."""
         _, first = self.image(self.indices[0])
+        calibration = self._calibrate()
         return {
             "data": self.dataset.name,
             "data_fingerprint": self.dataset.fingerprint,
@@ -136,9 +150,17 @@ class CertificationRun:
             "alpha": self.alpha,
             "plan": self.plan.to_dict(),
             "noise": self.smoothed.noise.value,
-            "forward_shape": [self.smoothed.forward_size(first), *first.shape],
-            **self.smoothed.engine.identity(),
+            **calibration,
+            **self.smoothed.execution(first),
         }
+
+    def _calibrate(self) -> dict[str, str]:
+        """Give int8 its calibration images, unless it has some; what is recorded of them."""
+        if self.smoothed.precision is not Precision.INT8 or self.smoothed.calibration is not None:
+            return {}
+        dataset = self.dataset if self.calibration is None else self.calibration
+        self.smoothed.calibration = calibration_images(self.smoothed, dataset, self.resolution)
+        return {"calibration_data": dataset.name, "calibration_fingerprint": dataset.fingerprint}
 
     def image(self, index: int) -> tuple[Example, Float[np.ndarray, "c h w"]]:
         """An example, and its image at the run's resolution and on the 8-bit grid.
@@ -222,13 +244,11 @@ class CertificationRun:
 
     def setting(self, run: StoredRun) -> Setting:
         """What the certificates of the run rest on."""
-        return Setting(
-            self.smoothed.sigma,
-            self.alpha,
-            self.settings["dimension"],
-            run.seed,
-            self.smoothed.noise,
-        )
+        return self._setting(run.seed)
+
+    def _setting(self, seed: int) -> Setting:
+        _, first = self.image(self.indices[0])
+        return self.smoothed.setting(first, self.alpha, seed)
 
     @property
     def label_note(self) -> str | None:
@@ -247,10 +267,7 @@ class CertificationRun:
         """What to tell the user where the plan can certify none of its radii, or None."""
         if not isinstance(self.plan, Anytime):
             return None
-        rests = Setting(
-            self.smoothed.sigma, self.alpha, self.settings["dimension"], 0, self.smoothed.noise
-        )
-        if self.plan.boundaries(rests):
+        if self.plan.boundaries(self._setting(seed=0)):
             return None
         return (
             f"no radius of {self.plan.radii} can be certified at sigma {self.smoothed.sigma:g} by "
@@ -287,6 +304,27 @@ class CertificationRun:
             for kind, pictures in kinds:
                 for position, picture in enumerate(pictures):
                     yield StoredExample(example.image_id, kind, position, to_png(picture))
+
+
+def calibration_images(
+    smoothed: SmoothedClassifier, dataset: ImageDataset, resolution: int | None
+) -> Float[np.ndarray, "n c h w"]:
+    """Images spread evenly over a data set, as they are certified.
+
+    Raises:
+        ImageError: one cannot be read, or they differ in size.
+    """
+    stride = max(1, len(dataset.image_ids) // CALIBRATION_IMAGES)
+    images = [
+        smoothed.prepare(dataset[index].image, resolution, name=f"image {index} of {dataset.name}")
+        for index in select(dataset, limit=CALIBRATION_IMAGES, stride=stride)
+    ]
+    if len({image.shape for image in images}) > 1:
+        raise ImageError(
+            f"the calibration images of {dataset.name} differ in size; bring them to one "
+            "(a resolution)"
+        )
+    return np.stack(images)
 
 
 class _Recorder:

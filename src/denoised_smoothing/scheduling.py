@@ -1,24 +1,26 @@
 """The one loop that spends noisy copies: which image gets which copies next.
 
 It asks the sampling plan of every unfinished image for its targets, fills batches with copies
-of several images, adds the votes as they come back and ends an image when its plan says so.
-Who calls it chooses how votes are drawn and what happens to a finished batch.
+of several images, keeps several batches on their way, adds the votes in the order in which the
+copies were asked for, and ends an image when its plan says so. Who calls it chooses how votes
+are drawn and what happens to a finished batch.
 """
 
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
-from itertools import chain
 
 import numpy as np
 from jaxtyping import Float
 
 from denoised_smoothing.certificates.counts import LabelCounts, Stage
 
-BATCH_SECONDS = 0.5
-"""A batch is kept to about this long, so that a killed run loses little."""
+_FINISHED_AT_ONCE = 16
+"""Images that want nothing and are taken before they are handed out, so that memory is bounded."""
 
 Targets = Callable[[Mapping[Stage, LabelCounts]], Mapping[Stage, int]]
 """From the counts of an image so far to the copies wanted in each stage."""
@@ -81,68 +83,123 @@ class Part:
         return self.stop - self.start
 
 
-Draw = Callable[[Sequence[Part]], Sequence[tuple[Sequence[int], int]]]
-"""From parts to the votes of each: copies a label, and copies without a label."""
+Votes = Sequence[tuple[Sequence[int], int]]
+"""Of each part of a batch: copies a label, and copies without a label."""
+Submit = Callable[[Sequence[Part]], "Future[Votes]"]
+"""Starts a batch: makes, classifies and counts its copies."""
 
 
 def spend(
     tasks: Iterable[ImageTask],
     targets: Targets,
-    draw: Draw,
+    submit: Submit,
     *,
     chunk: int,
-    forward: int,
-    batch_size: int,
+    batch: int,
+    busy: int = 1,
+    depth: int = 1,
     on_batch: Callable[[Sequence[ImageTask]], None] | None = None,
 ) -> Iterator[ImageTask]:
     """Draw copies until every task has what its plan wants; yields tasks as they finish.
 
+    An image never gets copies beyond its next decision, so that none is drawn that it does not
+    want. Batches that are not full wait for more copies while others keep the device busy.
+
     Args:
         tasks: taken one by one as they are needed, so that memory does not grow with them.
         targets: the plan's.
-        draw: makes, classifies and counts copies.
+        submit: starts a batch.
         chunk: copies of a chunk of noise; a part never spans two.
-        forward: copies of a forward pass; batches are whole multiples of it.
-        batch_size: the most copies in a batch.
+        batch: the most copies in a batch.
+        busy: batches on their way that keep the device busy.
+        depth: the most batches on their way.
         on_batch: called after each batch with the tasks that got votes.
     """
-    source, active, rate = iter(tasks), list[ImageTask](), 0.0
-    while True:
-        passes = min(batch_size, int(rate * BATCH_SECONDS)) // forward
-        batch = _gather(active, source, targets, chunk, room=max(1, passes) * forward)
-        began = time.perf_counter()
-        votes = draw(batch) if batch else []
-        seconds = time.perf_counter() - began
-        copies = sum(part.size for part in batch)
-        rate = copies / max(seconds, 1e-6)
-        for part, (counts, failed) in zip(batch, votes, strict=True):
+    supply = _Supply(tasks, targets, chunk)
+    on_their_way: deque[tuple[list[Part], Future[Votes]]] = deque()
+    held: list[Part] = []
+    began = time.perf_counter()
+    try:
+        while True:
+            while len(on_their_way) < depth:
+                held += supply.parts(batch - _copies(held))
+                yield from supply.finished()
+                if not held or (_copies(held) < batch and len(on_their_way) >= busy):
+                    break
+                on_their_way.append((held, submit(held)))
+                held = []
+            if not on_their_way:
+                if supply.exhausted:
+                    return
+                continue
+            parts, pending = on_their_way.popleft()
+            votes = pending.result()
+            now = time.perf_counter()
+            served = supply.add(parts, votes, now - began)
+            began = now
+            if on_batch is not None:
+                on_batch(served)
+            yield from supply.finished()
+    finally:
+        for _, pending in on_their_way:
+            pending.cancel()
+
+
+class _Supply:
+    """The unfinished tasks, and what each wants next."""
+
+    def __init__(self, tasks: Iterable[ImageTask], targets: Targets, chunk: int) -> None:
+        self._source, self._targets, self._chunk = iter(tasks), targets, chunk
+        self._wanted: dict[ImageTask, Mapping[Stage, int]] = {}
+        self._finished: list[ImageTask] = []
+        self.exhausted = False
+
+    def parts(self, room: int) -> list[Part]:
+        """Parts of the active tasks, then of new ones, of at most ``room`` copies."""
+        parts: list[Part] = []
+        for task in self._active():
+            while room and (part := task.next_part(self._wanted[task], room, self._chunk)):
+                parts.append(part)
+                room -= part.size
+            if not room:
+                break
+        return parts
+
+    def add(self, parts: Sequence[Part], votes: Votes, seconds: float) -> list[ImageTask]:
+        """Add the votes of a batch that took ``seconds``; returns the tasks that it served."""
+        copies = _copies(parts)
+        for part, (counts, failed) in zip(parts, votes, strict=True):
             part.task.add(part.stage, counts, failed)
             part.task.seconds += seconds * part.size / copies
-        if on_batch is not None and batch:
-            on_batch(list(dict.fromkeys(part.task for part in batch)))
-        finished = [task for task in active if task.ends_with(targets(task.counts))]
-        active = [task for task in active if task not in finished]
-        yield from finished
-        if not batch:
-            return
+        served = list(dict.fromkeys(part.task for part in parts))
+        for task in served:
+            self._update(task)
+        return served
+
+    def finished(self) -> list[ImageTask]:
+        """The tasks that have finished since the last call."""
+        finished, self._finished = self._finished, []
+        return finished
+
+    def _active(self) -> Iterator[ImageTask]:
+        yield from list(self._wanted)
+        while len(self._finished) < _FINISHED_AT_ONCE:
+            task = next(self._source, None)
+            if task is None:
+                self.exhausted = True
+                return
+            self._update(task)
+            if task in self._wanted:
+                yield task
+
+    def _update(self, task: ImageTask) -> None:
+        wanted = self._targets(task.counts)
+        if task.ends_with(wanted):
+            self._wanted.pop(task, None)
+            self._finished.append(task)
+        else:
+            self._wanted[task] = wanted
 
 
-def _gather(
-    active: list[ImageTask], source: Iterator[ImageTask], targets: Targets, chunk: int, room: int
-) -> list[Part]:
-    """Parts of the active tasks, then of new ones, until there is no room left."""
-    batch: list[Part] = []
-    for task in chain(list(active), _activated(source, active)):
-        wanted = targets(task.counts)
-        while room and (part := task.next_part(wanted, room, chunk)):
-            batch.append(part)
-            room -= part.size
-        if not room:
-            break
-    return batch
-
-
-def _activated(source: Iterator[ImageTask], active: list[ImageTask]) -> Iterator[ImageTask]:
-    for task in source:
-        active.append(task)
-        yield task
+def _copies(parts: Sequence[Part]) -> int:
+    return sum(part.size for part in parts)

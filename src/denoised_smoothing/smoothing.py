@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import secrets
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -24,14 +26,26 @@ from denoised_smoothing.certificates.prediction import Prediction, PredictionBud
 from denoised_smoothing.certificates.radii import check_sigma
 from denoised_smoothing.certificates.setting import Noise, Setting, check_noise
 from denoised_smoothing.denoisers import DenoiserNetwork, as_denoiser
-from denoised_smoothing.engines import TorchEngine, choose_device, forward_size
+from denoised_smoothing.engines import (
+    Choice,
+    Engine,
+    EngineName,
+    Pipeline,
+    Precision,
+    Request,
+    choose_by_name,
+    choose_device,
+    choose_engine,
+    limit_threads,
+)
 from denoised_smoothing.errors import ClassifierError, ImageError, SettingError
 from denoised_smoothing.interfaces import Classifier
 from denoised_smoothing.noise import chunk_size, noisy_copies
 from denoised_smoothing.scheduling import ImageTask, Part, Targets, spend
 
-BATCH_FORWARDS = 8
-"""Forward passes in a batch, unless a batch size is given."""
+CALIBRATION_SEED = 0
+"""Of the copies on which engines are checked, measured and calibrated. Their image id is their
+own, so that no certificate counts them whatever its seed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +73,18 @@ class SmoothedClassifier:
             to which others are rounded first, with a warning; its proof holds in floating
             point. ``float`` takes any image, and its proof is for real numbers only.
         device: ``auto``, or a name that torch knows.
+        engine: what executes denoiser and classifier: ``torch``, ``torch-compile``,
+            ``openvino``, ``onnxruntime``, or ``auto`` for the fastest of those installed. Weights
+            that change afterwards are seen before the next image, not during one.
+        precision: ``float32``, ``bfloat16``, ``float16`` (on a GPU) or ``int8`` (openvino). The
+            certificate is about the classifier as it runs, in this precision.
+        calibration: images [N, C, H, W] in [0, 1], from whose noisy copies int8 takes its ranges.
         batch_size: the most noisy copies on their way at once, but at least one forward pass;
             results do not depend on it.
 
     Raises:
-        SettingError: sigma, noise or batch_size is out of range, the device is not there, or
-            classifier and denoiser are for images of different channels.
+        SettingError: sigma, noise or batch_size is out of range, the device is not there,
+            or classifier and denoiser are for images of different channels.
     """
 
     def __init__(
@@ -75,6 +95,9 @@ class SmoothedClassifier:
         *,
         noise: Noise | str = Noise.GRID,
         device: str | torch.device = "auto",
+        engine: EngineName | str = EngineName.TORCH,
+        precision: Precision | str = Precision.FLOAT32,
+        calibration: Any = None,
         batch_size: int | None = None,
     ) -> None:
         if batch_size is not None and batch_size < 1:
@@ -90,10 +113,15 @@ class SmoothedClassifier:
         self.channels = _channels(classifier, denoiser)
         self.resolution: int | None = getattr(classifier, "resolution", None)
         self.device = choose_device(device)
-        self.engine = TorchEngine(
+        self.engine = choose_by_name(EngineName, engine, "the engine")
+        self.precision = choose_by_name(Precision, precision, "the precision")
+        self.calibration = None if calibration is None else image_forms.as_images(calibration)
+        self._pipeline = Pipeline(
             classifier, None if denoiser is None else as_denoiser(denoiser), sigma, self.device
         )
         self._batch_size = batch_size
+        self._choices: dict[tuple[int, ...], tuple[object, Choice]] = {}
+        self._alone = threading.Lock()
         self._form: str | None = None
         self._classes = 0
 
@@ -195,20 +223,56 @@ class SmoothedClassifier:
         first = next(tasks, None)
         if first is None:
             return
-        forward = self.forward_size(first.image)
+        choice = self.choice(first.image)
+        engine, chunk = choice.engine, chunk_size(first.image.shape)
+        batch = choice.forward * -(-chunk // choice.forward)  # whole chunks and whole passes
+        depth = 2 * engine.workers
+        if self._batch_size is not None:
+            depth = max(1, self._batch_size // batch)
+        threads, draw = torch.get_num_threads(), partial(self._draw, choice=choice, seed=seed)
+        pool = ThreadPoolExecutor(engine.workers, initializer=partial(limit_threads, engine))
+        try:
+            yield from spend(
+                _same_shape(first, tasks),
+                targets,
+                lambda parts: pool.submit(draw, list(parts)),
+                chunk=chunk,
+                batch=batch,
+                busy=min(depth, engine.workers),
+                depth=depth,
+                on_batch=on_batch,
+            )
+        finally:
+            pool.shutdown(cancel_futures=True)
+            torch.set_num_threads(threads)
 
-        def draw(parts: Sequence[Part]) -> list[tuple[list[int], int]]:
-            return self._draw(parts, seed, forward)
+    def choice(self, image: Float[np.ndarray, "c h w"]) -> Choice:
+        """The engine for images of this size, and the copies of a forward pass.
 
-        yield from spend(
-            _same_shape(first, tasks),
-            targets,
-            draw,
-            chunk=chunk_size(first.image.shape),
-            forward=forward,
-            batch_size=self._batch_size or BATCH_FORWARDS * forward,
-            on_batch=on_batch,
-        )
+        Chosen once, and again where weights have changed since.
+
+        Raises:
+            SettingError, MissingExtraError, ClassifierError: the engine is not to be had.
+        """
+        state, held = self._pipeline.state(), self._choices.get(image.shape)
+        if self.precision is Precision.INT8 and self.calibration is None:
+            raise SettingError(
+                "int8 takes its ranges from noisy copies of images like those to be certified: "
+                "give some as calibration=images [N, C, H, W], on the command line --calibration"
+            )
+        if held is None or held[0] != state:
+            request = Request(self.engine, self.precision, self.device)
+            choice = choose_engine(self._pipeline, request, partial(self._sample, image))
+            held = self._choices[image.shape] = (state, choice)
+        return held[1]
+
+    def execution(self, image: Float[np.ndarray, "c h w"]) -> dict[str, Any]:
+        """What executes images of this size, as far as counts depend on it: plain values."""
+        choice = self.choice(image)
+        held = {"forward_shape": [choice.forward, *image.shape], **choice.engine.identity()}
+        if self.calibration is not None and self.precision is Precision.INT8:
+            held["calibration"] = image_forms.digest(self.calibration)
+        return held
 
     def prepare(
         self,
@@ -231,8 +295,8 @@ class SmoothedClassifier:
         return image_forms.to_grid(image if side is None else image_forms.resize(image, side))
 
     def forward_size(self, image: Float[np.ndarray, "c h w"]) -> int:
-        """Copies in a forward pass for images of this size on this device."""
-        return forward_size(image.shape[1] * image.shape[2], self.device)
+        """Copies in a forward pass for images of this size."""
+        return self.choice(image).forward
 
     def copies(
         self, image: Float[np.ndarray, "c h w"], image_id: str, seed: int, count: int
@@ -243,7 +307,9 @@ class SmoothedClassifier:
             source, self.sigma, noise=self.noise, seed=seed, image_id=image_id,
             stage=Stage.ESTIMATION, start=0, stop=count,
         )  # fmt: skip
-        return noisy.cpu().numpy(), self.engine.denoise(noisy).cpu().numpy()
+        with torch.inference_mode():
+            denoised = self._pipeline.denoise(noisy)
+        return noisy.cpu().numpy(), denoised.cpu().numpy()
 
     def _certify(
         self,
@@ -263,7 +329,15 @@ class SmoothedClassifier:
         if self.channels is not None:
             image_forms.match_channels(batch[0], self.channels)
         seed = secrets.randbits(128) if seed is None else seed
-        return Setting(self.sigma, alpha, batch[0].size, seed, self.noise)
+        return self.setting(batch[0], alpha, seed)
+
+    def setting(self, image: Float[np.ndarray, "c h w"], alpha: float, seed: int) -> Setting:
+        """What certificates of images of this size rest on beside the counts."""
+        engine = self.choice(image).engine
+        return Setting(
+            self.sigma, alpha, image.size, seed, self.noise,
+            engine.name.value, engine.precision.value,
+        )  # fmt: skip
 
     def _on_grid(self, batch: Float[np.ndarray, "b c h w"]) -> Float[np.ndarray, "b c h w"]:
         """The batch as grid noise takes it."""
@@ -298,12 +372,33 @@ class SmoothedClassifier:
         report()
         return tasks
 
-    def _draw(self, parts: Sequence[Part], seed: int, forward: int) -> list[tuple[list[int], int]]:
+    def _sample(self, image: Float[np.ndarray, "c h w"], count: int) -> Float[Tensor, "n c h w"]:
+        """Noisy copies to prepare an engine with, of the calibration images or else of this one."""
+        images = image[None] if self.calibration is None else self.calibration
+        if images.shape[1:] != image.shape:
+            raise SettingError(
+                f"the calibration images have shape {list(images.shape[1:])}, those to certify "
+                f"{list(image.shape)}; bring them to one size"
+            )
+        each = -(-count // len(images))
+        drawn = [
+            noisy_copies(
+                torch.tensor(pixels, device=self.device), self.sigma, noise=self.noise,
+                seed=CALIBRATION_SEED, image_id=f"calibration {number}",
+                stage=Stage.SELECTION, start=0, stop=each,
+            )
+            for number, pixels in enumerate(images)
+        ]  # fmt: skip
+        return torch.stack(drawn, dim=1).flatten(0, 1)[:count]  # some of each image
+
+    def _draw(
+        self, parts: Sequence[Part], choice: Choice, seed: int
+    ) -> list[tuple[list[int], int]]:
         """The votes of each part; they leave the device once, as one small table."""
         copies = torch.cat([self._noisy(part, seed) for part in parts])
-        padding = copies.new_zeros(-len(copies) % forward, *copies.shape[1:])
-        pieces = torch.split(torch.cat([copies, padding]), forward)
-        labels = torch.cat([self._labels(self.engine.answer(piece)) for piece in pieces])
+        padding = copies.new_zeros(-len(copies) % choice.forward, *copies.shape[1:])
+        pieces = torch.split(torch.cat([copies, padding]), choice.forward)
+        labels = torch.cat([self._labels(self._answer(choice.engine, piece)) for piece in pieces])
         labels = labels[: len(copies)]
         columns = 2 + (self._classes or max(int(labels.max()) + 1, 1))
         sizes = torch.tensor([part.size for part in parts], device=labels.device)
@@ -318,6 +413,24 @@ class SmoothedClassifier:
                     "before certifying (reduced precision, a division by zero?)"
                 )
         return [(votes, failed) for _, failed, *votes in table]
+
+    def _answer(self, engine: Engine, copies: Float[Tensor, "n c h w"]) -> Num[Tensor, "n ..."]:
+        """The engine's answer; where memory does not hold all threads' copies, one at a time."""
+        try:
+            return engine.answer(copies)
+        except torch.OutOfMemoryError:
+            pass
+        with self._alone:
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+            try:
+                return engine.answer(copies)
+            except torch.OutOfMemoryError as error:
+                raise ClassifierError(
+                    f"the memory of {self.device} does not hold {len(copies)} images of shape "
+                    f"{list(copies.shape[1:])} any more: {error}; what was counted is kept: free "
+                    "memory, or take a device with more of it, and go on"
+                ) from error
 
     def _noisy(self, part: Part, seed: int) -> Float[Tensor, "n c h w"]:
         image = torch.tensor(part.task.image, device=self.device)  # may be a read-only array

@@ -149,6 +149,8 @@ class Certificate:
             "plan": self.plan.to_dict(),
             "calls": self.calls,
             "noise": self.noise.value,
+            "engine": self.setting.engine,
+            "precision": self.setting.precision,
             "dimension": self.setting.dimension,
             "seed": str(self.seed),
             "run": self.counts.run,
@@ -190,12 +192,17 @@ class Certificate:
             dimension=values["dimension"],
             seed=int(values["seed"]),
             noise=Noise(values["noise"]),
+            engine=values.get("engine", "torch"),
+            precision=values.get("precision", "float32"),
         )
         return plan_from_dict(values["plan"]).certificate(counts, setting)
 
     def __str__(self) -> str:
         bound = f"lower bound {format_down(self.lower_bound)} at alpha {self.alpha:g}"
-        rest = f"sigma {self.sigma:g}, {self.calls:,} classifier calls, {self.noise} noise"
+        rest = (
+            f"sigma {self.sigma:g}, {self.calls:,} classifier calls, {self.noise} noise, "
+            f"{self.setting.engine} {self.setting.precision}"
+        )
         if self.label is None:
             return f"abstains: nothing certified ({bound}, {rest})"
         return (
@@ -216,6 +223,7 @@ class Certificate:
             "alpha": f"{self.alpha:g}",
             "classifier calls": f"{self.calls:,}",
             "noise": self.noise.value,
+            "engine": f"{self.setting.engine}, {self.setting.precision}",
         }
         cells = "".join(f"<tr><th>{name}</th><td>{value}</td></tr>" for name, value in rows.items())
         return f"<table>{cells}</table>"

@@ -97,6 +97,8 @@ class Prediction:
             "alpha": self.alpha,
             "calls": self.calls,
             "noise": self.setting.noise.value,
+            "engine": self.setting.engine,
+            "precision": self.setting.precision,
             "seed": str(self.setting.seed),
             "counts": list(self.counts.counts),
             "failed": self.counts.failed,

@@ -44,6 +44,8 @@ class Setting:
         dimension: pixel values of an image, C * H * W.
         noise: the sampler of the noisy copies.
         seed: the seed of the noise.
+        engine, precision: what executed the base classifier, and in which arithmetic: both are
+            part of the classifier that is certified.
 
     Raises:
         SettingError: sigma or alpha is out of its range, or the seed no whole number.
@@ -54,6 +56,8 @@ class Setting:
     dimension: int
     seed: int
     noise: Noise = Noise.GRID
+    engine: str = "torch"
+    precision: str = "float32"
 
     def __post_init__(self) -> None:
         check_sigma(self.sigma)

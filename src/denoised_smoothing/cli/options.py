@@ -59,6 +59,27 @@ NoiseName = Annotated[
     Noise, typer.Option(help="Sampler of the noise; the proof of grid holds in floating point.")
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:0.")]
+Engine = Annotated[
+    EngineName,
+    typer.Option(
+        help="What executes denoiser and classifier; auto takes the fastest that is installed and "
+        "agrees with torch.",
+        envvar="DENOISED_SMOOTHING_ENGINE",
+    ),
+]
+PrecisionName = Annotated[
+    Precision,
+    typer.Option("--precision", help="Arithmetic of the classifier that is certified."),
+]
+CalibrationData = Annotated[
+    str | None,
+    typer.Option(
+        "--calibration",
+        metavar="DATA",
+        help="Images from whose noisy copies int8 takes its ranges.",
+        show_default="DATA",
+    ),
+]
 BatchSize = Annotated[
     int | None,
     typer.Option(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -54,15 +55,21 @@ def as_denoiser(function: Callable[..., Tensor]) -> Denoiser:
         and (p.name == "sigma" or p.default is p.empty)
         for p in parameters[1:]
     )
-    return function if takes_sigma else _Blind(function)
+    if takes_sigma:
+        return function
+    return _Blind(function) if isinstance(function, nn.Module) else partial(_blind, function)
 
 
 class _Blind(nn.Module):
     """A denoiser that is not told sigma."""
 
-    def __init__(self, denoise: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, denoise: nn.Module) -> None:
         super().__init__()
         self.denoise = denoise
 
     def forward(self, noisy: Tensor, sigma: float | Tensor) -> Tensor:
-        return self.denoise(noisy)
+        return _blind(self.denoise, noisy, sigma)
+
+
+def _blind(denoise: Callable[[Tensor], Tensor], noisy: Tensor, sigma: float | Tensor) -> Tensor:
+    return denoise(noisy)

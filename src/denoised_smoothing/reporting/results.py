@@ -82,6 +82,8 @@ def load_results(store: Store, name: str) -> RunResults:
         dimension=run.settings["dimension"],
         seed=run.seed,
         noise=Noise(run.settings["noise"]),
+        engine=run.settings["engine"],
+        precision=run.settings["precision"],
     )
     finished = [
         ImageResult(

@@ -1,0 +1,28 @@
+"""How the pipeline denoiser-then-classifier is executed: the one place where it runs."""
+
+from denoised_smoothing.engines.base import (
+    Engine,
+    EngineName,
+    Precision,
+    choose_by_name,
+    choose_device,
+    forward_size,
+)
+from denoised_smoothing.engines.choice import Choice, Request, choose_engine, limit_threads
+from denoised_smoothing.engines.pipeline import Pipeline
+from denoised_smoothing.engines.pytorch import TorchEngine
+
+__all__ = [
+    "Choice",
+    "Engine",
+    "EngineName",
+    "Pipeline",
+    "Precision",
+    "Request",
+    "TorchEngine",
+    "choose_by_name",
+    "choose_device",
+    "choose_engine",
+    "forward_size",
+    "limit_threads",
+]

@@ -1,0 +1,80 @@
+"""Converted models and measured choices on disk, found again by a key of all they depend on."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def cache_folder() -> Path:
+    """``DENOISED_SMOOTHING_CACHE``, or ``denoised-smoothing`` in the user's cache folder."""
+    named = os.environ.get("DENOISED_SMOOTHING_CACHE")
+    if named:
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "denoised-smoothing"
+
+
+def cache_key(*parts: object) -> str:
+    """A hash of ``parts``."""
+    return hashlib.sha256(json.dumps([str(part) for part in parts]).encode()).hexdigest()[:32]
+
+
+def cached_folder(key: str, make: Callable[[Path], None]) -> Path:
+    """The folder of that key, made by ``make`` in a folder of its own if there is none yet.
+
+    It appears whole or not at all, also if two processes make it at once. Where the cache cannot
+    be written, it is a temporary folder.
+    """
+    try:
+        parent = cache_folder()
+        parent.mkdir(parents=True, exist_ok=True)
+        folder = parent / key
+        if folder.is_dir():
+            return folder
+        part = Path(tempfile.mkdtemp(prefix=f"{key}.", dir=parent))
+    except OSError:
+        folder = Path(tempfile.mkdtemp(prefix="denoised-smoothing-"))
+        make(folder)
+        return folder
+    try:
+        make(part)
+        with contextlib.suppress(OSError):  # another process was faster
+            part.rename(folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return folder
+
+
+def recall(key: str) -> dict[str, Any] | None:
+    """What was remembered under that key, or None."""
+    try:
+        found: dict[str, Any] = json.loads((cache_folder() / f"{key}.json").read_text())
+    except (OSError, ValueError):
+        return None
+    return found
+
+
+def remember(key: str, values: dict[str, Any]) -> None:
+    """Remember plain values; where the cache cannot be written, nothing is remembered."""
+    with contextlib.suppress(OSError):
+        folder = cache_folder()
+        folder.mkdir(parents=True, exist_ok=True)
+        part = folder / f"{key}.{os.getpid()}.part"
+        part.write_text(json.dumps(values))
+        part.replace(folder / f"{key}.json")
+
+
+def digest_of_files(folder: Path) -> str:
+    """A hash of the contents of all files of a folder, in the order of their names."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        digest.update(f"{path.name} {path.stat().st_size};".encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()

@@ -1,0 +1,277 @@
+"""Which engine executes a pipeline, and in batches of which size."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property, partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from denoised_smoothing.engines.base import (
+    Engine,
+    EngineName,
+    Precision,
+    cores,
+    forward_size,
+)
+from denoised_smoothing.engines.cache import cache_key, cached_folder, recall, remember
+from denoised_smoothing.engines.converted import (
+    ConvertedEngine,
+    OnnxRuntimeEngine,
+    OpenVinoEngine,
+)
+from denoised_smoothing.engines.pipeline import Pipeline, agrees, folded
+from denoised_smoothing.engines.pytorch import CompiledTorchEngine, TorchEngine
+from denoised_smoothing.errors import (
+    ClassifierError,
+    DenoisedSmoothingError,
+    MissingExtraError,
+    SettingError,
+)
+from denoised_smoothing.weights import fingerprint
+
+TOLERANCE = 1e-3
+"""``auto`` takes an engine whose float32 logits differ from torch's by at most this share of the
+largest; labels must be the same."""
+MEASURED_SECONDS = 0.4
+"""How long each candidate is measured."""
+CALIBRATION_COPIES = 300
+"""Noisy copies from which the ranges of int8 are taken."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked for: an engine, a precision, and where."""
+
+    engine: EngineName
+    precision: Precision
+    device: torch.device
+
+
+@dataclass(frozen=True)
+class Choice:
+    """An engine, the copies of a forward pass, and what is to be told about the choice."""
+
+    engine: Engine
+    forward: int
+    notes: tuple[str, ...] = ()
+
+
+Noisy = Callable[[int], Float[Tensor, "b c h w"]]
+"""So many noisy copies, to convert, check and calibrate with; none of those of a certificate."""
+
+
+def choose_engine(pipeline: Pipeline, request: Request, noisy: Noisy) -> Choice:
+    """The engine that was asked for; for ``auto`` the fastest that reproduces torch's logits.
+
+    ``auto`` measures for a moment which engine and which batch size is fastest, and remembers it
+    for this machine and model. Where a model cannot be converted, or answers something else when
+    it is, it stays with torch and says why.
+
+    Raises:
+        SettingError: the engine or the precision is not to be had on this device.
+        MissingExtraError: the engine that was named is not installed.
+        ClassifierError: the model cannot be converted for the engine that was named.
+    """
+    maker = _Maker(pipeline, request, noisy)
+    if request.engine is not EngineName.AUTO:
+        engine = maker.make(request.engine, maker.rule)
+        remark, _ = maker.remark(engine)
+        return Choice(engine, maker.rule, (remark,) if remark else ())
+    names, notes = _candidates(pipeline, request)
+    if names == [EngineName.TORCH]:  # nothing to choose from: start at once
+        return Choice(maker.make(EngineName.TORCH, maker.rule), maker.rule, notes)
+    key = cache_key("choice", maker.key, names, maker.rule, cores(), platform.node())
+    known = recall(key)
+    if known is None:
+        known = _measured(maker, names)
+        remember(key, known)
+    forward = int(known["forward"])
+    return Choice(maker.make(EngineName(known["engine"]), forward), forward, tuple(known["notes"]))
+
+
+def throughput(engine: Engine, copies: Float[Tensor, "b c h w"], seconds: float) -> float:
+    """Copies a second that the engine answers in batches like ``copies``, all workers busy."""
+    stop = time.perf_counter()
+
+    def work(_: int) -> int:
+        done = 0
+        while time.perf_counter() < stop:
+            engine.answer(copies)
+            done += len(copies)
+        return done
+
+    with ThreadPoolExecutor(engine.workers, initializer=partial(limit_threads, engine)) as pool:
+        list(pool.map(work, range(engine.workers)))  # each thread once, to warm up
+        list(pool.map(lambda _: engine.answer(copies), range(engine.workers)))
+        began = time.perf_counter()
+        stop = began + seconds
+        done = sum(pool.map(work, range(engine.workers)))
+        return done / (time.perf_counter() - began)
+
+
+def limit_threads(engine: Engine) -> None:
+    """In a worker: torch gets the threads that the engine wants it to have."""
+    if engine.threads is not None:
+        torch.set_num_threads(engine.threads)
+
+
+def _candidates(pipeline: Pipeline, request: Request) -> tuple[list[EngineName], tuple[str, ...]]:
+    """What ``auto`` chooses from, and why there is no more."""
+    if request.device.type != "cpu":
+        return [EngineName.TORCH], ()
+    if request.precision is Precision.INT8:
+        return [EngineName.OPENVINO], ()
+    if not pipeline.is_module:
+        return [EngineName.TORCH], (
+            "engine torch: the classifier or the denoiser is no torch module, and cannot be "
+            "converted for a faster one",
+        )
+    fast = [EngineName.OPENVINO, EngineName.ONNXRUNTIME]
+    if request.precision is not Precision.FLOAT32:
+        fast = fast[:1]
+    installed = [name for name in fast if find_spec(name.value) is not None]
+    if not installed:
+        return [EngineName.TORCH], (
+            "engine torch: pip install 'denoised-smoothing[openvino]' brings a faster one",
+        )
+    return [installed[0], EngineName.TORCH], ()
+
+
+def _measured(maker: _Maker, names: list[EngineName]) -> dict[str, Any]:
+    """The fastest engine and batch size, as plain values."""
+    notes: list[str] = []
+    rates: dict[tuple[str, int], float] = {}
+    for name in names:
+        sizes = {maker.rule} if name is EngineName.ONNXRUNTIME else maker.sizes
+        try:
+            for forward in sorted(sizes):
+                engine = maker.make(name, forward)
+                if forward == min(sizes):
+                    remark, agrees_with_torch = maker.remark(engine)
+                    notes.extend([remark] if remark else [])
+                    if not agrees_with_torch:
+                        break
+                rates[name.value, forward] = throughput(
+                    engine, maker.noisy(forward)[:forward], MEASURED_SECONDS
+                )
+        except (ClassifierError, MissingExtraError, SettingError) as error:
+            notes.append(f"not {name.value}: {error}")
+    if not rates:
+        raise ClassifierError("; ".join(notes))
+    engine_name, forward = max(rates, key=lambda pair: rates[pair])
+    return {
+        "engine": engine_name,
+        "forward": forward,
+        "notes": notes,
+        "rates": {f"{name} {size}": round(rate, 1) for (name, size), rate in rates.items()},
+    }
+
+
+class _Maker:
+    """Makes engines of one pipeline, on demand."""
+
+    def __init__(self, pipeline: Pipeline, request: Request, noisy: Noisy) -> None:
+        self.pipeline, self.request, self.noisy = pipeline, request, noisy
+        self.example = noisy(1)[:1]
+        height, width = self.example.shape[2:]
+        self.rule = forward_size(height * width, request.device)
+
+    @property
+    def sizes(self) -> set[int]:
+        """Batches that are measured."""
+        return {max(1, self.rule // 2), self.rule, 2 * self.rule}
+
+    @cached_property
+    def key(self) -> str:
+        """Of the pipeline, the form of its images and the arithmetic."""
+        held = (self.pipeline.classifier, self.pipeline.denoiser, self.pipeline.sigma)
+        form = (*self.example.shape[1:], self.request.precision.value)
+        return cache_key(fingerprint(held), *form, torch.__version__)
+
+    @cached_property
+    def _folded(self) -> Pipeline:
+        return folded(self.pipeline, self.noisy(self.rule)[: self.rule])
+
+    def make(self, name: EngineName, forward: int) -> Engine:
+        """The engine of that name for batches of ``forward`` copies."""
+        precision, device = self.request.precision, self.request.device
+        if name in (EngineName.TORCH, EngineName.TORCH_COMPILE):
+            kind = TorchEngine if name is EngineName.TORCH else CompiledTorchEngine
+            return kind(self._folded, device, precision)
+        if device.type != "cpu":
+            raise SettingError(
+                f"{name.value} runs on a CPU here, not on {device}; take --engine torch or "
+                "torch-compile, or --device cpu"
+            )
+        if not self.pipeline.is_module:
+            raise ClassifierError(
+                f"{name.value} converts torch modules, and classifier or denoiser is another "
+                "callable; take --engine torch"
+            )
+        shape = (forward, *self.example.shape[1:])
+        if name is EngineName.OPENVINO:
+            return OpenVinoEngine(self._convert(OpenVinoEngine), shape, precision)
+        return OnnxRuntimeEngine(self._convert(OnnxRuntimeEngine), shape, precision)
+
+    def _convert(self, kind: type[OpenVinoEngine | OnnxRuntimeEngine]) -> Path:
+        """The folder with the converted model, from the cache if it is there."""
+        kind.check(self.request.precision)
+        calibration = None
+        if self.request.precision is Precision.INT8:
+            copies = self.noisy(CALIBRATION_COPIES)
+            count = len(copies) // self.rule or 1
+            calibration = [part.numpy() for part in copies.tensor_split(count)]
+            calibration = [part[: len(calibration[-1])] for part in calibration]
+        key = cache_key(
+            kind.name.value, kind.version(), self.key, self.rule, fingerprint(calibration)
+        )
+        copies = self.noisy(self.rule)[: self.rule]
+        try:
+            return cached_folder(
+                key, lambda folder: kind.convert(self.pipeline, copies, folder, calibration)
+            )
+        except DenoisedSmoothingError:
+            raise
+        except Exception as error:
+            raise ClassifierError(
+                f"{kind.name.value} cannot convert this pipeline "
+                f"({type(error).__name__}: {str(error).strip().splitlines()[0]}); take "
+                "--engine torch"
+            ) from error
+
+    def remark(self, engine: Engine) -> tuple[str | None, bool]:
+        """What is to be told of how its answers compare with torch's in float32, and if they agree.
+
+        Of a reduced precision, which is another classifier, nothing is asked.
+        """
+        same = isinstance(engine, TorchEngine) and engine.precision is Precision.FLOAT32
+        if same or not self.pipeline.is_module:
+            return None, True
+        share, close = self._compare(engine)
+        if engine.precision is not Precision.FLOAT32:
+            name = f"{engine.name.value} in {engine.precision.value}"
+            return f"{name} gives {share:.0%} of noisy copies the label that float32 gives", True
+        if close:
+            return None, True
+        far = f"its logits differ from torch's by more than {TOLERANCE:g} of the largest"
+        return f"{engine.name.value}: {far}", False
+
+    def _compare(self, engine: Engine) -> tuple[float, bool]:
+        """The share of equal labels, and whether the logits agree to within the tolerance."""
+        forward = engine.shape[0] if isinstance(engine, ConvertedEngine) else self.rule
+        copies = self.noisy(forward)[:forward]
+        expected = TorchEngine(self._folded, self.request.device).answer(copies)
+        answer = engine.answer(copies)
+        labels = [a.argmax(1) if a.ndim == 2 else a for a in (answer, expected)]
+        share = float((labels[0] == labels[1]).float().mean())
+        return share, agrees(answer, expected, TOLERANCE)

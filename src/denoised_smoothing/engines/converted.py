@@ -1,0 +1,233 @@
+"""Engines that hold the pipeline as a converted model: OpenVINO and ONNX Runtime."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import threading
+import warnings
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Num
+from torch import Tensor
+
+from denoised_smoothing.engines.base import (
+    Engine,
+    EngineName,
+    Precision,
+    checked_answer,
+    cores,
+)
+from denoised_smoothing.engines.cache import digest_of_files
+from denoised_smoothing.engines.pipeline import Pipeline, Plain
+from denoised_smoothing.errors import ClassifierError, MissingExtraError, SettingError
+
+
+class ConvertedEngine(Engine):
+    """A model in a folder, compiled for batches of one shape; each thread has a copy to itself.
+
+    Args:
+        folder: with the files that ``convert`` wrote.
+        shape: of a batch, [B, C, H, W].
+        precision: what it computes in.
+
+    Raises:
+        SettingError: the precision is not to be had from this engine.
+        MissingExtraError: its package is not installed.
+    """
+
+    def __init__(self, folder: Path, shape: Sequence[int], precision: Precision) -> None:
+        self.check(precision)
+        self.device, self.precision = torch.device("cpu"), precision
+        self.folder, self.shape = folder, tuple(shape)
+        self.model_digest = digest_of_files(folder)
+        self.workers = cores() + 1  # one makes noise while the others compute
+        self.threads = 1
+        self._own = threading.local()
+        self._compile()
+
+    def answer(self, copies: Float[Tensor, "b c h w"]) -> Num[Tensor, "b ..."]:
+        if tuple(copies.shape) != self.shape:
+            raise ClassifierError(
+                f"this model was converted for batches of shape {list(self.shape)}, got "
+                f"{list(copies.shape)}; give images of that size"
+            )
+        if not hasattr(self._own, "infer"):
+            self._own.infer = self._worker()
+        answer = torch.from_numpy(np.array(self._own.infer(copies.contiguous().numpy())))
+        return checked_answer(answer, copies)
+
+    def identity(self) -> dict[str, str]:
+        return {**super().identity(), "model_digest": self.model_digest}
+
+    @staticmethod
+    @abstractmethod
+    def check(precision: Precision) -> None:
+        """Refuse a precision that this engine does not have, before any work.
+
+        Raises:
+            SettingError: it does not.
+        """
+
+    @abstractmethod
+    def _compile(self) -> None:
+        """Load the model of the folder."""
+
+    @abstractmethod
+    def _worker(self) -> Callable[[np.ndarray], np.ndarray]:
+        """What answers batches in one thread."""
+
+
+class OpenVinoEngine(ConvertedEngine):
+    """OpenVINO on a CPU: as many streams as cores, each with a thread of its own.
+
+    So a batch is computed by one thread, and its last bits do not depend on how many there are.
+    """
+
+    name = EngineName.OPENVINO
+
+    @staticmethod
+    def check(precision: Precision) -> None:
+        if precision is Precision.FLOAT16:
+            raise SettingError(
+                "openvino does not run float16 on a CPU; take bfloat16 or int8, or float32"
+            )
+
+    @staticmethod
+    def convert(
+        pipeline: Pipeline,
+        copies: Float[Tensor, "b c h w"],
+        folder: Path,
+        calibration: Sequence[np.ndarray] | None = None,
+    ) -> None:
+        """Write the pipeline for batches like ``copies``; in int8 where ``calibration`` is given.
+
+        Args:
+            calibration: batches [B, C, H, W] of noisy copies, from which the ranges of int8 are
+                taken (post-training quantisation by NNCF).
+        """
+        openvino = _package("openvino", "openvino", "the engine openvino")
+        with _quiet(), torch.no_grad():
+            model = openvino.convert_model(Plain(pipeline), example_input=copies)
+            model.reshape(list(copies.shape))
+            if calibration is not None:
+                nncf = _package("nncf", "int8", "the precision int8")
+                nncf.set_log_level(logging.ERROR)
+                data = nncf.Dataset(list(calibration))
+                model = nncf.quantize(model, data, subset_size=len(calibration))
+            openvino.save_model(model, folder / "model.xml", compress_to_fp16=False)
+
+    @classmethod
+    def version(cls) -> str:
+        return str(_package("openvino", "openvino", "the engine openvino").__version__)
+
+    def _compile(self) -> None:
+        openvino = _package("openvino", "openvino", "the engine openvino")
+        reduced = self.precision is Precision.BFLOAT16
+        core = openvino.Core()
+        model = core.read_model(self.folder / "model.xml")
+        model.reshape(list(self.shape))
+        self._model = core.compile_model(
+            model,
+            "CPU",
+            {
+                "NUM_STREAMS": cores(),
+                "INFERENCE_NUM_THREADS": cores(),
+                "INFERENCE_PRECISION_HINT": "bf16" if reduced else "f32",
+                "ENABLE_CPU_PINNING": False,
+            },
+        )
+
+    def _worker(self) -> Callable[[np.ndarray], np.ndarray]:
+        request = self._model.create_infer_request()
+
+        def infer(copies: np.ndarray) -> np.ndarray:
+            answer: np.ndarray = request.infer([copies], share_inputs=True)[0]
+            return answer
+
+        return infer
+
+
+class OnnxRuntimeEngine(ConvertedEngine):
+    """ONNX Runtime on a CPU, float32; a session runs in as many threads as call it."""
+
+    name = EngineName.ONNXRUNTIME
+
+    @staticmethod
+    def check(precision: Precision) -> None:
+        if precision is not Precision.FLOAT32:
+            raise SettingError(
+                f"onnxruntime runs float32 alone here, not {precision.value}; take "
+                "--engine openvino for bfloat16 or int8"
+            )
+
+    @staticmethod
+    def convert(
+        pipeline: Pipeline,
+        copies: Float[Tensor, "b c h w"],
+        folder: Path,
+        calibration: Sequence[np.ndarray] | None = None,
+    ) -> None:
+        """Write the pipeline for batches like ``copies``."""
+        _package("onnxscript", "onnxruntime", "the engine onnxruntime")
+        with _quiet(), torch.no_grad():
+            torch.onnx.export(
+                Plain(pipeline),
+                (copies,),
+                folder / "model.onnx",
+                dynamo=True,
+                verbose=False,
+                input_names=["copies"],
+                output_names=["answer"],
+                external_data=sum(p.nbytes for p in pipeline.parameters()) > 2**30,
+            )
+
+    @classmethod
+    def version(cls) -> str:
+        return str(_package("onnxruntime", "onnxruntime", "the engine onnxruntime").__version__)
+
+    def _compile(self) -> None:
+        runtime = _package("onnxruntime", "onnxruntime", "the engine onnxruntime")
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        self._session = runtime.InferenceSession(
+            str(self.folder / "model.onnx"), options, providers=["CPUExecutionProvider"]
+        )
+
+    def _worker(self) -> Callable[[np.ndarray], np.ndarray]:
+        session, (copies,) = self._session, self._session.get_inputs()
+
+        def infer(batch: np.ndarray) -> np.ndarray:
+            answer: np.ndarray = session.run(None, {copies.name: batch})[0]
+            return answer
+
+        return infer
+
+
+def _package(name: str, extra: str, purpose: str) -> Any:
+    try:
+        return __import__(name)
+    except ImportError as error:
+        raise MissingExtraError(name, extra, purpose) from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the progress and warnings of converters; torch on one thread, as it only traces."""
+    threads = torch.get_num_threads()
+    level = logging.root.manager.disable
+    torch.set_num_threads(1)
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
+        torch.set_num_threads(threads)
