@@ -128,7 +128,28 @@ class TestAlarm:
         outcome = run("attack", "lies", *COMMON, "--radii", "0.001", "--limit", "1")
         assert outcome.code == 0, outcome.err
         assert [attack["verdict"] for attack in found()["attacks"]] == ["abstained"]
-        assert found()["radii"] == [{"radius": 0.001, "certified": 1, "unbroken": 1, "images": 1}]
+        assert found()["radii"] == [
+            {"radius": 0.001, "certified": 1, "unbroken": 1, "abstained": 0, "images": 1}
+        ]
+
+
+def test_the_upper_bound_of_an_anytime_run_is_above_what_a_fixed_run_certifies(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run gives an image up for radius 0.5, and says nothing about 0.01."""
+    monkeypatch.setenv("BOUNDARY", str(128 / 255 - 0.05 / 8))  # the first image is 0.05 away
+    common = ("certify", "folder:images", "--classifier", "python:liar:Liar", "--sigma", "0.25")
+    common += ("--store", "a.sqlite", "--seed", "3", "--n0", "20", "--radii")
+    plan = ("--plan", "anytime", "--max-n", "1000", "--run", "anytime")
+    assert run(*common, "0.5", *plan).code == 0
+    fixed = run(*common, "0.01", "--n", "2000", "--run", "fixed", "--json")
+    assert json.loads(fixed.out)["rows"][0]["certified"] == {"0.01": 3}
+    outcome = run("attack", "anytime", *COMMON, "--radii", "0.01")
+    assert outcome.code == 0, outcome.err
+    assert found()["radii"] == [
+        {"radius": 0.01, "certified": 2, "unbroken": 3, "abstained": 1, "images": 3}
+    ]
+    assert "The run abstains on 1 of them" in " ".join(outcome.out.split())
 
 
 class TestRefusals:
