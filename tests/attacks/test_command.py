@@ -16,6 +16,7 @@ import pytest
 from denoised_smoothing.attacks import Campaign
 from denoised_smoothing.cli import main
 from denoised_smoothing.cli.attacking import ALARM
+from denoised_smoothing.errors import ClassifierError, ImageError, StoreError
 from denoised_smoothing.images import load_image
 
 MODULE = """
@@ -225,6 +226,39 @@ def test_an_interrupted_attack_keeps_what_it_found(
     assert "everything found is kept in attack" in outcome.err
     assert len(found()["attacks"]) == 4
     assert not found()["complete"]
+    assert Path("attack/curve.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ImageError("image '2.png' is gone"), "error: image '2.png' is gone"),
+        (ClassifierError("the classifier failed"), "error: the classifier failed"),
+        (StoreError("image '2.png' is not the one"), "error: image '2.png' is not the one"),
+        (KeyboardInterrupt(), "interrupted; everything found is kept in attack"),
+    ],
+)
+def test_an_alarm_is_not_masked_by_what_happens_after_it(
+    run: Run, monkeypatch: pytest.MonkeyPatch, error: BaseException, said: str
+) -> None:
+    certify(run)
+    attack = Campaign._attack
+
+    def failing(self: Campaign, image: Any, pixels: Any) -> Any:
+        if image.index == 2:
+            raise error
+        return attack(self, image, pixels)
+
+    monkeypatch.setattr(Campaign, "_attack", failing)
+    monkeypatch.setenv("BOUNDARY", "0.46")
+    outcome = run("attack", "lies", *COMMON, "--share", "0.99")
+    assert outcome.code == ALARM
+    words = " ".join(outcome.err.split())
+    assert said in words
+    assert "ALARM: image '0.png' is certified as label 0" in words
+    assert found()["alarms"]
+    assert not found()["complete"]
+    assert Path("attack/curve.png").exists()
 
 
 def test_the_bundled_digits_from_end_to_end(run: Run) -> None:

@@ -21,10 +21,9 @@ from denoised_smoothing.cli.options import (
     Seed,
     StoreUrl,
     command_line,
-    fail,
     parse_radii,
 )
-from denoised_smoothing.errors import ImageError, RunMismatchError, StoreError
+from denoised_smoothing.errors import DenoisedSmoothingError, RunMismatchError, StoreError
 from denoised_smoothing.terminal import err, out, print_json
 
 if TYPE_CHECKING:
@@ -214,6 +213,8 @@ class _Reader:
 
 
 def _execute(campaign: Campaign, record: AttackRecord) -> None:
+    """Attack, and keep what is found however it ends; an alarm's exit code is never lost."""
+    code = 0
     try:
         with _bar(len(campaign.images)) as show:
             for attacks in campaign.run():
@@ -221,13 +222,20 @@ def _execute(campaign: Campaign, record: AttackRecord) -> None:
                 show(record.outcomes)
     except KeyboardInterrupt:
         err.print(f"interrupted; everything found is kept in {record.folder}", markup=False)
-        raise typer.Exit(INTERRUPTED) from None
-    except ImageError as error:  # of an image in the middle
-        fail(error, FAILED)
+        code = INTERRUPTED
+    except DenoisedSmoothingError as error:  # in the middle
+        err.print(f"error: {error}", markup=False, soft_wrap=True)
+        code = FAILED
     finally:
         for outcome, path in record.alarms:
             err.print(_alarm(outcome, path, campaign), markup=False, soft_wrap=True)
-    record.finish()
+    try:
+        record.finish(complete=not code)
+    except DenoisedSmoothingError as error:  # no room for the curve
+        err.print(f"error: {error}", markup=False, soft_wrap=True)
+        code = FAILED
+    if code:
+        raise typer.Exit(ALARM if record.alarms else code)
 
 
 def _alarm(outcome: AttackOutcome, path: Path, campaign: Campaign) -> str:
