@@ -195,7 +195,7 @@ class Certificate:
 
     def __str__(self) -> str:
         bound = f"lower bound {format_down(self.lower_bound)} at alpha {self.alpha:g}"
-        rest = f"sigma {self.sigma:g}, {self.calls:,} classifier calls, {self.noise} noise"
+        rest = f"sigma {self.sigma:g}, {self.calls:,} classifier calls, {self.noise.described}"
         if self.label is None:
             return f"abstains: nothing certified ({bound}, {rest})"
         return (
@@ -215,7 +215,7 @@ class Certificate:
             "sigma": f"{self.sigma:g}",
             "alpha": f"{self.alpha:g}",
             "classifier calls": f"{self.calls:,}",
-            "noise": self.noise.value,
+            "noise": self.noise.described,
         }
         cells = "".join(f"<tr><th>{name}</th><td>{value}</td></tr>" for name, value in rows.items())
         return f"<table>{cells}</table>"

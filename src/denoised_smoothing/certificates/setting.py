@@ -19,6 +19,11 @@ class Noise(StrEnum):
     FLOAT = "float"
     """x + sigma * z in float32, as in Cohen et al. 2019: unproven below rounding errors."""
 
+    @property
+    def described(self) -> str:
+        """Its name for a reader, who is told where certificates that rest on it are unproven."""
+        return "grid noise" if self is Noise.GRID else "float noise (unproven)"
+
 
 def check_noise(noise: Noise | str) -> Noise:
     """The sampler of that name.

@@ -47,6 +47,11 @@ from denoised_smoothing.terminal import err, out, plain_rows, print_json, print_
 if TYPE_CHECKING:
     from denoised_smoothing.smoothing import SmoothedClassifier
 
+UNPROVEN = (
+    "with float noise the certificates are unproven: the proof does not hold for noise that is "
+    "added in floating point; leave --noise out for the grid, where it does"
+)
+
 
 def demo(
     output: Annotated[Path, typer.Option(help="Folder for the report and the store.")] = Path(
@@ -155,7 +160,11 @@ def certify(
         more=more,
         command=command_line(),
     )
-    for note in (request.label_note, request.reach_note):
+    for note in (
+        request.label_note,
+        request.reach_note,
+        UNPROVEN if noise is Noise.FLOAT else None,
+    ):
         if note:
             err.print(f"note: {note}", markup=False)
     with Store(store) as opened:
