@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from denoised_smoothing.certificates.bounds import check_alpha
 from denoised_smoothing.certificates.certificate import SamplingPlan
 from denoised_smoothing.certificates.counts import LabelCounts, Stage
 from denoised_smoothing.certificates.plans import Anytime, FixedBudget, plan_from_dict
@@ -95,7 +94,7 @@ class CertificationRun:
     command: str = ""
 
     def __post_init__(self) -> None:
-        check_alpha(self.alpha)
+        self.plan.check_alpha(self.alpha)
         _ = self.settings
 
     @cached_property

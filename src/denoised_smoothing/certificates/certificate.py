@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, ClassVar
 
+from denoised_smoothing.certificates.bounds import check_alpha
 from denoised_smoothing.certificates.counts import LabelCounts, Stage
 from denoised_smoothing.certificates.radii import format_down, l1_radius, linf_radius, round_down
 from denoised_smoothing.certificates.setting import Noise, Setting
@@ -44,6 +45,14 @@ class SamplingPlan(ABC):
     @abstractmethod
     def most_calls(self) -> int:
         """The most classifier calls that an image can take."""
+
+    def check_alpha(self, alpha: float) -> None:
+        """Refuse an alpha that the plan's bounds do not take, before anything is drawn.
+
+        Raises:
+            SettingError: it is out of range.
+        """
+        check_alpha(alpha)
 
     def extended(self, more: int) -> SamplingPlan:
         """The plan with ``more`` copies allowed an image.

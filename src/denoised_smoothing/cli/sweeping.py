@@ -47,7 +47,13 @@ def sweep(
     limit: Annotated[int, typer.Option(help="Images of the sample, at most.")] = 50,
     stride: Annotated[int, typer.Option(help="Every so many-th image.")] = 1,
     store: StoreUrl = "runs.sqlite",
-    run: Annotated[str, typer.Option(metavar="NAME", help="The runs are NAME-SIGMA.")] = "sweep",
+    run: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="The runs are NAME-SIGMA; NAME-rRADIUS-SIGMA if --radius is none of --radii.",
+        ),
+    ] = "sweep",
     output: Annotated[Path, typer.Option(help="The HTML report to write.")] = Path("sweep.html"),
     device: Device = "auto",
     as_json: AsJson = False,
@@ -62,7 +68,10 @@ def sweep(
     from denoised_smoothing.runs import CertificationRun
     from denoised_smoothing.store import Store
 
-    asked = check_radii((*(parse_radii(radii) or RADII), radius))
+    usual = parse_radii(radii) or RADII
+    asked = check_radii((*usual, radius))
+    # A sweep about one more radius is another one: its runs stop later than those about the usual.
+    name = run if radius in usual else f"{run}-r{radius:g}"
     dataset = load_dataset(data)
     requests = [
         CertificationRun(
@@ -72,7 +81,7 @@ def sweep(
             alpha,
             classifier,
             denoiser,
-            name=f"{run}-{sigma:g}",
+            name=f"{name}-{sigma:g}",
             resolution=resolution,
             limit=limit,
             stride=stride,
