@@ -462,6 +462,20 @@ class TestMore:
         assert counts(store) == before
         assert store.run("run") == run
 
+    @pytest.mark.parametrize("cap", [300, 700])
+    def test_beside_another_cap_is_refused(self, begun: Store, cap: int) -> None:
+        before, run = counts(begun), begun.run("run")
+        said = (
+            rf"a cap of {cap} copies beside --more 50, for the run 'run' with a cap of 400; leave "
+            "--plan and --max-n out to add .*, or --more to set a larger cap"
+        )
+        with pytest.raises(SettingError, match=said):
+            request(plan=replace(ANYTIME, max_n=cap), more=50).execute(begun)
+        assert (counts(begun), begun.run("run")) == (before, run)
+        request(plan=ANYTIME, more=300).execute(begun)
+        with pytest.raises(SettingError, match=r"cap of 700 .* a cap of 400 and 300 more; leave"):
+            request(plan=replace(ANYTIME, max_n=700), more=50).execute(begun)
+
     def test_without_a_run_is_refused(self, store: Store) -> None:
         said = r"there is no run 'run' to continue by 300 copies; name one with --run, or leave"
         with pytest.raises(SettingError, match=said):
@@ -793,6 +807,7 @@ class TestFailures:
         ("changes", "error", "said"),
         [
             ({"alpha": 2.0}, SettingError, "alpha"),
+            ({"plan": ANYTIME, "alpha": 0.5}, SettingError, "alpha up to 0.36"),
             ({"limit": 0}, SettingError, "limit is a number of images .* got 0"),
             ({"stride": -1}, SettingError, "stride is a number of images .* got -1"),
             ({"resolution": 0}, SettingError, "resolution is a number of pixels"),
@@ -802,7 +817,7 @@ class TestFailures:
                 ImageError, "image 'image-0' is RGB, but the classifier takes grey images",
             ),
         ],
-        ids=["alpha", "limit", "stride", "resolution", "channels"],
+        ids=["alpha", "alpha of a plan", "limit", "stride", "resolution", "channels"],
     )  # fmt: skip
     def test_bad_input_is_refused_before_any_work(
         self, changes: dict[str, Any], error: type[Exception], said: str

@@ -192,6 +192,8 @@ class CertificationRun:
         wanted: SamplingPlan | None
         # A continuation has the run's own plan, unless another is asked for by name.
         asked = plan if self.more is not None and self.plan == FixedBudget() else self.plan
+        if self.more is not None:
+            self._check_one_cap(plan, asked)
         if self.more is None or plan.joined(asked) is None:
             wanted = plan.joined(self.plan)
         else:
@@ -203,6 +205,18 @@ class CertificationRun:
         if wanted is None or wanted == plan:
             return held
         return store.extend(held.name, wanted.to_dict(), command=self.command)
+
+    def _check_one_cap(self, plan: SamplingPlan, asked: SamplingPlan) -> None:
+        """Refuse another cap beside more copies: it is not clear how many are meant in all."""
+        if not (isinstance(plan, Anytime) and isinstance(asked, Anytime)):
+            return
+        if asked.max_n != plan.max_n:
+            held = f"{plan.max_n:,}" + (f" and {plan.more:,} more" if plan.more else "")
+            raise SettingError(
+                f"a cap of {asked.max_n:,} copies beside --more {self.more}, for the run "
+                f"{self.run_name!r} with a cap of {held}; leave --plan and --max-n out to add to "
+                "what it has, or --more to set a larger cap"
+            )
 
     def _was_interrupted(self, store: Store, held: StoredRun) -> bool:
         """Whether this very continuation was begun before and has not come to its end.
