@@ -1,5 +1,7 @@
 """A fixed budget and the anytime plan with that cap, on the same noise: results, calls, time.
 
+Prints the table of docs/statistics.md, whose calls and seconds are those of all images.
+
     python benchmarks/plans.py DATA --classifier SPEC --denoiser SPEC [--sigma 0.5] [--n 4000]
 
 Both runs are kept in the store, and go on where they stopped. Every image on which the two
@@ -22,7 +24,7 @@ from denoised_smoothing import (
     load_results,
 )
 from denoised_smoothing.certificates.plans.anytime import RADII
-from denoised_smoothing.reporting import ImageResult, comparison, to_markdown
+from denoised_smoothing.reporting import ImageResult, RunResults, comparison
 
 SEED = 20190208
 
@@ -54,6 +56,20 @@ def counts(image: ImageResult) -> str:
     return f"label {candidate}: {votes} of {certificate.counts.n}, radius {image.radius:.4f}"
 
 
+def table(results: dict[str, RunResults], n: int) -> str:
+    """Certified accuracy (%) at the radii and 0, calls, and seconds of drawing and classifying."""
+    rows = comparison(list(results.values()), (0.0, *RADII))
+    names = {"anytime": f"anytime, cap {n:,}", "fixed": f"fixed, n = {n:,}"}
+    first, *radii = (f"{cell.radius:g}" for cell in rows[0].cells)
+    lines = [["plan", f"r = {first}", *radii, "calls", "seconds"]]
+    lines.append(["---", *["---:"] * (len(lines[0]) - 1)])
+    for (name, result), row in zip(results.items(), rows, strict=True):
+        calls = sum(image.certificate.calls for image in result.images)
+        seconds = sum(image.seconds for image in result.images)
+        lines.append([names[name], *map(str, row.cells), f"{calls:,}", f"{seconds:,.1f}"])
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
 def main() -> None:
     options = parse()
     smoothed = SmoothedClassifier(
@@ -79,10 +95,10 @@ def main() -> None:
                 method=name,
             ).execute(store)
             results[name] = load_results(store, name)
-    print(to_markdown(comparison(list(results.values()), (0.0, *RADII))))
+    print(table(results, options.n))
     pairs = zip(results["fixed"].images, results["anytime"].images, strict=True)
     different = [pair for pair in pairs if claims(pair[0]) != claims(pair[1])]
-    print(f"{len(different)} of {options.limit} images differ at one of {RADII}:\n")
+    print(f"\n{len(different)} of {options.limit} images differ at one of {RADII}:\n")
     for fixed, anytime in different:
         print(
             f"- row {fixed.index} (true label {fixed.true_label}): fixed {counts(fixed)}; "

@@ -3,14 +3,14 @@
 No classifier: a noisy copy fails with a known probability, so that every false certificate is
 seen. The tables are those of docs/statistics.md.
 
-    python benchmarks/simulation.py [--quick] [validity|economy|radius|all]
+    python benchmarks/simulation.py [--quick] [validity|two-sided|economy|radius|all]
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -130,6 +130,65 @@ def selection(streams: int) -> None:
     )
     print(f"\nFalse certificates of {streams:,} images whose two classes have probability 1/2")
     table(["selection", "wrong"], [(n, f"{w.sum():,}") for n, w in zip(names, wrong, strict=True)])
+
+
+# Two-sided: more classes than two, the runner-up unknown.
+
+CLASSES = {  # probabilities; what is missing to 1 are failed copies, each a vote for class 1
+    "0.5, 0.5": (0.5, 0.5),
+    "0.4, 0.4, 0.2": (0.4, 0.4, 0.2),
+    "0.4, 0.3, 0.2; 0.1 fail that would vote for the second": (0.4, 0.3, 0.2),
+    "0.4, 0.2, 0.2, 0.2": (0.4, 0.2, 0.2, 0.2),
+    "ten of 0.1": (0.1,) * 10,
+}
+
+
+def two_sided(streams: int) -> None:
+    """Certificates of the plan itself, from counts of multinomial law.
+
+    In all but the fourth row two classes are the most probable, so that any certificate is false.
+    """
+    random = np.random.default_rng(SEED + 4)
+    rows = []
+    for name, named in CLASSES.items():
+        p = np.array([*named, max(0.0, 1.0 - sum(named))])
+        truth = p[:-1].copy()
+        truth[1] += p[-1]
+        row: list[object] = [name]
+        for cap in CAPS:
+            plan = FixedBudget(n=cap, two_sided=True)
+            candidates = random.multinomial(plan.n0, p, streams)[:, :-1].argmax(axis=1)
+            votes = random.multinomial(cap, p, streams)
+            own = votes[np.arange(streams), candidates]
+            others = votes[:, :-1].copy()
+            others[np.arange(streams), candidates] = -1
+            cases = np.stack([candidates, own, others.max(axis=1), votes[:, -1]], axis=1)
+            kinds, times = np.unique(cases, axis=0, return_counts=True)
+            wrong = sum(
+                number
+                for kind, number in zip(kinds.tolist(), times.tolist(), strict=True)
+                if _is_false(plan, kind, truth)
+            )
+            row.append(f"{wrong:,}")
+        rows.append(row)
+    print(f"\nFalse two-sided certificates of {streams:,} images, by n")
+    table(["probabilities", *(f"{cap:,}" for cap in CAPS)], rows)
+
+
+def _is_false(plan: FixedBudget, kind: Sequence[int], truth: Floats) -> bool:
+    """Whether the candidate's certificate exceeds its true radius (sigma 1); others are pooled."""
+    candidate, own, other, failed = kind
+    rest = plan.n - own - other - failed
+    # The candidate is label 0 here, the largest other label 1; all further ones are spread thin.
+    spread = [other] * (rest // max(other, 1)) + [rest % max(other, 1)] if rest else []
+    counts = {
+        Stage.SELECTION: LabelCounts("", "", Stage.SELECTION, (plan.n0,)),
+        Stage.ESTIMATION: LabelCounts("", "", Stage.ESTIMATION, (own, other, *spread), failed),
+    }
+    certificate = plan.certificate(counts, setting(1.0))
+    runner_up = np.delete(truth, candidate).max()
+    radius = (special.ndtri(truth[candidate]) - special.ndtri(runner_up)) / 2
+    return certificate.label is not None and (radius < 1e-12 or certificate.radius > radius)
 
 
 # Economy: images as they come.
@@ -287,19 +346,25 @@ def radius(images: int) -> None:
     table(["of n", "mean calls", "fixed calls", "mean radius / sigma", "fixed", "share in %"], rows)
 
 
+PARTS: dict[str, tuple[Callable[[int], None], int]] = {
+    "validity": (validity, 200_000),
+    "two-sided": (two_sided, 200_000),
+    "economy": (economy, 10_000),
+    "radius": (radius, 10_000),
+}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "what", nargs="?", default="all", choices=["validity", "economy", "radius", "all"]
-    )
+    parser.add_argument("what", nargs="?", default="all", choices=[*PARTS, "all"])
     parser.add_argument("--quick", action="store_true", help="a tenth of the streams and images")
     arguments = parser.parse_args()
     share = 10 if arguments.quick else 1
-    for part, size in ((validity, 200_000), (economy, 10_000), (radius, 10_000)):
-        if arguments.what in (part.__name__, "all"):
+    for name, (part, size) in PARTS.items():
+        if arguments.what in (name, "all"):
             begin = time.perf_counter()
             part(size // share)
-            print(f"\n{part.__name__}: {time.perf_counter() - begin:.0f} s")
+            print(f"\n{name}: {time.perf_counter() - begin:.0f} s")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,12 @@
-"""In all tests, annotations of the modules that handle arrays are checked at run time."""
+"""In all tests, annotations of the modules that handle arrays are checked at run time.
+
+Commands run on torch unless a test names an engine, and what is converted is kept with the tests.
+"""
 
 from __future__ import annotations
 
+import os
+import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -19,3 +24,8 @@ def array_modules(package: str = "denoised_smoothing") -> list[str]:
 
 # Before the package is imported by a test; modules imported later are checked as well.
 install_import_hook(array_modules(), "beartype.beartype")
+
+os.environ["DENOISED_SMOOTHING_ENGINE"] = "torch"
+os.environ["DENOISED_SMOOTHING_CACHE"] = os.path.join(  # noqa: PTH118
+    tempfile.gettempdir(), f"denoised-smoothing-tests-{os.getuid()}"
+)

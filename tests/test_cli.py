@@ -222,7 +222,10 @@ class TestCertify:
     def test_noise_is_on_the_grid_unless_asked(self, run: Run) -> None:
         arguments = ("certify", picture("grey.png"), *TOY, *SMALL, "--json")
         assert run(*arguments).json["certificate"]["noise"] == "grid"
-        assert run(*arguments, "--noise", "float").json["certificate"]["noise"] == "float"
+        outcome = run(*arguments, "--noise", "float")
+        assert outcome.json["certificate"]["noise"] == "float"
+        assert "note: with float noise the certificates are unproven" in outcome.message
+        assert "unproven" not in run(*arguments).message
         outcome = run(*DIGITS, "--run", "a")
         assert outcome.code == 0
         outcome = run(*DIGITS, "--run", "a", "--noise", "float")

@@ -150,6 +150,24 @@ def test_a_pilot_gives_an_estimate_with_an_interval(run: Any, pilot: list[int]) 
     text = run(*arguments).words
     assert "From 6 images of the run first (plan anytime), for 1,000 images" in text
     assert "calls: 333,333" in text
+    assert "if they are a random sample of these" in text
+
+
+def test_what_the_pilot_does_not_share_is_noted(run: Any, pilot: list[int]) -> None:
+    same = ("--radius", "0.5", "--max-n", "1000", "--pilot", "first", "--images")
+    assert run(*same, "6", "--json").json["pilot"]["notes"] == []
+    [stride] = run(*same, "60", "--json").json["pilot"]["notes"]
+    assert "its images are the first ones of the data (--stride 1)" in stride
+    assert "certify with --stride 10 to spread the pilot" in stride
+    other = ("--radius", "0.7", "--noise", "float", "--shape", "1x8x8", "--pilot", "first")
+    text = run(*other, "--images", "6").words
+    for part in (
+        "noise, grid, not float",
+        "values an image (--shape), 3072, not 64",
+        "copies an image at most (--max-n), 1000, not 10000",
+        "radii, [0.5], not [0.7]",
+    ):
+        assert f"note: the estimate is for the pilot's {part}" in text
 
 
 @pytest.mark.parametrize(
@@ -159,6 +177,7 @@ def test_a_pilot_gives_an_estimate_with_an_interval(run: Any, pilot: list[int]) 
         (("--pilot", "frist", "--images", "10"), "did you mean 'first'?"),
         (("--pilot", "first", "--images", "5"), "includes the 6 images of the pilot, got 5"),
         (("--pilot", "first", "--images", "9", "--sigma", "0.25"), "run with sigma 0.5"),
+        (("--pilot", "first", "--images", "9", "--alpha", "0.01"), "run with alpha 0.001, --al"),
         (("--shape", "32x32"), "such as 3x32x32, got '32x32'"),
         (("--shape", "3x0x32"), "such as 3x32x32, got '3x0x32'"),
         (("--images", "0"), "--images must be above 0"),

@@ -18,7 +18,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from denoised_smoothing import runs, scheduling
+from denoised_smoothing import scheduling
 from denoised_smoothing.certificates.certificate import Certificate, SamplingPlan
 from denoised_smoothing.certificates.plans import Anytime, FixedBudget, RadiusTarget, plan_from_dict
 from denoised_smoothing.certificates.setting import Noise, Setting
@@ -32,7 +32,7 @@ from denoised_smoothing.errors import (
 )
 from denoised_smoothing.noise import noisy_copies
 from denoised_smoothing.reporting import Format, export, load_results
-from denoised_smoothing.runs import CertificationRun, RunProgress
+from denoised_smoothing.runs import CertificationRun, RunProgress, recorder
 from denoised_smoothing.smoothing import SmoothedClassifier, Stage
 from denoised_smoothing.store import Store, StoredImage
 
@@ -462,6 +462,20 @@ class TestMore:
         assert counts(store) == before
         assert store.run("run") == run
 
+    @pytest.mark.parametrize("cap", [300, 700])
+    def test_beside_another_cap_is_refused(self, begun: Store, cap: int) -> None:
+        before, run = counts(begun), begun.run("run")
+        said = (
+            rf"a cap of {cap} copies beside --more 50, for the run 'run' with a cap of 400; leave "
+            "--plan and --max-n out to add .*, or --more to set a larger cap"
+        )
+        with pytest.raises(SettingError, match=said):
+            request(plan=replace(ANYTIME, max_n=cap), more=50).execute(begun)
+        assert (counts(begun), begun.run("run")) == (before, run)
+        request(plan=ANYTIME, more=300).execute(begun)
+        with pytest.raises(SettingError, match=r"cap of 700 .* a cap of 400 and 300 more; leave"):
+            request(plan=replace(ANYTIME, max_n=700), more=50).execute(begun)
+
     def test_without_a_run_is_refused(self, store: Store) -> None:
         said = r"there is no run 'run' to continue by 300 copies; name one with --run, or leave"
         with pytest.raises(SettingError, match=said):
@@ -652,7 +666,7 @@ class Clock:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 100.0
         monkeypatch.setattr(scheduling.time, "perf_counter", lambda: self.now)
-        monkeypatch.setattr(runs.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(recorder.time, "monotonic", lambda: self.now)
 
 
 class TestExamples:
@@ -741,7 +755,7 @@ class TestFailures:
     def test_a_store_that_fails_keeps_what_was_saved(
         self, store: Store, uninterrupted: Store, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(runs, "SAVE_SECONDS", 0)
+        monkeypatch.setattr(recorder, "SAVE_SECONDS", 0)
         save, calls = Store.save_images, []
 
         def failing(self: Store, name: str, images: Any) -> None:
@@ -793,6 +807,7 @@ class TestFailures:
         ("changes", "error", "said"),
         [
             ({"alpha": 2.0}, SettingError, "alpha"),
+            ({"plan": ANYTIME, "alpha": 0.5}, SettingError, "alpha up to 0.36"),
             ({"limit": 0}, SettingError, "limit is a number of images .* got 0"),
             ({"stride": -1}, SettingError, "stride is a number of images .* got -1"),
             ({"resolution": 0}, SettingError, "resolution is a number of pixels"),
@@ -802,7 +817,7 @@ class TestFailures:
                 ImageError, "image 'image-0' is RGB, but the classifier takes grey images",
             ),
         ],
-        ids=["alpha", "limit", "stride", "resolution", "channels"],
+        ids=["alpha", "alpha of a plan", "limit", "stride", "resolution", "channels"],
     )  # fmt: skip
     def test_bad_input_is_refused_before_any_work(
         self, changes: dict[str, Any], error: type[Exception], said: str

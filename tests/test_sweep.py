@@ -120,10 +120,54 @@ def test_the_command_names_a_sigma_and_goes_on(
         assert ended.value.code == 0
         told.append(json.loads(capsys.readouterr().out))
     assert told[0] == told[1]
-    assert told[0]["runs"] == ["sweep-0.12", "sweep-0.25"]
+    assert told[0]["runs"] == ["sweep-r0.3-0.12", "sweep-r0.3-0.25"]
     assert told[0]["sigma"] == 0.25
     assert set(told[0]["rows"][0]["certified"]) == {"0.1", "0.3"}
     assert (tmp_path / "sweep.html").exists()
+
+
+WORDS = ("sweep", "digits:test", "--classifier", "digits", "--denoiser", "digits-stability")
+WORDS += ("--sigmas", "0.2,0.4", "--max-n", "200", "--limit", "2", "--json")
+
+
+def run_names() -> list[str]:
+    with Store("runs.sqlite", read_only=True) as store:
+        return [run.name for run in store.runs()]
+
+
+def test_an_alpha_that_is_refused_leaves_nothing_in_the_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        main([*WORDS, "--radius", "0.25", "--alpha", "0.5"])
+    assert ended.value.code == 2
+    assert "an anytime plan takes alpha up to 0.36, got 0.5" in " ".join(
+        capsys.readouterr().err.split()
+    )
+    assert not Path("runs.sqlite").exists()
+    with pytest.raises(SystemExit) as ended:
+        main([*WORDS, "--radius", "0.25"])
+    assert ended.value.code == 0
+    assert run_names() == ["sweep-0.2", "sweep-0.4"]
+
+
+def test_another_radius_is_answered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By the same runs if they were asked about it, else by runs of its own."""
+    monkeypatch.chdir(tmp_path)
+    for radius, runs in (
+        ("0.25", ["sweep-0.2", "sweep-0.4"]),
+        ("0.5", ["sweep-0.2", "sweep-0.4"]),
+        ("0.3", ["sweep-r0.3-0.2", "sweep-r0.3-0.4"]),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            main([*WORDS, "--radius", radius])
+        assert ended.value.code == 0
+        told = json.loads(capsys.readouterr().out)
+        assert (told["runs"], told["radius"]) == (runs, float(radius))
+    assert run_names() == ["sweep-0.2", "sweep-0.4", "sweep-r0.3-0.2", "sweep-r0.3-0.4"]
 
 
 @pytest.mark.parametrize("sigmas", ["0.25", "a,b"])

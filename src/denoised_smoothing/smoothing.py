@@ -24,16 +24,19 @@ from denoised_smoothing.certificates.counts import Stage
 from denoised_smoothing.certificates.plans import FixedBudget
 from denoised_smoothing.certificates.prediction import Prediction, PredictionBudget
 from denoised_smoothing.certificates.radii import check_sigma
-from denoised_smoothing.certificates.setting import Noise, Setting, check_noise
+from denoised_smoothing.certificates.setting import (
+    EngineName,
+    Noise,
+    Precision,
+    Setting,
+    choose_by_name,
+)
 from denoised_smoothing.denoisers import DenoiserNetwork, as_denoiser
 from denoised_smoothing.engines import (
     Choice,
     Engine,
-    EngineName,
     Pipeline,
-    Precision,
     Request,
-    choose_by_name,
     choose_device,
     choose_engine,
     limit_threads,
@@ -107,7 +110,7 @@ class SmoothedClassifier:
                 f"the classifier must be callable, images to logits or labels, "
                 f"got {type(classifier).__name__}"
             )
-        self.sigma, self.noise = check_sigma(sigma), check_noise(noise)
+        self.sigma, self.noise = check_sigma(sigma), choose_by_name(Noise, noise, "noise")
         self.classifier = classifier
         self.denoiser = denoiser
         self.channels = _channels(classifier, denoiser)
@@ -120,6 +123,7 @@ class SmoothedClassifier:
             classifier, None if denoiser is None else as_denoiser(denoiser), sigma, self.device
         )
         self._batch_size = batch_size
+        self._forward: int | None = None
         self._choices: dict[tuple[int, ...], tuple[object, Choice]] = {}
         self._alone = threading.Lock()
         self._form: str | None = None
@@ -261,10 +265,15 @@ class SmoothedClassifier:
                 "give some as calibration=images [N, C, H, W], on the command line --calibration"
             )
         if held is None or held[0] != state:
-            request = Request(self.engine, self.precision, self.device)
+            request = Request(self.engine, self.precision, self.device, self._forward)
             choice = choose_engine(self._pipeline, request, partial(self._sample, image))
             held = self._choices[image.shape] = (state, choice)
         return held[1]
+
+    def adopt(self, engine: EngineName, forward: int) -> None:
+        """Execute as counts were executed that others shall be added to."""
+        self.engine, self._forward = engine, forward
+        self._choices.clear()
 
     def execution(self, image: Float[np.ndarray, "c h w"]) -> dict[str, Any]:
         """What executes images of this size, as far as counts depend on it: plain values."""
@@ -336,7 +345,7 @@ class SmoothedClassifier:
         engine = self.choice(image).engine
         return Setting(
             self.sigma, alpha, image.size, seed, self.noise,
-            engine.name.value, engine.precision.value,
+            engine.name, engine.precision,
         )  # fmt: skip
 
     def _on_grid(self, batch: Float[np.ndarray, "b c h w"]) -> Float[np.ndarray, "b c h w"]:

@@ -16,6 +16,7 @@ import pytest
 from denoised_smoothing.attacks import Campaign
 from denoised_smoothing.cli import main
 from denoised_smoothing.cli.attacking import ALARM
+from denoised_smoothing.errors import ClassifierError, ImageError, StoreError
 from denoised_smoothing.images import load_image
 
 MODULE = """
@@ -128,7 +129,28 @@ class TestAlarm:
         outcome = run("attack", "lies", *COMMON, "--radii", "0.001", "--limit", "1")
         assert outcome.code == 0, outcome.err
         assert [attack["verdict"] for attack in found()["attacks"]] == ["abstained"]
-        assert found()["radii"] == [{"radius": 0.001, "certified": 1, "unbroken": 1, "images": 1}]
+        assert found()["radii"] == [
+            {"radius": 0.001, "certified": 1, "unbroken": 1, "abstained": 0, "images": 1}
+        ]
+
+
+def test_the_upper_bound_of_an_anytime_run_is_above_what_a_fixed_run_certifies(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run gives an image up for radius 0.5, and says nothing about 0.01."""
+    monkeypatch.setenv("BOUNDARY", str(128 / 255 - 0.05 / 8))  # the first image is 0.05 away
+    common = ("certify", "folder:images", "--classifier", "python:liar:Liar", "--sigma", "0.25")
+    common += ("--store", "a.sqlite", "--seed", "3", "--n0", "20", "--radii")
+    plan = ("--plan", "anytime", "--max-n", "1000", "--run", "anytime")
+    assert run(*common, "0.5", *plan).code == 0
+    fixed = run(*common, "0.01", "--n", "2000", "--run", "fixed", "--json")
+    assert json.loads(fixed.out)["rows"][0]["certified"] == {"0.01": 3}
+    outcome = run("attack", "anytime", *COMMON, "--radii", "0.01")
+    assert outcome.code == 0, outcome.err
+    assert found()["radii"] == [
+        {"radius": 0.01, "certified": 2, "unbroken": 3, "abstained": 1, "images": 3}
+    ]
+    assert "The run abstains on 1 of them" in " ".join(outcome.out.split())
 
 
 class TestRefusals:
@@ -204,6 +226,39 @@ def test_an_interrupted_attack_keeps_what_it_found(
     assert "everything found is kept in attack" in outcome.err
     assert len(found()["attacks"]) == 4
     assert not found()["complete"]
+    assert Path("attack/curve.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ImageError("image '2.png' is gone"), "error: image '2.png' is gone"),
+        (ClassifierError("the classifier failed"), "error: the classifier failed"),
+        (StoreError("image '2.png' is not the one"), "error: image '2.png' is not the one"),
+        (KeyboardInterrupt(), "interrupted; everything found is kept in attack"),
+    ],
+)
+def test_an_alarm_is_not_masked_by_what_happens_after_it(
+    run: Run, monkeypatch: pytest.MonkeyPatch, error: BaseException, said: str
+) -> None:
+    certify(run)
+    attack = Campaign._attack
+
+    def failing(self: Campaign, image: Any, pixels: Any) -> Any:
+        if image.index == 2:
+            raise error
+        return attack(self, image, pixels)
+
+    monkeypatch.setattr(Campaign, "_attack", failing)
+    monkeypatch.setenv("BOUNDARY", "0.46")
+    outcome = run("attack", "lies", *COMMON, "--share", "0.99")
+    assert outcome.code == ALARM
+    words = " ".join(outcome.err.split())
+    assert said in words
+    assert "ALARM: image '0.png' is certified as label 0" in words
+    assert found()["alarms"]
+    assert not found()["complete"]
+    assert Path("attack/curve.png").exists()
 
 
 def test_the_bundled_digits_from_end_to_end(run: Run) -> None:

@@ -92,7 +92,7 @@ def test_text_and_html_round_down() -> None:
     certificate = certify((0, 10), (21, 979))
     assert str(certificate) == (
         "label 1 within L2 radius 0.4405 (L1 0.4405, Linf 0.00794; lower bound 0.9609 at "
-        "alpha 0.001, sigma 0.25, 1,010 classifier calls, float noise)"
+        "alpha 0.001, sigma 0.25, 1,010 classifier calls, float noise (unproven))"
     )
     html = dict(re.findall(r"<tr><th>([^<]*)</th><td>([^<]*)</td></tr>", certificate._repr_html_()))
     assert html == {
@@ -104,7 +104,7 @@ def test_text_and_html_round_down() -> None:
         "sigma": "0.25",
         "alpha": "0.001",
         "classifier calls": "1,010",
-        "noise": "float",
+        "noise": "float noise (unproven)",
     }
 
 

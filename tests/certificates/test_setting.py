@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from denoised_smoothing.certificates.grid import grid_error
-from denoised_smoothing.certificates.setting import Noise, Setting, check_noise
+from denoised_smoothing.certificates.setting import Noise, Setting, choose_by_name
 from denoised_smoothing.errors import SettingError
 
 from .samples import setting_of
@@ -52,10 +52,14 @@ def test_the_error_of_a_copy_is_that_of_its_pixels_together() -> None:
 
 @pytest.mark.parametrize("name", ["grid", "float"])
 def test_noise_is_found_by_its_name(name: str) -> None:
-    assert check_noise(name) is check_noise(Noise(name)) is Noise(name)
+    assert (
+        choose_by_name(Noise, name, "noise")
+        is choose_by_name(Noise, Noise(name), "noise")
+        is Noise(name)
+    )
 
 
 @pytest.mark.parametrize("name", ["white", "", "GRID"])
 def test_unknown_noise_is_refused(name: str) -> None:
     with pytest.raises(SettingError, match=rf"one of \['grid', 'float'\], got '{name}'"):
-        check_noise(name)
+        choose_by_name(Noise, name, "noise")

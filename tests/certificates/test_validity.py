@@ -22,7 +22,7 @@ from denoised_smoothing.certificates.plans import Anytime, FixedBudget, RadiusTa
 from denoised_smoothing.certificates.prediction import PredictionBudget
 from denoised_smoothing.certificates.setting import Setting
 
-from .samples import Streams, conclude, drive, setting_of, streams_of
+from .samples import Streams, conclude, drive, setting_of, stages, streams_of
 
 ALPHA = 0.05
 FALSE_ALARM = 1e-6
@@ -119,6 +119,67 @@ def test_two_sided_radii_of_many_classes_stay_within_alpha() -> None:
     streams = [streams_of(random, probabilities, plan) for _ in range(50)]
     assert all(conclude(plan, SETTING, stream).radius > 0.05 for stream in streams)
     assert all(conclude(one_sided, SETTING, stream).label is None for stream in streams)
+
+
+def chance_of_a_false_two_sided_certificate(p: Sequence[float], alpha: float) -> float:
+    """Summed exactly over all counts of candidate, runner-up, a third label and failed copies.
+
+    The candidate is label 0; copies of the fourth kind fail that would be votes for label 1. It
+    is never the most probable label by more than p[0] - p[1] - p[3].
+    """
+    n, setting = 100, setting_of(0.5, alpha)
+    plan = FixedBudget(n0=20, n=n, two_sided=True)
+    truth = float(stats.norm.ppf(p[0]) - stats.norm.ppf(p[1] + p[3])) * setting.sigma / 2
+    chance = 0.0
+    for own in range(n + 1):
+        for failed in range(n + 1 - own if p[3] else 1):
+            for other in range(n + 1 - own - failed):
+                third = n - own - other - failed
+                if third and not p[2]:
+                    continue
+                votes = (own, other, third)
+                certificate = plan.certificate(stages((20,), votes, failed), setting)
+                if certificate.label is not None and (truth < 1e-9 or certificate.radius > truth):
+                    chance += float(stats.multinomial.pmf((*votes, failed), n, p))
+    return chance
+
+
+SITUATIONS = {
+    "a coin": (0.5, 0.5, 0.0, 0.0),
+    "two of three alike": (0.4, 0.4, 0.2, 0.0),
+    "three alike": (1 / 3, 1 / 3, 1 / 3, 0.0),
+    "a little ahead": (0.5, 0.3, 0.2, 0.0),
+    "failed copies decide": (0.5, 0.25, 0.0, 0.25),
+    "behind": (0.3, 0.4, 0.3, 0.0),
+}
+
+
+@pytest.mark.parametrize("alpha", [0.001, 0.05])
+@pytest.mark.parametrize("p", SITUATIONS.values(), ids=list(SITUATIONS))
+def test_the_exact_chance_of_a_false_two_sided_certificate(
+    p: tuple[float, float, float, float], alpha: float
+) -> None:
+    assert chance_of_a_false_two_sided_certificate(p, alpha) <= alpha
+
+
+@pytest.mark.parametrize(
+    ("name", "least"), [("a coin", 0.015), ("two of three alike", 0.01), ("behind", 0.0)]
+)
+def test_it_is_not_zero(name: str, least: float) -> None:
+    assert chance_of_a_false_two_sided_certificate(SITUATIONS[name], ALPHA) > least
+
+
+def test_failed_copies_that_are_not_counted_for_the_runner_up_are_caught(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    certified = SITUATIONS["failed copies decide"]
+    right = fixed._bounds
+    monkeypatch.setattr(
+        fixed,
+        "_bounds",
+        lambda own, _, n, alpha, two_sided: right(own, 0, n, alpha, two_sided=True),
+    )
+    assert chance_of_a_false_two_sided_certificate(certified, ALPHA) > ALPHA
 
 
 def dropping_failed(plan: SamplingPlan, setting: Setting, streams: Streams) -> Certificate:

@@ -63,8 +63,6 @@ class FakeStore:
 def fake_run(name: str = "a", **changes: Any) -> FakeRun:
     info = {key: changes.pop(key) for key in ("method", "label_names") if key in changes}
     settings = {
-        "engine": "torch",
-        "precision": "float32",
         "data": "digits",
         "classifier": "python:mine:build",
         "denoiser": "none",

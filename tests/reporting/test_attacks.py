@@ -98,24 +98,33 @@ class TestUnderAttack:
     def test_counts_proven_and_unrefuted_images_of_all_finished(self, four: RunResults) -> None:
         rows = under_attack(four, [*HELD, *CHANGED], (0.0, 0.25, 0.5, 0.7, 1.0))
         assert rows == [
-            AttackRow(0.0, certified=2, unbroken=2, images=4),
-            AttackRow(0.25, certified=2, unbroken=2, images=4),
-            AttackRow(0.5, certified=1, unbroken=2, images=4),
-            AttackRow(0.7, certified=0, unbroken=1, images=4),
-            AttackRow(1.0, certified=0, unbroken=1, images=4),
+            AttackRow(0.0, certified=2, unbroken=3, abstained=1, images=4),
+            AttackRow(0.25, certified=2, unbroken=3, abstained=1, images=4),
+            AttackRow(0.5, certified=1, unbroken=3, abstained=1, images=4),
+            AttackRow(0.7, certified=0, unbroken=2, abstained=1, images=4),
+            AttackRow(1.0, certified=0, unbroken=2, abstained=1, images=4),
         ]
 
-    def test_an_image_that_is_not_certified_as_what_it_is_never_counts(self) -> None:
-        run = results(image(0, 0, 1, 0.5), image(1, 1, None, 0.0))
-        assert under_attack(run, [], [0.1]) == [AttackRow(0.1, 0, 0, 2)]
+    def test_an_image_that_is_certified_as_something_else_never_counts(self) -> None:
+        run = results(image(0, 0, 1, 0.5), image(1, 1, 1, 0.5))
+        assert under_attack(run, [], [0.1]) == [AttackRow(0.1, 1, 1, 0, 2)]
+
+    @pytest.mark.parametrize("label", [1, None])
+    def test_an_abstention_shows_nothing_to_be_wrong(self, label: int | None) -> None:
+        """A longer run may certify what this one gave up for a larger radius."""
+        labels = [image(0, label, 1, 0.5), image(1, label, None, 0.0)]
+        longer = results(labels[0], image(1, label, 1, 0.1))
+        [row] = under_attack(results(*labels), [], [0.05])
+        assert row == AttackRow(0.05, certified=1, unbroken=2, abstained=1, images=2)
+        assert row.unbroken >= under_attack(longer, [], [0.05])[0].certified == 2
 
     def test_the_least_length_that_changes_it_breaks_an_image(self, four: RunResults) -> None:
         both = [outcome(0, 0.5, 0.9, 0), outcome(0, 0.5, 0.6, 0)]
-        assert [row.unbroken for row in under_attack(four, both, (0.55, 0.65))] == [2, 1]
+        assert [row.unbroken for row in under_attack(four, both, (0.55, 0.65))] == [3, 2]
 
     def test_lower_bounds_are_rounded_down_and_upper_bounds_up(self) -> None:
-        assert AttackRow(0.5, certified=1, unbroken=2, images=3).texts() == ("0.5", "33.3", "66.7")
-        assert AttackRow(1, certified=0, unbroken=3, images=3).texts() == ("1", "0.0", "100.0")
+        assert AttackRow(0.5, 1, 2, 0, images=3).texts() == ("0.5", "33.3", "66.7")
+        assert AttackRow(1, 0, 3, 0, images=3).texts() == ("1", "0.0", "100.0")
 
 
 class TestByShare:
@@ -150,7 +159,10 @@ def test_tables_show_the_rows(four: RunResults) -> None:
     rows = under_attack(four, CHANGED, (0.25, 1.0))
     text = shown(radius_table(rows, "certified accuracy"))
     assert "Certified accuracy and what attacks leave of it (% of 4 images)" in text
-    assert text.endswith("0.25 50.0 50.0 1 0.0 25.0")
+    assert "0.25 50.0 75.0 1 0.0 50.0" in text
+    assert text.endswith("The run abstains on 1 of them: not attacked, they count as unbroken.")
+    none = under_attack(results(image(0, 1, 1, 0.5)), [], (0.25,))
+    assert "abstains" not in shown(radius_table(none, "certified accuracy"))
     assert shown(share_table([ShareRow(3.0, 5, 6, 7)])).endswith("3 beyond 5 6 7")
 
 
@@ -163,8 +175,8 @@ class TestFigure:
     def test_curves_are_the_exact_step_functions(self, four: RunResults) -> None:
         axes = attack_figure(four, [*HELD, *CHANGED], (0.25, 0.75, 1.0)).axes[0]
         assert line(axes, 0) == ([0.0, 0.25, 0.5], [50.0, 25.0, 0.0])
-        assert line(axes, 1) == ([0.0, 0.7, 0.75], [50.0, 25.0, 25.0])
-        assert line(axes, 2) == ([0.25, 0.75], [50.0, 25.0])  # nobody attacked at 1.0
+        assert line(axes, 1) == ([0.0, 0.7, 0.75], [75.0, 50.0, 50.0])
+        assert line(axes, 2) == ([0.25, 0.75], [75.0, 50.0])  # nobody attacked at 1.0
         assert axes.get_xlim()[1] > 0.75
         assert axes.get_ylabel() == "accuracy (%)"
         legend = axes.get_legend()
@@ -176,7 +188,7 @@ class TestFigure:
         ]
 
     def test_before_any_attack_there_is_one(self, four: RunResults) -> None:
-        assert line(attack_figure(four, []).axes[0], 1) == ([0.0], [50.0])
+        assert line(attack_figure(four, []).axes[0], 1) == ([0.0], [75.0])
 
     def test_missing_matplotlib_names_the_extra(
         self, four: RunResults, monkeypatch: pytest.MonkeyPatch

@@ -129,6 +129,13 @@ def test_meaning_names_alpha_and_the_implied_linf_radius(tmp_path: Path) -> None
     assert "L2 radius 0.5 implies L∞ radius 0.06250 for images of 64 values" in text
 
 
+def test_float_noise_is_named_as_unproven(tmp_path: Path) -> None:
+    assert "Unproven" not in report(tmp_path, "a", "b")
+    text = " ".join(report(tmp_path, "a", "b", content=store(noise="float")).split())
+    assert "<strong>Unproven in floating point.</strong> a: the noise was added in" in text
+    assert "The proof holds for exact Gaussian noise alone" in text
+
+
 def test_runs_on_different_footing_are_marked(tmp_path: Path) -> None:
     assert "the runs differ in" not in report(tmp_path, "a", "b")
     text = report(tmp_path, "a", "b", content=store(alpha=0.01))

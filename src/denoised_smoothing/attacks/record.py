@@ -28,8 +28,8 @@ FILE = "attack.json"
 class AttackRecord:
     """Keeps what an attack found in a folder, as it finds it.
 
-    ``attack.json`` is written whole after each image, ``curve.png`` at the end, and an image
-    that changed as two PNG files, before and after, as soon as it has.
+    ``attack.json`` is written whole after each image, an image that changed as two PNG files,
+    before and after, as soon as it has, and ``curve.png`` at the end, an early one too.
 
     Args:
         folder: made if it is not there.
@@ -72,9 +72,9 @@ class AttackRecord:
                 self.alarms.append((attack.outcome, self.folder / self._files[-1]["after"]))
         self._write(complete=False)
 
-    def finish(self) -> None:
-        """Say that all images were attacked, and draw the curve."""
-        self._write(complete=True)
+    def finish(self, *, complete: bool = True) -> None:
+        """Say whether all images were attacked, and draw the curve of those that were."""
+        self._write(complete=complete)
         figure = attack_figure(self._results, self.outcomes, self._campaign.radii)
         save_figure(figure, self.folder / "curve.png")
 

@@ -9,9 +9,10 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, ClassVar
 
+from denoised_smoothing.certificates.bounds import check_alpha
 from denoised_smoothing.certificates.counts import LabelCounts, Stage
 from denoised_smoothing.certificates.radii import format_down, l1_radius, linf_radius, round_down
-from denoised_smoothing.certificates.setting import Noise, Setting
+from denoised_smoothing.certificates.setting import EngineName, Noise, Precision, Setting
 from denoised_smoothing.errors import SettingError
 
 
@@ -44,6 +45,14 @@ class SamplingPlan(ABC):
     @abstractmethod
     def most_calls(self) -> int:
         """The most classifier calls that an image can take."""
+
+    def check_alpha(self, alpha: float) -> None:
+        """Refuse an alpha that the plan's bounds do not take, before anything is drawn.
+
+        Raises:
+            SettingError: it is out of range.
+        """
+        check_alpha(alpha)
 
     def extended(self, more: int) -> SamplingPlan:
         """The plan with ``more`` copies allowed an image.
@@ -149,8 +158,8 @@ class Certificate:
             "plan": self.plan.to_dict(),
             "calls": self.calls,
             "noise": self.noise.value,
-            "engine": self.setting.engine,
-            "precision": self.setting.precision,
+            "engine": self.setting.engine.value,
+            "precision": self.setting.precision.value,
             "dimension": self.setting.dimension,
             "seed": str(self.seed),
             "run": self.counts.run,
@@ -192,15 +201,15 @@ class Certificate:
             dimension=values["dimension"],
             seed=int(values["seed"]),
             noise=Noise(values["noise"]),
-            engine=values.get("engine", "torch"),
-            precision=values.get("precision", "float32"),
+            engine=EngineName(values.get("engine", "torch")),
+            precision=Precision(values.get("precision", "float32")),
         )
         return plan_from_dict(values["plan"]).certificate(counts, setting)
 
     def __str__(self) -> str:
         bound = f"lower bound {format_down(self.lower_bound)} at alpha {self.alpha:g}"
         rest = (
-            f"sigma {self.sigma:g}, {self.calls:,} classifier calls, {self.noise} noise, "
+            f"sigma {self.sigma:g}, {self.calls:,} classifier calls, {self.noise.described}, "
             f"{self.setting.engine} {self.setting.precision}"
         )
         if self.label is None:
@@ -222,7 +231,7 @@ class Certificate:
             "sigma": f"{self.sigma:g}",
             "alpha": f"{self.alpha:g}",
             "classifier calls": f"{self.calls:,}",
-            "noise": self.noise.value,
+            "noise": self.noise.described,
             "engine": f"{self.setting.engine}, {self.setting.precision}",
         }
         cells = "".join(f"<tr><th>{name}</th><td>{value}</td></tr>" for name, value in rows.items())

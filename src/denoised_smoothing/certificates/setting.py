@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TypeVar
 
 from denoised_smoothing.certificates.bounds import check_alpha
 from denoised_smoothing.certificates.grid import grid_error
 from denoised_smoothing.certificates.radii import check_sigma
 from denoised_smoothing.errors import SettingError
+
+_Name = TypeVar("_Name", bound=StrEnum)
 
 
 class Noise(StrEnum):
@@ -19,19 +22,47 @@ class Noise(StrEnum):
     FLOAT = "float"
     """x + sigma * z in float32, as in Cohen et al. 2019: unproven below rounding errors."""
 
+    @property
+    def described(self) -> str:
+        """Its name for a reader, who is told where certificates that rest on it are unproven."""
+        return "grid noise" if self is Noise.GRID else "float noise (unproven)"
 
-def check_noise(noise: Noise | str) -> Noise:
-    """The sampler of that name.
+
+class EngineName(StrEnum):
+    """What executes the pipeline."""
+
+    AUTO = "auto"
+    """The fastest that is installed, fits the device and agrees with torch."""
+    TORCH = "torch"
+    """PyTorch as it is: channels_last, batch normalisation folded into convolutions."""
+    TORCH_COMPILE = "torch-compile"
+    """The same through ``torch.compile``: minutes to start, then faster on a GPU."""
+    OPENVINO = "openvino"
+    """The pipeline converted to OpenVINO, for CPUs; the only one with int8."""
+    ONNXRUNTIME = "onnxruntime"
+    """The pipeline exported to ONNX and run by ONNX Runtime."""
+
+
+class Precision(StrEnum):
+    """The arithmetic of the pipeline. It is part of the classifier that is certified."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+    INT8 = "int8"
+
+
+def choose_by_name(kind: type[_Name], name: _Name | str, what: str) -> _Name:
+    """The member of that name.
 
     Raises:
         SettingError: there is none.
     """
     try:
-        return Noise(noise)
+        return kind(name)
     except ValueError as error:
-        raise SettingError(
-            f"noise is one of {[sampler.value for sampler in Noise]}, got {noise!r}"
-        ) from error
+        known = ", ".join(member.value for member in kind)
+        raise SettingError(f"{what} is one of {known}, got {name!r}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +87,8 @@ class Setting:
     dimension: int
     seed: int
     noise: Noise = Noise.GRID
-    engine: str = "torch"
-    precision: str = "float32"
+    engine: EngineName = EngineName.TORCH
+    precision: Precision = Precision.FLOAT32
 
     def __post_init__(self) -> None:
         check_sigma(self.sigma)

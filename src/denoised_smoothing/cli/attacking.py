@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,6 +13,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 
 from denoised_smoothing.certificates.radii import format_down
+from denoised_smoothing.certificates.setting import EngineName, Precision
 from denoised_smoothing.cli.options import (
     FAILED,
     INTERRUPTED,
@@ -21,16 +22,16 @@ from denoised_smoothing.cli.options import (
     Seed,
     StoreUrl,
     command_line,
-    fail,
     parse_radii,
 )
-from denoised_smoothing.errors import ImageError, RunMismatchError, StoreError
+from denoised_smoothing.errors import DenoisedSmoothingError, RunMismatchError, StoreError
 from denoised_smoothing.terminal import err, out, print_json
 
 if TYPE_CHECKING:
     import numpy as np
 
     from denoised_smoothing.attacks import AttackRecord, Campaign
+    from denoised_smoothing.datasets import ImageDataset
     from denoised_smoothing.reporting import AttackOutcome, ImageResult, RunResults
     from denoised_smoothing.runs import CertificationRun
     from denoised_smoothing.smoothing import SmoothedClassifier
@@ -40,7 +41,7 @@ ALARM = 3
 """Exit code: within a certified radius, another label wins; the image is kept."""
 SHARE = 0.99
 """Of the certified radius, unless radii or shares are given."""
-NAMES = ("data", "classifier", "denoiser")
+NAMES = ("data", "classifier", "denoiser", "calibration_data")
 """Settings that only name what the fingerprints identify."""
 
 
@@ -144,17 +145,23 @@ def _lengths(
     return tuple(dict.fromkeys(given or ())), tuple(dict.fromkeys(share or ()))
 
 
-def _smoothed(run: StoredRun, classifier: str, denoiser: str, device: str) -> SmoothedClassifier:
+def _smoothed(
+    run: StoredRun, classifier: str, denoiser: str, device: str, *, as_certified: bool = False
+) -> SmoothedClassifier:
     from denoised_smoothing.catalogue import load_classifier, load_denoiser
     from denoised_smoothing.smoothing import SmoothedClassifier
 
-    return SmoothedClassifier(
+    smoothed = SmoothedClassifier(
         load_classifier(classifier),
         float(run.settings["sigma"]),
         load_denoiser(denoiser),
         noise=run.settings["noise"],
         device=device,
+        precision=run.settings["precision"] if as_certified else Precision.FLOAT32,
     )
+    if as_certified:
+        smoothed.adopt(EngineName(run.settings["engine"]), run.settings["forward_shape"][0])
+    return smoothed
 
 
 def _request(
@@ -172,13 +179,14 @@ def _request(
     settings = run.settings
     specs = (classifier or settings["classifier"], denoiser or settings["denoiser"])
     request = CertificationRun(
-        _smoothed(run, *specs, device),
+        _smoothed(run, *specs, device, as_certified=True),
         load_dataset(data or settings["data"]),
         plan_from_dict(settings["plan"]),
         float(settings["alpha"]),
         *specs,
         resolution=settings["resolution"],
         stride=settings["stride"],
+        calibration=_calibration(settings),
     )
     now: dict[str, Any] = json.loads(json.dumps(request.settings))
     differs = [
@@ -192,6 +200,14 @@ def _request(
             "data, classifier and denoiser, on the same kind of machine, or certify anew here"
         )
     return request
+
+
+def _calibration(settings: Mapping[str, Any]) -> ImageDataset | None:
+    """The images from which int8 took its ranges, where it did."""
+    from denoised_smoothing.datasets import load_dataset
+
+    named = settings.get("calibration_data")
+    return None if named is None else load_dataset(named)
 
 
 class _Reader:
@@ -214,6 +230,8 @@ class _Reader:
 
 
 def _execute(campaign: Campaign, record: AttackRecord) -> None:
+    """Attack, and keep what is found however it ends; an alarm's exit code is never lost."""
+    code = 0
     try:
         with _bar(len(campaign.images)) as show:
             for attacks in campaign.run():
@@ -221,13 +239,20 @@ def _execute(campaign: Campaign, record: AttackRecord) -> None:
                 show(record.outcomes)
     except KeyboardInterrupt:
         err.print(f"interrupted; everything found is kept in {record.folder}", markup=False)
-        raise typer.Exit(INTERRUPTED) from None
-    except ImageError as error:  # of an image in the middle
-        fail(error, FAILED)
+        code = INTERRUPTED
+    except DenoisedSmoothingError as error:  # in the middle
+        err.print(f"error: {error}", markup=False, soft_wrap=True)
+        code = FAILED
     finally:
         for outcome, path in record.alarms:
             err.print(_alarm(outcome, path, campaign), markup=False, soft_wrap=True)
-    record.finish()
+    try:
+        record.finish(complete=not code)
+    except DenoisedSmoothingError as error:  # no room for the curve
+        err.print(f"error: {error}", markup=False, soft_wrap=True)
+        code = FAILED
+    if code:
+        raise typer.Exit(ALARM if record.alarms else code)
 
 
 def _alarm(outcome: AttackOutcome, path: Path, campaign: Campaign) -> str:

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from denoised_smoothing.certificates.setting import Noise
+from denoised_smoothing.certificates.setting import EngineName, Noise, Precision
 from denoised_smoothing.cli.options import (
     FAILED,
     INTERRUPTED,
     Alpha,
     AsJson,
     BatchSize,
+    CalibrationData,
     ClassifierSpec,
     Data,
     DenoiserSpec,
     Device,
+    Engine,
     NoiseName,
+    PrecisionName,
     Radii,
     Resolution,
     Seed,
@@ -46,6 +49,11 @@ from denoised_smoothing.terminal import err, out, plain_rows, print_json, print_
 
 if TYPE_CHECKING:
     from denoised_smoothing.smoothing import SmoothedClassifier
+
+UNPROVEN = (
+    "with float noise the certificates are unproven: the proof does not hold for noise that is "
+    "added in floating point; leave --noise out for the grid, where it does"
+)
 
 
 def demo(
@@ -86,12 +94,22 @@ def predict(
     seed: Seed = None,
     noise: NoiseName = Noise.GRID,
     device: Device = "auto",
+    engine: Engine = EngineName.AUTO,
+    precision: PrecisionName = Precision.FLOAT32,
+    calibration: CalibrationData = None,
     as_json: AsJson = False,
 ) -> None:
     """The smoothed classifier's label of one image, without a radius."""
+    from denoised_smoothing.datasets import load_dataset
     from denoised_smoothing.images import load_image
+    from denoised_smoothing.runs import calibration_images
 
-    smoothed = load_smoothed(classifier, denoiser, sigma, noise, device)
+    smoothed = load_smoothed(
+        classifier, denoiser, sigma, noise=noise, device=device, engine=engine, precision=precision
+    )
+    if calibration is not None:
+        images = calibration_images(smoothed, load_dataset(calibration), resolution)
+        smoothed.calibration = images
     pixels = smoothed.prepare(load_image(image), resolution)
     answer = smoothed.predict(pixels, n=n, alpha=alpha, seed=seed)
     names = getattr(smoothed.classifier, "label_names", None)
@@ -130,6 +148,9 @@ def certify(
         typer.Option(metavar="NAME", help="Name of the run.", show_default="from the settings"),
     ] = None,
     device: Device = "auto",
+    engine: Engine = EngineName.AUTO,
+    precision: PrecisionName = Precision.FLOAT32,
+    calibration: CalibrationData = None,
     batch_size: BatchSize = None,
     as_json: AsJson = False,
 ) -> None:
@@ -141,7 +162,16 @@ def certify(
 
     wanted = parse_radii(radii)
     request = CertificationRun(
-        load_smoothed(classifier, denoiser, sigma, noise, device, batch_size),
+        load_smoothed(
+            classifier,
+            denoiser,
+            sigma,
+            noise=noise,
+            device=device,
+            engine=engine,
+            precision=precision,
+            batch_size=batch_size,
+        ),
         load_dataset(data),
         PlanOptions(n0, n, max_n, wanted, of_n, share, two_sided).plan(plan),
         alpha,
@@ -153,9 +183,14 @@ def certify(
         limit=limit,
         stride=stride,
         more=more,
+        calibration=None if calibration is None else load_dataset(calibration),
         command=command_line(),
     )
-    for note in (request.label_note, request.reach_note):
+    for note in (
+        request.label_note,
+        request.reach_note,
+        UNPROVEN if noise is Noise.FLOAT else None,
+    ):
         if note:
             err.print(f"note: {note}", markup=False)
     with Store(store) as opened:
@@ -173,22 +208,12 @@ def certify(
 
 
 def load_smoothed(
-    classifier: str,
-    denoiser: str,
-    sigma: float,
-    noise: Noise,
-    device: str,
-    batch_size: int | None = None,
+    classifier: str, denoiser: str, sigma: float, **options: Any
 ) -> SmoothedClassifier:
     """The smoothed classifier that the options name."""
     from denoised_smoothing.catalogue import load_classifier, load_denoiser
     from denoised_smoothing.smoothing import SmoothedClassifier
 
     return SmoothedClassifier(
-        load_classifier(classifier),
-        sigma,
-        load_denoiser(denoiser),
-        noise=noise,
-        device=device,
-        batch_size=batch_size,
+        load_classifier(classifier), sigma, load_denoiser(denoiser), **options
     )

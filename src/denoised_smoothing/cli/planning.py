@@ -42,7 +42,11 @@ def plan(
     rate: Annotated[float | None, typer.Option(help="Classifier calls a second.")] = None,
     pilot: Annotated[
         str | None,
-        typer.Option(metavar="RUN", help="Estimate --images from the images of a stored run."),
+        typer.Option(
+            metavar="RUN",
+            help="Estimate --images from the images of a stored run, a sample "
+            "of them (certify --stride).",
+        ),
     ] = None,
     store: StoreUrl = "runs.sqlite",
     as_json: AsJson = False,
@@ -65,7 +69,7 @@ def plan(
         "expected": [_row(plans, setting, p, costs) for p in PROBABILITIES],
     }
     if pilot is not None:
-        answer["pilot"] = _pilot(store, pilot, setting, costs)
+        answer["pilot"] = _pilot(store, pilot, plans[0], setting, costs)
     if as_json:
         print_json(answer)
         return
@@ -134,18 +138,20 @@ def _row(
     return row
 
 
-def _pilot(store: str, name: str, setting: Setting, costs: Costs) -> dict[str, Any]:
-    """The estimate for all images from the finished ones of a run."""
+def _pilot(store: str, name: str, asked: Anytime, setting: Setting, costs: Costs) -> dict[str, Any]:
+    """The estimate for all images from the finished ones of a run, by the plan of that run."""
     from denoised_smoothing.reporting import load_results
     from denoised_smoothing.store import Store
 
     with Store(store, read_only=True) as opened:
         results = load_results(opened, name)
-    if results.sigma != setting.sigma:
-        raise SettingError(
-            f"the pilot {name!r} was run with sigma {results.sigma:g}, --sigma is "
-            f"{setting.sigma:g}; the calls depend on it, so take that of the pilot"
-        )
+    held = results.run.settings
+    for option, ours in (("sigma", setting.sigma), ("alpha", setting.alpha)):
+        if held[option] != ours:
+            raise SettingError(
+                f"the pilot {name!r} was run with {option} {held[option]:g}, --{option} is "
+                f"{ours:g}; the calls depend on it, so take that of the pilot"
+            )
     calls = estimate([image.certificate.calls for image in results.images], costs.images)
     values = {"calls": _plain(calls, 1.0)}
     if costs.rate is not None:
@@ -154,8 +160,38 @@ def _pilot(store: str, name: str, setting: Setting, costs: Costs) -> dict[str, A
         values["seconds"] = _plain(estimate([i.seconds for i in results.images], costs.images), 1.0)
     if costs.price is not None:
         values["cost"] = _plain(calls, costs.price)
-    plan = results.run.settings["plan"]["kind"]
-    return {"run": name, "plan": plan, "images": len(results.images), **values}
+    return {
+        "run": name,
+        "plan": held["plan"]["kind"],
+        "images": len(results.images),
+        **values,
+        "notes": _notes(held, asked, setting, costs.images // len(results.images)),
+    }
+
+
+def _notes(held: dict[str, Any], asked: Anytime, setting: Setting, stride: int) -> list[str]:
+    """What keeps the pilot's images from being a sample, and its plan from being the one asked."""
+    notes = []
+    if stride > 1 and held.get("stride", 1) == 1:
+        notes.append(
+            "its images are the first ones of the data (--stride 1), which are no random sample "
+            f"where the data are sorted; certify with --stride {stride} to spread the pilot"
+        )
+    plan = held["plan"]
+    cap = next(plan[key] for key in ("max_n", "n", "of_n") if key in plan) + plan.get("more", 0)
+    pairs: list[tuple[str, Any, Any]] = [
+        ("noise", held["noise"], setting.noise.value),
+        ("values an image (--shape)", held["dimension"], setting.dimension),
+        ("copies an image at most (--max-n)", cap, asked.max_n),
+    ]
+    if "radii" in plan:
+        pairs.append(("radii", list(plan["radii"]), list(asked.radii)))
+    notes += [
+        f"the estimate is for the pilot's {what}, {theirs}, not {ours}"
+        for what, theirs, ours in pairs
+        if theirs != ours
+    ]
+    return notes
 
 
 def _plain(amount: Estimate, factor: float) -> dict[str, float]:
@@ -216,12 +252,14 @@ def _say_rows(rows: list[dict[str, Any]], prefix: str, names: tuple[str, ...]) -
 def _show_pilot(pilot: dict[str, Any], images: int) -> None:
     _say(
         f"From {pilot['images']} images of the run {pilot['run']} (plan {pilot['plan']}), for "
-        f"{images:,} images of which they are a random sample, with 95 % intervals:"
+        f"{images:,} images, if they are a random sample of these; with 95 % intervals:"
     )
     for name in ("calls", "seconds", "cost"):
         if name in pilot:
             value = {key: _amount(amount) for key, amount in pilot[name].items()}
             _say(f"  {name}: {value['total']} ({value['low']} to {value['high']})")
+    for note in pilot["notes"]:
+        _say(f"note: {note}")
 
 
 def _amount(value: float) -> str:

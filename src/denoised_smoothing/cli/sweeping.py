@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from denoised_smoothing.certificates.setting import Noise
+from denoised_smoothing.certificates.setting import EngineName, Precision
 from denoised_smoothing.cli.certifying import load_smoothed
 from denoised_smoothing.cli.options import (
     FAILED,
@@ -17,6 +17,8 @@ from denoised_smoothing.cli.options import (
     Data,
     DenoiserSpec,
     Device,
+    Engine,
+    PrecisionName,
     Radii,
     Resolution,
     StoreUrl,
@@ -47,9 +49,17 @@ def sweep(
     limit: Annotated[int, typer.Option(help="Images of the sample, at most.")] = 50,
     stride: Annotated[int, typer.Option(help="Every so many-th image.")] = 1,
     store: StoreUrl = "runs.sqlite",
-    run: Annotated[str, typer.Option(metavar="NAME", help="The runs are NAME-SIGMA.")] = "sweep",
+    run: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="The runs are NAME-SIGMA; NAME-rRADIUS-SIGMA if --radius is none of --radii.",
+        ),
+    ] = "sweep",
     output: Annotated[Path, typer.Option(help="The HTML report to write.")] = Path("sweep.html"),
     device: Device = "auto",
+    engine: Engine = EngineName.AUTO,
+    precision: PrecisionName = Precision.FLOAT32,
     as_json: AsJson = False,
 ) -> None:
     """Choose sigma: certify a sample at several by the anytime plan, and report the trade-off."""
@@ -62,17 +72,22 @@ def sweep(
     from denoised_smoothing.runs import CertificationRun
     from denoised_smoothing.store import Store
 
-    asked = check_radii((*(parse_radii(radii) or RADII), radius))
+    usual = parse_radii(radii) or RADII
+    asked = check_radii((*usual, radius))
+    # A sweep about one more radius is another one: its runs stop later than those about the usual.
+    name = run if radius in usual else f"{run}-r{radius:g}"
     dataset = load_dataset(data)
     requests = [
         CertificationRun(
-            load_smoothed(classifier, denoiser, sigma, Noise.GRID, device),
+            load_smoothed(
+                classifier, denoiser, sigma, device=device, engine=engine, precision=precision
+            ),
             dataset,
             Anytime(asked, max_n=max_n),
             alpha,
             classifier,
             denoiser,
-            name=f"{run}-{sigma:g}",
+            name=f"{name}-{sigma:g}",
             resolution=resolution,
             limit=limit,
             stride=stride,

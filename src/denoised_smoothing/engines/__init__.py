@@ -2,9 +2,6 @@
 
 from denoised_smoothing.engines.base import (
     Engine,
-    EngineName,
-    Precision,
-    choose_by_name,
     choose_device,
     forward_size,
 )
@@ -15,12 +12,9 @@ from denoised_smoothing.engines.pytorch import TorchEngine
 __all__ = [
     "Choice",
     "Engine",
-    "EngineName",
     "Pipeline",
-    "Precision",
     "Request",
     "TorchEngine",
-    "choose_by_name",
     "choose_device",
     "choose_engine",
     "forward_size",

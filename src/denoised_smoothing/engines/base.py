@@ -7,40 +7,14 @@ import platform
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from enum import StrEnum
-from typing import ClassVar, TypeVar
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Num
 from torch import Tensor
 
+from denoised_smoothing.certificates.setting import EngineName, Precision
 from denoised_smoothing.errors import ClassifierError, DenoisedSmoothingError, SettingError
-
-_Name = TypeVar("_Name", bound=StrEnum)
-
-
-class EngineName(StrEnum):
-    """What executes the pipeline."""
-
-    AUTO = "auto"
-    """The fastest that is installed, fits the device and agrees with torch."""
-    TORCH = "torch"
-    """PyTorch as it is: channels_last, batch normalisation folded into convolutions."""
-    TORCH_COMPILE = "torch-compile"
-    """The same through ``torch.compile``: minutes to start, then faster on a GPU."""
-    OPENVINO = "openvino"
-    """The pipeline converted to OpenVINO, for CPUs; the only one with int8."""
-    ONNXRUNTIME = "onnxruntime"
-    """The pipeline exported to ONNX and run by ONNX Runtime."""
-
-
-class Precision(StrEnum):
-    """The arithmetic of the pipeline. It is part of the classifier that is certified."""
-
-    FLOAT32 = "float32"
-    BFLOAT16 = "bfloat16"
-    FLOAT16 = "float16"
-    INT8 = "int8"
 
 
 class Engine(ABC):
@@ -118,19 +92,6 @@ def forward_size(pixels: int, device: torch.device) -> int:
 def cores() -> int:
     """Processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def choose_by_name(kind: type[_Name], name: _Name | str, what: str) -> _Name:
-    """The member of that name.
-
-    Raises:
-        SettingError: there is none.
-    """
-    try:
-        return kind(name)
-    except ValueError as error:
-        known = ", ".join(member.value for member in kind)
-        raise SettingError(f"{what} is one of {known}, got {name!r}") from error
 
 
 def exact_float32(device: torch.device) -> AbstractContextManager[object]:

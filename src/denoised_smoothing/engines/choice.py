@@ -16,10 +16,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from denoised_smoothing.certificates.setting import EngineName, Precision
 from denoised_smoothing.engines.base import (
     Engine,
-    EngineName,
-    Precision,
     cores,
     forward_size,
 )
@@ -55,6 +54,8 @@ class Request:
     engine: EngineName
     precision: Precision
     device: torch.device
+    forward: int | None = None
+    """Copies of a forward pass; None for a rule, or for ``auto`` what is fastest."""
 
 
 @dataclass(frozen=True)
@@ -84,9 +85,10 @@ def choose_engine(pipeline: Pipeline, request: Request, noisy: Noisy) -> Choice:
     """
     maker = _Maker(pipeline, request, noisy)
     if request.engine is not EngineName.AUTO:
-        engine = maker.make(request.engine, maker.rule)
+        forward = request.forward or maker.rule
+        engine = maker.make(request.engine, forward)
         remark, _ = maker.remark(engine)
-        return Choice(engine, maker.rule, (remark,) if remark else ())
+        return Choice(engine, forward, (remark,) if remark else ())
     names, notes = _candidates(pipeline, request)
     if names == [EngineName.TORCH]:  # nothing to choose from: start at once
         return Choice(maker.make(EngineName.TORCH, maker.rule), maker.rule, notes)

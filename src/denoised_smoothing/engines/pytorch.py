@@ -8,10 +8,9 @@ import torch
 from jaxtyping import Float, Num
 from torch import Tensor
 
+from denoised_smoothing.certificates.setting import EngineName, Precision
 from denoised_smoothing.engines.base import (
     Engine,
-    EngineName,
-    Precision,
     checked_answer,
     cores,
     exact_float32,

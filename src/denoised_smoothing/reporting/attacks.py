@@ -75,11 +75,15 @@ class AttackOutcome:
 
 @dataclass(frozen=True, slots=True)
 class AttackRow:
-    """Images at one L2 radius: certified there, and not changed by any attack below it."""
+    """Images at one L2 radius: certified there, and not shown to be wrong below it.
+
+    ``abstained`` of the unbroken ones have no certificate, so that nobody attacked them.
+    """
 
     radius: float
     certified: int
     unbroken: int
+    abstained: int
     images: int
 
     def to_dict(self) -> dict[str, Any]:
@@ -149,19 +153,23 @@ def under_attack(
     """At each radius: a lower bound (certified) and an upper bound (under attack) on accuracy.
 
     Of all finished images, those that count (correct and certified; certified, in data without
-    labels) with at least this radius, and those that count with any radius and that no attack
-    of at most this length changed.
+    labels) with at least this radius; and all but those that are shown to be wrong: certified
+    as something else than they are, or changed by an attack of at most this length. Where the
+    run abstains nothing is shown, whatever the label may be: an anytime run gives an image up
+    for one of its radii and says nothing about smaller ones.
 
     Raises:
         SettingError: the run has no finished image.
     """
     certified, broken = counted_radii(results), _broken(outcomes)
+    abstained = np.array([image.predicted is None for image in results.images])
     breaking = np.array([broken.get(image.image_id, np.inf) for image in results.images])
     return [
         AttackRow(
             float(radius),
             certified=int(np.count_nonzero(certified >= radius)),
-            unbroken=int(np.count_nonzero((certified >= 0.0) & (breaking > radius))),
+            unbroken=int(np.count_nonzero(((certified >= 0.0) | abstained) & (breaking > radius))),
+            abstained=int(np.count_nonzero(abstained)),
             images=len(results.images),
         )
         for radius in radii
@@ -197,10 +205,15 @@ def by_share(outcomes: Sequence[AttackOutcome], shares: Sequence[float]) -> list
 def radius_table(rows: Sequence[AttackRow], what: str) -> Table:
     """The rows of :func:`under_attack` for a terminal; ``what`` is their :func:`measure`."""
     title = f"{what.capitalize()} and what attacks leave of it (% of {rows[0].images} images)"
-    return _table(
+    table = _table(
         title, ("L2 radius", "certified (at least)", "under attack (at most)"),
         [row.texts() for row in rows],
     )  # fmt: skip
+    if abstained := rows[0].abstained:
+        table.caption = (
+            f"The run abstains on {abstained} of them: not attacked, they count as unbroken."
+        )
+    return table
 
 
 def share_table(rows: Sequence[ShareRow]) -> Table:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from denoised_smoothing.certificates.radii import format_down, linf_radius
+from denoised_smoothing.certificates.setting import Noise
 from denoised_smoothing.errors import MissingExtraError
 from denoised_smoothing.reporting.files import write_atomically
 from denoised_smoothing.reporting.plots import certified_accuracy_figure, inline_svg, sigma_figure
@@ -83,6 +84,7 @@ def write_report(
         measure=rows[0].measure,
         alpha=f"{max(run.run.settings['alpha'] for run in runs):g}",
         implied=_implied(runs, rows),
+        unproven=[run.run.name for run in runs if run.run.settings["noise"] == Noise.FLOAT],
         runs=[
             {
                 "row": row,

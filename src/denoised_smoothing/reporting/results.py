@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from denoised_smoothing.certificates.certificate import Certificate
 from denoised_smoothing.certificates.plans import plan_from_dict
-from denoised_smoothing.certificates.setting import Noise, Setting
+from denoised_smoothing.certificates.setting import EngineName, Noise, Precision, Setting
 
 if TYPE_CHECKING:
     from denoised_smoothing.store import Store, StoredRun
@@ -82,8 +82,8 @@ def load_results(store: Store, name: str) -> RunResults:
         dimension=run.settings["dimension"],
         seed=run.seed,
         noise=Noise(run.settings["noise"]),
-        engine=run.settings["engine"],
-        precision=run.settings["precision"],
+        engine=EngineName(run.settings["engine"]),
+        precision=Precision(run.settings["precision"]),
     )
     finished = [
         ImageResult(

@@ -245,6 +245,14 @@ class TestCurtailment:
             plan.certificate(stages((10,), (50, 450)), setting_of())
         assert plan.certificate(stages((10,), (49, 451)), setting_of()).label is None
 
+    def test_failed_copies_make_a_two_sided_budget_hopeless_too(self) -> None:
+        """550 of 1000 may all be votes for a runner-up, which the candidate's 450 cannot pass."""
+        plan = FixedBudget(10, 1000, two_sided=True)
+        for votes, failed, wanted in (((50,), 550, 600), ((50, 550), 0, 600), ((500,), 100, 700)):
+            counts = stages((10,), votes, failed)
+            assert plan.targets(counts, setting_of())[Stage.ESTIMATION] == wanted
+        assert plan.certificate(stages((10,), (50,), 550), setting_of()).label is None
+
     @pytest.mark.parametrize(("n", "step"), [(20, 20), (100, 50), (1000, 100), (10_000, 1000)])
     def test_is_looked_at_after_every_tenth_in_whole_chunks(self, n: int, step: int) -> None:
         plan, asked = FixedBudget(10, n), []

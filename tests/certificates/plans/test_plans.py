@@ -38,3 +38,17 @@ def test_an_unknown_plan_is_refused(values: dict[str, object], kind: str) -> Non
     )
     with pytest.raises(SettingError, match=message):
         plan_from_dict(values)
+
+
+@pytest.mark.parametrize("plan", PLANS, ids=str)
+def test_an_alpha_is_refused_before_anything_is_drawn(plan: SamplingPlan) -> None:
+    plan.check_alpha(0.001)
+    with pytest.raises(SettingError, match=r"alpha .* got 1\.5"):
+        plan.check_alpha(1.5)
+    if isinstance(plan, Anytime):
+        with pytest.raises(
+            SettingError, match=r"an anytime plan takes alpha up to 0\.36, got 0\.5"
+        ):
+            plan.check_alpha(0.5)
+    else:
+        plan.check_alpha(0.5)

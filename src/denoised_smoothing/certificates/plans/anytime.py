@@ -102,6 +102,9 @@ class Anytime(SamplingPlan):
     def most_calls(self) -> int:
         return self.n0 + self.max_n + self.more
 
+    def check_alpha(self, alpha: float) -> None:
+        check_anytime_alpha(alpha)
+
     def extended(self, more: int) -> Anytime:
         check_copies("more", more)
         return replace(self, more=self.more + more)

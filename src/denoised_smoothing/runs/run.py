@@ -7,9 +7,8 @@ import json
 import platform
 import re
 import shlex
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import cached_property
 from importlib import metadata
 from typing import Any
@@ -17,22 +16,17 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from denoised_smoothing.certificates.bounds import check_alpha
 from denoised_smoothing.certificates.certificate import SamplingPlan
-from denoised_smoothing.certificates.counts import LabelCounts, Stage
 from denoised_smoothing.certificates.plans import Anytime, FixedBudget, plan_from_dict
-from denoised_smoothing.certificates.setting import Setting
+from denoised_smoothing.certificates.setting import EngineName, Precision, Setting
 from denoised_smoothing.datasets import Example, ImageDataset, select
-from denoised_smoothing.engines import Precision
-from denoised_smoothing.errors import ImageError, SettingError, StoreError
-from denoised_smoothing.images import digest, to_png
-from denoised_smoothing.scheduling import ImageTask
+from denoised_smoothing.errors import ImageError, SettingError
+from denoised_smoothing.images import to_png
+from denoised_smoothing.runs.recorder import Recorder, RunProgress, has_all
 from denoised_smoothing.smoothing import SmoothedClassifier
-from denoised_smoothing.store import Store, StoredExample, StoredImage, StoredRun
+from denoised_smoothing.store import Store, StoredExample, StoredRun
 from denoised_smoothing.weights import fingerprint
 
-SAVE_SECONDS = 0.4
-"""Results wait at most this long, and the batch on its way, before they are in the store."""
 CALIBRATION_IMAGES = 50
 """Images from whose noisy copies int8 takes its ranges."""
 EXAMPLES = 6
@@ -43,23 +37,6 @@ EXAMPLE_COPIES = 3
 
 _FOUND = ("engine_version", "forward_shape", "model_digest", "processor")
 """Settings that the machine decides."""
-
-
-@dataclass(frozen=True, slots=True)
-class RunProgress:
-    """How far a run is; ``certified`` counts finished images with a label other than abstain.
-
-    ``calls`` are the classifier calls of this process and ``seconds`` its time; ``seconds_left``
-    is None until there is something to estimate it from.
-    """
-
-    run: str
-    images_done: int
-    images: int
-    certified: int
-    calls: int
-    seconds: float
-    seconds_left: float | None
 
 
 @dataclass(frozen=True)
@@ -105,7 +82,7 @@ class CertificationRun:
     command: str = ""
 
     def __post_init__(self) -> None:
-        check_alpha(self.alpha)
+        self.plan.check_alpha(self.alpha)
         _ = self.settings
 
     @cached_property
@@ -113,7 +90,7 @@ class CertificationRun:
         """Positions in the data set of the images to certify."""
         return select(self.dataset, limit=self.limit, stride=self.stride)
 
-    @property
+    @cached_property
     def run_name(self) -> str:
         """The given name, or one that the settings (and a given seed) determine."""
         if self.name is not None:
@@ -186,14 +163,14 @@ class CertificationRun:
         run = self._begin(store)
         if not store.examples(run.name):
             store.save_examples(run.name, self._examples(run.seed))
-        recorder = _Recorder(self, run, store, progress)
+        recorder = Recorder(self, run, store, progress)
         try:
             for task in self.smoothed.count_labels(
                 recorder.tasks(), recorder.targets, run.seed, on_batch=recorder.counted
             ):
                 recorder.finished(task)
         finally:
-            recorder.save()
+            recorder.close()
         if recorder.refused:
             raise ImageError(
                 f"{len(recorder.refused)} of {len(self.indices)} images could not be certified, "
@@ -211,10 +188,13 @@ class CertificationRun:
                     "one with --run, or leave --more out to start one"
                 )
             return store.begin(self.run_name, self.settings, seed=self.seed, info=self._info())
+        self._adopt(held)
         plan = plan_from_dict(held.settings["plan"])
         wanted: SamplingPlan | None
         # A continuation has the run's own plan, unless another is asked for by name.
         asked = plan if self.more is not None and self.plan == FixedBudget() else self.plan
+        if self.more is not None:
+            self._check_one_cap(plan, asked)
         if self.more is None or plan.joined(asked) is None:
             wanted = plan.joined(self.plan)
         else:
@@ -227,6 +207,25 @@ class CertificationRun:
             return held
         return store.extend(held.name, wanted.to_dict(), command=self.command)
 
+    def _adopt(self, held: StoredRun) -> None:
+        """Go on with the engine that the run began with, where none was asked for by name."""
+        if self.smoothed.engine is EngineName.AUTO:
+            engine, (forward, *_) = held.settings["engine"], held.settings["forward_shape"]
+            self.smoothed.adopt(EngineName(engine), forward)
+            del self.__dict__["settings"]
+
+    def _check_one_cap(self, plan: SamplingPlan, asked: SamplingPlan) -> None:
+        """Refuse another cap beside more copies: it is not clear how many are meant in all."""
+        if not (isinstance(plan, Anytime) and isinstance(asked, Anytime)):
+            return
+        if asked.max_n != plan.max_n:
+            held = f"{plan.max_n:,}" + (f" and {plan.more:,} more" if plan.more else "")
+            raise SettingError(
+                f"a cap of {asked.max_n:,} copies beside --more {self.more}, for the run "
+                f"{self.run_name!r} with a cap of {held}; leave --plan and --max-n out to add to "
+                "what it has, or --more to set a larger cap"
+            )
+
     def _was_interrupted(self, store: Store, held: StoredRun) -> bool:
         """Whether this very continuation was begun before and has not come to its end.
 
@@ -238,7 +237,7 @@ class CertificationRun:
             return False
         plan, setting = plan_from_dict(held.settings["plan"]), self.setting(held)
         complete = {
-            image.image_id for image in store.images(held.name) if _has_all(image, plan, setting)
+            image.image_id for image in store.images(held.name) if has_all(image, plan, setting)
         }
         return any(self.dataset.image_ids[index] not in complete for index in self.indices)
 
@@ -279,6 +278,7 @@ class CertificationRun:
         names = getattr(self.smoothed.classifier, "label_names", None) or self.dataset.label_names
         return {
             "command": self.command,
+            "engine": self._engine_record(),
             "method": self.method,
             "label_names": None if names is None else list(names),
             "versions": {
@@ -289,6 +289,11 @@ class CertificationRun:
                 },
             },
         }
+
+    def _engine_record(self) -> dict[str, Any]:
+        """How the copies are executed here, where it makes no difference to the counts."""
+        choice = self.smoothed.choice(self.image(self.indices[0])[1])
+        return {"workers": choice.engine.workers, "notes": list(choice.notes)}
 
     def _examples(self, seed: int) -> Iterator[StoredExample]:
         """Pictures of the first images: clean, noisy copies, denoised copies."""
@@ -325,122 +330,3 @@ def calibration_images(
             "(a resolution)"
         )
     return np.stack(images)
-
-
-class _Recorder:
-    """Turns stored images into tasks, and tasks into stored images."""
-
-    def __init__(
-        self,
-        request: CertificationRun,
-        run: StoredRun,
-        store: Store,
-        progress: Callable[[RunProgress], None] | None,
-    ) -> None:
-        self._request, self._run, self._store, self._progress = request, run, store, progress
-        self._plan = plan_from_dict(run.settings["plan"])
-        self._setting = request.setting(run)
-        stored = {image.image_id: image for image in store.images(run.name)}
-        ids = request.dataset.image_ids
-        self._images = {
-            image_id: image
-            for image_id, image in stored.items()
-            if not _has_all(image, self._plan, self._setting)
-        }
-        self._todo = [
-            index
-            for index in request.indices
-            if ids[index] not in stored or ids[index] in self._images
-        ]
-        done = [stored[ids[index]] for index in set(request.indices).difference(self._todo)]
-        self._done, self._certified = len(done), sum(map(self._is_certified, done))
-        self._calls, self._pending = 0, dict[str, StoredImage]()
-        self.refused: list[str] = []
-        self._began = self._saved = time.monotonic()
-        self._report()
-
-    def targets(self, counts: Mapping[Stage, LabelCounts]) -> dict[Stage, int]:
-        """The plan's, for this run."""
-        return self._plan.targets(counts, self._setting)
-
-    def tasks(self) -> Iterator[ImageTask]:
-        """Images that are not finished, with the counts that they have, one by one."""
-        for index in self._todo:
-            try:
-                example, image = self._request.image(index)
-                self._check_shape(example, image)
-            except ImageError as error:  # of one image: the others are certified first
-                self.refused.append(str(error))
-                continue
-            fresh = StoredImage(index, example.image_id, example.label, digest(image), {})
-            begun = self._images.setdefault(example.image_id, fresh)
-            if begun.digest != fresh.digest:
-                raise StoreError(
-                    f"image {example.image_id!r} is not the one that run {self._run.name!r} began "
-                    "with: the data changed; start a new run under another name"
-                )
-            yield ImageTask(
-                self._run.name, example.image_id, image, dict(begun.counts), begun.seconds
-            )
-
-    def _check_shape(self, example: Example, image: Float[np.ndarray, "c h w"]) -> None:
-        shape = self._request.settings["forward_shape"][1:]
-        if list(image.shape) != shape:
-            raise ImageError(
-                f"image {example.image_id!r} has shape {list(image.shape)}, the first one "
-                f"{shape}; bring them to one size (a resolution)"
-            )
-
-    def counted(self, tasks: Sequence[ImageTask]) -> None:
-        """Take over the counts of tasks after a batch; save if it is time to."""
-        for task in tasks:
-            self._take(task)
-        if time.monotonic() - self._saved >= SAVE_SECONDS:
-            self.save()
-        self._report()
-
-    def finished(self, task: ImageTask) -> None:
-        """Take over the counts of a task that has all that its plan wants."""
-        image = replace(self._take(task), finished=True)
-        self._pending[task.image_id] = image
-        del self._images[task.image_id]
-        self._done += 1
-        self._certified += self._is_certified(image)
-        self._report()
-
-    def save(self) -> None:
-        """Write what has changed."""
-        if self._pending:
-            self._store.save_images(self._run.name, self._pending.values())
-            self._pending = {}
-        self._saved = time.monotonic()
-
-    def _take(self, task: ImageTask) -> StoredImage:
-        before = self._images[task.image_id]
-        self._calls += task.calls - sum(counts.n for counts in before.counts.values())
-        image = replace(before, counts=dict(task.counts), seconds=task.seconds)
-        self._images[task.image_id] = self._pending[task.image_id] = image
-        return image
-
-    def _is_certified(self, image: StoredImage) -> bool:
-        return self._plan.certificate(image.counts, self._setting).label is not None
-
-    def _report(self) -> None:
-        if self._progress is None:
-            return
-        seconds, total = time.monotonic() - self._began, len(self._request.indices)
-        here = self._done - (total - len(self._todo))
-        left = seconds / here * (total - self._done) if here else None
-        self._progress(
-            RunProgress(
-                self._run.name, self._done, total, self._certified, self._calls, seconds, left
-            )
-        )
-
-
-def _has_all(image: StoredImage, plan: SamplingPlan, setting: Setting) -> bool:
-    """Whether an image is finished, also if its run was allowed more copies since."""
-    return image.finished and all(
-        (image.counts[stage].n if stage in image.counts else 0) >= n
-        for stage, n in plan.targets(image.counts, setting).items()
-    )
