@@ -7,6 +7,7 @@ import io
 import math
 import platform
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
@@ -24,6 +25,7 @@ from denoised_smoothing.certificates.plans import Anytime, FixedBudget, RadiusTa
 from denoised_smoothing.certificates.setting import Noise, Setting
 from denoised_smoothing.classifiers import ImageClassifier
 from denoised_smoothing.datasets import ImageDataset, load_dataset
+from denoised_smoothing.engines.base import cores
 from denoised_smoothing.errors import (
     ImageError,
     RunMismatchError,
@@ -589,6 +591,7 @@ class TestRecord:
         packages = ("denoised-smoothing", "torch", "numpy", "scipy")
         assert run.info == {
             "command": "certify made",
+            "engine": {"workers": cores(), "notes": []},
             "method": "plain",
             "label_names": list(NAMES),
             "versions": {
@@ -768,7 +771,7 @@ class TestFailures:
         slow = smoothed(batch_size=FORWARD)
         with pytest.raises(StoreError, match="disk is full"):
             request(smoothed=slow).execute(store)
-        assert copies(store.images("run")) == 2 * FORWARD
+        assert 0 < copies(store.images("run")) < CALLS
         monkeypatch.undo()
         request().execute(store)
         assert counts(store) == counts(uninterrupted)
@@ -826,12 +829,31 @@ class TestFailures:
             request(**changes)
 
 
+class AtOnce:
+    """An executor without threads, which would take time of their own."""
+
+    def __init__(self, *_: object, **__: object) -> None:
+        self.shutdown = lambda: None
+
+    def __enter__(self) -> AtOnce:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def submit(self, function: Callable[..., Any], *arguments: object) -> Future[Any]:
+        future: Future[Any] = Future()
+        future.set_result(function(*arguments))
+        return future
+
+
 @pytest.mark.parametrize("seconds", [0.001, 0.02, 0.11, 0.45])
 def test_what_is_counted_is_stored_within_half_a_second(
     store: Store, monkeypatch: pytest.MonkeyPatch, seconds: float
 ) -> None:
     """At the end of any forward pass, by a clock that nothing else moves."""
     clock, behind = Clock(monkeypatch), list[float]()
+    monkeypatch.setattr(recorder, "ThreadPoolExecutor", AtOnce)
 
     def told(progress: RunProgress) -> None:
         behind.append((progress.calls - copies(counted(store))) / FORWARD * seconds)

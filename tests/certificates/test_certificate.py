@@ -105,6 +105,7 @@ def test_text_and_html_round_down() -> None:
         "alpha": "0.001",
         "classifier calls": "1,010",
         "noise": "float noise (unproven)",
+        "engine": "torch, float32",
     }
 
 

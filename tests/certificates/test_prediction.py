@@ -48,6 +48,8 @@ def test_prediction_tells_what_it_rests_on() -> None:
         "alpha": 0.001,
         "calls": 23,
         "noise": "float",
+        "engine": "torch",
+        "precision": "float32",
         "seed": "9223372036854775809",
         "counts": [0, 20],
         "failed": 3,

@@ -65,6 +65,7 @@ Engine = Annotated[
         help="What executes denoiser and classifier; auto takes the fastest that is installed and "
         "agrees with torch.",
         envvar="DENOISED_SMOOTHING_ENGINE",
+        show_envvar=False,
     ),
 ]
 PrecisionName = Annotated[
