@@ -112,7 +112,7 @@ def test_killed_at_a_random_moment_and_resumed(
     assert 0 < stored < CALLS
     # Of 0.05 seconds: those of 0.4 seconds wait to be saved, and one is on its way.
     assert made * FORWARD - stored <= 9 * FORWARD
-    again = start(tmp_path, *COMMAND[:-1], "2000")
+    again = start(tmp_path, *COMMAND, "--batch-size", "2000")
     assert again.returncode == 0, again.stderr
     assert passes(tmp_path) - made <= PASSES  # some are not full
     assert outcome(tmp_path) == uninterrupted
