@@ -3,6 +3,7 @@
 Prints the table of docs/statistics.md, whose calls and seconds are those of all images.
 
     python benchmarks/plans.py DATA --classifier SPEC --denoiser SPEC [--sigma 0.5] [--n 4000]
+        [--engine auto] [--precision float32]
 
 Both runs are kept in the store, and go on where they stopped. Every image on which the two
 differ at one of the radii is listed with its counts.
@@ -38,6 +39,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--n", type=int, default=4_000)
     parser.add_argument("--n0", type=int, default=100)
     parser.add_argument("--limit", type=int, default=100)
+    parser.add_argument("--engine", default="auto")
+    parser.add_argument("--precision", default="float32")
     parser.add_argument("--store", default="plans.sqlite")
     return parser.parse_args()
 
@@ -73,7 +76,11 @@ def table(results: dict[str, RunResults], n: int) -> str:
 def main() -> None:
     options = parse()
     smoothed = SmoothedClassifier(
-        load_classifier(options.classifier), options.sigma, load_denoiser(options.denoiser)
+        load_classifier(options.classifier),
+        options.sigma,
+        load_denoiser(options.denoiser),
+        engine=options.engine,
+        precision=options.precision,
     )
     plans = {
         "anytime": Anytime(RADII, max_n=options.n, n0=options.n0),

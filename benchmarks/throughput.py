@@ -1,8 +1,11 @@
-"""Noisy copies a second: `certify`, the bare pipeline, and the loop of the original algorithm.
+"""Noisy copies a second: `certify` in each engine, the bare engine, and two plain loops.
 
-All three in one process, taking turns, because machines are shared: compare the ratios.
+All in one process, taking turns, because machines are shared: compare the ratios. The plain
+loops are that of the original algorithm (one image at a time, default layout, counted on the host)
+and `certify` of the Adversarial Robustness Toolbox, where it is installed (it needs statsmodels,
+which it does not declare).
 
-    python benchmarks/throughput.py [--denoiser dncnn|unet|...] [--depth 56] [--rounds 5]
+    python benchmarks/throughput.py [--pipeline dncnn|unet|photo] [--engines torch,openvino,...]
 """
 
 from __future__ import annotations
@@ -12,8 +15,10 @@ import math
 import platform
 import statistics
 import time
+import warnings
 from collections.abc import Callable
-from typing import Any
+from importlib import metadata
+from importlib.util import find_spec
 
 import numpy as np
 import torch
@@ -22,10 +27,37 @@ from torch import Tensor, nn
 from denoised_smoothing import ImageClassifier, SmoothedClassifier
 from denoised_smoothing.classifiers import CifarResNet
 from denoised_smoothing.denoisers import build_denoiser
+from denoised_smoothing.engines.choice import throughput
 from denoised_smoothing.images import to_grid
 
 SIGMA = 0.25
-IMAGES = 2
+ALL = "torch,torch bfloat16,onnxruntime,openvino,openvino bfloat16,openvino int8"
+
+
+class Pipeline(nn.Module):
+    """Denoiser, then classifier, for the plain loops."""
+
+    def __init__(self, denoiser: nn.Module, classifier: nn.Module) -> None:
+        super().__init__()
+        self.denoiser, self.classifier = denoiser, classifier
+
+    def forward(self, copies: Tensor) -> Tensor:
+        logits: Tensor = self.classifier(self.denoiser(copies, SIGMA))
+        return logits
+
+
+def build(name: str) -> tuple[nn.Module, nn.Module, int, str]:
+    """Denoiser, classifier, image side, and what they are called."""
+    torch.manual_seed(0)
+    if name == "photo":
+        import torchvision
+
+        network = torchvision.models.resnet50(weights=None)
+        classifier = ImageClassifier(network, [0.5] * 3, [0.25] * 3)
+        return build_denoiser("unet", width=32).eval(), classifier.eval(), 224, "UNet + ResNet-50"
+    classifier = ImageClassifier(CifarResNet(56), [0.5] * 3, [0.25] * 3)
+    titles = {"dncnn": "DnCNN + ResNet-56", "unet": "UNet + ResNet-56"}
+    return build_denoiser(name).eval(), classifier.eval(), 32, titles[name]
 
 
 def original_loop(pipeline: nn.Module, image: Tensor, n: int, batch: int, classes: int) -> None:
@@ -41,84 +73,108 @@ def original_loop(pipeline: nn.Module, image: Tensor, n: int, batch: int, classe
                 counts[label] += 1
 
 
-def bare(pipeline: nn.Module, copies: Tensor, n: int) -> None:
-    """Forward passes alone, on copies that are there already."""
-    with torch.inference_mode():
-        for _ in range(n // len(copies)):
-            pipeline(copies)
+def toolbox(pipeline: nn.Module, image: Tensor, n: int, batch: int, classes: int) -> None:
+    """`certify` of the Adversarial Robustness Toolbox."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from art.estimators.certification.randomized_smoothing import PyTorchRandomizedSmoothing
 
-
-class Pipeline(nn.Module):
-    """Denoiser, then classifier."""
-
-    def __init__(self, denoiser: nn.Module, classifier: nn.Module) -> None:
-        super().__init__()
-        self.denoiser, self.classifier = denoiser, classifier
-
-    def forward(self, copies: Tensor) -> Tensor:
-        logits: Tensor = self.classifier(self.denoiser(copies, SIGMA))
-        return logits
+        smoothed = PyTorchRandomizedSmoothing(
+            pipeline, nn.CrossEntropyLoss(), tuple(image.shape), classes,
+            device_type="cpu", sample_size=1, scale=SIGMA,
+        )  # fmt: skip
+        smoothed.certify(image[None].numpy(), n=n - 1, batch_size=batch)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--denoiser", default="dncnn")
-    parser.add_argument("--depth", type=int, default=56)
+    parser.add_argument("--pipeline", choices=["dncnn", "unet", "photo"], default="dncnn")
+    parser.add_argument("--engines", default=ALL)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--copies", type=int, default=400)
+    parser.add_argument("--seconds", type=float, default=2.0, help="of each turn, about")
     arguments = parser.parse_args()
+    denoiser, classifier, side, title = build(arguments.pipeline)
+    rng = np.random.default_rng(0)
+    images = to_grid(rng.random((20, 3, side, side), dtype=np.float32))
+    plain, image = Pipeline(denoiser, classifier), torch.from_numpy(images[0])
+    batch, classes = (400, 10) if side == 32 else (32, 1000)
+    rates: dict[str, list[float]] = {}
+    turns: dict[str, Callable[[], float]] = {}
 
-    def pipeline() -> Pipeline:
-        torch.manual_seed(0)
-        denoiser = build_denoiser(arguments.denoiser)
-        classifier = ImageClassifier(CifarResNet(arguments.depth), [0.5] * 3, [0.25] * 3)
-        return Pipeline(denoiser, classifier).eval()
-
-    n = arguments.copies
-    image = torch.rand(3, 32, 32)
-    default, ours = pipeline(), pipeline()
-    smoothed = SmoothedClassifier(ours.classifier, SIGMA, ours.denoiser)
-    images = to_grid(np.random.default_rng(0).random((IMAGES, 3, 32, 32), dtype=np.float32))
-    variants: dict[str, tuple[int, Callable[[], Any]]] = {
-        "original loop, batch 400": (
-            n,
-            lambda: original_loop(default, image, n, 400, classes=10),
-        ),
-    }
-    for layout in (torch.contiguous_format, torch.channels_last):
-        for batch in (25, 50, 100, 200):
-            copies = torch.rand(batch, 3, 32, 32).contiguous(memory_format=layout)
-            name = str(layout).removeprefix("torch.")
-            model = pipeline().to(memory_format=layout)
-            variants[f"bare, {name}, batch {batch}"] = (
-                n // batch * batch,
-                lambda model=model, copies=copies: bare(model, copies, n),
-            )
-    selection = n // 10
-    variants["certify"] = (
-        0,  # as many as the certificates say: an image that will abstain ends early
-        lambda: smoothed.certify_batch(images, n0=selection, n=n - selection),
-    )
-    rates: dict[str, list[float]] = {name: [] for name in variants}
-    for turn in range(arguments.rounds + 1):
-        for name, (copies_done, work) in variants.items():
+    def loop(work: Callable[..., None]) -> Callable[[], float]:
+        def turn() -> float:
             began = time.perf_counter()
-            certificates = work()
-            seconds = time.perf_counter() - began
-            done = copies_done or sum(certificate.calls for certificate in certificates)
-            if turn:  # the first is for warming up
-                rates[name].append(done / seconds)
-    medians = {name: statistics.median(values) for name, values in rates.items()}
-    best = max(value for name, value in medians.items() if name.startswith("bare"))
-    print(f"{arguments.denoiser} + CIFAR ResNet-{arguments.depth}, 32x32, float32, random weights")
-    machine = f"{torch.get_num_threads()} threads, {platform.machine()}"
-    machine = f"{machine} {torch.backends.cpu.get_cpu_capability()}"
-    print(f"torch {torch.__version__}, {machine}, median of {arguments.rounds} rounds\n")
-    print("| | copies/s | of the best bare | of the original loop |")
-    print("| --- | ---: | ---: | ---: |")
-    for name, value in medians.items():
-        original = medians["original loop, batch 400"]
-        print(f"| {name} | {value:.0f} | {value / best:.2f} | {value / original:.2f} |")
+            work(plain, image, batch, batch, classes)
+            return batch / (time.perf_counter() - began)
+
+        return turn
+
+    turns["original loop"] = loop(original_loop)
+    if find_spec("art") is not None:
+        turns["Adversarial Robustness Toolbox"] = loop(toolbox)
+    for name in arguments.engines.split(","):
+        engine, _, precision = name.partition(" ")
+        turns |= engine_turns(engine, precision or "float32", denoiser, classifier, images,
+                              arguments.seconds)  # fmt: skip
+    for number in range(arguments.rounds + 1):
+        for name, turn in turns.items():
+            rate = turn()
+            if number:  # the first is for warming up
+                rates.setdefault(name, []).append(rate)
+    show(title, rates, arguments.rounds)
+
+
+def engine_turns(
+    engine: str,
+    precision: str,
+    denoiser: nn.Module,
+    classifier: nn.Module,
+    images: np.ndarray,
+    seconds: float,
+) -> dict[str, Callable[[], float]]:
+    """The bare engine on copies that are there already, and `certify` in it."""
+    smoothed = SmoothedClassifier(
+        classifier, SIGMA, denoiser, engine=engine, precision=precision, calibration=images
+    )
+    choice = smoothed.choice(images[0])
+    copies = torch.rand(choice.forward, *images.shape[1:])
+
+    def bare() -> float:
+        return throughput(choice.engine, copies, seconds)
+
+    # As in a real run: n of 1,000, or less where an image is large, and several images.
+    count = max(2, min(len(images), int(bare() * seconds / 1_100)))
+    n = 1_000 if images.shape[-1] == 32 else 100
+
+    def certify() -> float:
+        began = time.perf_counter()
+        certificates = smoothed.certify_batch(images[:count], n0=n // 10, n=n)
+        return sum(c.calls for c in certificates) / (time.perf_counter() - began)
+
+    name = f"{engine} {precision}"
+    return {f"bare {name}": bare, f"certify {name}": certify}
+
+
+def show(title: str, rates: dict[str, list[float]], rounds: int) -> None:
+    packages = [name for name in ("torch", "openvino", "onnxruntime", "nncf") if find_spec(name)]
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in packages)
+    machine = f"{torch.get_num_threads()} cores, {platform.machine()}"
+    print(f"{title}, random weights; {machine} {torch.backends.cpu.get_cpu_capability()}")
+    print(f"{versions}; median of {rounds} rounds\n")
+    art = rates.get("Adversarial Robustness Toolbox")
+    print("| | copies/s | of the bare engine | of the original loop | of the toolbox |")
+    print("| --- | ---: | ---: | ---: | ---: |")
+    for name, values in rates.items():
+        bare = rates.get(name.replace("certify", "bare")) if name.startswith("certify") else None
+        cells = [ratio(values, other) for other in (bare, rates["original loop"], art)]
+        print(f"| {name} | {statistics.median(values):.0f} | {' | '.join(cells)} |")
+
+
+def ratio(values: list[float], others: list[float] | None) -> str:
+    """The median of the ratios within each round."""
+    if others is None:
+        return ""
+    return f"{statistics.median(a / b for a, b in zip(values, others, strict=True)):.2f}"
 
 
 if __name__ == "__main__":
