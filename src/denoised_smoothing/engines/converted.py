@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import sys
 import threading
 import warnings
 from abc import abstractmethod
@@ -210,6 +211,8 @@ class OnnxRuntimeEngine(ConvertedEngine):
 
 
 def _package(name: str, extra: str, purpose: str) -> Any:
+    # OpenVINO and NNCF report their use over the network unless this package is missing.
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     try:
         return __import__(name)
     except ImportError as error:
