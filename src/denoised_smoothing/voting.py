@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from jaxtyping import Float, Int, Num
@@ -24,7 +25,8 @@ class Voting:
 
     def __init__(self, sigma: float, noise: Noise, device: torch.device) -> None:
         self.sigma, self.noise, self.device = sigma, noise, device
-        self._alone = threading.Lock()
+        self._turns = threading.Condition()
+        self._inside, self._alone, self._crowded = 0, False, False
         self._form: str | None = None
         self._classes = 0
 
@@ -56,12 +58,14 @@ class Voting:
         return [(votes, failed) for _, failed, *votes in table]
 
     def _answer(self, engine: Engine, copies: Float[Tensor, "n c h w"]) -> Num[Tensor, "n ..."]:
-        """The engine's answer; where memory does not hold all threads' copies, one at a time."""
-        try:
-            return engine.answer(copies)
-        except torch.OutOfMemoryError:
-            pass
-        with self._alone:
+        """The engine's answer; once memory did not hold all threads' copies, one at a time."""
+        if not self._crowded:
+            try:
+                with self._turn(alone=False):
+                    return engine.answer(copies)
+            except torch.OutOfMemoryError:
+                self._crowded = True
+        with self._turn(alone=True):
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
             try:
@@ -72,6 +76,19 @@ class Voting:
                     f"{list(copies.shape[1:])} any more: {error}; what was counted is kept: free "
                     "memory, or take a device with more of it, and go on"
                 ) from error
+
+    @contextmanager
+    def _turn(self, *, alone: bool) -> Iterator[None]:
+        """While no other thread has a turn alone or, if it is to be alone, no turn at all."""
+        with self._turns:
+            self._turns.wait_for(lambda: not (self._alone or (alone and self._inside)))
+            self._inside, self._alone = self._inside + 1, alone
+        try:
+            yield
+        finally:
+            with self._turns:
+                self._inside, self._alone = self._inside - 1, False
+                self._turns.notify_all()
 
     def _noisy(self, part: Part, seed: int) -> Float[Tensor, "n c h w"]:
         image = torch.tensor(part.task.image, device=self.device)  # may be a read-only array
