@@ -89,6 +89,7 @@ def demo(
 
 
 def predict(
+    context: typer.Context,
     image: Annotated[
         Path, typer.Argument(metavar="IMAGE", help="An 8-bit PNG, JPEG, BMP or WebP file.")
     ],
@@ -113,7 +114,7 @@ def predict(
     from denoised_smoothing.runs import calibrate
 
     smoothed = chosen(
-        bundle, classifier, denoiser, sigma, device=device,
+        context, bundle, classifier, denoiser, sigma, device=device,
         noise=noise, engine=engine, precision=precision,
     ).smoothed  # fmt: skip
     if calibration is not None:
@@ -129,6 +130,7 @@ def predict(
 
 
 def certify(
+    context: typer.Context,
     data: Data,
     classifier: OptionalClassifier = None,
     sigma: OptionalSigma = None,
@@ -171,7 +173,7 @@ def certify(
 
     wanted = parse_radii(radii)
     choice = chosen(
-        bundle, classifier, denoiser, sigma, device=device, batch_size=batch_size,
+        context, bundle, classifier, denoiser, sigma, device=device, batch_size=batch_size,
         noise=noise, engine=engine, precision=precision,
     )  # fmt: skip
     request = CertificationRun(
@@ -222,6 +224,7 @@ class Chosen:
 
 
 def chosen(
+    context: typer.Context,
     bundle: Path | None,
     classifier: str | None,
     denoiser: str,
@@ -247,7 +250,7 @@ def chosen(
             classifier, denoiser, sigma, device=device, batch_size=batch_size, **options
         )
         return Chosen(smoothed, classifier, denoiser)
-    given = [f"--{name}" for name in IN_A_BUNDLE if given_by_hand(name)]
+    given = [f"--{name}" for name in IN_A_BUNDLE if given_by_hand(context, name)]
     if given:
         raise SettingError(
             f"--bundle {bundle} with {', '.join(given)}: a bundle says all of this itself; leave "

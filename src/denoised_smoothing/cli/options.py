@@ -7,9 +7,7 @@ import sys
 from pathlib import Path
 from typing import Annotated, NoReturn
 
-import click
 import typer
-from click.core import ParameterSource
 
 from denoised_smoothing.certificates.radii import check_radii
 from denoised_smoothing.certificates.setting import EngineName, Noise, Precision
@@ -126,10 +124,10 @@ def parse_numbers(option: str, text: str) -> tuple[float, ...]:
         raise SettingError(f"{option} takes numbers such as 0.25,0.5,1.0, got {text!r}") from error
 
 
-def given_by_hand(name: str) -> bool:
+def given_by_hand(context: typer.Context, name: str) -> bool:
     """Whether an option was typed, and is not a default or from the environment."""
-    source = click.get_current_context().get_parameter_source(name)
-    return source is ParameterSource.COMMANDLINE
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def command_line() -> str:
