@@ -12,10 +12,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from denoised_smoothing.catalogue import load_classifier
 from denoised_smoothing.certificates.counts import Stage
 from denoised_smoothing.certificates.plans import FixedBudget
 from denoised_smoothing.certificates.setting import EngineName, Precision
-from denoised_smoothing.datasets import ImageDataset
+from denoised_smoothing.cli import attacking
+from denoised_smoothing.datasets import ImageDataset, load_dataset
 from denoised_smoothing.engines import Engine, choice, converted, pytorch
 from denoised_smoothing.errors import ClassifierError, RunMismatchError
 from denoised_smoothing.runs import CertificationRun
@@ -206,3 +208,27 @@ def test_int8_records_its_calibration(tmp_path: Path) -> None:
         )
         with pytest.raises(RunMismatchError, match="calibration"):
             request(pipeline(), calibration=others).execute(store)
+
+
+@pytest.mark.parametrize(
+    ("engine", "precision"), [case for case in KINDS if "openvino" in str(case.id)]
+)
+def test_an_attack_is_judged_by_the_engine_that_certified(
+    tmp_path: Path, engine: EngineName, precision: Precision
+) -> None:
+    pipeline = SmoothedClassifier(
+        load_classifier("digits"), 0.5, device="cpu", engine=engine, precision=precision
+    )
+    data = load_dataset("digits")
+    run_request = CertificationRun(
+        pipeline, data, PLAN, 0.001, "digits", "none", name="run", seed=SEED, limit=1
+    )
+    with Store(tmp_path / "runs.sqlite") as store:
+        run = run_request.execute(store)
+    again = attacking._request(run, None, None, None, "cpu")
+    image = again.image(0)[1]
+    assert (
+        again.smoothed.choice(image).engine.identity() == pipeline.choice(image).engine.identity()
+    )
+    assert run.settings["engine"] == engine
+    assert run.settings["precision"] == precision
