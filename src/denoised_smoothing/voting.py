@@ -1,0 +1,116 @@
+"""Noisy copies of images to votes: drawn, answered by an engine and counted on its device."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from jaxtyping import Float, Int, Num
+from torch import Tensor
+
+from denoised_smoothing.certificates.setting import Noise
+from denoised_smoothing.engines import Choice, Engine
+from denoised_smoothing.errors import ClassifierError
+from denoised_smoothing.noise import noisy_copies
+from denoised_smoothing.scheduling import Part
+
+
+class Voting:
+    """Draws copies and counts the labels that an engine gives them, in any number of threads.
+
+    The form of the answers (labels, or logits of so many classes) is that of the first.
+    """
+
+    def __init__(self, sigma: float, noise: Noise, device: torch.device) -> None:
+        self.sigma, self.noise, self.device = sigma, noise, device
+        self._turns = threading.Condition()
+        self._inside, self._alone, self._crowded = 0, False, False
+        self._form: str | None = None
+        self._classes = 0
+
+    def votes(
+        self, parts: Sequence[Part], choice: Choice, seed: int
+    ) -> list[tuple[list[int], int]]:
+        """The votes of each part; they leave the device once, as one small table.
+
+        Raises:
+            ClassifierError: an answer cannot be used, or memory does not hold a forward pass.
+        """
+        copies = torch.cat([self._noisy(part, seed) for part in parts])
+        padding = copies.new_zeros(-len(copies) % choice.forward, *copies.shape[1:])
+        pieces = torch.split(torch.cat([copies, padding]), choice.forward)
+        labels = torch.cat([self._labels(self._answer(choice.engine, piece)) for piece in pieces])
+        labels = labels[: len(copies)]
+        columns = 2 + (self._classes or max(int(labels.max()) + 1, 1))
+        sizes = torch.tensor([part.size for part in parts], device=labels.device)
+        rows = torch.repeat_interleave(torch.arange(len(parts), device=labels.device), sizes)
+        cells = rows * columns + labels + 2
+        table = torch.bincount(cells, minlength=len(parts) * columns).reshape(-1, columns).tolist()
+        for part, (invalid, *_) in zip(parts, table, strict=True):
+            if invalid:
+                raise ClassifierError(
+                    f"the classifier gave NaN logits, or a label below -1, for {invalid} of "
+                    f"{part.size} noisy copies of image {part.task.image_id}; find out why "
+                    "before certifying (reduced precision, a division by zero?)"
+                )
+        return [(votes, failed) for _, failed, *votes in table]
+
+    def _answer(self, engine: Engine, copies: Float[Tensor, "n c h w"]) -> Num[Tensor, "n ..."]:
+        """The engine's answer; once memory did not hold all threads' copies, one at a time."""
+        if not self._crowded:
+            try:
+                with self._turn(alone=False):
+                    return engine.answer(copies)
+            except torch.OutOfMemoryError:
+                self._crowded = True
+        with self._turn(alone=True):
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+            try:
+                return engine.answer(copies)
+            except torch.OutOfMemoryError as error:
+                raise ClassifierError(
+                    f"the memory of {self.device} does not hold {len(copies)} images of shape "
+                    f"{list(copies.shape[1:])} any more: {error}; what was counted is kept: free "
+                    "memory, or take a device with more of it, and go on"
+                ) from error
+
+    @contextmanager
+    def _turn(self, *, alone: bool) -> Iterator[None]:
+        """While no other thread has a turn alone or, if it is to be alone, no turn at all."""
+        with self._turns:
+            self._turns.wait_for(lambda: not (self._alone or (alone and self._inside)))
+            self._inside, self._alone = self._inside + 1, alone
+        try:
+            yield
+        finally:
+            with self._turns:
+                self._inside, self._alone = self._inside - 1, False
+                self._turns.notify_all()
+
+    def _noisy(self, part: Part, seed: int) -> Float[Tensor, "n c h w"]:
+        image = torch.tensor(part.task.image, device=self.device)  # may be a read-only array
+        return noisy_copies(
+            image, self.sigma, noise=self.noise, seed=seed, image_id=part.task.image_id,
+            stage=part.stage, start=part.start, stop=part.stop,
+        )  # fmt: skip
+
+    def _labels(self, answer: Num[Tensor, "n ..."]) -> Int[Tensor, " n"]:
+        """One label a copy: -1 for no class, -2 for an answer that is none."""
+        labels = answer.ndim == 1
+        if labels and answer.is_floating_point():
+            raise ClassifierError(
+                f"the classifier answered one {answer.dtype} an image; expected logits "
+                "[B, K], or labels [B] of an integer type"
+            )
+        classes = 0 if labels else answer.shape[1]
+        form = "labels" if labels else f"logits of {classes} classes"
+        if form != (self._form or form) or not (labels or classes > 1):
+            expected = f"{self._form}, as before" if self._form else "at least 2 classes"
+            raise ClassifierError(f"the classifier answered with {form}; expected {expected}")
+        self._form, self._classes = form, classes
+        if labels:
+            return answer.long().clamp_min(-2)
+        return torch.where(answer.isnan().any(dim=1), -2, answer.argmax(dim=1))
