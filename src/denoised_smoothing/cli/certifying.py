@@ -126,17 +126,31 @@ def predict(
     engine: Engine = EngineName.AUTO,
     precision: PrecisionName = Precision.FLOAT32,
     calibration: CalibrationData = None,
+    max_queries: MaxQueries = None,
+    max_cost: MaxCost = None,
+    price: Price = None,
+    rate: Rate = None,
+    in_flight: InFlight = None,
+    timeout: Timeout = None,
+    yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
     """The smoothed classifier's label of one image, without a radius."""
     from denoised_smoothing.datasets import load_dataset
     from denoised_smoothing.images import load_image
+    from denoised_smoothing.purchases import QueryEstimate
+    from denoised_smoothing.queries import Spending
     from denoised_smoothing.runs import calibrate
 
-    smoothed = chosen(
+    choice = chosen(
         context, bundle, classifier, denoiser, sigma, device=device,
         noise=noise, engine=engine, precision=precision,
-    ).smoothed  # fmt: skip
+    )  # fmt: skip
+    smoothed = choice.smoothed
+    buying = BuyingOptions(max_queries, max_cost, price, rate, in_flight, timeout, yes=yes)
+    remote = buying.apply(smoothed.classifier, choice.classifier)
+    if remote is not None:
+        buying.confirm(QueryEstimate(n, Spending(), remote.price), remote, choice.classifier)
     if calibration is not None:
         calibrate(smoothed, load_dataset(calibration), resolution)
     pixels = smoothed.prepare(load_image(image), resolution)

@@ -63,7 +63,7 @@ class RemoteClassifier:
     def price(self) -> Price | None:
         """Of one query: the one that was given, or the list price; None if not known."""
         if self.conduct.price is not None:
-            return Price(self.conduct.price, "as given", "now")
+            return Price(self.conduct.price, "as given")
         return self.vendor.price
 
     @property

@@ -1,4 +1,4 @@
-"""What vendors ask for a query: list prices, with the day on which they were read."""
+"""What vendors ask for a query: list prices, with where and when they were read."""
 
 from __future__ import annotations
 
@@ -7,21 +7,19 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """US dollars a query, where that is from, and when it was read."""
+    """US dollars a query, and where that is from."""
 
     dollars: float
     source: str
-    read: str
 
     def __str__(self) -> str:
-        return f"${self.dollars:g} a query ({self.source}, {self.read})"
+        return f"${self.dollars:g} a query ({self.source})"
 
 
 PRICES = {
-    "aws": Price(0.001, "list price of group 2, first million a month", "not read again since"),
-    "google": Price(0.0015, "list price of label detection, first 5 million a month", ""),
-    "azure": Price(0.001, "list price of group 1, S1, first million a month", ""),
-    "clarifai": Price(0.0012, "list price of image recognition", ""),
-    "simulated": Price(0.0, "costs nothing", "always"),
+    "aws": Price(0.001, "list price up to a million a month, as transcribed 2026-10-07"),
+    "google": Price(0.0015, "list price from 1,001 a month on, second-hand, 2026-11-24"),
+    "azure": Price(0.001, "list price as remembered, not verified, 2026-11-24"),
+    "clarifai": Price(0.0012, "an older list price, not verified, 2026-11-24"),
 }
-"""First tier of each, without what is free; other accounts: ``--price``."""
+"""First paid tier of each; ``docs/vision-apis.md`` has the sources. Else: ``--price``."""

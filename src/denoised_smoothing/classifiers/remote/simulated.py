@@ -56,7 +56,7 @@ class Simulated(Vendor):
 
     @property
     def price(self) -> Price:
-        return Price(self._price, "simulated: nothing is paid", "")
+        return Price(self._price, "simulated: nothing is paid")
 
     def connect(self, *, timeout: float, in_flight: int) -> None:
         """Nothing to do."""

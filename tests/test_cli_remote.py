@@ -1,0 +1,214 @@
+"""The commands with classifiers whose answers are bought: cost, limits, and one clear sentence."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent / "classifiers" / "remote"))
+
+from fake import KEY, FakeVendor, Trouble, by_chance
+from vendors import BY_NAME
+
+from denoised_smoothing import Store
+from denoised_smoothing.ledger import Ledger
+
+
+@pytest.fixture
+def fake() -> Iterator[FakeVendor]:
+    with FakeVendor(by_chance({"cat": 0.97, "dog": 0.03})) as server:
+        yield server
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for number, name in enumerate(("cat", "dog")):
+        path = tmp_path / "images" / name / "a.png"
+        path.parent.mkdir(parents=True)
+        levels = np.random.default_rng(number).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        PIL.Image.fromarray(levels).save(path)
+    return tmp_path
+
+
+def run(
+    folder: Path, *arguments: str, code: int = 0, **environment: str | None
+) -> subprocess.CompletedProcess[str]:
+    """The command in a folder of its own, with no credentials but those that are given."""
+    own = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "OPENAI_", "GOOGLE_"))}
+    own |= {
+        "HOME": str(folder), "NO_PROXY": "127.0.0.1", "OMP_NUM_THREADS": "1",
+        "AWS_EC2_METADATA_DISABLED": "true", "NO_GCE_CHECK": "true", "COLUMNS": "200",
+    }  # fmt: skip
+    own |= {name: value for name, value in environment.items() if value is not None}
+    done = subprocess.run(
+        [sys.executable, "-m", "denoised_smoothing", *arguments],
+        cwd=folder, env=own, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def certify(folder: Path, spec: str, *options: str, **more: Any) -> Any:
+    common = ("--sigma", "0.25", "--radii", "0.25", "--store", "s.sqlite", "--engine", "torch")
+    command = ("certify", "folder:images", "--classifier", spec, *common, *options)
+    return run(folder, *command, **more)
+
+
+class TestBuying:
+    def test_from_nothing_to_a_certificate_and_its_price(
+        self, fake: FakeVendor, folder: Path
+    ) -> None:
+        done = certify(
+            folder, "aws#size=96", "--yes", "--rate", "0", "--max-cost", "1", "--run", "paid",
+            "--json", **BY_NAME["aws"].environment(fake.url),
+        )  # fmt: skip
+        assert "aws#size=96: at most 20,100 queries more, $20.10 at $0.001 a query" in done.stderr
+        assert "Budget of the run: $1" in done.stderr
+        (row,) = json.loads(done.stdout)["rows"]
+        assert row["measure"] == "certified accuracy"
+        assert row["certified"]["0.25"] == 0.5
+        with Store(folder / "s.sqlite", read_only=True) as store:
+            settings = store.run("paid").settings
+            spent = Ledger(store, "paid").spending()
+        assert settings["plan"]["kind"] == "anytime"
+        assert settings["plan"]["every"] == 10
+        assert spent.charged == fake.attempts < 400
+        assert f"{spent.charged:,} attempts, {spent.charged:,} paid for: $0." in done.stderr
+        assert KEY.encode() not in (folder / "s.sqlite").read_bytes()
+        assert KEY not in done.stdout + done.stderr
+
+    def test_nothing_is_bought_without_a_yes(self, fake: FakeVendor, folder: Path) -> None:
+        environment = BY_NAME["aws"].environment(fake.url)
+        done = certify(folder, "aws", code=2, **environment)
+        assert "nothing was sent, as nobody can be asked whether to buy; give --yes" in done.stderr
+        assert fake.attempts == 0
+
+    def test_a_server_of_ones_own_asks_nothing(self, fake: FakeVendor, folder: Path) -> None:
+        done = certify(folder, f"http:{fake.url}/classify#label=predictions[0].label")
+        assert "certified" in done.stdout
+        assert fake.attempts > 0
+
+    def test_a_limit_stops_with_what_is_provable_so_far(
+        self, fake: FakeVendor, folder: Path
+    ) -> None:
+        spec = f"http:{fake.url}/classify#label=predictions"
+        done = certify(
+            folder, spec, "--max-queries", "80", "--in-flight", "4", "--run", "r", code=1
+        )
+        assert "the budget of 80 queries is used up (80 queries, $0.0000)" in done.stderr
+        assert fake.attempts == 80
+        bought = fake.attempts
+        done = certify(folder, spec, "--run", "r", "--json")
+        assert json.loads(done.stdout)["rows"][0]["images"] == 2
+        assert fake.answered_twice() == []
+        assert bought < fake.attempts
+
+    def test_offline_buys_nothing(self, fake: FakeVendor, folder: Path) -> None:
+        spec = f"http:{fake.url}/classify#label=predictions"
+        certify(folder, spec, "--n0", "20", "--n", "100", "--run", "r")
+        bought = fake.attempts
+        done = certify(
+            folder, spec, "--offline", "--run", "r", "--n0", "20", "--n", "60", "--alpha", "0.01",
+            "--json",
+        )  # fmt: skip
+        (name,) = json.loads(done.stdout)["runs"]
+        assert name.startswith("r-offline-")
+        assert fake.attempts == bought
+        done = certify(folder, spec, "--offline", code=2)
+        assert "--offline takes the stored answers of a run; name it with --run" in done.stderr
+
+    def test_rehearsal_costs_nothing(self, folder: Path) -> None:
+        done = certify(folder, "simulated#weights=cat=0.95,dog=0.05#errors=0.1#price=0.01", "--yes")
+        assert "$0.01 a query" in done.stderr
+        assert "paid for" in done.stderr
+
+    def test_predict_names_the_label(self, fake: FakeVendor, folder: Path) -> None:
+        spec = f"http:{fake.url}/classify#label=predictions"
+        done = run(
+            folder, "predict", "images/cat/a.png", "--classifier", spec, "--sigma", "0.25",
+            "--n", "100", "--json",
+        )  # fmt: skip
+        assert json.loads(done.stdout)["label_name"] == "cat"
+
+    def test_predict_asks_as_well(self, fake: FakeVendor, folder: Path) -> None:
+        environment = BY_NAME["aws"].environment(fake.url)
+        done = run(
+            folder, "predict", "images/cat/a.png", "--classifier", "aws", "--sigma", "0.25",
+            code=2, **environment,
+        )  # fmt: skip
+        assert "give --yes" in done.stderr
+        assert fake.attempts == 0
+
+
+GONE = "http://127.0.0.1:9"  # the port of "discard", where nothing listens
+SENTENCES = {
+    "no key": ("aws", {"AWS_DEFAULT_REGION": "x"}, 2, "aws needs credentials, and none are found"),
+    "no region": ("aws", {"AWS_ACCESS_KEY_ID": "x"}, 2, "aws needs a region, and none is set"),
+    "no azure key": ("azure", {"VISION_ENDPOINT": GONE}, 2, "VISION_KEY is not set"),
+    "no clarifai key": ("clarifai:x", {}, 2, "CLARIFAI_PAT, which is not set"),
+    "no openai key": ("openai:x#labels=a,b", {}, 2, "OPENAI_API_KEY, which is not set"),
+    "no openai labels": ("openai:x", {}, 2, "chooses from a list of labels, got []"),
+    "no google key": ("google", {}, 2, "google needs credentials, and none are found"),
+    "no token": (f"http:{GONE}/x#token_env=NONE_SUCH", {}, 2, "'NONE_SUCH' shall hold a token"),
+    "unreachable": (
+        f"http:{GONE}/x",
+        {},
+        1,
+        "cannot be reached: no connection to http://127.0.0.1",
+    ),
+    "no JMESPath": (f"http:{GONE}/x#label=a[", {}, 2, "is no JMESPath expression"),
+    "an odd option": ("aws#siez=96", {}, 2, "no option 'siez'; did you mean size?"),
+    "too small a size": ("aws#size=1", {}, 2, "2 to 10000 pixels, got 1"),
+    "no such label file": ("aws#labels=none.txt", {}, 2, "No such file or directory: 'none.txt'"),
+    "an unknown price": ("openai:x#labels=a,b", {"OPENAI_API_KEY": "x"}, 2, "give --price DOLLARS"),
+}
+
+
+@pytest.mark.parametrize("scenario", SENTENCES)
+def test_one_clear_sentence(folder: Path, scenario: str) -> None:
+    spec, environment, code, sentence = SENTENCES[scenario]
+    options = ["--max-cost", "1"] if scenario == "an unknown price" else []
+    done = certify(folder, spec, "--yes", *options, code=code, **environment)
+    assert sentence in done.stderr
+    assert done.stderr.strip().splitlines()[-1].startswith("error: ")
+    if (folder / "s.sqlite").exists():
+        with Store(folder / "s.sqlite", read_only=True) as store:
+            for held in store.runs():
+                assert not [a for a in Ledger(store, held.name).history() if a.final]
+
+
+@pytest.mark.parametrize(
+    ("trouble", "sentence"),
+    [
+        (Trouble.KEY, "check the key, its rights and the quota of the account"),
+        (Trouble.MODEL, "check the name of the model and the address"),
+        (Trouble.REJECTED, "check what sizes and formats the vendor takes"),
+    ],
+)
+def test_what_the_vendor_refuses_stops_at_the_first_query(
+    fake: FakeVendor, folder: Path, trouble: Trouble, sentence: str
+) -> None:
+    fake.script = lambda number, image: trouble
+    environment = BY_NAME["azure"].environment(fake.url)
+    done = certify(folder, "azure", "--yes", code=1, **environment)
+    assert sentence in done.stderr
+    assert fake.attempts == 1
+
+
+def test_an_image_beyond_the_limits_is_refused_before_it_is_sent(
+    fake: FakeVendor, folder: Path
+) -> None:
+    environment = BY_NAME["aws"].environment(fake.url)
+    done = certify(folder, "aws#size=3000", "--yes", code=2, **environment)
+    assert "bytes, and the vendor takes 5,242,880 at most" in done.stderr
+    assert fake.attempts == 0
