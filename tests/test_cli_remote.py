@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,9 @@ from fake import KEY, FakeVendor, Trouble, by_chance
 from vendors import BY_NAME
 
 from denoised_smoothing import Store
+from denoised_smoothing.classifiers.remote.aws import Rekognition
+from denoised_smoothing.classifiers.remote.vendor import Limits
+from denoised_smoothing.cli import main
 from denoised_smoothing.ledger import Ledger
 
 
@@ -29,47 +33,65 @@ def fake() -> Iterator[FakeVendor]:
         yield server
 
 
+@dataclass(frozen=True)
+class Outcome:
+    code: int
+    stdout: str
+    stderr: str
+
+
+class Commands:
+    """Runs commands in a folder of images, with no credentials but those that are given."""
+
+    def __init__(
+        self, folder: Path, patch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        self.folder, self._patch, self._capsys = folder, patch, capsys
+        for number, name in enumerate(("cat", "dog")):
+            path = folder / "images" / name / "a.png"
+            path.parent.mkdir(parents=True)
+            levels = np.random.default_rng(number).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+            PIL.Image.fromarray(levels).save(path)
+        for name in list(os.environ):
+            if name.startswith(("AWS_", "OPENAI_", "GOOGLE_", "CLARIFAI_", "VISION_")):
+                patch.delenv(name)
+        for name, value in {
+            "HOME": str(folder), "NO_PROXY": "127.0.0.1", "AWS_EC2_METADATA_DISABLED": "true",
+            "NO_GCE_CHECK": "true", "COLUMNS": "200",
+        }.items():  # fmt: skip
+            patch.setenv(name, value)
+        patch.chdir(folder)
+
+    def run(self, *arguments: str, code: int = 0, **environment: str) -> Outcome:
+        for name, value in environment.items():
+            self._patch.setenv(name, value)
+        self._patch.setattr(sys, "argv", ["denoised-smoothing", *arguments])
+        self._patch.setattr(sys, "stdin", io.StringIO())
+        self._capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            main()
+        done = Outcome(int(end.value.code or 0), *self._capsys.readouterr())
+        assert done.code == code, done.stderr
+        return done
+
+    def certify(self, spec: str, *options: str, **more: Any) -> Outcome:
+        common = ("--sigma", "0.25", "--radii", "0.25", "--store", "s.sqlite", "--engine", "torch")
+        return self.run("certify", "folder:images", "--classifier", spec, *common, *options, **more)
+
+
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    for number, name in enumerate(("cat", "dog")):
-        path = tmp_path / "images" / name / "a.png"
-        path.parent.mkdir(parents=True)
-        levels = np.random.default_rng(number).integers(0, 256, (8, 8, 3), dtype=np.uint8)
-        PIL.Image.fromarray(levels).save(path)
-    return tmp_path
-
-
-def run(
-    folder: Path, *arguments: str, code: int = 0, **environment: str | None
-) -> subprocess.CompletedProcess[str]:
-    """The command in a folder of its own, with no credentials but those that are given."""
-    own = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "OPENAI_", "GOOGLE_"))}
-    own |= {
-        "HOME": str(folder), "NO_PROXY": "127.0.0.1", "OMP_NUM_THREADS": "1",
-        "AWS_EC2_METADATA_DISABLED": "true", "NO_GCE_CHECK": "true", "COLUMNS": "200",
-    }  # fmt: skip
-    own |= {name: value for name, value in environment.items() if value is not None}
-    done = subprocess.run(
-        [sys.executable, "-m", "denoised_smoothing", *arguments],
-        cwd=folder, env=own, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL,
-    )  # fmt: skip
-    assert done.returncode == code, done.stderr
-    assert "Traceback" not in done.stderr
-    return done
-
-
-def certify(folder: Path, spec: str, *options: str, **more: Any) -> Any:
-    common = ("--sigma", "0.25", "--radii", "0.25", "--store", "s.sqlite", "--engine", "torch")
-    command = ("certify", "folder:images", "--classifier", spec, *common, *options)
-    return run(folder, *command, **more)
+def commands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Commands:
+    return Commands(tmp_path, monkeypatch, capsys)
 
 
 class TestBuying:
     def test_from_nothing_to_a_certificate_and_its_price(
-        self, fake: FakeVendor, folder: Path
+        self, fake: FakeVendor, commands: Commands
     ) -> None:
-        done = certify(
-            folder, "aws#size=96", "--yes", "--rate", "0", "--max-cost", "1", "--run", "paid",
+        done = commands.certify(
+            "aws#size=96", "--yes", "--rate", "0", "--max-cost", "1", "--run", "paid",
             "--json", **BY_NAME["aws"].environment(fake.url),
         )  # fmt: skip
         assert "aws#size=96: at most 20,100 queries more, $20.10 at $0.001 a query" in done.stderr
@@ -77,73 +99,75 @@ class TestBuying:
         (row,) = json.loads(done.stdout)["rows"]
         assert row["measure"] == "certified accuracy"
         assert row["certified"]["0.25"] == 1  # of 2
-        with Store(folder / "s.sqlite", read_only=True) as store:
+        with Store(commands.folder / "s.sqlite", read_only=True) as store:
             settings = store.run("paid").settings
             spent = Ledger(store, "paid").spending()
         assert settings["plan"]["kind"] == "anytime"
         assert settings["plan"]["every"] == 10
         assert spent.charged == fake.attempts < 400
         assert f"{spent.charged:,} attempts, {spent.charged:,} paid for: $0." in done.stderr
-        assert KEY.encode() not in (folder / "s.sqlite").read_bytes()
+        assert KEY.encode() not in (commands.folder / "s.sqlite").read_bytes()
         assert KEY not in done.stdout + done.stderr
 
-    def test_nothing_is_bought_without_a_yes(self, fake: FakeVendor, folder: Path) -> None:
+    def test_nothing_is_bought_without_a_yes(self, fake: FakeVendor, commands: Commands) -> None:
         environment = BY_NAME["aws"].environment(fake.url)
-        done = certify(folder, "aws", code=2, **environment)
+        done = commands.certify("aws", code=2, **environment)
         assert "nothing was sent, as nobody can be asked whether to buy; give --yes" in done.stderr
         assert fake.attempts == 0
 
-    def test_a_server_of_ones_own_asks_nothing(self, fake: FakeVendor, folder: Path) -> None:
-        done = certify(folder, f"http:{fake.url}/classify#label=predictions[0].label")
+    def test_a_server_of_ones_own_asks_nothing(self, fake: FakeVendor, commands: Commands) -> None:
+        done = commands.certify(f"http:{fake.url}/classify#label=predictions[0].label")
         assert "Certified accuracy" in done.stdout
         assert fake.attempts > 0
 
     def test_a_limit_stops_with_what_is_provable_so_far(
-        self, fake: FakeVendor, folder: Path
+        self, fake: FakeVendor, commands: Commands
     ) -> None:
         spec = f"http:{fake.url}/classify#label=predictions"
-        done = certify(
-            folder, spec, "--max-queries", "80", "--in-flight", "4", "--run", "r", code=1
+        done = commands.certify(
+            spec, "--max-queries", "80", "--in-flight", "4", "--run", "r", code=1
         )
         assert "the budget of 80 queries is used up (80 queries, $0.0000)" in done.stderr
         assert fake.attempts == 80
         bought = fake.attempts
-        done = certify(folder, spec, "--run", "r", "--json")
+        done = commands.certify(spec, "--run", "r", "--json")
         assert json.loads(done.stdout)["rows"][0]["images"] == 2
         assert fake.answered_twice() == []
         assert bought < fake.attempts
 
-    def test_offline_buys_nothing(self, fake: FakeVendor, folder: Path) -> None:
+    def test_offline_buys_nothing(self, fake: FakeVendor, commands: Commands) -> None:
         spec = f"http:{fake.url}/classify#label=predictions"
-        certify(folder, spec, "--n0", "20", "--n", "100", "--run", "r")
+        commands.certify(spec, "--n0", "20", "--n", "100", "--run", "r")
         bought = fake.attempts
-        done = certify(
-            folder, spec, "--offline", "--run", "r", "--n0", "20", "--n", "60", "--alpha", "0.01",
+        done = commands.certify(
+            spec, "--offline", "--run", "r", "--n0", "20", "--n", "60", "--alpha", "0.01",
             "--json",
         )  # fmt: skip
         (name,) = json.loads(done.stdout)["runs"]
         assert name.startswith("r-offline-")
         assert fake.attempts == bought
-        done = certify(folder, spec, "--offline", code=2)
+        done = commands.certify(spec, "--offline", code=2)
         assert "--offline takes the stored answers of a run; name it with --run" in done.stderr
 
-    def test_rehearsal_costs_nothing(self, folder: Path) -> None:
-        done = certify(folder, "simulated#weights=cat=0.95,dog=0.05#errors=0.1#price=0.01", "--yes")
+    def test_rehearsal_costs_nothing(self, commands: Commands) -> None:
+        done = commands.certify(
+            "simulated#weights=cat=0.95,dog=0.05#errors=0.1#price=0.01", "--yes"
+        )
         assert "$0.01 a query" in done.stderr
         assert "paid for" in done.stderr
 
-    def test_predict_names_the_label(self, fake: FakeVendor, folder: Path) -> None:
+    def test_predict_names_the_label(self, fake: FakeVendor, commands: Commands) -> None:
         spec = f"http:{fake.url}/classify#label=predictions"
-        done = run(
-            folder, "predict", "images/cat/a.png", "--classifier", spec, "--sigma", "0.25",
+        done = commands.run(
+            "predict", "images/cat/a.png", "--classifier", spec, "--sigma", "0.25",
             "--n", "100", "--json",
         )  # fmt: skip
         assert json.loads(done.stdout)["label_name"] == "cat"
 
-    def test_predict_asks_as_well(self, fake: FakeVendor, folder: Path) -> None:
+    def test_predict_asks_as_well(self, fake: FakeVendor, commands: Commands) -> None:
         environment = BY_NAME["aws"].environment(fake.url)
-        done = run(
-            folder, "predict", "images/cat/a.png", "--classifier", "aws", "--sigma", "0.25",
+        done = commands.run(
+            "predict", "images/cat/a.png", "--classifier", "aws", "--sigma", "0.25",
             code=2, **environment,
         )  # fmt: skip
         assert "give --yes" in done.stderr
@@ -175,14 +199,14 @@ SENTENCES = {
 
 
 @pytest.mark.parametrize("scenario", SENTENCES)
-def test_one_clear_sentence(folder: Path, scenario: str) -> None:
+def test_one_clear_sentence(commands: Commands, scenario: str) -> None:
     spec, environment, code, sentence = SENTENCES[scenario]
     options = ["--max-cost", "1"] if scenario == "an unknown price" else []
-    done = certify(folder, spec, "--yes", *options, code=code, **environment)
+    done = commands.certify(spec, "--yes", *options, code=code, **environment)
     assert sentence in done.stderr
     assert done.stderr.strip().splitlines()[-1].startswith("error: ")
-    if (folder / "s.sqlite").exists():
-        with Store(folder / "s.sqlite", read_only=True) as store:
+    if (commands.folder / "s.sqlite").exists():
+        with Store(commands.folder / "s.sqlite", read_only=True) as store:
             for held in store.runs():
                 assert not [a for a in Ledger(store, held.name).history() if a.final]
 
@@ -196,19 +220,20 @@ def test_one_clear_sentence(folder: Path, scenario: str) -> None:
     ],
 )
 def test_what_the_vendor_refuses_stops_at_the_first_query(
-    fake: FakeVendor, folder: Path, trouble: Trouble, sentence: str
+    fake: FakeVendor, commands: Commands, trouble: Trouble, sentence: str
 ) -> None:
     fake.script = lambda number, image: trouble
     environment = BY_NAME["azure"].environment(fake.url)
-    done = certify(folder, "azure", "--yes", code=1, **environment)
+    done = commands.certify("azure", "--yes", code=1, **environment)
     assert sentence in done.stderr
     assert fake.attempts == 1
 
 
 def test_an_image_beyond_the_limits_is_refused_before_it_is_sent(
-    fake: FakeVendor, folder: Path
+    fake: FakeVendor, commands: Commands, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(Rekognition, "limits", Limits(min_side=80, max_bytes=1000))
     environment = BY_NAME["aws"].environment(fake.url)
-    done = certify(folder, "aws#size=3000", "--yes", code=2, **environment)
-    assert "bytes, and the vendor takes 5,242,880 at most" in done.stderr
+    done = commands.certify("aws", "--yes", code=2, **environment)
+    assert "bytes, and the vendor takes 1,000 at most; certify at a smaller" in done.stderr
     assert fake.attempts == 0

@@ -329,8 +329,8 @@ def test_killed_in_the_middle_nothing_is_bought_twice(folder: Path, tmp_path: Pa
         after = list(Ledger(store, "run").history())
         counts = counts_of(store)
     ends = Counter(a.outcome for a in after)
-    print(f"\nat the kill: {len(before)} attempts in the log, {killed_at['attempts']} at the server")
-    print(f"in the end: {len(after)} in the log, {ended['attempts']} at the server; {dict(ends)}")
+    print(f"\nat the kill: {len(before)} attempts noted, {killed_at['attempts']} at the server,")
+    print(f"in the end {len(after)} and {ended['attempts']}: {dict(ends)}")
     stored = {a.key for a in before if a.final}
     assert not [a for a in after[:] if a.key in stored and (a.key, a.number) not in numbers(before)]
     # From the kill on, the log and the server agree to the request.

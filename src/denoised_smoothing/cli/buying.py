@@ -110,7 +110,9 @@ class BuyingOptions:
             return
         cost = "at an unknown price" if price is None else f"${estimate.most_cost:,.2f} at {price}"
         so_far = estimate.spent
-        before = f" So far: {so_far.queries:,} queries, ${so_far.most:,.2f}." if so_far else ""
+        before = (
+            f" So far: {so_far.queries:,} queries, ${so_far.most:,.2f}." if so_far.attempts else ""
+        )
         err.print(
             f"{spec}: at most {estimate.most_queries:,} queries more, {cost}.{before} "
             f"Budget of the run: {budget}.",
