@@ -174,6 +174,15 @@ class TestBuying:
         assert fake.attempts == 0
 
 
+def test_a_sweep_buys_nothing(fake: FakeVendor, commands: Commands) -> None:
+    done = commands.run(
+        "sweep", "folder:images", "--classifier", f"http:{fake.url}/classify", "--radius", "0.1",
+        "--sigmas", "0.1,0.2", code=2,
+    )  # fmt: skip
+    assert "would buy answers of" in done.stderr
+    assert fake.attempts == 0
+
+
 GONE = "http://127.0.0.1:9"  # the port of "discard", where nothing listens
 SENTENCES = {
     "no key": ("aws", {"AWS_DEFAULT_REGION": "x"}, 2, "aws needs credentials, and none are found"),

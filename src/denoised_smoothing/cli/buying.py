@@ -14,6 +14,7 @@ from denoised_smoothing.terminal import err
 if TYPE_CHECKING:
     from denoised_smoothing.classifiers.remote import RemoteClassifier
     from denoised_smoothing.purchases import QueryEstimate
+    from denoised_smoothing.smoothing import SmoothedClassifier
 
 MaxQueries = Annotated[
     int | None,
@@ -49,6 +50,21 @@ Offline = Annotated[
         "plan.",
     ),
 ]
+
+
+def refuse_bought(smoothed: SmoothedClassifier, spec: str) -> None:
+    """Refuse a remote classifier where nothing limits what it may cost.
+
+    Raises:
+        SettingError: it is one.
+    """
+    from denoised_smoothing.purchases import remote_of
+
+    if remote_of(smoothed) is not None:
+        raise SettingError(
+            f"this command would buy answers of {spec!r} without a limit, and takes no classifier "
+            "behind a wire yet; 'certify' and 'predict' do, with --max-queries and --max-cost"
+        )
 
 
 @dataclass(frozen=True)

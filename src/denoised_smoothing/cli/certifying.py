@@ -20,6 +20,7 @@ from denoised_smoothing.cli.buying import (
     Rate,
     Timeout,
     Yes,
+    refuse_bought,
 )
 from denoised_smoothing.cli.options import (
     FAILED,
@@ -311,7 +312,13 @@ def chosen(
                 "a bundle that holds all of it (--bundle FOLDER)"
             )
         smoothed = load_smoothed(
-            classifier, denoiser, sigma, device=device, batch_size=batch_size, **options
+            classifier,
+            denoiser,
+            sigma,
+            bought=True,
+            device=device,
+            batch_size=batch_size,
+            **options,
         )
         return Chosen(smoothed, classifier, denoiser)
     given = [f"--{name}" for name in IN_A_BUNDLE if given_by_hand(context, name)]
@@ -329,12 +336,19 @@ def chosen(
 
 
 def load_smoothed(
-    classifier: str, denoiser: str, sigma: float, **options: Any
+    classifier: str, denoiser: str, sigma: float, *, bought: bool = False, **options: Any
 ) -> SmoothedClassifier:
-    """The smoothed classifier that the options name."""
+    """The smoothed classifier that the options name; ``bought`` where its answers may be.
+
+    Raises:
+        SettingError: they may not, and it is a remote one.
+    """
     from denoised_smoothing.catalogue import load_classifier, load_denoiser
     from denoised_smoothing.smoothing import SmoothedClassifier
 
-    return SmoothedClassifier(
+    smoothed = SmoothedClassifier(
         load_classifier(classifier), sigma, load_denoiser(denoiser), **options
     )
+    if not bought:
+        refuse_bought(smoothed, classifier)
+    return smoothed

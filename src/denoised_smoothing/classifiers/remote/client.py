@@ -130,7 +130,10 @@ class QueryClient:
         """The thread at the desk."""
         wait, closing = None, False
         while not (closing and self._desk.out == 0):
-            closing = self._handle_events(wait) or closing
+            try:
+                closing = self._handle_events(wait) or closing
+            except Exception as error:  # whoever waits shall hear of it
+                self._desk.stop(error)
             copies, wait = self._desk.turn()
             self._stopping = self._desk.stopped
             for copy in copies:
