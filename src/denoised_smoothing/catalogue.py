@@ -13,6 +13,7 @@ from typing import Any
 
 from denoised_smoothing.bundles import missing_roles, read_bundle, restore_form
 from denoised_smoothing.classifiers import CIFAR_RESNET, load_cifar_resnet
+from denoised_smoothing.classifiers.remote.specs import REMOTE_FORMS, is_remote, load_remote
 from denoised_smoothing.denoisers import (
     ARCHITECTURES,
     bundled_denoisers,
@@ -27,6 +28,7 @@ CLASSIFIER_FORMS = (
     "torchvision:NAME[:WEIGHTS]",
     "cifar-resnetDEPTH:FILE.safetensors",
     "python:MODULE:FACTORY",
+    *REMOTE_FORMS,
 )
 DENOISER_FORMS = (*(f"{name}:FILE.safetensors" for name in ARCHITECTURES), "python:MODULE:FACTORY")
 DATA_FORMS = (
@@ -45,7 +47,8 @@ def load_classifier(spec: str) -> Classifier:
         spec: a bundled name (``digits``), ``cifar-resnet56:FILE.safetensors`` (any depth
             6n + 2), ``torchvision:NAME`` with its default weights, ``torchvision:NAME:WEIGHTS``
             with those of the enumeration, of a safetensors file, or ``none`` for random ones,
-            or ``python:MODULE:FACTORY`` for whatever FACTORY() returns.
+            ``python:MODULE:FACTORY`` for whatever FACTORY() returns, or a remote one
+            (:func:`~denoised_smoothing.classifiers.remote.specs.load_remote`).
 
     Raises:
         SpecError: nothing known by that name; suggests the nearest.
@@ -66,6 +69,8 @@ def load_classifier(spec: str) -> Classifier:
     if scheme == "python":
         made: Classifier = _made_by(rest, spec)
         return made
+    if is_remote(spec):
+        return load_remote(spec)
     raise _unknown("classifier", spec, bundled_classifiers(), CLASSIFIER_FORMS)
 
 

@@ -6,7 +6,7 @@ import secrets
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -32,12 +32,14 @@ from denoised_smoothing.certificates.setting import (
     choose_by_name,
 )
 from denoised_smoothing.denoisers import as_denoiser
-from denoised_smoothing.engines import Choice, Pipeline, choose_device, limit_threads
+from denoised_smoothing.dispatch import spend_singly
+from denoised_smoothing.engines import Choice, Pipeline, Pixels, choose_device, limit_threads
 from denoised_smoothing.errors import SettingError
 from denoised_smoothing.execution import Execution, stated_channels
-from denoised_smoothing.interfaces import Classifier
+from denoised_smoothing.interfaces import Classifier, CopyClassifier, CopySession
 from denoised_smoothing.noise import chunk_size, noisy_copies
-from denoised_smoothing.scheduling import ImageTask, Targets, same_shape, spend
+from denoised_smoothing.queries import CopyKey
+from denoised_smoothing.scheduling import ImageTask, Part, Targets, same_shape, spend
 from denoised_smoothing.voting import Voting
 from denoised_smoothing.weights import fingerprint
 
@@ -107,8 +109,10 @@ class SmoothedClassifier:
         self.channels = stated_channels(classifier, denoiser)
         self.resolution: int | None = getattr(classifier, "resolution", None)
         self.device = choose_device(device)
+        # Of a classifier behind a wire, the engine executes all that is on this side of it.
+        local = Pixels() if isinstance(classifier, CopyClassifier) else classifier
         pipeline = Pipeline(
-            classifier, None if denoiser is None else as_denoiser(denoiser), sigma, self.device
+            local, None if denoiser is None else as_denoiser(denoiser), sigma, self.device
         )
         self.execution = Execution(
             pipeline,
@@ -292,6 +296,18 @@ class SmoothedClassifier:
             return
         choice = self.choice(first.image)
         engine, chunk = choice.engine, chunk_size(first.image.shape)
+        if isinstance(self.classifier, CopyClassifier):
+            with self.classifier.session() as session:
+                yield from spend_singly(
+                    same_shape(first, tasks),
+                    targets,
+                    partial(self._ask, session, choice, seed),
+                    chunk=chunk,
+                    forward=choice.forward,
+                    room=session.room,
+                    on_batch=on_batch,
+                )
+            return
         batch = choice.forward * -(-chunk // choice.forward)  # whole chunks and whole passes
         depth = 2 * engine.workers
         if self._batch_size is not None:
@@ -423,3 +439,24 @@ class SmoothedClassifier:
             done += 1
         report()
         return tasks
+
+    def _ask(
+        self, session: CopySession, choice: Choice, seed: int, parts: Sequence[Part]
+    ) -> list[list[Future[int]]]:
+        """Have the copies of each part classified one by one; known answers need no copy."""
+        keys = [
+            [CopyKey(part.task.image_id, part.stage, n) for n in range(part.start, part.stop)]
+            for part in parts
+        ]
+        known = [[session.known(key) for key in of_part] for of_part in keys]
+        open_ = [part for part, votes in zip(parts, known, strict=True) if None in votes]
+        plain = self.denoiser is None
+        copies = iter(self._voting.pixels(open_, None if plain else choice, seed) if open_ else ())
+        answers: list[list[Future[int]]] = []
+        for of_part, votes in zip(keys, known, strict=True):
+            missing = [i for i, vote in enumerate(votes) if vote is None]
+            fresh: Iterator[Future[int]] = iter(())
+            if missing:
+                fresh = iter(session.ask([of_part[i] for i in missing], next(copies)[missing]))
+            answers.append([vote or next(fresh) for vote in votes])
+        return answers

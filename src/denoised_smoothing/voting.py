@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int, Num
 from torch import Tensor
@@ -56,6 +57,19 @@ class Voting:
                     "before certifying (reduced precision, a division by zero?)"
                 )
         return [(votes, failed) for _, failed, *votes in table]
+
+    def pixels(
+        self, parts: Sequence[Part], choice: Choice | None, seed: int
+    ) -> list[Float[np.ndarray, "n c h w"]]:
+        """What a classifier elsewhere sees of each part: answers of an engine, or plain copies."""
+        copies = torch.cat([self._noisy(part, seed) for part in parts])
+        if choice is not None:
+            padding = copies.new_zeros(-len(copies) % choice.forward, *copies.shape[1:])
+            pieces = torch.split(torch.cat([copies, padding]), choice.forward)
+            pixels = torch.cat([self._answer(choice.engine, piece) for piece in pieces])
+            copies = pixels[: len(copies)].reshape(copies.shape)
+        ends = np.cumsum([part.size for part in parts])[:-1]
+        return np.split(copies.float().cpu().numpy(), ends)
 
     def _answer(self, engine: Engine, copies: Float[Tensor, "n c h w"]) -> Num[Tensor, "n ..."]:
         """The engine's answer; once memory did not hold all threads' copies, one at a time."""
