@@ -607,9 +607,9 @@ class TestTrain:
     @pytest.mark.parametrize(
         ("arguments", "said"),
         [
-            ("--option width", "--option takes NAME=NUMBER, such as width=32, got 'width'"),
-            ("--option width=wide", "--option takes NAME=NUMBER, .* got 'width=wide'"),
-            ("--option =5", "--option takes NAME=NUMBER, .* got '=5'"),
+            ("--option width", "--option takes NAME=VALUE .* such as width=32, got 'width'"),
+            ("--option width=0", "--option takes NAME=VALUE .* got 'width=0'"),
+            ("--option =5", "--option takes NAME=VALUE .* got '=5'"),
             ("--architecture unett", "unknown denoiser architecture 'unett'; known: dncnn"),
             ("--objective psnr", "Invalid value for '--objective'"),
             ("--objective stability", "objective stability needs at least one classifier"),

@@ -43,11 +43,19 @@ def build_denoiser(architecture: str, *, image_channels: int = 3, **config: Any)
 
 
 def save_denoiser(
-    path: str | Path, denoiser: DenoiserNetwork, architecture: str, card: Mapping[str, str]
+    path: str | Path,
+    denoiser: DenoiserNetwork,
+    architecture: str,
+    card: Mapping[str, str],
+    *,
+    half: bool = False,
 ) -> None:
-    """Write weights, architecture and card (data, command, seed, measured quality, ...)."""
+    """Write weights, architecture and card (data, command, seed, measured quality, ...).
+
+    With ``half`` the weights are rounded to half precision; loaded, they are float32 again.
+    """
     metadata = {**card, "architecture": architecture, "config": json.dumps(denoiser.config)}
-    save_weights(path, denoiser, metadata)
+    save_weights(path, denoiser, metadata, half=half)
 
 
 def load_denoiser_file(path: str | Path, architecture: str | None = None) -> DenoiserNetwork:
