@@ -121,6 +121,19 @@ def fingerprint(thing: object) -> str:
     return digest.hexdigest()
 
 
+def weights_digest(module: nn.Module) -> str:
+    """SHA-256, in hex, of a module's names, shapes and numbers alone.
+
+    Unlike :func:`fingerprint`, the same for every version of the code that computes with them.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        if not name.endswith("num_batches_tracked"):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
 def _feed(digest: hashlib._Hash, thing: object, seen: dict[int, object]) -> None:
     if thing is None or isinstance(thing, (bool, int, float, complex, str, bytes, torch.dtype)):
         digest.update(f"{type(thing).__name__} {thing!r};".encode())

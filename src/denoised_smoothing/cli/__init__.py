@@ -6,7 +6,15 @@ from collections.abc import Sequence
 
 import typer
 
-from denoised_smoothing.cli import attacking, certifying, planning, results, sweeping, training
+from denoised_smoothing.cli import (
+    attacking,
+    certifying,
+    experimenting,
+    planning,
+    results,
+    sweeping,
+    training,
+)
 from denoised_smoothing.cli.options import FAILED, INTERRUPTED, REFUSED, fail
 from denoised_smoothing.errors import (
     DenoisedSmoothingError,
@@ -37,6 +45,7 @@ app.command()(training.train_classifier)
 app.command()(results.report)
 app.command()(results.export)
 app.command()(attacking.attack)
+app.add_typer(experimenting.experiment, name="experiment")
 app.command("list")(results.list_)
 
 

@@ -161,6 +161,9 @@ def train_classifier(
     data: Data,
     output: Annotated[Path, typer.Option(help="The safetensors file to write.")],
     depth: Annotated[int, typer.Option(help="Layers of the CIFAR ResNet: 6n + 2.")] = 20,
+    noise: Annotated[
+        float, typer.Option(help="Standard deviation of Gaussian noise on its images; 0 for none.")
+    ] = 0.0,
     validation: Annotated[
         str | None,
         typer.Option(metavar="DATA", help="To validate on.", show_default="the training images"),
@@ -176,9 +179,11 @@ def train_classifier(
     seed: Annotated[int, typer.Option(help="Of weights, order and augmentation.")] = 0,
     pad: Annotated[int, typer.Option(help="Black border that shifts images.")] = 4,
     flip: Annotated[bool, typer.Option(help="Mirror half of the images.")] = True,
+    accelerator: Annotated[str, typer.Option(help="Lightning's flag.")] = "auto",
+    precision: Annotated[str, typer.Option(help="Lightning's flag: bf16-mixed.")] = "32-true",
     as_json: AsJson = False,
 ) -> None:
-    """Train a CIFAR ResNet on clean images, for those who have no classifier yet."""
+    """Train a CIFAR ResNet, on clean or noisy images, for those who have no classifier yet."""
     _require_lightning()
     from denoised_smoothing.datasets import load_dataset
     from denoised_smoothing.training.classifier import ClassifierJob, train_resnet
@@ -194,12 +199,17 @@ def train_classifier(
             seed=seed,
         ),
         depth=depth,
+        noise=noise,
         dataset=dataset,
         preparation=Preparation(dataset[0].image.shape[0], pad=pad, flip=flip),
         output=output,
         validation=None if validation is None else load_dataset(validation),
         command=command_line(),
-        trainer_flags={"enable_progress_bar": err.is_terminal},
+        trainer_flags={
+            "accelerator": accelerator,
+            "precision": precision,
+            "enable_progress_bar": err.is_terminal,
+        },
     )
     _show_card(train_resnet(job), as_json)
 

@@ -21,7 +21,7 @@ from denoised_smoothing.errors import SettingError
 from denoised_smoothing.training.config import Objective, Target
 from denoised_smoothing.training.job import Job
 from denoised_smoothing.training.module import DenoiserTraining
-from denoised_smoothing.weights import fingerprint, load_weights
+from denoised_smoothing.weights import fingerprint, load_weights, weights_digest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +105,7 @@ def _about(job: TrainingJob) -> dict[str, str]:
         "image_channels": str(job.preparation.channels),
         "start": "" if job.start is None else job.start.name,
         "history": json.dumps(history),
-        "surrogates": json.dumps([fingerprint(surrogate) for surrogate in job.surrogates]),
+        "surrogates": json.dumps([weights_digest(surrogate) for surrogate in job.surrogates]),
     }
 
 
