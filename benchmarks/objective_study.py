@@ -137,7 +137,7 @@ def study(arguments: argparse.Namespace) -> None:
 def cells(found: dict[str, Any]) -> list[str]:
     """One row of the table."""
     row = [found["name"], f"{found['seconds']:.0f}"]
-    for sigma, shares in found["shares"].items():
+    for shares in found["shares"].values():
         row.append(f"{100 * sum(shares) / len(shares):.1f}")
     for sigma, radius in QUESTIONS:
         needed = float(Normal(0.0, 1.0).cdf(torch.tensor(radius / sigma)))
