@@ -23,7 +23,7 @@ from torch.distributions import Normal
 from denoised_smoothing.catalogue import load_classifier
 from denoised_smoothing.datasets import ImageDataset, load_dataset
 from denoised_smoothing.denoisers import load_denoiser_file
-from denoised_smoothing.training.config import Objective, Target, TrainingConfig
+from denoised_smoothing.training.config import Disagreement, Objective, Target, TrainingConfig
 from denoised_smoothing.training.data import Preparation
 from denoised_smoothing.training.fit import TrainingJob, train_denoiser
 
@@ -34,18 +34,22 @@ QUESTIONS = ((0.25, 0.0), (0.25, 0.25), (0.25, 0.5), (0.5, 0.0), (0.5, 0.5), (0.
 """(sigma, radius) pairs."""
 TRUTH = {"target": Target.TRUTH}
 PAIR = {**TRUTH, "copies": 2, "batch_size": 32}
+VOTES = {**TRUTH, "disagreement": Disagreement.VOTES}
 
 OBJECTIVES: dict[str, dict[str, Any] | None] = {
     "mse alone": None,
     "stability, label": {"target": Target.LABEL},
     "stability, soft": {"target": Target.SOFT},
-    "stability, truth": TRUTH,
-    "truth, consistency 2": {**PAIR, "consistency": 2.0},
-    "truth, consistency 10, entropy 0.5": {**PAIR, "consistency": 10.0, "entropy": 0.5},
-    "truth, adversary 0.25": {**TRUTH, "adversary": 0.25},
-    "truth, anchor 10": {**TRUTH, "anchor": 10.0},
-    "truth, rate 3e-4": {**TRUTH, "learning_rate": 3e-4},
-    "soft, consistency 2": {**PAIR, "target": Target.SOFT, "consistency": 2.0},
+    "truth": TRUTH,
+    "truth, temperature 4": {**TRUTH, "temperature": 4.0},
+    "votes": VOTES,
+    "votes, temperature 4": {**VOTES, "temperature": 4.0},
+    "temperature 4, consistency 5": {**PAIR, "temperature": 4.0, "consistency": 5.0},
+    "temperature 4, adversary 0.25": {**TRUTH, "temperature": 4.0, "adversary": 0.25},
+    "temperature 4, anchor 10": {**TRUTH, "temperature": 4.0, "anchor": 10.0},
+    "temperature 4, rate 3e-4": {**TRUTH, "temperature": 4.0, "learning_rate": 3e-4},
+    "soft, temperature 4": {"target": Target.SOFT, "temperature": 4.0},
+    "votes, rate 3e-4": {**VOTES, "learning_rate": 3e-4},
 }
 
 

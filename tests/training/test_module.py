@@ -7,7 +7,13 @@ from torch import Tensor, nn
 
 from denoised_smoothing.denoisers import DenoiserNetwork, DnCNN
 from denoised_smoothing.errors import TrainingError
-from denoised_smoothing.training.config import Objective, Target, TrainingConfig, Weighting
+from denoised_smoothing.training.config import (
+    Disagreement,
+    Objective,
+    Target,
+    TrainingConfig,
+    Weighting,
+)
 from denoised_smoothing.training.module import DenoiserTraining
 
 
@@ -229,6 +235,22 @@ def test_truth_is_the_label_of_the_data() -> None:
     answers = training._fixed.surrogates[0](training.denoiser.seen[0])  # type: ignore[index]
     expected = -answers.log_softmax(dim=1).mean(dim=0)
     torch.testing.assert_close(torch.tensor(losses), expected.detach())
+
+
+def test_temperature_divides_the_logits_of_both_answers() -> None:
+    training = stability_training(temperature=4.0)
+    loss = training.training_step(batch(8), 0)
+    surrogate = training._fixed.surrogates[0]
+    clean = (surrogate(batch(8)[0]) / 4).softmax(dim=1)
+    answers = (surrogate(training.denoiser.seen[0]) / 4).log_softmax(dim=1)  # type: ignore[index]
+    torch.testing.assert_close(loss.detach(), -(clean * answers).sum(dim=1).mean().detach())
+
+
+def test_votes_are_lost_where_nats_are_counted_otherwise() -> None:
+    votes = stability_training(disagreement=Disagreement.VOTES, target=Target.TRUTH)
+    loss = float(votes.training_step(batch(8), 0).detach())
+    answers = votes._fixed.surrogates[0](votes.denoiser.seen[0])  # type: ignore[index]
+    assert loss == pytest.approx(1 - float(answers.softmax(dim=1)[:, 0].mean().detach()))
 
 
 def test_an_adversary_raises_the_loss_and_leaves_no_gradient() -> None:

@@ -18,7 +18,13 @@ from denoised_smoothing.cli.options import (
 )
 from denoised_smoothing.errors import MissingExtraError, SettingError
 from denoised_smoothing.terminal import err, print_card
-from denoised_smoothing.training.config import Objective, Target, TrainingConfig, Weighting
+from denoised_smoothing.training.config import (
+    Disagreement,
+    Objective,
+    Target,
+    TrainingConfig,
+    Weighting,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -59,6 +65,12 @@ def train(
         Target,
         typer.Option(help="Stability: the clean image's label, its probabilities, or the truth."),
     ] = Target.SOFT,
+    disagreement: Annotated[
+        Disagreement, typer.Option(help="Stability: cross-entropy in nats, or lost votes.")
+    ] = Disagreement.NATS,
+    temperature: Annotated[
+        float, typer.Option(help="Stability: what logits are divided by.")
+    ] = TrainingConfig.temperature,
     copies: Annotated[
         int, typer.Option(help="Stability: noisy copies of each image.")
     ] = TrainingConfig.copies,
@@ -116,6 +128,8 @@ def train(
         steps=steps,
         mse_steps=mse_steps,
         target=target,
+        disagreement=disagreement,
+        temperature=temperature,
         copies=copies,
         consistency=consistency,
         entropy=entropy,

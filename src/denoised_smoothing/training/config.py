@@ -33,6 +33,16 @@ class Target(StrEnum):
     """Not its answer but the label of the data, which needs one for every image."""
 
 
+class Disagreement(StrEnum):
+    """How stability measures that an answer is not the wanted one."""
+
+    NATS = "nats"
+    """Cross-entropy (Salman et al. 2020, equation 5): without bound, so that few copies on which
+    the classifier is sure and wrong count most."""
+    VOTES = "votes"
+    """Probability of another class: at most 1, the expected number of lost votes."""
+
+
 class Weighting(StrEnum):
     """How the squared errors of images with different sigma are weighed in mse."""
 
@@ -55,6 +65,9 @@ class TrainingConfig:
         steps: optimiser steps.
         mse_steps: of a hybrid training, the first steps that use mse; None for half.
         target: what stability aims at.
+        disagreement: how stability measures the distance to that.
+        temperature: by which logits are divided first. Classifiers that never saw noise are
+            very sure of wrong answers under it.
         copies: noisy copies of each image of a stability batch; they share its sigma.
         consistency: weight of the copies' agreement with their mean answer, from two copies on.
         entropy: weight of the entropy of that mean answer.
@@ -82,6 +95,8 @@ class TrainingConfig:
     steps: int = 8000
     mse_steps: int | None = None
     target: Target = Target.SOFT
+    disagreement: Disagreement = Disagreement.NATS
+    temperature: float = 1.0
     copies: int = 1
     consistency: float = 0.0
     entropy: float = 0.0
@@ -109,6 +124,8 @@ class TrainingConfig:
                 raise SettingError(f"{name} must be at least 1, got {getattr(self, name)}")
         if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
             raise SettingError(f"the learning rate must be above 0, got {self.learning_rate}")
+        if not (self.temperature > 0 and math.isfinite(self.temperature)):
+            raise SettingError(f"the temperature must be above 0, got {self.temperature}")
         if not 0 <= self.ema < 1:
             raise SettingError(f"the decay of the average must be in [0, 1), got {self.ema}")
         for name in ("consistency", "entropy", "anchor", "adversary"):

@@ -15,10 +15,11 @@ from denoised_smoothing.denoisers import DenoiserNetwork
 from denoised_smoothing.errors import TrainingError
 from denoised_smoothing.noise import derive_key, standard_normal
 from denoised_smoothing.training.adversary import adversarial_shift
-from denoised_smoothing.training.config import TrainingConfig, Weighting
+from denoised_smoothing.training.config import Disagreement, TrainingConfig, Weighting
 from denoised_smoothing.training.objectives import (
     answer_entropy,
     consistency,
+    lost_votes,
     mse,
     psnr,
     stability,
@@ -80,14 +81,20 @@ class DenoiserTraining(lightning.LightningModule):
     def _stability(self, clean: Tensor, labels: Tensor, step: int) -> Tensor:
         """The objective of a step that trains through a classifier, with all its terms."""
         config, copies = self.config, self.config.copies
-        surrogate = self._fixed.surrogates[step % len(self._fixed.surrogates)]
+        network = self._fixed.surrogates[step % len(self._fixed.surrogates)]
+        distance = lost_votes if config.disagreement is Disagreement.VOTES else stability
+
+        def surrogate(images: Tensor) -> Tensor:
+            logits: Tensor = network(images).float() / config.temperature
+            return logits
+
         with torch.no_grad():
             answer = wanted_answer(surrogate(clean), labels, config.target)
         answers = answer.repeat(copies, *[1] * (answer.ndim - 1))
         noisy, sigmas = self._corrupt(clean, "training", step, self.global_rank, copies)
         if config.adversary:
             noisy = noisy + adversarial_shift(
-                lambda shift: stability(
+                lambda shift: distance(
                     surrogate(self.denoiser(noisy + shift.repeat(copies, 1, 1, 1), sigmas)), answers
                 ),
                 clean,
@@ -96,9 +103,9 @@ class DenoiserTraining(lightning.LightningModule):
             ).repeat(copies, 1, 1, 1)
         denoised = self.denoiser(noisy, sigmas)
         logits = surrogate(denoised)
-        loss = stability(logits, answers)
+        loss = distance(logits, answers)
         if config.consistency or config.entropy:
-            of_copies = logits.float().reshape(copies, len(clean), -1)
+            of_copies = logits.reshape(copies, len(clean), -1)
             loss = loss + config.consistency * consistency(of_copies)
             loss = loss + config.entropy * answer_entropy(of_copies)
         if config.anchor:

@@ -51,6 +51,21 @@ def stability(
     return functional.cross_entropy(logits, answer)
 
 
+def lost_votes(
+    logits: Float[Tensor, "b k"], answer: Float[Tensor, "b k"] | Int[Tensor, " b"]
+) -> Float[Tensor, ""]:
+    """Mean probability that the answer is another class than the one wanted, in [0, 1].
+
+    What the certificate measures is the share of noisy copies that vote for one class (Cohen et
+    al. 2019, section 3.1); this is its complement, with probabilities in place of votes, as MACER
+    has them (Zhai et al. 2020, section 4.2).
+    """
+    votes = logits.softmax(dim=1)
+    if answer.ndim == 1:
+        return 1 - votes.gather(1, answer.long()[:, None]).mean()
+    return 1 - (votes * answer).sum(dim=1).mean()
+
+
 def wanted_answer(
     clean_logits: Float[Tensor, "b k"], labels: Int[Tensor, " b"], target: Target
 ) -> Float[Tensor, "b k"] | Int[Tensor, " b"]:
