@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 
+from denoised_smoothing.classifiers import folded
 from denoised_smoothing.denoisers import DenoiserNetwork
 from denoised_smoothing.errors import TrainingError
 from denoised_smoothing.noise import derive_key, standard_normal
@@ -178,12 +179,16 @@ class _Fixed:
     """Classifiers that take part without being trained."""
 
     def __init__(self, surrogates: Sequence[nn.Module], judges: dict[str, nn.Module]) -> None:
-        self.surrogates = [surrogate.eval().requires_grad_(False) for surrogate in surrogates]
-        self.judges = {name: judge.eval().requires_grad_(False) for name, judge in judges.items()}
+        self.surrogates = [_frozen(surrogate) for surrogate in surrogates]
+        self.judges = {name: _frozen(judge) for name, judge in judges.items()}
 
     def to(self, device: torch.device) -> None:
         for module in (*self.surrogates, *self.judges.values()):
             module.to(device).to(memory_format=torch.channels_last)
+
+
+def _frozen(classifier: nn.Module) -> nn.Module:
+    return folded(classifier.eval()).requires_grad_(False)
 
 
 def check_finite(name: str, value: Tensor, step: int) -> None:
