@@ -26,7 +26,18 @@ from denoised_smoothing.weights import weights_digest
 for package in ("jinja2", "matplotlib", "lightning"):
     pytest.importorskip(package)
 
-SETTINGS = ("--limit", "2", "--max-n", "100", "--sigmas", "0.25,0.5", "--training-share", "0.0003")
+SETTINGS = (
+    "--limit",
+    "2",
+    "--max-n",
+    "100",
+    "--sigmas",
+    "0.25,0.5",
+    "--training-share",
+    "0.0003",
+    "--engine",
+    "torch",
+)
 WHITE, SURROGATE = CIFAR10_RECIPES[3], CIFAR10_RECIPES[2]
 
 

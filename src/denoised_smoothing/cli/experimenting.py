@@ -2,32 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from denoised_smoothing.certificates.setting import Noise
+from denoised_smoothing.certificates.setting import EngineName, Precision
 from denoised_smoothing.cli.certifying import load_smoothed
 from denoised_smoothing.cli.options import (
     FAILED,
     INTERRUPTED,
     Alpha,
     AsJson,
+    CalibrationData,
     Device,
+    Engine,
+    PrecisionName,
     Resolution,
     command_line,
     fail,
     parse_numbers,
 )
 from denoised_smoothing.errors import ImageError, SettingError
-from denoised_smoothing.published.scales import SCALES, ScaleName
+from denoised_smoothing.published.scales import SCALES, Scale, ScaleName
 from denoised_smoothing.terminal import err, out, plain_rows, print_json, run_bar
 
 if TYPE_CHECKING:
+    from denoised_smoothing.datasets import ImageDataset
     from denoised_smoothing.published.recipes import Recipe
     from denoised_smoothing.published.tables import TableResult
     from denoised_smoothing.runs import CertificationRun
@@ -57,6 +62,9 @@ TrainData = Annotated[
     str | None,
     typer.Option(metavar="DATA", help="Images to train what is missing on."),
 ]
+TrainPrecision = Annotated[
+    str, typer.Option(help="Of trainings; Lightning's flag precision: bf16-mixed.")
+]
 TrainingShare = Annotated[
     float | None,
     typer.Option(help="Share of a row's training steps to do.", show_default="of the scale"),
@@ -81,10 +89,11 @@ def cifar10(
     max_n: MaxCopies = None,
     alpha: Alpha = 0.001,
     output: Output = Path("experiment"),
-    precision: Annotated[
-        str, typer.Option(help="Of trainings; Lightning's flag: bf16-mixed.")
-    ] = "32-true",
+    train_precision: TrainPrecision = "32-true",
     device: Device = "auto",
+    engine: Engine = EngineName.AUTO,
+    precision: PrecisionName = Precision.FLOAT32,
+    calibration: CalibrationData = None,
     as_json: AsJson = False,
 ) -> None:
     """Certified accuracy on CIFAR-10 without, with black-box and with white-box denoisers.
@@ -95,11 +104,20 @@ def cifar10(
     from denoised_smoothing.published.recipes import CIFAR10_RECIPES
     from denoised_smoothing.published.tables import CIFAR10_PUBLISHED
 
-    plans = _Plan(scale, limit, max_n, training_share, sigmas, alpha, data, output, device, None, 1)
+    plans = _Plan(
+        scale=_scale(scale, limit, max_n, training_share),
+        name=scale,
+        sigmas=parse_numbers("--sigmas", sigmas),
+        alpha=alpha,
+        data=data,
+        output=output,
+        options={"device": device, "engine": engine, "precision": precision},
+        calibration=calibration,
+    )
     recipes = _chosen(CIFAR10_RECIPES, row, surrogate is not None)
     with _interruptible():
         specs = _denoisers(
-            recipes, CIFAR10_RECIPES, classifier, surrogate, train_data, plans, precision
+            recipes, CIFAR10_RECIPES, classifier, surrogate, train_data, plans, train_precision
         )
         requests = [
             request
@@ -128,10 +146,11 @@ def imagenet(
     alpha: Alpha = 0.001,
     resolution: Resolution = None,
     output: Output = Path("experiment"),
-    precision: Annotated[
-        str, typer.Option(help="Of trainings; Lightning's flag: bf16-mixed.")
-    ] = "32-true",
+    train_precision: TrainPrecision = "32-true",
     device: Device = "auto",
+    engine: Engine = EngineName.AUTO,
+    precision: PrecisionName = Precision.FLOAT32,
+    calibration: CalibrationData = None,
     as_json: AsJson = False,
 ) -> None:
     """Certified accuracy on ImageNet of torchvision's classifiers, without and with a denoiser.
@@ -141,11 +160,22 @@ def imagenet(
     from denoised_smoothing.published.recipes import IMAGENET_RECIPES
 
     plans = _Plan(
-        scale, limit, max_n, training_share, sigmas, alpha, data, output, device, resolution, stride
+        scale=_scale(scale, limit, max_n, training_share),
+        name=scale,
+        sigmas=parse_numbers("--sigmas", sigmas),
+        alpha=alpha,
+        data=data,
+        output=output,
+        options={"device": device, "engine": engine, "precision": precision},
+        calibration=calibration,
+        resolution=resolution,
+        stride=stride,
     )
     recipes = _chosen(IMAGENET_RECIPES, row, True)
     with _interruptible():
-        specs = _denoisers(recipes, IMAGENET_RECIPES, None, None, train_data, plans, precision)
+        specs = _denoisers(
+            recipes, IMAGENET_RECIPES, None, None, train_data, plans, train_precision
+        )
         requests = [
             request
             for network in classifier
@@ -157,57 +187,59 @@ def imagenet(
         _finish(plans, requests, "ImageNet", (), as_json)
 
 
-class _Plan:
-    """What is the same for all runs of an experiment."""
+def _scale(name: ScaleName, limit: int | None, max_n: int | None, training: float | None) -> Scale:
+    """The scale of that name, with what was given by hand."""
+    given = {"images": limit, "max_n": max_n, "training": training}
+    return replace(SCALES[name], **{k: v for k, v in given.items() if v is not None})  # type: ignore[arg-type]
 
-    def __init__(
-        self,
-        scale: ScaleName,
-        limit: int | None,
-        max_n: int | None,
-        training_share: float | None,
-        sigmas: str,
-        alpha: float,
-        data: str,
-        output: Path,
-        device: str,
-        resolution: int | None,
-        stride: int,
-    ) -> None:
+
+@dataclass(frozen=True)
+class _Plan:
+    """What is the same for all runs of an experiment; ``options`` are of the classifier."""
+
+    scale: Scale
+    name: ScaleName
+    sigmas: tuple[float, ...]
+    alpha: float
+    data: str
+    output: Path
+    options: Mapping[str, Any]
+    calibration: str | None
+    resolution: int | None = None
+    stride: int = 1
+
+    @cached_property
+    def dataset(self) -> ImageDataset:
+        """The test images."""
         from denoised_smoothing.datasets import load_dataset
 
-        usual = SCALES[scale]
-        self.scale = replace(
-            usual,
-            images=usual.images if limit is None else limit,
-            max_n=usual.max_n if max_n is None else max_n,
-            training=usual.training if training_share is None else training_share,
-        )
-        self.name, self.alpha, self.device, self.output = scale, alpha, device, output
-        self.sigmas = parse_numbers("--sigmas", sigmas)
-        self.dataset = load_dataset(data)
-        self.resolution, self.stride = resolution, stride
+        return load_dataset(self.data)
 
     def requests(
         self, recipe: Recipe, classifier: str, denoiser: str, method: str
     ) -> Iterator[CertificationRun]:
         """One run for each sigma."""
+        from denoised_smoothing.datasets import load_dataset
         from denoised_smoothing.runs import CertificationRun
 
+        calibration = None if self.calibration is None else load_dataset(self.calibration)
         short = Path(classifier.split(":")[1] if ":" in classifier else classifier).stem
+        precision = self.options["precision"]
+        suffix = "" if precision == Precision.FLOAT32 else f"-{precision}"
         for sigma in self.sigmas:
             yield CertificationRun(
-                load_smoothed(classifier, denoiser, sigma, Noise.GRID, self.device),
+                load_smoothed(classifier, denoiser, sigma, **self.options),
                 self.dataset,
                 self.scale.plan,
                 self.alpha,
                 classifier,
                 denoiser,
-                name=f"{self.name}-{short}-{recipe.name}-{sigma:g}",
+                name=f"{self.name}-{short}-{recipe.name}-{sigma:g}{suffix}",
                 resolution=self.resolution,
                 limit=self.scale.images,
                 stride=self.stride,
                 method=method,
+                calibration=calibration,
                 command=command_line(),
             )
 
