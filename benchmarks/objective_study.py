@@ -44,10 +44,12 @@ OBJECTIVES: dict[str, dict[str, Any] | None] = {
     "truth, temperature 4": {**TRUTH, "temperature": 4.0},
     "votes": VOTES,
     "votes, temperature 4": {**VOTES, "temperature": 4.0},
+    "temperature 4, consistency 1": {**PAIR, "temperature": 4.0, "consistency": 1.0},
     "temperature 4, consistency 5": {**PAIR, "temperature": 4.0, "consistency": 5.0},
     "temperature 4, adversary 0.25": {**TRUTH, "temperature": 4.0, "adversary": 0.25},
     "temperature 4, anchor 10": {**TRUTH, "temperature": 4.0, "anchor": 10.0},
     "temperature 4, rate 3e-4": {**TRUTH, "temperature": 4.0, "learning_rate": 3e-4},
+    "temperature 16": {**TRUTH, "temperature": 16.0},
     "soft, temperature 4": {"target": Target.SOFT, "temperature": 4.0},
     "votes, rate 3e-4": {**VOTES, "learning_rate": 3e-4},
 }
