@@ -19,7 +19,7 @@ from denoised_smoothing.cli import main
 from denoised_smoothing.denoisers import UNet, load_denoiser_file, save_denoiser
 from denoised_smoothing.errors import SettingError
 from denoised_smoothing.published import recipes as recipes_module
-from denoised_smoothing.published.recipes import CIFAR10_RECIPES, Networks, denoiser_for
+from denoised_smoothing.published.recipes import CIFAR10_RECIPES, RECIPES, Networks, denoiser_for
 from denoised_smoothing.published.tables import CIFAR10_PUBLISHED, make_table
 from denoised_smoothing.weights import weights_digest
 
@@ -157,14 +157,14 @@ def test_what_ships_is_taken_for_its_own_networks_alone(
         recipes_module, "load_bundled_denoiser", lambda name: load_denoiser_file(path)
     )
     ours = Networks(classifier=resnet(0), folder=tmp_path)
-    assert denoiser_for(WHITE, CIFAR10_RECIPES, ours) == WHITE.name
+    assert denoiser_for(WHITE, ours) == WHITE.name
     with pytest.raises(SettingError, match=r"'cifar10-resnet56' .* does not ship for this"):
-        denoiser_for(WHITE, CIFAR10_RECIPES, replace(ours, classifier=resnet(1)))
+        denoiser_for(WHITE, replace(ours, classifier=resnet(1)))
 
 
 def test_a_surrogate_is_asked_for() -> None:
     with pytest.raises(SettingError, match="trains through a surrogate, and none"):
-        denoiser_for(SURROGATE, CIFAR10_RECIPES, Networks(classifier=resnet(0)))
+        denoiser_for(SURROGATE, Networks(classifier=resnet(0)))
 
 
 def test_a_table_needs_rows(tmp_path: Path) -> None:
@@ -173,7 +173,6 @@ def test_a_table_needs_rows(tmp_path: Path) -> None:
 
 
 def test_recipes_build_on_each_other() -> None:
-    names = [recipe.name for recipe in CIFAR10_RECIPES]
-    assert len(set(names)) == len(names)
-    for recipe in CIFAR10_RECIPES:
+    names = list(RECIPES)
+    for recipe in RECIPES.values():
         assert recipe.start is None or recipe.start in names[: names.index(recipe.name)]

@@ -116,9 +116,7 @@ def cifar10(
     )
     recipes = _chosen(CIFAR10_RECIPES, row, surrogate is not None)
     with _interruptible():
-        specs = _denoisers(
-            recipes, CIFAR10_RECIPES, classifier, surrogate, train_data, plans, train_precision
-        )
+        specs = _denoisers(recipes, classifier, surrogate, train_data, plans, train_precision)
         requests = [
             request
             for recipe in recipes
@@ -173,9 +171,7 @@ def imagenet(
     )
     recipes = _chosen(IMAGENET_RECIPES, row, True)
     with _interruptible():
-        specs = _denoisers(
-            recipes, IMAGENET_RECIPES, None, None, train_data, plans, train_precision
-        )
+        specs = _denoisers(recipes, None, None, train_data, plans, train_precision)
         requests = [
             request
             for network in classifier
@@ -265,7 +261,6 @@ def _chosen(recipes: Sequence[Recipe], names: Sequence[str], surrogate: bool) ->
 
 def _denoisers(
     recipes: Sequence[Recipe],
-    known: Sequence[Recipe],
     classifier: str | None,
     surrogate: str | None,
     train_data: str | None,
@@ -292,7 +287,7 @@ def _denoisers(
         command=command_line(),
         flags={"precision": precision, "enable_progress_bar": err.is_terminal},
     )
-    return {recipe.name: denoiser_for(recipe, known, networks) for recipe in recipes}
+    return {recipe.name: denoiser_for(recipe, networks) for recipe in recipes}
 
 
 def _finish(

@@ -39,48 +39,64 @@ class Recipe:
     crop: int | None = None
 
 
-_CIFAR10_NOISE: dict[str, Any] = {"sigma": 0.05, "sigma_max": 1.0}
 _FINE: dict[str, Any] = {
     "objective": Objective.STABILITY,
     "sigma": 0.1,
     "sigma_max": 1.0,
-    "learning_rate": 1e-4,
-    "epoch_steps": 250,
+    "steps": 1000,
+}
+_BETTER: dict[str, Any] = {
+    **_FINE,
+    "target": Target.TRUTH,
+    "temperature": 4.0,
+    "learning_rate": 2e-4,
 }
 CIFAR10_RECIPES = (
     Recipe("no denoiser", "none"),
-    Recipe("black box (mse)", "cifar10", TrainingConfig(**_CIFAR10_NOISE, steps=9000)),
+    Recipe("black box (mse)", "cifar10", TrainingConfig(sigma=0.05, sigma_max=1.0, steps=9000)),
     Recipe(
         "black box (stability on surrogate)",
         "cifar10-resnet20",
-        TrainingConfig(**_FINE, target=Target.SOFT, steps=2000),
+        TrainingConfig(**_BETTER),
         start="cifar10",
         through="surrogate",
     ),
     Recipe(
         "white box (stability)",
         "cifar10-resnet56",
-        TrainingConfig(**_FINE, target=Target.LABEL, steps=2000),
+        TrainingConfig(**_FINE, target=Target.LABEL, learning_rate=1e-4),
         start="cifar10",
         through="classifier",
     ),
     Recipe(
         "white box (ours)",
         "cifar10-resnet56-consistency",
-        TrainingConfig(
-            **_FINE, target=Target.TRUTH, copies=2, batch_size=32, consistency=1.0, steps=4000
-        ),
+        TrainingConfig(**_BETTER, copies=2, batch_size=32, consistency=1.0),
         start="cifar10",
         through="classifier",
     ),
 )
 """The rows for CIFAR-10; the names are those of the denoisers that ship."""
-_PHOTO_NOISE: dict[str, Any] = {"sigma": 0.05, "sigma_max": 0.6}
 IMAGENET_RECIPES = (
     Recipe("no denoiser", "none"),
-    Recipe("black box (mse)", "photo", TrainingConfig(**_PHOTO_NOISE, steps=4000), crop=64),
+    Recipe(
+        "black box (mse)",
+        "photo",
+        TrainingConfig(
+            sigma=0.05,
+            sigma_max=0.6,
+            steps=1800,
+            batch_size=16,
+            learning_rate=1e-3,
+            epoch_steps=600,
+        ),
+        start="cifar10",
+        crop=64,
+    ),
 )
 """The rows for each ImageNet classifier, whatever the classifier."""
+RECIPES = {recipe.name: recipe for recipe in (*CIFAR10_RECIPES, *IMAGENET_RECIPES)}
+"""All of them by name."""
 
 
 @dataclass(frozen=True)
@@ -120,10 +136,8 @@ class Networks:
         return [network]
 
 
-def denoiser_for(recipe: Recipe, recipes: Sequence[Recipe], networks: Networks) -> str:
+def denoiser_for(recipe: Recipe, networks: Networks) -> str:
     """The spec of a row's denoiser, which is trained now if there is none.
-
-    ``recipes`` are all that a recipe may start from.
 
     One that ships is taken if it was trained through these very networks (or through none);
     otherwise one that was trained into ``networks.folder`` before; otherwise it is trained there,
@@ -140,7 +154,7 @@ def denoiser_for(recipe: Recipe, recipes: Sequence[Recipe], networks: Networks) 
         return recipe.name
     path = networks.folder / f"{recipe.name}.safetensors"
     if not path.exists():
-        _train(recipe, recipes, networks, path)
+        _train(recipe, networks, path)
     return f"unet:{path}"
 
 
@@ -152,7 +166,7 @@ def _ships(name: str, through: Sequence[nn.Module]) -> bool:
     return bool(trained_through == [weights_digest(network) for network in through])
 
 
-def _train(recipe: Recipe, recipes: Sequence[Recipe], networks: Networks, path: Path) -> None:
+def _train(recipe: Recipe, networks: Networks, path: Path) -> None:
     from denoised_smoothing.training.fit import TrainingJob, train_denoiser
 
     if networks.training is None:
@@ -163,8 +177,7 @@ def _train(recipe: Recipe, recipes: Sequence[Recipe], networks: Networks, path: 
     assert recipe.config is not None
     start = None
     if recipe.start is not None:
-        [before] = [other for other in recipes if other.name == recipe.start]
-        start = _file(denoiser_for(before, recipes, networks))
+        start = _file(denoiser_for(RECIPES[recipe.start], networks))
     first = networks.training[0].image
     steps = max(1, round(recipe.config.steps * networks.share))
     train_denoiser(
