@@ -21,7 +21,8 @@ def bundled_folder(kind: str) -> Path:
 
 def bundled_denoisers() -> dict[str, Path]:
     """Names and files of the denoisers that ship with the package."""
-    return {path.stem: path for path in sorted(bundled_folder("denoisers").glob("*.safetensors"))}
+    found = {path.stem: path for path in bundled_folder("denoisers").glob("*.safetensors")}
+    return dict(sorted(found.items()))
 
 
 def load_bundled_denoiser(name: str) -> DenoiserNetwork:
