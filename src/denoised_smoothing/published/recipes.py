@@ -85,10 +85,9 @@ IMAGENET_RECIPES = (
         TrainingConfig(
             sigma=0.05,
             sigma_max=0.6,
-            steps=1800,
+            steps=1000,
             batch_size=16,
             learning_rate=1e-3,
-            epoch_steps=600,
         ),
         start="cifar10",
         crop=64,
