@@ -85,7 +85,7 @@ IMAGENET_RECIPES = (
         TrainingConfig(
             sigma=0.05,
             sigma_max=0.6,
-            steps=1000,
+            steps=300,
             batch_size=16,
             learning_rate=1e-3,
         ),
