@@ -169,7 +169,7 @@ def test_a_surrogate_is_asked_for() -> None:
 
 def test_a_table_needs_rows(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match="at least one row and one sigma"):
-        make_table([], None, tmp_path, note="", title="")  # type: ignore[arg-type]
+        make_table([], None, tmp_path, note=str, title="")  # type: ignore[arg-type]
 
 
 def test_recipes_build_on_each_other() -> None:

@@ -117,11 +117,11 @@ def cifar10(
     recipes = _chosen(CIFAR10_RECIPES, row, surrogate is not None)
     with _interruptible():
         specs = _denoisers(recipes, classifier, surrogate, train_data, plans, train_precision)
-        requests = [
+        requests = (
             request
             for recipe in recipes
             for request in plans.requests(recipe, classifier, specs[recipe.name], recipe.method)
-        ]
+        )
         _finish(plans, requests, f"CIFAR-10, {Path(classifier).stem}", CIFAR10_PUBLISHED, as_json)
 
 
@@ -172,14 +172,14 @@ def imagenet(
     recipes = _chosen(IMAGENET_RECIPES, row, True)
     with _interruptible():
         specs = _denoisers(recipes, None, None, train_data, plans, train_precision)
-        requests = [
+        requests = (
             request
             for network in classifier
             for recipe in recipes
             for request in plans.requests(
                 recipe, network, specs[recipe.name], f"{network.split(':')[1]}, {recipe.method}"
             )
-        ]
+        )
         _finish(plans, requests, "ImageNet", (), as_json)
 
 
@@ -239,10 +239,10 @@ class _Plan:
                 command=command_line(),
             )
 
-    def note(self, requests: Sequence[CertificationRun]) -> str:
+    def note(self, request: CertificationRun) -> str:
         """What the numbers rest on."""
-        settings = requests[0].settings
-        count = len(requests[0].indices)
+        settings = request.settings
+        count = len(request.indices)
         every = "" if self.stride == 1 else f", of every {self.stride} images one"
         return (
             f"Scale {self.name}: {count} images of `{self.dataset.name}`{every}, anytime plan of "
@@ -292,7 +292,7 @@ def _denoisers(
 
 def _finish(
     plans: _Plan,
-    requests: Sequence[CertificationRun],
+    requests: Iterator[CertificationRun],
     title: str,
     published: Sequence[Any],
     as_json: bool,
@@ -301,30 +301,29 @@ def _finish(
     from denoised_smoothing.published.tables import make_table
     from denoised_smoothing.store import Store
 
-    note = plans.note(requests)
     plans.output.mkdir(parents=True, exist_ok=True)
     with Store(plans.output / "runs.sqlite") as store, run_bar() as show:
         made = make_table(
             requests,
             store,
             plans.output,
-            note=note,
+            note=plans.note,
             title=f"Certified accuracy: {title}",
             published=published,
             progress=show,
         )
-    _show(made, note, as_json)
+    _show(made, as_json)
     if made.refused:
         fail(ImageError("; ".join(made.refused)), FAILED)
 
 
-def _show(made: TableResult, note: str, as_json: bool) -> None:
+def _show(made: TableResult, as_json: bool) -> None:
     from denoised_smoothing.reporting import to_rich
 
     if as_json:
         print_json(
             {
-                "note": note,
+                "note": made.note,
                 "table": str(made.table),
                 "figure": str(made.figure),
                 "report": str(made.report),
@@ -336,7 +335,7 @@ def _show(made: TableResult, note: str, as_json: bool) -> None:
         return
     out.print(to_rich(made.best))
     out.print(to_rich(made.each))
-    out.print(note, markup=False, soft_wrap=True)
+    out.print(made.note, markup=False, soft_wrap=True)
     for path in (made.table, made.figure, made.report):
         out.print(f"wrote {path}", markup=False, soft_wrap=True)
 

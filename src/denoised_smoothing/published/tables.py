@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,6 +44,7 @@ CIFAR10_PUBLISHED = (
 class TableResult:
     """What a table found, and where it is."""
 
+    note: str
     results: list[RunResults]
     best: list[Row]
     each: list[Row]
@@ -55,11 +56,11 @@ class TableResult:
 
 
 def make_table(
-    requests: Sequence[CertificationRun],
+    requests: Iterable[CertificationRun],
     store: Store,
     folder: Path,
     *,
-    note: str,
+    note: Callable[[CertificationRun], str],
     title: str,
     published: Sequence[PublishedRow] = (),
     progress: Callable[[RunProgress], None] | None = None,
@@ -70,10 +71,11 @@ def make_table(
     kill; what is there is written anew after every run.
 
     Args:
-        requests: one run for each row and sigma, all with a plan that names radii.
+        requests: one run for each row and sigma, all with a plan that names radii; taken one by
+            one, as making one may convert a model.
         store: where counts are kept.
         folder: for the results.
-        note: scale and precision, for the table.
+        note: scale and precision, for the table, of the first run.
         title: of the report.
         published: rows to print beside ours.
         progress: called after every batch.
@@ -82,17 +84,19 @@ def make_table(
         SettingError: no request.
         StoreError, ClassifierError: as :meth:`CertificationRun.execute`.
     """
-    if not requests:
-        raise SettingError("a table needs at least one row and one sigma, got none")
     names: list[str] = []
     refused: list[str] = []
+    said = ""
     for request in requests:
+        said = said or note(request)
         try:
             request.execute(store, progress)
         except ImageError as error:  # all other images are certified
             refused.append(str(error))
         names.append(request.run_name)
-        result = _write(names, store, folder, note, title, published, tuple(refused))
+        result = _write(names, store, folder, said, title, published, tuple(refused))
+    if not names:
+        raise SettingError("a table needs at least one row and one sigma, got none")
     return result
 
 
@@ -119,7 +123,7 @@ def _write(
         figure,
     )
     write_report(store, names, report, radii=RADII, title=title)
-    return TableResult(results, best, each, table, figure, report, refused)
+    return TableResult(note, results, best, each, table, figure, report, refused)
 
 
 def _markdown(rows: Sequence[PublishedRow]) -> str:
