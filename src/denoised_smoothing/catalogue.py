@@ -7,7 +7,6 @@ import importlib
 import re
 import sys
 from collections.abc import Callable, Iterable
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,9 @@ from denoised_smoothing.classifiers.remote.specs import REMOTE_FORMS, is_remote,
 from denoised_smoothing.denoisers import (
     ARCHITECTURES,
     bundled_denoisers,
+    bundled_folder,
+    check_shipped,
+    load_bundled_denoiser,
     load_denoiser_file,
 )
 from denoised_smoothing.errors import DenoisedSmoothingError, SpecError
@@ -58,6 +60,7 @@ def load_classifier(spec: str) -> Classifier:
     scheme, _, rest = spec.partition(":")
     if spec in bundled_classifiers():
         path = bundled_classifiers()[spec]
+        check_shipped(path)
         return load_cifar_resnet(path, depth=None)
     if match := CIFAR_RESNET.fullmatch(scheme):
         return load_cifar_resnet(_needed(rest, spec, CLASSIFIER_FORMS), int(match["depth"]))
@@ -83,13 +86,14 @@ def load_denoiser(spec: str) -> Denoiser | None:
 
     Raises:
         SpecError: nothing known by that name; suggests the nearest.
-        WeightsError: the weights file is missing or of another architecture.
+        WeightsError: the weights file is missing, of another architecture, or bundled and not
+            as it was shipped.
     """
     scheme, _, rest = spec.partition(":")
     if spec == "none":
         return None
     if spec in bundled_denoisers():
-        return load_denoiser_file(bundled_denoisers()[spec])
+        return load_bundled_denoiser(spec)
     if scheme in ARCHITECTURES:
         return load_denoiser_file(_needed(rest, spec, DENOISER_FORMS), scheme)
     if scheme == "python":
@@ -141,8 +145,7 @@ def _without_weights(spec: str) -> Classifier:
 
 def bundled_classifiers() -> dict[str, Path]:
     """Names and files of the classifiers that ship with the package, for the demo."""
-    folder = Path(str(resources.files("denoised_smoothing"))) / "bundled" / "classifiers"
-    return {path.stem: path for path in sorted(folder.glob("*.safetensors"))}
+    return {path.stem: path for path in sorted(bundled_folder("classifiers").glob("*.safetensors"))}
 
 
 def list_classifiers() -> list[dict[str, str]]:

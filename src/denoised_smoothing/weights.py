@@ -47,12 +47,22 @@ def load_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         ) from error
 
 
-def save_weights(path: str | Path, module: nn.Module, metadata: Mapping[str, str]) -> None:
-    """Write a module's weights and metadata as safetensors, all of the file or none of it."""
+def save_weights(
+    path: str | Path, module: nn.Module, metadata: Mapping[str, str], *, half: bool = False
+) -> None:
+    """Write a module's weights and metadata as safetensors, all of the file or none of it.
+
+    With ``half``, numbers in floating point are rounded to 16 bits.
+
+    Raises:
+        WeightsError: a weight is too large for half precision.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     tensors = {name: _own_copy(tensor) for name, tensor in module.state_dict().items()}
+    if half:
+        tensors = {name: _halved(name, tensor) for name, tensor in tensors.items()}
     try:
         # Not save_file, which makes files that only their owner may read.
         part.write_bytes(save(tensors, metadata=dict(metadata)))
@@ -64,6 +74,18 @@ def save_weights(path: str | Path, module: nn.Module, metadata: Mapping[str, str
 def _own_copy(tensor: Tensor) -> Tensor:
     """A copy that shares no memory: safetensors refuses tied weights."""
     return tensor.detach().clone(memory_format=torch.contiguous_format)
+
+
+def _halved(name: str, tensor: Tensor) -> Tensor:
+    if not tensor.is_floating_point():
+        return tensor
+    halved = tensor.half()
+    if not torch.isfinite(halved).all():
+        raise WeightsError(
+            f"{name} has values up to {tensor.abs().max().item():g}, and half precision ends at "
+            "65504; write the weights in full precision"
+        )
+    return halved
 
 
 def fill(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
@@ -101,6 +123,19 @@ def fingerprint(thing: object) -> str:
     """
     digest = hashlib.sha256()
     _feed(digest, thing, {})
+    return digest.hexdigest()
+
+
+def weights_digest(module: nn.Module) -> str:
+    """SHA-256, in hex, of a module's names, shapes and numbers alone.
+
+    Unlike :func:`fingerprint`, the same for every version of the code that computes with them.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        if not name.endswith("num_batches_tracked"):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()
 
 

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from denoised_smoothing.denoisers.base import DenoiserNetwork, as_denoiser
+from denoised_smoothing.denoisers.bundled import (
+    bundled_denoisers,
+    bundled_folder,
+    check_shipped,
+    load_bundled_denoiser,
+)
 from denoised_smoothing.denoisers.dncnn import DnCNN
 from denoised_smoothing.denoisers.files import (
     ARCHITECTURES,
     build_denoiser,
-    bundled_denoisers,
     load_denoiser_file,
     save_denoiser,
 )
@@ -23,6 +28,9 @@ __all__ = [
     "as_denoiser",
     "build_denoiser",
     "bundled_denoisers",
+    "bundled_folder",
+    "check_shipped",
+    "load_bundled_denoiser",
     "load_denoiser_file",
     "save_denoiser",
 ]

@@ -1,11 +1,10 @@
-"""Denoisers as files: safetensors with a card in the metadata, and the ones that ship."""
+"""Denoisers as files: safetensors with a card in the metadata."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
 from functools import partial
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +42,19 @@ def build_denoiser(architecture: str, *, image_channels: int = 3, **config: Any)
 
 
 def save_denoiser(
-    path: str | Path, denoiser: DenoiserNetwork, architecture: str, card: Mapping[str, str]
+    path: str | Path,
+    denoiser: DenoiserNetwork,
+    architecture: str,
+    card: Mapping[str, str],
+    *,
+    half: bool = False,
 ) -> None:
-    """Write weights, architecture and card (data, command, seed, measured quality, ...)."""
+    """Write weights, architecture and card (data, command, seed, measured quality, ...).
+
+    With ``half`` the weights are rounded to half precision; loaded, they are float32 again.
+    """
     metadata = {**card, "architecture": architecture, "config": json.dumps(denoiser.config)}
-    save_weights(path, denoiser, metadata)
+    save_weights(path, denoiser, metadata, half=half)
 
 
 def load_denoiser_file(path: str | Path, architecture: str | None = None) -> DenoiserNetwork:
@@ -78,9 +85,3 @@ def load_denoiser_file(path: str | Path, architecture: str | None = None) -> Den
     fill(denoiser, tensors, str(path))
     denoiser.card = card
     return denoiser.eval()
-
-
-def bundled_denoisers() -> dict[str, Path]:
-    """Names and files of the denoisers that ship with the package."""
-    folder = Path(str(resources.files("denoised_smoothing"))) / "bundled" / "denoisers"
-    return {path.stem: path for path in sorted(folder.glob("*.safetensors"))}
