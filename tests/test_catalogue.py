@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -12,9 +13,6 @@ import torch
 from safetensors.torch import save_file
 
 from denoised_smoothing.catalogue import (
-    CLASSIFIER_FORMS,
-    DATA_FORMS,
-    DENOISER_FORMS,
     bundled_classifiers,
     list_classifiers,
     list_datasets,
@@ -38,6 +36,7 @@ from denoised_smoothing.denoisers import (
     save_denoiser,
 )
 from denoised_smoothing.errors import SettingError, SpecError, WeightsError
+from denoised_smoothing.plugins import Role, forms, schemes
 
 SAMPLES = Path(__file__).parent / "samples"
 SMALL = {
@@ -111,23 +110,21 @@ class TestClassifiers:
         ("spec", "suggestion"),
         [
             ("torchvison:resnet50", r"torchvision:NAME\[:WEIGHTS\]"),
-            ("cifar-resnet", "cifar-resnetDEPTH:FILE.safetensors"),
-            ("cifar-resnet:resnet56.safetensors", "cifar-resnetDEPTH:FILE.safetensors"),
+            ("tim:resnet18", r"timm:NAME-OR-FOLDER\[:WEIGHTS\]"),
+            ("zeroshot:x", r"zero-shot:NAME-OR-FOLDER\?labels=CAT,DOG,\.\.\."),
             ("cifar-resnett56:x", "cifar-resnetDEPTH:FILE.safetensors"),
             ("digitz", "digits"),
             ("phyton:toy:Toy", "python:MODULE:FACTORY"),
         ],
     )
     def test_suggests_the_nearest(self, spec: str, suggestion: str) -> None:
-        said = rf"unknown classifier '{spec}'; did you mean {suggestion}\? Known: digits, torchvis"
+        said = rf"unknown classifier '{spec}'; did you mean {suggestion}\? Known: digits, "
         with pytest.raises(SpecError, match=said):
             load_classifier(spec)
 
     @pytest.mark.parametrize("spec", ["", "zzz", "resnet56.safetensors"])
     def test_says_what_is_known(self, spec: str) -> None:
-        with pytest.raises(
-            SpecError, match=rf"unknown classifier '{spec}'; .*Known: digits, torch"
-        ):
+        with pytest.raises(SpecError, match=rf"unknown classifier '{spec}'; .*Known: digits, "):
             load_classifier(spec)
 
     @pytest.mark.parametrize(
@@ -135,7 +132,9 @@ class TestClassifiers:
         [
             ("torchvision", r"torchvision:NAME\[:WEIGHTS\]"),
             ("torchvision:", r"torchvision:NAME\[:WEIGHTS\]"),
+            ("cifar-resnet", "cifar-resnetDEPTH:FILE.safetensors"),
             ("cifar-resnet56", "cifar-resnetDEPTH:FILE.safetensors"),
+            ("onnx:", r"onnx:FILE\[\?mean=\.\.\.&std=\.\.\.&labels=\.\.\.\]"),
             ("python", "python:MODULE:FACTORY"),
             ("python:toy", "python:MODULE:FACTORY"),
             ("python:toy:", "python:MODULE:FACTORY"),
@@ -145,6 +144,9 @@ class TestClassifiers:
     def test_completes_the_form(self, spec: str, form: str) -> None:
         with pytest.raises(SpecError, match=rf"'{spec}' is not complete; write {form}$"):
             load_classifier(spec)
+
+    def test_a_file_that_names_its_depth_needs_none_in_the_spec(self, resnet8: Path) -> None:
+        assert load_classifier(f"cifar-resnet:{resnet8}").label_names == tuple("abcd")  # type: ignore[attr-defined]
 
     def test_weights_of_another_depth_are_refused(self, resnet8: Path) -> None:
         with pytest.raises(WeightsError, match=r"\(as cifar-resnet14\) holds weights of another"):
@@ -244,20 +246,27 @@ class TestDenoisers:
 
 class TestLists:
     def test_classifiers(self) -> None:
-        assert [row["spec"] for row in list_classifiers()] == ["digits", *CLASSIFIER_FORMS]
-        assert list_classifiers()[0]["what"] == "bundled"
+        rows = list_classifiers()
+        assert rows[0] == {"spec": "digits", "what": "bundled", "missing": ""}
+        assert [row["spec"] for row in rows[1:]] == forms(Role.CLASSIFIER)
 
     def test_denoisers(self) -> None:
         rows = list_denoisers()
-        assert [row["spec"] for row in rows] == [*bundled_denoisers(), "none", *DENOISER_FORMS]
+        specs = [row["spec"] for row in rows]
+        assert specs == [*bundled_denoisers(), "none", *forms(Role.DENOISER)]
         for row in rows[: len(bundled_denoisers())]:
             assert row["what"].startswith("bundled: unet, sigma ")
             assert row["what"].endswith(", trained on digits:train")
 
     def test_datasets(self) -> None:
-        assert [row["spec"] for row in list_datasets()] == list(DATA_FORMS)
+        assert [row["spec"] for row in list_datasets()] == [*forms(Role.DATASET), "IMAGE"]
 
     def test_every_architecture_has_its_form(self) -> None:
-        schemes = [form.split(":")[0] for form in DENOISER_FORMS]
-        assert schemes == [*ARCHITECTURES, "python"]
-        assert CIFAR_RESNET.fullmatch(CLASSIFIER_FORMS[1].split(":")[0].replace("DEPTH", "56"))
+        for name in ARCHITECTURES:
+            assert f"{name}:FILE.safetensors" in forms(Role.DENOISER)
+        assert CIFAR_RESNET.fullmatch("cifar-resnet56")
+
+    @pytest.mark.parametrize("role", Role)
+    def test_every_form_begins_with_its_scheme(self, role: Role) -> None:
+        for form in forms(role):
+            assert re.split(r"[:\[]|DEPTH", form)[0] in schemes(role)

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from denoised_smoothing.classifiers.base import ImageClassifier
 from denoised_smoothing.errors import SettingError, WeightsError
+from denoised_smoothing.plugins import Source, Spec
 from denoised_smoothing.weights import fill, load_weights, save_weights
 
 CIFAR_RESNET = re.compile(r"cifar-resnet(?P<depth>\d+)")
@@ -138,3 +139,11 @@ def save_cifar_resnet(
         "label_names": json.dumps(classifier.label_names),
     }
     save_weights(path, classifier.network, metadata)
+
+
+def _load(spec: Spec) -> ImageClassifier:
+    named = CIFAR_RESNET.fullmatch(spec.scheme)
+    return load_cifar_resnet(spec.rest, None if named is None else int(named["depth"]))
+
+
+SOURCE = Source(_load, "cifar-resnetDEPTH:FILE.safetensors", "CIFAR ResNets of depth 6n + 2")

@@ -14,6 +14,7 @@ from denoised_smoothing.denoisers.dncnn import DnCNN
 from denoised_smoothing.denoisers.memnet import MemNet
 from denoised_smoothing.denoisers.unet import UNet
 from denoised_smoothing.errors import SettingError, SpecError, WeightsError
+from denoised_smoothing.plugins import Source, Spec
 from denoised_smoothing.weights import fill, load_weights, save_weights
 
 ARCHITECTURES: dict[str, Callable[..., DenoiserNetwork]] = {
@@ -84,3 +85,17 @@ def bundled_denoisers() -> dict[str, Path]:
     """Names and files of the denoisers that ship with the package."""
     folder = Path(str(resources.files("denoised_smoothing"))) / "bundled" / "denoisers"
     return {path.stem: path for path in sorted(folder.glob("*.safetensors"))}
+
+
+def _load(spec: Spec) -> DenoiserNetwork:
+    return load_denoiser_file(spec.rest, spec.scheme)
+
+
+def _source(architecture: str, what: str) -> Source:
+    return Source(_load, f"{architecture}:FILE.safetensors", what)
+
+
+DNCNN = _source("dncnn", "DnCNN of 17 layers (Salman et al. 2020)")
+DNCNN_WIDE = _source("dncnn-wide", "DnCNN of twice the width")
+MEMNET = _source("memnet", "MemNet (Salman et al. 2020)")
+UNET = _source("unet", "UNet that is told sigma, the fastest")
