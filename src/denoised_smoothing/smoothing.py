@@ -31,7 +31,7 @@ from denoised_smoothing.certificates.setting import (
     Setting,
     choose_by_name,
 )
-from denoised_smoothing.denoisers import DenoiserNetwork, as_denoiser
+from denoised_smoothing.denoisers import DenoiserNetwork, as_denoiser, check_size
 from denoised_smoothing.engines import (
     Choice,
     Engine,
@@ -45,6 +45,7 @@ from denoised_smoothing.errors import ClassifierError, ImageError, SettingError
 from denoised_smoothing.interfaces import Classifier
 from denoised_smoothing.noise import chunk_size, noisy_copies
 from denoised_smoothing.scheduling import ImageTask, Part, Targets, spend
+from denoised_smoothing.voting import Drafting, MajorityVote
 
 CALIBRATION_SEED = 0
 """Of the copies on which engines are checked, measured and calibrated. Their image id is their
@@ -119,9 +120,11 @@ class SmoothedClassifier:
         self.engine = choose_by_name(EngineName, engine, "the engine")
         self.precision = choose_by_name(Precision, precision, "the precision")
         self.calibration = None if calibration is None else image_forms.as_images(calibration)
-        self._pipeline = Pipeline(
-            classifier, None if denoiser is None else as_denoiser(denoiser), sigma, self.device
-        )
+        front = None if denoiser is None else as_denoiser(denoiser)
+        self._pipeline = self._shown = Pipeline(classifier, front, sigma, self.device)
+        if isinstance(denoiser, Drafting) and denoiser.votes > 1:
+            vote = MajorityVote(classifier, denoiser, sigma)
+            self._pipeline = Pipeline(vote, None, sigma, self.device)
         self._batch_size = batch_size
         self._forward: int | None = None
         self._choices: dict[tuple[int, ...], tuple[object, Choice]] = {}
@@ -295,13 +298,16 @@ class SmoothedClassifier:
         Without ``resolution`` at the classifier's own, or as it is. Radii are in these pixels.
 
         Raises:
-            ImageError: it has other channels than the classifier takes.
+            ImageError: it has other channels than the classifier takes, or another size than
+                the denoiser was trained on.
             SettingError: the resolution is below 2.
         """
         if self.channels is not None:
             image = image_forms.match_channels(image, self.channels, name=name)
         side = self.resolution if resolution is None else resolution
-        return image_forms.to_grid(image if side is None else image_forms.resize(image, side))
+        image = image if side is None else image_forms.resize(image, side)
+        check_size(self.denoiser, *image.shape[1:])
+        return image_forms.to_grid(image)
 
     def forward_size(self, image: Float[np.ndarray, "c h w"]) -> int:
         """Copies in a forward pass for images of this size."""
@@ -317,7 +323,7 @@ class SmoothedClassifier:
             stage=Stage.ESTIMATION, start=0, stop=count,
         )  # fmt: skip
         with torch.inference_mode():
-            denoised = self._pipeline.denoise(noisy)
+            denoised = self._shown.denoise(noisy)
         return noisy.cpu().numpy(), denoised.cpu().numpy()
 
     def _certify(
@@ -337,6 +343,7 @@ class SmoothedClassifier:
     ) -> Setting:
         if self.channels is not None:
             image_forms.match_channels(batch[0], self.channels)
+        check_size(self.denoiser, *batch.shape[2:])
         seed = secrets.randbits(128) if seed is None else seed
         return self.setting(batch[0], alpha, seed)
 

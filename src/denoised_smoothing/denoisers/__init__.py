@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from denoised_smoothing.denoisers.base import DenoiserNetwork, as_denoiser
+from denoised_smoothing.denoisers.diffusion import (
+    DiffusionDenoiser,
+    Walk,
+    check_size,
+    load_diffusion,
+)
 from denoised_smoothing.denoisers.dncnn import DnCNN
 from denoised_smoothing.denoisers.files import (
     ARCHITECTURES,
     build_denoiser,
     bundled_denoisers,
+    load_card,
     load_denoiser_file,
     save_denoiser,
 )
@@ -17,12 +24,17 @@ from denoised_smoothing.denoisers.unet import UNet
 __all__ = [
     "ARCHITECTURES",
     "DenoiserNetwork",
+    "DiffusionDenoiser",
     "DnCNN",
     "MemNet",
     "UNet",
+    "Walk",
     "as_denoiser",
     "build_denoiser",
     "bundled_denoisers",
+    "check_size",
+    "load_card",
     "load_denoiser_file",
+    "load_diffusion",
     "save_denoiser",
 ]

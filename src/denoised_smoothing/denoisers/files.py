@@ -10,6 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from denoised_smoothing.denoisers.base import DenoiserNetwork
+from denoised_smoothing.denoisers.diffusion import (
+    CARD,
+    DiffusionDenoiser,
+    DiffusionUNet,
+    load_diffusion,
+)
 from denoised_smoothing.denoisers.dncnn import DnCNN
 from denoised_smoothing.denoisers.memnet import MemNet
 from denoised_smoothing.denoisers.unet import UNet
@@ -22,6 +28,7 @@ ARCHITECTURES: dict[str, Callable[..., DenoiserNetwork]] = {
     "dncnn-wide": partial(DnCNN, width=128),
     "memnet": MemNet,
     "unet": UNet,
+    "diffusion": DiffusionUNet,
 }
 """Name of an architecture to its constructor (``image_channels`` and its own arguments)."""
 
@@ -46,7 +53,13 @@ def build_denoiser(architecture: str, *, image_channels: int = 3, **config: Any)
 def save_denoiser(
     path: str | Path, denoiser: DenoiserNetwork, architecture: str, card: Mapping[str, str]
 ) -> None:
-    """Write weights, architecture and card (data, command, seed, measured quality, ...)."""
+    """Write weights, architecture and card (data, command, seed, measured quality, ...).
+
+    A diffusion model becomes a folder in the layout of diffusers.
+    """
+    if isinstance(denoiser, DiffusionDenoiser):
+        denoiser.save(path, {**card, "architecture": architecture})
+        return
     metadata = {**card, "architecture": architecture, "config": json.dumps(denoiser.config)}
     save_weights(path, denoiser, metadata)
 
@@ -55,12 +68,14 @@ def load_denoiser_file(path: str | Path, architecture: str | None = None) -> Den
     """A denoiser from a file that :func:`save_denoiser` wrote, in evaluation mode.
 
     Args:
-        path: the safetensors file.
+        path: the safetensors file; of a diffusion model, the folder.
         architecture: what it must be; None takes what the file says.
 
     Raises:
         WeightsError: the file is missing, not safetensors, or of another architecture.
     """
+    if architecture == "diffusion":
+        return load_diffusion(str(path))
     tensors, card = load_weights(path)
     stated = card.get("architecture", architecture)
     if stated is None or (architecture or stated) != stated:
@@ -79,6 +94,21 @@ def load_denoiser_file(path: str | Path, architecture: str | None = None) -> Den
     fill(denoiser, tensors, str(path))
     denoiser.card = card
     return denoiser.eval()
+
+
+def load_card(path: str | Path) -> dict[str, str]:
+    """What is known of the making of a denoiser, from its file or folder.
+
+    Raises:
+        WeightsError: there is none.
+    """
+    if not Path(path).is_dir():
+        return load_weights(path)[1]
+    card = Path(path) / CARD
+    if not card.is_file():
+        raise WeightsError(f"{path} holds no {CARD}: this package did not train it")
+    loaded: dict[str, str] = json.loads(card.read_text(encoding="utf-8"))
+    return loaded
 
 
 def bundled_denoisers() -> dict[str, Path]:

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from denoised_smoothing import SmoothedClassifier
+from denoised_smoothing.voting import Drafting, MajorityVote
+
+
+class Scripted(nn.Module):
+    """Drafts that show the labels to give, one row a vote."""
+
+    def __init__(self, labels: list[list[int]]) -> None:
+        super().__init__()
+        self.labels = torch.tensor(labels)
+
+    @property
+    def votes(self) -> int:
+        return len(self.labels)
+
+    def drafts(self, noisy: Tensor, sigma: float) -> Iterator[Tensor]:
+        for row in self.labels:
+            yield row[: len(noisy)].reshape(-1, 1, 1, 1).float().expand(noisy.shape)
+
+    def forward(self, noisy: Tensor, sigma: float) -> Tensor:
+        return next(self.drafts(noisy, sigma))
+
+
+def shown(images: Tensor) -> Tensor:
+    """The label that an image shows."""
+    return images[:, 0, 0, 0].long()
+
+
+def logits(images: Tensor) -> Tensor:
+    answers = nn.functional.one_hot(shown(images).clamp_min(0), 10).float()
+    answers[shown(images) == 9] = float("nan")
+    return answers
+
+
+def test_the_majority_wins_and_a_tie_goes_to_the_lowest() -> None:
+    drafts = Scripted([[3, 1, 2, -1, 5], [3, 2, 1, -1, 7], [4, 2, 0, 6, 7]])
+    assert isinstance(drafts, Drafting)
+    vote = MajorityVote(shown, drafts, 0.5)
+    assert vote(torch.zeros(5, 1, 2, 2)).tolist() == [3, 2, 0, -1, 7]
+
+
+def test_an_answer_that_is_none_is_not_outvoted() -> None:
+    vote = MajorityVote(logits, Scripted([[1, 1], [1, 9], [1, 1]]), 0.5)
+    assert vote(torch.zeros(2, 1, 2, 2)).tolist() == [1, -2]
+
+
+def test_the_smoothed_classifier_votes() -> None:
+    drafts = Scripted([[2] * 2000, [4] * 2000, [4] * 2000])
+    smoothed = SmoothedClassifier(logits, 0.25, drafts)
+    certificate = smoothed.certify(torch.zeros(1, 2, 2), n0=10, n=100, seed=0)
+    assert certificate.label == 4
+    noisy, denoised = smoothed.copies(torch.zeros(1, 2, 2).numpy(), "0", 0, 2)
+    assert (denoised == 2).all()
+    assert noisy.shape == denoised.shape
