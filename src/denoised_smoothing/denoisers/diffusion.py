@@ -69,6 +69,8 @@ class DiffusionDenoiser(DenoiserNetwork):
         size: height and width of the images that it was trained on, or None for any.
         clip: limit of the estimate in [-1, 1] units, or None.
         walk: steps and votes.
+        scheduler: of diffusers, from which the levels are; only to be saved again.
+        config: what else the constructor of a sub-class takes.
     """
 
     def __init__(
@@ -80,10 +82,11 @@ class DiffusionDenoiser(DenoiserNetwork):
         size: int | None = None,
         clip: float | None = None,
         walk: Walk | None = None,
+        scheduler: Any = None,
         **config: Any,
     ) -> None:
         super().__init__(image_channels=image_channels, **config)
-        self.unet, self.levels = unet, levels
+        self.unet, self.levels, self.scheduler = unet, levels, scheduler
         self.size, self.clip, self.walk = size, clip, walk or Walk()
 
     @property
@@ -153,7 +156,7 @@ class DiffusionDenoiser(DenoiserNetwork):
     def _check(self, noisy: Tensor, sigma: float | Tensor) -> None:
         check_size(self, noisy.shape[-2], noisy.shape[-1])
         low, high = self.levels.smallest / 2, self.levels.largest / 2
-        ends = torch.as_tensor(sigma)
+        ends = torch.as_tensor(sigma).detach()
         if not (low <= float(ends.min()) and float(ends.max()) <= high * (1 + 1e-6)):
             raise SettingError(
                 f"this diffusion model knows noise of sigma {low:.4g} to {high:.4g} on images in "
@@ -167,19 +170,21 @@ class DiffusionDenoiser(DenoiserNetwork):
         The card is in ``card.json``. All of the folder is written, or none of it.
 
         Raises:
-            SettingError: the model is none that this package trained.
+            SettingError: it was made without a scheduler.
         """
+        from diffusers import DDPMPipeline
+
+        if self.scheduler is None:
+            raise SettingError(
+                "this diffusion denoiser has no scheduler to save; make it with one, or save its "
+                "network yourself"
+            )
         folder = Path(folder)
         part = folder.with_name(folder.name + ".part")
         shutil.rmtree(part, ignore_errors=True)
-        self._save_pipeline(part)
+        DDPMPipeline(self.unet, self.scheduler).save_pretrained(part)
         (part / CARD).write_text(json.dumps(dict(card), indent=1), encoding="utf-8")
         part.replace(folder)
-
-    def _save_pipeline(self, folder: Path) -> None:
-        raise SettingError(
-            f"{type(self).__name__} is not saved from here; its folder has it already"
-        )
 
 
 class DiffusionUNet(DiffusionDenoiser):
@@ -222,9 +227,11 @@ class DiffusionUNet(DiffusionDenoiser):
             norm_num_groups=8,
             add_attention=bool(attention),
         )
+        scheduler = DDPMScheduler()
         super().__init__(
             unet,
-            levels_of(DDPMScheduler(), whole=False),
+            levels_of(scheduler, whole=False),
+            scheduler=scheduler,
             image_channels=image_channels,
             size=size,
             clip=1.0,
@@ -234,11 +241,6 @@ class DiffusionUNet(DiffusionDenoiser):
             attention=attention,
         )
         self.config["size"] = size
-
-    def _save_pipeline(self, folder: Path) -> None:
-        from diffusers import DDPMPipeline, DDPMScheduler
-
-        DDPMPipeline(self.unet, DDPMScheduler()).save_pretrained(folder)
 
 
 def check_size(denoiser: object, height: int, width: int) -> None:
@@ -289,6 +291,7 @@ def load_diffusion(named: str, walk: Walk | None = None) -> DiffusionDenoiser:
         size=size if isinstance(size, int) else None,
         clip=scheduler.config.get("clip_sample_range", 1.0) if clips else None,
         walk=walk,
+        scheduler=scheduler,
     )
     card = folder / CARD
     denoiser.card = json.loads(card.read_text(encoding="utf-8")) if card.is_file() else {}
@@ -341,12 +344,10 @@ def _loaded(library: Any, folder: Path, named: str, kind: str) -> Any:
 
 
 def _load(spec: Spec) -> DiffusionDenoiser:
-    try:
-        walk = Walk(
-            spec.number("steps", 1), spec.number("votes", 1), int(spec.options.get("seed", "0"))
-        )
-    except ValueError as error:
-        raise SpecError(f"{spec.text!r}: {error}") from error
+    seed = spec.options.get("seed", "0")
+    if not seed.isdecimal():
+        raise SpecError(f"{spec.text!r}: seed must be a whole number, got {seed!r}")
+    walk = Walk(spec.number("steps", 1), spec.number("votes", 1), int(seed))
     return load_diffusion(spec.rest, walk)
 
 
