@@ -9,7 +9,7 @@ from denoised_smoothing.errors import WeightsError
 
 SECONDS = 10
 """How long the hub may take to answer whether it has a model."""
-_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 _WEIGHTS = ("*.safetensors", "*.bin")
 _USELESS = ("*.h5", "*.msgpack", "*.onnx", "*.ot", "*.pt", "*.pth", "*.ckpt", "*.gguf", "onnx/*")
 

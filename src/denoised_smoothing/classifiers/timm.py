@@ -68,7 +68,10 @@ def _by_name(name: str) -> nn.Module:
         if weights != "none":
             fill(model, load_weights(weights)[0], f"{weights} (as timm:{architecture})")
         return model
-    configuration = timm.get_pretrained_cfg(architecture)
+    try:
+        configuration = timm.get_pretrained_cfg(architecture)
+    except RuntimeError:  # a tag that it does not know
+        configuration = None
     if configuration is None or not configuration.hf_hub_id:
         raise SpecError(
             f"timm has no weights for {architecture!r}; name a folder that holds some, a file as "

@@ -82,6 +82,11 @@ def _embedded(model: Any, folder: Path, named: str, sentences: list[str]) -> Flo
     tokens = tokenizer(
         sentences, padding="max_length", truncation=True, max_length=length, return_tensors="pt"
     )
+    if len({tuple(row) for row in tokens["input_ids"].tolist()}) < len(set(sentences)):
+        raise WeightsError(
+            f"the tokenizer of {named} makes the same of different labels: its vocabulary is not "
+            "in the folder; save the model's processor there, with its save_pretrained"
+        )
     if "siglip" in model.config.model_type:
         tokens.pop("attention_mask", None)
     with torch.inference_mode():
