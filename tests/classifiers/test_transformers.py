@@ -174,7 +174,5 @@ class TestZeroShot:
         models.save_clip(tmp_path)
         for name in ("tokenizer.json", "tokenizer_config.json"):
             (tmp_path / name).unlink()
-        with pytest.raises(
-            WeightsError, match=r"no tokenizer|makes the same of different labels"
-        ):
+        with pytest.raises(WeightsError, match=r"no tokenizer|makes the same of different labels"):
             load_classifier(f"zero-shot:{tmp_path}?labels=cat,dog")
