@@ -42,20 +42,18 @@ def timm_model(names: tuple[str, ...]) -> tuple[nn.Module, Any]:
 
 
 def transformers_model(names: tuple[str, ...]) -> tuple[nn.Module, Any]:
-    """A small ConvNeXt on 2x2 patches, and what saves it."""
-    from transformers import ConvNextConfig, ConvNextForImageClassification, ViTImageProcessor
+    """A small ResNet of transformers, and what saves it."""
+    from transformers import ResNetConfig, ResNetForImageClassification, ViTImageProcessor
 
-    config = ConvNextConfig(
-        patch_size=2,
-        image_size=32,
-        hidden_sizes=[48, 96, 192],
-        depths=[1, 2, 1],
-        num_stages=3,
+    config = ResNetConfig(
+        embedding_size=32,
+        hidden_sizes=[64, 128, 256],
+        depths=[2, 2, 2],
+        layer_type="basic",
         id2label=dict(enumerate(names)),
         label2id={name: index for index, name in enumerate(names)},
-        layer_scale_init_value=1.0,
     )
-    model = ConvNextForImageClassification(config)
+    model = ResNetForImageClassification(config)
 
     def save(folder: Path) -> None:
         model.save_pretrained(folder)
@@ -97,6 +95,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=4)
     parser.add_argument("--rows", type=int, default=50_000)
+    parser.add_argument("--only", choices=["timm", "hf"])
     arguments = parser.parse_args()
     dataset = load_dataset(f"parquet:{arguments.train}")
     count = min(arguments.rows, len(dataset))
@@ -105,6 +104,8 @@ def main() -> None:
     labels = torch.tensor([example.label or 0 for example in examples])
     assert dataset.label_names is not None
     for name, make in (("timm", timm_model), ("hf", transformers_model)):
+        if arguments.only not in (None, name):
+            continue
         torch.manual_seed(0)
         model, save = make(dataset.label_names)
         train(model, images, labels, arguments.minutes)

@@ -47,6 +47,10 @@ SMALL = {
 }
 
 
+FILES = tuple(SMALL)
+"""Architectures whose denoisers are single files."""
+
+
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The working folder, which holds ``toy.py``, ``toy_helper.py`` and ``broken.py``."""
@@ -189,14 +193,14 @@ class TestDenoisers:
     def test_none(self) -> None:
         assert load_denoiser("none") is None
 
-    @pytest.mark.parametrize("architecture", ARCHITECTURES)
+    @pytest.mark.parametrize("architecture", FILES)
     def test_files(self, tmp_path: Path, architecture: str) -> None:
         path = tmp_path / "d.safetensors"
         save_denoiser(path, SMALL[architecture], architecture, {})
         loaded = load_denoiser(f"{architecture}:{path}")
         assert isinstance(loaded, DenoiserNetwork)
         assert loaded.config == SMALL[architecture].config
-        other = next(name for name in ARCHITECTURES if name != architecture)
+        other = next(name for name in FILES if name != architecture)
         with pytest.raises(
             WeightsError, match=f"holds {architecture}, not {other}; write the spec"
         ):
@@ -226,7 +230,7 @@ class TestDenoisers:
         with pytest.raises(SpecError, match=said):
             load_denoiser(spec)
 
-    @pytest.mark.parametrize("architecture", ARCHITECTURES)
+    @pytest.mark.parametrize("architecture", FILES)
     def test_completes_the_form(self, architecture: str) -> None:
         for spec in (architecture, f"{architecture}:"):
             said = f"'{spec}' is not complete; write {architecture}:FILE.safetensors$"
@@ -262,8 +266,10 @@ class TestLists:
         assert [row["spec"] for row in list_datasets()] == [*forms(Role.DATASET), "IMAGE"]
 
     def test_every_architecture_has_its_form(self) -> None:
-        for name in ARCHITECTURES:
+        assert {*FILES, "diffusion"} == ARCHITECTURES.keys()
+        for name in FILES:
             assert f"{name}:FILE.safetensors" in forms(Role.DENOISER)
+        assert "diffusers:" in " ".join(forms(Role.DENOISER))
         assert CIFAR_RESNET.fullmatch("cifar-resnet56")
 
     @pytest.mark.parametrize("role", Role)
