@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from denoised_smoothing.denoisers import ARCHITECTURES, DenoiserNetwork, build_denoiser
+from denoised_smoothing.denoisers.checkpoints import PublishedMemNet
 from denoised_smoothing.errors import ImageError
 from denoised_smoothing.interfaces import Denoiser
 
@@ -19,6 +20,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "unet": {"width": 8, "outer": 1, "inner": 1},
     "diffusion": {"size": 12, "width": 8, "depth": 2},
 }
+SMALL["published-memnet"] = SMALL["memnet"]  # which is loaded, and not trained here
 FIXED_SIZE = ("diffusion",)
 TOLD_SIGMA = ("unet", "diffusion")
 every_architecture = pytest.mark.parametrize("architecture", SMALL)
@@ -27,7 +29,10 @@ every_architecture = pytest.mark.parametrize("architecture", SMALL)
 def trained(architecture: str, channels: int = 3) -> DenoiserNetwork:
     """A network in which no weight is at its (zero) start, and whose statistics have been used."""
     torch.manual_seed(1)
-    denoiser = build_denoiser(architecture, image_channels=channels, **SMALL[architecture])
+    if architecture == "published-memnet":
+        denoiser: DenoiserNetwork = PublishedMemNet(channels, **SMALL[architecture])
+    else:
+        denoiser = build_denoiser(architecture, image_channels=channels, **SMALL[architecture])
     with torch.no_grad():
         for parameter in denoiser.parameters():
             parameter += 0.05 * torch.randn_like(parameter)
@@ -40,7 +45,7 @@ def images(count: int, channels: int = 3, size: tuple[int, int] = (12, 12)) -> T
 
 
 def test_the_table_covers_all_architectures() -> None:
-    assert SMALL.keys() == ARCHITECTURES.keys()
+    assert SMALL.keys() == {*ARCHITECTURES, "published-memnet"}
 
 
 @every_architecture
