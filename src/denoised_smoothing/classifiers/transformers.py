@@ -89,7 +89,7 @@ def with_processor(
 ) -> ImageClassifier:
     """A network behind what the image processor in the folder does.
 
-    An image with other than the usual values goes through both once, to see that they agree.
+    One image goes through both, to see that they agree.
 
     Raises:
         WeightsError: there is no processor.

@@ -7,7 +7,6 @@ from denoised_smoothing.denoisers.diffusion import (
     DiffusionDenoiser,
     Walk,
     check_size,
-    load_diffusion,
 )
 from denoised_smoothing.denoisers.dncnn import DnCNN
 from denoised_smoothing.denoisers.files import (
@@ -19,6 +18,7 @@ from denoised_smoothing.denoisers.files import (
     save_denoiser,
 )
 from denoised_smoothing.denoisers.memnet import MemNet
+from denoised_smoothing.denoisers.pipelines import load_diffusion
 from denoised_smoothing.denoisers.unet import UNet
 
 __all__ = [

@@ -14,10 +14,10 @@ from denoised_smoothing.denoisers.diffusion import (
     CARD,
     DiffusionDenoiser,
     DiffusionUNet,
-    load_diffusion,
 )
 from denoised_smoothing.denoisers.dncnn import DnCNN
 from denoised_smoothing.denoisers.memnet import MemNet
+from denoised_smoothing.denoisers.pipelines import load_diffusion
 from denoised_smoothing.denoisers.unet import UNet
 from denoised_smoothing.errors import SettingError, SpecError, WeightsError
 from denoised_smoothing.plugins import Source, Spec
