@@ -9,7 +9,9 @@ import numpy.typing as npt
 import torch
 
 from denoised_smoothing.certificates.plans import FixedBudget
+from denoised_smoothing.certificates.setting import Noise
 from denoised_smoothing.errors import MissingExtraError, SettingError
+from denoised_smoothing.images import to_grid
 from denoised_smoothing.interop.soft_votes import SoftVotes
 from denoised_smoothing.smoothing import SmoothedClassifier
 
@@ -26,7 +28,8 @@ class SmoothedEstimator(PyTorchClassifier):  # type: ignore[misc]
 
     The signatures are those of ART's own ``PyTorchRandomizedSmoothing``: ``predict`` gives one
     row an image with a 1 at the label, or zeros where it abstains; ``certify`` gives labels, -1
-    where it abstains, and radii. Counting, noise and bounds are those of this package. Gradients
+    where it abstains, and radii. Counting, noise and bounds are those of this package: with grid
+    noise, images off the 8-bit grid are rounded to it, and the answer is about these. Gradients
     (``loss_gradient``, ``class_gradient``) are those of :class:`SoftVotes`.
 
     Args:
@@ -114,4 +117,6 @@ class SmoothedEstimator(PyTorchClassifier):  # type: ignore[misc]
         return np.array(labels, dtype=np.int64), np.array(radii, dtype=np.float64)
 
     def _images(self, x: Images) -> npt.NDArray[np.float32]:
-        return np.asarray(x, dtype=np.float32)
+        """As they are counted: attacks leave the 8-bit grid, to which grid noise rounds."""
+        images: npt.NDArray[np.float32] = np.asarray(x, dtype=np.float32)
+        return to_grid(images) if self.smoothed.noise is Noise.GRID else images
