@@ -526,11 +526,20 @@ class TestList:
         run(*DIGITS, "--run", "a")
         [row] = run("list", "runs", "--json").json
         assert row.pop("created").endswith("+00:00")
-        assert row == {"run": "a", "data": "digits", "sigma": 0.5, "finished": 3}
-        assert run("list", "runs").out.split()[:5] == [
+        assert row == {
+            "run": "a",
+            "data": "digits",
+            "sigma": 0.5,
+            "engine": "torch",
+            "precision": "float32",
+            "finished": 3,
+        }
+        assert run("list", "runs").out.split()[:7] == [
             "run",
             "data",
             "sigma",
+            "engine",
+            "precision",
             "finished",
             "created",
         ]

@@ -77,7 +77,7 @@ class TestMissing:
             (Role.CLASSIFIER, "timm:resnet18", "timm", "timm"),
             (Role.CLASSIFIER, "hf:x", "transformers", "hf"),
             (Role.CLASSIFIER, "zero-shot:x?labels=a,b", "transformers", "hf"),
-            (Role.CLASSIFIER, "onnx:x.onnx", "onnxruntime", "onnx"),
+            (Role.CLASSIFIER, "onnx:x.onnx", "onnxruntime", "onnxruntime"),
             (Role.CLASSIFIER, "torchvision:resnet18", "torchvision", "torchvision"),
         ],
     )

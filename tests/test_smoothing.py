@@ -611,7 +611,7 @@ class TestUnusableAnswers:
         assert smoothed(certain).certify(GREY, n0=5, n=100).label == 1
 
     def test_the_error_of_a_classifier_is_kept_as_the_cause(self) -> None:
-        with pytest.raises(ClassifierError, match=r"on images of shape \[200, 1, 4, 4\]") as caught:
+        with pytest.raises(ClassifierError, match=r"on images of shape \[8, 1, 4, 4\]") as caught:
             smoothed(network(channels=3)).certify(GREY, n=100)
         assert isinstance(caught.value.__cause__, RuntimeError)
 

@@ -9,6 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from denoised_smoothing.bundles import missing_roles, read_bundle, restore_form
 from denoised_smoothing.classifiers import load_cifar_resnet
 from denoised_smoothing.denoisers import bundled_denoisers, load_denoiser_file
 from denoised_smoothing.errors import DenoisedSmoothingError, SpecError
@@ -22,6 +23,7 @@ from denoised_smoothing.plugins import (
     open_spec,
     unknown,
 )
+from denoised_smoothing.smoothing import SmoothedClassifier
 from denoised_smoothing.weights import load_weights
 
 
@@ -70,6 +72,47 @@ def load_denoiser(spec: str) -> Denoiser | None:
         raise unknown(Role.DENOISER, spec, ["none", *bundled])
     denoiser: Denoiser = _callable(open_spec(Role.DENOISER, spec), spec)
     return denoiser
+
+
+def load_bundle(
+    folder: str | Path, *, device: str = "auto", batch_size: int | None = None
+) -> SmoothedClassifier:
+    """What :meth:`SmoothedClassifier.save` or the command ``bundle`` wrote.
+
+    A converted bundle runs no code of its own. One for torch may name a factory
+    (``python:MODULE:FACTORY``), which is imported and called as if its spec had been typed.
+
+    Args:
+        folder: of the bundle.
+        device, batch_size: as of :class:`SmoothedClassifier`.
+
+    Raises:
+        WeightsError: a file is altered or missing, of a newer format, or of other code.
+        SettingError: another version of the engine is installed.
+        SpecError: the spec of the classifier or the denoiser names nothing here.
+    """
+    bundle = read_bundle(folder)
+    made: dict[str, Any] = {}
+    for role in missing_roles(folder, bundle):
+        spec = getattr(bundle, role)
+        made[role] = _without_weights(spec) if role == "classifier" else load_denoiser(spec)
+        if role == "classifier":
+            restore_form(made[role], folder)
+    return SmoothedClassifier.load(folder, **made, device=device, batch_size=batch_size)
+
+
+def _without_weights(spec: str) -> Classifier:
+    """The classifier of a spec, whose weights come from elsewhere: none are fetched."""
+    scheme, _, rest = spec.partition(":")
+    if scheme != "torchvision":
+        return load_classifier(spec)
+    from denoised_smoothing.classifiers.torchvision import load_torchvision
+
+    name, _, weights = rest.partition(":")
+    classifier = load_torchvision(name, weights="none")
+    if weights != "none" and hasattr(classifier.network, "transform_input"):
+        vars(classifier.network)["transform_input"] = True  # as with all published weights
+    return classifier
 
 
 def bundled_classifiers() -> dict[str, Path]:

@@ -204,8 +204,11 @@ def match_channels(
     )
 
 
-def digest(image: Float32[np.ndarray, "c h w"]) -> str:
-    """SHA-256 of shape and 8-bit values, in hex: the same for images equal on the 8-bit grid."""
+def digest(image: Float32[np.ndarray, "*shape"]) -> str:
+    """SHA-256 of shape and 8-bit values, in hex: the same for images equal on the 8-bit grid.
+
+    Of one image [C, H, W] or of a batch.
+    """
     return hashlib.sha256(str(image.shape).encode() + _eight_bit(image).tobytes()).hexdigest()
 
 

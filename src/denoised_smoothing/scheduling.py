@@ -13,11 +13,13 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from itertools import chain
 
 import numpy as np
 from jaxtyping import Float
 
 from denoised_smoothing.certificates.counts import LabelCounts, Stage
+from denoised_smoothing.errors import ImageError
 
 _FINISHED_AT_ONCE = 16
 """Images that want nothing and are taken before they are handed out, so that memory is bounded."""
@@ -143,6 +145,21 @@ def spend(
     finally:
         for _, pending in on_their_way:
             pending.cancel()
+
+
+def same_shape(first: ImageTask, rest: Iterable[ImageTask]) -> Iterator[ImageTask]:
+    """All tasks, refusing one that would not fit into a batch with the first.
+
+    Raises:
+        ImageError: its image has another shape.
+    """
+    for task in chain([first], rest):
+        if task.image.shape != first.image.shape:
+            raise ImageError(
+                f"image {task.image_id} has shape {list(task.image.shape)}, the first one "
+                f"{list(first.image.shape)}; bring them to one size (a resolution)"
+            )
+        yield task
 
 
 class _Supply:

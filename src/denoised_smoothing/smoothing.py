@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import secrets
-import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, Num
+from jaxtyping import Float
 from torch import Tensor
 
 from denoised_smoothing import images as image_forms
+from denoised_smoothing.bundles import Bundle, open_bundle, save_bundle, shape_of
 from denoised_smoothing.certificates.certificate import Certificate, SamplingPlan
 from denoised_smoothing.certificates.counts import Stage
-from denoised_smoothing.certificates.plans import FixedBudget
+from denoised_smoothing.certificates.plans import chosen_plan
 from denoised_smoothing.certificates.prediction import Prediction, PredictionBudget
 from denoised_smoothing.certificates.radii import check_sigma
 from denoised_smoothing.certificates.setting import (
@@ -31,25 +30,15 @@ from denoised_smoothing.certificates.setting import (
     Setting,
     choose_by_name,
 )
-from denoised_smoothing.denoisers import DenoiserNetwork, as_denoiser, check_size
-from denoised_smoothing.engines import (
-    Choice,
-    Engine,
-    Pipeline,
-    Request,
-    choose_device,
-    choose_engine,
-    limit_threads,
-)
-from denoised_smoothing.errors import ClassifierError, ImageError, SettingError
+from denoised_smoothing.denoisers import check_size
+from denoised_smoothing.engines import Choice, choose_device
+from denoised_smoothing.errors import SettingError
+from denoised_smoothing.execution import Execution, stated_channels
 from denoised_smoothing.interfaces import Classifier
-from denoised_smoothing.noise import chunk_size, noisy_copies
-from denoised_smoothing.scheduling import ImageTask, Part, Targets, spend
-from denoised_smoothing.voting import Drafting, MajorityVote
-
-CALIBRATION_SEED = 0
-"""Of the copies on which engines are checked, measured and calibrated. Their image id is their
-own, so that no certificate counts them whatever its seed."""
+from denoised_smoothing.noise import noisy_copies
+from denoised_smoothing.scheduling import ImageTask, Targets
+from denoised_smoothing.voting import Voting
+from denoised_smoothing.weights import fingerprint
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,23 +103,23 @@ class SmoothedClassifier:
         self.sigma, self.noise = check_sigma(sigma), choose_by_name(Noise, noise, "noise")
         self.classifier = classifier
         self.denoiser = denoiser
-        self.channels = _channels(classifier, denoiser)
+        self.channels = stated_channels(classifier, denoiser)
         self.resolution: int | None = getattr(classifier, "resolution", None)
         self.device = choose_device(device)
-        self.engine = choose_by_name(EngineName, engine, "the engine")
-        self.precision = choose_by_name(Precision, precision, "the precision")
-        self.calibration = None if calibration is None else image_forms.as_images(calibration)
-        front = None if denoiser is None else as_denoiser(denoiser)
-        self._pipeline = self._shown = Pipeline(classifier, front, sigma, self.device)
-        if isinstance(denoiser, Drafting) and denoiser.votes > 1:
-            vote = MajorityVote(classifier, denoiser, sigma)
-            self._pipeline = Pipeline(vote, None, sigma, self.device)
+        self.execution = Execution(
+            classifier,
+            denoiser,
+            self.sigma,
+            self.noise,
+            choose_by_name(EngineName, engine, "the engine"),
+            choose_by_name(Precision, precision, "the precision"),
+            self.device,
+        )
+        if calibration is not None:
+            self.execution.calibrate(calibration)
+        self.bundle: Bundle | None = None
         self._batch_size = batch_size
-        self._forward: int | None = None
-        self._choices: dict[tuple[int, ...], tuple[object, Choice]] = {}
-        self._alone = threading.Lock()
-        self._form: str | None = None
-        self._classes = 0
+        self._voting = Voting(self.sigma, self.noise, self.device)
 
     def certify(
         self,
@@ -164,7 +153,7 @@ class SmoothedClassifier:
             ClassifierError: the classifier or denoiser gave an unusable answer.
         """
         batch = self._on_grid(image_forms.as_image(image)[None])
-        return self._certify(batch, _plan(plan, n0, n), alpha, seed, progress)[0]
+        return self._certify(batch, chosen_plan(plan, n0, n), alpha, seed, progress)[0]
 
     def certify_batch(
         self,
@@ -183,7 +172,7 @@ class SmoothedClassifier:
         1 - alpha by itself, not all of them together.
         """
         batch = self._on_grid(image_forms.as_images(images))
-        return self._certify(batch, _plan(plan, n0, n), alpha, seed, progress)
+        return self._certify(batch, chosen_plan(plan, n0, n), alpha, seed, progress)
 
     def predict(
         self,
@@ -204,6 +193,78 @@ class SmoothedClassifier:
         targets = partial(budget.targets, setting=setting)
         (task,) = self._count(batch, targets, setting.seed, progress)
         return budget.prediction(task.counts[Stage.PREDICTION], setting)
+
+    def save(
+        self,
+        folder: str | Path,
+        *,
+        shape: tuple[int, int, int] | None = None,
+        classifier: str | None = None,
+        denoiser: str | None = None,
+    ) -> None:
+        """Write all that answers as a folder with checksums, a bundle: see :mod:`.bundles`.
+
+        Args:
+            folder: a new one.
+            shape: of the images [C, H, W] that it is to answer; None for that of the calibration
+                images, or what the classifier says of itself.
+            classifier, denoiser: the specs that make them. Needed where they are callables of
+                one's own and the engine is torch.
+
+        Raises:
+            SettingError: the folder exists, or a shape or spec is needed.
+            ImageError: the denoiser was trained on images of another size.
+        """
+        shape = shape or shape_of(self.execution, self.channels, self.resolution)
+        check_size(self.denoiser, *shape[1:])
+        save_bundle(
+            folder,
+            self.execution,
+            shape,
+            (self.classifier, classifier),
+            (self.denoiser, denoiser),
+        )
+
+    @classmethod
+    def load(
+        cls,
+        folder: str | Path,
+        *,
+        classifier: Classifier | None = None,
+        denoiser: Callable[..., Tensor] | None = None,
+        device: str | torch.device = "auto",
+        batch_size: int | None = None,
+    ) -> SmoothedClassifier:
+        """What :meth:`save` wrote: it answers, and counts, as what was saved did.
+
+        Args:
+            folder: of the bundle.
+            classifier, denoiser: as their specs make them, where a torch bundle needs them
+                (:func:`catalogue.load_bundle` does that); they are filled with the weights.
+            device: where torch runs; what is converted runs on a CPU.
+            batch_size: as of the constructor.
+
+        Raises:
+            WeightsError: a file is altered or missing, or of a newer format.
+            SettingError: something is to be given, or another version of the engine is installed.
+        """
+        opened = open_bundle(folder, classifier, denoiser)
+        bundle = opened.bundle
+        loaded = cls(
+            opened.classifier, bundle.sigma, opened.denoiser, noise=bundle.noise,
+            device="cpu" if bundle.converted else device, precision=bundle.precision,
+            batch_size=batch_size,
+        )  # fmt: skip
+        loaded.execution.adopt(bundle.engine, bundle.forward)
+        loaded.execution.fixed, loaded.bundle = opened.fixed, bundle
+        loaded.resolution, loaded.channels = bundle.resolution, bundle.shape[0]
+        return loaded
+
+    def fingerprints(self) -> tuple[str, str]:
+        """Of classifier and denoiser; of a bundle those of what was bundled."""
+        if self.bundle is not None:
+            return self.bundle.classifier_fingerprint, self.bundle.denoiser_fingerprint
+        return fingerprint(self.classifier), fingerprint(self.denoiser)
 
     def count_labels(
         self,
@@ -228,30 +289,16 @@ class SmoothedClassifier:
         """
         tasks = iter(tasks)
         first = next(tasks, None)
-        if first is None:
-            return
-        choice = self.choice(first.image)
-        engine, chunk = choice.engine, chunk_size(first.image.shape)
-        batch = choice.forward * -(-chunk // choice.forward)  # whole chunks and whole passes
-        depth = 2 * engine.workers
-        if self._batch_size is not None:
-            depth = max(1, self._batch_size // batch)
-        threads, draw = torch.get_num_threads(), partial(self._draw, choice=choice, seed=seed)
-        pool = ThreadPoolExecutor(engine.workers, initializer=partial(limit_threads, engine))
-        try:
-            yield from spend(
-                _same_shape(first, tasks),
+        if first is not None:
+            yield from self._voting.count(
+                first,
+                tasks,
                 targets,
-                lambda parts: pool.submit(draw, list(parts)),
-                chunk=chunk,
-                batch=batch,
-                busy=min(depth, engine.workers),
-                depth=depth,
+                self.choice(first.image),
+                seed,
+                most=self._batch_size,
                 on_batch=on_batch,
             )
-        finally:
-            pool.shutdown(cancel_futures=True)
-            torch.set_num_threads(threads)
 
     def choice(self, image: Float[np.ndarray, "c h w"]) -> Choice:
         """The engine for images of this size, and the copies of a forward pass.
@@ -261,30 +308,7 @@ class SmoothedClassifier:
         Raises:
             SettingError, MissingExtraError, ClassifierError: the engine is not to be had.
         """
-        state, held = self._pipeline.state(), self._choices.get(image.shape)
-        if self.precision is Precision.INT8 and self.calibration is None:
-            raise SettingError(
-                "int8 takes its ranges from noisy copies of images like those to be certified: "
-                "give some as calibration=images [N, C, H, W], on the command line --calibration"
-            )
-        if held is None or held[0] != state:
-            request = Request(self.engine, self.precision, self.device, self._forward)
-            choice = choose_engine(self._pipeline, request, partial(self._sample, image))
-            held = self._choices[image.shape] = (state, choice)
-        return held[1]
-
-    def adopt(self, engine: EngineName, forward: int) -> None:
-        """Execute as counts were executed that others shall be added to."""
-        self.engine, self._forward = engine, forward
-        self._choices.clear()
-
-    def execution(self, image: Float[np.ndarray, "c h w"]) -> dict[str, Any]:
-        """What executes images of this size, as far as counts depend on it: plain values."""
-        choice = self.choice(image)
-        held = {"forward_shape": [choice.forward, *image.shape], **choice.engine.identity()}
-        if self.calibration is not None and self.precision is Precision.INT8:
-            held["calibration"] = image_forms.digest(self.calibration)
-        return held
+        return self.execution.choice(image)
 
     def prepare(
         self,
@@ -322,9 +346,7 @@ class SmoothedClassifier:
             source, self.sigma, noise=self.noise, seed=seed, image_id=image_id,
             stage=Stage.ESTIMATION, start=0, stop=count,
         )  # fmt: skip
-        with torch.inference_mode():
-            denoised = self._shown.denoise(noisy)
-        return noisy.cpu().numpy(), denoised.cpu().numpy()
+        return noisy.cpu().numpy(), self.execution.denoise(noisy).cpu().numpy()
 
     def _certify(
         self,
@@ -387,124 +409,3 @@ class SmoothedClassifier:
             done += 1
         report()
         return tasks
-
-    def _sample(self, image: Float[np.ndarray, "c h w"], count: int) -> Float[Tensor, "n c h w"]:
-        """Noisy copies to prepare an engine with, of the calibration images or else of this one."""
-        images = image[None] if self.calibration is None else self.calibration
-        if images.shape[1:] != image.shape:
-            raise SettingError(
-                f"the calibration images have shape {list(images.shape[1:])}, those to certify "
-                f"{list(image.shape)}; bring them to one size"
-            )
-        each = -(-count // len(images))
-        drawn = [
-            noisy_copies(
-                torch.tensor(pixels, device=self.device), self.sigma, noise=self.noise,
-                seed=CALIBRATION_SEED, image_id=f"calibration {number}",
-                stage=Stage.SELECTION, start=0, stop=each,
-            )
-            for number, pixels in enumerate(images)
-        ]  # fmt: skip
-        return torch.stack(drawn, dim=1).flatten(0, 1)[:count]  # some of each image
-
-    def _draw(
-        self, parts: Sequence[Part], choice: Choice, seed: int
-    ) -> list[tuple[list[int], int]]:
-        """The votes of each part; they leave the device once, as one small table."""
-        copies = torch.cat([self._noisy(part, seed) for part in parts])
-        padding = copies.new_zeros(-len(copies) % choice.forward, *copies.shape[1:])
-        pieces = torch.split(torch.cat([copies, padding]), choice.forward)
-        labels = torch.cat([self._labels(self._answer(choice.engine, piece)) for piece in pieces])
-        labels = labels[: len(copies)]
-        columns = 2 + (self._classes or max(int(labels.max()) + 1, 1))
-        sizes = torch.tensor([part.size for part in parts], device=labels.device)
-        rows = torch.repeat_interleave(torch.arange(len(parts), device=labels.device), sizes)
-        cells = rows * columns + labels + 2
-        table = torch.bincount(cells, minlength=len(parts) * columns).reshape(-1, columns).tolist()
-        for part, (invalid, *_) in zip(parts, table, strict=True):
-            if invalid:
-                raise ClassifierError(
-                    f"the classifier gave NaN logits, or a label below -1, for {invalid} of "
-                    f"{part.size} noisy copies of image {part.task.image_id}; find out why "
-                    "before certifying (reduced precision, a division by zero?)"
-                )
-        return [(votes, failed) for _, failed, *votes in table]
-
-    def _answer(self, engine: Engine, copies: Float[Tensor, "n c h w"]) -> Num[Tensor, "n ..."]:
-        """The engine's answer; where memory does not hold all threads' copies, one at a time."""
-        try:
-            return engine.answer(copies)
-        except torch.OutOfMemoryError:
-            pass
-        with self._alone:
-            if self.device.type == "cuda":
-                torch.cuda.empty_cache()
-            try:
-                return engine.answer(copies)
-            except torch.OutOfMemoryError as error:
-                raise ClassifierError(
-                    f"the memory of {self.device} does not hold {len(copies)} images of shape "
-                    f"{list(copies.shape[1:])} any more: {error}; what was counted is kept: free "
-                    "memory, or take a device with more of it, and go on"
-                ) from error
-
-    def _noisy(self, part: Part, seed: int) -> Float[Tensor, "n c h w"]:
-        image = torch.tensor(part.task.image, device=self.device)  # may be a read-only array
-        return noisy_copies(
-            image, self.sigma, noise=self.noise, seed=seed, image_id=part.task.image_id,
-            stage=part.stage, start=part.start, stop=part.stop,
-        )  # fmt: skip
-
-    def _labels(self, answer: Num[Tensor, "n ..."]) -> Int[Tensor, " n"]:
-        """One label a copy: -1 for no class, -2 for an answer that is none."""
-        labels = answer.ndim == 1
-        if labels and answer.is_floating_point():
-            raise ClassifierError(
-                f"the classifier answered one {answer.dtype} an image; expected logits "
-                "[B, K], or labels [B] of an integer type"
-            )
-        classes = 0 if labels else answer.shape[1]
-        form = "labels" if labels else f"logits of {classes} classes"
-        if form != (self._form or form) or not (labels or classes > 1):
-            expected = f"{self._form}, as before" if self._form else "at least 2 classes"
-            raise ClassifierError(f"the classifier answered with {form}; expected {expected}")
-        self._form, self._classes = form, classes
-        if labels:
-            return answer.long().clamp_min(-2)
-        return torch.where(answer.isnan().any(dim=1), -2, answer.argmax(dim=1))
-
-
-def _plan(plan: SamplingPlan | None, n0: int | None, n: int | None) -> SamplingPlan:
-    given: dict[str, Any] = {
-        name: value for name, value in (("n0", n0), ("n", n)) if value is not None
-    }
-    if plan is not None and given:
-        raise SettingError(f"give a plan or n0 and n, not both; got {plan} and {given}")
-    return plan or FixedBudget(**given)
-
-
-def _channels(classifier: object, denoiser: object) -> int | None:
-    """The channels of the images, where classifier or denoiser say so."""
-    stated = {
-        "classifier": getattr(classifier, "channels", None),
-        "denoiser": isinstance(denoiser, DenoiserNetwork) and denoiser.config["image_channels"],
-    }
-    # A network's own attribute of that name may be something else.
-    known = {role: channels for role, channels in stated.items() if channels in (1, 3)}
-    if len(set(known.values())) > 1:
-        raise SettingError(
-            f"the classifier takes images of {known['classifier']} channels, the denoiser of "
-            f"{known['denoiser']}; take a denoiser that was trained on such images"
-        )
-    return next(iter(known.values()), None)
-
-
-def _same_shape(first: ImageTask, rest: Iterable[ImageTask]) -> Iterator[ImageTask]:
-    """All tasks, refusing one that would not fit into a batch with the first."""
-    for task in chain([first], rest):
-        if task.image.shape != first.image.shape:
-            raise ImageError(
-                f"image {task.image_id} has shape {list(task.image.shape)}, the first one "
-                f"{list(first.image.shape)}; bring them to one size (a resolution)"
-            )
-        yield task

@@ -1,59 +1,163 @@
-"""A classifier that takes the majority over several denoised versions of each image."""
+"""Noisy copies of images to votes: drawn, answered by an engine and counted on its device."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Protocol, runtime_checkable
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
 
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor, nn
+from jaxtyping import Float, Int, Num
+from torch import Tensor
 
-from denoised_smoothing.interfaces import Classifier
-
-
-@runtime_checkable
-class Drafting(Protocol):
-    """A denoiser with several answers to one noisy image."""
-
-    @property
-    def votes(self) -> int:
-        """How many."""
-
-    def drafts(
-        self, noisy: Float[Tensor, "b c h w"], sigma: float
-    ) -> Iterator[Float[Tensor, "b c h w"]]:
-        """Each of them, for a batch."""
+from denoised_smoothing.certificates.setting import Noise
+from denoised_smoothing.engines import Choice, Engine, limit_threads
+from denoised_smoothing.errors import ClassifierError
+from denoised_smoothing.noise import chunk_size, noisy_copies
+from denoised_smoothing.scheduling import ImageTask, Part, Targets, same_shape, spend
 
 
-class MajorityVote(nn.Module):
-    """Labels [B] of noisy images: the class that most of a denoiser's drafts are given.
+class Voting:
+    """Draws copies and counts the labels that an engine gives them, in any number of threads.
 
-    DensePure (Xiao et al. 2023, section 3.2). The vote is part of the base classifier; a tie
-    goes to the lowest label.
-
-    Args:
-        classifier: images [B, C, H, W] to logits [B, K] or labels [B].
-        denoiser: of several drafts.
-        sigma: the noise's standard deviation on images in [0, 1].
+    The form of the answers (labels, or logits of so many classes) is that of the first.
     """
 
-    def __init__(self, classifier: Classifier, denoiser: Drafting, sigma: float) -> None:
-        super().__init__()
-        self.classifier, self.denoiser, self.sigma = classifier, denoiser, sigma
+    def __init__(self, sigma: float, noise: Noise, device: torch.device) -> None:
+        self.sigma, self.noise, self.device = sigma, noise, device
+        self._turns = threading.Condition()
+        self._inside, self._alone, self._crowded = 0, False, False
+        self._form: str | None = None
+        self._classes = 0
 
-    def forward(self, noisy: Float[Tensor, "b c h w"]) -> Int[Tensor, " b"]:
-        """One label an image; -2, which is refused, where an answer was NaN."""
-        labels = torch.stack(
-            [self._labels(draft) for draft in self.denoiser.drafts(noisy, self.sigma)]
-        )
-        votes = (labels[:, None] == labels[None]).sum(dim=0)
-        most = votes == votes.max(dim=0).values
-        winner = labels.masked_fill(~most, torch.iinfo(labels.dtype).max).min(dim=0).values
-        return torch.where((labels < -1).any(dim=0), -2, winner)
+    def count(
+        self,
+        first: ImageTask,
+        rest: Iterable[ImageTask],
+        targets: Targets,
+        choice: Choice,
+        seed: int,
+        *,
+        most: int | None = None,
+        on_batch: Callable[[Sequence[ImageTask]], None] | None = None,
+    ) -> Iterator[ImageTask]:
+        """Draw and count until each task has its targets, in as many threads as the engine wants.
 
-    def _labels(self, images: Tensor) -> Tensor:
-        answer = self.classifier(images)
-        if answer.ndim == 1:
-            return answer.long()
+        Args:
+            first, rest: images of one shape; taken when needed, yielded as they finish.
+            targets: copies wanted in each stage, given the counts so far.
+            choice: the engine for images of this shape, and the copies of a forward pass.
+            seed: of the noise.
+            most: copies on their way, if more than a batch; None for two batches a thread.
+            on_batch: called after each batch with the tasks that it served.
+
+        Raises:
+            ImageError: an image has another shape.
+            ClassifierError: as :meth:`votes`.
+        """
+        engine, chunk = choice.engine, chunk_size(first.image.shape)
+        batch = choice.forward * -(-chunk // choice.forward)  # whole chunks and whole passes
+        depth = 2 * engine.workers if most is None else max(1, most // batch)
+        threads, draw = torch.get_num_threads(), partial(self.votes, choice=choice, seed=seed)
+        pool = ThreadPoolExecutor(engine.workers, initializer=partial(limit_threads, engine))
+        try:
+            yield from spend(
+                same_shape(first, rest),
+                targets,
+                lambda parts: pool.submit(draw, list(parts)),
+                chunk=chunk,
+                batch=batch,
+                busy=min(depth, engine.workers),
+                depth=depth,
+                on_batch=on_batch,
+            )
+        finally:
+            pool.shutdown(cancel_futures=True)
+            torch.set_num_threads(threads)
+
+    def votes(
+        self, parts: Sequence[Part], choice: Choice, seed: int
+    ) -> list[tuple[list[int], int]]:
+        """The votes of each part; they leave the device once, as one small table.
+
+        Raises:
+            ClassifierError: an answer cannot be used, or memory does not hold a forward pass.
+        """
+        copies = torch.cat([self._noisy(part, seed) for part in parts])
+        padding = copies.new_zeros(-len(copies) % choice.forward, *copies.shape[1:])
+        pieces = torch.split(torch.cat([copies, padding]), choice.forward)
+        labels = torch.cat([self._labels(self._answer(choice.engine, piece)) for piece in pieces])
+        labels = labels[: len(copies)]
+        columns = 2 + (self._classes or max(int(labels.max()) + 1, 1))
+        sizes = torch.tensor([part.size for part in parts], device=labels.device)
+        rows = torch.repeat_interleave(torch.arange(len(parts), device=labels.device), sizes)
+        cells = rows * columns + labels + 2
+        table = torch.bincount(cells, minlength=len(parts) * columns).reshape(-1, columns).tolist()
+        for part, (invalid, *_) in zip(parts, table, strict=True):
+            if invalid:
+                raise ClassifierError(
+                    f"the classifier gave NaN logits, or a label below -1, for {invalid} of "
+                    f"{part.size} noisy copies of image {part.task.image_id}; find out why "
+                    "before certifying (reduced precision, a division by zero?)"
+                )
+        return [(votes, failed) for _, failed, *votes in table]
+
+    def _answer(self, engine: Engine, copies: Float[Tensor, "n c h w"]) -> Num[Tensor, "n ..."]:
+        """The engine's answer; once memory did not hold all threads' copies, one at a time."""
+        if not self._crowded:
+            try:
+                with self._turn(alone=False):
+                    return engine.answer(copies)
+            except torch.OutOfMemoryError:
+                self._crowded = True
+        with self._turn(alone=True):
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+            try:
+                return engine.answer(copies)
+            except torch.OutOfMemoryError as error:
+                raise ClassifierError(
+                    f"the memory of {self.device} does not hold {len(copies)} images of shape "
+                    f"{list(copies.shape[1:])} any more: {error}; what was counted is kept: free "
+                    "memory, or take a device with more of it, and go on"
+                ) from error
+
+    @contextmanager
+    def _turn(self, *, alone: bool) -> Iterator[None]:
+        """While no other thread has a turn alone or, if it is to be alone, no turn at all."""
+        with self._turns:
+            self._turns.wait_for(lambda: not (self._alone or (alone and self._inside)))
+            self._inside, self._alone = self._inside + 1, alone
+        try:
+            yield
+        finally:
+            with self._turns:
+                self._inside, self._alone = self._inside - 1, False
+                self._turns.notify_all()
+
+    def _noisy(self, part: Part, seed: int) -> Float[Tensor, "n c h w"]:
+        image = torch.tensor(part.task.image, device=self.device)  # may be a read-only array
+        return noisy_copies(
+            image, self.sigma, noise=self.noise, seed=seed, image_id=part.task.image_id,
+            stage=part.stage, start=part.start, stop=part.stop,
+        )  # fmt: skip
+
+    def _labels(self, answer: Num[Tensor, "n ..."]) -> Int[Tensor, " n"]:
+        """One label a copy: -1 for no class, -2 for an answer that is none."""
+        labels = answer.ndim == 1
+        if labels and answer.is_floating_point():
+            raise ClassifierError(
+                f"the classifier answered one {answer.dtype} an image; expected logits "
+                "[B, K], or labels [B] of an integer type"
+            )
+        classes = 0 if labels else answer.shape[1]
+        form = "labels" if labels else f"logits of {classes} classes"
+        if form != (self._form or form) or not (labels or classes > 1):
+            expected = f"{self._form}, as before" if self._form else "at least 2 classes"
+            raise ClassifierError(f"the classifier answered with {form}; expected {expected}")
+        self._form, self._classes = form, classes
+        if labels:
+            return answer.long().clamp_min(-2)
         return torch.where(answer.isnan().any(dim=1), -2, answer.argmax(dim=1))

@@ -90,13 +90,18 @@ def save_weights(path: str | Path, module: nn.Module, metadata: Mapping[str, str
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
-    tensors = {name: tensor.detach().contiguous() for name, tensor in module.state_dict().items()}
+    tensors = {name: _own_copy(tensor) for name, tensor in module.state_dict().items()}
     try:
         # Not save_file, which makes files that only their owner may read.
         part.write_bytes(save(tensors, metadata=dict(metadata)))
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def _own_copy(tensor: Tensor) -> Tensor:
+    """A copy that shares no memory: safetensors refuses tied weights."""
+    return tensor.detach().clone(memory_format=torch.contiguous_format)
 
 
 def fill(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -321,6 +323,18 @@ def test_gradients_reach_the_image(classifier: Any) -> None:
     classifier(batch).square().sum().backward()
     assert batch.grad is not None
     assert batch.grad.abs().sum() > 0
+
+
+def test_in_another_place_it_has_the_same_fingerprint(
+    case: Case, classifier: Any, tmp_path: Path
+) -> None:
+    found = re.search(r":(/[^?:]+)", case.spec)
+    if found is None:
+        pytest.skip("it is in no place")
+    place, moved = Path(found[1]), tmp_path / Path(found[1]).name
+    (shutil.copytree if place.is_dir() else shutil.copyfile)(place, moved)
+    again = load_classifier(case.spec.replace(str(place), str(moved)))
+    assert fingerprint(again) == fingerprint(classifier)
 
 
 def test_loaded_again_it_has_the_same_fingerprint(case: Case, classifier: Any) -> None:

@@ -136,6 +136,14 @@ def test_float_noise_is_named_as_unproven(tmp_path: Path) -> None:
     assert "The proof holds for exact Gaussian noise alone" in text
 
 
+def test_engine_and_precision_are_named_where_they_are_not_the_usual_ones(tmp_path: Path) -> None:
+    assert "What is certified is the classifier as" not in report(tmp_path, "a", "b")
+    content = store(engine="openvino", precision="int8")
+    text = " ".join(report(tmp_path, "a", "b", content=content).split())
+    assert "What is certified is the classifier as openvino computes it in int8." in text
+    assert ", openvino int8, σ = " in text
+
+
 def test_runs_on_different_footing_are_marked(tmp_path: Path) -> None:
     assert "the runs differ in" not in report(tmp_path, "a", "b")
     text = report(tmp_path, "a", "b", content=store(alpha=0.01))

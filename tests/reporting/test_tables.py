@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -154,3 +155,14 @@ def test_a_table_needs_runs_and_radii(four: RunResults) -> None:
         comparison([], (0.25,))
     with pytest.raises(SettingError, match=r"radii \(\)"):
         comparison([four], ())
+
+
+def test_engine_and_precision_are_named_where_they_are_not_the_usual_ones(
+    four: RunResults,
+) -> None:
+    settings = {**four.run.settings, "engine": "openvino", "precision": "int8"}
+    reduced = replace(four, run=replace(four.run, settings=settings))
+    assert four.executed is None
+    usual, other = (row.method for row in comparison([four, reduced], (0.25,)))
+    assert other == f"{usual}, openvino int8"
+    assert f"{usual}, openvino int8" in to_markdown(comparison([reduced], (0.25,)))

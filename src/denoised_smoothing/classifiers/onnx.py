@@ -214,5 +214,5 @@ SOURCE = Source(
     "ONNX files, by ONNX Runtime",
     options=("mean", "std", "scale", "labels", "resolution", "output"),
     package="onnxruntime",
-    extra="onnx",
+    extra="onnxruntime",
 )

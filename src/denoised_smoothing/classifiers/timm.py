@@ -44,11 +44,13 @@ def load_timm(name: str) -> ImageClassifier:
     config = _data_config(model)
     channels = check_channels(config["input_size"][0], f"timm:{name}")
     resize = _resize(config, f"timm:{name}")
+    label_names = _label_names(model)
+    _forget_place(model)
     return ImageClassifier(
         model,
         _for_each(config["mean"], channels),
         _for_each(config["std"], channels),
-        _label_names(model),
+        label_names,
         resolution=resize.size[0] if resize.size[0] == resize.size[1] else None,
         input_size=resize,
     ).eval()
@@ -121,6 +123,12 @@ def _resize(config: dict[str, Any], name: str) -> Resize:
         scaling=_SCALINGS[config["crop_mode"]],
         interpolation=Interpolation(config["interpolation"]),
     )
+
+
+def _forget_place(model: Any) -> None:
+    """Leave out where the file lay: the same model in another folder is the same classifier."""
+    kept = {name: value for name, value in model.pretrained_cfg.items() if name != "file"}
+    model.pretrained_cfg = model.default_cfg = kept
 
 
 def _for_each(values: Sequence[float], channels: int) -> Sequence[float]:

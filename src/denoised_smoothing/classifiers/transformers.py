@@ -77,7 +77,16 @@ def load_model(loader: Any, folder: Path, named: str) -> Any:
             f"{named} holds no weights for {', '.join(missing[:3])}: it was saved without its "
             "classifying head; train one, or name another model"
         )
+    _forget_place(model)
     return model.eval()
+
+
+def _forget_place(model: Any) -> None:
+    """Leave out where it lay: the same model in another folder is the same classifier."""
+    for module in model.modules():
+        if isinstance(getattr(module, "name_or_path", None), str):
+            module.name_or_path = ""
+    model.config.name_or_path = ""
 
 
 def with_processor(

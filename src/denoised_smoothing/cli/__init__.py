@@ -6,7 +6,15 @@ from collections.abc import Sequence
 
 import typer
 
-from denoised_smoothing.cli import attacking, certifying, planning, results, sweeping, training
+from denoised_smoothing.cli import (
+    attacking,
+    bundling,
+    certifying,
+    planning,
+    results,
+    sweeping,
+    training,
+)
 from denoised_smoothing.cli.options import FAILED, INTERRUPTED, REFUSED, fail
 from denoised_smoothing.errors import (
     DenoisedSmoothingError,
@@ -30,6 +38,7 @@ app = typer.Typer(
 app.command()(certifying.demo)
 app.command()(certifying.predict)
 app.command()(certifying.certify)
+app.command()(bundling.bundle)
 app.command()(planning.plan)
 app.command()(sweeping.sweep)
 app.command()(training.train)

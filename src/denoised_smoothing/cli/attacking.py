@@ -160,7 +160,9 @@ def _smoothed(
         precision=run.settings["precision"] if as_certified else Precision.FLOAT32,
     )
     if as_certified:
-        smoothed.adopt(EngineName(run.settings["engine"]), run.settings["forward_shape"][0])
+        smoothed.execution.adopt(
+            EngineName(run.settings["engine"]), run.settings["forward_shape"][0]
+        )
     return smoothed
 
 

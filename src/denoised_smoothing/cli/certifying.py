@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,21 +16,23 @@ from denoised_smoothing.cli.options import (
     Alpha,
     AsJson,
     BatchSize,
+    BundleFolder,
     CalibrationData,
-    ClassifierSpec,
     Data,
     DenoiserSpec,
     Device,
     Engine,
     NoiseName,
+    OptionalClassifier,
+    OptionalSigma,
     PrecisionName,
     Radii,
     Resolution,
     Seed,
-    Sigma,
     StoreUrl,
     command_line,
     fail,
+    given_by_hand,
     parse_radii,
 )
 from denoised_smoothing.cli.plans import (
@@ -44,12 +47,16 @@ from denoised_smoothing.cli.plans import (
     Share,
     TwoSided,
 )
-from denoised_smoothing.errors import ImageError
+from denoised_smoothing.errors import ImageError, SettingError
 from denoised_smoothing.terminal import err, out, plain_rows, print_json, print_results, run_bar
 
 if TYPE_CHECKING:
     from denoised_smoothing.smoothing import SmoothedClassifier
 
+IN_A_BUNDLE = (
+    "classifier", "denoiser", "sigma", "noise", "engine", "precision", "calibration",
+)  # fmt: skip
+"""Options that a bundle stands for."""
 UNPROVEN = (
     "with float noise the certificates are unproven: the proof does not hold for noise that is "
     "added in floating point; leave --noise out for the grid, where it does"
@@ -82,12 +89,14 @@ def demo(
 
 
 def predict(
+    context: typer.Context,
     image: Annotated[
         Path, typer.Argument(metavar="IMAGE", help="An 8-bit PNG, JPEG, BMP or WebP file.")
     ],
-    classifier: ClassifierSpec,
-    sigma: Sigma,
+    classifier: OptionalClassifier = None,
+    sigma: OptionalSigma = None,
     denoiser: DenoiserSpec = "none",
+    bundle: BundleFolder = None,
     n: Annotated[int, typer.Option(help="Noisy copies.")] = 1_000,
     alpha: Alpha = 0.001,
     resolution: Resolution = None,
@@ -102,14 +111,14 @@ def predict(
     """The smoothed classifier's label of one image, without a radius."""
     from denoised_smoothing.datasets import load_dataset
     from denoised_smoothing.images import load_image
-    from denoised_smoothing.runs import calibration_images
+    from denoised_smoothing.runs import calibrate
 
-    smoothed = load_smoothed(
-        classifier, denoiser, sigma, noise=noise, device=device, engine=engine, precision=precision
-    )
+    smoothed = chosen(
+        context, bundle, classifier, denoiser, sigma, device=device,
+        noise=noise, engine=engine, precision=precision,
+    ).smoothed  # fmt: skip
     if calibration is not None:
-        images = calibration_images(smoothed, load_dataset(calibration), resolution)
-        smoothed.calibration = images
+        calibrate(smoothed, load_dataset(calibration), resolution)
     pixels = smoothed.prepare(load_image(image), resolution)
     answer = smoothed.predict(pixels, n=n, alpha=alpha, seed=seed)
     names = getattr(smoothed.classifier, "label_names", None)
@@ -121,10 +130,12 @@ def predict(
 
 
 def certify(
+    context: typer.Context,
     data: Data,
-    classifier: ClassifierSpec,
-    sigma: Sigma,
+    classifier: OptionalClassifier = None,
+    sigma: OptionalSigma = None,
     denoiser: DenoiserSpec = "none",
+    bundle: BundleFolder = None,
     plan: Plan = PlanKind.FIXED,
     n0: N0 = None,
     n: N = None,
@@ -161,22 +172,17 @@ def certify(
     from denoised_smoothing.store import Store
 
     wanted = parse_radii(radii)
+    choice = chosen(
+        context, bundle, classifier, denoiser, sigma, device=device, batch_size=batch_size,
+        noise=noise, engine=engine, precision=precision,
+    )  # fmt: skip
     request = CertificationRun(
-        load_smoothed(
-            classifier,
-            denoiser,
-            sigma,
-            noise=noise,
-            device=device,
-            engine=engine,
-            precision=precision,
-            batch_size=batch_size,
-        ),
+        choice.smoothed,
         load_dataset(data),
         PlanOptions(n0, n, max_n, wanted, of_n, share, two_sided).plan(plan),
         alpha,
-        classifier,
-        denoiser,
+        choice.classifier,
+        choice.denoiser,
         name=run,
         seed=seed,
         resolution=resolution,
@@ -190,7 +196,8 @@ def certify(
         request.label_note,
         request.reach_note,
         price_note(request.smoothed),
-        UNPROVEN if noise is Noise.FLOAT else None,
+        *request.engine_notes,
+        UNPROVEN if choice.smoothed.noise is Noise.FLOAT else None,
     ):
         if note:
             err.print(f"note: {note}", markup=False)
@@ -206,6 +213,56 @@ def certify(
         except ImageError as error:  # of an image in the middle
             fail(error, FAILED)
         print_results([load_results(opened, name)], wanted, store, as_json=as_json)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A smoothed classifier, and the specs that name its classifier and denoiser."""
+
+    smoothed: SmoothedClassifier
+    classifier: str
+    denoiser: str
+
+
+def chosen(
+    context: typer.Context,
+    bundle: Path | None,
+    classifier: str | None,
+    denoiser: str,
+    sigma: float | None,
+    *,
+    device: str,
+    batch_size: int | None = None,
+    **options: Any,
+) -> Chosen:
+    """The smoothed classifier of a bundle, or that the options name.
+
+    Raises:
+        SettingError: neither is named, or both are.
+    """
+    if bundle is None:
+        if classifier is None or sigma is None:
+            missing = "--classifier" if classifier is None else "--sigma"
+            raise SettingError(
+                f"missing option {missing}: name a classifier (--classifier SPEC and --sigma), or "
+                "a bundle that holds all of it (--bundle FOLDER)"
+            )
+        smoothed = load_smoothed(
+            classifier, denoiser, sigma, device=device, batch_size=batch_size, **options
+        )
+        return Chosen(smoothed, classifier, denoiser)
+    given = [f"--{name}" for name in IN_A_BUNDLE if given_by_hand(context, name)]
+    if given:
+        raise SettingError(
+            f"--bundle {bundle} with {', '.join(given)}: a bundle says all of this itself; leave "
+            "one of them out"
+        )
+    from denoised_smoothing.catalogue import load_bundle
+
+    smoothed = load_bundle(bundle, device=device, batch_size=batch_size)
+    if smoothed.bundle is None:
+        raise SettingError(f"{bundle} is no bundle")
+    return Chosen(smoothed, smoothed.bundle.classifier, smoothed.bundle.denoiser)
 
 
 def load_smoothed(

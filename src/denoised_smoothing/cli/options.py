@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
@@ -24,14 +25,13 @@ Data = Annotated[
         help="digits, cifar10[:train|test], folder:PATH, parquet:FILE, or an image file.",
     ),
 ]
-ClassifierSpec = Annotated[
-    str,
-    typer.Option(
-        "--classifier",
-        metavar="SPEC",
-        help="torchvision:NAME, cifar-resnet56:FILE, python:MODULE:FACTORY, or a bundled name.",
-    ),
-]
+_CLASSIFIER = typer.Option(
+    "--classifier",
+    metavar="SPEC",
+    help="torchvision:NAME, cifar-resnet56:FILE, python:MODULE:FACTORY, or a bundled name.",
+)
+ClassifierSpec = Annotated[str, _CLASSIFIER]
+OptionalClassifier = Annotated[str | None, _CLASSIFIER]
 DenoiserSpec = Annotated[
     str,
     typer.Option(
@@ -41,8 +41,17 @@ DenoiserSpec = Annotated[
         "a bundled name, or none.",
     ),
 ]
-Sigma = Annotated[
-    float, typer.Option(help="Standard deviation of the noise on pixel values in [0, 1].")
+_SIGMA = typer.Option(help="Standard deviation of the noise on pixel values in [0, 1].")
+Sigma = Annotated[float, _SIGMA]
+OptionalSigma = Annotated[float | None, _SIGMA]
+BundleFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--bundle",
+        metavar="FOLDER",
+        help="What 'bundle' wrote, instead of classifier, denoiser, sigma, noise, engine and "
+        "precision.",
+    ),
 ]
 Alpha = Annotated[float, typer.Option(help="Probability that an answer is wrong, in (0, 1).")]
 Seed = Annotated[
@@ -113,6 +122,12 @@ def parse_numbers(option: str, text: str) -> tuple[float, ...]:
         return tuple(float(part) for part in text.split(","))
     except ValueError as error:
         raise SettingError(f"{option} takes numbers such as 0.25,0.5,1.0, got {text!r}") from error
+
+
+def given_by_hand(context: typer.Context, name: str) -> bool:
+    """Whether an option was typed, and is not a default or from the environment."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def command_line() -> str:

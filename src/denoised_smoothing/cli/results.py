@@ -96,6 +96,8 @@ def _list_runs(store: str) -> list[dict[str, Any]]:
                 "run": run.name,
                 "data": run.settings["data"],
                 "sigma": run.settings["sigma"],
+                "engine": run.settings.get("engine", "torch"),
+                "precision": run.settings.get("precision", "float32"),
                 "finished": sum(image.finished for image in opened.images(run.name)),
                 "created": run.created.isoformat(timespec="seconds"),
             }

@@ -17,6 +17,7 @@ from denoised_smoothing.denoisers.files import (
     load_denoiser_file,
     save_denoiser,
 )
+from denoised_smoothing.denoisers.majority import Drafting, MajorityVote
 from denoised_smoothing.denoisers.memnet import MemNet
 from denoised_smoothing.denoisers.pipelines import load_diffusion
 from denoised_smoothing.denoisers.unet import UNet
@@ -26,6 +27,8 @@ __all__ = [
     "DenoiserNetwork",
     "DiffusionDenoiser",
     "DnCNN",
+    "Drafting",
+    "MajorityVote",
     "MemNet",
     "UNet",
     "Walk",

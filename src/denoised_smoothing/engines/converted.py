@@ -121,6 +121,7 @@ class OpenVinoEngine(ConvertedEngine):
                 nncf.set_log_level(logging.ERROR)
                 data = nncf.Dataset(list(calibration))
                 model = nncf.quantize(model, data, subset_size=len(calibration))
+            _rename(model)
             openvino.save_model(model, folder / "model.xml", compress_to_fp16=False)
 
     @classmethod
@@ -208,6 +209,16 @@ class OnnxRuntimeEngine(ConvertedEngine):
             return answer
 
         return infer
+
+
+def _rename(model: Any) -> None:
+    """Give nodes names that say where they are, instead of numbers that count up in a process.
+
+    So that the same pipeline is the same file whenever and wherever it is converted.
+    """
+    model.set_friendly_name("pipeline")
+    for number, node in enumerate(model.get_ordered_ops()):
+        node.set_friendly_name(f"{node.get_type_name()}_{number}")
 
 
 def _package(name: str, extra: str, purpose: str) -> Any:

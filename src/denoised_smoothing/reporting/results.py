@@ -57,6 +57,13 @@ class RunResults:
         return " + ".join(str(name).rsplit("/", 1)[-1] for name in names)
 
     @property
+    def executed(self) -> str | None:
+        """Engine and precision, where they are not torch in float32."""
+        engine, precision = self.run.settings["engine"], self.run.settings["precision"]
+        usual = engine == EngineName.TORCH and precision == Precision.FLOAT32
+        return None if usual else f"{engine} {precision}"
+
+    @property
     def sigma(self) -> float:
         """Standard deviation of the noise."""
         return float(self.run.settings["sigma"])

@@ -176,11 +176,17 @@ class Row:
 
 
 def method_names(runs: Sequence[RunResults]) -> list[str]:
-    """One name a run: its method, and the run's own name where method and sigma occur twice."""
-    seen = Counter((run.method, run.sigma) for run in runs)
+    """One name a run: its method, with engine and precision where they are not the usual ones.
+
+    And the run's own name where all of it and sigma occur twice.
+    """
+    names = [
+        run.method if run.executed is None else f"{run.method}, {run.executed}" for run in runs
+    ]
+    seen = Counter((name, run.sigma) for name, run in zip(names, runs, strict=True))
     return [
-        run.method if seen[run.method, run.sigma] == 1 else f"{run.method} ({run.run.name})"
-        for run in runs
+        name if seen[name, run.sigma] == 1 else f"{name} ({run.run.name})"
+        for name, run in zip(names, runs, strict=True)
     ]
 
 

@@ -18,14 +18,13 @@ from jaxtyping import Float
 
 from denoised_smoothing.certificates.certificate import SamplingPlan
 from denoised_smoothing.certificates.plans import Anytime, FixedBudget, plan_from_dict
-from denoised_smoothing.certificates.setting import EngineName, Precision, Setting
+from denoised_smoothing.certificates.setting import EngineName, Setting
 from denoised_smoothing.datasets import Example, ImageDataset, select
 from denoised_smoothing.errors import ImageError, SettingError
 from denoised_smoothing.images import to_png
 from denoised_smoothing.runs.recorder import Recorder, RunProgress, has_all
 from denoised_smoothing.smoothing import SmoothedClassifier
 from denoised_smoothing.store import Store, StoredExample, StoredRun
-from denoised_smoothing.weights import fingerprint
 
 CALIBRATION_IMAGES = 50
 """Images from whose noisy copies int8 takes its ranges."""
@@ -99,7 +98,7 @@ class CertificationRun:
         plan = {k: v for k, v in self.settings["plan"].items() if k not in ("max_n", "more")}
         # What was asked for, not what was found here: another machine continues the same run.
         asked = {k: v for k, v in self.settings.items() if k not in _FOUND}
-        asked |= {"plan": plan, "engine": self.smoothed.engine.value}
+        asked |= {"plan": plan, "engine": self.smoothed.execution.engine.value}
         identity = json.dumps([asked, self.seed], sort_keys=True)
         parts = (self.dataset.name, self.classifier, self.denoiser)
         words = [re.sub(r"\.\w+$", "", part.rstrip("/").rpartition("/")[2]) for part in parts]
@@ -112,7 +111,10 @@ class CertificationRun:
     def settings(self) -> dict[str, Any]:
         """What must be equal for counts to belong to one run."""
         _, first = self.image(self.indices[0])
-        calibration = self._calibrate()
+        if self.smoothed.execution.needs_calibration:
+            data = self.dataset if self.calibration is None else self.calibration
+            calibrate(self.smoothed, data, self.resolution)
+        classifier, denoiser = self.smoothed.fingerprints()
         return {
             "data": self.dataset.name,
             "data_fingerprint": self.dataset.fingerprint,
@@ -120,24 +122,15 @@ class CertificationRun:
             "stride": self.stride,
             "dimension": int(first.size),
             "classifier": self.classifier,
-            "classifier_fingerprint": fingerprint(self.smoothed.classifier),
+            "classifier_fingerprint": classifier,
             "denoiser": self.denoiser,
-            "denoiser_fingerprint": fingerprint(self.smoothed.denoiser),
+            "denoiser_fingerprint": denoiser,
             "sigma": self.smoothed.sigma,
             "alpha": self.alpha,
             "plan": self.plan.to_dict(),
             "noise": self.smoothed.noise.value,
-            **calibration,
-            **self.smoothed.execution(first),
+            **self.smoothed.execution.record(first),
         }
-
-    def _calibrate(self) -> dict[str, str]:
-        """Give int8 its calibration images, unless it has some; what is recorded of them."""
-        if self.smoothed.precision is not Precision.INT8 or self.smoothed.calibration is not None:
-            return {}
-        dataset = self.dataset if self.calibration is None else self.calibration
-        self.smoothed.calibration = calibration_images(self.smoothed, dataset, self.resolution)
-        return {"calibration_data": dataset.name, "calibration_fingerprint": dataset.fingerprint}
 
     def image(self, index: int) -> tuple[Example, Float[np.ndarray, "c h w"]]:
         """An example, and its image at the run's resolution and on the 8-bit grid.
@@ -209,9 +202,9 @@ class CertificationRun:
 
     def _adopt(self, held: StoredRun) -> None:
         """Go on with the engine that the run began with, where none was asked for by name."""
-        if self.smoothed.engine is EngineName.AUTO:
+        if self.smoothed.execution.engine is EngineName.AUTO:
             engine, (forward, *_) = held.settings["engine"], held.settings["forward_shape"]
-            self.smoothed.adopt(EngineName(engine), forward)
+            self.smoothed.execution.adopt(EngineName(engine), forward)
             del self.__dict__["settings"]
 
     def _check_one_cap(self, plan: SamplingPlan, asked: SamplingPlan) -> None:
@@ -260,6 +253,11 @@ class CertificationRun:
             f"the label names of the data ({', '.join(theirs[:3])}, ...) and of the classifier "
             f"({', '.join(ours[:3])}, ...) differ; labels are compared by their numbers"
         )
+
+    @property
+    def engine_notes(self) -> tuple[str, ...]:
+        """What to tell the user about the engine that was chosen."""
+        return self.smoothed.choice(self.image(self.indices[0])[1]).notes
 
     @property
     def reach_note(self) -> str | None:
@@ -311,10 +309,8 @@ class CertificationRun:
                     yield StoredExample(example.image_id, kind, position, to_png(picture))
 
 
-def calibration_images(
-    smoothed: SmoothedClassifier, dataset: ImageDataset, resolution: int | None
-) -> Float[np.ndarray, "n c h w"]:
-    """Images spread evenly over a data set, as they are certified.
+def calibrate(smoothed: SmoothedClassifier, dataset: ImageDataset, resolution: int | None) -> None:
+    """Take the ranges of int8 from images spread evenly over a data set, as they are certified.
 
     Raises:
         ImageError: one cannot be read, or they differ in size.
@@ -329,4 +325,8 @@ def calibration_images(
             f"the calibration images of {dataset.name} differ in size; bring them to one "
             "(a resolution)"
         )
-    return np.stack(images)
+    smoothed.execution.calibrate(
+        np.stack(images),
+        calibration_data=dataset.name,
+        calibration_fingerprint=dataset.fingerprint,
+    )

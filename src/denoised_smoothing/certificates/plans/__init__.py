@@ -11,7 +11,7 @@ from denoised_smoothing.certificates.plans.fixed import FixedBudget
 from denoised_smoothing.certificates.plans.radius import RadiusTarget
 from denoised_smoothing.errors import SettingError
 
-__all__ = ["Anytime", "FixedBudget", "RadiusTarget", "plan_from_dict"]
+__all__ = ["Anytime", "FixedBudget", "RadiusTarget", "chosen_plan", "plan_from_dict"]
 
 
 def plan_from_dict(values: Mapping[str, Any]) -> SamplingPlan:
@@ -26,3 +26,17 @@ def plan_from_dict(values: Mapping[str, Any]) -> SamplingPlan:
     if kind not in known:
         raise SettingError(f"unknown sampling plan {kind!r}; this version knows {sorted(known)}")
     return known[kind](**{name: value for name, value in values.items() if name != "kind"})
+
+
+def chosen_plan(plan: SamplingPlan | None, n0: int | None, n: int | None) -> SamplingPlan:
+    """The plan, or the fixed budget of n0 and n; those not given are as by default.
+
+    Raises:
+        SettingError: both were given.
+    """
+    given: dict[str, Any] = {
+        name: value for name, value in (("n0", n0), ("n", n)) if value is not None
+    }
+    if plan is not None and given:
+        raise SettingError(f"give a plan or n0 and n, not both; got {plan} and {given}")
+    return plan or FixedBudget(**given)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from denoised_smoothing import SmoothedClassifier
-from denoised_smoothing.voting import Drafting, MajorityVote
+from denoised_smoothing.denoisers import Drafting, MajorityVote
 
 
 class Scripted(nn.Module):
@@ -39,6 +39,11 @@ def logits(images: Tensor) -> Tensor:
     return answers
 
 
+class Shown(nn.Module):
+    def forward(self, images: Tensor) -> Tensor:
+        return logits(images)
+
+
 def test_the_majority_wins_and_a_tie_goes_to_the_lowest() -> None:
     drafts = Scripted([[3, 1, 2, -1, 5], [3, 2, 1, -1, 7], [4, 2, 0, 6, 7]])
     assert isinstance(drafts, Drafting)
@@ -49,6 +54,19 @@ def test_the_majority_wins_and_a_tie_goes_to_the_lowest() -> None:
 def test_an_answer_that_is_none_is_not_outvoted() -> None:
     vote = MajorityVote(logits, Scripted([[1, 1], [1, 9], [1, 1]]), 0.5)
     assert vote(torch.zeros(2, 1, 2, 2)).tolist() == [1, -2]
+
+
+def test_what_is_not_made_of_modules_is_called_by_one_thread() -> None:
+    drafts = Scripted([[2] * 2000, [4] * 2000])
+    one, image = torch.ones(1, 2, 2), torch.zeros(1, 2, 2).numpy()
+    smoothed = SmoothedClassifier(logits, 0.25, drafts, device="cpu", engine="auto")
+    choice = smoothed.choice(image)
+    assert choice.engine.workers == 1
+    assert "is no torch module" in choice.notes[0]
+    assert smoothed.certify(one, n0=10, n=100, seed=0).label == 2
+    whole = SmoothedClassifier(Shown(), 0.25, drafts, device="cpu")
+    assert whole.execution.pipeline.is_module
+    assert whole.certify(one, n0=10, n=100, seed=0).label == 2
 
 
 def test_the_smoothed_classifier_votes() -> None:

@@ -1,0 +1,158 @@
+"""Bundles: a folder with all that answers, so that what was certified is what is deployed.
+
+    bundle.json             what it is, with the SHA-256 of every file, and its own
+    model/                  the converted pipeline (openvino, onnxruntime), or with engine torch
+    classifier.safetensors  the classifier's weights
+    denoiser.safetensors    the denoiser's
+
+Nothing in it is a pickle. The classifier of a torch bundle is rebuilt from its spec, unless its
+file says all that it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from denoised_smoothing.bundles.parts import (
+    ConvertedPipeline,
+    check_version,
+    load_engine,
+    load_part,
+    missing_roles,
+    needs_spec,
+    restore_form,
+    save_parts,
+)
+from denoised_smoothing.bundles.record import Bundle, read_bundle, write_bundle
+from denoised_smoothing.engines import Choice
+from denoised_smoothing.errors import SettingError
+from denoised_smoothing.execution import Execution, Fixed
+from denoised_smoothing.interfaces import Classifier
+from denoised_smoothing.weights import fingerprint
+
+__all__ = [
+    "Bundle",
+    "Opened",
+    "missing_roles",
+    "open_bundle",
+    "read_bundle",
+    "restore_form",
+    "save_bundle",
+    "shape_of",
+]
+
+UNNAMED = "unnamed"
+"""The spec of a classifier or denoiser that has none."""
+
+
+def save_bundle(
+    folder: str | Path,
+    execution: Execution,
+    shape: tuple[int, int, int],
+    classifier: tuple[Classifier, str | None],
+    denoiser: tuple[Callable[..., Tensor] | None, str | None],
+) -> None:
+    """Write a bundle.
+
+    Args:
+        folder: a new one.
+        execution: what executes the pipeline.
+        shape: of the images [C, H, W].
+        classifier, denoiser: each with the spec that makes it, where it has one.
+
+    Raises:
+        SettingError: the folder exists, or a spec is needed.
+    """
+    image = np.full(shape, 128 / 255, np.float32)
+    choice, (_, height, width) = execution.choice(image), shape
+    engine = choice.engine
+    bundle = Bundle(
+        sigma=execution.pipeline.sigma,
+        noise=execution.noise,
+        shape=shape,
+        resolution=height if height == width else None,
+        engine=engine.name,
+        engine_version=engine.version(),
+        precision=engine.precision,
+        forward=choice.forward,
+        label_names=getattr(classifier[0], "label_names", None),
+        classifier=classifier[1] or UNNAMED,
+        classifier_fingerprint=fingerprint(classifier[0]),
+        denoiser="none" if denoiser[0] is None else denoiser[1] or UNNAMED,
+        denoiser_fingerprint=fingerprint(denoiser[0]),
+        calibration=execution.calibration,
+        model_digest=engine.identity().get("model_digest"),
+    )
+    for role, (part, spec) in (("classifier", classifier), ("denoiser", denoiser)):
+        if not bundle.converted and needs_spec(part) and spec is None:
+            raise SettingError(
+                f"a bundle for {engine.name.value} holds the weights of the {role}, "
+                f"{type(part).__name__}, but not its code: name the spec that makes it, "
+                f"{role}='python:MODULE:FACTORY', or take an engine that converts it: openvino"
+            )
+    write_bundle(
+        Path(folder), bundle, lambda part: save_parts(part, engine, classifier[0], denoiser[0])
+    )
+
+
+def shape_of(
+    execution: Execution, channels: int | None, resolution: int | None
+) -> tuple[int, int, int]:
+    """The shape [C, H, W] of the images that a bundle is to answer, where it is known.
+
+    That of the calibration images, or what the classifier says of itself.
+
+    Raises:
+        SettingError: it is not known.
+    """
+    if execution.calibration_shape is not None:
+        return execution.calibration_shape
+    if channels is None or resolution is None:
+        raise SettingError(
+            "a bundle answers images of one shape, and the classifier does not say which: "
+            f"its channels are {channels} and its resolution {resolution}; give shape=(C, H, W), "
+            "on the command line --resolution, or --calibration DATA"
+        )
+    return channels, resolution, resolution
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What a bundle holds, ready to answer."""
+
+    bundle: Bundle
+    classifier: Classifier
+    denoiser: Callable[..., Tensor] | None
+    fixed: Fixed
+
+
+def open_bundle(folder: str | Path, classifier: Any = None, denoiser: Any = None) -> Opened:
+    """Check and load a bundle.
+
+    Args:
+        folder: of the bundle.
+        classifier, denoiser: what their specs made, where :func:`missing_roles` names them.
+
+    Raises:
+        WeightsError: a file is altered or missing, or of a newer format.
+        SettingError: something is to be given, or another version of the engine is installed.
+        MissingExtraError: the engine is not installed.
+    """
+    folder, bundle = Path(folder), read_bundle(folder)
+    check_version(folder, bundle)
+    if bundle.converted:
+        engine = load_engine(folder, bundle)
+        fixed = Fixed(bundle.shape, bundle.calibration, Choice(engine, bundle.forward))
+        return Opened(bundle, ConvertedPipeline(engine, bundle), None, fixed)
+    return Opened(
+        bundle,
+        load_part(folder, bundle, "classifier", classifier),
+        load_part(folder, bundle, "denoiser", denoiser),
+        Fixed(bundle.shape, bundle.calibration),
+    )

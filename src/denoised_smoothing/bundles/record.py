@@ -1,0 +1,142 @@
+"""What a bundle says of itself, and the checksums of its files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from denoised_smoothing.certificates.setting import EngineName, Noise, Precision
+from denoised_smoothing.errors import SettingError, WeightsError
+
+FORMAT = 1
+"""Of the folder; a newer one is refused."""
+RECORD = "bundle.json"
+CONVERTED = (EngineName.OPENVINO, EngineName.ONNXRUNTIME)
+"""Engines whose bundles hold a converted model."""
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """What ``bundle.json`` says, beside the files.
+
+    ``shape`` is that of an image [C, H, W], ``resolution`` the side to which images are brought,
+    ``classifier`` and ``denoiser`` are specs, and ``calibration`` is what a run records of it.
+    """
+
+    sigma: float
+    noise: Noise
+    shape: tuple[int, int, int]
+    resolution: int | None
+    engine: EngineName
+    engine_version: str
+    precision: Precision
+    forward: int
+    label_names: tuple[str, ...] | None
+    classifier: str
+    classifier_fingerprint: str
+    denoiser: str
+    denoiser_fingerprint: str
+    calibration: dict[str, str]
+    model_digest: str | None = None
+
+    @property
+    def converted(self) -> bool:
+        """Whether it holds a converted model, which needs neither classifier nor denoiser."""
+        return self.engine in CONVERTED
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as in ``bundle.json``."""
+        plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return plain
+
+
+def write_bundle(folder: Path, bundle: Bundle, fill_folder: Callable[[Path], None]) -> None:
+    """Write a bundle, whole or not at all; ``fill_folder`` writes its files.
+
+    Raises:
+        SettingError: there is something of that name already, or it cannot be written.
+    """
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise SettingError(f"{folder} exists already; name a new folder for the bundle")
+    part = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.part")
+    try:
+        part.mkdir(parents=True)
+        fill_folder(part)
+        files = {
+            path.relative_to(part).as_posix(): _sha256(path)
+            for path in sorted(part.rglob("*"))
+            if path.is_file()
+        }
+        record = {"format": FORMAT, **bundle.to_dict(), "files": files}
+        record["sha256"] = _own_sha256(record)
+        (part / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        if folder.exists():
+            folder.rmdir()
+        part.rename(folder)
+    except OSError as error:
+        raise SettingError(
+            f"the bundle {folder} cannot be written ({error}); name a folder where you may write "
+            "and where there is room"
+        ) from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def read_bundle(folder: str | Path) -> Bundle:
+    """What a bundle is, after every file was compared with its checksum.
+
+    Raises:
+        WeightsError: it is no bundle, of a newer format, or a file is altered or missing.
+    """
+    folder = Path(folder)
+    try:
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        version, stated = record["format"], record["sha256"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise WeightsError(
+            f"{folder} is no whole bundle: {RECORD} cannot be read ({type(error).__name__}: "
+            f"{error}); name a folder that 'denoised-smoothing bundle' wrote"
+        ) from error
+    if not isinstance(version, int) or version > FORMAT:
+        raise WeightsError(
+            f"the bundle {folder} is of format {version!r}, and this version reads {FORMAT}; "
+            "update the package: pip install --upgrade denoised-smoothing"
+        )
+    if _own_sha256(record) != stated:
+        raise WeightsError(
+            f"{folder / RECORD} was altered: its checksum is not {stated!r}; copy the bundle "
+            "again from where it was written"
+        )
+    for name, expected in record["files"].items():
+        found = _sha256(folder / name) if (folder / name).is_file() else "none"
+        if found != expected:
+            what = "is missing from" if found == "none" else "was altered in"
+            raise WeightsError(
+                f"{name} {what} the bundle {folder}: expected SHA-256 {expected[:12]}..., got "
+                f"{found[:12]}; copy the bundle again from where it was written"
+            )
+    names = record["label_names"]
+    record |= {
+        "noise": Noise(record["noise"]),
+        "shape": tuple(record["shape"]),
+        "engine": EngineName(record["engine"]),
+        "precision": Precision(record["precision"]),
+        "label_names": None if names is None else tuple(names),
+    }
+    return Bundle(**{name: record[name] for name in Bundle.__dataclass_fields__})
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _own_sha256(record: Mapping[str, Any]) -> str:
+    rest = {name: value for name, value in record.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()

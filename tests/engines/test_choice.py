@@ -1,0 +1,240 @@
+"""Which engine is taken, why, and what is remembered of it."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from denoised_smoothing.certificates.setting import EngineName, Precision
+from denoised_smoothing.engines import (
+    Choice,
+    Engine,
+    Pipeline,
+    Request,
+    TorchEngine,
+    choice,
+    choose_engine,
+)
+from denoised_smoothing.errors import ClassifierError, MissingExtraError, SettingError
+
+from .samples import INT8, OPENVINO, SIGMA, Winding, convolutional, images, noisy, smoothed
+
+CPU = torch.device("cpu")
+AUTO, FLOAT32 = EngineName.AUTO, Precision.FLOAT32
+
+
+def choose(
+    classifier: Any, engine: EngineName = AUTO, precision: Precision = FLOAT32, **options: Any
+) -> Choice:
+    device = options.pop("device", CPU)
+    pipeline = Pipeline(classifier, None, SIGMA, CPU)
+    return choose_engine(pipeline, Request(engine, precision, device, **options), noisy)
+
+
+@pytest.fixture
+def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache with nothing in it."""
+    monkeypatch.setenv("DENOISED_SMOOTHING_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """What was measured; openvino is the fastest, in batches of 100."""
+    seen: list[tuple[str, int]] = []
+
+    def throughput(engine: Engine, copies: Tensor, seconds: float) -> float:
+        seen.append((engine.name, len(copies)))
+        return (2.0 if engine.name == "openvino" else 1.0) + (len(copies) == 100)
+
+    monkeypatch.setattr(choice, "throughput", throughput)
+    return seen
+
+
+class Untraceable(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = convolutional()
+
+    def forward(self, images: Tensor) -> Tensor:
+        if torch.jit.is_tracing():
+            raise RuntimeError("this cannot be traced")
+        logits: Tensor = self.network(images)
+        return logits
+
+
+@OPENVINO
+class TestAuto:
+    def test_takes_the_fastest_and_measures_once(
+        self, fresh: Path, measured: list[tuple[str, int]]
+    ) -> None:
+        for _ in range(2):
+            chosen = choose(convolutional())
+            assert (chosen.engine.name, chosen.forward) == ("openvino", 100)
+            assert measured == [
+                (name, size) for name in ("openvino", "torch") for size in (100, 200, 400)
+            ]
+        assert list(fresh.glob("*.json"))
+
+    def test_measures_again_where_the_cache_cannot_be_written(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, measured: list[tuple[str, int]]
+    ) -> None:
+        (tmp_path / "file").write_text("")
+        monkeypatch.setenv("DENOISED_SMOOTHING_CACHE", str(tmp_path / "file" / "cache"))
+        assert choose(convolutional()).engine.name == "openvino"
+        assert choose(convolutional()).engine.name == "openvino"
+        assert len(measured) == 12
+
+    @pytest.mark.parametrize(
+        ("classifier", "reason"),
+        [
+            (Winding, "openvino: its logits differ from torch's by more than 0.001"),
+            (Untraceable, "not openvino: openvino cannot convert this pipeline .*; take --engine"),
+        ],
+    )
+    @pytest.mark.usefixtures("fresh", "measured")
+    def test_falls_back_to_torch_and_says_why(
+        self, classifier: Callable[[], nn.Module], reason: str
+    ) -> None:
+        chosen = choose(classifier())
+        assert chosen.engine.name == "torch"
+        [note] = chosen.notes
+        assert re.search(reason, note), note
+        assert choose(classifier()).notes == chosen.notes  # remembered as well
+
+    def test_an_engine_of_that_name_is_not_replaced_by_another(self) -> None:
+        with pytest.raises(ClassifierError, match=r"openvino cannot convert .*--engine torch"):
+            choose(Untraceable(), EngineName.OPENVINO)
+
+    def test_a_plain_callable_runs_in_torch(self) -> None:
+        chosen = choose(lambda images: images.flatten(1))
+        assert chosen.engine.name == "torch"
+        assert "is no torch module" in chosen.notes[0]
+        with pytest.raises(ClassifierError, match="another callable; take --engine torch"):
+            choose(lambda images: images.flatten(1), EngineName.OPENVINO)
+
+
+def test_without_a_faster_engine_it_is_torch_and_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, measured: list[tuple[str, int]]
+) -> None:
+    monkeypatch.setattr(choice, "find_spec", lambda name: None)
+    chosen = choose(convolutional())
+    assert (chosen.engine.name, chosen.forward) == ("torch", 200)
+    assert "pip install 'denoised-smoothing[openvino]'" in chosen.notes[0]
+    assert measured == []
+
+
+@pytest.mark.parametrize(
+    ("engine", "package", "extra"),
+    [
+        (EngineName.OPENVINO, "openvino", "openvino"),
+        (EngineName.ONNXRUNTIME, "onnxruntime", "onnxruntime"),
+    ],
+)
+def test_a_missing_package_is_named_with_its_extra(
+    monkeypatch: pytest.MonkeyPatch, engine: EngineName, package: str, extra: str
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(MissingExtraError, match=rf"'{package}', .*denoised-smoothing\[{extra}"):
+        choose(convolutional(), engine)
+
+
+@pytest.mark.parametrize(
+    ("engine", "precision", "message"),
+    [
+        (EngineName.TORCH, Precision.FLOAT16, "torch does not run float16 on cpu; take bfloat16"),
+        (EngineName.TORCH, Precision.INT8, "torch does not run int8 on cpu; take .*openvino"),
+        (EngineName.OPENVINO, Precision.FLOAT16, "openvino does not run float16 on a CPU"),
+        (EngineName.ONNXRUNTIME, Precision.INT8, "onnxruntime runs float32 alone here, not int8"),
+    ],
+)
+def test_a_precision_that_an_engine_has_not_is_refused(
+    engine: EngineName, precision: Precision, message: str
+) -> None:
+    with pytest.raises(SettingError, match=message):
+        choose(convolutional(), engine, precision)
+
+
+def test_what_is_converted_runs_on_a_cpu() -> None:
+    pipeline = Pipeline(convolutional(), None, SIGMA, CPU)
+    request = Request(EngineName.OPENVINO, FLOAT32, torch.device("meta"), forward=4)
+    with pytest.raises(SettingError, match="runs on a CPU here, not on meta; take --engine torch"):
+        choose_engine(pipeline, request, noisy)
+
+
+def test_reduced_precision_is_told_how_often_labels_agree() -> None:
+    chosen = choose(convolutional(), EngineName.TORCH, Precision.BFLOAT16)
+    assert "torch in bfloat16 gives " in chosen.notes[0]
+    assert chosen.engine.identity()["precision"] == "bfloat16"
+
+
+class Small(TorchEngine):
+    """A device that holds so many copies."""
+
+    def __init__(self, holds: int) -> None:
+        super().__init__(Pipeline(nn.Flatten(), None, SIGMA, CPU), CPU)
+        self.holds = holds
+
+    def answer(self, copies: Tensor) -> Tensor:
+        if len(copies) > self.holds:
+            raise torch.OutOfMemoryError("out of memory")
+        return super().answer(copies)
+
+
+class TestFitting:
+    def test_halves_until_it_fits(self) -> None:
+        forward, notes = choice.fitting(Small(300), 1000, noisy)
+        assert forward == 250
+        assert notes == ("250 copies a forward pass: memory does not hold 1000",)
+
+    def test_what_fits_stays(self) -> None:
+        assert choice.fitting(Small(1000), 1000, noisy) == (1000, ())
+
+    def test_a_single_copy_that_does_not_fit_is_an_error(self) -> None:
+        with pytest.raises(ClassifierError, match="does not hold the pipeline with a single copy"):
+            choice.fitting(Small(0), 8, noisy)
+
+
+@OPENVINO
+def test_weights_changed_since_are_seen() -> None:
+    classifier = convolutional()
+    pipeline = smoothed(classifier, engine=EngineName.OPENVINO)
+    before = pipeline.execution.record(images()[0])
+    label = pipeline.predict(images()[0], n=50, seed=0).label
+    with torch.no_grad():
+        classifier[-1].bias.zero_()
+        classifier[-1].bias[(label or 0) - 1] = 1000.0
+    assert pipeline.predict(images()[0], n=50, seed=0).label == ((label or 0) - 1) % 5
+    assert pipeline.execution.record(images()[0])["model_digest"] != before["model_digest"]
+
+
+class TestInt8:
+    def test_needs_calibration_images(self) -> None:
+        pipeline = smoothed(convolutional(), None, AUTO, Precision.INT8, calibration=None)
+        with pytest.raises(SettingError, match=r"calibration=images .*--calibration"):
+            pipeline.certify(images()[0])
+
+    def test_they_must_be_of_the_size_that_is_certified(self) -> None:
+        pipeline = smoothed(
+            convolutional(), None, AUTO, Precision.INT8, calibration=images(2, side=8)
+        )
+        with pytest.raises(SettingError, match=r"shape \[3, 8, 8\], those to certify \[3, 16, 16"):
+            pipeline.certify(images()[0])
+
+    @INT8
+    def test_quantisation_is_deterministic(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        digests = set()
+        for number in range(2):
+            monkeypatch.setenv("DENOISED_SMOOTHING_CACHE", str(tmp_path / str(number)))
+            pipeline = smoothed(convolutional(), None, EngineName.OPENVINO, Precision.INT8)
+            digests.add(pipeline.execution.record(images()[0])["model_digest"])
+        assert len(digests) == 1

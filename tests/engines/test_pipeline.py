@@ -1,0 +1,95 @@
+"""Folding batch normalisation: only where nothing changes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from denoised_smoothing.engines import Pipeline
+from denoised_smoothing.engines import pipeline as pipelines
+from denoised_smoothing.engines.pipeline import FOLD_TOLERANCE, agrees, folded
+
+from .samples import SIGMA, Labels, Winding, convolutional, noisy, unet
+
+CPU = torch.device("cpu")
+COPIES = noisy(8)
+
+
+def made(classifier: Any, denoiser: Any = None) -> Pipeline:
+    return Pipeline(classifier, denoiser, SIGMA, CPU)
+
+
+def normalisations(pipeline: Pipeline) -> int:
+    return sum(isinstance(module, nn.BatchNorm2d) for module in pipeline.modules())
+
+
+@pytest.mark.parametrize("classifier", [convolutional, Labels, Winding])
+def test_batch_normalisation_is_folded_in_a_copy(classifier: Any) -> None:
+    """Of a part as well, where the whole cannot be traced."""
+    pipeline = made(classifier(), unet())
+    before = normalisations(pipeline)
+    with torch.inference_mode():
+        expected = pipeline(COPIES)
+        light = folded(pipeline, COPIES)
+        assert normalisations(light) < before == normalisations(pipeline)
+        assert agrees(light(COPIES.flip(0)), expected.flip(0), FOLD_TOLERANCE)
+        assert torch.equal(pipeline(COPIES), expected)
+
+
+def test_folding_that_changes_logits_is_not_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
+    def bad(module: nn.Module) -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 5))
+
+    monkeypatch.setattr(pipelines, "fuse", bad)
+    pipeline = made(convolutional())
+    assert folded(pipeline, COPIES) is pipeline
+
+
+@pytest.mark.parametrize("kind", ["register_forward_hook", "register_forward_pre_hook"])
+def test_hooks_prevent_it(kind: str) -> None:
+    """A copy would not call them, or call those of somebody else."""
+    classifier = convolutional()
+    getattr(classifier[0], kind)(lambda *_: None)
+    pipeline = made(classifier)
+    assert folded(pipeline, COPIES) is pipeline
+
+
+def test_what_has_nothing_to_fold_stays_as_it_is() -> None:
+    for classifier, denoiser in (
+        (nn.Flatten(), None),
+        (lambda images: convolutional()(images), None),
+        (convolutional(), lambda noisy, sigma: noisy),
+    ):
+        pipeline = made(classifier, denoiser)
+        assert folded(pipeline, COPIES) is pipeline
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected", "equal"),
+    [
+        ([[1.0, 2.0]], [[1.0, 2.001]], True),
+        ([[1.0, 2.0]], [[1.0, 2.01]], False),
+        ([[0.0, 0.0]], [[0.0, 0.0]], True),
+        ([[1.0, float("nan")]], [[1.0, 2.0]], False),
+        ([1, 2], [1, 2], True),
+        ([1, 2], [1, 3], False),
+        ([1, 2], [[1.0, 2.0]], False),
+    ],
+)
+def test_agreement_is_relative_to_the_largest_logit(
+    answer: Any, expected: Any, equal: bool
+) -> None:
+    assert agrees(torch.tensor(answer), torch.tensor(expected), 1e-3) is equal
+
+
+def test_the_state_changes_when_a_weight_does() -> None:
+    classifier = convolutional()
+    pipeline = made(classifier)
+    state = pipeline.state()
+    assert pipeline.state() == state
+    with torch.no_grad():
+        classifier[0].weight[0] += 1
+    assert pipeline.state() != state
