@@ -16,7 +16,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from denoised_smoothing import load_classifier
+from denoised_smoothing import SmoothedClassifier, load_classifier
+from denoised_smoothing.catalogue import load_bundle
 from denoised_smoothing.classifiers import CifarResNet, ImageClassifier, save_cifar_resnet
 from denoised_smoothing.interfaces import Classifier
 from denoised_smoothing.weights import fingerprint
@@ -339,3 +340,13 @@ def test_in_another_place_it_has_the_same_fingerprint(
 
 def test_loaded_again_it_has_the_same_fingerprint(case: Case, classifier: Any) -> None:
     assert fingerprint(load_classifier(case.spec)) == fingerprint(classifier)
+
+
+def test_a_bundle_of_it_answers_the_same(case: Case, classifier: Any, tmp_path: Path) -> None:
+    smoothed = SmoothedClassifier(classifier, 0.25, device="cpu")
+    smoothed.save(tmp_path / "bundle", shape=(3, 32, 32), classifier=case.spec)
+    loaded = load_bundle(tmp_path / "bundle", device="cpu")
+    assert loaded.fingerprints() == smoothed.fingerprints()
+    assert getattr(loaded.classifier, "label_names", None) == case.names
+    with torch.inference_mode():
+        assert torch.equal(loaded.classifier(images()), classifier(images()))
