@@ -282,11 +282,11 @@ class TestContract:
         check_filled(store)
 
     def test_a_newer_schema_is_refused_naming_both(self, store: Store, target: str) -> None:
-        with store._transaction(write=True) as connection:
+        with store.transaction(write=True) as connection:
             connection.exec_driver_sql(f"update schema_version set version = {SCHEMA_VERSION + 1}")
         for read_only in (False, True):
             with pytest.raises(
-                SchemaTooNewError, match=r"has schema 2, .* reads up to 1; upgrade denoised-smoo"
+                SchemaTooNewError, match=r"has schema 3, .* reads up to 2; upgrade denoised-smoo"
             ):
                 Store(target, read_only=read_only)
 
@@ -386,7 +386,7 @@ def test_folders_are_made_and_odd_names_work(tmp_path: Path) -> None:
 
 
 def test_sqlite_is_durable_and_checks_foreign_keys(path: Path) -> None:
-    with Store(path) as store, store._transaction() as connection:
+    with Store(path) as store, store.transaction() as connection:
         pragmas = [
             connection.exec_driver_sql(f"PRAGMA {name}").scalar()
             for name in ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
@@ -471,7 +471,7 @@ def test_a_store_that_turns_read_only_keeps_what_it_has(
 ) -> None:
     with Store(path) as store:
         fill(store)
-        with store._transaction() as connection:
+        with store.transaction() as connection:
             connection.exec_driver_sql("PRAGMA query_only=ON")
         with pytest.raises(StoreError, match="attempt to write a readonly database") as caught:
             store.save_images("run", [image("a", 1, seconds=9.0)])
@@ -483,7 +483,7 @@ def test_a_locked_store_says_so(path: Path) -> None:
     with Store(path) as store, closing(sqlite3.connect(path)) as other:
         fill(store)
         other.execute("begin immediate")
-        with store._transaction() as connection:
+        with store.transaction() as connection:
             connection.exec_driver_sql("PRAGMA busy_timeout=1")
         with pytest.raises(StoreError, match=r"database is locked.*another program is writing"):
             store.save_images("run", [image("a", 1)])
@@ -498,7 +498,7 @@ def save_until_it_fails(store: Store) -> None:
 def test_a_full_disk_keeps_what_was_saved(path: Path) -> None:
     with Store(path) as store:
         fill(store)
-        with store._transaction() as connection:
+        with store.transaction() as connection:
             connection.exec_driver_sql("PRAGMA max_page_count=40")
         with pytest.raises(
             StoreError, match=r"disk is full.*everything saved before is kept: free some space"

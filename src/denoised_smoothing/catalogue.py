@@ -5,13 +5,18 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from denoised_smoothing.bundles import missing_roles, read_bundle, restore_form
 from denoised_smoothing.classifiers import load_cifar_resnet
-from denoised_smoothing.denoisers import bundled_denoisers, load_denoiser_file
+from denoised_smoothing.classifiers.remote.specs import REMOTE_FORMS, is_remote, load_remote
+from denoised_smoothing.denoisers import (
+    bundled_denoisers,
+    bundled_folder,
+    check_shipped,
+    load_bundled_denoiser,
+)
 from denoised_smoothing.errors import DenoisedSmoothingError, SpecError
 from denoised_smoothing.interfaces import Classifier, Denoiser
 from denoised_smoothing.plugins import (
@@ -31,10 +36,11 @@ def load_classifier(spec: str) -> Classifier:
     """The classifier that a spec names.
 
     Args:
-        spec: a bundled name (``digits``), or ``SCHEME:REST`` with a scheme of
+        spec: a bundled name (``digits``), ``SCHEME:REST`` with a scheme of
             :func:`list_classifiers`, such as ``torchvision:resnet50``, ``timm:FOLDER``,
             ``hf:NAME``, ``onnx:FILE?mean=0.5,0.5,0.5``, ``cifar-resnet56:FILE.safetensors`` or
-            ``python:MODULE:FACTORY`` for whatever FACTORY() returns.
+            ``python:MODULE:FACTORY`` for whatever FACTORY() returns, or a remote one
+            (:func:`~denoised_smoothing.classifiers.remote.specs.load_remote`).
 
     Raises:
         SpecError: nothing known by that name; suggests the nearest.
@@ -43,9 +49,12 @@ def load_classifier(spec: str) -> Classifier:
     """
     bundled = bundled_classifiers()
     if spec in bundled:
+        check_shipped(bundled[spec])
         return load_cifar_resnet(bundled[spec], depth=None)
+    if is_remote(spec):
+        return load_remote(spec)
     if not has_source(Role.CLASSIFIER, spec):
-        raise unknown(Role.CLASSIFIER, spec, bundled)
+        raise unknown(Role.CLASSIFIER, spec, [*bundled, *REMOTE_FORMS])
     classifier: Classifier = _callable(open_spec(Role.CLASSIFIER, spec), spec)
     return classifier
 
@@ -60,14 +69,15 @@ def load_denoiser(spec: str) -> Denoiser | None:
 
     Raises:
         SpecError: nothing known by that name; suggests the nearest.
-        WeightsError: the weights are missing or of another architecture.
+        WeightsError: the weights are missing, of another architecture, or bundled and not as
+            they were shipped.
         MissingExtraError: an optional package is needed.
     """
     if spec == "none":
         return None
     bundled = bundled_denoisers()
     if spec in bundled:
-        return load_denoiser_file(bundled[spec])
+        return load_bundled_denoiser(spec)
     if not has_source(Role.DENOISER, spec):
         raise unknown(Role.DENOISER, spec, ["none", *bundled])
     denoiser: Denoiser = _callable(open_spec(Role.DENOISER, spec), spec)
@@ -117,14 +127,14 @@ def _without_weights(spec: str) -> Classifier:
 
 def bundled_classifiers() -> dict[str, Path]:
     """Names and files of the classifiers that ship with the package, for the demo."""
-    folder = Path(str(resources.files("denoised_smoothing"))) / "bundled" / "classifiers"
-    return {path.stem: path for path in sorted(folder.glob("*.safetensors"))}
+    return {path.stem: path for path in sorted(bundled_folder("classifiers").glob("*.safetensors"))}
 
 
 def list_classifiers() -> list[dict[str, str]]:
-    """What ``--classifier`` takes: bundled ones, and the sources of specs."""
+    """What ``--classifier`` takes: bundled ones, the sources of specs, and remote ones."""
     bundled = [{"spec": name, "what": "bundled", "missing": ""} for name in bundled_classifiers()]
-    return [*bundled, *list_sources(Role.CLASSIFIER)]
+    remote = [{"spec": form, "what": "remote", "missing": ""} for form in REMOTE_FORMS]
+    return [*bundled, *list_sources(Role.CLASSIFIER), *remote]
 
 
 def list_denoisers() -> list[dict[str, str]]:

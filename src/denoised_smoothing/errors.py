@@ -8,6 +8,10 @@
     │   └── SpecError                    a spec string that names nothing known
     ├── WeightsError                     a weights file: a pickle, altered, another architecture
     ├── ClassifierError                  a classifier or denoiser answered what cannot be used
+    ├── RemoteError                      a classifier behind a wire cannot go on; answers are kept
+    │   ├── BudgetReachedError           the limit of queries or cost
+    │   ├── ModelChangedError            the vendor answers with another model than before
+    │   └── AnswerMissingError           without queries, and the log has no answer
     ├── CountsError                      counts that do not belong together
     ├── TrainingError                    a training that cannot start or go on
     │   └── TrainingInterruptedError     stopped by Ctrl-C; the same command goes on
@@ -53,6 +57,22 @@ class WeightsError(DenoisedSmoothingError):
 
 class ClassifierError(DenoisedSmoothingError):
     """A classifier or a denoiser returned something that cannot be used."""
+
+
+class RemoteError(DenoisedSmoothingError):
+    """A classifier behind a wire cannot go on; every answer so far is kept."""
+
+
+class BudgetReachedError(RemoteError):
+    """One query more would pass the limit of queries or cost."""
+
+
+class ModelChangedError(RemoteError):
+    """The vendor answers with another version of the model than earlier in the run."""
+
+
+class AnswerMissingError(RemoteError):
+    """No query may be sent, and the log holds no answer for this copy."""
 
 
 class CountsError(DenoisedSmoothingError):

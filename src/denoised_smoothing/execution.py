@@ -16,7 +16,7 @@ from denoised_smoothing import images as image_forms
 from denoised_smoothing.certificates.counts import Stage
 from denoised_smoothing.certificates.setting import EngineName, Noise, Precision
 from denoised_smoothing.denoisers import DenoiserNetwork, Drafting, MajorityVote, as_denoiser
-from denoised_smoothing.engines import Choice, Pipeline, Request, choose_engine
+from denoised_smoothing.engines import Choice, Pipeline, Pixels, Request, choose_engine
 from denoised_smoothing.errors import SettingError
 from denoised_smoothing.interfaces import Classifier
 from denoised_smoothing.noise import noisy_copies
@@ -52,6 +52,9 @@ class Execution:
         device: where.
 
     ``fixed`` is what was settled before, or None.
+
+    Raises:
+        SettingError: the denoiser has several answers, and the classifier is elsewhere.
     """
 
     def __init__(
@@ -67,6 +70,11 @@ class Execution:
         front = None if denoiser is None else as_denoiser(denoiser)
         self.pipeline = self._shown = Pipeline(classifier, front, sigma, device)
         if isinstance(denoiser, Drafting) and denoiser.votes > 1:
+            if isinstance(classifier, Pixels):
+                raise SettingError(
+                    f"this denoiser has {denoiser.votes} answers to a noisy copy, and a remote "
+                    "classifier is asked about one; take the denoiser with 1 vote"
+                )
             vote = MajorityVote(classifier, denoiser, sigma)
             # What is not made of modules must not look like one: it is neither shared nor traced.
             whole = self._shown.is_module

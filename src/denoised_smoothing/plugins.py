@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cache
@@ -199,20 +199,20 @@ def forms(role: Role) -> list[str]:
     return [row["spec"] for row in list_sources(role)]
 
 
-def unknown(role: Role, text: str, names: Iterable[str] = ()) -> SpecError:
+def unknown(role: Role, text: str, names: Collection[str] = ()) -> SpecError:
     """The error for a spec that names nothing known; suggests the nearest.
 
     Args:
         role: what was looked for.
         text: the spec.
-        names: what could have been named without a scheme.
+        names: what else could have been named.
     """
-    by_scheme = {re.split(r"[:\[A-Z]", form)[0]: form for form in forms(role)}
-    known = {**{name: name for name in names}, **by_scheme}
+    known = {re.split(r"[:\[A-Z]", form)[0]: form for form in (*names, *forms(role))}
     nearest = difflib.get_close_matches(text.split(":")[0], known, n=1, cutoff=0.5)
     hint = f"did you mean {known[nearest[0]]}? " if nearest else ""
     what = role.value.removesuffix("s")
-    return SpecError(f"unknown {what} {text!r}; {hint}Known: {', '.join(known.values())}")
+    every = ", ".join([*names, *forms(role)])
+    return SpecError(f"unknown {what} {text!r}; {hint}Known: {every}")
 
 
 def _options(text: str, tail: str, source: Source) -> dict[str, str]:

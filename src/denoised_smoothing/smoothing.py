@@ -31,10 +31,10 @@ from denoised_smoothing.certificates.setting import (
     choose_by_name,
 )
 from denoised_smoothing.denoisers import check_size
-from denoised_smoothing.engines import Choice, choose_device
+from denoised_smoothing.engines import Choice, Pixels, choose_device
 from denoised_smoothing.errors import SettingError
 from denoised_smoothing.execution import Execution, stated_channels
-from denoised_smoothing.interfaces import Classifier
+from denoised_smoothing.interfaces import Classifier, CopyClassifier
 from denoised_smoothing.noise import noisy_copies
 from denoised_smoothing.scheduling import ImageTask, Targets
 from denoised_smoothing.voting import Voting
@@ -106,8 +106,9 @@ class SmoothedClassifier:
         self.channels = stated_channels(classifier, denoiser)
         self.resolution: int | None = getattr(classifier, "resolution", None)
         self.device = choose_device(device)
+        # Of a classifier behind a wire, the engine executes all that is on this side of it.
         self.execution = Execution(
-            classifier,
+            Pixels() if isinstance(classifier, CopyClassifier) else classifier,
             denoiser,
             self.sigma,
             self.noise,
@@ -289,16 +290,19 @@ class SmoothedClassifier:
         """
         tasks = iter(tasks)
         first = next(tasks, None)
-        if first is not None:
-            yield from self._voting.count(
-                first,
-                tasks,
-                targets,
-                self.choice(first.image),
-                seed,
-                most=self._batch_size,
-                on_batch=on_batch,
-            )
+        if first is None:
+            return
+        choice, voting = self.choice(first.image), self._voting
+        if isinstance(self.classifier, CopyClassifier):
+            plain = self.denoiser is None
+            with self.classifier.session() as session:
+                yield from voting.buy(
+                    first, tasks, targets, choice, seed, session, plain=plain, on_batch=on_batch
+                )
+            return
+        yield from voting.count(
+            first, tasks, targets, choice, seed, most=self._batch_size, on_batch=on_batch
+        )
 
     def choice(self, image: Float[np.ndarray, "c h w"]) -> Choice:
         """The engine for images of this size, and the copies of a forward pass.

@@ -23,8 +23,9 @@ from __future__ import annotations
 import difflib
 import json
 import secrets
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -43,7 +44,8 @@ from denoised_smoothing.errors import (
     StoreError,
 )
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""2 added the table of queries; an older store gets it when it is opened to write."""
 
 _metadata = sa.MetaData()
 _schema = sa.Table("schema_version", _metadata, sa.Column("version", sa.Integer, nullable=False))
@@ -77,6 +79,28 @@ _examples = sa.Table(
     sa.Column("position", sa.Integer, primary_key=True),
     sa.Column("png", sa.LargeBinary, nullable=False),
 )
+
+QUERIES = sa.Table(
+    "queries",
+    _metadata,
+    sa.Column("run", sa.ForeignKey("runs.name"), primary_key=True),
+    sa.Column("image_id", sa.String, primary_key=True),
+    sa.Column("stage", sa.String, primary_key=True),
+    sa.Column("copy", sa.Integer, primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("vendor", sa.String, nullable=False),
+    sa.Column("model", sa.String, nullable=False),
+    sa.Column("sha256", sa.String, nullable=False),
+    sa.Column("price", sa.Float, nullable=False),
+    sa.Column("sent", sa.String, nullable=False),
+    sa.Column("outcome", sa.String, nullable=False),
+    sa.Column("label", sa.String),
+    sa.Column("final", sa.Boolean, nullable=False),
+    sa.Column("version", sa.String),
+    sa.Column("answer", sa.Text),
+    sa.Column("seconds", sa.Float),
+)
+"""Attempts at a classifier behind a wire; :mod:`~denoised_smoothing.ledger` reads and writes it."""
 
 _HINTS = {
     "full": "everything saved before is kept: free some space, then give the same command again",
@@ -143,6 +167,7 @@ class Store:
 
     def __init__(self, target: str | Path, *, read_only: bool = False) -> None:
         self._name, self._read_only = str(target), read_only
+        self._writing = threading.Lock()
         try:
             if "://" in self._name:
                 url = sa.make_url(self._name)
@@ -189,7 +214,7 @@ class Store:
             "info": info,
             "created": datetime.now(UTC).isoformat(),
         }
-        with suppress(IntegrityError), self._transaction(write=True) as connection:
+        with suppress(IntegrityError), self.transaction(write=True) as connection:
             connection.execute(sa.insert(_runs), row)
         run = self.run(name)
         wanted["seed"] = run.seed if seed is None else seed
@@ -203,7 +228,7 @@ class Store:
     def extend(self, name: str, plan: Mapping[str, Any], *, command: str) -> StoredRun:
         """Replace the plan of a run by one that only adds to it; notes the command in its info."""
         self.run(name)
-        with self._transaction(write=True) as connection:
+        with self.transaction(write=True) as connection:
             query = sa.select(_runs.c.settings, _runs.c.info).where(_runs.c.name == name)
             settings, info = connection.execute(query).one()
             settings = json.loads(_to_json({**settings, "plan": plan}))
@@ -212,6 +237,12 @@ class Store:
                 sa.update(_runs).where(_runs.c.name == name).values(settings=settings, info=info)
             )
         return self.run(name)
+
+    def name_labels(self, name: str, labels: Sequence[str]) -> None:
+        """Replace the label names of a run, in the order of the labels' numbers."""
+        info = {**self.run(name).info, "label_names": list(labels)}
+        with self.transaction(write=True) as connection:
+            connection.execute(sa.update(_runs).where(_runs.c.name == name).values(info=info))
 
     def run(self, name: str) -> StoredRun:
         """The run of that name; if there is none, the error suggests the nearest."""
@@ -226,7 +257,7 @@ class Store:
     def runs(self) -> list[StoredRun]:
         """All runs, the oldest first."""
         query = sa.select(_runs).order_by(_runs.c.created, _runs.c.name)
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             return [
                 StoredRun(name, settings, int(seed), info, datetime.fromisoformat(created))
                 for name, settings, seed, info, created in connection.execute(query)
@@ -236,7 +267,7 @@ class Store:
         """The images of a run, by index."""
         self.run(name)
         query = sa.select(_images).where(_images.c.run == name).order_by(_images.c.index)
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             return [_image(row) for row in connection.execute(query)]
 
     def save_images(self, name: str, images: Iterable[StoredImage]) -> None:
@@ -265,7 +296,7 @@ class Store:
         self.run(name)
         columns = (_examples.c.image_id, _examples.c.kind, _examples.c.position, _examples.c.png)
         query = sa.select(*columns).where(_examples.c.run == name).order_by(*columns[:3])
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             return [StoredExample(*row) for row in connection.execute(query)]
 
     def save_examples(self, name: str, examples: Iterable[StoredExample]) -> None:
@@ -278,16 +309,25 @@ class Store:
         if not rows:
             return
         matches = (table.c[key] == sa.bindparam(key) for key in keys)
-        with self._transaction(write=True) as connection:
+        with self.transaction(write=True) as connection:
             connection.execute(sa.delete(table).where(*matches), rows)
             connection.execute(sa.insert(table), rows)
 
     @contextmanager
-    def _transaction(self, *, write: bool = False) -> Iterator[sa.Connection]:
+    def transaction(self, *, write: bool = False) -> Iterator[sa.Connection]:
+        """A transaction of the database: all of it is on disk when it ends, or none.
+
+        Raises:
+            StoreError: the database failed, or the store was opened to read.
+        """
         if write and self._read_only:
             raise StoreError(f"the store {self._name} was opened to read; open it to write")
         try:
-            with self._engine.execution_options(write=write).begin() as connection:
+            # One writer of a process at a time: waiting for SQLite's own lock is not fair.
+            with (
+                self._writing if write else nullcontext(),
+                self._engine.execution_options(write=write).begin() as connection,
+            ):
                 yield connection
         except IntegrityError:
             raise  # a key exists already: the caller knows what that means
@@ -295,7 +335,7 @@ class Store:
             raise self._failure(error) from error
 
     def _check_schema(self) -> None:
-        with self._transaction(write=not self._read_only) as connection:
+        with self.transaction(write=not self._read_only) as connection:
             tables = sa.inspect(connection).get_table_names()
             if not tables and not self._read_only:
                 _metadata.create_all(connection)
@@ -313,7 +353,8 @@ class Store:
                     f"reads up to {SCHEMA_VERSION}; upgrade denoised-smoothing, or name another"
                 )
             if not self._read_only:  # find out now whether it can be written
-                connection.execute(sa.update(_schema).values(version=version))
+                _metadata.create_all(connection)  # what an older schema lacks
+                connection.execute(sa.update(_schema).values(version=SCHEMA_VERSION))
 
     def _failure(self, error: Exception) -> StoreError:
         reason = str(error.orig if isinstance(error, DBAPIError) else error)

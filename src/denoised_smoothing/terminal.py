@@ -24,6 +24,7 @@ from denoised_smoothing.reporting import (
 )
 
 if TYPE_CHECKING:
+    from denoised_smoothing.queries import Spending
     from denoised_smoothing.runs import RunProgress
 
 out, err = Console(), Console(stderr=True)
@@ -38,10 +39,11 @@ def run_bar() -> Iterator[Callable[[RunProgress], None]]:
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
         TextColumn("images, {task.fields[certified]} certified, {task.fields[calls]:,} queries"),
+        TextColumn("{task.fields[spent]}"),
         TextColumn("{task.fields[left]}"),
     )
     with Progress(*columns, console=err, transient=True) as bar:
-        task = bar.add_task("certifying", total=None, certified=0, calls=0, left="")
+        task = bar.add_task("certifying", total=None, certified=0, calls=0, spent="", left="")
 
         def show(progress: RunProgress) -> None:
             bar.update(
@@ -51,6 +53,7 @@ def run_bar() -> Iterator[Callable[[RunProgress], None]]:
                 total=progress.images,
                 certified=progress.certified,
                 calls=progress.calls,
+                spent="" if progress.spent is None else _spent(progress.spent),
                 left="" if progress.seconds_left is None else _left(progress.seconds_left),
             )
 
@@ -152,6 +155,20 @@ def print_rows(rows: Sequence[Mapping[str, Any]], *, as_json: bool) -> None:
     for row in rows:
         table.add_row(*(str(value) for value in row.values()))
     out.print(table)
+
+
+def print_spending(spending: Spending) -> None:
+    """What queries of a run came to, on standard error."""
+    doubtful = f", {spending.doubtful:,} of them perhaps not" if spending.doubtful else ""
+    err.print(
+        f"{spending.attempts:,} attempts, {spending.queries:,} paid for{doubtful}: "
+        f"${spending.most:,.4f}",
+        markup=False, soft_wrap=True,
+    )  # fmt: skip
+
+
+def _spent(spending: Spending) -> str:
+    return f"${spending.most:,.2f}"
 
 
 def _left(seconds: float) -> str:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int, Num
 from torch import Tensor
 
 from denoised_smoothing.certificates.setting import Noise
+from denoised_smoothing.dispatch import spend_singly
 from denoised_smoothing.engines import Choice, Engine, limit_threads
 from denoised_smoothing.errors import ClassifierError
+from denoised_smoothing.interfaces import CopySession
 from denoised_smoothing.noise import chunk_size, noisy_copies
+from denoised_smoothing.queries import CopyKey
 from denoised_smoothing.scheduling import ImageTask, Part, Targets, same_shape, spend
 
 
@@ -77,6 +81,55 @@ class Voting:
             pool.shutdown(cancel_futures=True)
             torch.set_num_threads(threads)
 
+    def buy(
+        self,
+        first: ImageTask,
+        rest: Iterable[ImageTask],
+        targets: Targets,
+        choice: Choice,
+        seed: int,
+        session: CopySession,
+        *,
+        plain: bool,
+        on_batch: Callable[[Sequence[ImageTask]], None] | None = None,
+    ) -> Iterator[ImageTask]:
+        """As :meth:`count`, of a classifier whose answers are bought one by one.
+
+        Args:
+            first, rest, targets, choice, seed, on_batch: as of :meth:`count`.
+            session: of the classifier, ready to answer.
+            plain: whether it sees the noisy copies themselves, as there is no denoiser.
+        """
+        yield from spend_singly(
+            same_shape(first, rest),
+            targets,
+            partial(self._ask, session, None if plain else choice, seed),
+            chunk=chunk_size(first.image.shape),
+            forward=choice.forward,
+            room=session.room,
+            on_batch=on_batch,
+        )
+
+    def _ask(
+        self, session: CopySession, choice: Choice | None, seed: int, parts: Sequence[Part]
+    ) -> list[list[Future[int]]]:
+        """Have the copies of each part classified one by one; known answers need no copy."""
+        keys = [
+            [CopyKey(part.task.image_id, part.stage, n) for n in range(part.start, part.stop)]
+            for part in parts
+        ]
+        known = [[session.known(key) for key in of_part] for of_part in keys]
+        open_ = [part for part, votes in zip(parts, known, strict=True) if None in votes]
+        copies = iter(self.pixels(open_, choice, seed) if open_ else ())
+        answers: list[list[Future[int]]] = []
+        for of_part, votes in zip(keys, known, strict=True):
+            missing = [i for i, vote in enumerate(votes) if vote is None]
+            fresh: Iterator[Future[int]] = iter(())
+            if missing:
+                fresh = iter(session.ask([of_part[i] for i in missing], next(copies)[missing]))
+            answers.append([vote or next(fresh) for vote in votes])
+        return answers
+
     def votes(
         self, parts: Sequence[Part], choice: Choice, seed: int
     ) -> list[tuple[list[int], int]]:
@@ -103,6 +156,19 @@ class Voting:
                     "before certifying (reduced precision, a division by zero?)"
                 )
         return [(votes, failed) for _, failed, *votes in table]
+
+    def pixels(
+        self, parts: Sequence[Part], choice: Choice | None, seed: int
+    ) -> list[Float[np.ndarray, "n c h w"]]:
+        """What a classifier elsewhere sees of each part: answers of an engine, or plain copies."""
+        copies = torch.cat([self._noisy(part, seed) for part in parts])
+        if choice is not None:
+            padding = copies.new_zeros(-len(copies) % choice.forward, *copies.shape[1:])
+            pieces = torch.split(torch.cat([copies, padding]), choice.forward)
+            pixels = torch.cat([self._answer(choice.engine, piece) for piece in pieces])
+            copies = pixels[: len(copies)].reshape(copies.shape)
+        ends = np.cumsum([part.size for part in parts])[:-1]
+        return np.split(copies.float().cpu().numpy(), ends)
 
     def _answer(self, engine: Engine, copies: Float[Tensor, "n c h w"]) -> Num[Tensor, "n ..."]:
         """The engine's answer; once memory did not hold all threads' copies, one at a time."""

@@ -85,12 +85,22 @@ def _plain_name(name: str) -> str:
     return ".".join(parts[1:] if parts[0] == "1" else parts)
 
 
-def save_weights(path: str | Path, module: nn.Module, metadata: Mapping[str, str]) -> None:
-    """Write a module's weights and metadata as safetensors, all of the file or none of it."""
+def save_weights(
+    path: str | Path, module: nn.Module, metadata: Mapping[str, str], *, half: bool = False
+) -> None:
+    """Write a module's weights and metadata as safetensors, all of the file or none of it.
+
+    With ``half``, numbers in floating point are rounded to 16 bits.
+
+    Raises:
+        WeightsError: a weight is too large for half precision.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     tensors = {name: _own_copy(tensor) for name, tensor in module.state_dict().items()}
+    if half:
+        tensors = {name: _halved(name, tensor) for name, tensor in tensors.items()}
     try:
         # Not save_file, which makes files that only their owner may read.
         part.write_bytes(save(tensors, metadata=dict(metadata)))
@@ -102,6 +112,18 @@ def save_weights(path: str | Path, module: nn.Module, metadata: Mapping[str, str
 def _own_copy(tensor: Tensor) -> Tensor:
     """A copy that shares no memory: safetensors refuses tied weights."""
     return tensor.detach().clone(memory_format=torch.contiguous_format)
+
+
+def _halved(name: str, tensor: Tensor) -> Tensor:
+    if not tensor.is_floating_point():
+        return tensor
+    halved = tensor.half()
+    if not torch.isfinite(halved).all():
+        raise WeightsError(
+            f"{name} has values up to {tensor.abs().max().item():g}, and half precision ends at "
+            "65504; write the weights in full precision"
+        )
+    return halved
 
 
 def fill(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
@@ -139,6 +161,19 @@ def fingerprint(thing: object) -> str:
     """
     digest = hashlib.sha256()
     _feed(digest, thing, {})
+    return digest.hexdigest()
+
+
+def weights_digest(module: nn.Module) -> str:
+    """SHA-256, in hex, of a module's names, shapes and numbers alone.
+
+    Unlike :func:`fingerprint`, the same for every version of the code that computes with them.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        if not name.endswith("num_batches_tracked"):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()
 
 
@@ -180,6 +215,8 @@ def _parts(digest: hashlib._Hash, thing: object) -> Iterable[object]:
         return thing.__code__.co_code, thing.__defaults__, thing.__kwdefaults__, cells
     if isinstance(thing, (type, ModuleType)):
         return ()
+    if callable(told := getattr(thing, "fingerprint_parts", None)):  # it knows itself
+        return (told(),)
     held = dict(getattr(thing, "__dict__", {}))
     if isinstance(thing, nn.Module):  # whether it is training is for the engine to set
         held = {name: value for name, value in held.items() if name not in ("training", "card")}

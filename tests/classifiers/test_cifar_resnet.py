@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from denoised_smoothing.classifiers import (
     CifarResNet,
     ImageClassifier,
+    folded,
     load_cifar_resnet,
     save_cifar_resnet,
 )
@@ -150,3 +151,20 @@ def test_the_published_resnet56(
         answers = load_cifar_resnet(RESNET56, 56)(images + sigma * noise).argmax(dim=1)
     accuracy = (answers == labels).float().mean().item()
     assert least <= accuracy <= most
+
+
+def test_folded_normalisations_change_no_answer() -> None:
+    torch.manual_seed(0)
+    classifier = ImageClassifier(CifarResNet(14), [0.5] * 3, [0.25] * 3)
+    images = torch.rand(8, 3, 32, 32)
+    classifier.train()(images)  # statistics of its own
+    faster = folded(classifier.eval())
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in faster.modules())
+    assert any(isinstance(module, nn.BatchNorm2d) for module in classifier.modules())
+    with torch.no_grad():
+        torch.testing.assert_close(faster(images), classifier(images), rtol=1e-4, atol=1e-4)
+
+
+def test_what_cannot_be_folded_stays_as_it_is() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    assert folded(network) is network

@@ -9,8 +9,6 @@ from safetensors.torch import save_file
 from denoised_smoothing.denoisers import (
     UNet,
     build_denoiser,
-    bundled_denoisers,
-    files,
     load_denoiser_file,
     save_denoiser,
 )
@@ -98,20 +96,22 @@ def test_an_unknown_architecture_is_refused() -> None:
         build_denoiser("resnet")
 
 
-def test_bundled_ones_are_found_by_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unet: Path
-) -> None:
-    monkeypatch.setattr(files.resources, "files", lambda package: tmp_path)
-    assert bundled_denoisers() == {}
-    there = tmp_path / "bundled" / "denoisers" / "digits.safetensors"
-    there.parent.mkdir(parents=True)
-    assert bundled_denoisers() == {}
-    unet.rename(there)
-    assert bundled_denoisers() == {"digits": there}
+def test_half_precision_halves_the_file_and_loads_as_float32(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    unet = UNet(width=16, outer=1, inner=1).eval()
+    save_denoiser(tmp_path / "whole", unet, "unet", CARD)
+    save_denoiser(tmp_path / "half", unet, "unet", CARD, half=True)
+    assert (tmp_path / "half").stat().st_size < 0.6 * (tmp_path / "whole").stat().st_size
+    loaded = load_denoiser_file(tmp_path / "half")
+    assert {tensor.dtype for tensor in loaded.state_dict().values()} == {torch.float32}
+    noisy = torch.rand(2, 3, 8, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(noisy, 0.25), unet(noisy, 0.25), rtol=0, atol=1e-3)
 
 
-@pytest.mark.parametrize("name", bundled_denoisers())
-def test_what_ships_loads_and_says_its_noise(name: str) -> None:
-    card = load_denoiser_file(bundled_denoisers()[name]).card
-    assert 0 < float(card["sigma_min"]) <= float(card["sigma_max"])
-    assert card["command"]
+def test_weights_too_large_for_half_precision_are_refused(tmp_path: Path) -> None:
+    unet = UNet(width=8, outer=1, inner=1)
+    unet.head.weight.data.fill_(1e6)
+    with pytest.raises(WeightsError, match=r"head.weight has values up to 1e\+06"):
+        save_denoiser(tmp_path / "half", unet, "unet", CARD, half=True)
+    assert not list(tmp_path.iterdir())

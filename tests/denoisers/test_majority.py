@@ -2,11 +2,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import pytest
 import torch
 from torch import Tensor, nn
 
-from denoised_smoothing import SmoothedClassifier
+from denoised_smoothing import SmoothedClassifier, load_classifier
 from denoised_smoothing.denoisers import Drafting, MajorityVote
+from denoised_smoothing.errors import SettingError
 
 
 class Scripted(nn.Module):
@@ -67,6 +69,12 @@ def test_what_is_not_made_of_modules_is_called_by_one_thread() -> None:
     whole = SmoothedClassifier(Shown(), 0.25, drafts, device="cpu")
     assert whole.execution.pipeline.is_module
     assert whole.certify(one, n0=10, n=100, seed=0).label == 2
+
+
+def test_a_classifier_elsewhere_is_asked_about_one_image_a_copy() -> None:
+    drafts = Scripted([[2], [4]])
+    with pytest.raises(SettingError, match="has 2 answers to a noisy copy, and a remote class"):
+        SmoothedClassifier(load_classifier("simulated"), 0.25, drafts)
 
 
 def test_the_smoothed_classifier_votes() -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -38,3 +40,18 @@ def test_far_pixels_matter_less_than_the_network_can_see() -> None:
     with torch.no_grad():
         whole, part = network(image, 0.5), network(image[:, :, :65, :66], 0.5)
     torch.testing.assert_close(whole[:, :, :32, :32], part[:, :, :32, :32], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("options", [{"unshuffle": 1}, {"unshuffle": 4}, {"residual": "noise"}])
+def test_variants_keep_the_shape_of_any_image(options: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    network = UNet(width=8, outer=1, inner=1, **options)
+    assert network.config.items() >= options.items()
+    noisy = torch.rand(2, 3, 15, 22)
+    with torch.no_grad():
+        assert network(noisy, 0.25).shape == noisy.shape
+
+
+def test_a_residual_that_is_not_known_is_refused() -> None:
+    with pytest.raises(ValueError, match="residual must be scaled or noise, got 'image'"):
+        UNet(residual="image")

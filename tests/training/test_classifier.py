@@ -168,3 +168,28 @@ def test_an_existing_output_is_not_overwritten(finished: ClassifierJob) -> None:
     with pytest.raises(SettingError, match=r"resnet8\.safetensors exists already; choose another"):
         train_resnet(finished)
     assert finished.output.read_bytes() == before
+
+
+def test_one_that_is_trained_on_noise_stands_it_better(
+    finished: ClassifierJob, tmp_path: Path
+) -> None:
+    hardened = train_resnet(digits_job(tmp_path, noise=0.5))
+    card = json.loads(weights_card(hardened)["quality"])
+    assert card.keys() == {"accuracy_clean", "accuracy_noisy"}
+    data = load_dataset("digits:test")
+    images = torch.stack([torch.from_numpy(data[index].image) for index in range(VALIDATED)])
+    noisy = images + 0.5 * torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
+    accuracies = []
+    for path in (finished.output, hardened):
+        with torch.no_grad():
+            answers = load_cifar_resnet(path)(noisy).argmax(dim=1)
+        right = answers == torch.tensor(data.labels[:VALIDATED])
+        accuracies.append(float(right.float().mean()))
+    assert accuracies[1] > accuracies[0] + 0.05
+    assert accuracies[1] == pytest.approx(card["accuracy_noisy"], abs=0.1)
+
+
+@pytest.mark.parametrize("noise", [-0.1, float("nan"), float("inf")])
+def test_senseless_noise_is_refused(tmp_path: Path, noise: float) -> None:
+    with pytest.raises(SettingError, match="noise of a classifier must be at least 0, got"):
+        digits_job(tmp_path, noise=noise)

@@ -7,7 +7,13 @@ from typing import Any
 import pytest
 
 from denoised_smoothing.errors import SettingError
-from denoised_smoothing.training.config import Objective, Target, TrainingConfig
+from denoised_smoothing.training.config import (
+    Disagreement,
+    Objective,
+    Target,
+    TrainingConfig,
+    Weighting,
+)
 
 
 @pytest.mark.parametrize(
@@ -26,6 +32,14 @@ from denoised_smoothing.training.config import Objective, Target, TrainingConfig
         ({"ema": 1.0}, r"average must be in \[0, 1\), got 1\.0"),
         ({"ema": -0.1}, r"average must be in \[0, 1\), got -0\.1"),
         ({"steps": 10, "mse_steps": 11}, "between 0 and the 10 steps, got 11"),
+        ({"temperature": 0.0}, r"temperature must be above 0, got 0\.0"),
+        ({"temperature": math.inf}, "temperature must be above 0, got inf"),
+        ({"copies": 0}, "copies must be at least 1, got 0"),
+        ({"adversary_steps": 0}, "adversary_steps must be at least 1, got 0"),
+        ({"anchor": -1.0}, r"anchor must be at least 0, got -1\.0"),
+        ({"consistency": math.nan, "copies": 2}, "consistency must be at least 0, got nan"),
+        ({"consistency": 1.0}, "got copies=1; take at least 2"),
+        ({"entropy": 1.0}, "got copies=1; take at least 2"),
         ({"mse_steps": -1}, "between 0 and the 8000 steps, got -1"),
     ],
 )
@@ -77,7 +91,19 @@ def test_sigma_range() -> None:
 
 
 def test_plain_values_say_it_all() -> None:
-    config = TrainingConfig(objective=Objective.HYBRID, target=Target.LABEL, sigma_max=1.0)
+    config = TrainingConfig(
+        objective=Objective.HYBRID,
+        target=Target.LABEL,
+        sigma_max=1.0,
+        weighting=Weighting.VARIANCE,
+        disagreement=Disagreement.VOTES,
+    )
     plain = json.loads(json.dumps(config.to_dict()))
-    again = {**plain, "objective": Objective("hybrid"), "target": Target("label")}
+    enums = {
+        "objective": Objective("hybrid"),
+        "target": Target("label"),
+        "weighting": Weighting("variance"),
+        "disagreement": Disagreement("votes"),
+    }
+    again = {**plain, **enums}
     assert TrainingConfig(**again) == config

@@ -7,7 +7,13 @@ from torch import Tensor, nn
 
 from denoised_smoothing.denoisers import DenoiserNetwork, DnCNN
 from denoised_smoothing.errors import TrainingError
-from denoised_smoothing.training.config import Objective, TrainingConfig
+from denoised_smoothing.training.config import (
+    Disagreement,
+    Objective,
+    Target,
+    TrainingConfig,
+    Weighting,
+)
 from denoised_smoothing.training.module import DenoiserTraining
 
 
@@ -183,3 +189,88 @@ def test_images_without_label_do_not_count_as_wrong(monkeypatch: pytest.MonkeyPa
     logged.clear()
     training.validation_step((images, torch.full((4,), -1), numbers), 0)
     assert logged.keys() == {"validation_mse"}
+
+
+def stability_training(**settings: object) -> DenoiserTraining:
+    config = TrainingConfig(objective=Objective.STABILITY, sigma=0.5, **settings)  # type: ignore[arg-type]
+    return DenoiserTraining(Scale(), config, [Classes()])
+
+
+def test_copies_of_an_image_share_its_sigma_and_not_its_noise() -> None:
+    training = stability_training(copies=3, sigma_max=1.0)
+    training.training_step(batch(4), 0)
+    noisy, sigmas = training.denoiser.seen  # type: ignore[attr-defined]
+    assert len(noisy) == 12
+    assert torch.equal(sigmas, sigmas[:4].repeat(3))
+    assert len(set(sigmas.tolist())) == 4
+    assert not torch.equal(noisy[:4], noisy[4:8])
+
+
+def test_one_copy_has_the_noise_of_an_mse_step() -> None:
+    mse, stability = DenoiserTraining(Scale(), TrainingConfig(sigma=0.5)), stability_training()
+    for training in (mse, stability):
+        training.training_step(batch(), 0)
+    assert torch.equal(mse.denoiser.seen[0], stability.denoiser.seen[0])  # type: ignore[index]
+
+
+def test_terms_add_up() -> None:
+    def loss(**settings: object) -> float:
+        return float(stability_training(copies=2, **settings).training_step(batch(), 0).detach())
+
+    plain = loss()
+    parts = {"consistency": 2.0, "entropy": 0.5, "anchor": 3.0}
+    added = {name: loss(**{name: weight}) - plain for name, weight in parts.items()}
+    assert all(value > 0 for value in added.values())
+    assert loss(**parts) == pytest.approx(plain + sum(added.values()), rel=1e-5)
+    assert loss(anchor=6.0) - plain == pytest.approx(2 * added["anchor"], rel=1e-4)
+
+
+def test_truth_is_the_label_of_the_data() -> None:
+    training = stability_training(target=Target.TRUTH)
+    images, _, numbers = batch(8)
+    losses = [
+        float(training.training_step((images, torch.full((8,), label), numbers), 0).detach())
+        for label in range(10)
+    ]
+    answers = training._fixed.surrogates[0](training.denoiser.seen[0])  # type: ignore[index]
+    expected = -answers.log_softmax(dim=1).mean(dim=0)
+    torch.testing.assert_close(torch.tensor(losses), expected.detach())
+
+
+def test_temperature_divides_the_logits_of_both_answers() -> None:
+    training = stability_training(temperature=4.0)
+    loss = training.training_step(batch(8), 0)
+    surrogate = training._fixed.surrogates[0]
+    clean = (surrogate(batch(8)[0]) / 4).softmax(dim=1)
+    answers = (surrogate(training.denoiser.seen[0]) / 4).log_softmax(dim=1)  # type: ignore[index]
+    torch.testing.assert_close(loss.detach(), -(clean * answers).sum(dim=1).mean().detach())
+
+
+def test_votes_are_lost_where_nats_are_counted_otherwise() -> None:
+    votes = stability_training(disagreement=Disagreement.VOTES, target=Target.TRUTH)
+    loss = float(votes.training_step(batch(8), 0).detach())
+    answers = votes._fixed.surrogates[0](votes.denoiser.seen[0])  # type: ignore[index]
+    assert loss == pytest.approx(1 - float(answers.softmax(dim=1)[:, 0].mean().detach()))
+
+
+def test_an_adversary_raises_the_loss_and_leaves_no_gradient() -> None:
+    plain = stability_training().training_step(batch(), 0)
+    training = stability_training(adversary=0.5, adversary_steps=2)
+    attacked = training.training_step(batch(), 0)
+    assert float(attacked.detach()) > float(plain.detach())
+    assert training.denoiser.factor.grad is None  # type: ignore[union-attr]
+
+
+def test_weighted_mse_counts_weak_noise_more() -> None:
+    losses = {}
+    for sigma in (0.05, 1.0):
+        for weighting in Weighting:
+            config = TrainingConfig(sigma=sigma, weighting=weighting)
+            loss = DenoiserTraining(Scale(), config).training_step(batch(200), 0)
+            losses[sigma, weighting] = float(loss.detach())
+    ratio = {
+        sigma: losses[sigma, Weighting.VARIANCE] / losses[sigma, Weighting.EQUAL]
+        for sigma in (0.05, 1.0)
+    }
+    assert ratio[0.05] == pytest.approx(13.0)
+    assert ratio[1.0] == pytest.approx(0.53125)

@@ -4,46 +4,131 @@ import math
 
 import pytest
 import torch
+from torch.distributions import Categorical, kl_divergence
 from torch.nn import functional
 
 from denoised_smoothing.training.config import Target
-from denoised_smoothing.training.objectives import mse, psnr, stability
+from denoised_smoothing.training.objectives import (
+    answer_entropy,
+    consistency,
+    lost_votes,
+    mse,
+    psnr,
+    stability,
+    variance_weights,
+    wanted_answer,
+)
+
+LABELS = torch.tensor([3, 1, 0, 2, 2])
 
 
 def logits(seed: int) -> torch.Tensor:
     return 3 * torch.randn(5, 4, generator=torch.Generator().manual_seed(seed))
 
 
+def copies(*seeds: int) -> torch.Tensor:
+    return torch.stack([logits(seed) for seed in seeds])
+
+
 def test_stability_towards_the_label_is_cross_entropy_with_it() -> None:
     answers, clean = logits(0), logits(1)
     labels = clean.argmax(dim=1)
     reference = functional.nll_loss(functional.log_softmax(answers, dim=1), labels)
-    torch.testing.assert_close(stability(answers, clean, Target.LABEL), reference)
+    torch.testing.assert_close(
+        stability(answers, wanted_answer(clean, LABELS, Target.LABEL)), reference
+    )
 
 
 def test_stability_towards_all_probabilities() -> None:
     answers, clean = logits(0), logits(1)
     reference = -(clean.softmax(1) * answers.log_softmax(1)).sum(dim=1).mean()
-    torch.testing.assert_close(stability(answers, clean, Target.SOFT), reference)
+    torch.testing.assert_close(
+        stability(answers, wanted_answer(clean, LABELS, Target.SOFT)), reference
+    )
 
 
 def test_soft_stability_is_least_where_the_answers_agree() -> None:
     clean = logits(1)
     answers = clean.clone().requires_grad_()
-    least = stability(answers, clean, Target.SOFT)
+    least = stability(answers, wanted_answer(clean, LABELS, Target.SOFT))
     least.backward()
     entropy = torch.distributions.Categorical(logits=clean).entropy().mean()
     torch.testing.assert_close(least, entropy)
     torch.testing.assert_close(answers.grad, torch.zeros_like(clean), rtol=0, atol=1e-6)
     for seed in range(2, 12):
-        assert stability(clean + 0.1 * logits(seed), clean, Target.SOFT) > least
+        assert stability(clean + 0.1 * logits(seed), clean.softmax(dim=1)) > least
+
+
+def test_the_truth_needs_no_answer() -> None:
+    assert torch.equal(wanted_answer(logits(0), LABELS, Target.TRUTH), LABELS)
 
 
 def test_stability_of_uniform_answers_is_log_k() -> None:
     for target in Target:
-        assert float(stability(torch.zeros(3, 4), logits(0)[:3], target)) == pytest.approx(
-            math.log(4)
-        )
+        answer = wanted_answer(logits(0), LABELS, target)
+        assert float(stability(torch.zeros(5, 4), answer)) == pytest.approx(math.log(4))
+
+
+def test_lost_votes_are_the_share_of_copies_where_the_classifier_is_sure() -> None:
+    sure = 100.0 * functional.one_hot(torch.tensor([3, 1, 1, 2, 0]), 4)
+    assert float(lost_votes(sure, LABELS)) == pytest.approx(2 / 5)
+    soft = functional.one_hot(LABELS, 4).float()
+    assert float(lost_votes(sure, soft)) == pytest.approx(2 / 5)
+    assert float(lost_votes(torch.zeros(5, 4), LABELS)) == pytest.approx(3 / 4)
+
+
+def test_a_sure_and_wrong_answer_costs_at_most_one_vote() -> None:
+    wrong = 1000.0 * functional.one_hot((LABELS + 1) % 4, 4)
+    assert float(lost_votes(wrong, LABELS)) == pytest.approx(1.0)
+    assert float(stability(wrong, LABELS)) == pytest.approx(1000.0)
+
+
+def test_consistency_is_the_divergence_of_every_copy_from_their_mean() -> None:
+    given = copies(0, 1, 2)
+    mean = Categorical(probs=given.softmax(dim=2).mean(dim=0))
+    each = [kl_divergence(mean, Categorical(logits=answers)).mean() for answers in given]
+    torch.testing.assert_close(consistency(given), torch.stack(each).mean())
+    torch.testing.assert_close(answer_entropy(given), mean.entropy().mean())
+
+
+def test_copies_that_agree_are_consistent() -> None:
+    assert float(consistency(copies(0, 0, 0))) == pytest.approx(0, abs=1e-6)
+    assert float(consistency(copies(0, 1))) > 0.1
+    # A constant added to all logits of a copy changes no answer.
+    shifted = copies(0, 0) + torch.tensor([0.0, 5.0]).reshape(2, 1, 1)
+    assert float(consistency(shifted)) == pytest.approx(0, abs=1e-6)
+
+
+def test_entropy_is_of_the_mean_answer() -> None:
+    certain = 50.0 * torch.eye(4)[:2].reshape(2, 1, 4)  # two copies, sure of different classes
+    assert float(answer_entropy(certain)) == pytest.approx(math.log(2))
+    assert float(answer_entropy(certain[:1])) == pytest.approx(0, abs=1e-6)
+
+
+def test_logits_of_any_size_stay_finite() -> None:
+    large = (1000 * copies(0, 1)).requires_grad_()
+    loss = consistency(large) + answer_entropy(large)
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert large.grad is not None
+    assert torch.isfinite(large.grad).all()
+
+
+def test_weights_count_images() -> None:
+    clean, errors = torch.zeros(2, 3, 4, 4), torch.tensor([0.1, 0.2]).reshape(2, 1, 1, 1)
+    denoised = clean + errors
+    assert float(mse(denoised, clean, torch.ones(2))) == pytest.approx(float(mse(denoised, clean)))
+    assert float(mse(denoised, clean, torch.tensor([3.0, 0.5]))) == pytest.approx(
+        (3 * 0.01 + 0.5 * 0.04) / 2
+    )
+
+
+def test_variance_weights_make_linear_denoisers_equally_wrong() -> None:
+    sigmas, std = torch.tensor([0.05, 0.25, 1.0]), 0.25
+    left = (sigmas * std) ** 2 / (sigmas**2 + std**2)  # by x -> x s^2 / (s^2 + sigma^2)
+    weighted = variance_weights(sigmas) * left
+    torch.testing.assert_close(weighted, torch.full((3,), weighted[0].item()))
+    assert float(variance_weights(torch.tensor([std]))) == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize(("error", "decibel"), [(0.1, 20.0), (0.25, 12.0412), (0.01, 40.0)])

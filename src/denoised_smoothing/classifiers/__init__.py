@@ -6,6 +6,7 @@ from denoised_smoothing.classifiers.base import ImageClassifier
 from denoised_smoothing.classifiers.cifar_resnet import (
     CIFAR_RESNET,
     CifarResNet,
+    folded,
     load_cifar_resnet,
     save_cifar_resnet,
 )
@@ -14,6 +15,7 @@ __all__ = [
     "CIFAR_RESNET",
     "CifarResNet",
     "ImageClassifier",
+    "folded",
     "load_cifar_resnet",
     "save_cifar_resnet",
 ]

@@ -10,6 +10,7 @@ from denoised_smoothing.cli import (
     attacking,
     bundling,
     certifying,
+    experimenting,
     planning,
     results,
     sweeping,
@@ -46,6 +47,7 @@ app.command()(training.train_classifier)
 app.command()(results.report)
 app.command()(results.export)
 app.command()(attacking.attack)
+app.add_typer(experimenting.experiment, name="experiment")
 app.command("list")(results.list_)
 
 

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 from denoised_smoothing.certificates.radii import format_down
 from denoised_smoothing.certificates.setting import EngineName, Precision
+from denoised_smoothing.cli.buying import refuse_bought
 from denoised_smoothing.cli.options import (
     FAILED,
     INTERRUPTED,
@@ -159,6 +160,7 @@ def _smoothed(
         device=device,
         precision=run.settings["precision"] if as_certified else Precision.FLOAT32,
     )
+    refuse_bought(smoothed, classifier)
     if as_certified:
         smoothed.execution.adopt(
             EngineName(run.settings["engine"]), run.settings["forward_shape"][0]

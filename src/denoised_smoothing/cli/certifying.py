@@ -10,6 +10,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from denoised_smoothing.certificates.setting import EngineName, Noise, Precision
+from denoised_smoothing.cli.buying import (
+    BuyingOptions,
+    InFlight,
+    MaxCost,
+    MaxQueries,
+    Offline,
+    Price,
+    Rate,
+    Timeout,
+    Yes,
+    refuse_bought,
+)
 from denoised_smoothing.cli.options import (
     FAILED,
     INTERRUPTED,
@@ -36,19 +48,28 @@ from denoised_smoothing.cli.options import (
     parse_radii,
 )
 from denoised_smoothing.cli.plans import (
+    BOUGHT_EVERY,
     N0,
     MaxN,
     More,
     N,
     OfN,
     Plan,
-    PlanKind,
     PlanOptions,
     Share,
     TwoSided,
+    default_kind,
 )
-from denoised_smoothing.errors import ImageError, SettingError
-from denoised_smoothing.terminal import err, out, plain_rows, print_json, print_results, run_bar
+from denoised_smoothing.errors import BudgetReachedError, ImageError, SettingError
+from denoised_smoothing.terminal import (
+    err,
+    out,
+    plain_rows,
+    print_json,
+    print_results,
+    print_spending,
+    run_bar,
+)
 
 if TYPE_CHECKING:
     from denoised_smoothing.smoothing import SmoothedClassifier
@@ -106,17 +127,31 @@ def predict(
     engine: Engine = EngineName.AUTO,
     precision: PrecisionName = Precision.FLOAT32,
     calibration: CalibrationData = None,
+    max_queries: MaxQueries = None,
+    max_cost: MaxCost = None,
+    price: Price = None,
+    rate: Rate = None,
+    in_flight: InFlight = None,
+    timeout: Timeout = None,
+    yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
     """The smoothed classifier's label of one image, without a radius."""
     from denoised_smoothing.datasets import load_dataset
     from denoised_smoothing.images import load_image
+    from denoised_smoothing.purchases import QueryEstimate
+    from denoised_smoothing.queries import Spending
     from denoised_smoothing.runs import calibrate
 
-    smoothed = chosen(
+    choice = chosen(
         context, bundle, classifier, denoiser, sigma, device=device,
         noise=noise, engine=engine, precision=precision,
-    ).smoothed  # fmt: skip
+    )  # fmt: skip
+    smoothed = choice.smoothed
+    buying = BuyingOptions(max_queries, max_cost, price, rate, in_flight, timeout, yes=yes)
+    remote = buying.apply(smoothed.classifier, choice.classifier)
+    if remote is not None:
+        buying.confirm(QueryEstimate(n, Spending(), remote.price), remote, choice.classifier)
     if calibration is not None:
         calibrate(smoothed, load_dataset(calibration), resolution)
     pixels = smoothed.prepare(load_image(image), resolution)
@@ -136,7 +171,7 @@ def certify(
     sigma: OptionalSigma = None,
     denoiser: DenoiserSpec = "none",
     bundle: BundleFolder = None,
-    plan: Plan = PlanKind.FIXED,
+    plan: Plan = None,
     n0: N0 = None,
     n: N = None,
     max_n: MaxN = None,
@@ -163,10 +198,19 @@ def certify(
     precision: PrecisionName = Precision.FLOAT32,
     calibration: CalibrationData = None,
     batch_size: BatchSize = None,
+    max_queries: MaxQueries = None,
+    max_cost: MaxCost = None,
+    price: Price = None,
+    rate: Rate = None,
+    in_flight: InFlight = None,
+    timeout: Timeout = None,
+    yes: Yes = False,
+    offline: Offline = False,
     as_json: AsJson = False,
 ) -> None:
     """Certify images; a run that exists goes on where it stopped."""
     from denoised_smoothing.datasets import load_dataset
+    from denoised_smoothing.ledger import Ledger
     from denoised_smoothing.reporting import load_results
     from denoised_smoothing.runs import CertificationRun
     from denoised_smoothing.store import Store
@@ -176,14 +220,25 @@ def certify(
         context, bundle, classifier, denoiser, sigma, device=device, batch_size=batch_size,
         noise=noise, engine=engine, precision=precision,
     )  # fmt: skip
+    buying = BuyingOptions(
+        max_queries, max_cost, price, rate, in_flight, timeout, yes=yes, offline=offline
+    )
+    remote = buying.apply(choice.smoothed.classifier, choice.classifier)
+    if offline and run is None:
+        raise SettingError("--offline takes the stored answers of a run; name it with --run NAME")
+    options = PlanOptions(n0, n, max_n, wanted, of_n, share, two_sided)
     request = CertificationRun(
         choice.smoothed,
         load_dataset(data),
-        PlanOptions(n0, n, max_n, wanted, of_n, share, two_sided).plan(plan),
+        options.plan(
+            plan or default_kind(bought=remote is not None, more=more, n=n),
+            every=None if remote is None else BOUGHT_EVERY,
+        ),
         alpha,
         choice.classifier,
         choice.denoiser,
-        name=run,
+        name=None if offline else run,
+        answers_of=run if offline else None,
         seed=seed,
         resolution=resolution,
         limit=limit,
@@ -202,6 +257,9 @@ def certify(
         if note:
             err.print(f"note: {note}", markup=False)
     with Store(store) as opened:
+        estimate = request.estimate(opened)
+        if remote is not None and estimate is not None:
+            buying.confirm(estimate, remote, choice.classifier)
         try:
             with run_bar() as show:
                 name = request.execute(opened, show).name
@@ -212,7 +270,14 @@ def certify(
             raise typer.Exit(INTERRUPTED) from None
         except ImageError as error:  # of an image in the middle
             fail(error, FAILED)
+        except BudgetReachedError as error:
+            so_far = load_results(opened, request.run_name, so_far=True)
+            if so_far.images:
+                print_results([so_far], wanted, store, as_json=as_json)
+            fail(error, FAILED)
         print_results([load_results(opened, name)], wanted, store, as_json=as_json)
+        if remote is not None:
+            print_spending(Ledger(opened, name).spending())
 
 
 @dataclass(frozen=True)
@@ -248,7 +313,13 @@ def chosen(
                 "a bundle that holds all of it (--bundle FOLDER)"
             )
         smoothed = load_smoothed(
-            classifier, denoiser, sigma, device=device, batch_size=batch_size, **options
+            classifier,
+            denoiser,
+            sigma,
+            bought=True,
+            device=device,
+            batch_size=batch_size,
+            **options,
         )
         return Chosen(smoothed, classifier, denoiser)
     given = [f"--{name}" for name in IN_A_BUNDLE if given_by_hand(context, name)]
@@ -266,15 +337,22 @@ def chosen(
 
 
 def load_smoothed(
-    classifier: str, denoiser: str, sigma: float, **options: Any
+    classifier: str, denoiser: str, sigma: float, *, bought: bool = False, **options: Any
 ) -> SmoothedClassifier:
-    """The smoothed classifier that the options name."""
+    """The smoothed classifier that the options name; ``bought`` where its answers may be.
+
+    Raises:
+        SettingError: they may not, and it is a remote one.
+    """
     from denoised_smoothing.catalogue import load_classifier, load_denoiser
     from denoised_smoothing.smoothing import SmoothedClassifier
 
-    return SmoothedClassifier(
+    smoothed = SmoothedClassifier(
         load_classifier(classifier), sigma, load_denoiser(denoiser), **options
     )
+    if not bought:
+        refuse_bought(smoothed, classifier)
+    return smoothed
 
 
 def price_note(smoothed: SmoothedClassifier) -> str | None:

@@ -28,7 +28,8 @@ Data = Annotated[
 _CLASSIFIER = typer.Option(
     "--classifier",
     metavar="SPEC",
-    help="torchvision:NAME, cifar-resnet56:FILE, python:MODULE:FACTORY, or a bundled name.",
+    help="torchvision:NAME, cifar-resnet56:FILE, python:MODULE:FACTORY, a bundled name, or a "
+    "remote one: aws, google, azure, clarifai:MODEL, openai:MODEL, http:URL, simulated.",
 )
 ClassifierSpec = Annotated[str, _CLASSIFIER]
 OptionalClassifier = Annotated[str | None, _CLASSIFIER]

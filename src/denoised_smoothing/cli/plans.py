@@ -22,10 +22,11 @@ class PlanKind(StrEnum):
 
 
 Plan = Annotated[
-    PlanKind,
+    PlanKind | None,
     typer.Option(
         help="fixed: n copies an image. anytime: as many as it takes to know the radii. "
-        "radius: a share of the radius that a fixed n would give."
+        "radius: a share of the radius that a fixed n would give.",
+        show_default="fixed; anytime where answers are bought",
     ),
 ]
 N0 = Annotated[
@@ -87,8 +88,8 @@ class PlanOptions:
     share: float | None = None
     two_sided: bool = False
 
-    def plan(self, kind: PlanKind) -> SamplingPlan:
-        """The plan of a kind.
+    def plan(self, kind: PlanKind, *, every: int | None = None) -> SamplingPlan:
+        """The plan of a kind; ``every`` is the number of copies between decisions of anytime.
 
         Raises:
             SettingError: an option is out of range, or does not belong to this kind.
@@ -104,4 +105,20 @@ class PlanOptions:
             kinds = [other.value for other in PlanKind if set(strange) <= _TAKES[other]]
             hint = f"with --plan {' or '.join(kinds)}" if kinds else "with plans of its own"
             raise SettingError(f"--plan {kind.value} takes no {options}; it goes {hint}")
-        return _PLANS[kind](**{name: given[name] for name in given if name in _TAKES[kind]})
+        taken = {name: given[name] for name in given if name in _TAKES[kind]}
+        if kind is PlanKind.ANYTIME and every is not None:
+            taken["every"] = every
+        return _PLANS[kind](**taken)
+
+
+BOUGHT_EVERY = 10
+"""Copies between decisions of an anytime plan whose answers are bought: few are in vain."""
+
+
+def default_kind(*, bought: bool, more: int | None, n: int | None) -> PlanKind:
+    """The plan where none is named: anytime where answers are bought, else fixed.
+
+    A continuation (``more``) has the plan of its run, for which fixed stands; a given ``n`` is
+    one of a fixed budget.
+    """
+    return PlanKind.ANYTIME if bought and more is None and n is None else PlanKind.FIXED

@@ -18,7 +18,13 @@ from denoised_smoothing.cli.options import (
 )
 from denoised_smoothing.errors import MissingExtraError, SettingError
 from denoised_smoothing.terminal import err, print_card
-from denoised_smoothing.training.config import Objective, Target, TrainingConfig
+from denoised_smoothing.training.config import (
+    Disagreement,
+    Objective,
+    Target,
+    TrainingConfig,
+    Weighting,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -37,7 +43,7 @@ def train(
         str, typer.Option(help="unet, dncnn, dncnn-wide, memnet or diffusion.")
     ] = "unet",
     option: Annotated[
-        list[str], typer.Option(metavar="NAME=NUMBER", help="Of the architecture: width=32.")
+        list[str], typer.Option(metavar="NAME=VALUE", help="Of the architecture: width=32.")
     ] = [],  # noqa: B006
     classifier: Annotated[
         list[str],
@@ -60,15 +66,47 @@ def train(
         int | None, typer.Option(help="Of hybrid: the first steps, by mse.", show_default="half")
     ] = None,
     target: Annotated[
-        Target, typer.Option(help="Stability: the clean image's label, or its probabilities.")
+        Target,
+        typer.Option(help="Stability: the clean image's label, its probabilities, or the truth."),
     ] = Target.SOFT,
+    disagreement: Annotated[
+        Disagreement, typer.Option(help="Stability: cross-entropy in nats, or lost votes.")
+    ] = Disagreement.NATS,
+    temperature: Annotated[
+        float, typer.Option(help="Stability: what logits are divided by.")
+    ] = TrainingConfig.temperature,
+    copies: Annotated[
+        int, typer.Option(help="Stability: noisy copies of each image.")
+    ] = TrainingConfig.copies,
+    consistency: Annotated[
+        float, typer.Option(help="Stability: weight of the copies' agreement.")
+    ] = TrainingConfig.consistency,
+    entropy: Annotated[
+        float, typer.Option(help="Stability: weight of the entropy of their mean answer.")
+    ] = TrainingConfig.entropy,
+    anchor: Annotated[
+        float, typer.Option(help="Stability: weight of mse beside it.")
+    ] = TrainingConfig.anchor,
+    adversary: Annotated[
+        float, typer.Option(help="Stability: L2 length of an attack on the noisy images.")
+    ] = TrainingConfig.adversary,
+    adversary_steps: Annotated[
+        int, typer.Option(help="Gradient steps of that attack.")
+    ] = TrainingConfig.adversary_steps,
+    weighting: Annotated[
+        Weighting, typer.Option(help="Mse: how images with different sigma count.")
+    ] = Weighting.EQUAL,
     batch_size: Annotated[int, typer.Option(help="Images a step.")] = TrainingConfig.batch_size,
     learning_rate: Annotated[
         float, typer.Option(help="The peak, after a warm-up and before a cosine decay.")
     ] = TrainingConfig.learning_rate,
+    ema: Annotated[
+        float, typer.Option(help="Decay of the average of the weights; 0 takes the last ones.")
+    ] = TrainingConfig.ema,
     epoch_steps: Annotated[
         int, typer.Option(help="Steps between validations and checkpoints.")
     ] = TrainingConfig.epoch_steps,
+    half: Annotated[bool, typer.Option(help="Write the weights in half precision.")] = False,
     seed: Annotated[int, typer.Option(help="Of weights, order, augmentation and noise.")] = 0,
     resolution: Annotated[int | None, typer.Option(help="Resize images to this side.")] = None,
     crop: Annotated[int | None, typer.Option(help="Side of random crops.")] = None,
@@ -94,8 +132,18 @@ def train(
         steps=steps,
         mse_steps=mse_steps,
         target=target,
+        disagreement=disagreement,
+        temperature=temperature,
+        copies=copies,
+        consistency=consistency,
+        entropy=entropy,
+        anchor=anchor,
+        adversary=adversary,
+        adversary_steps=adversary_steps,
+        weighting=weighting,
         batch_size=batch_size,
         learning_rate=learning_rate,
+        ema=ema,
         epoch_steps=epoch_steps,
         seed=seed,
     )
@@ -112,6 +160,7 @@ def train(
         surrogates=list(surrogates.values()),
         judges={Path(s).stem: m for s, m in (surrogates | {s: _network(s) for s in judge}).items()},
         start=start,
+        half=half,
         architecture_options=_options(option),
         command=command_line(),
         workers=workers,
@@ -130,6 +179,9 @@ def train_classifier(
     data: Data,
     output: Annotated[Path, typer.Option(help="The safetensors file to write.")],
     depth: Annotated[int, typer.Option(help="Layers of the CIFAR ResNet: 6n + 2.")] = 20,
+    noise: Annotated[
+        float, typer.Option(help="Standard deviation of Gaussian noise on its images; 0 for none.")
+    ] = 0.0,
     validation: Annotated[
         str | None,
         typer.Option(metavar="DATA", help="To validate on.", show_default="the training images"),
@@ -145,9 +197,11 @@ def train_classifier(
     seed: Annotated[int, typer.Option(help="Of weights, order and augmentation.")] = 0,
     pad: Annotated[int, typer.Option(help="Black border that shifts images.")] = 4,
     flip: Annotated[bool, typer.Option(help="Mirror half of the images.")] = True,
+    accelerator: Annotated[str, typer.Option(help="Lightning's flag.")] = "auto",
+    precision: Annotated[str, typer.Option(help="Lightning's flag: bf16-mixed.")] = "32-true",
     as_json: AsJson = False,
 ) -> None:
-    """Train a CIFAR ResNet on clean images, for those who have no classifier yet."""
+    """Train a CIFAR ResNet, on clean or noisy images, for those who have no classifier yet."""
     _require_lightning()
     from denoised_smoothing.datasets import load_dataset
     from denoised_smoothing.training.classifier import ClassifierJob, train_resnet
@@ -163,12 +217,17 @@ def train_classifier(
             seed=seed,
         ),
         depth=depth,
+        noise=noise,
         dataset=dataset,
         preparation=Preparation(dataset[0].image.shape[0], pad=pad, flip=flip),
         output=output,
         validation=None if validation is None else load_dataset(validation),
         command=command_line(),
-        trainer_flags={"enable_progress_bar": err.is_terminal},
+        trainer_flags={
+            "accelerator": accelerator,
+            "precision": precision,
+            "enable_progress_bar": err.is_terminal,
+        },
     )
     _show_card(train_resnet(job), as_json)
 
@@ -191,14 +250,18 @@ def _require_lightning() -> None:
             raise MissingExtraError(package, "train", "training")
 
 
-def _options(pairs: Sequence[str]) -> dict[str, int]:
-    """``["width=32"]`` to ``{"width": 32}``."""
-    options = {}
+def _options(pairs: Sequence[str]) -> dict[str, int | str]:
+    """``["width=32", "residual=noise"]`` to ``{"width": 32, "residual": "noise"}``."""
+    options: dict[str, int | str] = {}
     for pair in pairs:
         name, _, value = pair.partition("=")
-        if not (name and value.isdigit() and int(value)):
-            raise SettingError(f"--option takes NAME=NUMBER, such as width=32, got {pair!r}")
-        options[name] = int(value)
+        number = value.isdigit() and int(value)
+        if not (name and (number or value.isalpha())):
+            raise SettingError(
+                "--option takes NAME=VALUE with a number above 0 or a word, such as width=32, "
+                f"got {pair!r}"
+            )
+        options[name] = number or value
     return options
 
 

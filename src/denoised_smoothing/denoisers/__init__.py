@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 from denoised_smoothing.denoisers.base import DenoiserNetwork, as_denoiser
+from denoised_smoothing.denoisers.bundled import (
+    bundled_denoisers,
+    bundled_folder,
+    check_shipped,
+    load_bundled_denoiser,
+)
 from denoised_smoothing.denoisers.diffusion import (
     DiffusionDenoiser,
     Walk,
@@ -12,7 +18,6 @@ from denoised_smoothing.denoisers.dncnn import DnCNN
 from denoised_smoothing.denoisers.files import (
     ARCHITECTURES,
     build_denoiser,
-    bundled_denoisers,
     load_card,
     load_denoiser_file,
     save_denoiser,
@@ -35,7 +40,10 @@ __all__ = [
     "as_denoiser",
     "build_denoiser",
     "bundled_denoisers",
+    "bundled_folder",
+    "check_shipped",
     "check_size",
+    "load_bundled_denoiser",
     "load_card",
     "load_denoiser_file",
     "load_diffusion",

@@ -14,6 +14,9 @@ from torch import Tensor, nn
 
 from denoised_smoothing.interfaces import Denoiser
 
+IMAGE_STD = 0.25
+"""Standard deviation of the pixel values of natural images in [0, 1], about their middle."""
+
 
 class DenoiserNetwork(nn.Module, ABC):
     """A trainable denoiser: noisy images [B, C, H, W] and sigma to denoised images.

@@ -1,11 +1,10 @@
-"""Denoisers as files: safetensors with a card in the metadata, and the ones that ship."""
+"""Denoisers as files: safetensors with a card in the metadata."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
 from functools import partial
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -51,17 +50,31 @@ def build_denoiser(architecture: str, *, image_channels: int = 3, **config: Any)
 
 
 def save_denoiser(
-    path: str | Path, denoiser: DenoiserNetwork, architecture: str, card: Mapping[str, str]
+    path: str | Path,
+    denoiser: DenoiserNetwork,
+    architecture: str,
+    card: Mapping[str, str],
+    *,
+    half: bool = False,
 ) -> None:
     """Write weights, architecture and card (data, command, seed, measured quality, ...).
 
-    A diffusion model becomes a folder in the layout of diffusers.
+    A diffusion model becomes a folder in the layout of diffusers, in full precision. With ``half``
+    the weights are rounded to half precision; loaded, they are float32 again.
+
+    Raises:
+        SettingError: half precision is asked for a diffusion model.
     """
     if isinstance(denoiser, DiffusionDenoiser):
+        if half:
+            raise SettingError(
+                "a diffusion model is saved by diffusers, in full precision; leave out half, on "
+                "the command line --half"
+            )
         denoiser.save(path, {**card, "architecture": architecture})
         return
     metadata = {**card, "architecture": architecture, "config": json.dumps(denoiser.config)}
-    save_weights(path, denoiser, metadata)
+    save_weights(path, denoiser, metadata, half=half)
 
 
 def load_denoiser_file(path: str | Path, architecture: str | None = None) -> DenoiserNetwork:
@@ -109,12 +122,6 @@ def load_card(path: str | Path) -> dict[str, str]:
         raise WeightsError(f"{path} holds no {CARD}: this package did not train it")
     loaded: dict[str, str] = json.loads(card.read_text(encoding="utf-8"))
     return loaded
-
-
-def bundled_denoisers() -> dict[str, Path]:
-    """Names and files of the denoisers that ship with the package."""
-    folder = Path(str(resources.files("denoised_smoothing"))) / "bundled" / "denoisers"
-    return {path.stem: path for path in sorted(folder.glob("*.safetensors"))}
 
 
 def _load(spec: Spec) -> DenoiserNetwork:

@@ -7,10 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from denoised_smoothing.denoisers.base import DenoiserNetwork, per_image
-
-_DATA_STD = 0.25
-"""Standard deviation of the pixel values of natural images in [0, 1], about their middle."""
+from denoised_smoothing.denoisers.base import IMAGE_STD, DenoiserNetwork, per_image
 
 
 class UNet(DenoiserNetwork):
@@ -23,16 +20,38 @@ class UNet(DenoiserNetwork):
 
     Args:
         image_channels: channels C of the images.
-        width: channels at half resolution; twice as many at a quarter.
-        outer: residual blocks at half resolution, before and after.
-        inner: residual blocks at a quarter of the resolution.
+        width: channels of the outer scale; twice as many in the inner one.
+        outer: residual blocks of the outer scale, before and after.
+        inner: residual blocks of the inner scale, which has half its resolution.
+        unshuffle: side of the squares of pixels that become channels first; 1 for none.
+        residual: what the network predicts: ``scaled``, as above, or ``noise``, which is
+            subtracted after multiplication by sigma, as DnCNN does.
+
+    Raises:
+        ValueError: ``residual`` is something else.
     """
 
     def __init__(
-        self, image_channels: int = 3, width: int = 64, outer: int = 2, inner: int = 3
+        self,
+        image_channels: int = 3,
+        width: int = 64,
+        outer: int = 2,
+        inner: int = 3,
+        unshuffle: int = 2,
+        residual: str = "scaled",
     ) -> None:
-        super().__init__(image_channels=image_channels, width=width, outer=outer, inner=inner)
-        pixels = 4 * image_channels
+        super().__init__(
+            image_channels=image_channels,
+            width=width,
+            outer=outer,
+            inner=inner,
+            unshuffle=unshuffle,
+            residual=residual,
+        )
+        if residual not in ("scaled", "noise"):
+            raise ValueError(f"residual must be scaled or noise, got {residual!r}")
+        self.unshuffle, self.residual = unshuffle, residual
+        pixels = unshuffle**2 * image_channels
         self.head = nn.Conv2d(pixels + 1, width, 3, padding=1)
         self.encode = nn.Sequential(*(_Residual(width) for _ in range(outer)))
         self.down = nn.Conv2d(width, 2 * width, 2, stride=2)
@@ -47,16 +66,22 @@ class UNet(DenoiserNetwork):
         """The estimate of the clean images."""
         height, width = noisy.shape[-2:]
         sigmas = per_image(sigma, noisy)
-        total = torch.sqrt(sigmas**2 + _DATA_STD**2)
+        total = torch.sqrt(sigmas**2 + IMAGE_STD**2)
         centred = noisy - 0.5
-        padded = functional.pad(centred / total, (0, -width % 4, 0, -height % 4), mode="replicate")
-        pixels = functional.pixel_unshuffle(padded, 2)
+        multiple = 2 * self.unshuffle
+        padded = functional.pad(
+            centred / total, (0, -width % multiple, 0, -height % multiple), mode="replicate"
+        )
+        pixels = functional.pixel_unshuffle(padded, self.unshuffle)
         level = (torch.log(sigmas) / 4).expand(-1, 1, *pixels.shape[-2:])
         features = self.encode(self.head(torch.cat([pixels, level], dim=1)))
         deep = self.up(self.middle(self.down(features)))
         features = self.decode(features + functional.pixel_shuffle(deep, 2))
-        predicted = functional.pixel_shuffle(self.tail(features), 2)[..., :height, :width]
-        return 0.5 + centred * (_DATA_STD / total) ** 2 + predicted * (sigmas * _DATA_STD / total)
+        predicted = functional.pixel_shuffle(self.tail(features), self.unshuffle)
+        predicted = predicted[..., :height, :width]
+        if self.residual == "noise":
+            return noisy - sigmas * predicted
+        return 0.5 + centred * (IMAGE_STD / total) ** 2 + predicted * (sigmas * IMAGE_STD / total)
 
 
 class _Residual(nn.Module):

@@ -6,13 +6,14 @@ from denoised_smoothing.engines.base import (
     forward_size,
 )
 from denoised_smoothing.engines.choice import Choice, Request, choose_engine, limit_threads
-from denoised_smoothing.engines.pipeline import Pipeline
+from denoised_smoothing.engines.pipeline import Pipeline, Pixels
 from denoised_smoothing.engines.pytorch import TorchEngine
 
 __all__ = [
     "Choice",
     "Engine",
     "Pipeline",
+    "Pixels",
     "Request",
     "TorchEngine",
     "choose_device",

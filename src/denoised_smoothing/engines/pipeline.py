@@ -75,6 +75,14 @@ class Pipeline(nn.Module):
         )
 
 
+class Pixels(nn.Module):
+    """Stands for a classifier that is elsewhere: hands on what it would see, as [B, C * H * W]."""
+
+    def forward(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d"]:
+        """The images, flattened."""
+        return images.flatten(1)
+
+
 class Plain(nn.Module):
     """What is traced by converters: the same computation without checks on its shapes."""
 

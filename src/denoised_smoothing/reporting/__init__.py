@@ -17,6 +17,7 @@ from denoised_smoothing.reporting.html import write_report
 from denoised_smoothing.reporting.plots import (
     certified_accuracy_figure,
     inline_svg,
+    radius_figure,
     save_figure,
     sigma_figure,
 )
@@ -61,6 +62,7 @@ __all__ = [
     "export",
     "inline_svg",
     "load_results",
+    "radius_figure",
     "radius_table",
     "save_figure",
     "share_table",

@@ -107,6 +107,46 @@ def sigma_figure(rows: Sequence[Row]) -> Figure:
     return figure
 
 
+def radius_figure(
+    rows: Sequence[Row], published: Sequence[tuple[str, Sequence[float], Sequence[float]]] = ()
+) -> Figure:
+    """Certified accuracy (%) at the radii of a table, one line a row: the figure of a paper.
+
+    Args:
+        rows: with the same radii (``comparison`` at one sigma, or ``best_over_sigma``).
+        published: (name, radii, percentages) of others, drawn in grey.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingExtraError("matplotlib", "report", "a figure") from error
+    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+    axes = figure.subplots()
+    ours = [
+        (row.method, [c.radius for c in row.cells], [100.0 * c.share for c in row.cells])
+        for row in rows
+    ]
+    for number, (name, radii, shares) in enumerate([*published, *ours]):
+        own = number - len(published)
+        axes.plot(
+            radii,
+            shares,
+            marker="o" if own >= 0 else "x",
+            markersize=4,
+            color=COLOURS[own % len(COLOURS)] if own >= 0 else "#909090",
+            linestyle="-" if own >= 0 else STYLES[1 + number % (len(STYLES) - 1)],
+            linewidth=1.6,
+            label=name,
+        )
+    _dress(axes, f"{rows[0].measure} (%)")
+    for text in axes.legend(frameon=False, labelcolor=INK, handlelength=2.6).get_texts():
+        text.set_parse_math(False)
+    return figure
+
+
 def save_figure(figure: Figure, path: str | Path) -> None:
     """Write a figure as png (200 dpi), svg or pdf; the same figure gives the same bytes.
 

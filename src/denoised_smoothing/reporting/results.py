@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from denoised_smoothing.certificates.certificate import Certificate
-from denoised_smoothing.certificates.plans import plan_from_dict
+from denoised_smoothing.certificates.counts import Stage
+from denoised_smoothing.certificates.plans import Anytime, plan_from_dict
 from denoised_smoothing.certificates.setting import EngineName, Noise, Precision, Setting
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ class ImageResult:
     true_label: int | None
     certificate: Certificate
     seconds: float
+    finished: bool = True
 
     @property
     def predicted(self) -> int | None:
@@ -74,8 +76,14 @@ class RunResults:
         return any(image.true_label is not None for image in self.images)
 
 
-def load_results(store: Store, name: str) -> RunResults:
+def load_results(store: Store, name: str, *, so_far: bool = False) -> RunResults:
     """The results of run ``name``, from the counts in the store.
+
+    Args:
+        store: holds the run.
+        name: of the run.
+        so_far: take unfinished images as well, where the plan allows to stop at any time: what is
+            proven of them so far.
 
     Raises:
         RunNotFoundError: the store holds no run of that name.
@@ -99,8 +107,11 @@ def load_results(store: Store, name: str) -> RunResults:
             image.label,
             plan.certificate(image.counts, setting),
             image.seconds,
+            image.finished,
         )
         for image in sorted(images, key=lambda image: image.index)
         if image.finished
+        or (so_far and isinstance(plan, Anytime) and Stage.ESTIMATION in image.counts)
     ]
-    return RunResults(run, tuple(finished), unfinished=len(images) - len(finished))
+    unfinished = sum(not image.finished for image in images)
+    return RunResults(run, tuple(finished), unfinished=unfinished)

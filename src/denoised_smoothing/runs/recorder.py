@@ -19,6 +19,7 @@ from denoised_smoothing.certificates.setting import Setting
 from denoised_smoothing.datasets import Example
 from denoised_smoothing.errors import ImageError, StoreError
 from denoised_smoothing.images import digest
+from denoised_smoothing.queries import Spending
 from denoised_smoothing.scheduling import ImageTask
 from denoised_smoothing.store import Store, StoredImage, StoredRun
 
@@ -39,7 +40,8 @@ class RunProgress:
     """How far a run is; ``certified`` counts finished images with a label other than abstain.
 
     ``calls`` are the classifier calls of this process and ``seconds`` its time; ``seconds_left``
-    is None until there is something to estimate it from.
+    is None until there is something to estimate it from. ``spent`` is what queries of a
+    classifier behind a wire came to.
     """
 
     run: str
@@ -49,6 +51,7 @@ class RunProgress:
     calls: int
     seconds: float
     seconds_left: float | None
+    spent: Spending | None = None
 
 
 class Recorder:
@@ -83,6 +86,7 @@ class Recorder:
         done = [stored[ids[index]] for index in set(request.indices).difference(self._todo)]
         self._done, self._certified = len(done), sum(map(self._is_certified, done))
         self._calls, self._pending = 0, dict[str, StoredImage]()
+        self._names = run.info.get("label_names") or []
         self.refused: list[str] = []
         self._began = self._saved = time.monotonic()
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="store")
@@ -157,8 +161,23 @@ class Recorder:
             self._writing.result()
         if self._pending:
             images, self._pending = list(self._pending.values()), {}
-            self._writing = self._writer.submit(self._store.save_images, self._run.name, images)
+            self._writing = self._writer.submit(self._write, self._new_names(), images)
         self._saved = time.monotonic()
+
+    def _write(self, names: list[str] | None, images: list[StoredImage]) -> None:
+        """In the writer: labels that are new come before the counts that have them."""
+        if names is not None:
+            self._store.name_labels(self._run.name, names)
+        self._store.save_images(self._run.name, images)
+
+    def _new_names(self) -> list[str] | None:
+        """The labels of an open vocabulary, if there are more than before."""
+        remote = self._request.remote
+        names = [] if remote is None else list(remote.label_names or ())
+        if remote is None or names == self._names:
+            return None
+        self._names = names
+        return names
 
     def _written(self) -> bool:
         return self._writing is None or self._writing.done()
@@ -179,11 +198,13 @@ class Recorder:
         seconds, total = time.monotonic() - self._began, len(self._request.indices)
         here = self._done - (total - len(self._todo))
         left = seconds / here * (total - self._done) if here else None
+        remote = self._request.remote
         self._progress(
             RunProgress(
-                self._run.name, self._done, total, self._certified, self._calls, seconds, left
+                self._run.name, self._done, total, self._certified, self._calls, seconds, left,
+                None if remote is None else remote.spent,
             )
-        )
+        )  # fmt: skip
 
 
 def has_all(image: StoredImage, plan: SamplingPlan, setting: Setting) -> bool:

@@ -19,9 +19,18 @@ from jaxtyping import Float
 from denoised_smoothing.certificates.certificate import SamplingPlan
 from denoised_smoothing.certificates.plans import Anytime, FixedBudget, plan_from_dict
 from denoised_smoothing.certificates.setting import EngineName, Setting
+from denoised_smoothing.classifiers.remote import RemoteClassifier
 from denoised_smoothing.datasets import Example, ImageDataset, select
 from denoised_smoothing.errors import ImageError, SettingError
 from denoised_smoothing.images import to_png
+from denoised_smoothing.purchases import (
+    QueryEstimate,
+    begin_offline,
+    estimate,
+    first_names,
+    logged,
+    remote_of,
+)
 from denoised_smoothing.runs.recorder import Recorder, RunProgress, has_all
 from denoised_smoothing.smoothing import SmoothedClassifier
 from denoised_smoothing.store import Store, StoredExample, StoredRun
@@ -55,6 +64,8 @@ class CertificationRun:
         limit, stride: which images: every ``stride``-th, at most ``limit``.
         more: continue a run that exists with so many more copies an image, where its plan allows
             it; the same as a plan with a larger cap.
+        answers_of: send no query: take the answers in the query log of this run, whose alpha and
+            plan may have been others. Images that lack some stay unfinished.
         calibration: images like those of ``dataset``, from whose noisy copies int8 takes its
             ranges; None takes those of ``dataset`` (without their labels).
         method: the run's name in tables.
@@ -76,6 +87,7 @@ class CertificationRun:
     limit: int | None = None
     stride: int = 1
     more: int | None = None
+    answers_of: str | None = None
     calibration: ImageDataset | None = None
     method: str | None = None
     command: str = ""
@@ -103,9 +115,10 @@ class CertificationRun:
         parts = (self.dataset.name, self.classifier, self.denoiser)
         words = [re.sub(r"\.\w+$", "", part.rstrip("/").rpartition("/")[2]) for part in parts]
         short = re.sub(r"[^\w.]+", "-", "-".join(words))
-        return (
-            f"{short}-{self.smoothed.sigma:g}-{hashlib.sha256(identity.encode()).hexdigest()[:6]}"
-        )
+        code = hashlib.sha256(identity.encode()).hexdigest()[:6]
+        if self.answers_of is not None:
+            return f"{self.answers_of}-offline-{code}"
+        return f"{short}-{self.smoothed.sigma:g}-{code}"
 
     @cached_property
     def settings(self) -> dict[str, Any]:
@@ -150,20 +163,22 @@ class CertificationRun:
         Raises:
             RunMismatchError: the run exists with other settings; names what differs.
             StoreError: the store cannot be written, or the data changed under the run.
+            RemoteError: a classifier behind a wire cannot go on, or its budget is used up.
             ClassifierError: an answer cannot be used.
             ImageError: images that cannot be read, or of another size, after all others.
         """
         run = self._begin(store)
         if not store.examples(run.name):
             store.save_examples(run.name, self._examples(run.seed))
-        recorder = Recorder(self, run, store, progress)
-        try:
-            for task in self.smoothed.count_labels(
-                recorder.tasks(), recorder.targets, run.seed, on_batch=recorder.counted
-            ):
-                recorder.finished(task)
-        finally:
-            recorder.close()
+        with logged(self.remote, store, run):
+            recorder = Recorder(self, run, store, progress)
+            try:
+                for task in self.smoothed.count_labels(
+                    recorder.tasks(), recorder.targets, run.seed, on_batch=recorder.counted
+                ):
+                    recorder.finished(task)
+            finally:
+                recorder.close()
         if recorder.refused:
             raise ImageError(
                 f"{len(recorder.refused)} of {len(self.indices)} images could not be certified, "
@@ -171,8 +186,26 @@ class CertificationRun:
             )
         return run
 
+    @property
+    def remote(self) -> RemoteClassifier | None:
+        """The classifier, if it is behind a wire."""
+        return remote_of(self.smoothed)
+
+    def estimate(self, store: Store) -> QueryEstimate | None:
+        """What is still to be bought at most; None where nothing is bought."""
+        if self.remote is None or self.answers_of is not None:
+            return None
+        most_calls = len(self.indices) * self.plan.most_calls()
+        return estimate(store, self.run_name, self.remote, most_calls)
+
     def _begin(self, store: Store) -> StoredRun:
         """The run in the store: new, as it was, or with more copies allowed than it was."""
+        if self.answers_of is not None:
+            self._adopt(store.run(self.answers_of))
+            return begin_offline(
+                store, self.answers_of, self.run_name, remote=self.remote,
+                settings=self.settings, seed=self.seed, info=self._info(),
+            )  # fmt: skip
         held = next((run for run in store.runs() if run.name == self.run_name), None)
         if held is None:
             if self.more is not None:
@@ -245,6 +278,8 @@ class CertificationRun:
     @property
     def label_note(self) -> str | None:
         """What to tell the user where label names of data and classifier differ, or None."""
+        if self.remote is not None:  # whose labels are compared by their names
+            return None
         ours = getattr(self.smoothed.classifier, "label_names", None)
         theirs = self.dataset.label_names
         if ours is None or theirs is None or ours == theirs:
@@ -274,6 +309,8 @@ class CertificationRun:
 
     def _info(self) -> dict[str, Any]:
         names = getattr(self.smoothed.classifier, "label_names", None) or self.dataset.label_names
+        if self.remote is not None:  # the labels of the data first, so that numbers agree
+            names = first_names(self.remote, self.dataset.label_names)
         return {
             "command": self.command,
             "engine": self._engine_record(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,10 +18,10 @@ from denoised_smoothing.denoisers import (
     save_denoiser,
 )
 from denoised_smoothing.errors import SettingError
-from denoised_smoothing.training.config import Objective
+from denoised_smoothing.training.config import Objective, Target
 from denoised_smoothing.training.job import Job
 from denoised_smoothing.training.module import DenoiserTraining
-from denoised_smoothing.weights import fingerprint
+from denoised_smoothing.weights import fingerprint, weights_digest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +34,7 @@ class TrainingJob(Job):
         surrogates: classifiers that stability trains on, in turn.
         judges: classifiers that validation measures accuracy with, by name.
         start: a weights file of the same architecture to start from, or None.
+        half: write the result in half precision.
     """
 
     architecture: str
@@ -40,6 +42,7 @@ class TrainingJob(Job):
     surrogates: Sequence[nn.Module] = ()
     judges: Mapping[str, nn.Module] = field(default_factory=dict)
     start: Path | None = None
+    half: bool = False
 
     def identity(self) -> dict[str, Any]:
         """What must be the same for a training to go on from its checkpoint."""
@@ -58,8 +61,9 @@ def train_denoiser(job: TrainingJob) -> Path:
     Goes on from the last checkpoint in ``job.folder`` if there is one of the same settings.
 
     Raises:
-        SettingError: stability without a classifier; a start or classifier for other channels;
-            options of the architecture other than the start's; or as :meth:`Job.fit`.
+        SettingError: stability without a classifier, or towards labels that are missing; a start
+            or classifier for other channels; options of the architecture other than the
+            start's; or as :meth:`Job.fit`.
         TrainingError: as :meth:`Job.fit`.
     """
     if job.config.objective is not Objective.MSE and not job.surrogates:
@@ -67,23 +71,48 @@ def train_denoiser(job: TrainingJob) -> Path:
             f"objective {job.config.objective} needs at least one classifier to train on; "
             "name the classifier (white box) or surrogates (black box)"
         )
+    if job.config.target is Target.TRUTH and any(x is None or x < 0 for x in job.dataset.labels):
+        raise SettingError(
+            f"target truth needs a label for every image, and {job.dataset.name!r} has images "
+            "without; take target soft or label"
+        )
     for classifier in (*job.surrogates, *job.judges.values()):
         _check_channels(job, "a classifier", getattr(classifier, "channels", None))
-    module = DenoiserTraining(_network(job), job.config, job.surrogates, dict(job.judges))
+    if job.half and job.architecture == "diffusion":
+        raise SettingError(
+            "a diffusion model is saved by diffusers, in full precision; leave out half, on the "
+            "command line --half"
+        )
+    network = _network(job)
+    about = _about(job, network.card)
+    module = DenoiserTraining(network, job.config, job.surrogates, dict(job.judges))
+    return job.fit(
+        module,
+        lambda card: save_denoiser(
+            job.output,
+            module.averaged,
+            job.architecture,
+            {**about, **card},
+            half=job.half,
+        ),
+    )
+
+
+def _about(job: TrainingJob, before: Mapping[str, str]) -> dict[str, str]:
+    """What the card says beyond what every training does; ``before`` is the card of the start."""
     low, high = job.config.sigma_range
-    about = {
+    history: list[str] = []
+    if job.start is not None:
+        history = [*json.loads(before.get("history", "[]")), before.get("command", "")]
+    return {
         "sigma_min": str(low),
         "sigma_max": str(high),
         "objective": job.config.objective.value,
         "image_channels": str(job.preparation.channels),
         "start": "" if job.start is None else job.start.name,
+        "history": json.dumps(history),
+        "surrogates": json.dumps([weights_digest(surrogate) for surrogate in job.surrogates]),
     }
-    return job.fit(
-        module,
-        lambda card: save_denoiser(
-            job.output, module.averaged, job.architecture, {**about, **card}
-        ),
-    )
 
 
 def _check_channels(job: TrainingJob, what: str, channels: int | None) -> None:

@@ -11,11 +11,22 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 
+from denoised_smoothing.classifiers import folded
 from denoised_smoothing.denoisers import DenoiserNetwork
 from denoised_smoothing.errors import TrainingError
 from denoised_smoothing.noise import derive_key, standard_normal
-from denoised_smoothing.training.config import TrainingConfig
-from denoised_smoothing.training.objectives import mse, psnr, stability
+from denoised_smoothing.training.adversary import adversarial_shift
+from denoised_smoothing.training.config import Disagreement, TrainingConfig, Weighting
+from denoised_smoothing.training.objectives import (
+    answer_entropy,
+    consistency,
+    lost_votes,
+    mse,
+    psnr,
+    stability,
+    variance_weights,
+    wanted_answer,
+)
 
 Batch = tuple[Tensor, Tensor, Tensor]
 
@@ -59,18 +70,53 @@ class DenoiserTraining(lightning.LightningModule):
         """The loss of one batch."""
         clean = _layout(batch[0])
         step = self.global_step
-        noisy, sigmas = self._corrupt(clean, "training", step, self.global_rank)
-        denoised = self.denoiser(noisy, sigmas)
         if self.config.uses_stability(step):
-            surrogate = self._fixed.surrogates[step % len(self._fixed.surrogates)]
-            with torch.no_grad():
-                answer = surrogate(clean)
-            loss = stability(surrogate(denoised), answer, self.config.target)
+            loss = self._stability(clean, batch[1], step)
         else:
-            loss = mse(denoised, clean)
+            noisy, sigmas = self._corrupt(clean, "training", step, self.global_rank)
+            loss = self._mse(self.denoiser(noisy, sigmas), clean, sigmas)
         check_finite("loss", loss, step)
         self.log("train_loss", loss, prog_bar=True)
         return loss
+
+    def _stability(self, clean: Tensor, labels: Tensor, step: int) -> Tensor:
+        """The objective of a step that trains through a classifier, with all its terms."""
+        config, copies = self.config, self.config.copies
+        network = self._fixed.surrogates[step % len(self._fixed.surrogates)]
+        distance = lost_votes if config.disagreement is Disagreement.VOTES else stability
+
+        def surrogate(images: Tensor) -> Tensor:
+            logits: Tensor = network(images).float() / config.temperature
+            return logits
+
+        with torch.no_grad():
+            answer = wanted_answer(surrogate(clean), labels, config.target)
+        answers = answer.repeat(copies, *[1] * (answer.ndim - 1))
+        noisy, sigmas = self._corrupt(clean, "training", step, self.global_rank, copies)
+        if config.adversary:
+            noisy = noisy + adversarial_shift(
+                lambda shift: distance(
+                    surrogate(self.denoiser(noisy + shift.repeat(copies, 1, 1, 1), sigmas)), answers
+                ),
+                clean,
+                config.adversary,
+                config.adversary_steps,
+            ).repeat(copies, 1, 1, 1)
+        denoised = self.denoiser(noisy, sigmas)
+        logits = surrogate(denoised)
+        loss = distance(logits, answers)
+        if config.consistency or config.entropy:
+            of_copies = logits.reshape(copies, len(clean), -1)
+            loss = loss + config.consistency * consistency(of_copies)
+            loss = loss + config.entropy * answer_entropy(of_copies)
+        if config.anchor:
+            target = clean.repeat(copies, 1, 1, 1)
+            loss = loss + config.anchor * self._mse(denoised, target, sigmas)
+        return loss
+
+    def _mse(self, denoised: Tensor, clean: Tensor, sigmas: Tensor) -> Tensor:
+        balanced = self.config.weighting is Weighting.VARIANCE
+        return mse(denoised, clean, variance_weights(sigmas) if balanced else None)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_index: int) -> None:
         """Move the average towards the weights; faster while the training is young."""
@@ -104,15 +150,18 @@ class DenoiserTraining(lightning.LightningModule):
     def _log_mean(self, name: str, value: Tensor, count: int) -> None:
         self.log(name, value, on_epoch=True, batch_size=count, sync_dist=True, prog_bar=True)
 
-    def _corrupt(self, clean: Tensor, purpose: str, step: int, rank: int) -> tuple[Tensor, Tensor]:
-        """Noisy images and the sigma of each [B]."""
+    def _corrupt(
+        self, clean: Tensor, purpose: str, step: int, rank: int, copies: int = 1
+    ) -> tuple[Tensor, Tensor]:
+        """Noisy copies, all first ones, then all second ones, ..., and the sigma of each."""
         key = derive_key(self.config.seed, purpose, step, rank)
         low, high = (torch.tensor(end).log() for end in self.config.sigma_range)
         source = torch.Generator().manual_seed(key & (2**63 - 1))
         spread = torch.rand(len(clean), generator=source)
-        sigmas = torch.exp(low + (high - low) * spread).to(clean.device)
-        noise = standard_normal(key, clean.shape, clean.device)
-        return clean + sigmas.reshape(-1, 1, 1, 1) * noise, sigmas
+        sigmas = torch.exp(low + (high - low) * spread).to(clean.device).repeat(copies)
+        repeated = _layout(clean.repeat(copies, 1, 1, 1))
+        noise = standard_normal(key, repeated.shape, clean.device)
+        return repeated + sigmas.reshape(-1, 1, 1, 1) * noise, sigmas
 
 
 def optimizer_with_schedule(
@@ -130,12 +179,16 @@ class _Fixed:
     """Classifiers that take part without being trained."""
 
     def __init__(self, surrogates: Sequence[nn.Module], judges: dict[str, nn.Module]) -> None:
-        self.surrogates = [surrogate.eval().requires_grad_(False) for surrogate in surrogates]
-        self.judges = {name: judge.eval().requires_grad_(False) for name, judge in judges.items()}
+        self.surrogates = [_frozen(surrogate) for surrogate in surrogates]
+        self.judges = {name: _frozen(judge) for name, judge in judges.items()}
 
     def to(self, device: torch.device) -> None:
         for module in (*self.surrogates, *self.judges.values()):
             module.to(device).to(memory_format=torch.channels_last)
+
+
+def _frozen(classifier: nn.Module) -> nn.Module:
+    return folded(classifier.eval()).requires_grad_(False)
 
 
 def check_finite(name: str, value: Tensor, step: int) -> None:

@@ -12,7 +12,7 @@ from denoised_smoothing.certificates.counts import LabelCounts, Stage
 from denoised_smoothing.certificates.plans import Anytime, FixedBudget
 from denoised_smoothing.certificates.radii import failure_for_radius, gaussian_radius
 from denoised_smoothing.certificates.sequences import mixture_failure_bound
-from denoised_smoothing.certificates.setting import Noise
+from denoised_smoothing.certificates.setting import Noise, Setting
 from denoised_smoothing.errors import CountsError, SettingError
 from denoised_smoothing.scheduling import ImageTask
 
@@ -304,3 +304,51 @@ class TestPlan:
 
     def test_puts_its_radii_in_order(self) -> None:
         assert Anytime((0.5, 0.25, 0.5)).radii == (0.25, 0.5)
+
+
+class TestNextDecision:
+    """Copies between two decisions are wanted at once; none beyond the first that is possible."""
+
+    @pytest.mark.parametrize("n0", [0, 20])
+    @pytest.mark.parametrize("p", [0.3, 0.55, 0.8, 0.95, 0.999])
+    @pytest.mark.parametrize("every", [1, 10, 100])
+    def test_the_result_is_that_of_looking_at_every_checkpoint(
+        self, n0: int, p: float, every: int
+    ) -> None:
+        plan = Anytime(radii=(0.1, 0.25, 0.4), max_n=400, n0=n0, every=every)
+        setting = Setting(sigma=0.25, alpha=0.001, dimension=12, seed=0)
+        votes = (np.random.default_rng(n0 + every).random(400) >= p).astype(int)
+
+        def counted(stage: Stage, labels: np.ndarray) -> LabelCounts:
+            return LabelCounts("r", "i", stage, tuple(np.bincount(labels, minlength=2).tolist()))
+
+        selection = {Stage.SELECTION: counted(Stage.SELECTION, np.zeros(n0, int))} if n0 else {}
+        had, steps = 0, list[int]()
+        while True:
+            counts = {**selection, Stage.ESTIMATION: counted(Stage.ESTIMATION, votes[:had])}
+            wanted = plan.targets(counts, setting)[Stage.ESTIMATION]
+            if wanted <= had:
+                break
+            # Nothing could have been decided at any checkpoint before, whatever the votes.
+            for kind in (0, 1):
+                for between in range(had + 1, wanted):
+                    if between % every == 0:
+                        rest = np.full(between - had, kind)
+                        then = counted(Stage.ESTIMATION, np.append(votes[:had], rest))
+                        later = {**selection, Stage.ESTIMATION: then}
+                        assert plan.targets(later, setting)[Stage.ESTIMATION] > between
+            # Part of the copies asks for no fewer in all.
+            for between in {had + 1, (had + wanted) // 2, wanted - 1} - {had, wanted}:
+                part = {**selection, Stage.ESTIMATION: counted(Stage.ESTIMATION, votes[:between])}
+                assert plan.targets(part, setting)[Stage.ESTIMATION] >= wanted
+            steps.append(wanted)
+            had = wanted
+        # The first checkpoint at which the plan, asked there, wants no more.
+        checkpoints = [n for n in range(1, 401) if n % every == 0 or n == 400]
+        for n in checkpoints:
+            counts = {**selection, Stage.ESTIMATION: counted(Stage.ESTIMATION, votes[:n])}
+            if plan.targets(counts, setting)[Stage.ESTIMATION] <= n:
+                assert had == n
+                break
+        else:
+            pytest.fail("it never ends")

@@ -161,14 +161,38 @@ class Anytime(SamplingPlan):
         selection, estimation = counts.get(Stage.SELECTION), counts.get(Stage.ESTIMATION)
         had = sum(counts[s].n for s in (Stage.ESTIMATION, Stage.CONTINUATION) if s in counts)
         checkpoints = boundaries[0][1].checkpoints
-        following = int(checkpoints[checkpoints > had].min(initial=checkpoints[-1]))
+        following = self._next_decision(counts, boundaries, had)
         if estimation is None or had not in checkpoints:
             return following
-        if self.n0 and (selection is None or selection.n < self.n0):
+        if not self._is_selected(counts):
             return had
         if self.n0 and selection is not None and selection.top() is None:
             return had
         return had if self._decided(counts, boundaries, had) else following
+
+    def _next_decision(
+        self, counts: Counts, boundaries: list[tuple[float, Boundary]], had: int
+    ) -> int:
+        """The first checkpoint from which on a decision is possible, whatever the copies say.
+
+        So copies between two decisions may all be on their way at once, and none of them is in
+        vain; near a decision they become few.
+        """
+        checkpoints = boundaries[0][1].checkpoints
+        ahead = checkpoints > had
+        if had >= self.max_n or not ahead.any():
+            return int(checkpoints[ahead].min(initial=checkpoints[-1]))
+        estimation, least, most = counts.get(Stage.ESTIMATION), 0, checkpoints
+        if estimation is not None and self._is_selected(counts):
+            least = self._successes(counts, estimation)
+            most = least + checkpoints - had
+        smaller, possible = np.zeros_like(checkpoints), checkpoints == self.max_n
+        for _, judged in boundaries:  # certified up to here, and this radius given up
+            low = np.maximum(least, smaller)
+            possible |= low <= np.minimum(np.minimum(most, judged.give_up), judged.certify - 1)
+            smaller = np.maximum(smaller, judged.certify)
+        possible |= smaller <= most
+        return int(checkpoints[ahead & possible].min(initial=self.max_n))
 
     def _decided(self, counts: Counts, boundaries: list[tuple[float, Boundary]], had: int) -> bool:
         estimation = counts[Stage.ESTIMATION]
@@ -183,6 +207,11 @@ class Anytime(SamplingPlan):
                 continue
             return bool(successes <= judged.give_up[k])
         return True
+
+    def _is_selected(self, counts: Counts) -> bool:
+        """Whether all copies that choose the candidate are there."""
+        selection = counts.get(Stage.SELECTION)
+        return not self.n0 or (selection is not None and selection.n >= self.n0)
 
     def _candidate(self, counts: Counts, votes: LabelCounts) -> int | None:
         return counts[Stage.SELECTION].top() if self.n0 else votes.top()

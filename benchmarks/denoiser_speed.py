@@ -1,0 +1,83 @@
+"""Images a second of each denoiser at 32x32: forward in float32, training by mse.
+
+    python benchmarks/denoiser_speed.py [--rounds 5]
+
+All take turns in one process, because machines are shared: compare the ratios. Medians of rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+
+from denoised_smoothing.denoisers import ARCHITECTURES, build_denoiser
+
+SIGMA = 0.25
+
+
+def workload(architecture: str, batch: int, training: bool) -> Callable[[], None]:
+    """One forward pass, or one training step, on a batch."""
+    torch.manual_seed(0)
+    network = build_denoiser(architecture).to(memory_format=torch.channels_last)
+    images = torch.rand(batch, 3, 32, 32).contiguous(memory_format=torch.channels_last)
+    if not training:
+        network.eval()
+
+        def forward() -> None:
+            with torch.inference_mode():
+                network(images, SIGMA)
+
+        return forward
+    optimizer = torch.optim.AdamW(network.parameters())
+
+    def step() -> None:
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = (network(images, SIGMA) - images).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
+def rate(work: Callable[[], None], batch: int, seconds: float) -> float:
+    """Images a second of wall time."""
+    began, count = time.perf_counter(), 0
+    while time.perf_counter() - began < seconds:
+        work()
+        count += batch
+    return count / (time.perf_counter() - began)
+
+
+def main() -> None:
+    """Measure and print a Markdown table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=1.0)
+    arguments = parser.parse_args()
+    forward, training = (
+        {name: workload(name, batch, trains) for name in ARCHITECTURES}
+        for batch, trains in ((50, False), (64, True))
+    )
+    rates: dict[tuple[str, bool], list[float]] = {}
+    for round_ in range(arguments.rounds + 1):
+        for trains, works, batch in ((False, forward, 50), (True, training, 64)):
+            for name, work in works.items():
+                found = rate(work, batch, arguments.seconds)
+                if round_:  # the first warms up
+                    rates.setdefault((name, trains), []).append(found)
+    print(f"{torch.get_num_threads()} thread(s), torch {torch.__version__}\n")
+    print("| denoiser | parameters | forward, images/s | training in bfloat16, images/s |")
+    print("| --- | ---: | ---: | ---: |")
+    for name in ARCHITECTURES:
+        parameters = sum(p.numel() for p in build_denoiser(name).parameters())
+        cells = [f"{statistics.median(rates[name, trains]):,.0f}" for trains in (False, True)]
+        print(f"| {name} | {parameters / 1e6:.2f} M | {' | '.join(cells)} |")
+
+
+if __name__ == "__main__":
+    main()

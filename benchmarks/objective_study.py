@@ -1,0 +1,187 @@
+"""What to fine-tune a denoiser for: objectives at equal compute, judged by the votes of copies.
+
+    python benchmarks/objective_study.py --shared FOLDER --start cifar10.safetensors --output FOLDER
+
+Every objective starts from the same denoiser and gets the same noisy copies through the classifier,
+forward and backward (an attack's passes count as well). Then the share of images whose copies vote
+for the right class often enough for a radius is measured: what a certificate would find with
+unlimited copies. The images are not those of the certified tables. What is in the output folder
+already is not done again; `--table FOLDER` prints it as Markdown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.distributions import Normal
+
+from denoised_smoothing.catalogue import load_classifier
+from denoised_smoothing.datasets import ImageDataset, load_dataset
+from denoised_smoothing.denoisers import load_denoiser_file
+from denoised_smoothing.training.config import Disagreement, Objective, Target, TrainingConfig
+from denoised_smoothing.training.data import Preparation
+from denoised_smoothing.training.fit import TrainingJob, train_denoiser
+
+FIRST = 500
+"""The first row that judges; rows 0 to 499 are left to the certified tables."""
+COPIES = 32
+QUESTIONS = ((0.25, 0.0), (0.25, 0.25), (0.25, 0.5), (0.5, 0.0), (0.5, 0.5), (0.5, 0.75))
+"""(sigma, radius) pairs."""
+TRUTH = {"target": Target.TRUTH}
+PAIR = {**TRUTH, "copies": 2, "batch_size": 32}
+VOTES = {**TRUTH, "disagreement": Disagreement.VOTES}
+
+OBJECTIVES: dict[str, dict[str, Any] | None] = {
+    "mse alone": None,
+    "stability, label": {"target": Target.LABEL},
+    "stability, soft": {"target": Target.SOFT},
+    "truth": TRUTH,
+    "truth, temperature 4": {**TRUTH, "temperature": 4.0},
+    "votes": VOTES,
+    "votes, temperature 4": {**VOTES, "temperature": 4.0},
+    "temperature 4, consistency 1": {**PAIR, "temperature": 4.0, "consistency": 1.0},
+    "temperature 4, consistency 5": {**PAIR, "temperature": 4.0, "consistency": 5.0},
+    "temperature 4, adversary 0.25": {**TRUTH, "temperature": 4.0, "adversary": 0.25},
+    "temperature 4, anchor 10": {**TRUTH, "temperature": 4.0, "anchor": 10.0},
+    "temperature 4, rate 3e-4": {**TRUTH, "temperature": 4.0, "learning_rate": 3e-4},
+    "temperature 16": {**TRUTH, "temperature": 16.0},
+    "soft, temperature 4": {"target": Target.SOFT, "temperature": 4.0},
+    "votes, rate 3e-4": {**VOTES, "learning_rate": 3e-4},
+}
+
+
+def passes(config: TrainingConfig) -> int:
+    """Copies that go through the classifier, forward and backward, in one step."""
+    attack = config.adversary_steps if config.adversary else 0
+    return config.batch_size * config.copies * (1 + attack)
+
+
+def trained(
+    name: str, budget: int, start: Path, data: ImageDataset, classifier: Any, folder: Path
+) -> dict[str, Any]:
+    """Fine-tune with one objective and write the weights; returns what it took."""
+    changes = OBJECTIVES[name]
+    if changes is None:
+        return {"path": str(start), "images": 0, "seconds": 0.0}
+    settings: dict[str, Any] = {
+        "objective": Objective.STABILITY,
+        "sigma": 0.1,
+        "sigma_max": 1.0,
+        "learning_rate": 1e-4,
+        "ema": 0.99,
+        **changes,
+    }
+    steps = budget // passes(TrainingConfig(**settings))
+    config = TrainingConfig(**settings, steps=steps, epoch_steps=steps)
+    path = folder / f"{name.replace(' ', '-')}.safetensors"
+    job = TrainingJob(
+        config=config,
+        architecture="unet",
+        dataset=data,
+        preparation=Preparation(3),
+        output=path,
+        validation_limit=10,
+        surrogates=[classifier],
+        start=start,
+        trainer_flags={
+            "accelerator": "cpu",
+            "precision": "bf16-mixed",
+            "enable_progress_bar": False,
+        },
+    )
+    began = time.process_time()
+    train_denoiser(job)
+    seconds = time.process_time() - began
+    return {"path": str(path), "images": steps * config.batch_size, "seconds": seconds}
+
+
+@torch.no_grad()
+def votes(path: str, classifier: Any, images: torch.Tensor, labels: torch.Tensor) -> dict[str, Any]:
+    """Per sigma, the share of right votes of each image."""
+    denoiser = load_denoiser_file(path).to(memory_format=torch.channels_last)
+    found = {}
+    for sigma in sorted({sigma for sigma, _ in QUESTIONS}):
+        torch.manual_seed(1)
+        shares = []
+        for image, label in zip(images, labels, strict=True):
+            noisy = image + sigma * torch.randn(COPIES, *image.shape)
+            noisy = noisy.contiguous(memory_format=torch.channels_last)
+            with torch.autocast("cpu", torch.bfloat16):
+                answers = classifier(denoiser(noisy, sigma)).argmax(dim=1)
+            shares.append(float((answers == label).float().mean()))
+        found[str(sigma)] = shares
+    return found
+
+
+def study(arguments: argparse.Namespace) -> None:
+    """All objectives that the output folder does not have yet."""
+    folder, shared = Path(arguments.output), Path(arguments.shared)
+    folder.mkdir(parents=True, exist_ok=True)
+    train = load_dataset(f"parquet:{shared / 'cifar10/train.parquet'}")
+    test = load_dataset(f"parquet:{shared / 'cifar10/test.parquet'}")
+    rows = range(FIRST, FIRST + arguments.images)
+    images = torch.stack([torch.from_numpy(test[row].image) for row in rows])
+    labels = torch.tensor([test.labels[row] for row in rows])
+    weights = shared / "cifar10_classifiers/resnet56.safetensors"
+    classifier: Any = load_classifier(f"cifar-resnet56:{weights}")
+    classifier.to(memory_format=torch.channels_last)
+    for name in arguments.only or OBJECTIVES:
+        result = folder / f"{name.replace(' ', '-')}.json"
+        if result.exists():
+            continue
+        took = trained(name, arguments.copies, Path(arguments.start), train, classifier, folder)
+        shares = votes(took["path"], classifier, images, labels)
+        result.write_text(json.dumps({"name": name, **took, "shares": shares}))
+        print(f"| {' | '.join(cells(json.loads(result.read_text())))} |", flush=True)
+
+
+def cells(found: dict[str, Any]) -> list[str]:
+    """One row of the table."""
+    row = [found["name"], f"{found['seconds']:.0f}"]
+    for shares in found["shares"].values():
+        row.append(f"{100 * sum(shares) / len(shares):.1f}")
+    for sigma, radius in QUESTIONS:
+        needed = float(Normal(0.0, 1.0).cdf(torch.tensor(radius / sigma)))
+        shares = found["shares"][str(sigma)]
+        row.append(f"{100 * sum(share > needed for share in shares) / len(shares):.1f}")
+    return row
+
+
+def table(folder: Path) -> None:
+    """The results in the order of the objectives, as Markdown."""
+    sigmas = sorted({sigma for sigma, _ in QUESTIONS})
+    headings = ["objective", "CPU s", *(f"votes σ {sigma:g}" for sigma in sigmas)]
+    headings += [f"r {radius:g} σ {sigma:g}" for sigma, radius in QUESTIONS]
+    print(f"| {' | '.join(headings)} |")
+    print(f"| --- |{' ---: |' * (len(headings) - 1)}")
+    for name in OBJECTIVES:
+        path = folder / f"{name.replace(' ', '-')}.json"
+        if path.exists():
+            print(f"| {' | '.join(cells(json.loads(path.read_text())))} |")
+
+
+def main() -> None:
+    """The study, or its table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--shared", default="../shared/data", help="folder of data and classifiers")
+    parser.add_argument("--start", help="the denoiser to begin with")
+    parser.add_argument("--copies", type=int, default=20_000, help="through the classifier, each")
+    parser.add_argument("--images", type=int, default=200, help="to judge on")
+    parser.add_argument("--output", default="objectives")
+    parser.add_argument("--only", nargs="*", help="names of objectives")
+    parser.add_argument("--table", type=Path)
+    arguments = parser.parse_args()
+    if arguments.table:
+        table(arguments.table)
+    else:
+        torch.set_num_threads(1)
+        study(arguments)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""From what a vendor says about an image to one label: a fixed rule."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """A label with the vendor's confidence in it; ``depth`` is its number of ancestors."""
+
+    name: str
+    score: float
+    depth: int = 0
+
+
+def normalised(name: str) -> str:
+    """The name in Unicode's form NFKC, in lower case, with single spaces."""
+    return " ".join(unicodedata.normalize("NFKC", name).casefold().split())
+
+
+@dataclass(frozen=True)
+class AnswerRule:
+    """The top label: the highest score wins.
+
+    Of equal scores the more specific label (more ancestors in the vendor's hierarchy), of those
+    the first in alphabetical order. The rule is a part of the classifier that is certified.
+
+    Args:
+        synonyms: names that stand for others; looked up once, after normalisation.
+        allowed: the only labels that count; None for any.
+    """
+
+    synonyms: Mapping[str, str] = field(default_factory=dict)
+    allowed: Sequence[str] | None = None
+
+    def __post_init__(self) -> None:
+        pairs = {normalised(name): normalised(to) for name, to in self.synonyms.items()}
+        object.__setattr__(self, "synonyms", dict(sorted(pairs.items())))
+        if self.allowed is not None:
+            names = tuple(dict.fromkeys(self.name(name) for name in self.allowed))
+            object.__setattr__(self, "allowed", names)
+
+    def name(self, name: str) -> str:
+        """The name after normalisation and synonyms."""
+        plain = normalised(name)
+        return self.synonyms.get(plain, plain)
+
+    def label(self, scored: Iterable[Scored]) -> str | None:
+        """The label of an answer; None where it has none, or none that counts."""
+        named = [(-label.score, -label.depth, self.name(label.name)) for label in scored]
+        if self.allowed is not None:
+            named = [label for label in named if label[2] in self.allowed]
+        return min(named)[2] if named else None

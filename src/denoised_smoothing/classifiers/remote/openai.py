@@ -1,0 +1,152 @@
+"""A vision-language model behind an endpoint that speaks OpenAI's protocol, zero-shot."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from denoised_smoothing.classifiers.remote.answers import Scored, normalised
+from denoised_smoothing.classifiers.remote.vendor import (
+    Blame,
+    Limits,
+    Reply,
+    Vendor,
+    VendorFault,
+    fault_of_status,
+    needed,
+)
+from denoised_smoothing.errors import SettingError
+from denoised_smoothing.queries import Outcome
+
+PROMPT = "Which of the labels names what the image shows? Answer with exactly one label."
+_QUOTA = ("insufficient_quota", "billing_hard_limit_reached")
+
+
+class OpenAI(Vendor):
+    """Chooses one of a list of labels, held to them by a JSON schema.
+
+    An answer that is none of the labels (a refusal, an endpoint that does not know schemas) is
+    a vote for no class. The key is in ``OPENAI_API_KEY``, the address of another endpoint in
+    ``OPENAI_BASE_URL``.
+
+    Args:
+        model: its name.
+        labels: to choose from, at least 2.
+        prompt: goes before the image.
+        detail: ``low``, ``high`` or ``auto``: how closely the model looks, and its price.
+
+    Raises:
+        SettingError: less than 2 labels, or an unknown detail.
+    """
+
+    name: ClassVar[str] = "openai"
+    extra: ClassVar[str] = "openai"
+    limits: ClassVar[Limits] = Limits(max_bytes=20_000_000)
+
+    def __init__(
+        self, model: str, labels: Sequence[str], prompt: str = PROMPT, detail: str = "low"
+    ) -> None:
+        self.model, self._prompt, self._detail = model, prompt, detail
+        self._labels = tuple(dict.fromkeys(labels))
+        if len(self._labels) < 2:
+            raise SettingError(
+                f"openai:{model} chooses from a list of labels, got {list(self._labels)}; name a "
+                "file with one label a line, as in openai:MODEL#labels=labels.txt"
+            )
+        if detail not in ("low", "high", "auto"):
+            raise SettingError(f"detail is low, high or auto, got {detail!r}")
+        self._known = frozenset(map(normalised, self._labels))
+        self._sdk: Any = None
+        self._client: Any = None
+
+    def connect(self, *, timeout: float, in_flight: int) -> None:
+        self._sdk = needed("openai", "openai", self.extra, f"openai:{self.model}")
+        try:
+            self._client = self._sdk.OpenAI(max_retries=0, timeout=timeout)
+        except self._sdk.OpenAIError as error:
+            raise SettingError(
+                "openai needs a key in the environment variable OPENAI_API_KEY, which is not set "
+                "(an endpoint of your own that takes none: set it to anything)"
+            ) from error
+
+    def close(self) -> None:
+        if self._client is not None:
+            self._client.close()
+
+    def secrets(self) -> Sequence[str]:
+        return () if self._client is None else (self._client.api_key,)
+
+    def send(self, image: bytes) -> Any:
+        sdk = self._sdk
+        try:
+            answer = self._client.chat.completions.with_raw_response.create(**self._request(image))
+            return json.loads(answer.text)
+        except sdk.APITimeoutError as error:
+            if "Connect" in type(error.__cause__).__name__:
+                raise self._unreachable(error) from error
+            raise VendorFault(Outcome.TIMEOUT, "no answer in time") from error
+        except sdk.APIConnectionError as error:
+            if "Connect" in type(error.__cause__).__name__:
+                raise self._unreachable(error) from error
+            raise VendorFault(
+                Outcome.DROPPED, f"the connection ended ({error.__cause__})"
+            ) from error
+        except sdk.APIStatusError as error:
+            raise _fault(error) from error
+        except ValueError as error:
+            raise VendorFault(Outcome.GARBLED, f"the answer is not JSON ({error})") from error
+
+    def reply(self, answer: Any) -> Reply:
+        (choice,) = answer["choices"]
+        return Reply(self._chosen(choice["message"].get("content")), answer.get("model"))
+
+    def fingerprint_parts(self) -> Mapping[str, object]:
+        more = {"labels": self._labels, "prompt": self._prompt, "detail": self._detail}
+        return {**super().fingerprint_parts(), **more}
+
+    def _chosen(self, content: object) -> list[Scored]:
+        """The label in the content of an answer, if it is one of those to choose from."""
+        try:
+            label = json.loads(content)["label"] if isinstance(content, str) else None
+        except (ValueError, LookupError, TypeError):
+            return []
+        if not isinstance(label, str) or normalised(label) not in self._known:
+            return []
+        return [Scored(label, 1.0)]
+
+    def _request(self, image: bytes) -> Mapping[str, Any]:
+        kind = "png" if image.startswith(b"\x89PNG") else "jpeg"
+        url = f"data:image/{kind};base64,{base64.b64encode(image).decode()}"
+        schema = {
+            "type": "object",
+            "properties": {"label": {"type": "string", "enum": list(self._labels)}},
+            "required": ["label"],
+            "additionalProperties": False,
+        }
+        picture = {"type": "image_url", "image_url": {"url": url, "detail": self._detail}}
+        return {
+            "model": self.model,
+            "messages": [
+                {"role": "user", "content": [{"type": "text", "text": self._prompt}, picture]}
+            ],
+            "response_format": {
+                "type": "json_schema",
+                "json_schema": {"name": "label", "strict": True, "schema": schema},
+            },
+        }
+
+    def _unreachable(self, error: Exception) -> VendorFault:
+        base = self._client.base_url
+        return VendorFault(Outcome.UNREACHABLE, f"no connection to {base} ({error.__cause__})")
+
+
+def _fault(error: Any) -> VendorFault:
+    """What a status of the protocol means; a used-up quota comes as 429 as well."""
+    body = error.body if isinstance(error.body, dict) else {}
+    message = str(body.get("message") or error.message)
+    fault = fault_of_status(error.status_code, message, error.response.headers, error.body)
+    if body.get("code") in _QUOTA or body.get("type") in _QUOTA:
+        return VendorFault(Outcome.REFUSED, message, Blame.ACCOUNT, answer=error.body)
+    return fault

@@ -1,0 +1,202 @@
+"""The denoiser of each row of a table: the one that ships, one that is there, or trained now."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from denoised_smoothing.datasets import ImageDataset
+from denoised_smoothing.denoisers import bundled_denoisers, load_bundled_denoiser
+from denoised_smoothing.errors import SettingError
+from denoised_smoothing.training.config import Objective, Target, TrainingConfig
+from denoised_smoothing.training.data import Preparation
+from denoised_smoothing.weights import weights_digest
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the denoiser of one row comes about.
+
+    Args:
+        method: the row's name in tables.
+        name: of the denoiser, as a file and among those that ship.
+        config: of its training, or None for no denoiser.
+        start: name of the recipe whose result it begins with.
+        through: which network stability trains through, ``classifier`` or ``surrogate``.
+        crop: side of random crops, or None for whole images.
+    """
+
+    method: str
+    name: str
+    config: TrainingConfig | None = None
+    start: str | None = None
+    through: str | None = None
+    crop: int | None = None
+
+
+_FINE: dict[str, Any] = {
+    "objective": Objective.STABILITY,
+    "sigma": 0.1,
+    "sigma_max": 1.0,
+    "steps": 1000,
+}
+_BETTER: dict[str, Any] = {
+    **_FINE,
+    "target": Target.TRUTH,
+    "temperature": 4.0,
+    "learning_rate": 2e-4,
+}
+CIFAR10_RECIPES = (
+    Recipe("no denoiser", "none"),
+    Recipe("black box (mse)", "cifar10", TrainingConfig(sigma=0.05, sigma_max=1.0, steps=9000)),
+    Recipe(
+        "black box (stability on surrogate)",
+        "cifar10-resnet20",
+        TrainingConfig(**_BETTER),
+        start="cifar10",
+        through="surrogate",
+    ),
+    Recipe(
+        "white box (stability)",
+        "cifar10-resnet56",
+        TrainingConfig(**_FINE, target=Target.LABEL, learning_rate=1e-4),
+        start="cifar10",
+        through="classifier",
+    ),
+    Recipe(
+        "white box (ours)",
+        "cifar10-resnet56-consistency",
+        TrainingConfig(**_BETTER, copies=2, batch_size=32, consistency=1.0),
+        start="cifar10",
+        through="classifier",
+    ),
+)
+"""The rows for CIFAR-10; the names are those of the denoisers that ship."""
+IMAGENET_RECIPES = (
+    Recipe("no denoiser", "none"),
+    Recipe(
+        "black box (mse)",
+        "photo",
+        TrainingConfig(
+            sigma=0.05,
+            sigma_max=0.6,
+            steps=300,
+            batch_size=16,
+            learning_rate=1e-3,
+        ),
+        start="cifar10",
+        crop=64,
+    ),
+)
+"""The rows for each ImageNet classifier, whatever the classifier."""
+RECIPES = {recipe.name: recipe for recipe in (*CIFAR10_RECIPES, *IMAGENET_RECIPES)}
+"""All of them by name."""
+
+
+@dataclass(frozen=True)
+class Networks:
+    """What denoisers are trained through, and on which images.
+
+    Args:
+        classifier: the one that is certified.
+        surrogate: a stand-in that a black box may train through, or None.
+        training: images, or None where nothing shall be trained.
+        validation: images for validation, or None for the training images.
+        folder: where trained denoisers are kept.
+        share: of a recipe's steps that are done.
+        command: what was typed, for the cards.
+        flags: arguments of ``lightning.Trainer``.
+    """
+
+    classifier: nn.Module | None = None
+    surrogate: nn.Module | None = None
+    training: ImageDataset | None = None
+    validation: ImageDataset | None = None
+    folder: Path = Path()
+    share: float = 1.0
+    command: str = ""
+    flags: dict[str, Any] = field(default_factory=dict)
+
+    def through(self, recipe: Recipe) -> list[nn.Module]:
+        """The networks that a recipe's stability trains through."""
+        if recipe.through is None:
+            return []
+        network = self.classifier if recipe.through == "classifier" else self.surrogate
+        if network is None:
+            raise SettingError(
+                f"the row {recipe.method!r} trains through a {recipe.through}, and none that "
+                "gradients can pass through was given; name one, or leave the row out"
+            )
+        return [network]
+
+
+def denoiser_for(recipe: Recipe, networks: Networks) -> str:
+    """The spec of a row's denoiser, which is trained now if there is none.
+
+    One that ships is taken if it was trained through these very networks (or through none);
+    otherwise one that was trained into ``networks.folder`` before; otherwise it is trained there,
+    from where an interrupted training stopped.
+
+    Raises:
+        SettingError: it would have to be trained and there are no images or networks for that.
+        TrainingError: the training failed, or was interrupted (``TrainingInterruptedError``).
+    """
+    if recipe.config is None:
+        return "none"
+    through = networks.through(recipe)
+    if _ships(recipe.name, through):
+        return recipe.name
+    path = networks.folder / f"{recipe.name}.safetensors"
+    if not path.exists():
+        _train(recipe, networks, path)
+    return f"unet:{path}"
+
+
+def _ships(name: str, through: Sequence[nn.Module]) -> bool:
+    if name not in bundled_denoisers():
+        return False
+    card = load_bundled_denoiser(name).card
+    trained_through = json.loads(card.get("surrogates", "[]"))
+    return bool(trained_through == [weights_digest(network) for network in through])
+
+
+def _train(recipe: Recipe, networks: Networks, path: Path) -> None:
+    from denoised_smoothing.training.fit import TrainingJob, train_denoiser
+
+    if networks.training is None:
+        raise SettingError(
+            f"the denoiser {recipe.name!r} of the row {recipe.method!r} does not ship for this "
+            "classifier; name training images with --train-data, or leave the row out"
+        )
+    assert recipe.config is not None
+    start = None
+    if recipe.start is not None:
+        start = _file(denoiser_for(RECIPES[recipe.start], networks))
+    first = networks.training[0].image
+    steps = max(1, round(recipe.config.steps * networks.share))
+    train_denoiser(
+        TrainingJob(
+            config=replace(
+                recipe.config, steps=steps, epoch_steps=min(recipe.config.epoch_steps, steps)
+            ),
+            architecture="unet",
+            dataset=networks.training,
+            preparation=Preparation(first.shape[0], crop=recipe.crop),
+            output=path,
+            validation=networks.validation,
+            surrogates=networks.through(recipe),
+            start=start,
+            command=networks.command,
+            trainer_flags=networks.flags,
+        )
+    )
+
+
+def _file(spec: str) -> Path:
+    bundled = bundled_denoisers()
+    return bundled[spec] if spec in bundled else Path(spec.partition(":")[2])

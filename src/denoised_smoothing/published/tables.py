@@ -1,0 +1,133 @@
+"""Certify every row at every sigma and write the table and the figure of the paper."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from denoised_smoothing.certificates.plans.anytime import RADII
+from denoised_smoothing.errors import ImageError, SettingError
+from denoised_smoothing.reporting import (
+    Row,
+    RunResults,
+    best_over_sigma,
+    comparison,
+    load_results,
+    radius_figure,
+    save_figure,
+    to_markdown,
+    write_report,
+)
+from denoised_smoothing.reporting.files import write_atomically
+from denoised_smoothing.runs import CertificationRun, RunProgress
+from denoised_smoothing.store import Store
+
+
+@dataclass(frozen=True)
+class PublishedRow:
+    """A row of a published table: certified accuracy in % at each of the radii."""
+
+    method: str
+    radii: tuple[float, ...]
+    certified: tuple[float, ...]
+
+
+CIFAR10_PUBLISHED = (
+    PublishedRow("published: black box, ResNet-110", RADII, (45, 20, 15, 13, 11, 10)),
+    PublishedRow("published: white box, ResNet-110", RADII, (56, 41, 28, 19, 16, 13)),
+)
+"""Salman et al. 2020, Table 2: best over sigma 0.12, 0.25, 0.5 and 1.0, n = 10,000."""
+
+
+@dataclass(frozen=True)
+class TableResult:
+    """What a table found, and where it is."""
+
+    note: str
+    results: list[RunResults]
+    best: list[Row]
+    each: list[Row]
+    table: Path
+    figure: Path
+    report: Path
+    refused: tuple[str, ...]
+    """What was said of images that could not be certified."""
+
+
+def make_table(
+    requests: Iterable[CertificationRun],
+    store: Store,
+    folder: Path,
+    *,
+    note: Callable[[CertificationRun], str],
+    title: str,
+    published: Sequence[PublishedRow] = (),
+    progress: Callable[[RunProgress], None] | None = None,
+) -> TableResult:
+    """Certify, and write ``table.md``, ``figure.png`` and ``report.html`` into the folder.
+
+    Finished images in the store are not certified again, so the same call goes on after a
+    kill; what is there is written anew after every run.
+
+    Args:
+        requests: one run for each row and sigma, all with a plan that names radii; taken one by
+            one, as making one may convert a model.
+        store: where counts are kept.
+        folder: for the results.
+        note: scale and precision, for the table, of the first run.
+        title: of the report.
+        published: rows to print beside ours.
+        progress: called after every batch.
+
+    Raises:
+        SettingError: no request.
+        StoreError, ClassifierError: as :meth:`CertificationRun.execute`.
+    """
+    names: list[str] = []
+    refused: list[str] = []
+    said = ""
+    for request in requests:
+        said = said or note(request)
+        try:
+            request.execute(store, progress)
+        except ImageError as error:  # all other images are certified
+            refused.append(str(error))
+        names.append(request.run_name)
+        result = _write(names, store, folder, said, title, published, tuple(refused))
+    if not names:
+        raise SettingError("a table needs at least one row and one sigma, got none")
+    return result
+
+
+def _write(
+    names: Sequence[str],
+    store: Store,
+    folder: Path,
+    note: str,
+    title: str,
+    published: Sequence[PublishedRow],
+    refused: tuple[str, ...],
+) -> TableResult:
+    results = [load_results(store, name) for name in names]
+    each = comparison(results, RADII)
+    best = best_over_sigma(each)
+    table, figure, report = (folder / n for n in ("table.md", "figure.png", "report.html"))
+    parts = [f"# {title}", "", note, "", "## Best over σ", "", to_markdown(best)]
+    if published:
+        parts += ["Published beside it:", "", _markdown(published), ""]
+    parts += ["## Every σ", "", to_markdown(each)]
+    write_atomically(table, "\n".join(parts).encode())
+    save_figure(
+        radius_figure(best, [(row.method, row.radii, row.certified) for row in published]),
+        figure,
+    )
+    write_report(store, names, report, radii=RADII, title=title)
+    return TableResult(note, results, best, each, table, figure, report, refused)
+
+
+def _markdown(rows: Sequence[PublishedRow]) -> str:
+    headings = ["method", *(f"r = {radius:g}" for radius in rows[0].radii)]
+    lines = [headings, ["---", *["---:"] * len(rows[0].radii)]]
+    lines += [[row.method, *(f"{value:g}" for value in row.certified)] for row in rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

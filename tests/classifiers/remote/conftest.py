@@ -1,0 +1,8 @@
+"""The fake server is a module beside these tests, and a program as well."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))

@@ -1,0 +1,178 @@
+"""The published tables on stand-ins: what ships, what is trained, what is written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from denoised_smoothing.classifiers import CifarResNet, ImageClassifier
+from denoised_smoothing.classifiers.cifar_resnet import save_cifar_resnet
+from denoised_smoothing.cli import main
+from denoised_smoothing.denoisers import UNet, load_denoiser_file, save_denoiser
+from denoised_smoothing.errors import SettingError
+from denoised_smoothing.published import recipes as recipes_module
+from denoised_smoothing.published.recipes import CIFAR10_RECIPES, RECIPES, Networks, denoiser_for
+from denoised_smoothing.published.tables import CIFAR10_PUBLISHED, make_table
+from denoised_smoothing.weights import weights_digest
+
+for package in ("jinja2", "matplotlib", "lightning"):
+    pytest.importorskip(package)
+
+SETTINGS = (
+    "--limit",
+    "2",
+    "--max-n",
+    "100",
+    "--sigmas",
+    "0.25,0.5",
+    "--training-share",
+    "0.0003",
+    "--engine",
+    "torch",
+)
+WHITE, SURROGATE = CIFAR10_RECIPES[3], CIFAR10_RECIPES[2]
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of two classes of 32x32 images."""
+    folder, rng = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
+    for label in ("cat", "dog"):
+        (folder / label).mkdir()
+        for number in range(3):
+            pixels = rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / label / f"{number}.png")
+    return folder
+
+
+def resnet(seed: int) -> ImageClassifier:
+    torch.manual_seed(seed)
+    return ImageClassifier(CifarResNet(8, classes=2), [0.5] * 3, [0.25] * 3, resolution=32)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Specs of a classifier and its surrogate."""
+    folder = tmp_path_factory.mktemp("classifiers")
+    specs = {}
+    for seed, role in enumerate(("classifier", "surrogate")):
+        save_cifar_resnet(folder / f"{role}.safetensors", resnet(seed), {})
+        specs[role] = f"cifar-resnet8:{folder / role}.safetensors"
+    return specs
+
+
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture[str]) -> Callable[..., dict[str, Any]]:
+    """An experiment, from its arguments to its JSON."""
+
+    def run(*arguments: str) -> dict[str, Any]:
+        with pytest.raises(SystemExit) as end:
+            main(["experiment", *arguments, "--device", "cpu", "--json"])
+        assert not end.value.code, capsys.readouterr().err
+        answer: dict[str, Any] = json.loads(capsys.readouterr().out)
+        return answer
+
+    return run
+
+
+def cifar10(images: Path, files: dict[str, str], output: Path) -> list[str]:
+    return [
+        *("cifar10", "--data", f"folder:{images}", "--train-data", f"folder:{images}"),
+        *("--classifier", files["classifier"], "--surrogate", files["surrogate"]),
+        *("--output", str(output), *SETTINGS),
+    ]
+
+
+def test_cifar10_trains_what_is_missing_and_goes_on(
+    call: Callable[..., dict[str, Any]], images: Path, files: dict[str, str], tmp_path: Path
+) -> None:
+    arguments = cifar10(images, files, tmp_path)
+    first = call(*arguments, "--row", "none", "--row", "cifar10-resnet56")
+    assert [row["method"] for row in first["best"]] == ["no denoiser", "white box (stability)"]
+    trained = tmp_path / "denoisers-quick" / "cifar10-resnet56.safetensors"
+    card = load_denoiser_file(trained).card
+    assert json.loads(card["surrogates"]) == [weights_digest(resnet(0))]
+    assert card["start"] == "cifar10.safetensors"
+    assert len(json.loads(card["history"])) == 1
+    before = trained.stat().st_mtime_ns
+
+    whole = call(*arguments)
+    assert [row["method"] for row in whole["best"]] == [r.method for r in CIFAR10_RECIPES]
+    assert len(whole["rows"]) == 2 * len(CIFAR10_RECIPES)
+    assert trained.stat().st_mtime_ns == before
+    kept = [row for row in whole["rows"] if row["method"] == "no denoiser"]
+    assert kept == [row for row in first["rows"] if row["method"] == "no denoiser"]
+
+    text = Path(whole["table"]).read_text("utf-8")
+    assert "Scale quick: 2 images" in text
+    assert "in float32" in text
+    for recipe in CIFAR10_RECIPES:
+        assert text.count(f"| {recipe.method} |") == 3
+    for row in CIFAR10_PUBLISHED:
+        assert row.method in text
+    assert Path(whole["figure"]).read_bytes().startswith(b"\x89PNG")
+    assert "Certified accuracy: CIFAR-10" in Path(whole["report"]).read_text("utf-8")
+
+
+def test_imagenet_takes_every_so_many_th_image(
+    call: Callable[..., dict[str, Any]], images: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("torchvision")
+    answer = call(
+        *("imagenet", "--data", f"folder:{images}", "--classifier", "torchvision:resnet18:none"),
+        *("--stride", "2", "--resolution", "64", "--output", str(tmp_path)),
+        *("--limit", "2", "--max-n", "50", "--sigmas", "0.25", "--row", "none"),
+    )
+    assert answer["best"][0]["method"] == "resnet18, no denoiser"
+    assert answer["best"][0]["images"] == 2
+    assert "of every 2 images one" in answer["note"]
+
+
+def test_a_row_that_is_not_known_is_refused(
+    images: Path, files: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["experiment", *cifar10(images, files, tmp_path), "--row", "grey"])
+    assert end.value.code == 2
+    assert "there is no row 'grey'; name one of none, cifar10," in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_ships_is_taken_for_its_own_networks_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "shipped.safetensors"
+    told = {"surrogates": json.dumps([weights_digest(resnet(0))])}
+    save_denoiser(path, UNet(width=8, outer=1, inner=1), "unet", told)
+    monkeypatch.setattr(recipes_module, "bundled_denoisers", lambda: {WHITE.name: path})
+    monkeypatch.setattr(
+        recipes_module, "load_bundled_denoiser", lambda name: load_denoiser_file(path)
+    )
+    ours = Networks(classifier=resnet(0), folder=tmp_path)
+    assert denoiser_for(WHITE, ours) == WHITE.name
+    with pytest.raises(SettingError, match=r"'cifar10-resnet56' .* does not ship for this"):
+        denoiser_for(WHITE, replace(ours, classifier=resnet(1)))
+
+
+def test_a_surrogate_is_asked_for() -> None:
+    with pytest.raises(SettingError, match="trains through a surrogate, and none"):
+        denoiser_for(SURROGATE, Networks(classifier=resnet(0)))
+
+
+def test_a_table_needs_rows(tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match="at least one row and one sigma"):
+        make_table([], None, tmp_path, note=str, title="")  # type: ignore[arg-type]
+
+
+def test_recipes_build_on_each_other() -> None:
+    names = list(RECIPES)
+    for recipe in RECIPES.values():
+        assert recipe.start is None or recipe.start in names[: names.index(recipe.name)]

@@ -1,0 +1,376 @@
+"""Runs whose answers are bought: resumed, limited, recomputed without queries."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from denoised_smoothing import Anytime, CertificationRun, FixedBudget, SmoothedClassifier, Store
+from denoised_smoothing.certificates.certificate import SamplingPlan
+from denoised_smoothing.certificates.counts import Stage
+from denoised_smoothing.classifiers.remote import Budget, Conduct, RemoteClassifier
+from denoised_smoothing.classifiers.remote.http import HttpEndpoint
+from denoised_smoothing.classifiers.remote.simulated import Simulated
+from denoised_smoothing.datasets import load_dataset
+from denoised_smoothing.errors import (
+    BudgetReachedError,
+    RunMismatchError,
+    SettingError,
+    StoreError,
+)
+from denoised_smoothing.ledger import Ledger
+from denoised_smoothing.queries import Attempt, CopyKey, Outcome
+from denoised_smoothing.reporting import load_results
+
+FAKE = Path(__file__).parent / "classifiers" / "remote" / "fake.py"
+QUICK = Conduct(in_flight=8, rate=None, timeout=5.0, first_wait=0.005, longest_wait=0.05)
+ANYTIME = Anytime(radii=(0.25,), max_n=300, n0=20, every=10)
+
+
+def load_fake() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("fake", FAKE)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules.setdefault("fake", module)
+    spec.loader.exec_module(module)
+    return module
+
+
+fake_module = load_fake()
+
+
+@pytest.fixture(autouse=True)
+def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+
+
+@pytest.fixture
+def fake() -> Iterator[Any]:
+    with fake_module.FakeVendor(fake_module.by_chance({"cat": 0.97, "dog": 0.03})) as server:
+        yield server
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Three images of 8x8 pixels in folders cat and dog."""
+    for name, number in (("cat/a", 0), ("cat/b", 1), ("dog/c", 2)):
+        path = tmp_path / "images" / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        levels = np.random.default_rng(number).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        PIL.Image.fromarray(levels).save(path)
+    return tmp_path / "images"
+
+
+def request_of(
+    fake: Any,
+    folder: Path,
+    plan: SamplingPlan = ANYTIME,
+    conduct: Conduct = QUICK,
+    **more: Any,
+) -> CertificationRun:
+    vendor = HttpEndpoint(f"{fake.url}/classify", "predictions")
+    sigma = more.pop("sigma", 0.25)
+    smoothed = SmoothedClassifier(RemoteClassifier(vendor, conduct=conduct), sigma)
+    options = {"alpha": 0.001, "name": "run", "seed": 7, **more}
+    return CertificationRun(
+        smoothed, load_dataset(f"folder:{folder}"), plan, classifier="http:x", denoiser="none",
+        **options,
+    )  # fmt: skip
+
+
+def counts_of(store: Store, name: str = "run") -> dict[str, Any]:
+    """Counts by image and stage, labels by their names."""
+    labels = store.run(name).info["label_names"]
+    return {
+        image.image_id: {
+            stage: ({labels[i]: n for i, n in enumerate(counts.counts) if n}, counts.failed)
+            for stage, counts in image.counts.items()
+        }
+        for image in store.images(name)
+    }
+
+
+def test_every_answer_is_a_row_and_every_row_was_counted(
+    fake: Any, folder: Path, tmp_path: Path
+) -> None:
+    with Store(tmp_path / "s.sqlite") as store:
+        request_of(fake, folder).execute(store)
+        images = store.images("run")
+        assert all(image.finished for image in images)
+        ledger = Ledger(store, "run")
+        attempts = list(ledger.history())
+        counted = sum(counts.n for image in images for counts in image.counts.values())
+        assert counted == len(attempts) == fake.attempts
+        votes = Counter((a.key.image_id, a.key.stage, a.label) for a in attempts)
+        for image_id, stages in counts_of(store).items():
+            for stage, (labels, _) in stages.items():
+                assert {n: votes[image_id, stage, n] for n in labels} == labels
+        first = attempts[0]
+        assert (first.vendor, first.model) == ("http", f"{fake.url}/classify")
+        answer = ledger.answer(first.key)
+        assert answer is not None
+        assert json.loads(answer)["predictions"][0]["label"] == first.label
+        assert ledger.spending().charged == counted
+
+
+def test_labels_of_the_data_come_first_so_that_accuracy_has_a_meaning(
+    fake: Any, folder: Path, tmp_path: Path
+) -> None:
+    fake.scores = fake_module.by_chance({"zebra": 0.05, " CAT ": 0.95})
+    with Store(tmp_path / "s.sqlite") as store:
+        request_of(fake, folder).execute(store)
+        assert store.run("run").info["label_names"] == ["cat", "dog", "zebra"]
+        results = load_results(store, "run").images
+        assert [image.predicted for image in results] == [0, 0, 0]
+        assert [image.correct for image in results] == [True, True, False]
+
+
+def test_no_copy_beyond_a_decision_is_bought(fake: Any, folder: Path, tmp_path: Path) -> None:
+    """However many are in flight, an image takes what it takes alone with one in flight."""
+    with Store(tmp_path / "s.sqlite") as store:
+        request_of(fake, folder, name="many", conduct=Conduct(in_flight=64)).execute(store)
+        request_of(fake, folder, name="one", conduct=Conduct(in_flight=1)).execute(store)
+        assert counts_of(store, "many") == counts_of(store, "one")
+        assert Ledger(store, "many").spending() == Ledger(store, "one").spending()
+
+
+@pytest.mark.parametrize("after", [1, 30, 60])
+def test_a_budget_stops_and_a_larger_one_goes_on_to_the_same_result(
+    fake: Any, folder: Path, tmp_path: Path, after: int
+) -> None:
+    with Store(tmp_path / "whole.sqlite") as store:
+        request_of(fake, folder).execute(store)
+        whole = counts_of(store)
+    calls = fake.attempts
+    fake.requests.clear()
+    fake.script = fake_module.at_random({fake_module.Trouble.THROTTLED: 0.2})
+    with Store(tmp_path / "s.sqlite") as store:
+        limited = Conduct(
+            in_flight=8, rate=None, first_wait=0.005, budget=Budget(queries=after), price=0.5
+        )
+        with pytest.raises(BudgetReachedError, match=f"budget of {after} queries is used up"):
+            request_of(fake, folder, conduct=limited).execute(store)
+        assert fake.counts()["answered"] == after
+        assert Ledger(store, "run").spending().cost == after * 0.5
+        so_far = load_results(store, "run", so_far=True)
+        assert so_far.unfinished > 0
+        assert sum(i.certificate.calls for i in so_far.images) <= after
+        request_of(fake, folder).execute(store)
+        assert counts_of(store) == whole
+    assert fake.counts()["answered"] == calls
+    assert fake.answered_twice() == []
+
+
+def test_what_is_provable_so_far_is_a_certificate(fake: Any, folder: Path, tmp_path: Path) -> None:
+    plan = Anytime(radii=(0.25, 0.5), max_n=2_000, n0=20, every=10)
+    fake.scores = fake_module.by_chance({"cat": 0.93, "dog": 0.07})
+    limited = Conduct(in_flight=8, rate=None, budget=Budget(queries=200))
+    with Store(tmp_path / "s.sqlite") as store:
+        with pytest.raises(BudgetReachedError):
+            request_of(fake, folder, plan, limited, limit=1).execute(store)
+        assert load_results(store, "run").images == ()
+        (image,) = load_results(store, "run", so_far=True).images
+        assert not image.finished
+        assert image.predicted == 0
+        assert 0.1 < image.radius < 0.5
+
+
+def test_offline_recomputes_without_a_query(fake: Any, folder: Path, tmp_path: Path) -> None:
+    with Store(tmp_path / "s.sqlite") as store:
+        request_of(fake, folder, FixedBudget(n0=20, n=100)).execute(store)
+        bought = fake.attempts
+        run = request_of(
+            fake, folder, FixedBudget(n0=20, n=50), name=None, seed=None, alpha=0.05,
+            answers_of="run",
+        ).execute(store)  # fmt: skip
+        assert run.name.startswith("run-offline-")
+        assert run.info["answers_of"] == "run"
+        images = store.images(run.name)
+        assert all(image.finished for image in images)
+        assert [image.counts[Stage.ESTIMATION].n for image in images] == [50, 50, 50]
+        # A plan that needs more than there is leaves its images unfinished, and buys nothing.
+        more = request_of(
+            fake, folder, FixedBudget(n0=20, n=150), name=None, answers_of="run"
+        ).execute(store)
+        assert not any(image.finished for image in store.images(more.name))
+        assert load_results(store, more.name).images == ()
+        assert fake.attempts == bought
+        assert list(Ledger(store, run.name).history()) == []
+
+
+def test_offline_takes_nothing_from_other_copies(fake: Any, folder: Path, tmp_path: Path) -> None:
+    with Store(tmp_path / "s.sqlite") as store:
+        request_of(fake, folder, FixedBudget(n0=5, n=20)).execute(store)
+        plan = FixedBudget(n0=5, n=20)
+        other = request_of(fake, folder, plan, name=None, answers_of="run", sigma=0.3)
+        with pytest.raises(RunMismatchError, match=r"sigma: 0\.25 in the run, 0\.3 asked"):
+            other.execute(store)
+        local = SmoothedClassifier(lambda images: images.mean(dim=(2, 3)), sigma=0.25)
+        with pytest.raises(SettingError, match="keeps none; leave it out"):
+            CertificationRun(
+                local, load_dataset(f"folder:{folder}"), ANYTIME, 0.001, "python:a:b", "none",
+                answers_of="run",
+            ).execute(store)  # fmt: skip
+
+
+def test_a_retry_with_another_copy_is_refused(fake: Any, folder: Path, tmp_path: Path) -> None:
+    request = request_of(fake, folder)
+    with Store(tmp_path / "s.sqlite") as store:
+        request._begin(store)
+        image_id = request.dataset.image_ids[0]
+        sent = Attempt(
+            CopyKey(image_id, Stage.SELECTION, 0), 1, "http", "x", "0" * 64, 0.0, "2026-01-01"
+        )
+        Ledger(store, "run").write([sent], [])
+        with pytest.raises(StoreError, match="only the same copy may be sent again"):
+            request.execute(store)
+        assert Ledger(store, "run").spending().doubtful >= 1
+
+
+def test_classifiers_in_python_buy_per_call_and_keep_their_budget() -> None:
+    """Without a store nothing is reused: other seeds are other copies."""
+    image = np.zeros((3, 8, 8), dtype=np.float32)
+    conduct = Conduct(in_flight=4, rate=None, price=1.0, budget=Budget(queries=150))
+    classifier = RemoteClassifier(Simulated({"cat": 1.0}), conduct=conduct)
+    smoothed = SmoothedClassifier(classifier, sigma=0.25)
+    certificate = smoothed.certify(image, n0=10, n=50, seed=1)
+    assert certificate.label == 0
+    assert classifier.label_names == ("cat",)
+    assert classifier.spent.queries == 60
+    smoothed.certify(image, n0=10, n=50, seed=2)
+    assert classifier.spent.queries == 120
+    with pytest.raises(BudgetReachedError):
+        smoothed.certify(image, n0=10, n=50, seed=3)
+    assert classifier.spent.queries == 150
+
+
+def test_a_failed_copy_stays_in_n(fake: Any, folder: Path, tmp_path: Path) -> None:
+    """Images that vote otherwise are refused: dropping them would give a false certificate."""
+    honest = fake_module.by_chance({"cat": 0.4, "dog": 0.6})
+
+    def fails_where_it_is_a_dog(number: int, image: str) -> Any:
+        uniform = int(image[:14], 16) / 2**56
+        return fake_module.Trouble.REJECTED if uniform >= 0.4 and number else None
+
+    fake.scores, fake.script = honest, fails_where_it_is_a_dog
+    with Store(tmp_path / "s.sqlite") as store:
+        request_of(fake, folder, FixedBudget(n0=20, n=200)).execute(store)
+        for image in store.images("run"):
+            votes = image.counts[Stage.ESTIMATION]
+            assert votes.n in range(20, 201)
+            assert 0.4 < votes.failed / votes.n < 0.8
+        assert [image.predicted for image in load_results(store, "run").images] == [None] * 3
+
+
+KILLED = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[4])
+import test_remote_runs as tests
+from denoised_smoothing import Store
+class Fake: url = sys.argv[1]
+with Store(sys.argv[2]) as store:
+    tests.request_of(Fake, Path(sys.argv[3]), tests.KILL_PLAN, tests.KILL_CONDUCT).execute(store)
+"""
+KILL_PLAN = FixedBudget(n0=100, n=int(os.environ.get("KILL_COPIES", "400")))
+KILL_CONDUCT = Conduct(in_flight=64, rate=None, timeout=10.0, first_wait=0.02, longest_wait=0.5)
+
+
+def test_killed_in_the_middle_nothing_is_bought_twice(folder: Path, tmp_path: Path) -> None:
+    command = [sys.executable, str(FAKE), "--latency", "0.05", "--throttle", "0.1"]
+    command += ["--drop", "0.02", "--labels", "cat=0.9,dog=0.1"]
+    server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert server.stdin is not None
+    assert server.stdout is not None
+
+    def told() -> dict[str, Any]:
+        server.stdin.write("\n")  # type: ignore[union-attr]
+        server.stdin.flush()  # type: ignore[union-attr]
+        answer: dict[str, Any] = json.loads(server.stdout.readline())  # type: ignore[union-attr]
+        return answer
+
+    url = f"http://127.0.0.1:{server.stdout.readline().strip()}"
+    path = tmp_path / "s.sqlite"
+    arguments = [url, str(path), str(folder), str(Path(__file__).parent)]
+    try:
+        run = subprocess.Popen([sys.executable, "-c", KILLED, *arguments])
+        while told()["attempts"] < KILL_PLAN.most_calls():
+            assert run.poll() is None
+            signal.sigtimedwait([], 0.02)
+        os.kill(run.pid, signal.SIGKILL)
+        run.wait()
+        killed_at = settled(told)
+        with Store(path, read_only=True) as store:
+            before = list(Ledger(store, "run").history())
+        cut_off = [a for a in before if a.outcome is Outcome.SENT]
+        assert cut_off
+        # Those that were noted and not sent yet are the only difference.
+        assert 0 <= len(before) - killed_at["attempts"] <= len(cut_off)
+        subprocess.run([sys.executable, "-c", KILLED, *arguments], check=True)
+        ended = settled(told)
+    finally:
+        server.kill()
+        server.communicate()
+    with Store(path, read_only=True) as store:
+        after = list(Ledger(store, "run").history())
+        counts = counts_of(store)
+    ends = Counter(a.outcome for a in after)
+    print(f"\nat the kill: {len(before)} attempts noted, {killed_at['attempts']} at the server,")
+    print(f"in the end {len(after)} and {ended['attempts']}: {dict(ends)}")
+    stored = {a.key for a in before if a.final}
+    assert not [a for a in after[:] if a.key in stored and (a.key, a.number) not in numbers(before)]
+    # From the kill on, the log and the server agree to the request.
+    assert len(after) - len(before) == ended["attempts"] - killed_at["attempts"]
+    assert ends[Outcome.THROTTLED] == ended["counts"]["throttled"] - lost(
+        killed_at, before, "throttled"
+    )
+    twice = Counter(a.key for a in after if a.outcome is Outcome.ANSWERED)
+    assert set(twice.values()) == {1}
+    assert ended["twice"] <= len(cut_off)
+    undisturbed(folder, tmp_path, counts)
+
+
+def settled(told: Any) -> dict[str, Any]:
+    """The server's counts once nothing arrives any more."""
+    last: dict[str, Any] = told()
+    for _ in range(100):
+        signal.sigtimedwait([], 0.2)
+        now = told()
+        if now["attempts"] == last["attempts"]:
+            break
+        last = now
+    return last
+
+
+def numbers(attempts: list[Attempt]) -> set[tuple[CopyKey, int]]:
+    return {(attempt.key, attempt.number) for attempt in attempts}
+
+
+def lost(killed_at: dict[str, Any], before: list[Attempt], end: str) -> int:
+    """Ends of requests that the killed process never learnt."""
+    known = sum(attempt.outcome.value == end for attempt in before)
+    return int(killed_at["counts"][end]) - known
+
+
+def undisturbed(folder: Path, tmp_path: Path, counts: dict[str, Any]) -> None:
+    """A run that meets no trouble has the same counts."""
+    with (
+        fake_module.FakeVendor(fake_module.by_chance({"cat": 0.9, "dog": 0.1})) as server,
+        Store(tmp_path / "calm.sqlite") as store,
+    ):
+        request_of(server, folder, KILL_PLAN, KILL_CONDUCT).execute(store)
+        assert counts_of(store) == counts
