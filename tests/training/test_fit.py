@@ -128,7 +128,17 @@ def test_the_card_is_complete(finished: TrainingJob) -> None:
     card = load_denoiser_file(finished.output, "unet").card
     assert card.keys() == {
         *("architecture", "config", "image_channels", "sigma_min", "sigma_max", "objective"),
-        *("data", "data_fingerprint", "start", "command", "seed", "settings", "quality"),
+        *(
+            "data",
+            "data_fingerprint",
+            "start",
+            "command",
+            "seed",
+            "settings",
+            "quality",
+            "surrogates",
+            "history",
+        ),
         *("validation", "seconds", "versions"),
     }
     assert card["architecture"] == "unet"
