@@ -9,7 +9,9 @@ import os
 import tempfile
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
+import pytest
 from jaxtyping import install_import_hook
 
 
@@ -29,3 +31,15 @@ os.environ["DENOISED_SMOOTHING_ENGINE"] = "torch"
 os.environ["DENOISED_SMOOTHING_CACHE"] = os.path.join(  # noqa: PTH118
     tempfile.gettempdir(), f"denoised-smoothing-tests-{os.getuid()}"
 )
+
+
+@pytest.fixture
+def hub_is_away(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The Hugging Face hub cannot be reached, and nothing was fetched from it before."""
+    hub = pytest.importorskip("huggingface_hub")
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise ConnectionError("no route to the hub")
+
+    monkeypatch.setattr(hub.HfApi, "model_info", fail)
+    monkeypatch.setattr(hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))

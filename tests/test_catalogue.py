@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -12,9 +13,6 @@ import torch
 from safetensors.torch import save_file
 
 from denoised_smoothing.catalogue import (
-    CLASSIFIER_FORMS,
-    DATA_FORMS,
-    DENOISER_FORMS,
     bundled_classifiers,
     list_classifiers,
     list_datasets,
@@ -28,6 +26,7 @@ from denoised_smoothing.classifiers import (
     ImageClassifier,
     save_cifar_resnet,
 )
+from denoised_smoothing.classifiers.remote.specs import REMOTE_FORMS
 from denoised_smoothing.denoisers import (
     ARCHITECTURES,
     DenoiserNetwork,
@@ -38,6 +37,7 @@ from denoised_smoothing.denoisers import (
     save_denoiser,
 )
 from denoised_smoothing.errors import SettingError, SpecError, WeightsError
+from denoised_smoothing.plugins import Role, forms, schemes
 
 SAMPLES = Path(__file__).parent / "samples"
 SMALL = {
@@ -46,6 +46,10 @@ SMALL = {
     "memnet": MemNet(1, width=4, blocks=1, recursions=1),
     "unet": UNet(1, width=4, outer=1, inner=1),
 }
+
+
+FILES = tuple(SMALL)
+"""Architectures whose denoisers are single files."""
 
 
 @pytest.fixture
@@ -111,23 +115,22 @@ class TestClassifiers:
         ("spec", "suggestion"),
         [
             ("torchvison:resnet50", r"torchvision:NAME\[:WEIGHTS\]"),
-            ("cifar-resnet", "cifar-resnetDEPTH:FILE.safetensors"),
-            ("cifar-resnet:resnet56.safetensors", "cifar-resnetDEPTH:FILE.safetensors"),
+            ("tim:resnet18", r"timm:NAME-OR-FOLDER\[:WEIGHTS\]"),
+            ("zeroshot:x", r"zero-shot:NAME-OR-FOLDER\?labels=CAT,DOG,\.\.\."),
             ("cifar-resnett56:x", "cifar-resnetDEPTH:FILE.safetensors"),
             ("digitz", "digits"),
             ("phyton:toy:Toy", "python:MODULE:FACTORY"),
+            ("clarify:x", "clarifai:MODEL"),
         ],
     )
     def test_suggests_the_nearest(self, spec: str, suggestion: str) -> None:
-        said = rf"unknown classifier '{spec}'; did you mean {suggestion}\? Known: digits, torchvis"
+        said = rf"unknown classifier '{spec}'; did you mean {suggestion}\? Known: digits, "
         with pytest.raises(SpecError, match=said):
             load_classifier(spec)
 
     @pytest.mark.parametrize("spec", ["", "zzz", "resnet56.safetensors"])
     def test_says_what_is_known(self, spec: str) -> None:
-        with pytest.raises(
-            SpecError, match=rf"unknown classifier '{spec}'; .*Known: digits, torch"
-        ):
+        with pytest.raises(SpecError, match=rf"unknown classifier '{spec}'; .*Known: digits, "):
             load_classifier(spec)
 
     @pytest.mark.parametrize(
@@ -135,7 +138,9 @@ class TestClassifiers:
         [
             ("torchvision", r"torchvision:NAME\[:WEIGHTS\]"),
             ("torchvision:", r"torchvision:NAME\[:WEIGHTS\]"),
+            ("cifar-resnet", "cifar-resnetDEPTH:FILE.safetensors"),
             ("cifar-resnet56", "cifar-resnetDEPTH:FILE.safetensors"),
+            ("onnx:", r"onnx:FILE\[\?mean=\.\.\.&std=\.\.\.&labels=\.\.\.\]"),
             ("python", "python:MODULE:FACTORY"),
             ("python:toy", "python:MODULE:FACTORY"),
             ("python:toy:", "python:MODULE:FACTORY"),
@@ -145,6 +150,9 @@ class TestClassifiers:
     def test_completes_the_form(self, spec: str, form: str) -> None:
         with pytest.raises(SpecError, match=rf"'{spec}' is not complete; write {form}$"):
             load_classifier(spec)
+
+    def test_a_file_that_names_its_depth_needs_none_in_the_spec(self, resnet8: Path) -> None:
+        assert load_classifier(f"cifar-resnet:{resnet8}").label_names == tuple("abcd")  # type: ignore[attr-defined]
 
     def test_weights_of_another_depth_are_refused(self, resnet8: Path) -> None:
         with pytest.raises(WeightsError, match=r"\(as cifar-resnet14\) holds weights of another"):
@@ -187,14 +195,14 @@ class TestDenoisers:
     def test_none(self) -> None:
         assert load_denoiser("none") is None
 
-    @pytest.mark.parametrize("architecture", ARCHITECTURES)
+    @pytest.mark.parametrize("architecture", FILES)
     def test_files(self, tmp_path: Path, architecture: str) -> None:
         path = tmp_path / "d.safetensors"
         save_denoiser(path, SMALL[architecture], architecture, {})
         loaded = load_denoiser(f"{architecture}:{path}")
         assert isinstance(loaded, DenoiserNetwork)
         assert loaded.config == SMALL[architecture].config
-        other = next(name for name in ARCHITECTURES if name != architecture)
+        other = next(name for name in FILES if name != architecture)
         with pytest.raises(
             WeightsError, match=f"holds {architecture}, not {other}; write the spec"
         ):
@@ -224,7 +232,7 @@ class TestDenoisers:
         with pytest.raises(SpecError, match=said):
             load_denoiser(spec)
 
-    @pytest.mark.parametrize("architecture", ARCHITECTURES)
+    @pytest.mark.parametrize("architecture", FILES)
     def test_completes_the_form(self, architecture: str) -> None:
         for spec in (architecture, f"{architecture}:"):
             said = f"'{spec}' is not complete; write {architecture}:FILE.safetensors$"
@@ -244,20 +252,29 @@ class TestDenoisers:
 
 class TestLists:
     def test_classifiers(self) -> None:
-        assert [row["spec"] for row in list_classifiers()] == ["digits", *CLASSIFIER_FORMS]
-        assert list_classifiers()[0]["what"] == "bundled"
+        rows = list_classifiers()
+        assert rows[0] == {"spec": "digits", "what": "bundled", "missing": ""}
+        assert [row["spec"] for row in rows[1:]] == [*forms(Role.CLASSIFIER), *REMOTE_FORMS]
 
     def test_denoisers(self) -> None:
         rows = list_denoisers()
-        assert [row["spec"] for row in rows] == [*bundled_denoisers(), "none", *DENOISER_FORMS]
+        specs = [row["spec"] for row in rows]
+        assert specs == [*bundled_denoisers(), "none", *forms(Role.DENOISER)]
         for row in rows[: len(bundled_denoisers())]:
             assert row["what"].startswith("bundled: unet, sigma ")
             assert ", trained on " in row["what"]
 
     def test_datasets(self) -> None:
-        assert [row["spec"] for row in list_datasets()] == list(DATA_FORMS)
+        assert [row["spec"] for row in list_datasets()] == [*forms(Role.DATASET), "IMAGE"]
 
     def test_every_architecture_has_its_form(self) -> None:
-        schemes = [form.split(":")[0] for form in DENOISER_FORMS]
-        assert schemes == [*ARCHITECTURES, "python"]
-        assert CIFAR_RESNET.fullmatch(CLASSIFIER_FORMS[1].split(":")[0].replace("DEPTH", "56"))
+        assert {*FILES, "diffusion"} == ARCHITECTURES.keys()
+        for name in FILES:
+            assert f"{name}:FILE.safetensors" in forms(Role.DENOISER)
+        assert "diffusers:" in " ".join(forms(Role.DENOISER))
+        assert CIFAR_RESNET.fullmatch("cifar-resnet56")
+
+    @pytest.mark.parametrize("role", Role)
+    def test_every_form_begins_with_its_scheme(self, role: Role) -> None:
+        for form in forms(role):
+            assert re.split(r"[:\[]|DEPTH", form)[0] in schemes(role)

@@ -24,6 +24,7 @@ from denoised_smoothing.errors import (
     SpecError,
 )
 from denoised_smoothing.images import SUFFIXES, load_image
+from denoised_smoothing.plugins import Role, Source, Spec, has_source, open_spec, schemes
 
 DATA_FOLDER_VARIABLE = "DENOISED_SMOOTHING_DATA"
 """The environment variable that names the folder for downloads."""
@@ -98,9 +99,9 @@ def load_dataset(spec: str) -> ImageDataset:
         DatasetError: missing, empty or not of the expected form.
         MissingExtraError: the package that reads it is not installed.
     """
-    scheme, _, rest = spec.partition(":")
-    if scheme in LOADERS:
-        return LOADERS[scheme](spec, rest)
+    if has_source(Role.DATASET, spec):
+        dataset: ImageDataset = open_spec(Role.DATASET, spec)
+        return dataset
     path = Path(spec).expanduser()
     if path.suffix.lower() in SUFFIXES:
         return _load_file(spec, path)
@@ -109,9 +110,10 @@ def load_dataset(spec: str) -> ImageDataset:
     elif path.suffix == ".parquet":
         hint = f"did you mean 'parquet:{spec}'?"
     else:
-        nearest = difflib.get_close_matches(scheme, LOADERS, n=1, cutoff=0.5)
+        known = schemes(Role.DATASET)
+        nearest = difflib.get_close_matches(spec.partition(":")[0], known, n=1, cutoff=0.5)
         hint = f"did you mean '{nearest[0]}'? " if nearest else ""
-        hint += f"known are {', '.join(LOADERS)} and the path of an image ({_suffixes()})"
+        hint += f"known are {', '.join(known)} and the path of an image ({_suffixes()})"
     raise SpecError(f"there is no data set {spec!r}; {hint}")
 
 
@@ -127,9 +129,9 @@ def select(dataset: ImageDataset, *, limit: int | None = None, stride: int = 1) 
     return list(range(0, len(dataset), stride))[:limit]
 
 
-def _load_digits(spec: str, rest: str) -> ImageDataset:
+def _load_digits(spec: Spec) -> ImageDataset:
     splits = {"train": (1, 2, 3), "test": (0,), "all": (0, 1, 2, 3)}  # index modulo 4
-    split = rest or "test"
+    split = spec.rest or "test"
     if split not in splits:
         raise DatasetError(f"digits has no split {split!r}; expected one of {', '.join(splits)}")
     try:
@@ -141,7 +143,7 @@ def _load_digits(spec: str, rest: str) -> ImageDataset:
     values = np.rint(digits.images[indices] * 255 / 16).astype(np.uint8)[:, None]
     labels = digits.target[indices].tolist()
     return ImageDataset(
-        name=spec,
+        name=spec.text,
         fingerprint=hashlib.sha256(values.tobytes() + bytes(labels)).hexdigest(),
         image_ids=[str(index) for index in indices],
         read=partial(_from_values, values),
@@ -150,9 +152,9 @@ def _load_digits(spec: str, rest: str) -> ImageDataset:
     )
 
 
-def _load_cifar10(spec: str, rest: str) -> ImageDataset:
-    head, _, tail = rest.partition(":")
-    split, given = (head, tail) if head in ("train", "test") else ("test", rest)
+def _load_cifar10(spec: Spec) -> ImageDataset:
+    head, _, tail = spec.rest.partition(":")
+    split, given = (head, tail) if head in ("train", "test") else ("test", spec.rest)
     folder = Path(given).expanduser() if given else _data_folder()
     try:
         from torchvision.datasets import CIFAR10
@@ -174,7 +176,7 @@ def _load_cifar10(spec: str, rest: str) -> ImageDataset:
     values = np.ascontiguousarray(cifar.data.transpose(0, 3, 1, 2))
     content = f"cifar10:{split}".encode() + values.tobytes() + bytes(cifar.targets)
     return ImageDataset(
-        name=spec,
+        name=spec.text,
         fingerprint=hashlib.sha256(content).hexdigest(),
         image_ids=[str(index) for index in range(len(values))],
         read=partial(_from_values, values),
@@ -193,27 +195,27 @@ def _from_values(values: np.ndarray, index: int) -> np.ndarray:
     return image
 
 
-def _load_folder(spec: str, rest: str) -> ImageDataset:
-    folder = Path(rest).expanduser()
-    if not rest or not folder.is_dir():
-        raise DatasetError(f"there is no folder {rest!r}; check the path in {spec!r}")
+def _load_folder(spec: Spec) -> ImageDataset:
+    folder = Path(spec.rest).expanduser()
+    if not spec.rest or not folder.is_dir():
+        raise DatasetError(f"there is no folder {spec.rest!r}; check the path in {spec.text!r}")
     relative = [path.relative_to(folder) for path in folder.rglob("*") if not path.is_dir()]
     ids = sorted(path.as_posix() for path in relative if _is_image(path))
     if not ids:
         raise DatasetError(
-            f"{rest!r} holds no images; expected files of the type {_suffixes()}, in one "
+            f"{spec.rest!r} holds no images; expected files of the type {_suffixes()}, in one "
             "sub-folder for each class or in the folder itself"
         )
     flat, nested = ([i for i in ids if ("/" in i) == inside] for inside in (False, True))
     if flat and nested:
         raise DatasetError(
-            f"{rest!r} mixes images ({flat[0]!r}) and class folders ({nested[0]!r}); move the "
+            f"{spec.rest!r} mixes images ({flat[0]!r}) and class folders ({nested[0]!r}); move the "
             "images into class folders, or away"
         )
     classes = sorted(p.name for p in folder.iterdir() if p.is_dir() and p.name[0] != ".")
     sizes = [(image_id, (folder / image_id).stat().st_size) for image_id in ids]
     return ImageDataset(
-        name=spec,
+        name=spec.text,
         fingerprint=hashlib.sha256(json.dumps(sizes).encode()).hexdigest(),
         image_ids=ids,
         read=partial(_from_folder, folder, ids),
@@ -237,11 +239,13 @@ def _load_file(spec: str, path: Path) -> ImageDataset:
     return ImageDataset(spec, _sha256([path]), [path.name], read, [None])
 
 
-def _load_parquet(spec: str, rest: str) -> ImageDataset:
-    path = Path(rest).expanduser()
+def _load_parquet(spec: Spec) -> ImageDataset:
+    path = Path(spec.rest).expanduser()
     files = [path] if path.is_file() else [Path(found) for found in sorted(glob(str(path)))]
     if not files:
-        raise DatasetError(f"there is no file {rest!r}; check the path or pattern in {spec!r}")
+        raise DatasetError(
+            f"there is no file {spec.rest!r}; check the path or pattern in {spec.text!r}"
+        )
     encoded: list[bytes | None] = []
     labels: list[int | None] = []
     names: set[tuple[str, ...] | None] = set()
@@ -251,14 +255,16 @@ def _load_parquet(spec: str, rest: str) -> ImageDataset:
         labels += file_labels
         names.add(label_names)
     if not encoded:
-        raise DatasetError(f"{rest!r} has no rows; expected one for each image")
+        raise DatasetError(f"{spec.rest!r} has no rows; expected one for each image")
     if len(names) > 1:
-        raise DatasetError(f"the files {rest!r} have different label names; load them one by one")
+        raise DatasetError(
+            f"the files {spec.rest!r} have different label names; load them one by one"
+        )
     return ImageDataset(
-        name=spec,
+        name=spec.text,
         fingerprint=_sha256(files),
         image_ids=[str(row) for row in range(len(encoded))],
-        read=partial(_from_row, spec, encoded),
+        read=partial(_from_row, spec.text, encoded),
         labels=labels,
         label_names=names.pop(),
     )
@@ -342,9 +348,29 @@ def _suffixes() -> str:
     return ", ".join(sorted(suffix[1:] for suffix in SUFFIXES))
 
 
-LOADERS: dict[str, Callable[[str, str], ImageDataset]] = {
-    "digits": _load_digits,
-    "cifar10": _load_cifar10,
-    "folder": _load_folder,
-    "parquet": _load_parquet,
-}
+DIGITS = Source(
+    _load_digits,
+    "digits[:train|test|all]",
+    "8x8 grey digits of scikit-learn",
+    package="sklearn",
+    extra="digits",
+)
+CIFAR = Source(
+    _load_cifar10,
+    "cifar10[:train|test][:FOLDER]",
+    "CIFAR-10, downloaded once or from a folder",
+    package="torchvision",
+    extra="torchvision",
+)
+FOLDER = Source(
+    _load_folder,
+    "folder:PATH",
+    "image files, flat or in one sub-folder a class",
+)
+PARQUET = Source(
+    _load_parquet,
+    "parquet:FILE",
+    "the layout of Hugging Face",
+    package="pyarrow",
+    extra="parquet",
+)

@@ -104,12 +104,17 @@ class RunMismatchError(StoreError):
 
 
 class MissingExtraError(DenoisedSmoothingError, ImportError):
-    """An optional package is needed; the message names the extra that brings it."""
+    """An optional package is needed; the message names the extra that brings it.
 
-    def __init__(self, package: str, extra: str, purpose: str) -> None:
+    ``install`` is the command that brings it; without an extra, the package by itself.
+    """
+
+    def __init__(self, package: str, extra: str | None, purpose: str) -> None:
+        wanted = f"'denoised-smoothing[{extra}]'" if extra else package
+        self.install = f"pip install {wanted}"
         super().__init__(
             f"{purpose} needs the package '{package}', which is not installed; "
-            f"install it with: pip install 'denoised-smoothing[{extra}]'"
+            f"install it with: {self.install}"
         )
         self.package = package
         self.extra = extra

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,9 +15,10 @@ from torch import Tensor
 from denoised_smoothing import images as image_forms
 from denoised_smoothing.certificates.counts import Stage
 from denoised_smoothing.certificates.setting import EngineName, Noise, Precision
-from denoised_smoothing.denoisers import DenoiserNetwork
-from denoised_smoothing.engines import Choice, Pipeline, Request, choose_engine
+from denoised_smoothing.denoisers import DenoiserNetwork, Drafting, MajorityVote, as_denoiser
+from denoised_smoothing.engines import Choice, Pipeline, Pixels, Request, choose_engine
 from denoised_smoothing.errors import SettingError
+from denoised_smoothing.interfaces import Classifier
 from denoised_smoothing.noise import noisy_copies
 
 CALIBRATION_SEED = 0
@@ -42,27 +43,46 @@ class Execution:
     """Chooses an engine for images of a size, once, and again where weights have changed since.
 
     Args:
-        pipeline: denoiser and classifier.
+        classifier: images [B, C, H, W] to logits [B, K] or labels [B].
+        denoiser: (noisy, sigma) or (noisy) to denoised images, or None. Where it has several
+            answers, the classifier's majority over them is executed.
+        sigma: standard deviation of the noise on images in [0, 1].
         noise: the sampler of the noisy copies.
         engine, precision: what is asked for.
         device: where.
-        forward: copies of a forward pass; None to choose.
-        fixed: what was settled before, or None.
+
+    ``fixed`` is what was settled before, or None.
+
+    Raises:
+        SettingError: the denoiser has several answers, and the classifier is elsewhere.
     """
 
     def __init__(
         self,
-        pipeline: Pipeline,
+        classifier: Classifier,
+        denoiser: Callable[..., Tensor] | None,
+        sigma: float,
         noise: Noise,
         engine: EngineName,
         precision: Precision,
         device: torch.device,
-        forward: int | None = None,
-        fixed: Fixed | None = None,
     ) -> None:
-        self.pipeline, self.noise, self.device = pipeline, noise, device
-        self.engine, self.precision, self.fixed = engine, precision, fixed
-        self._forward = forward
+        front = None if denoiser is None else as_denoiser(denoiser)
+        self.pipeline = self._shown = Pipeline(classifier, front, sigma, device)
+        if isinstance(denoiser, Drafting) and denoiser.votes > 1:
+            if isinstance(classifier, Pixels):
+                raise SettingError(
+                    f"this denoiser has {denoiser.votes} answers to a noisy copy, and a remote "
+                    "classifier is asked about one; take the denoiser with 1 vote"
+                )
+            vote = MajorityVote(classifier, denoiser, sigma)
+            # What is not made of modules must not look like one: it is neither shared nor traced.
+            whole = self._shown.is_module
+            self.pipeline = Pipeline(vote if whole else vote.forward, None, sigma, device)
+        self.noise, self.device = noise, device
+        self.engine, self.precision = engine, precision
+        self.fixed: Fixed | None = None
+        self._forward: int | None = None
         self._images: Float[np.ndarray, "n c h w"] | None = None
         self._calibration: dict[str, str] = {}
         self._choices: dict[tuple[int, ...], tuple[object, Choice]] = {}
@@ -125,6 +145,15 @@ class Execution:
             **choice.engine.identity(),
             **self.calibration,
         }
+
+    @torch.inference_mode()
+    def denoise(self, copies: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        """What the classifier sees of noisy copies; where it sees several versions, the first.
+
+        Raises:
+            ClassifierError: the denoiser failed, or changed the shape.
+        """
+        return self._shown.denoise(copies)
 
     def notes(self, shape: tuple[int, ...]) -> tuple[str, ...]:
         """What is to be told about the engine for images of this shape."""

@@ -6,7 +6,6 @@ import secrets
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -31,15 +30,13 @@ from denoised_smoothing.certificates.setting import (
     Setting,
     choose_by_name,
 )
-from denoised_smoothing.denoisers import as_denoiser
-from denoised_smoothing.dispatch import spend_singly
-from denoised_smoothing.engines import Choice, Pipeline, Pixels, choose_device, limit_threads
+from denoised_smoothing.denoisers import check_size
+from denoised_smoothing.engines import Choice, Pixels, choose_device
 from denoised_smoothing.errors import SettingError
 from denoised_smoothing.execution import Execution, stated_channels
-from denoised_smoothing.interfaces import Classifier, CopyClassifier, CopySession
-from denoised_smoothing.noise import chunk_size, noisy_copies
-from denoised_smoothing.queries import CopyKey
-from denoised_smoothing.scheduling import ImageTask, Part, Targets, same_shape, spend
+from denoised_smoothing.interfaces import Classifier, CopyClassifier
+from denoised_smoothing.noise import noisy_copies
+from denoised_smoothing.scheduling import ImageTask, Targets
 from denoised_smoothing.voting import Voting
 from denoised_smoothing.weights import fingerprint
 
@@ -110,12 +107,10 @@ class SmoothedClassifier:
         self.resolution: int | None = getattr(classifier, "resolution", None)
         self.device = choose_device(device)
         # Of a classifier behind a wire, the engine executes all that is on this side of it.
-        local = Pixels() if isinstance(classifier, CopyClassifier) else classifier
-        pipeline = Pipeline(
-            local, None if denoiser is None else as_denoiser(denoiser), sigma, self.device
-        )
         self.execution = Execution(
-            pipeline,
+            Pixels() if isinstance(classifier, CopyClassifier) else classifier,
+            denoiser,
+            self.sigma,
             self.noise,
             choose_by_name(EngineName, engine, "the engine"),
             choose_by_name(Precision, precision, "the precision"),
@@ -219,11 +214,14 @@ class SmoothedClassifier:
 
         Raises:
             SettingError: the folder exists, or a shape or spec is needed.
+            ImageError: the denoiser was trained on images of another size.
         """
+        shape = shape or shape_of(self.execution, self.channels, self.resolution)
+        check_size(self.denoiser, *shape[1:])
         save_bundle(
             folder,
             self.execution,
-            shape or shape_of(self.execution, self.channels, self.resolution),
+            shape,
             (self.classifier, classifier),
             (self.denoiser, denoiser),
         )
@@ -294,43 +292,17 @@ class SmoothedClassifier:
         first = next(tasks, None)
         if first is None:
             return
-        choice = self.choice(first.image)
-        engine, chunk = choice.engine, chunk_size(first.image.shape)
+        choice, voting = self.choice(first.image), self._voting
         if isinstance(self.classifier, CopyClassifier):
+            plain = self.denoiser is None
             with self.classifier.session() as session:
-                yield from spend_singly(
-                    same_shape(first, tasks),
-                    targets,
-                    partial(self._ask, session, choice, seed),
-                    chunk=chunk,
-                    forward=choice.forward,
-                    room=session.room,
-                    on_batch=on_batch,
+                yield from voting.buy(
+                    first, tasks, targets, choice, seed, session, plain=plain, on_batch=on_batch
                 )
             return
-        batch = choice.forward * -(-chunk // choice.forward)  # whole chunks and whole passes
-        depth = 2 * engine.workers
-        if self._batch_size is not None:
-            depth = max(1, self._batch_size // batch)
-        threads, draw = (
-            torch.get_num_threads(),
-            partial(self._voting.votes, choice=choice, seed=seed),
+        yield from voting.count(
+            first, tasks, targets, choice, seed, most=self._batch_size, on_batch=on_batch
         )
-        pool = ThreadPoolExecutor(engine.workers, initializer=partial(limit_threads, engine))
-        try:
-            yield from spend(
-                same_shape(first, tasks),
-                targets,
-                lambda parts: pool.submit(draw, list(parts)),
-                chunk=chunk,
-                batch=batch,
-                busy=min(depth, engine.workers),
-                depth=depth,
-                on_batch=on_batch,
-            )
-        finally:
-            pool.shutdown(cancel_futures=True)
-            torch.set_num_threads(threads)
 
     def choice(self, image: Float[np.ndarray, "c h w"]) -> Choice:
         """The engine for images of this size, and the copies of a forward pass.
@@ -354,13 +326,16 @@ class SmoothedClassifier:
         Without ``resolution`` at the classifier's own, or as it is. Radii are in these pixels.
 
         Raises:
-            ImageError: it has other channels than the classifier takes.
+            ImageError: it has other channels than the classifier takes, or another size than
+                the denoiser was trained on.
             SettingError: the resolution is below 2.
         """
         if self.channels is not None:
             image = image_forms.match_channels(image, self.channels, name=name)
         side = self.resolution if resolution is None else resolution
-        return image_forms.to_grid(image if side is None else image_forms.resize(image, side))
+        image = image if side is None else image_forms.resize(image, side)
+        check_size(self.denoiser, *image.shape[1:])
+        return image_forms.to_grid(image)
 
     def forward_size(self, image: Float[np.ndarray, "c h w"]) -> int:
         """Copies in a forward pass for images of this size."""
@@ -375,9 +350,7 @@ class SmoothedClassifier:
             source, self.sigma, noise=self.noise, seed=seed, image_id=image_id,
             stage=Stage.ESTIMATION, start=0, stop=count,
         )  # fmt: skip
-        with torch.inference_mode():
-            denoised = self.execution.pipeline.denoise(noisy)
-        return noisy.cpu().numpy(), denoised.cpu().numpy()
+        return noisy.cpu().numpy(), self.execution.denoise(noisy).cpu().numpy()
 
     def _certify(
         self,
@@ -396,6 +369,7 @@ class SmoothedClassifier:
     ) -> Setting:
         if self.channels is not None:
             image_forms.match_channels(batch[0], self.channels)
+        check_size(self.denoiser, *batch.shape[2:])
         seed = secrets.randbits(128) if seed is None else seed
         return self.setting(batch[0], alpha, seed)
 
@@ -439,24 +413,3 @@ class SmoothedClassifier:
             done += 1
         report()
         return tasks
-
-    def _ask(
-        self, session: CopySession, choice: Choice, seed: int, parts: Sequence[Part]
-    ) -> list[list[Future[int]]]:
-        """Have the copies of each part classified one by one; known answers need no copy."""
-        keys = [
-            [CopyKey(part.task.image_id, part.stage, n) for n in range(part.start, part.stop)]
-            for part in parts
-        ]
-        known = [[session.known(key) for key in of_part] for of_part in keys]
-        open_ = [part for part, votes in zip(parts, known, strict=True) if None in votes]
-        plain = self.denoiser is None
-        copies = iter(self._voting.pixels(open_, None if plain else choice, seed) if open_ else ())
-        answers: list[list[Future[int]]] = []
-        for of_part, votes in zip(keys, known, strict=True):
-            missing = [i for i, vote in enumerate(votes) if vote is None]
-            fresh: Iterator[Future[int]] = iter(())
-            if missing:
-                fresh = iter(session.ask([of_part[i] for i in missing], next(copies)[missing]))
-            answers.append([vote or next(fresh) for vote in votes])
-        return answers

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 import torch
@@ -12,10 +14,13 @@ from jaxtyping import Float, Int, Num
 from torch import Tensor
 
 from denoised_smoothing.certificates.setting import Noise
-from denoised_smoothing.engines import Choice, Engine
+from denoised_smoothing.dispatch import spend_singly
+from denoised_smoothing.engines import Choice, Engine, limit_threads
 from denoised_smoothing.errors import ClassifierError
-from denoised_smoothing.noise import noisy_copies
-from denoised_smoothing.scheduling import Part
+from denoised_smoothing.interfaces import CopySession
+from denoised_smoothing.noise import chunk_size, noisy_copies
+from denoised_smoothing.queries import CopyKey
+from denoised_smoothing.scheduling import ImageTask, Part, Targets, same_shape, spend
 
 
 class Voting:
@@ -30,6 +35,100 @@ class Voting:
         self._inside, self._alone, self._crowded = 0, False, False
         self._form: str | None = None
         self._classes = 0
+
+    def count(
+        self,
+        first: ImageTask,
+        rest: Iterable[ImageTask],
+        targets: Targets,
+        choice: Choice,
+        seed: int,
+        *,
+        most: int | None = None,
+        on_batch: Callable[[Sequence[ImageTask]], None] | None = None,
+    ) -> Iterator[ImageTask]:
+        """Draw and count until each task has its targets, in as many threads as the engine wants.
+
+        Args:
+            first, rest: images of one shape; taken when needed, yielded as they finish.
+            targets: copies wanted in each stage, given the counts so far.
+            choice: the engine for images of this shape, and the copies of a forward pass.
+            seed: of the noise.
+            most: copies on their way, if more than a batch; None for two batches a thread.
+            on_batch: called after each batch with the tasks that it served.
+
+        Raises:
+            ImageError: an image has another shape.
+            ClassifierError: as :meth:`votes`.
+        """
+        engine, chunk = choice.engine, chunk_size(first.image.shape)
+        batch = choice.forward * -(-chunk // choice.forward)  # whole chunks and whole passes
+        depth = 2 * engine.workers if most is None else max(1, most // batch)
+        threads, draw = torch.get_num_threads(), partial(self.votes, choice=choice, seed=seed)
+        pool = ThreadPoolExecutor(engine.workers, initializer=partial(limit_threads, engine))
+        try:
+            yield from spend(
+                same_shape(first, rest),
+                targets,
+                lambda parts: pool.submit(draw, list(parts)),
+                chunk=chunk,
+                batch=batch,
+                busy=min(depth, engine.workers),
+                depth=depth,
+                on_batch=on_batch,
+            )
+        finally:
+            pool.shutdown(cancel_futures=True)
+            torch.set_num_threads(threads)
+
+    def buy(
+        self,
+        first: ImageTask,
+        rest: Iterable[ImageTask],
+        targets: Targets,
+        choice: Choice,
+        seed: int,
+        session: CopySession,
+        *,
+        plain: bool,
+        on_batch: Callable[[Sequence[ImageTask]], None] | None = None,
+    ) -> Iterator[ImageTask]:
+        """As :meth:`count`, of a classifier whose answers are bought one by one.
+
+        Args:
+            first, rest, targets, choice, seed, on_batch: as of :meth:`count`.
+            session: of the classifier, ready to answer.
+            plain: whether it sees the noisy copies themselves, as there is no denoiser.
+        """
+        yield from spend_singly(
+            same_shape(first, rest),
+            targets,
+            partial(self._ask, session, None if plain else choice, seed),
+            chunk=chunk_size(first.image.shape),
+            forward=choice.forward,
+            room=session.room,
+            on_batch=on_batch,
+        )
+
+    def _ask(
+        self, session: CopySession, choice: Choice | None, seed: int, parts: Sequence[Part]
+    ) -> list[list[Future[int]]]:
+        """Have the copies of each part classified one by one; known answers need no copy."""
+        keys = [
+            [CopyKey(part.task.image_id, part.stage, n) for n in range(part.start, part.stop)]
+            for part in parts
+        ]
+        known = [[session.known(key) for key in of_part] for of_part in keys]
+        open_ = [part for part, votes in zip(parts, known, strict=True) if None in votes]
+        copies = iter(self.pixels(open_, choice, seed) if open_ else ())
+        answers: list[list[Future[int]]] = []
+        for of_part, votes in zip(keys, known, strict=True):
+            missing = [i for i, vote in enumerate(votes) if vote is None]
+            fresh: Iterator[Future[int]] = iter(())
+            if missing:
+                fresh = iter(session.ask([of_part[i] for i in missing], next(copies)[missing]))
+            answers.append([vote or next(fresh) for vote in votes])
+        return answers
 
     def votes(
         self, parts: Sequence[Part], choice: Choice, seed: int

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import pickle
 from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
@@ -45,6 +46,43 @@ def load_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise WeightsError(
             f"{path} is not a whole safetensors file ({error}); fetch or train it again"
         ) from error
+
+
+def load_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], str | None]:
+    """Read a published ``checkpoint.pth.tar``: its tensors by plain names, and its architecture.
+
+    The layout is that of the code of Cohen et al. 2019 and Salman et al. 2020: a dictionary with
+    ``arch`` and ``state_dict``, whose names may carry the ``module.`` of DataParallel and the
+    ``1.`` of a normalising layer that came first. It is opened with ``weights_only=True``, which
+    runs no code.
+
+    Raises:
+        WeightsError: the file is missing, of another layout, or holds more than numbers.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise WeightsError(f"there is no checkpoint {path}; check the path in the spec")
+    try:
+        held = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        raise WeightsError(
+            f"{path} cannot be opened without running code that it may hold "
+            f"({str(error).strip().partition(chr(10))[0]}); where you trust it, save only its "
+            "tensors: torch.save({'arch': NAME, 'state_dict': STATE_DICT}, NEW_FILE)"
+        ) from error
+    tensors = held.get("state_dict", held) if isinstance(held, dict) else None
+    if not isinstance(tensors, Mapping) or not all(isinstance(t, Tensor) for t in tensors.values()):
+        raise WeightsError(
+            f"{path} has another layout than published checkpoints; expected a dictionary with "
+            "'arch' and 'state_dict'"
+        )
+    arch = held.get("arch")
+    return {_plain_name(name): tensor for name, tensor in tensors.items()}, arch and str(arch)
+
+
+def _plain_name(name: str) -> str:
+    parts = [part for part in name.split(".") if part != "module"]
+    return ".".join(parts[1:] if parts[0] == "1" else parts)
 
 
 def save_weights(

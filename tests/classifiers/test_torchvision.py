@@ -39,7 +39,8 @@ def network(seed: int = 0) -> torch.nn.Module:
 
 
 def images() -> torch.Tensor:
-    return torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    """Of the size of the weights' crops, so that they are but normalised."""
+    return torch.rand(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
 
 
 def normalised() -> torch.Tensor:

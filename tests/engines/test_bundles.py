@@ -14,11 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from denoised_smoothing import bundles, catalogue
-from denoised_smoothing.bundles import parts, read_bundle, record
+from denoised_smoothing.bundles import missing_roles, parts, read_bundle, record, restore_form
 from denoised_smoothing.certificates.plans import FixedBudget
 from denoised_smoothing.certificates.setting import EngineName, Precision
 from denoised_smoothing.classifiers import ImageClassifier
-from denoised_smoothing.errors import SettingError, WeightsError
+from denoised_smoothing.classifiers.cifar_resnet import ProjectedResNet
+from denoised_smoothing.classifiers.preprocessing import Interpolation, Resize, Scaling
+from denoised_smoothing.denoisers import DnCNN, MajorityVote
+from denoised_smoothing.errors import ImageError, SettingError, WeightsError
 from denoised_smoothing.images import digest
 from denoised_smoothing.runs import CertificationRun
 from denoised_smoothing.smoothing import SmoothedClassifier
@@ -207,14 +210,71 @@ class TestSpecs:
     def test_torchvision_gets_weights_names_and_sizes_from_the_bundle(self, tmp_path: Path) -> None:
         models = pytest.importorskip("torchvision.models")
         network = models.get_model("squeezenet1_1", weights=None)
-        classifier = ImageClassifier(network, label_names="ab", resolution=32).eval()
+        resize = Resize((32, 32), 36, Scaling.SHORTER, Interpolation.BICUBIC)
+        classifier = ImageClassifier(network, (0.5,) * 3, (0.25,) * 3, "ab", 32, resize).eval()
         original = smoothed(classifier)
         original.save(tmp_path / "one", classifier="torchvision:squeezenet1_1:DEFAULT")
         loaded = catalogue.load_bundle(tmp_path / "one")
         assert loaded.fingerprints() == original.fingerprints()
-        copies = noisy(2, side=32)
+        assert loaded.classifier.resize == resize  # type: ignore[attr-defined]
         with torch.inference_mode():
-            assert torch.equal(loaded.classifier(copies), original.classifier(copies))
+            for copies in (noisy(2, side=32), noisy(2, side=40)):
+                assert torch.equal(loaded.classifier(copies), original.classifier(copies))
+
+    @pytest.mark.parametrize("size", [None, 16, Resize((16, 12))])
+    def test_sizes_are_those_of_the_bundle(self, tmp_path: Path, size: int | Resize | None) -> None:
+        def made(input_size: int | Resize | None) -> ImageClassifier:
+            return ImageClassifier(
+                convolutional(), resolution=16, input_size=input_size, label_names="abcde"
+            )
+
+        original = smoothed(made(size))
+        original.save(tmp_path / "one", classifier="python:m:made")
+        classifier = made(8)
+        restore_form(classifier, tmp_path / "one")
+        loaded = SmoothedClassifier.load(tmp_path / "one", classifier=classifier, device="cpu")
+        assert loaded.fingerprints() == original.fingerprints()
+        assert counted(loaded) == counted(original)
+
+    def test_are_needed_for_what_is_almost_one_of_ours(self, tmp_path: Path) -> None:
+        published = ImageClassifier(ProjectedResNet(8, classes=5), resolution=16).eval()
+        resized = residual()
+        resized.resize = Resize((32, 32))
+        for classifier in (published, resized):
+            with pytest.raises(SettingError, match="weights of the classifier, ImageClassifier"):
+                smoothed(classifier).save(tmp_path / "one")
+        denoiser = DnCNN(depth=3, width=8).eval()
+        smoothed(residual(), denoiser).save(tmp_path / "usual")
+        assert missing_roles(tmp_path / "usual", read_bundle(tmp_path / "usual")) == []
+        denoiser.noise[2].eps = 1e-4  # as in published checkpoints
+        with pytest.raises(SettingError, match="weights of the denoiser, DnCNN"):
+            smoothed(residual(), denoiser).save(tmp_path / "one")
+        original = smoothed(published, denoiser)
+        specs = {"classifier": "checkpoint:c", "denoiser": "checkpoint:d"}
+        original.save(tmp_path / "one", **specs)
+        loaded = SmoothedClassifier.load(
+            tmp_path / "one", classifier=published, denoiser=denoiser, device="cpu"
+        )
+        assert counted(loaded) == counted(original)
+
+    def test_a_diffusion_model_votes_as_it_was_certified(self, tmp_path: Path) -> None:
+        pytest.importorskip("diffusers")
+        from denoised_smoothing.denoisers.diffusion import DiffusionUNet
+
+        torch.manual_seed(0)
+        denoiser = DiffusionUNet(size=16, width=8, depth=2).eval()
+        denoiser.save(tmp_path / "model", {})
+        spec = f"diffusers:{tmp_path / 'model'}?steps=2&votes=3"
+        original = smoothed(residual(), catalogue.load_denoiser(spec))
+        assert isinstance(original.execution.pipeline.classifier, MajorityVote)
+        original.save(tmp_path / "one", denoiser=spec)
+        loaded = catalogue.load_bundle(tmp_path / "one", device="cpu")
+        assert loaded.fingerprints() == original.fingerprints()
+        assert counted(loaded) == counted(original)
+        with pytest.raises(SettingError, match="weights of the denoiser, DiffusionUNet"):
+            smoothed(residual(), denoiser).save(tmp_path / "two")
+        with pytest.raises(ImageError, match="images of 16x16 pixels, got 32x32"):
+            original.save(tmp_path / "two", shape=(3, 32, 32), denoiser=spec)
 
 
 def test_a_run_goes_on_from_the_bundle(tmp_path: Path) -> None:

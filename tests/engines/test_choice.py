@@ -135,7 +135,7 @@ def test_without_a_faster_engine_it_is_torch_and_says_what_to_install(
     ("engine", "package", "extra"),
     [
         (EngineName.OPENVINO, "openvino", "openvino"),
-        (EngineName.ONNXRUNTIME, "onnxruntime", "onnx"),
+        (EngineName.ONNXRUNTIME, "onnxruntime", "onnxruntime"),
     ],
 )
 def test_a_missing_package_is_named_with_its_extra(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,12 @@ from denoised_smoothing.classifiers import (
     load_cifar_resnet,
     save_cifar_resnet,
 )
+from denoised_smoothing.classifiers.preprocessing import Interpolation, Resize, Scaling
 from denoised_smoothing.denoisers import (
     ARCHITECTURES,
     DenoiserNetwork,
+    DiffusionDenoiser,
+    build_denoiser,
     load_denoiser_file,
     save_denoiser,
 )
@@ -166,16 +170,26 @@ def _is_cifar_resnet(part: object) -> bool:
     """Whether its file says all that it is."""
     return (
         type(part) is ImageClassifier
-        and isinstance(part.network, CifarResNet)
+        and type(part.network) is CifarResNet
         and part.resolution is not None
-        and part.input_size is None
+        and part.resize is None
     )
 
 
 def _architecture(denoiser: DenoiserNetwork) -> str | None:
-    """The name that builds a denoiser of this class, or None for a class of somebody else's."""
+    """The name that builds this denoiser from its file, or None where that says not all of it.
+
+    Such as a class of somebody else's, a diffusion model, which is a folder, or a published DnCNN,
+    whose batch normalisation has a setting of its own.
+    """
     kinds = {kind: name for name, kind in ARCHITECTURES.items() if isinstance(kind, type)}
-    return kinds.get(type(denoiser))
+    name = kinds.get(type(denoiser))
+    if name is None or isinstance(denoiser, DiffusionDenoiser):
+        return None
+    with torch.random.fork_rng(devices=[]):
+        rebuilt = build_denoiser(name, **denoiser.config)
+    rebuilt.load_state_dict(denoiser.state_dict())
+    return name if fingerprint(rebuilt) == fingerprint(denoiser) else None
 
 
 def _architecture_of(path: Path) -> str | None:
@@ -190,8 +204,12 @@ def _form(part: nn.Module) -> Mapping[str, str]:
     """What of a classifier is neither its network nor a weight."""
     if not isinstance(part, ImageClassifier):
         return {}
-    names = ("label_names", "resolution", "input_size")
-    return {"form": json.dumps({name: getattr(part, name) for name in names})}
+    form = {
+        "label_names": part.label_names,
+        "resolution": part.resolution,
+        "resize": None if part.resize is None else asdict(part.resize),
+    }
+    return {"form": json.dumps(form)}
 
 
 def restore_form(classifier: object, folder: str | Path) -> None:
@@ -199,8 +217,21 @@ def restore_form(classifier: object, folder: str | Path) -> None:
     path = Path(folder) / "classifier.safetensors"
     if not isinstance(classifier, ImageClassifier) or not path.is_file():
         return
-    form = json.loads(load_weights(path)[1].get("form", "{}"))
-    if form.get("label_names") is not None:
-        form["label_names"] = tuple(form["label_names"])
-    for name, value in form.items():
-        setattr(classifier, name, value)
+    metadata = load_weights(path)[1]
+    if "form" not in metadata:
+        return
+    form = json.loads(metadata["form"])
+    names, resize = form["label_names"], form["resize"]
+    classifier.label_names = None if names is None else tuple(names)
+    classifier.resolution = form["resolution"]
+    classifier.resize = None if resize is None else _resize(**resize)
+
+
+def _resize(size: list[int], scaling: str, interpolation: str, **rest: Any) -> Resize:
+    height, width = size
+    return Resize(
+        (height, width),
+        scaling=Scaling(scaling),
+        interpolation=Interpolation(interpolation),
+        **rest,
+    )

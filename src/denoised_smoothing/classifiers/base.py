@@ -7,13 +7,13 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional
 
+from denoised_smoothing.classifiers.preprocessing import Resize
 from denoised_smoothing.errors import SettingError
 
 
 class ImageClassifier(nn.Module):
-    """Normalises, enlarges if asked to, and classifies: images [B, C, H, W] in [0, 1] to logits.
+    """Normalises, resizes if asked to, and classifies: images [B, C, H, W] in [0, 1] to logits.
 
     All of it happens after the noise, as part of the base classifier, so that radii are in the
     pixels of the image that came in.
@@ -23,7 +23,8 @@ class ImageClassifier(nn.Module):
         mean, std: one number a channel, subtracted and divided by.
         label_names: K names, or None.
         resolution: height and width to which the data set should bring images, or None.
-        input_size: height and width to which the images are enlarged, or None for as they come.
+        input_size: height and width to which the images are brought, a :class:`Resize` that says
+            how, or None for as they come.
 
     Raises:
         SettingError: mean and std differ in length, or a std is not above 0.
@@ -36,7 +37,7 @@ class ImageClassifier(nn.Module):
         std: Sequence[float] = (1.0, 1.0, 1.0),
         label_names: Sequence[str] | None = None,
         resolution: int | None = None,
-        input_size: int | None = None,
+        input_size: int | Resize | None = None,
     ) -> None:
         super().__init__()
         if len(mean) != len(std) or not all(value > 0 for value in std):
@@ -49,7 +50,7 @@ class ImageClassifier(nn.Module):
         self.register_buffer("std", torch.tensor(std).reshape(1, -1, 1, 1))
         self.label_names = None if label_names is None else tuple(label_names)
         self.resolution = resolution
-        self.input_size = input_size
+        self.resize = Resize((input_size,) * 2) if isinstance(input_size, int) else input_size
         self.channels = len(mean)
 
     mean: Tensor
@@ -57,8 +58,21 @@ class ImageClassifier(nn.Module):
 
     def forward(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k"]:
         """Logits of images in [0, 1]."""
-        size = images.shape[-2:] if self.input_size is None else (self.input_size,) * 2
-        if images.shape[-2:] != size:
-            images = functional.interpolate(images, size=size, mode="bilinear", antialias=True)
+        if self.resize is not None:
+            images = self.resize(images)
         logits: Tensor = self.network((images - self.mean) / self.std)
         return logits
+
+
+def check_channels(channels: int, name: str) -> int:
+    """The channels that a model takes, if images have so many.
+
+    Raises:
+        SettingError: they have 1 or 3.
+    """
+    if channels not in (1, 3):
+        raise SettingError(
+            f"{name} takes images of {channels} channels; images have 1 (grey) or 3 (RGB), so "
+            "wrap it in a function that makes its input of these, as python:MODULE:FACTORY"
+        )
+    return channels

@@ -15,6 +15,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from denoised_smoothing.classifiers.base import ImageClassifier
 from denoised_smoothing.errors import SettingError, WeightsError
+from denoised_smoothing.plugins import Source, Spec
 from denoised_smoothing.weights import fill, load_weights, save_weights
 
 CIFAR_RESNET = re.compile(r"cifar-resnet(?P<depth>\d+)")
@@ -80,11 +81,39 @@ class _Block(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         inner = self.bn2(self.conv2(functional.relu(self.bn1(self.conv1(features)))))
-        shortcut = features
-        if self.stride == 2:
-            pad = (0, 0, 0, 0, self.padding, self.padding)
-            shortcut = functional.pad(features[:, :, ::2, ::2], pad)
-        return functional.relu(inner + shortcut)
+        return functional.relu(inner + self.shortcut(features))
+
+    def shortcut(self, features: Tensor) -> Tensor:
+        if self.stride == 1:
+            return features
+        return functional.pad(features[:, :, ::2, ::2], (0, 0, 0, 0, self.padding, self.padding))
+
+
+class _ProjectedBlock(_Block):
+    """A block of half the size whose shortcut is a convolution."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs)
+        self.downsample = nn.Sequential(
+            nn.Conv2d(inputs, outputs, 1, stride=self.stride, bias=False),
+            nn.BatchNorm2d(outputs),
+        )
+
+    def shortcut(self, features: Tensor) -> Tensor:
+        projected: Tensor = self.downsample(features)
+        return projected
+
+
+class ProjectedResNet(CifarResNet):
+    """The same with projections where the size changes (He et al. 2016, option B).
+
+    The form that the published checkpoints of Cohen et al. 2019 and Salman et al. 2020 have.
+    """
+
+    def __init__(self, depth: int, classes: int = 10, channels: int = 3) -> None:
+        super().__init__(depth, classes, channels)
+        self.layer2[0] = _ProjectedBlock(16, 32)
+        self.layer3[0] = _ProjectedBlock(32, 64)
 
 
 def folded(classifier: nn.Module) -> nn.Module:
@@ -159,3 +188,11 @@ def save_cifar_resnet(
         "label_names": json.dumps(classifier.label_names),
     }
     save_weights(path, classifier.network, metadata)
+
+
+def _load(spec: Spec) -> ImageClassifier:
+    named = CIFAR_RESNET.fullmatch(spec.scheme)
+    return load_cifar_resnet(spec.rest, None if named is None else int(named["depth"]))
+
+
+SOURCE = Source(_load, "cifar-resnetDEPTH:FILE.safetensors", "CIFAR ResNets of depth 6n + 2")

@@ -11,14 +11,17 @@ from torch import nn
 
 from denoised_smoothing.classifiers.base import ImageClassifier
 from denoised_smoothing.classifiers.cifar_resnet import IMAGENET_MEAN, IMAGENET_STD
+from denoised_smoothing.classifiers.preprocessing import Interpolation, Resize, Scaling
 from denoised_smoothing.errors import MissingExtraError, SpecError, WeightsError
+from denoised_smoothing.plugins import Source, Spec
 from denoised_smoothing.weights import fill, load_weights
 
 
 def load_torchvision(name: str, *, weights: str = "DEFAULT") -> ImageClassifier:
-    """A classifier of torchvision with the normalisation and label names of its weights.
+    """A classifier of torchvision with the transforms and label names of its weights.
 
-    Its resolution is the size of the crops that the weights were made for.
+    Its resolution is the size of the crops that the weights were made for. Images of another
+    size are resized and cropped as these transforms do, after the noise.
 
     Args:
         name: such as ``resnet50``.
@@ -50,8 +53,15 @@ def load_torchvision(name: str, *, weights: str = "DEFAULT") -> ImageClassifier:
             f"{', '.join(published)}, none and the path of a safetensors file"
         )
     preset = chosen.transforms()
+    side = preset.crop_size[0]
+    resize = Resize(
+        (side, side),
+        preset.resize_size[0],
+        Scaling.SHORTER,
+        Interpolation(preset.interpolation.value),
+    )
     return ImageClassifier(
-        network, preset.mean, preset.std, chosen.meta["categories"], resolution=preset.crop_size[0]
+        network, preset.mean, preset.std, chosen.meta["categories"], side, resize
     ).eval()
 
 
@@ -82,3 +92,17 @@ def _download(models: Any, name: str, chosen: Any) -> nn.Module:
             f"and name the new file: torchvision:{name}:NEW_FILE"
         ) from error
     return network
+
+
+def _load(spec: Spec) -> ImageClassifier:
+    name, _, weights = spec.rest.partition(":")
+    return load_torchvision(name, weights=weights or "DEFAULT")
+
+
+SOURCE = Source(
+    _load,
+    "torchvision:NAME[:WEIGHTS]",
+    "classifiers of torchvision",
+    package="torchvision",
+    extra="torchvision",
+)

@@ -250,6 +250,7 @@ def certify(
     for note in (
         request.label_note,
         request.reach_note,
+        price_note(request.smoothed),
         *request.engine_notes,
         UNPROVEN if choice.smoothed.noise is Noise.FLOAT else None,
     ):
@@ -352,3 +353,13 @@ def load_smoothed(
     if not bought:
         refuse_bought(smoothed, classifier)
     return smoothed
+
+
+def price_note(smoothed: SmoothedClassifier) -> str | None:
+    """What a noisy copy costs, where the denoiser takes several passes of a model."""
+    passes = getattr(smoothed.denoiser, "model_calls", 1)
+    votes = getattr(smoothed.denoiser, "votes", 1)
+    if passes == 1:
+        return None
+    more = f" and {votes} of the classifier" if votes > 1 else ""
+    return f"each noisy copy costs {passes} passes of the denoising model{more}"

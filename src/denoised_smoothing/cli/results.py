@@ -69,7 +69,7 @@ def list_(
     store: StoreUrl = "runs.sqlite",
     as_json: AsJson = False,
 ) -> None:
-    """What there is: bundled and nameable classifiers, denoisers and data sets, stored runs."""
+    """What there is: classifiers, denoisers and data sets, and what is missing; stored runs."""
     if kind is Kind.RUNS:
         print_rows(_list_runs(store), as_json=as_json)
         return
@@ -82,6 +82,8 @@ def list_(
     }
     chosen = listers if kind is None else {kind: listers[kind]}
     rows = [{"kind": which.value, **row} for which, lister in chosen.items() for row in lister()]
+    if not as_json and not any(row["missing"] for row in rows):
+        rows = [{key: row[key] for key in row if key != "missing"} for row in rows]
     print_rows(rows, as_json=as_json)
 
 

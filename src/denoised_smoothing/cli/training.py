@@ -32,12 +32,16 @@ if TYPE_CHECKING:
 
 def train(
     data: Data,
-    output: Annotated[Path, typer.Option(help="The safetensors file to write.")],
+    output: Annotated[
+        Path, typer.Option(help="The safetensors file to write; of diffusion, the folder.")
+    ],
     sigma: Sigma,
     objective: Annotated[
         Objective, typer.Option(help="hybrid is mse first, then stability.")
     ] = Objective.MSE,
-    architecture: Annotated[str, typer.Option(help="unet, dncnn, dncnn-wide or memnet.")] = "unet",
+    architecture: Annotated[
+        str, typer.Option(help="unet, dncnn, dncnn-wide, memnet or diffusion.")
+    ] = "unet",
     option: Annotated[
         list[str], typer.Option(metavar="NAME=VALUE", help="Of the architecture: width=32.")
     ] = [],  # noqa: B006
@@ -262,8 +266,8 @@ def _options(pairs: Sequence[str]) -> dict[str, int | str]:
 
 
 def _show_card(path: Path, as_json: bool) -> None:
-    from denoised_smoothing.weights import load_weights
+    from denoised_smoothing.denoisers import load_card
 
     if os.environ.get("LOCAL_RANK", "0") != "0":  # on several devices, one of them tells
         return
-    print_card(path, load_weights(path)[1], as_json=as_json)
+    print_card(path, load_card(path), as_json=as_json)

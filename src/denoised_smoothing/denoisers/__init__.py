@@ -9,28 +9,43 @@ from denoised_smoothing.denoisers.bundled import (
     check_shipped,
     load_bundled_denoiser,
 )
+from denoised_smoothing.denoisers.diffusion import (
+    DiffusionDenoiser,
+    Walk,
+    check_size,
+)
 from denoised_smoothing.denoisers.dncnn import DnCNN
 from denoised_smoothing.denoisers.files import (
     ARCHITECTURES,
     build_denoiser,
+    load_card,
     load_denoiser_file,
     save_denoiser,
 )
+from denoised_smoothing.denoisers.majority import Drafting, MajorityVote
 from denoised_smoothing.denoisers.memnet import MemNet
+from denoised_smoothing.denoisers.pipelines import load_diffusion
 from denoised_smoothing.denoisers.unet import UNet
 
 __all__ = [
     "ARCHITECTURES",
     "DenoiserNetwork",
+    "DiffusionDenoiser",
     "DnCNN",
+    "Drafting",
+    "MajorityVote",
     "MemNet",
     "UNet",
+    "Walk",
     "as_denoiser",
     "build_denoiser",
     "bundled_denoisers",
     "bundled_folder",
     "check_shipped",
+    "check_size",
     "load_bundled_denoiser",
+    "load_card",
     "load_denoiser_file",
+    "load_diffusion",
     "save_denoiser",
 ]

@@ -21,7 +21,7 @@ from denoised_smoothing.errors import SettingError
 from denoised_smoothing.training.config import Objective, Target
 from denoised_smoothing.training.job import Job
 from denoised_smoothing.training.module import DenoiserTraining
-from denoised_smoothing.weights import fingerprint, load_weights, weights_digest
+from denoised_smoothing.weights import fingerprint, weights_digest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,25 +78,31 @@ def train_denoiser(job: TrainingJob) -> Path:
         )
     for classifier in (*job.surrogates, *job.judges.values()):
         _check_channels(job, "a classifier", getattr(classifier, "channels", None))
-    module = DenoiserTraining(_network(job), job.config, job.surrogates, dict(job.judges))
+    if job.half and job.architecture == "diffusion":
+        raise SettingError(
+            "a diffusion model is saved by diffusers, in full precision; leave out half, on the "
+            "command line --half"
+        )
+    network = _network(job)
+    about = _about(job, network.card)
+    module = DenoiserTraining(network, job.config, job.surrogates, dict(job.judges))
     return job.fit(
         module,
         lambda card: save_denoiser(
             job.output,
             module.averaged,
             job.architecture,
-            {**_about(job), **card},
+            {**about, **card},
             half=job.half,
         ),
     )
 
 
-def _about(job: TrainingJob) -> dict[str, str]:
-    """What the card says of a denoiser beyond what every training does."""
+def _about(job: TrainingJob, before: Mapping[str, str]) -> dict[str, str]:
+    """What the card says beyond what every training does; ``before`` is the card of the start."""
     low, high = job.config.sigma_range
     history: list[str] = []
     if job.start is not None:
-        before = load_weights(job.start)[1]
         history = [*json.loads(before.get("history", "[]")), before.get("command", "")]
     return {
         "sigma_min": str(low),

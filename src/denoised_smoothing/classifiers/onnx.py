@@ -1,0 +1,227 @@
+"""Classifiers as ONNX files, run by ONNX Runtime."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+from denoised_smoothing.classifiers.base import check_channels
+from denoised_smoothing.classifiers.preprocessing import Interpolation, Resize
+from denoised_smoothing.errors import ClassifierError, SettingError, WeightsError
+from denoised_smoothing.plugins import Source, Spec
+
+_TYPES = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(double)": np.float64,
+}
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What an ONNX model wants of an image [C, H, W] in [0, 1].
+
+    Args:
+        mean, std: of each channel, or one for all, subtracted and divided by, after ``scale``.
+        scale: what values in [0, 1] are multiplied by first: 255 for models of bytes.
+        interpolation: for a model of a fixed image size.
+    """
+
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+    scale: float = 1.0
+    interpolation: Interpolation = Interpolation.BILINEAR
+
+    def __post_init__(self) -> None:
+        if not all(value > 0 for value in (*self.std, self.scale)):
+            raise SettingError(
+                f"std and scale must be above 0, got std={self.std} and scale={self.scale}"
+            )
+
+
+class OnnxClassifier:
+    """An ONNX model [B, C, H, W] or [B, H, W, C] to logits [B, K], or to labels [B].
+
+    Batches of any size are taken: where the model has a fixed one, they are cut into pieces of
+    it, the last one filled up with zeros. A fixed image size is reached by resizing, after the
+    noise. It runs on CUDA where this build of ONNX Runtime can and the images are there. It has
+    no gradients.
+
+    Args:
+        path: the file.
+        preparation: what is done to the images first.
+        label_names: K names, or None.
+        resolution: to which the data set should bring images; None for the model's fixed size.
+        output: the name of the output to take; None for the first.
+
+    Raises:
+        WeightsError: there is no such file, or ONNX Runtime cannot run it.
+        SettingError: its input is no batch of images of 1 or 3 channels in floating point.
+        ImportError: onnxruntime is not installed.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        preparation: Preparation | None = None,
+        label_names: Sequence[str] | None = None,
+        resolution: int | None = None,
+        output: str | None = None,
+    ) -> None:
+        self._path = Path(path).expanduser()
+        self._preparation = preparation or Preparation()
+        session, self.content = _opened(self._path)
+        self._session, given = _Session(session), session.get_inputs()
+        if len(given) != 1 or given[0].type not in _TYPES or len(given[0].shape) != 4:
+            inputs = ", ".join(f"{item.name}: {item.type}{item.shape}" for item in given)
+            raise SettingError(
+                f"{path} takes {inputs}; expected one batch of images in floating point, "
+                "[B, C, H, W] or [B, H, W, C]: export it again without other inputs"
+            )
+        self._input = given[0].name
+        self._type = _TYPES[given[0].type]
+        self._batch, self._channels_last, size, self.channels = _layout(given[0].shape, str(path))
+        self._resize = size and Resize(size, interpolation=self._preparation.interpolation)
+        self._output = _output_name(session, output, str(path))
+        self.label_names = None if label_names is None else tuple(label_names)
+        square = size is not None and size[0] == size[1]
+        self.resolution = size[0] if resolution is None and size and square else resolution
+        self._mean = _per_channel(self._preparation.mean, self.channels, "mean")
+        self._std = _per_channel(self._preparation.std, self.channels, "std")
+
+    def __call__(self, images: Float[Tensor, "b c h w"]) -> Tensor:
+        """Logits [B, K] or labels [B] of images in [0, 1], on the device of the images.
+
+        Raises:
+            ClassifierError: the answer is none.
+        """
+        prepared = self._prepared(images.detach().float())
+        pieces = torch.split(prepared, self._batch or len(prepared))
+        answers = np.concatenate([self._run(piece) for piece in pieces])
+        answer = torch.from_numpy(answers).to(images.device)
+        if answer.ndim == 1 and not answer.is_floating_point():
+            return answer.long()
+        if answer.ndim > 2:  # 1x1 features after a pooling
+            answer = answer.flatten(1)
+        return answer.float()
+
+    def _prepared(self, images: Tensor) -> Tensor:
+        if self._resize is not None:
+            images = self._resize(images)
+        if self._preparation.scale != 1:
+            images = images * self._preparation.scale
+        if any(self._preparation.mean) or set(self._preparation.std) != {1.0}:
+            images = (images - self._mean.to(images.device)) / self._std.to(images.device)
+        return images.permute(0, 2, 3, 1) if self._channels_last else images
+
+    def _run(self, images: Tensor) -> Any:
+        count = len(images)
+        if self._batch is not None and count < self._batch:
+            images = functional.pad(images, (0, 0) * 3 + (0, self._batch - count))
+        values = images.contiguous().cpu().numpy().astype(self._type, copy=False)
+        (answer,) = self._session.run([self._output], {self._input: values})
+        if not isinstance(answer, np.ndarray) or len(answer) != len(values):
+            raise ClassifierError(
+                f"{self._path} answered {len(values)} images with {np.shape(answer)}; expected "
+                "logits [B, K]: name another output of it as onnx:FILE?output=NAME"
+            )
+        return answer[:count]
+
+
+class _Session:
+    """A session of which a fingerprint sees nothing: it would see where the file lies."""
+
+    __slots__ = ("run",)
+
+    def __init__(self, session: Any) -> None:
+        self.run = session.run
+
+
+def _opened(path: Path) -> tuple[Any, str]:
+    """The session, with as many threads as torch has, and the hash of the file."""
+    import onnxruntime
+
+    if not path.is_file():
+        raise WeightsError(f"there is no ONNX file {path}; check the path in the spec")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3  # errors
+    wanted = ["CUDAExecutionProvider"] if torch.cuda.is_available() else []
+    there = onnxruntime.get_available_providers()
+    providers = [name for name in (*wanted, "CPUExecutionProvider") if name in there]
+    try:
+        session = onnxruntime.InferenceSession(path, options, providers=providers)
+    except Exception as error:  # its errors have no common base
+        raise WeightsError(
+            f"{path} cannot be run by ONNX Runtime ({str(error).strip().partition(chr(10))[0]}); "
+            "export it again, for an opset that this version knows"
+        ) from error
+    with path.open("rb") as file:
+        return session, hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _layout(
+    shape: Sequence[Any], name: str
+) -> tuple[int | None, bool, tuple[int, int] | None, int | None]:
+    """Batch size, whether channels come last, image size and channels; None where free."""
+    batch, *rest = (side if isinstance(side, int) and side > 0 else None for side in shape)
+    last = rest[0] not in (1, 3) and rest[2] in (1, 3)
+    channels, height, width = (rest[2], *rest[:2]) if last else rest
+    if channels is not None:
+        check_channels(channels, name)
+    if (height is None) != (width is None):
+        raise SettingError(
+            f"{name} takes images of shape {list(shape)}: either both sides must be fixed or "
+            "none; export it again"
+        )
+    size = None if height is None or width is None else (height, width)
+    return batch, last, size, channels
+
+
+def _output_name(session: Any, wanted: str | None, name: str) -> str:
+    names = [item.name for item in session.get_outputs()]
+    if wanted is None:
+        return str(names[0])
+    if wanted not in names:
+        raise SettingError(f"{name} has no output {wanted!r}; it has {', '.join(names)}")
+    return wanted
+
+
+def _per_channel(values: tuple[float, ...], channels: int | None, name: str) -> Tensor:
+    if len(values) not in {1, channels or len(values)}:
+        raise SettingError(
+            f"{name} needs one number, or one for each of the {channels} channels, got {values}"
+        )
+    return torch.tensor(values).reshape(1, -1, 1, 1)
+
+
+def _load(spec: Spec) -> OnnxClassifier:
+    preparation = Preparation(
+        mean=spec.numbers("mean") or (0.0,),
+        std=spec.numbers("std") or (1.0,),
+        scale=(spec.numbers("scale") or (1.0,))[0],
+    )
+    resolution = spec.number("resolution", 1) if "resolution" in spec.options else None
+    return OnnxClassifier(
+        spec.rest, preparation, spec.names("labels"), resolution, spec.options.get("output")
+    )
+
+
+SOURCE = Source(
+    _load,
+    "onnx:FILE[?mean=...&std=...&labels=...]",
+    "ONNX files, by ONNX Runtime",
+    options=("mean", "std", "scale", "labels", "resolution", "output"),
+    package="onnxruntime",
+    extra="onnxruntime",
+)

@@ -1,0 +1,122 @@
+"""The smoothed classifier as an estimator of the Adversarial Robustness Toolbox."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from denoised_smoothing.certificates.plans import FixedBudget
+from denoised_smoothing.certificates.setting import Noise
+from denoised_smoothing.errors import MissingExtraError, SettingError
+from denoised_smoothing.images import to_grid
+from denoised_smoothing.interop.soft_votes import SoftVotes
+from denoised_smoothing.smoothing import SmoothedClassifier
+
+try:
+    from art.estimators.classification import PyTorchClassifier
+except ImportError as error:
+    raise MissingExtraError("art", "art", "an estimator of its toolbox") from error
+
+Images = npt.NDArray[np.floating[Any]]
+
+
+class SmoothedEstimator(PyTorchClassifier):  # type: ignore[misc]
+    """What ART's attacks and metrics take; its ``predict`` and ``certify`` are ours.
+
+    The signatures are those of ART's own ``PyTorchRandomizedSmoothing``: ``predict`` gives one
+    row an image with a 1 at the label, or zeros where it abstains; ``certify`` gives labels, -1
+    where it abstains, and radii. Counting, noise and bounds are those of this package: with grid
+    noise, images off the 8-bit grid are rounded to it, and the answer is about these. Gradients
+    (``loss_gradient``, ``class_gradient``) are those of :class:`SoftVotes`.
+
+    Args:
+        smoothed: the smoothed classifier.
+        input_shape: [C, H, W] of an image in [0, 1].
+        classes: labels K.
+        sample_size: noisy copies that choose a label: n of ``predict``, n0 of ``certify``.
+        alpha: probability that an answer is wrong.
+        gradient_copies: noisy copies over which gradients are taken.
+        seed: of all noise; None for fresh entropy.
+        loss: of attacks; cross entropy unless another is given.
+
+    Raises:
+        SettingError: the classifier is no module, so ART cannot take gradients.
+    """
+
+    def __init__(
+        self,
+        smoothed: SmoothedClassifier,
+        input_shape: tuple[int, int, int],
+        classes: int,
+        *,
+        sample_size: int = 100,
+        alpha: float = 0.001,
+        gradient_copies: int = 16,
+        seed: int | None = None,
+        loss: torch.nn.Module | None = None,
+    ) -> None:
+        if not isinstance(smoothed.classifier, torch.nn.Module):
+            raise SettingError(
+                f"ART follows gradients, and this classifier is a "
+                f"{type(smoothed.classifier).__name__}, no torch module; wrap a surrogate instead"
+            )
+        super().__init__(
+            model=SoftVotes(smoothed, copies=gradient_copies, seed=seed or 0),
+            loss=loss or torch.nn.CrossEntropyLoss(),
+            input_shape=input_shape,
+            nb_classes=classes,
+            clip_values=(0.0, 1.0),
+            device_type="gpu" if smoothed.device.type == "cuda" else "cpu",
+        )
+        self.smoothed, self.sample_size = smoothed, sample_size
+        self.alpha, self.seed, self.scale = alpha, seed, smoothed.sigma
+
+    def predict(
+        self, x: Images, batch_size: int = 128, verbose: bool = False, **kwargs: Any
+    ) -> npt.NDArray[np.float32]:
+        """One row [K] an image of ``x`` [B, C, H, W]: a 1 at the label, or zeros for an abstention.
+
+        Args:
+            x: images in [0, 1].
+            batch_size, verbose: for the signature; results do not depend on them.
+            kwargs: ``is_abstain=False`` gives the most frequent label without a test.
+        """
+        rows = np.zeros((len(x), self.nb_classes), dtype=np.float32)
+        for row, image in zip(rows, self._images(x), strict=True):
+            prediction = self.smoothed.predict(
+                image, n=self.sample_size, alpha=self.alpha, seed=self.seed
+            )
+            label = prediction.label
+            if label is None and not kwargs.get("is_abstain", True):
+                label = int(np.argmax(prediction.counts.counts))
+            if label is not None:
+                row[label] = 1
+        return rows
+
+    def certify(
+        self, x: Images, n: int, batch_size: int = 32
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+        """Labels [B], -1 for an abstention, and radii in L2 [B] of images [B, C, H, W].
+
+        Args:
+            x: images in [0, 1].
+            n: noisy copies that bound the probability.
+            batch_size: for the signature; results do not depend on it.
+        """
+        certificates = self.smoothed.certify_batch(
+            self._images(x),
+            plan=FixedBudget(n0=self.sample_size, n=n),
+            alpha=self.alpha,
+            seed=self.seed,
+        )
+        labels = [-1 if c.label is None else c.label for c in certificates]
+        radii = [0.0 if c.label is None else c.radius for c in certificates]
+        return np.array(labels, dtype=np.int64), np.array(radii, dtype=np.float64)
+
+    def _images(self, x: Images) -> npt.NDArray[np.float32]:
+        """As they are counted: attacks leave the 8-bit grid, to which grid noise rounds."""
+        images: npt.NDArray[np.float32] = np.asarray(x, dtype=np.float32)
+        return to_grid(images) if self.smoothed.noise is Noise.GRID else images
