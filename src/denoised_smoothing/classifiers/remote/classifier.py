@@ -116,8 +116,8 @@ class RemoteClassifier:
     def session(self) -> Iterator[Session]:
         """Connected and ready; leaving it waits for answers on their way.
 
-        Without a log, answers are good until it is left and no longer: what names a copy in it does not
-        say of which seed and sigma it is. The budget holds for all such sessions together.
+        Without a log, answers are good until it is left and no longer: what names a copy in it
+        does not say of which seed and sigma it is. The budget holds for all such sessions together.
 
         Raises:
             MissingExtraError, SettingError: before anything is sent.
