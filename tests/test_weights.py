@@ -247,27 +247,3 @@ class TestFingerprint:
         one, other = Wrap(network()), Wrap(network())
         one.network, other.network = other, one
         assert fingerprint(one)
-
-
-def test_a_fingerprint_sees_numbers_and_methods_in_the_code() -> None:
-    """An edited preprocessing must not pass for the classifier that was certified."""
-
-    def twice(images: torch.Tensor) -> torch.Tensor:
-        return images * 2.5
-
-    first = twice
-
-    def twice(images: torch.Tensor) -> torch.Tensor:  # type: ignore[no-redef]
-        return images * 3.5
-
-    assert fingerprint(first) != fingerprint(twice)
-
-    def module(source: str) -> nn.Module:
-        names: dict[str, type[nn.Module]] = {}
-        code = f"class Mine(Module):\n    def forward(self, images):\n        return {source}\n"
-        exec(code, {"Module": nn.Module, "__name__": "mine"}, names)
-        return names["Mine"]()
-
-    assert fingerprint(module("images * 2")) == fingerprint(module("images * 2"))
-    assert fingerprint(module("images * 2")) != fingerprint(module("images * 3"))
-    assert fingerprint(module("images.relu()")) != fingerprint(module("images.tanh()"))

@@ -7,7 +7,7 @@ import pickle
 from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from types import CodeType, FunctionType, MethodType, ModuleType
+from types import FunctionType, MethodType, ModuleType
 
 import numpy as np
 import safetensors
@@ -212,7 +212,7 @@ def _parts(digest: hashlib._Hash, thing: object) -> Iterable[object]:
         return thing.__self__, thing.__func__.__qualname__
     if isinstance(thing, FunctionType):
         cells = [cell.cell_contents for cell in thing.__closure__ or ()]
-        return _code(thing.__code__), thing.__defaults__, thing.__kwdefaults__, cells
+        return thing.__code__.co_code, thing.__defaults__, thing.__kwdefaults__, cells
     if isinstance(thing, (type, ModuleType)):
         return ()
     if callable(told := getattr(thing, "fingerprint_parts", None)):  # it knows itself
@@ -220,30 +220,4 @@ def _parts(digest: hashlib._Hash, thing: object) -> Iterable[object]:
     held = dict(getattr(thing, "__dict__", {}))
     if isinstance(thing, nn.Module):  # whether it is training is for the engine to set
         held = {name: value for name, value in held.items() if name not in ("training", "card")}
-    return (held, _methods(type(thing)))
-
-
-_LIBRARIES = {
-    *("builtins", "denoised_smoothing", "diffusers", "functools", "numpy", "onnxruntime"),
-    *("timm", "torch", "torchvision", "transformers"),
-}
-"""Packages whose classes are known by name; their versions stand elsewhere."""
-
-
-def _methods(kind: type) -> list[object]:
-    """The code of a user's class: an edited method makes another classifier."""
-    found: list[object] = []
-    for owner in kind.__mro__:
-        if owner.__module__.partition(".")[0] in _LIBRARIES:
-            continue
-        for name, member in sorted(vars(owner).items()):
-            function = getattr(member, "__func__", getattr(member, "fget", member))
-            if isinstance(function, FunctionType):
-                found += [name, _code(function.__code__)]
-    return found
-
-
-def _code(code: CodeType) -> list[object]:
-    """What a function does: its instructions, and the names and numbers in them."""
-    constants = [_code(c) if isinstance(c, CodeType) else c for c in code.co_consts]
-    return [code.co_code, code.co_names, constants]
+    return (held,)

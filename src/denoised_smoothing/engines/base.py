@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 import platform
-import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import ClassVar
 
 import torch
@@ -95,34 +94,11 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-class _Exact:
-    """The flags of cuDNN belong to the process: the first thread sets them, the last restores."""
-
-    def __init__(self) -> None:
-        self._lock, self._inside, self._flags = threading.Lock(), 0, ExitStack()
-
-    @contextmanager
-    def __call__(self, device: torch.device) -> Iterator[None]:
-        """No TensorFloat-32, the default for convolutions on CUDA, and fixed algorithms."""
-        if device.type != "cuda":
-            yield
-            return
-        with self._lock:
-            if self._inside == 0:
-                self._flags.enter_context(
-                    torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
-                )
-            self._inside += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._inside -= 1
-                if self._inside == 0:
-                    self._flags.close()
-
-
-exact_float32 = _Exact()
+def exact_float32(device: torch.device) -> AbstractContextManager[object]:
+    """No TensorFloat-32, the default for convolutions on CUDA, and fixed algorithms."""
+    if device.type != "cuda":
+        return nullcontext()
+    return torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
 
 
 def checked_answer(answer: Tensor, copies: Tensor) -> Tensor:

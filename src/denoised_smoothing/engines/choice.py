@@ -8,7 +8,6 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -99,7 +98,7 @@ def choose_engine(pipeline: Pipeline, request: Request, noisy: Noisy) -> Choice:
         torch_only = Request(EngineName.TORCH, request.precision, request.device, request.forward)
         choice = choose_engine(pipeline, torch_only, noisy)
         return replace(choice, notes=(*notes, *choice.notes))
-    key = cache_key("choice", maker.key, maker.calibration, names, maker.rule, *_here())
+    key = cache_key("choice", maker.key, names, maker.rule, cores(), platform.node())
     known = recall(key)
     if known is None:
         known = _measured(maker, names)
@@ -221,19 +220,6 @@ def _first_line(error: Exception) -> str:
     return next(iter(told or lines), "no message").strip()
 
 
-def _here() -> tuple[object, ...]:
-    """What a measured choice depends on beside the model: this machine and its packages."""
-    engines = ("openvino", "nncf", "onnxruntime")
-    return cores(), platform.node(), *map(_version, engines)
-
-
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return ""
-
-
 class _Maker:
     """Makes engines of one pipeline, on demand."""
 
@@ -253,15 +239,7 @@ class _Maker:
         """Of the pipeline, the form of its images and the arithmetic."""
         held = (self.pipeline.classifier, self.pipeline.denoiser, self.pipeline.sigma)
         form = (*self.example.shape[1:], self.request.precision.value)
-        ours = metadata.version("denoised-smoothing")
-        return cache_key(fingerprint(held), *form, torch.__version__, ours)
-
-    @cached_property
-    def calibration(self) -> str:
-        """Of what int8 takes its ranges from."""
-        if self.request.precision is not Precision.INT8:
-            return ""
-        return fingerprint(self.noisy(CALIBRATION_COPIES))
+        return cache_key(fingerprint(held), *form, torch.__version__)
 
     @cached_property
     def _folded(self) -> Pipeline:
@@ -297,9 +275,8 @@ class _Maker:
             copies = self.noisy(batches * self.rule)
             calibration = [part.numpy() for part in torch.split(copies, self.rule)]
         key = cache_key(
-            kind.name.value, _version("nncf"), kind.version(), self.key, self.rule,
-            fingerprint(calibration),
-        )  # fmt: skip
+            kind.name.value, kind.version(), self.key, self.rule, fingerprint(calibration)
+        )
         copies = self.noisy(self.rule)[: self.rule]
         try:
             return cached_folder(

@@ -46,11 +46,6 @@ class Pipeline(nn.Module):
         parts = (part for part in (self.classifier, self.denoiser) if part is not None)
         return all(isinstance(part, nn.Module) for part in parts)
 
-    @property
-    def is_hooked(self) -> bool:
-        """Whether a module has hooks of its forward pass."""
-        return any(part._forward_hooks or part._forward_pre_hooks for part in self.modules())
-
     def forward(self, copies: Float[Tensor, "b c h w"]) -> Tensor:
         """Logits [B, K] or labels [B], whatever the classifier gave."""
         return checked_call("classifier", self.classifier, self.denoise(copies))
@@ -109,7 +104,8 @@ def folded(pipeline: Pipeline, copies: Float[Tensor, "b c h w"]) -> Pipeline:
     """
     modules = list(pipeline.modules())
     normalised = any(isinstance(module, nn.BatchNorm2d) for module in modules)
-    if not pipeline.is_module or not normalised or pipeline.is_hooked:
+    hooked = any(module._forward_hooks or module._forward_pre_hooks for module in modules)
+    if not pipeline.is_module or not normalised or hooked:
         return pipeline
     candidate = copy.copy(pipeline)
     candidate._modules = {name: _fold(part) for name, part in pipeline._modules.items()}
