@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -247,3 +250,65 @@ class TestFingerprint:
         one, other = Wrap(network()), Wrap(network())
         one.network, other.network = other, one
         assert fingerprint(one)
+
+
+def test_a_fingerprint_sees_numbers_and_methods_in_the_code() -> None:
+    """An edited preprocessing must not pass for the classifier that was certified."""
+
+    def twice(images: torch.Tensor) -> torch.Tensor:
+        return images * 2.5
+
+    first = twice
+
+    def twice(images: torch.Tensor) -> torch.Tensor:  # type: ignore[no-redef]
+        return images * 3.5
+
+    assert fingerprint(first) != fingerprint(twice)
+
+
+def made(module: str) -> nn.Module:
+    """What a user's module called ``mine`` makes."""
+    names = {"Module": nn.Module, "__name__": "mine"}
+    exec(compile(module, "mine.py", "exec"), names)
+    return names["Mine"]()
+
+
+MINE = """
+SCALE = 2
+
+def shifted(images):
+    return images + 1
+
+class Mine(Module):
+    sizes = (1, 2)
+    def forward(self, images):
+        return [shifted(part) * SCALE for part in images if part.ndim in {3, 4}]
+"""
+
+
+@pytest.mark.parametrize(
+    ("written", "edited"),
+    [("SCALE = 2", "SCALE = 3"), ("+ 1", "+ 2"), ("(1, 2)", "(1, 3)"), ("{3, 4}", "{3, 5}")],
+)
+def test_a_fingerprint_sees_what_a_method_uses(written: str, edited: str) -> None:
+    assert fingerprint(made(MINE)) == fingerprint(made(MINE))
+    assert fingerprint(made(MINE)) != fingerprint(made(MINE.replace(written, edited)))
+
+
+def test_a_fingerprint_does_not_depend_on_where_the_source_was_compiled(tmp_path: Path) -> None:
+    """Read from a cache of compiled code, equal constants are other objects."""
+    (tmp_path / "mine.py").write_text("from torch.nn import Module\n" + MINE)
+    code = (
+        "import mine; from denoised_smoothing.weights import fingerprint; "
+        "print(fingerprint((mine.Mine(), mine.shifted)))"
+    )
+    environment = {**os.environ, "PYTHONHASHSEED": "random", "PYTHONDONTWRITEBYTECODE": ""}
+    told = [
+        subprocess.run(
+            [sys.executable, "-c", code], cwd=tmp_path, env=environment,
+            capture_output=True, text=True, check=True,
+        ).stdout
+        for _ in range(2)
+    ]  # fmt: skip
+    assert list((tmp_path / "__pycache__").iterdir())
+    assert told[0] == told[1]

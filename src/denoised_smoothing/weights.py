@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import sys
 from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from types import FunctionType, MethodType, ModuleType
+from types import CodeType, FunctionType, MethodType, ModuleType
 
 import numpy as np
 import safetensors
@@ -153,11 +154,12 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
 
 
 def fingerprint(thing: object) -> str:
-    """A hash of what a classifier or denoiser computes with: code names, weights, settings.
+    """A hash of what a classifier or denoiser computes with: code, weights, settings.
 
     Modules, plain objects, partial and bound functions and closures are followed to the tensors,
-    arrays and plain values that they hold. What an object of a compiled library holds cannot be
-    seen; of it, only the type counts.
+    arrays and plain values that they hold; functions and methods of a user's own, to those of the
+    same package that they call. Classes of known libraries count by name. What an object of a
+    compiled library holds cannot be seen; of it, only the type counts.
     """
     digest = hashlib.sha256()
     _feed(digest, thing, {})
@@ -181,9 +183,10 @@ def _feed(digest: hashlib._Hash, thing: object, seen: dict[int, object]) -> None
     if thing is None or isinstance(thing, (bool, int, float, complex, str, bytes, torch.dtype)):
         digest.update(f"{type(thing).__name__} {thing!r};".encode())
         return
-    if id(thing) in seen:
-        return
-    seen[id(thing)] = thing  # kept, so that nothing else gets its id
+    if not isinstance(thing, tuple):  # whether equal ones are one object is up to the interpreter
+        if id(thing) in seen:
+            return
+        seen[id(thing)] = thing  # kept, so that nothing else gets its id
     named = thing if hasattr(thing, "__qualname__") else type(thing)
     digest.update(f"{named.__module__}.{named.__qualname__}(".encode())
     for part in _parts(digest, thing):
@@ -209,15 +212,88 @@ def _parts(digest: hashlib._Hash, thing: object) -> Iterable[object]:
     if isinstance(thing, partial):
         return thing.func, thing.args, thing.keywords
     if isinstance(thing, MethodType):
-        return thing.__self__, thing.__func__.__qualname__
+        return thing.__self__, thing.__func__
     if isinstance(thing, FunctionType):
-        cells = [cell.cell_contents for cell in thing.__closure__ or ()]
-        return thing.__code__.co_code, thing.__defaults__, thing.__kwdefaults__, cells
-    if isinstance(thing, (type, ModuleType)):
+        return () if _is_library(thing.__module__) else _of_function(thing)
+    if isinstance(thing, type):
+        return _of_class(thing)
+    if isinstance(thing, ModuleType):
         return ()
     if callable(told := getattr(thing, "fingerprint_parts", None)):  # it knows itself
         return (told(),)
     held = dict(getattr(thing, "__dict__", {}))
     if isinstance(thing, nn.Module):  # whether it is training is for the engine to set
         held = {name: value for name, value in held.items() if name not in ("training", "card")}
-    return (held,)
+    return held, type(thing)
+
+
+_LIBRARIES = {
+    *("denoised_smoothing", "diffusers", "lightning", "numpy", "onnxruntime", "PIL", "scipy"),
+    *("timm", "torch", "torchvision", "transformers"),
+}
+"""Packages whose code counts by name, beside those of Python itself."""
+
+
+def _is_library(module: str | None) -> bool:
+    package = _package(module)
+    return package in _LIBRARIES or (package in sys.stdlib_module_names and package != "__main__")
+
+
+def _package(module: str | None) -> str:
+    return (module or "").partition(".")[0]
+
+
+def _of_function(function: FunctionType) -> list[object]:
+    """Its code, the values it closes over, and what it uses of its own package."""
+    code = function.__code__
+    used = [function.__globals__.get(name) for name in sorted(_names(code))]
+    own = _package(function.__module__)
+    cells = []
+    for cell in function.__closure__ or ():
+        try:
+            cells.append(cell.cell_contents)
+        except ValueError:  # not yet filled: a function that calls itself
+            continue
+    return [
+        _text(code), function.__defaults__, function.__kwdefaults__, cells,
+        [value for value in used if _is_setting(value) or _is_code_of(value, own)],
+    ]  # fmt: skip
+
+
+def _of_class(kind: type) -> list[object]:
+    """The functions and settings that a user wrote into it or its bases."""
+    found: list[object] = []
+    for owner in kind.__mro__:
+        if _is_library(owner.__module__):
+            continue
+        for name, member in sorted(vars(owner).items()):
+            if isinstance(member, property):
+                member = member.fget
+            member = getattr(member, "__func__", member)
+            if isinstance(member, FunctionType) or (_is_setting(member) and name[:2] != "__"):
+                found += [name, member]
+    return found
+
+
+def _is_setting(value: object) -> bool:
+    return isinstance(value, (bool, int, float, complex, str, bytes, tuple, Tensor, np.ndarray))
+
+
+def _is_code_of(value: object, package: str) -> bool:
+    return isinstance(value, (FunctionType, type)) and _package(value.__module__) == package
+
+
+def _names(code: CodeType) -> set[str]:
+    inner = (constant for constant in code.co_consts if isinstance(constant, CodeType))
+    return set(code.co_names).union(*map(_names, inner))
+
+
+def _text(code: CodeType) -> str:
+    """Instructions, names and constants; equal wherever and whenever the source was compiled."""
+    constants = [
+        _text(constant)
+        if isinstance(constant, CodeType)
+        else repr(sorted(map(repr, constant)) if isinstance(constant, frozenset) else constant)
+        for constant in code.co_consts
+    ]
+    return f"{code.co_code.hex()} {code.co_names} {code.co_varnames} {constants}"

@@ -169,6 +169,43 @@ def test_what_is_converted_runs_on_a_cpu() -> None:
         choose_engine(pipeline, request, noisy)
 
 
+@OPENVINO
+def test_bfloat16_where_the_processor_has_none_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """OpenVINO would compute in float32 there, and the certificate would name another."""
+    import openvino
+
+    class Without:
+        def __init__(self, model: Any) -> None:
+            self.model = model
+
+        def get_property(self, name: str) -> Any:
+            return openvino.Type.f32
+
+    compiled = openvino.Core.compile_model
+    monkeypatch.setattr(
+        openvino.Core, "compile_model", lambda *args: Without(compiled(*args)), raising=True
+    )
+    with pytest.raises(SettingError, match="computes in f32 on this processor, not in bfloat16"):
+        choose(convolutional(), EngineName.OPENVINO, Precision.BFLOAT16)
+
+
+@OPENVINO
+@pytest.mark.parametrize("package", ["denoised-smoothing", "openvino", "nncf"])
+def test_another_version_of_a_package_measures_and_converts_again(
+    package: str, fresh: Path, measured: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    choose(convolutional())
+    made = set(fresh.iterdir())
+    measured.clear()
+    version = choice._version
+    monkeypatch.setattr(choice, "_version", lambda name: version(name) + (name == package) * ".1")
+    choose(convolutional())
+    assert measured
+    assert len(set(fresh.iterdir()) - made) >= 1
+
+
 def test_reduced_precision_is_told_how_often_labels_agree() -> None:
     chosen = choose(convolutional(), EngineName.TORCH, Precision.BFLOAT16)
     assert "torch in bfloat16 gives " in chosen.notes[0]

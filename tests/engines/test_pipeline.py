@@ -92,4 +92,15 @@ def test_the_state_changes_when_a_weight_does() -> None:
     assert pipeline.state() == state
     with torch.no_grad():
         classifier[0].weight[0] += 1
-    assert pipeline.state() != state
+    changed = pipeline.state()
+    assert changed != state
+    classifier[0].weight.data[0] += 1  # which no version of the tensor tells
+    assert pipeline.state() not in (state, changed)
+
+
+def test_the_state_of_weights_that_are_not_numbers_is_equal_to_itself() -> None:
+    classifier = nn.Conv2d(3, 4, 1)
+    classifier.register_buffer("empty", torch.full((2,), float("nan")))
+    classifier.register_buffer("phase", torch.ones(2, dtype=torch.complex64))
+    pipeline = made(classifier)
+    assert pipeline.state() == pipeline.state()

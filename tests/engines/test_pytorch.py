@@ -11,7 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from denoised_smoothing.denoisers import as_denoiser
-from denoised_smoothing.engines import Pipeline, TorchEngine, choose_device, forward_size
+from denoised_smoothing.engines import (
+    Pipeline,
+    TorchEngine,
+    choose_device,
+    forward_size,
+    pytorch,
+)
+from denoised_smoothing.engines.base import exact_float32
 from denoised_smoothing.errors import ClassifierError, SettingError
 
 CPU = torch.device("cpu")
@@ -35,6 +42,21 @@ def convolutional() -> nn.Sequential:
         nn.Flatten(),
         nn.Linear(32, 10),
     )
+
+
+def test_flags_of_cudnn_are_set_while_any_thread_needs_them() -> None:
+    """They belong to the process: one thread's end must not loosen what another computes."""
+    cuda, before = torch.device("cuda"), torch.backends.cudnn.deterministic
+    with exact_float32(CPU):
+        assert torch.backends.cudnn.deterministic is before is False
+    first, second = exact_float32(cuda), exact_float32(cuda)
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert torch.backends.cudnn.deterministic is True
+    assert torch.backends.cudnn.allow_tf32 is False
+    second.__exit__(None, None, None)
+    assert torch.backends.cudnn.deterministic is False
 
 
 class TestTorchEngine:
@@ -83,6 +105,16 @@ class TestTorchEngine:
             assert torch.equal(pipeline.answer(batch[order]), logits[order])
         neighbours = torch.cat([batch[:7], torch.zeros(43, 3, 32, 32)])
         assert torch.equal(pipeline.answer(neighbours)[:7], logits[:7])
+
+    def test_a_module_with_a_hook_is_called_by_one_thread(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A hook may keep what it sees, and may not expect several batches at once."""
+        monkeypatch.setattr(pytorch, "cores", lambda: 2)
+        classifier = convolutional()
+        assert engine(classifier).workers == 2
+        classifier[0].register_forward_hook(lambda *_: None)
+        assert engine(classifier).workers == 1
 
     def test_states_what_counts_depend_on(self) -> None:
         identity = engine(nn.Flatten()).identity()

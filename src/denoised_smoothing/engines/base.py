@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import platform
+import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import ClassVar
 
 import torch
@@ -44,14 +45,14 @@ class Engine(ABC):
     def identity(self) -> dict[str, str]:
         """What must be the same for two counts of one image to belong together."""
         if self.device.type == "cuda":
-            processor = torch.cuda.get_device_name(self.device)
+            name = torch.cuda.get_device_name(self.device)
         else:
-            processor = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+            name = processor()
         return {
             "engine": self.name.value,
             "engine_version": self.version(),
             "precision": self.precision.value,
-            "processor": processor,
+            "processor": name,
         }
 
     @classmethod
@@ -89,16 +90,50 @@ def forward_size(pixels: int, device: torch.device) -> int:
     return max(4, min(4 * at_cifar, at_cifar * 32 * 32 // pixels))
 
 
+_ARITHMETIC = ("avx_vnni", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_int8", "amx_bf16")
+"""Extensions beyond AVX2 and AVX512 for which libraries have kernels of their own."""
+
+
+def processor() -> str:
+    """The type of this CPU, as far as it decides which kernels compute."""
+    told: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # not in every torch
+    extensions = [name for name in _ARITHMETIC if told.get(name)]
+    return " ".join([platform.machine(), torch.backends.cpu.get_cpu_capability(), *extensions])
+
+
 def cores() -> int:
     """Processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def exact_float32(device: torch.device) -> AbstractContextManager[object]:
-    """No TensorFloat-32, the default for convolutions on CUDA, and fixed algorithms."""
-    if device.type != "cuda":
-        return nullcontext()
-    return torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
+class _Exact:
+    """The flags of cuDNN belong to the process: the first thread sets them, the last restores."""
+
+    def __init__(self) -> None:
+        self._lock, self._inside, self._flags = threading.Lock(), 0, ExitStack()
+
+    @contextmanager
+    def __call__(self, device: torch.device) -> Iterator[None]:
+        """No TensorFloat-32, the default for convolutions on CUDA, and fixed algorithms."""
+        if device.type != "cuda":
+            yield
+            return
+        with self._lock:
+            if self._inside == 0:
+                self._flags.enter_context(
+                    torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
+                )
+            self._inside += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._inside -= 1
+                if self._inside == 0:
+                    self._flags.close()
+
+
+exact_float32 = _Exact()
 
 
 def checked_answer(answer: Tensor, copies: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from denoised_smoothing.engines.base import (
     Engine,
     cores,
     forward_size,
+    processor,
 )
 from denoised_smoothing.engines.cache import cache_key, cached_folder, recall, remember
 from denoised_smoothing.engines.converted import (
@@ -98,7 +100,7 @@ def choose_engine(pipeline: Pipeline, request: Request, noisy: Noisy) -> Choice:
         torch_only = Request(EngineName.TORCH, request.precision, request.device, request.forward)
         choice = choose_engine(pipeline, torch_only, noisy)
         return replace(choice, notes=(*notes, *choice.notes))
-    key = cache_key("choice", maker.key, names, maker.rule, cores(), platform.node())
+    key = cache_key("choice", maker.key, maker.calibration, names, maker.rule, *_here())
     known = recall(key)
     if known is None:
         known = _measured(maker, names)
@@ -220,6 +222,19 @@ def _first_line(error: Exception) -> str:
     return next(iter(told or lines), "no message").strip()
 
 
+def _here() -> tuple[object, ...]:
+    """What a measured choice depends on beside the model: this machine and its packages."""
+    engines = ("openvino", "nncf", "onnxruntime")
+    return cores(), platform.node(), processor(), *map(_version, engines)
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
 class _Maker:
     """Makes engines of one pipeline, on demand."""
 
@@ -239,7 +254,15 @@ class _Maker:
         """Of the pipeline, the form of its images and the arithmetic."""
         held = (self.pipeline.classifier, self.pipeline.denoiser, self.pipeline.sigma)
         form = (*self.example.shape[1:], self.request.precision.value)
-        return cache_key(fingerprint(held), *form, torch.__version__)
+        ours = _version("denoised-smoothing")
+        return cache_key(fingerprint(held), *form, torch.__version__, ours)
+
+    @cached_property
+    def calibration(self) -> str:
+        """Of what int8 takes its ranges from."""
+        if self.request.precision is not Precision.INT8:
+            return ""
+        return fingerprint(self.noisy(CALIBRATION_COPIES))
 
     @cached_property
     def _folded(self) -> Pipeline:
@@ -275,8 +298,9 @@ class _Maker:
             copies = self.noisy(batches * self.rule)
             calibration = [part.numpy() for part in torch.split(copies, self.rule)]
         key = cache_key(
-            kind.name.value, kind.version(), self.key, self.rule, fingerprint(calibration)
-        )
+            kind.name.value, _version("nncf"), kind.version(), self.key, self.rule,
+            fingerprint(calibration),
+        )  # fmt: skip
         copies = self.noisy(self.rule)[: self.rule]
         try:
             return cached_folder(

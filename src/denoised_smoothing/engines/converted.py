@@ -144,6 +144,12 @@ class OpenVinoEngine(ConvertedEngine):
                 "ENABLE_CPU_PINNING": False,
             },
         )
+        used = self._model.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+        if reduced and used != "bf16":
+            raise SettingError(
+                f"openvino computes in {used} on this processor, not in bfloat16; take float32 or "
+                "int8"
+            )
 
     def _worker(self) -> Callable[[np.ndarray], np.ndarray]:
         request = self._model.create_infer_request()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
 from itertools import chain
 
 import torch
@@ -46,6 +45,11 @@ class Pipeline(nn.Module):
         parts = (part for part in (self.classifier, self.denoiser) if part is not None)
         return all(isinstance(part, nn.Module) for part in parts)
 
+    @property
+    def is_hooked(self) -> bool:
+        """Whether a module has hooks of its forward pass."""
+        return any(part._forward_hooks or part._forward_pre_hooks for part in self.modules())
+
     def forward(self, copies: Float[Tensor, "b c h w"]) -> Tensor:
         """Logits [B, K] or labels [B], whatever the classifier gave."""
         return checked_call("classifier", self.classifier, self.denoise(copies))
@@ -67,12 +71,22 @@ class Pipeline(nn.Module):
         return denoised
 
     def state(self) -> tuple[object, ...]:
-        """What changes when any weight does: address and version of each parameter and buffer."""
-        tensors: Iterable[Tensor] = chain(self.parameters(), self.buffers())
-        return tuple(
-            (tensor.data_ptr(), -1 if tensor.is_inference() else tensor._version)
-            for tensor in tensors
-        )
+        """What changes when any weight does: address, version and sum of each tensor.
+
+        The sum, as what is written through ``.data`` leaves the version as it was.
+        """
+        tensors = list(chain(self.parameters(), self.buffers()))
+        versions = [-1 if tensor.is_inference() else tensor._version for tensor in tensors]
+        addresses = [tensor.data_ptr() for tensor in tensors]
+        return (*addresses, *versions, _sums(tensors))
+
+
+@torch.inference_mode()
+def _sums(tensors: list[Tensor]) -> bytes:
+    """The sum of each tensor, in float64; as bytes, since NaN is not equal to itself."""
+    real = [torch.view_as_real(t) if t.is_complex() else t for t in tensors]
+    sums = [tensor.sum(dtype=torch.float64) for tensor in real]
+    return torch.stack(sums).cpu().numpy().tobytes() if sums else b""
 
 
 class Pixels(nn.Module):
@@ -104,8 +118,7 @@ def folded(pipeline: Pipeline, copies: Float[Tensor, "b c h w"]) -> Pipeline:
     """
     modules = list(pipeline.modules())
     normalised = any(isinstance(module, nn.BatchNorm2d) for module in modules)
-    hooked = any(module._forward_hooks or module._forward_pre_hooks for module in modules)
-    if not pipeline.is_module or not normalised or hooked:
+    if not pipeline.is_module or not normalised or pipeline.is_hooked:
         return pipeline
     candidate = copy.copy(pipeline)
     candidate._modules = {name: _fold(part) for name, part in pipeline._modules.items()}

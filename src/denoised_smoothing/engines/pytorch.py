@@ -50,7 +50,7 @@ class TorchEngine(Engine):
             )
         self.device, self.precision = device, precision
         self._pipeline = pipeline
-        if pipeline.is_module:
+        if pipeline.is_module and not pipeline.is_hooked:  # a hook may keep what it sees
             self.workers = cores() if on_cpu else 2
             self.threads = 1 if on_cpu else None
         else:
