@@ -11,7 +11,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -116,6 +118,36 @@ def test_killed_at_a_random_moment_and_resumed(
     assert again.returncode == 0, again.stderr
     assert passes(tmp_path) - made <= PASSES  # some are not full
     assert outcome(tmp_path) == uninterrupted
+
+
+@pytest.mark.skipif(
+    not (find_spec("openvino") and find_spec("nncf")), reason="needs openvino, nncf"
+)
+def test_a_converted_model_killed_and_resumed(tmp_path: Path) -> None:
+    """Quantised by the first process, found again by the second, equal to one that was let be."""
+    command = (
+        "certify", "digits", "--classifier", "digits", "--denoiser", "digits-mse",
+        "--sigma", "0.5", "--limit", "8", "--n0", "200", "--n", "4000", "--seed", "3",
+        "--engine", "openvino", "--precision", "int8",
+    )  # fmt: skip
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    whole.mkdir()
+    broken.mkdir()
+    done = start(whole, *command)
+    assert done.returncode == 0, done.stderr
+    with subprocess.Popen(
+        [sys.executable, "-m", "denoised_smoothing", *command],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=broken,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    ) as process:  # fmt: skip
+        while not (broken / "runs.sqlite").exists() or not copies(broken):
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.kill()
+    assert 0 < copies(broken) < copies(whole)
+    again = start(broken, *command)
+    assert again.returncode == 0, again.stderr
+    assert outcome(broken) == outcome(whole)
 
 
 def test_ctrl_c_names_the_command_that_continues(

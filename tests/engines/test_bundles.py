@@ -277,7 +277,10 @@ class TestSpecs:
             original.save(tmp_path / "two", shape=(3, 32, 32), denoiser=spec)
 
 
-def test_a_run_goes_on_from_the_bundle(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("engine", "precision"), KINDS)
+def test_a_run_goes_on_from_the_bundle(
+    tmp_path: Path, engine: EngineName, precision: Precision
+) -> None:
     """The settings of the run are those that its specs gave."""
     from denoised_smoothing.datasets import ImageDataset
     from denoised_smoothing.store import Store
@@ -287,7 +290,7 @@ def test_a_run_goes_on_from_the_bundle(tmp_path: Path) -> None:
         name="folder:made", fingerprint="f", image_ids=["a", "b", "c"], labels=[0, 1, 2],
         read=lambda index: pictures[index],
     )  # fmt: skip
-    original = smoothed(residual(), unet())
+    original = smoothed(residual(), unet(), engine, precision)
     original.save(tmp_path / "one", denoiser="unet")
 
     def request(pipeline: SmoothedClassifier, **options: Any) -> CertificationRun:
