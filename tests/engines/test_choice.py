@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from denoised_smoothing.certificates.setting import EngineName, Precision
+from denoised_smoothing.classifiers import ImageClassifier
 from denoised_smoothing.engines import (
     Choice,
     Engine,
@@ -223,6 +224,16 @@ class Small(TorchEngine):
         if len(copies) > self.holds:
             raise torch.OutOfMemoryError("out of memory")
         return super().answer(copies)
+
+
+def test_batches_are_made_for_what_the_network_sees() -> None:
+    """An adapter that enlarges images fills the memory with large ones."""
+    as_they_come, enlarged = (
+        choose(ImageClassifier(convolutional(), input_size=side), EngineName.TORCH).forward
+        for side in (None, 64)
+    )
+    assert as_they_come == 200  # of 16x16 pixels
+    assert enlarged == 12
 
 
 class TestFitting:

@@ -40,6 +40,11 @@ def plan(
     ] = None,
     price: Annotated[float | None, typer.Option(help="What one classifier call costs.")] = None,
     rate: Annotated[float | None, typer.Option(help="Classifier calls a second.")] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Of a diffusion denoiser: steps a walk.")] = 1,
+    votes: Annotated[
+        int,
+        typer.Option(min=1, help="Of a diffusion denoiser: walks, each with a classifier call."),
+    ] = 1,
     pilot: Annotated[
         str | None,
         typer.Option(
@@ -53,7 +58,7 @@ def plan(
 ) -> None:
     """Least copies, expected calls, time and cost for one radius; from a pilot run, for all."""
     setting = Setting(sigma=sigma, alpha=alpha, dimension=parse_shape(shape), seed=0, noise=noise)
-    costs = Costs(1 if images is None else images, price, rate)
+    costs = Costs(1 if images is None else images, price, rate, steps, votes)
     plans = (Anytime(radii=(radius,), max_n=max_n), FixedBudget(n=max_n))
     if pilot is not None and images is None:
         raise SettingError(f"--pilot {pilot} needs --images, how many the whole data set has")
@@ -87,15 +92,19 @@ class Costs:
     images: int
     price: float | None
     rate: float | None
+    steps: int = 1
+    votes: int = 1
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             if value is not None and not 0.0 < value < float("inf"):
                 raise SettingError(f"--{name} must be above 0 and finite, got {value!r}")
 
-    def of(self, calls: float) -> dict[str, float]:
-        """Seconds and cost of some calls, as far as they are known."""
-        values = {}
+    def of(self, copies: float) -> dict[str, float]:
+        """Seconds and cost of some noisy copies, as far as they are known, and passes."""
+        values, calls = {}, copies * self.votes
+        if self.steps * self.votes > 1:
+            values["passes"] = calls * self.steps
         if self.rate is not None:
             values["seconds"] = calls / self.rate
         if self.price is not None:
@@ -155,11 +164,11 @@ def _pilot(store: str, name: str, asked: Anytime, setting: Setting, costs: Costs
     calls = estimate([image.certificate.calls for image in results.images], costs.images)
     values = {"calls": _plain(calls, 1.0)}
     if costs.rate is not None:
-        values["seconds"] = _plain(calls, 1.0 / costs.rate)
+        values["seconds"] = _plain(calls, costs.votes / costs.rate)
     else:
         values["seconds"] = _plain(estimate([i.seconds for i in results.images], costs.images), 1.0)
     if costs.price is not None:
-        values["cost"] = _plain(calls, costs.price)
+        values["cost"] = _plain(calls, costs.price * costs.votes)
     return {
         "run": name,
         "plan": held["plan"]["kind"],
@@ -219,12 +228,12 @@ def _show(answer: dict[str, Any]) -> None:
             f"plan with the cap {max_n:,} and by a fixed budget of {max_n:,}:"
         )
         _say_rows(rows, "", ("calls", "certified"))
-        if "cost" in rows[0]["fixed"] or "seconds" in rows[0]["fixed"]:
-            _say("For one image:")
-            _say_rows(rows, "", ("seconds", "cost"))
+        if {"cost", "seconds", "passes"} & rows[0]["fixed"].keys():
+            _say("For one image (passes are those of the denoiser):")
+            _say_rows(rows, "", ("passes", "seconds", "cost"))
         if answer["images"] > 1:
             _say(f"For {answer['images']:,} images, were they all of that kind:")
-            _say_rows(rows, "all_", ("calls", "seconds", "cost"))
+            _say_rows(rows, "all_", ("calls", "passes", "seconds", "cost"))
     elif least["anytime"] is not None:
         _say(
             f"Out of reach of {max_n:,} copies: the anytime plan draws none. The least cap with "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import time
 from collections.abc import Callable
@@ -241,8 +242,10 @@ class _Maker:
     def __init__(self, pipeline: Pipeline, request: Request, noisy: Noisy) -> None:
         self.pipeline, self.request, self.noisy = pipeline, request, noisy
         self.example = noisy(1)[:1]
-        height, width = self.example.shape[2:]
-        self.rule = forward_size(height * width, request.device)
+        seen = getattr(getattr(pipeline.classifier, "resize", None), "size", (0, 0))
+        # An adapter may enlarge the images, and then that is what fills the memory.
+        pixels = max(math.prod(self.example.shape[2:]), math.prod(seen))
+        self.rule = forward_size(pixels, request.device)
 
     @property
     def sizes(self) -> set[int]:
