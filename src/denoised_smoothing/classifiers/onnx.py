@@ -147,7 +147,7 @@ class _Session:
 
 
 def _opened(path: Path) -> tuple[Any, str]:
-    """The session, with as many threads as torch has, and the hash of the file."""
+    """The session, with as many threads as torch has, and the hash of its files."""
     import onnxruntime
 
     if not path.is_file():
@@ -166,8 +166,31 @@ def _opened(path: Path) -> tuple[Any, str]:
             f"{path} cannot be run by ONNX Runtime ({str(error).strip().partition(chr(10))[0]}); "
             "export it again, for an opset that this version knows"
         ) from error
-    with path.open("rb") as file:
-        return session, hashlib.file_digest(file, "sha256").hexdigest()
+    return session, _digest([path, *_data_files(path)])
+
+
+def _data_files(path: Path) -> list[Path]:
+    """The files beside a model that hold weights too large for it, in order."""
+    import onnx
+
+    initializers = onnx.load(path, load_external_data=False).graph.initializer
+    return sorted(
+        {
+            path.parent / entry.value
+            for tensor in initializers
+            if tensor.data_location == onnx.TensorProto.EXTERNAL
+            for entry in tensor.external_data
+            if entry.key == "location"
+        }
+    )
+
+
+def _digest(paths: Sequence[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
 
 
 def _layout(
