@@ -1,23 +1,19 @@
-"""weights.py: safetensors in and out, and fingerprints."""
+"""weights.py: safetensors in and out."""
 
 from __future__ import annotations
 
-import os
 import pickle
-import subprocess
-import sys
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 
-from denoised_smoothing.classifiers import ImageClassifier
 from denoised_smoothing.errors import WeightsError
-from denoised_smoothing.weights import fill, fingerprint, load_weights, save_weights
+from denoised_smoothing.fingerprints import fingerprint
+from denoised_smoothing.weights import fill, load_weights, save_weights
 
 
 def network(seed: int = 0, width: int = 4) -> nn.Sequential:
@@ -168,147 +164,3 @@ class TestFill:
         with pytest.raises(WeightsError, match=f"net.safetensors holds .*{difference}.*name the"):
             fill(target, tensors, "net.safetensors")
         assert fingerprint(target) == before
-
-
-class Wrap:
-    """A callable that is no module and holds one."""
-
-    def __init__(self, network: object, bias: float = 0.0) -> None:
-        self.network, self.bias = network, bias
-
-    def classify(self, images: Tensor) -> Tensor:
-        return self.network(images) + self.bias
-
-    __call__ = classify
-
-
-def biased(network: object, bias: float, images: Tensor) -> Tensor:
-    return network(images) + bias
-
-
-def partial_of(network: object, bias: float = 0.0) -> object:
-    return partial(biased, network, bias)
-
-
-def method_of(network: object, bias: float = 0.0) -> object:
-    return Wrap(network, bias).classify
-
-
-class TestFingerprint:
-    def test_is_the_same_after_a_reload_and_in_another_layout(self, tmp_path: Path) -> None:
-        original, other = network(), network(seed=1)
-        before = fingerprint(original)
-        save_weights(tmp_path / "net", original, {})
-        fill(other, load_weights(tmp_path / "net")[0], "net")
-        assert fingerprint(other) == before
-        assert fingerprint(original.to(memory_format=torch.channels_last).eval()) == before
-
-    @pytest.mark.parametrize("name", list(network().state_dict()))
-    def test_differs_when_one_weight_does(self, name: str) -> None:
-        changed = network()
-        tensor = changed.state_dict()[name]
-        tensor.view(-1)[-1] += 1
-        assert fingerprint(changed) != fingerprint(network())
-
-    def test_differs_by_precision_type_and_name_of_weights(self) -> None:
-        class Other(nn.Sequential):
-            pass
-
-        modules = [
-            network(),
-            network().half(),
-            Other(*network()),
-            nn.Sequential(nn.Identity(), *network()),
-            nn.Identity(),
-        ]
-        assert len({fingerprint(module) for module in modules}) == len(modules)
-
-    def test_of_functions_is_that_of_names_code_and_what_they_hold(self) -> None:
-        def scaled(factor: float) -> Callable[[Tensor], Tensor]:
-            return lambda images: images * factor
-
-        assert fingerprint(network) == fingerprint(network) != fingerprint(forget)
-        assert fingerprint(scaled(2.0)) == fingerprint(scaled(2.0)) != fingerprint(scaled(3.0))
-
-    @pytest.mark.parametrize(
-        "wrap", [Wrap, partial_of, method_of], ids=["object", "partial", "bound"]
-    )
-    def test_follows_what_wraps_a_network(self, wrap: Callable[..., object]) -> None:
-        same = fingerprint(wrap(network()))
-        assert fingerprint(wrap(network())) == same
-        assert fingerprint(wrap(network(seed=1))) != same
-        assert fingerprint(wrap(network(), bias=2.0)) != same
-
-    def test_of_a_module_counts_its_plain_settings(self) -> None:
-        def enlarging(size: int) -> ImageClassifier:
-            return ImageClassifier(nn.Identity(), input_size=size)
-
-        assert fingerprint(enlarging(8)) == fingerprint(enlarging(8)) != fingerprint(enlarging(9))
-        assert fingerprint(nn.LeakyReLU(0.1)) != fingerprint(nn.LeakyReLU(0.2))
-
-    def test_of_things_that_hold_each_other_ends(self) -> None:
-        one, other = Wrap(network()), Wrap(network())
-        one.network, other.network = other, one
-        assert fingerprint(one)
-
-
-def test_a_fingerprint_sees_numbers_and_methods_in_the_code() -> None:
-    """An edited preprocessing must not pass for the classifier that was certified."""
-
-    def twice(images: torch.Tensor) -> torch.Tensor:
-        return images * 2.5
-
-    first = twice
-
-    def twice(images: torch.Tensor) -> torch.Tensor:  # type: ignore[no-redef]
-        return images * 3.5
-
-    assert fingerprint(first) != fingerprint(twice)
-
-
-def made(module: str) -> nn.Module:
-    """What a user's module called ``mine`` makes."""
-    names = {"Module": nn.Module, "__name__": "mine"}
-    exec(compile(module, "mine.py", "exec"), names)
-    return names["Mine"]()
-
-
-MINE = """
-SCALE = 2
-
-def shifted(images):
-    return images + 1
-
-class Mine(Module):
-    sizes = (1, 2)
-    def forward(self, images):
-        return [shifted(part) * SCALE for part in images if part.ndim in {3, 4}]
-"""
-
-
-@pytest.mark.parametrize(
-    ("written", "edited"),
-    [("SCALE = 2", "SCALE = 3"), ("+ 1", "+ 2"), ("(1, 2)", "(1, 3)"), ("{3, 4}", "{3, 5}")],
-)
-def test_a_fingerprint_sees_what_a_method_uses(written: str, edited: str) -> None:
-    assert fingerprint(made(MINE)) == fingerprint(made(MINE))
-    assert fingerprint(made(MINE)) != fingerprint(made(MINE.replace(written, edited)))
-
-
-def test_a_fingerprint_does_not_depend_on_where_the_source_was_compiled(tmp_path: Path) -> None:
-    """Read from a cache of compiled code, equal constants are other objects."""
-    (tmp_path / "mine.py").write_text("from torch.nn import Module\n" + MINE)
-    code = (
-        "import mine; from denoised_smoothing.weights import fingerprint; "
-        "print(fingerprint((mine.Mine(), mine.shifted)))"
-    )
-    environment = {**os.environ, "PYTHONHASHSEED": "random", "PYTHONDONTWRITEBYTECODE": ""}
-    told = [
-        subprocess.run(
-            [sys.executable, "-c", code], cwd=tmp_path, env=environment,
-            capture_output=True, text=True, check=True,
-        ).stdout
-        for _ in range(2)
-    ]  # fmt: skip
-    assert list((tmp_path / "__pycache__").iterdir())
-    assert told[0] == told[1]

@@ -34,11 +34,11 @@ from denoised_smoothing.denoisers import check_size
 from denoised_smoothing.engines import Choice, Pixels, choose_device
 from denoised_smoothing.errors import SettingError
 from denoised_smoothing.execution import Execution, stated_channels
+from denoised_smoothing.fingerprints import fingerprint
 from denoised_smoothing.interfaces import Classifier, CopyClassifier
 from denoised_smoothing.noise import noisy_copies
 from denoised_smoothing.scheduling import ImageTask, Targets
 from denoised_smoothing.voting import Voting
-from denoised_smoothing.weights import fingerprint
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,16 +1,12 @@
-"""Weights in and out as safetensors, and fingerprints of what computes with them."""
+"""Weights in and out as safetensors."""
 
 from __future__ import annotations
 
 import hashlib
 import pickle
-import sys
-from collections.abc import Iterable, Mapping
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
-from types import CodeType, FunctionType, MethodType, ModuleType
 
-import numpy as np
 import safetensors
 import torch
 from safetensors.torch import save
@@ -153,23 +149,10 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
     module.load_state_dict(dict(tensors), strict=False)
 
 
-def fingerprint(thing: object) -> str:
-    """A hash of what a classifier or denoiser computes with: code, weights, settings.
-
-    Modules, plain objects, partial and bound functions and closures are followed to the tensors,
-    arrays and plain values that they hold; functions and methods of a user's own, to those of the
-    same package that they call. Classes of known libraries count by name. What an object of a
-    compiled library holds cannot be seen; of it, only the type counts.
-    """
-    digest = hashlib.sha256()
-    _feed(digest, thing, {})
-    return digest.hexdigest()
-
-
 def weights_digest(module: nn.Module) -> str:
     """SHA-256, in hex, of a module's names, shapes and numbers alone.
 
-    Unlike :func:`fingerprint`, the same for every version of the code that computes with them.
+    Unlike a fingerprint, the same for every version of the code that computes with them.
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):
@@ -177,123 +160,3 @@ def weights_digest(module: nn.Module) -> str:
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()
-
-
-def _feed(digest: hashlib._Hash, thing: object, seen: dict[int, object]) -> None:
-    if thing is None or isinstance(thing, (bool, int, float, complex, str, bytes, torch.dtype)):
-        digest.update(f"{type(thing).__name__} {thing!r};".encode())
-        return
-    if not isinstance(thing, tuple):  # whether equal ones are one object is up to the interpreter
-        if id(thing) in seen:
-            return
-        seen[id(thing)] = thing  # kept, so that nothing else gets its id
-    named = thing if hasattr(thing, "__qualname__") else type(thing)
-    digest.update(f"{named.__module__}.{named.__qualname__}(".encode())
-    for part in _parts(digest, thing):
-        _feed(digest, part, seen)
-    digest.update(b");")
-
-
-def _parts(digest: hashlib._Hash, thing: object) -> Iterable[object]:
-    """What a thing consists of; the bytes of tensors and arrays go straight to the digest."""
-    if isinstance(thing, (Tensor, np.ndarray)):
-        array = thing.detach().cpu().contiguous() if isinstance(thing, Tensor) else thing
-        digest.update(f"{array.dtype}{tuple(array.shape)}".encode())
-        if isinstance(array, Tensor):
-            array = array.flatten().view(torch.uint8).numpy()
-        digest.update(np.ascontiguousarray(array).tobytes())
-        return ()
-    if isinstance(thing, Mapping):
-        return [part for item in thing.items() for part in item]
-    if isinstance(thing, (list, tuple)):
-        return thing
-    if isinstance(thing, (set, frozenset)):
-        return sorted(map(repr, thing))
-    if isinstance(thing, partial):
-        return thing.func, thing.args, thing.keywords
-    if isinstance(thing, MethodType):
-        return thing.__self__, thing.__func__
-    if isinstance(thing, FunctionType):
-        return () if _is_library(thing.__module__) else _of_function(thing)
-    if isinstance(thing, type):
-        return _of_class(thing)
-    if isinstance(thing, ModuleType):
-        return ()
-    if callable(told := getattr(thing, "fingerprint_parts", None)):  # it knows itself
-        return (told(),)
-    held = dict(getattr(thing, "__dict__", {}))
-    if isinstance(thing, nn.Module):  # whether it is training is for the engine to set
-        held = {name: value for name, value in held.items() if name not in ("training", "card")}
-    return held, type(thing)
-
-
-_LIBRARIES = {
-    *("denoised_smoothing", "diffusers", "lightning", "numpy", "onnxruntime", "PIL", "scipy"),
-    *("timm", "torch", "torchvision", "transformers"),
-}
-"""Packages whose code counts by name, beside those of Python itself."""
-
-
-def _is_library(module: str | None) -> bool:
-    package = _package(module)
-    return package in _LIBRARIES or (package in sys.stdlib_module_names and package != "__main__")
-
-
-def _package(module: str | None) -> str:
-    return (module or "").partition(".")[0]
-
-
-def _of_function(function: FunctionType) -> list[object]:
-    """Its code, the values it closes over, and what it uses of its own package."""
-    code = function.__code__
-    used = [function.__globals__.get(name) for name in sorted(_names(code))]
-    own = _package(function.__module__)
-    cells = []
-    for cell in function.__closure__ or ():
-        try:
-            cells.append(cell.cell_contents)
-        except ValueError:  # not yet filled: a function that calls itself
-            continue
-    return [
-        _text(code), function.__defaults__, function.__kwdefaults__, cells,
-        [value for value in used if _is_setting(value) or _is_code_of(value, own)],
-    ]  # fmt: skip
-
-
-def _of_class(kind: type) -> list[object]:
-    """The functions and settings that a user wrote into it or its bases."""
-    found: list[object] = []
-    for owner in kind.__mro__:
-        if _is_library(owner.__module__):
-            continue
-        for name, member in sorted(vars(owner).items()):
-            if isinstance(member, property):
-                member = member.fget
-            member = getattr(member, "__func__", member)
-            if isinstance(member, FunctionType) or (_is_setting(member) and name[:2] != "__"):
-                found += [name, member]
-    return found
-
-
-def _is_setting(value: object) -> bool:
-    return isinstance(value, (bool, int, float, complex, str, bytes, tuple, Tensor, np.ndarray))
-
-
-def _is_code_of(value: object, package: str) -> bool:
-    return isinstance(value, (FunctionType, type)) and _package(value.__module__) == package
-
-
-def _names(code: CodeType) -> set[str]:
-    inner = (constant for constant in code.co_consts if isinstance(constant, CodeType))
-    return set(code.co_names).union(*map(_names, inner))
-
-
-def _text(code: CodeType) -> str:
-    """Instructions, names and constants; equal wherever and whenever the source was compiled."""
-    constants = [
-        _text(constant)
-        if isinstance(constant, CodeType)
-        else repr(sorted(map(repr, constant)) if isinstance(constant, frozenset) else constant)
-        for constant in code.co_consts
-    ]
-    return f"{code.co_code.hex()} {code.co_names} {code.co_varnames} {constants}"

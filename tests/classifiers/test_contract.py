@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from denoised_smoothing import SmoothedClassifier, load_classifier
 from denoised_smoothing.catalogue import load_bundle
 from denoised_smoothing.classifiers import CifarResNet, ImageClassifier, save_cifar_resnet
+from denoised_smoothing.fingerprints import fingerprint
 from denoised_smoothing.interfaces import Classifier
-from denoised_smoothing.weights import fingerprint
 
 from . import models
 

@@ -11,7 +11,7 @@ import torch
 from denoised_smoothing import SmoothedClassifier, load_classifier
 from denoised_smoothing.classifiers.onnx import OnnxClassifier, Preparation
 from denoised_smoothing.errors import SettingError, SpecError, WeightsError
-from denoised_smoothing.weights import fingerprint
+from denoised_smoothing.fingerprints import fingerprint
 
 from . import models
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from denoised_smoothing import SmoothedClassifier, load_dataset, load_denoiser
 from denoised_smoothing.denoisers import DiffusionDenoiser, load_card
 from denoised_smoothing.errors import ImageError, SettingError, SpecError, WeightsError
-from denoised_smoothing.weights import fingerprint
+from denoised_smoothing.fingerprints import fingerprint
 
 diffusers = pytest.importorskip("diffusers")
 

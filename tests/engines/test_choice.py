@@ -236,6 +236,40 @@ def test_batches_are_made_for_what_the_network_sees() -> None:
     assert enlarged == 12
 
 
+def test_an_attribute_called_resize_is_none_of_an_adapter() -> None:
+    classifier = convolutional()
+    classifier.__dict__["resize"] = nn.Upsample(scale_factor=2)  # not one of its layers
+    assert choose(classifier, EngineName.TORCH).forward == 200
+
+
+@OPENVINO
+def test_an_engine_that_failed_is_tried_again(
+    fresh: Path, measured: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk passes; what was chosen meanwhile must not stay."""
+
+    def full(*_: Any) -> None:
+        raise OSError("No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(choice.OpenVinoEngine, "convert", full)
+        assert choose(convolutional()).engine.name == "torch"
+    assert choose(convolutional()).engine.name == "openvino"
+
+
+@OPENVINO
+def test_what_no_fingerprint_sees_but_changes_the_answer_converts_again(
+    fresh: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def blind(held: Any) -> str:
+        return "same" if not isinstance(held, tuple) else repr(held[3:])
+
+    monkeypatch.setattr(choice, "fingerprint", blind)
+    choose(convolutional(), EngineName.OPENVINO)
+    choose(nn.Sequential(convolutional(), nn.Softmax(dim=1)), EngineName.OPENVINO)
+    assert len(list(fresh.iterdir())) == 2
+
+
 class TestFitting:
     def test_halves_until_it_fits(self) -> None:
         forward, notes = choice.fitting(Small(300), 1000, noisy)

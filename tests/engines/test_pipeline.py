@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from denoised_smoothing.engines import Pipeline
 from denoised_smoothing.engines import pipeline as pipelines
@@ -95,7 +95,10 @@ def test_the_state_changes_when_a_weight_does() -> None:
     changed = pipeline.state()
     assert changed != state
     classifier[0].weight.data[0] += 1  # which no version of the tensor tells
-    assert pipeline.state() not in (state, changed)
+    again = pipeline.state()
+    assert again not in (state, changed)
+    classifier[0].weight.data.copy_(classifier[0].weight.data.flip(0))  # whose sum stays
+    assert pipeline.state() not in (state, changed, again)
 
 
 def test_the_state_of_weights_that_are_not_numbers_is_equal_to_itself() -> None:
@@ -104,3 +107,24 @@ def test_the_state_of_weights_that_are_not_numbers_is_equal_to_itself() -> None:
     classifier.register_buffer("phase", torch.ones(2, dtype=torch.complex64))
     pipeline = made(classifier)
     assert pipeline.state() == pipeline.state()
+
+
+class Iterated(nn.Module):
+    """What folding makes of its parts cannot be iterated over, and it cannot be traced whole."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
+
+    def forward(self, images: Tensor) -> Tensor:
+        if images.mean() > 1e9:
+            raise ValueError
+        for layer in self.features:
+            images = layer(images)
+        return images.mean(dim=(2, 3))
+
+
+def test_a_module_that_cannot_be_folded_is_left_as_it_is() -> None:
+    pipeline = made(Iterated())
+    copies = torch.rand(4, 3, 8, 8)
+    assert folded(pipeline, copies)(copies).shape == (4, 4)

@@ -44,9 +44,13 @@ def convolutional() -> nn.Sequential:
     )
 
 
-def test_flags_of_cudnn_are_set_while_any_thread_needs_them() -> None:
+def test_flags_of_cuda_are_set_while_any_thread_needs_them(
+    request: pytest.FixtureRequest,
+) -> None:
     """They belong to the process: one thread's end must not loosen what another computes."""
     cuda, before = torch.device("cuda"), torch.backends.cudnn.deterministic
+    torch.set_float32_matmul_precision("high")  # as many a script does
+    request.addfinalizer(lambda: torch.set_float32_matmul_precision("highest"))
     with exact_float32(CPU):
         assert torch.backends.cudnn.deterministic is before is False
     first, second = exact_float32(cuda), exact_float32(cuda)
@@ -55,7 +59,9 @@ def test_flags_of_cudnn_are_set_while_any_thread_needs_them() -> None:
     first.__exit__(None, None, None)
     assert torch.backends.cudnn.deterministic is True
     assert torch.backends.cudnn.allow_tf32 is False
+    assert torch.get_float32_matmul_precision() == "highest"
     second.__exit__(None, None, None)
+    assert torch.get_float32_matmul_precision() == "high"
     assert torch.backends.cudnn.deterministic is False
 
 

@@ -33,8 +33,8 @@ from denoised_smoothing.bundles.record import Bundle, read_bundle, write_bundle
 from denoised_smoothing.engines import Choice
 from denoised_smoothing.errors import SettingError
 from denoised_smoothing.execution import Execution, Fixed
+from denoised_smoothing.fingerprints import fingerprint
 from denoised_smoothing.interfaces import Classifier
-from denoised_smoothing.weights import fingerprint
 
 __all__ = [
     "Bundle",
@@ -70,6 +70,8 @@ def save_bundle(
         SettingError: the folder exists, or a spec is needed.
     """
     image = np.full(shape, 128 / 255, np.float32)
+    # Before anything is answered: a module may keep what it has computed.
+    fingerprints = [fingerprint(part) for part, _ in (classifier, denoiser)]
     choice, (_, height, width) = execution.choice(image), shape
     engine = choice.engine
     bundle = Bundle(
@@ -83,9 +85,9 @@ def save_bundle(
         forward=choice.forward,
         label_names=getattr(classifier[0], "label_names", None),
         classifier=classifier[1] or UNNAMED,
-        classifier_fingerprint=fingerprint(classifier[0]),
+        classifier_fingerprint=fingerprints[0],
         denoiser="none" if denoiser[0] is None else denoiser[1] or UNNAMED,
-        denoiser_fingerprint=fingerprint(denoiser[0]),
+        denoiser_fingerprint=fingerprints[1],
         calibration=execution.calibration,
         model_digest=engine.identity().get("model_digest"),
     )

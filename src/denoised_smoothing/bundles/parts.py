@@ -39,7 +39,8 @@ from denoised_smoothing.engines.converted import (
 )
 from denoised_smoothing.engines.pytorch import TorchEngine
 from denoised_smoothing.errors import SettingError, WeightsError
-from denoised_smoothing.weights import fill, fingerprint, load_weights, save_weights
+from denoised_smoothing.fingerprints import fingerprint
+from denoised_smoothing.weights import fill, load_weights, save_weights
 
 MODEL = "model"
 """The folder of a converted model."""

@@ -56,6 +56,11 @@ class ImageClassifier(nn.Module):
     mean: Tensor
     std: Tensor
 
+    @property
+    def network_size(self) -> tuple[int, int] | None:
+        """Height and width of what the network sees; None for those of the images."""
+        return None if self.resize is None else self.resize.size
+
     def forward(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k"]:
         """Logits of images in [0, 1]."""
         if self.resize is not None:

@@ -53,8 +53,8 @@ class OnnxClassifier:
 
     Batches of any size are taken: where the model has a fixed one, they are cut into pieces of
     it, the last one filled up with zeros. A fixed image size is reached by resizing, after the
-    noise. It runs on CUDA where this build of ONNX Runtime can and the images are there. It has
-    no gradients.
+    noise. It runs where the images are, if this build of ONNX Runtime can, on one thread for each
+    that calls it. It has no gradients, and computes in what the file says.
 
     Args:
         path: the file.
@@ -79,8 +79,10 @@ class OnnxClassifier:
     ) -> None:
         self._path = Path(path).expanduser()
         self._preparation = preparation or Preparation()
-        session, self.content = _opened(self._path)
-        self._session, given = _Session(session), session.get_inputs()
+        session = _opened(self._path)
+        self._sessions, given = _Sessions(self._path, session), session.get_inputs()
+        self.content = _digest([self._path, *_data_files(self._path)])
+        self.runtime = _runtime_version()
         if len(given) != 1 or given[0].type not in _TYPES or len(given[0].shape) != 4:
             inputs = ", ".join(f"{item.name}: {item.type}{item.shape}" for item in given)
             raise SettingError(
@@ -98,6 +100,16 @@ class OnnxClassifier:
         self._mean = _per_channel(self._preparation.mean, self.channels, "mean")
         self._std = _per_channel(self._preparation.std, self.channels, "std")
 
+    precision_is_fixed = True
+    """It computes in what the file says, whatever is asked for."""
+    may_be_shared = True
+    """By threads."""
+
+    @property
+    def network_size(self) -> tuple[int, int] | None:
+        """Height and width of what the model sees; None for those of the images."""
+        return None if self._resize is None else self._resize.size
+
     def __call__(self, images: Float[Tensor, "b c h w"]) -> Tensor:
         """Logits [B, K] or labels [B] of images in [0, 1], on the device of the images.
 
@@ -106,7 +118,8 @@ class OnnxClassifier:
         """
         prepared = self._prepared(images.detach().float())
         pieces = torch.split(prepared, self._batch or len(prepared))
-        answers = np.concatenate([self._run(piece) for piece in pieces])
+        session = self._sessions.on(images.device)
+        answers = np.concatenate([self._run(session, piece) for piece in pieces])
         answer = torch.from_numpy(answers).to(images.device)
         if answer.ndim == 1 and not answer.is_floating_point():
             return answer.long()
@@ -123,12 +136,12 @@ class OnnxClassifier:
             images = (images - self._mean.to(images.device)) / self._std.to(images.device)
         return images.permute(0, 2, 3, 1) if self._channels_last else images
 
-    def _run(self, images: Tensor) -> Any:
+    def _run(self, session: Any, images: Tensor) -> Any:
         count = len(images)
         if self._batch is not None and count < self._batch:
             images = functional.pad(images, (0, 0) * 3 + (0, self._batch - count))
         values = images.contiguous().cpu().numpy().astype(self._type, copy=False)
-        (answer,) = self._session.run([self._output], {self._input: values})
+        (answer,) = session.run([self._output], {self._input: values})
         if not isinstance(answer, np.ndarray) or len(answer) != len(values):
             raise ClassifierError(
                 f"{self._path} answered {len(values)} images with {np.shape(answer)}; expected "
@@ -137,36 +150,50 @@ class OnnxClassifier:
         return answer[:count]
 
 
-class _Session:
-    """A session of which a fingerprint sees nothing: it would see where the file lies."""
+class _Sessions:
+    """A session for each type of device; a fingerprint would see where the file lies."""
 
-    __slots__ = ("run",)
+    __slots__ = ("_held",)
 
-    def __init__(self, session: Any) -> None:
-        self.run = session.run
+    def __init__(self, path: Path, on_cpu: Any) -> None:
+        self._held = {"": path, "cpu": on_cpu}
+
+    def on(self, device: torch.device) -> Any:
+        """The session for images there."""
+        if device.type not in self._held:
+            self._held[device.type] = _opened(self._held[""], device.type)
+        return self._held[device.type]
+
+    def fingerprint_parts(self) -> tuple[()]:
+        """Nothing: the files' digest stands for it."""
+        return ()
 
 
-def _opened(path: Path) -> tuple[Any, str]:
-    """The session, with as many threads as torch has, and the hash of its files."""
+def _runtime_version() -> str:
+    import onnxruntime
+
+    return f"onnxruntime {onnxruntime.__version__}"
+
+
+def _opened(path: Path, device: str = "cpu") -> Any:
+    """A session on one thread for each that calls it."""
     import onnxruntime
 
     if not path.is_file():
         raise WeightsError(f"there is no ONNX file {path}; check the path in the spec")
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.inter_op_num_threads = 1
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3  # errors
-    wanted = ["CUDAExecutionProvider"] if torch.cuda.is_available() else []
+    wanted = ["CUDAExecutionProvider"] if device == "cuda" else []
     there = onnxruntime.get_available_providers()
     providers = [name for name in (*wanted, "CPUExecutionProvider") if name in there]
     try:
-        session = onnxruntime.InferenceSession(path, options, providers=providers)
+        return onnxruntime.InferenceSession(path, options, providers=providers)
     except Exception as error:  # its errors have no common base
         raise WeightsError(
             f"{path} cannot be run by ONNX Runtime ({str(error).strip().partition(chr(10))[0]}); "
             "export it again, for an opset that this version knows"
         ) from error
-    return session, _digest([path, *_data_files(path)])
 
 
 def _data_files(path: Path) -> list[Path]:

@@ -41,6 +41,11 @@ def load_timm(name: str) -> ImageClassifier:
         ImportError: timm is not installed.
     """
     model = _from_folder(name) if Path(name).expanduser().is_dir() else _by_name(name)
+    if int(model.num_classes) < 2:  # type: ignore[arg-type]
+        raise WeightsError(
+            f"timm:{name} has no layer that classifies (num_classes={model.num_classes}); name a "
+            "model that was trained to classify"
+        )
     config = _data_config(model)
     channels = check_channels(config["input_size"][0], f"timm:{name}")
     resize = _resize(config, f"timm:{name}")

@@ -64,7 +64,7 @@ def load_model(loader: Any, folder: Path, named: str) -> Any:
                 trust_remote_code=False,
                 output_loading_info=True,
             )
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
         first = str(error).strip().partition("\n")[0]
         raise WeightsError(
             f"{named} cannot be loaded as {loader.__name__.removeprefix('AutoModelFor')} "
@@ -140,7 +140,7 @@ def _processor(folder: Path, named: str) -> Any:
 
     try:
         with _quiet():
-            return transformers.AutoImageProcessor.from_pretrained(
+            processor = transformers.AutoImageProcessor.from_pretrained(
                 folder, local_files_only=True, trust_remote_code=False
             )
     except (OSError, ValueError, KeyError) as error:
@@ -149,6 +149,12 @@ def _processor(folder: Path, named: str) -> Any:
             f"({str(error).strip().partition(chr(10))[0]}); save the model's image processor into "
             "the same folder, with its save_pretrained"
         ) from error
+    if not hasattr(processor, "do_rescale"):
+        raise WeightsError(
+            f"{named} prepares images by a {type(processor).__name__}, which is not reproduced; a "
+            f"model of timm is loaded as timm:{named}"
+        )
+    return processor
 
 
 def _normalisation(processor: Any, channels: int) -> tuple[list[float], list[float]]:

@@ -99,11 +99,17 @@ class Costs:
         for name, value in vars(self).items():
             if value is not None and not 0.0 < value < float("inf"):
                 raise SettingError(f"--{name} must be above 0 and finite, got {value!r}")
+        if self.votes > 1 and self.steps == 1:
+            raise SettingError(
+                f"--votes {self.votes} over walks of 1 step are all the same: noise is drawn "
+                "between steps; take --steps 2 or more"
+            )
 
     def of(self, copies: float) -> dict[str, float]:
-        """Seconds and cost of some noisy copies, as far as they are known, and passes."""
-        values, calls = {}, copies * self.votes
-        if self.steps * self.votes > 1:
+        """Calls of the classifier for some noisy copies; passes, seconds and cost where known."""
+        calls = copies * self.votes
+        values = {"calls": calls}
+        if self.steps > 1:
             values["passes"] = calls * self.steps
         if self.rate is not None:
             values["seconds"] = calls / self.rate
@@ -138,10 +144,8 @@ def _row(
     for which in plans:
         one: Expectation = expected_calls(which, setting, radius, p)
         row[which.kind] = {
-            "calls": one.calls,
             "certified": one.certified,
             **costs.of(one.calls),
-            "all_calls": one.calls * costs.images,
             **{f"all_{k}": v for k, v in costs.of(one.calls * costs.images).items()},
         }
     return row
@@ -162,7 +166,9 @@ def _pilot(store: str, name: str, asked: Anytime, setting: Setting, costs: Costs
                 f"{ours:g}; the calls depend on it, so take that of the pilot"
             )
     calls = estimate([image.certificate.calls for image in results.images], costs.images)
-    values = {"calls": _plain(calls, 1.0)}
+    values = {"calls": _plain(calls, costs.votes)}
+    if costs.steps > 1:
+        values["passes"] = _plain(calls, costs.steps * costs.votes)
     if costs.rate is not None:
         values["seconds"] = _plain(calls, costs.votes / costs.rate)
     else:
@@ -263,7 +269,7 @@ def _show_pilot(pilot: dict[str, Any], images: int) -> None:
         f"From {pilot['images']} images of the run {pilot['run']} (plan {pilot['plan']}), for "
         f"{images:,} images, if they are a random sample of these; with 95 % intervals:"
     )
-    for name in ("calls", "seconds", "cost"):
+    for name in ("calls", "passes", "seconds", "cost"):
         if name in pilot:
             value = {key: _amount(amount) for key, amount in pilot[name].items()}
             _say(f"  {name}: {value['total']} ({value['low']} to {value['high']})")

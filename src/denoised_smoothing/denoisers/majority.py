@@ -42,6 +42,11 @@ class MajorityVote(nn.Module):
         super().__init__()
         self.classifier, self.denoiser, self.sigma = classifier, denoiser, sigma
 
+    @property
+    def network_size(self) -> tuple[int, int] | None:
+        """Height and width of what the classifier's network sees, where it says so."""
+        return getattr(self.classifier, "network_size", None)
+
     def forward(self, noisy: Float[Tensor, "b c h w"]) -> Int[Tensor, " b"]:
         """One label an image; -2, which is refused, where an answer was NaN."""
         labels = torch.stack(

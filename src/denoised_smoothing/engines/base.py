@@ -107,14 +107,14 @@ def cores() -> int:
 
 
 class _Exact:
-    """The flags of cuDNN belong to the process: the first thread sets them, the last restores."""
+    """The flags of CUDA belong to the process: the first thread sets them, the last restores."""
 
     def __init__(self) -> None:
         self._lock, self._inside, self._flags = threading.Lock(), 0, ExitStack()
 
     @contextmanager
     def __call__(self, device: torch.device) -> Iterator[None]:
-        """No TensorFloat-32, the default for convolutions on CUDA, and fixed algorithms."""
+        """No TensorFloat-32, the default of convolutions on CUDA, and fixed algorithms."""
         if device.type != "cuda":
             yield
             return
@@ -123,6 +123,9 @@ class _Exact:
                 self._flags.enter_context(
                     torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
                 )
+                precision = torch.get_float32_matmul_precision()
+                torch.set_float32_matmul_precision("highest")
+                self._flags.callback(torch.set_float32_matmul_precision, precision)
             self._inside += 1
         try:
             yield

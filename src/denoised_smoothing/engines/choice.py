@@ -38,7 +38,7 @@ from denoised_smoothing.errors import (
     MissingExtraError,
     SettingError,
 )
-from denoised_smoothing.weights import fingerprint
+from denoised_smoothing.fingerprints import fingerprint
 
 TOLERANCE = 1e-3
 """``auto`` takes an engine whose float32 logits differ from torch's by at most this share of the
@@ -104,8 +104,9 @@ def choose_engine(pipeline: Pipeline, request: Request, noisy: Noisy) -> Choice:
     key = cache_key("choice", maker.key, maker.calibration, names, maker.rule, *_here())
     known = recall(key)
     if known is None:
-        known = _measured(maker, names)
-        remember(key, known)
+        known, settled = _measured(maker, names)
+        if settled:
+            remember(key, known)
     forward = int(known["forward"])
     return Choice(maker.make(EngineName(known["engine"]), forward), forward, tuple(known["notes"]))
 
@@ -186,9 +187,13 @@ def _candidates(pipeline: Pipeline, request: Request) -> tuple[list[EngineName],
     return [installed[0], EngineName.TORCH], ()
 
 
-def _measured(maker: _Maker, names: list[EngineName]) -> dict[str, Any]:
-    """The fastest engine and batch size, as plain values."""
+def _measured(maker: _Maker, names: list[EngineName]) -> tuple[dict[str, Any], bool]:
+    """The fastest engine and batch size, as plain values, and whether it stays so.
+
+    Where an engine failed, it may be there next time: a full disk or a missing package passes.
+    """
     notes: list[str] = []
+    settled = True
     rates: dict[tuple[str, int], float] = {}
     for name in names:
         sizes = {maker.rule} if name is EngineName.ONNXRUNTIME else maker.sizes
@@ -205,6 +210,7 @@ def _measured(maker: _Maker, names: list[EngineName]) -> dict[str, Any]:
                 )
         except (ClassifierError, MissingExtraError, SettingError) as error:
             notes.append(f"not {name.value}: {error}")
+            settled = False
     if not rates:
         raise ClassifierError("; ".join(notes))
     engine_name, forward = max(rates, key=lambda pair: rates[pair])
@@ -213,7 +219,7 @@ def _measured(maker: _Maker, names: list[EngineName]) -> dict[str, Any]:
         "forward": forward,
         "notes": notes,
         "rates": {f"{name} {size}": round(rate, 1) for (name, size), rate in rates.items()},
-    }
+    }, settled
 
 
 def _first_line(error: Exception) -> str:
@@ -242,7 +248,7 @@ class _Maker:
     def __init__(self, pipeline: Pipeline, request: Request, noisy: Noisy) -> None:
         self.pipeline, self.request, self.noisy = pipeline, request, noisy
         self.example = noisy(1)[:1]
-        seen = getattr(getattr(pipeline.classifier, "resize", None), "size", (0, 0))
+        seen = getattr(pipeline.classifier, "network_size", None) or (0, 0)
         # An adapter may enlarge the images, and then that is what fills the memory.
         pixels = max(math.prod(self.example.shape[2:]), math.prod(seen))
         self.rule = forward_size(pixels, request.device)
@@ -254,8 +260,13 @@ class _Maker:
 
     @cached_property
     def key(self) -> str:
-        """Of the pipeline, the form of its images and the arithmetic."""
-        held = (self.pipeline.classifier, self.pipeline.denoiser, self.pipeline.sigma)
+        """Of the pipeline, the form of its images and the arithmetic.
+
+        What it answers is part of it: what no fingerprint sees may still change an answer.
+        """
+        pipeline = self.pipeline
+        answer = self._expected(self.noisy(COMPARED)[:COMPARED]) if pipeline.is_module else None
+        held = (pipeline.classifier, pipeline.denoiser, pipeline.sigma, answer)
         form = (*self.example.shape[1:], self.request.precision.value)
         ours = _version("denoised-smoothing")
         return cache_key(fingerprint(held), *form, torch.__version__, ours)

@@ -26,7 +26,8 @@ class TorchEngine(Engine):
 
     On a CPU several threads run a batch each, on one core each: no core waits for another at
     every layer, and one that is busy otherwise does not hold up the rest. A pipeline that is not
-    made of modules is called by one thread alone, as nothing says that it may be shared.
+    made of modules is called by one thread alone, as nothing says that it may be shared; so is one
+    with hooks, which may keep what they see.
 
     Args:
         pipeline: denoiser and classifier, on the device.
@@ -50,7 +51,14 @@ class TorchEngine(Engine):
             )
         self.device, self.precision = device, precision
         self._pipeline = pipeline
-        if pipeline.is_module and not pipeline.is_hooked:  # a hook may keep what it sees
+        if precision is not Precision.FLOAT32 and getattr(
+            pipeline.classifier, "precision_is_fixed", False
+        ):
+            raise SettingError(
+                f"this classifier does not compute in {precision.value}, whatever is asked for; "
+                "take --precision float32"
+            )
+        if pipeline.may_be_shared:
             self.workers = cores() if on_cpu else 2
             self.threads = 1 if on_cpu else None
         else:

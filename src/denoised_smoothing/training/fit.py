@@ -18,10 +18,11 @@ from denoised_smoothing.denoisers import (
     save_denoiser,
 )
 from denoised_smoothing.errors import SettingError
+from denoised_smoothing.fingerprints import fingerprint
 from denoised_smoothing.training.config import Objective, Target
 from denoised_smoothing.training.job import Job
 from denoised_smoothing.training.module import DenoiserTraining
-from denoised_smoothing.weights import fingerprint, weights_digest
+from denoised_smoothing.weights import weights_digest
 
 
 @dataclass(frozen=True, kw_only=True)
