@@ -178,10 +178,15 @@ class Desk:
         return copy
 
     def _answered(self, copy: Copy, attempt: Attempt, sent: Sent) -> None:
-        known = {"answer": sent.answer, "version": sent.version, "seconds": sent.seconds}
         self._version = self._version or sent.version
-        if sent.version is not None and sent.version != self._version:
-            self._book(replace(attempt, outcome=Outcome.OTHER_MODEL, **known))
+        changed = sent.version is not None and sent.version != self._version
+        attempt = replace(
+            attempt, answer=sent.answer, version=sent.version, seconds=sent.seconds,
+            outcome=Outcome.OTHER_MODEL if changed else Outcome.ANSWERED,
+            label=None if changed else sent.label, final=not changed,
+        )  # fmt: skip
+        if changed:
+            self._book(attempt)
             self._waiting.append(copy)
             self.stop(
                 ModelChangedError(
@@ -192,9 +197,8 @@ class Desk:
             )
             return
         self._breaker.answered()
-        final = replace(attempt, outcome=Outcome.ANSWERED, label=sent.label, final=True, **known)
-        self._book(final, copy)
-        self._check_labels(final)
+        self._book(attempt, copy)
+        self._check_labels(attempt)
 
     def _failed(self, copy: Copy, attempt: Attempt, fault: VendorFault) -> None:
         """Another attempt, a vote for no class, or the end of all."""
