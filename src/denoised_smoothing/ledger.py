@@ -33,6 +33,8 @@ class Ledger:
         RunNotFoundError: the store holds no run of that name.
     """
 
+    lasting = True
+
     def __init__(self, store: Store, run: str) -> None:
         store.run(run)
         self._store, self._run = store, run

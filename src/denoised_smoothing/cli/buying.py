@@ -114,8 +114,20 @@ class BuyingOptions:
             )
         return classifier
 
-    def confirm(self, estimate: QueryEstimate, classifier: RemoteClassifier, spec: str) -> None:
+    def confirm(
+        self,
+        estimate: QueryEstimate,
+        classifier: RemoteClassifier,
+        spec: str,
+        *,
+        kept: bool = True,
+    ) -> None:
         """Say what it will cost at most, and ask, unless it costs nothing.
+
+        Args:
+            estimate: of what is left to buy.
+            classifier, spec: whose answers.
+            kept: whether answers are; if not, that is said too.
 
         Raises:
             SettingError: it costs money, and nobody is there to ask.
@@ -129,9 +141,10 @@ class BuyingOptions:
         before = (
             f" So far: {so_far.queries:,} queries, ${so_far.most:,.2f}." if so_far.attempts else ""
         )
+        loss = "" if kept else " No answer is kept; 'certify' keeps each of them in its store."
         err.print(
             f"{spec}: at most {estimate.most_queries:,} queries more, {cost}.{before} "
-            f"Budget of the run: {budget}.",
+            f"Budget of the run: {budget}.{loss}",
             markup=False, soft_wrap=True,
         )  # fmt: skip
         free = price is not None and price.dollars == 0.0

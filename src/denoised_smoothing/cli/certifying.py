@@ -151,7 +151,9 @@ def predict(
     buying = BuyingOptions(max_queries, max_cost, price, rate, in_flight, timeout, yes=yes)
     remote = buying.apply(smoothed.classifier, choice.classifier)
     if remote is not None:
-        buying.confirm(QueryEstimate(n, Spending(), remote.price), remote, choice.classifier)
+        buying.confirm(
+            QueryEstimate(n, Spending(), remote.price), remote, choice.classifier, kept=False
+        )
     if calibration is not None:
         calibrate(smoothed, load_dataset(calibration), resolution)
     pixels = smoothed.prepare(load_image(image), resolution)

@@ -18,7 +18,7 @@ from denoised_smoothing.classifiers.remote.desk import Copy, Desk, Sent, cleaned
 from denoised_smoothing.classifiers.remote.history import read_history
 from denoised_smoothing.classifiers.remote.vendor import Vendor, VendorFault, to_json
 from denoised_smoothing.errors import StoreError
-from denoised_smoothing.queries import CopyKey, Outcome, QueryLog, Spending
+from denoised_smoothing.queries import CopyKey, Outcome, QueryLog, Spending, what_is_kept
 
 GATHER_SECONDS = 0.01
 """A turn begins about so often: its transaction costs as much as dozens of rows."""
@@ -51,7 +51,7 @@ class QueryClient:
         listed = vendor.price
         self.price = conduct.price if conduct.price is not None else listed.dollars if listed else 0
         self._history = read_history(log, before or Spending())
-        self._purse = Purse(conduct.budget, self.price, self._history.spent)
+        self._purse = Purse(conduct.budget, self.price, self._history.spent, what_is_kept(log))
         self._desk = Desk(
             vendor, log, self._history, conduct, self._purse, self.price, time.monotonic, number
         )

@@ -18,7 +18,7 @@ from denoised_smoothing.classifiers.remote.history import History
 from denoised_smoothing.classifiers.remote.pacing import Breaker, TokenBucket
 from denoised_smoothing.classifiers.remote.vendor import Blame, Vendor, VendorFault
 from denoised_smoothing.errors import BudgetReachedError, ModelChangedError, RemoteError
-from denoised_smoothing.queries import Attempt, CopyKey, Outcome, QueryLog
+from denoised_smoothing.queries import Attempt, CopyKey, Outcome, QueryLog, what_is_kept
 
 IN_VAIN = 20
 """So many answers without any label, at the beginning of a run, stop it once."""
@@ -263,10 +263,7 @@ class Desk:
         }.get(fault.outcome, f"does not answer ({fault.outcome})")
         name = f"{self._vendor.name}:{self._vendor.model}".rstrip(":")
         told = cleaned(str(fault), self._vendor.secrets())
-        return (
-            f"{name} {kind}: {told}; {hints[fault.blame]}. Every answer so far is kept, and the "
-            "same command goes on"
-        )
+        return f"{name} {kind}: {told}; {hints[fault.blame]}. {what_is_kept(self._log)}"
 
 
 def cleaned(text: str, secrets: Sequence[str]) -> str:
