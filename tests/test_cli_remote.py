@@ -147,6 +147,18 @@ class TestBuying:
         (name,) = json.loads(done.stdout)["runs"]
         assert name.startswith("r-offline-")
         assert fake.attempts == bought
+        # An anytime plan that lacks answers has a radius all the same; one without n0 has none.
+        done = commands.certify(
+            spec, "--offline", "--run", "r", "--plan", "anytime", "--radii", "0.5", "--max-n",
+            "1000", "--n0", "20", "--json",
+        )  # fmt: skip
+        assert "lacks answers that this plan needs, for 2 images" in done.stderr
+        assert json.loads(done.stdout)["rows"][0]["images"] == 2
+        done = commands.certify(
+            spec, "--offline", "--run", "r", "--n0", "30", "--n", "60", code=2
+        )  # fmt: skip
+        assert "lacks answers that this plan needs, for every image; take its --n0" in done.stderr
+        assert fake.attempts == bought
         done = commands.certify(spec, "--offline", code=2)
         assert "--offline takes the stored answers of a run; name it with --run" in done.stderr
 
