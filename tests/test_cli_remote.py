@@ -152,7 +152,7 @@ class TestBuying:
             spec, "--offline", "--run", "r", "--plan", "anytime", "--radii", "0.5", "--max-n",
             "1000", "--n0", "20", "--json",
         )  # fmt: skip
-        assert "lacks answers that this plan needs, for 2 images" in done.stderr
+        assert "lacks answers that this plan needs (images: 2); take" in done.stderr
         assert json.loads(done.stdout)["rows"][0]["images"] == 2
         done = commands.certify(
             spec, "--offline", "--run", "r", "--n0", "30", "--n", "60", code=2

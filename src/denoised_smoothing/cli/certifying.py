@@ -301,8 +301,8 @@ def tell_lack(results: RunResults, source: str | None) -> None:
             f"{advice}"
         )
     err.print(
-        f"note: the log of run {source!r} lacks answers that this plan needs, for "
-        f"{results.unfinished} images; {advice}",
+        f"note: the log of run {source!r} lacks answers that this plan needs (images: "
+        f"{results.unfinished}); {advice}",
         markup=False,
     )
 
