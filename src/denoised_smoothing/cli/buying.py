@@ -14,6 +14,7 @@ from denoised_smoothing.terminal import err
 if TYPE_CHECKING:
     from denoised_smoothing.classifiers.remote import RemoteClassifier
     from denoised_smoothing.purchases import QueryEstimate
+    from denoised_smoothing.reporting import RunResults
     from denoised_smoothing.smoothing import SmoothedClassifier
 
 MaxQueries = Annotated[
@@ -65,6 +66,27 @@ def refuse_bought(smoothed: SmoothedClassifier, spec: str) -> None:
             f"this command would buy answers of {spec!r} without a limit, and takes no classifier "
             "behind a wire yet; 'certify' and 'predict' do, with --max-queries and --max-cost"
         )
+
+
+def tell_lack(results: RunResults, source: str | None) -> None:
+    """Say how many images lack answers in the log of run ``source`` for another plan.
+
+    Raises:
+        SettingError: all do, so that nothing can be shown.
+    """
+    advice = (
+        "take its --n0 and at most its --n or --max-n, or leave --offline out to buy what lacks"
+    )
+    if not results.images:
+        raise SettingError(
+            f"the log of run {source!r} lacks answers that this plan needs, for every image; "
+            f"{advice}"
+        )
+    err.print(
+        f"note: the log of run {source!r} lacks answers that this plan needs (images: "
+        f"{results.unfinished}); {advice}",
+        markup=False,
+    )
 
 
 @dataclass(frozen=True)

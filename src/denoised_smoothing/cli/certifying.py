@@ -21,6 +21,7 @@ from denoised_smoothing.cli.buying import (
     Timeout,
     Yes,
     refuse_bought,
+    tell_lack,
 )
 from denoised_smoothing.cli.options import (
     FAILED,
@@ -72,7 +73,6 @@ from denoised_smoothing.terminal import (
 )
 
 if TYPE_CHECKING:
-    from denoised_smoothing.reporting import RunResults
     from denoised_smoothing.smoothing import SmoothedClassifier
 
 IN_A_BUNDLE = (
@@ -284,27 +284,6 @@ def certify(
         print_results([results], wanted, store, as_json=as_json)
         if remote is not None:
             print_spending(Ledger(opened, name).spending())
-
-
-def tell_lack(results: RunResults, source: str | None) -> None:
-    """Say how many images lack answers in the log of run ``source`` for another plan.
-
-    Raises:
-        SettingError: all do, so that nothing can be shown.
-    """
-    advice = (
-        "take its --n0 and at most its --n or --max-n, or leave --offline out to buy what lacks"
-    )
-    if not results.images:
-        raise SettingError(
-            f"the log of run {source!r} lacks answers that this plan needs, for every image; "
-            f"{advice}"
-        )
-    err.print(
-        f"note: the log of run {source!r} lacks answers that this plan needs (images: "
-        f"{results.unfinished}); {advice}",
-        markup=False,
-    )
 
 
 @dataclass(frozen=True)
