@@ -90,8 +90,8 @@ def measure_ours(name: str, url: str, queries: int) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("vendors", nargs="*", default=["aws", "http"])
-    parser.add_argument("--queries", type=int, default=6_000)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--queries", type=int, default=10_000)
+    parser.add_argument("--rounds", type=int, default=1)
     given = parser.parse_args()
     command = [sys.executable, str(TESTS / "fake.py"), "--latency", "0.1", "--labels", "cat=1"]
     pipe = subprocess.PIPE

@@ -128,6 +128,7 @@ class TestBuying:
             spec, "--max-queries", "80", "--in-flight", "4", "--run", "r", code=1
         )
         assert "the budget of 80 queries is used up (80 queries, $0.0000)" in done.stderr
+        assert "Everything answered is kept, and the same command goes on" in done.stderr
         assert fake.attempts == 80
         bought = fake.attempts
         done = commands.certify(spec, "--run", "r", "--json")
@@ -145,6 +146,18 @@ class TestBuying:
         )  # fmt: skip
         (name,) = json.loads(done.stdout)["runs"]
         assert name.startswith("r-offline-")
+        assert fake.attempts == bought
+        # An anytime plan that lacks answers has a radius all the same; one without n0 has none.
+        done = commands.certify(
+            spec, "--offline", "--run", "r", "--plan", "anytime", "--radii", "0.5", "--max-n",
+            "1000", "--n0", "20", "--json",
+        )  # fmt: skip
+        assert "lacks answers that this plan needs (images: 2); take" in done.stderr
+        assert json.loads(done.stdout)["rows"][0]["images"] == 2
+        done = commands.certify(
+            spec, "--offline", "--run", "r", "--n0", "30", "--n", "60", code=2
+        )  # fmt: skip
+        assert "lacks answers that this plan needs, for every image; take its --n0" in done.stderr
         assert fake.attempts == bought
         done = commands.certify(spec, "--offline", code=2)
         assert "--offline takes the stored answers of a run; name it with --run" in done.stderr
@@ -171,7 +184,28 @@ class TestBuying:
             code=2, **environment,
         )  # fmt: skip
         assert "give --yes" in done.stderr
+        assert "No answer is kept; 'certify' keeps each of them" in done.stderr
         assert fake.attempts == 0
+
+    def test_a_price_that_nobody_verified_says_so(
+        self, fake: FakeVendor, commands: Commands
+    ) -> None:
+        environment = BY_NAME["azure"].environment(fake.url)
+        done = commands.certify("azure", code=2, **environment)
+        assert "at $0.001 a query (unverified price; set --price: " in done.stderr
+        done = commands.certify("azure", "--price", "0.002", code=2, **environment)
+        assert "at $0.002 a query (as given)" in done.stderr
+        assert "unverified" not in done.stderr
+        assert fake.attempts == 0
+
+    def test_a_prediction_that_fails_does_not_say_that_answers_are_kept(
+        self, fake: FakeVendor, commands: Commands
+    ) -> None:
+        done = commands.run(
+            "predict", "images/cat/a.png", "--classifier", f"http:{fake.url}/x#label=predictions",
+            "--sigma", "0.25", "--max-queries", "10", code=1,
+        )  # fmt: skip
+        assert "Answers are not kept here: runs in a store ('certify'" in done.stderr
 
 
 def test_a_sweep_buys_nothing(fake: FakeVendor, commands: Commands) -> None:
@@ -187,6 +221,7 @@ GONE = "http://127.0.0.1:9"  # the port of "discard", where nothing listens
 SENTENCES = {
     "no key": ("aws", {"AWS_DEFAULT_REGION": "x"}, 2, "aws needs credentials, and none are found"),
     "no region": ("aws", {"AWS_ACCESS_KEY_ID": "x"}, 2, "aws needs a region, and none is set"),
+    "no azure address": ("azure", {"VISION_KEY": "x"}, 2, "VISION_ENDPOINT is not set"),
     "no azure key": ("azure", {"VISION_ENDPOINT": GONE}, 2, "VISION_KEY is not set"),
     "no clarifai key": ("clarifai:x", {}, 2, "CLARIFAI_PAT, which is not set"),
     "no openai key": ("openai:x#labels=a,b", {}, 2, "OPENAI_API_KEY, which is not set"),

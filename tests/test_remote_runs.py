@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import pytest
+import torch
 
 from denoised_smoothing import Anytime, CertificationRun, FixedBudget, SmoothedClassifier, Store
 from denoised_smoothing.certificates.certificate import SamplingPlan
@@ -125,6 +126,17 @@ def test_every_answer_is_a_row_and_every_row_was_counted(
         assert answer is not None
         assert json.loads(answer)["predictions"][0]["label"] == first.label
         assert ledger.spending().charged == counted
+
+
+def test_noise_takes_no_core_from_the_wire(fake: Any, folder: Path, tmp_path: Path) -> None:
+    threads, seen = torch.get_num_threads(), set[int]()
+    torch.set_num_threads(threads + 1)
+    request = request_of(fake, folder, FixedBudget(n0=5, n=20))
+    with Store(tmp_path / "s.sqlite") as store:
+        request.execute(store, lambda progress: seen.add(torch.get_num_threads()))
+    assert 1 in seen
+    assert torch.get_num_threads() == threads + 1
+    torch.set_num_threads(threads)
 
 
 def test_labels_of_the_data_come_first_so_that_accuracy_has_a_meaning(

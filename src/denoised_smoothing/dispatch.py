@@ -22,8 +22,8 @@ from denoised_smoothing.scheduling import ImageTask, Part, Targets
 
 ASK_EVERY = 10
 """A plan is asked after so many copies, or when all that it wanted are there."""
-GATHER_SECONDS = 0.005
-"""How long answers are gathered once one has come."""
+GATHER_SECONDS = 0.01
+"""Answers are counted about so often."""
 TELL_SECONDS = 0.05
 """Listeners hear of votes about so often."""
 
@@ -39,6 +39,7 @@ class _Line:
     wanted: Mapping[Stage, int]
     futures: dict[Stage, deque[Future[int]]] = field(default_factory=dict)
     given_up: bool = False
+    """An answer is missing, which only stops this image."""
     unasked: int = 0
     """Copies counted since the plan was asked."""
 
@@ -76,7 +77,9 @@ class _Dispatcher:
         self._chunk, self._forward, self._room = chunk, forward, room
         self.lines: list[_Line] = []
         self.on_way = 0
-        self._arrived: SimpleQueue[_Line] = SimpleQueue()
+        self.failure: BaseException | None = None
+        self._arrived: SimpleQueue[tuple[_Line, Future[int]]] = SimpleQueue()
+        self._received = 0.0
 
     def send(self) -> None:
         """Ask for copies until there is no room, or none is wanted.
@@ -91,17 +94,23 @@ class _Dispatcher:
                 for future in futures:
                     future.add_done_callback(partial(self._arrive, line))
 
-    def _arrive(self, line: _Line, _: Future[int]) -> None:
-        self._arrived.put(line)
+    def _arrive(self, line: _Line, answer: Future[int]) -> None:
+        self._arrived.put((line, answer))
 
-    def receive(self) -> dict[_Line, int]:
-        """Wait for an answer; lines with answers, and how many each."""
-        lines = Counter([self._arrived.get()])
-        time.sleep(GATHER_SECONDS)
+    def receive(self) -> dict[_Line, None]:
+        """Wait for an answer; lines with answers. Notes what stops everything."""
+        arrived = [self._arrived.get()]
+        time.sleep(max(0.0, self._received + GATHER_SECONDS - time.monotonic()))
         while not self._arrived.empty():
-            lines[self._arrived.get()] += 1
-        self.on_way -= lines.total()
-        return lines
+            arrived.append(self._arrived.get())
+        self._received = time.monotonic()
+        self.on_way -= len(arrived)
+        for line, answer in arrived:
+            if (error := answer.exception()) is not None:
+                line.given_up = True
+                if not isinstance(error, AnswerMissingError):
+                    self.failure = self.failure or error
+        return dict.fromkeys(line for line, _ in arrived)
 
     def finished(self, line: _Line) -> bool:
         """Whether a line has all that its plan wants, which is asked now and then."""
@@ -158,11 +167,11 @@ def spend_singly(
     Raises:
         Exception: that of an answer, once all on their way are in and counted as far as they go.
     """
-    loop, failure = _Dispatcher(tasks, targets, ask, chunk, forward, room + forward), None
+    loop = _Dispatcher(tasks, targets, ask, chunk, forward, room + forward)
     told = _Telling(on_batch)
     while True:
         began = time.perf_counter()
-        if failure is None:
+        if loop.failure is None:
             loop.send()
         # A task may want nothing at all from the start.
         for line in [line for line in loop.lines if not line.waiting]:
@@ -177,7 +186,6 @@ def spend_singly(
         seconds, copies = time.perf_counter() - began, sum(counted.values())
         for line, count in counted.items():
             line.task.seconds += seconds * count / max(copies, 1)
-            failure = failure or _failure(line)
         told.later(line.task for line, count in counted.items() if count)
         for line, count in counted.items():
             if count and loop.finished(line):
@@ -185,8 +193,8 @@ def spend_singly(
                 told.now()
                 yield line.task
     told.now()
-    if failure is not None:
-        raise failure
+    if loop.failure is not None:
+        raise loop.failure
 
 
 class _Telling:
@@ -206,14 +214,3 @@ class _Telling:
         if self._listener is not None and self._tasks:
             self._listener(list(self._tasks))
         self._tasks, self._last = {}, time.perf_counter()
-
-
-def _failure(line: _Line) -> BaseException | None:
-    """What stops everything; an answer that is missing only stops its image."""
-    for futures in line.futures.values():
-        for future in futures:
-            if future.done() and (error := future.exception()) is not None:
-                if not isinstance(error, AnswerMissingError):
-                    return error
-                line.given_up = True
-    return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
+from operator import attrgetter
 from typing import Any
 
 import sqlalchemy as sa
@@ -15,6 +16,9 @@ from denoised_smoothing.store import QUERIES, Store
 _KEYS = ("run", "image_id", "stage", "copy", "number")
 _RESULTS = ("outcome", "label", "final", "version", "answer", "seconds")
 _FIELDS = tuple(field.name for field in fields(Attempt) if field.name != "key")
+_COLUMNS = (*_KEYS[:4], *_FIELDS)
+_BOUND = (*(f"at_{key}" for key in _KEYS), *_RESULTS)
+_fields_of, _results_of = attrgetter(*_FIELDS), attrgetter(*_RESULTS)
 _READ = tuple(column for column in QUERIES.columns if column.name not in ("run", "answer"))
 
 
@@ -29,6 +33,8 @@ class Ledger:
         RunNotFoundError: the store holds no run of that name.
     """
 
+    lasting = True
+
     def __init__(self, store: Store, run: str) -> None:
         store.run(run)
         self._store, self._run = store, run
@@ -42,7 +48,7 @@ class Ledger:
             if begun:
                 connection.execute(sa.insert(QUERIES), [self._row(a) for a in begun])
             if finished:
-                connection.execute(self._update, [_result(self._row(a)) for a in finished])
+                connection.execute(self._update, [self._result(a) for a in finished])
 
     def history(self) -> Iterator[Attempt]:
         """All attempts, those of a copy in their order; the vendor's answers are left out."""
@@ -74,13 +80,11 @@ class Ledger:
             return sa.inspect(connection).has_table(QUERIES.name)
 
     def _row(self, attempt: Attempt) -> dict[str, Any]:
-        image_id, stage, copy = attempt.key
-        values = {name: getattr(attempt, name) for name in _FIELDS}
-        return {"run": self._run, "image_id": image_id, "stage": stage, "copy": copy, **values}
+        return dict(zip(_COLUMNS, (self._run, *attempt.key, *_fields_of(attempt)), strict=True))
 
-
-def _result(row: dict[str, Any]) -> dict[str, Any]:
-    return {f"at_{key}": row[key] for key in _KEYS} | {name: row[name] for name in _RESULTS}
+    def _result(self, attempt: Attempt) -> dict[str, Any]:
+        key = (self._run, *attempt.key, attempt.number)
+        return dict(zip(_BOUND, (*key, *_results_of(attempt)), strict=True))
 
 
 def _attempt(row: Any) -> Attempt:

@@ -97,6 +97,9 @@ class Attempt:
 class QueryLog(Protocol):
     """Where attempts are noted. Threads may share it."""
 
+    lasting: bool
+    """Whether what is noted survives the process, and may be called kept."""
+
     def write(self, begun: Sequence[Attempt], finished: Sequence[Attempt]) -> None:
         """Note attempts that are about to be sent, and what became of others, all or none.
 
@@ -110,6 +113,8 @@ class QueryLog(Protocol):
 class MemoryLog:
     """Keeps attempts as long as the process lives."""
 
+    lasting = False
+
     def __init__(self) -> None:
         self._attempts: dict[tuple[CopyKey, int], Attempt] = {}
 
@@ -119,6 +124,13 @@ class MemoryLog:
 
     def history(self) -> list[Attempt]:
         return list(self._attempts.values())
+
+
+def what_is_kept(log: QueryLog) -> str:
+    """The end of a message to a user whose queries stop."""
+    if log.lasting:
+        return "Everything answered is kept, and the same command goes on"
+    return "Answers are not kept here: runs in a store ('certify', CertificationRun) keep them"
 
 
 @dataclass(frozen=True, slots=True)

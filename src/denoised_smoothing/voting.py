@@ -100,15 +100,21 @@ class Voting:
             session: of the classifier, ready to answer.
             plain: whether it sees the noisy copies themselves, as there is no denoiser.
         """
-        yield from spend_singly(
-            same_shape(first, rest),
-            targets,
-            partial(self._ask, session, None if plain else choice, seed),
-            chunk=chunk_size(first.image.shape),
-            forward=choice.forward,
-            room=session.room,
-            on_batch=on_batch,
-        )
+        threads = torch.get_num_threads()
+        if plain:  # adding noise is over sooner than threads of torch agree on their shares
+            torch.set_num_threads(1)
+        try:
+            yield from spend_singly(
+                same_shape(first, rest),
+                targets,
+                partial(self._ask, session, None if plain else choice, seed),
+                chunk=chunk_size(first.image.shape),
+                forward=choice.forward,
+                room=session.room,
+                on_batch=on_batch,
+            )
+        finally:
+            torch.set_num_threads(threads)
 
     def _ask(
         self, session: CopySession, choice: Choice | None, seed: int, parts: Sequence[Part]

@@ -14,6 +14,7 @@ from denoised_smoothing.terminal import err
 if TYPE_CHECKING:
     from denoised_smoothing.classifiers.remote import RemoteClassifier
     from denoised_smoothing.purchases import QueryEstimate
+    from denoised_smoothing.reporting import RunResults
     from denoised_smoothing.smoothing import SmoothedClassifier
 
 MaxQueries = Annotated[
@@ -67,6 +68,27 @@ def refuse_bought(smoothed: SmoothedClassifier, spec: str) -> None:
         )
 
 
+def tell_lack(results: RunResults, source: str | None) -> None:
+    """Say how many images lack answers in the log of run ``source`` for another plan.
+
+    Raises:
+        SettingError: all do, so that nothing can be shown.
+    """
+    advice = (
+        "take its --n0 and at most its --n or --max-n, or leave --offline out to buy what lacks"
+    )
+    if not results.images:
+        raise SettingError(
+            f"the log of run {source!r} lacks answers that this plan needs, for every image; "
+            f"{advice}"
+        )
+    err.print(
+        f"note: the log of run {source!r} lacks answers that this plan needs (images: "
+        f"{results.unfinished}); {advice}",
+        markup=False,
+    )
+
+
 @dataclass(frozen=True)
 class BuyingOptions:
     """What was given on the command line; None or False for what was not."""
@@ -114,8 +136,20 @@ class BuyingOptions:
             )
         return classifier
 
-    def confirm(self, estimate: QueryEstimate, classifier: RemoteClassifier, spec: str) -> None:
+    def confirm(
+        self,
+        estimate: QueryEstimate,
+        classifier: RemoteClassifier,
+        spec: str,
+        *,
+        kept: bool = True,
+    ) -> None:
         """Say what it will cost at most, and ask, unless it costs nothing.
+
+        Args:
+            estimate: of what is left to buy.
+            classifier, spec: whose answers.
+            kept: whether answers are; if not, that is said too.
 
         Raises:
             SettingError: it costs money, and nobody is there to ask.
@@ -129,9 +163,10 @@ class BuyingOptions:
         before = (
             f" So far: {so_far.queries:,} queries, ${so_far.most:,.2f}." if so_far.attempts else ""
         )
+        loss = "" if kept else " No answer is kept; 'certify' keeps each of them in its store."
         err.print(
             f"{spec}: at most {estimate.most_queries:,} queries more, {cost}.{before} "
-            f"Budget of the run: {budget}.",
+            f"Budget of the run: {budget}.{loss}",
             markup=False, soft_wrap=True,
         )  # fmt: skip
         free = price is not None and price.dollars == 0.0

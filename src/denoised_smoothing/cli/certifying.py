@@ -21,6 +21,7 @@ from denoised_smoothing.cli.buying import (
     Timeout,
     Yes,
     refuse_bought,
+    tell_lack,
 )
 from denoised_smoothing.cli.options import (
     FAILED,
@@ -151,7 +152,9 @@ def predict(
     buying = BuyingOptions(max_queries, max_cost, price, rate, in_flight, timeout, yes=yes)
     remote = buying.apply(smoothed.classifier, choice.classifier)
     if remote is not None:
-        buying.confirm(QueryEstimate(n, Spending(), remote.price), remote, choice.classifier)
+        buying.confirm(
+            QueryEstimate(n, Spending(), remote.price), remote, choice.classifier, kept=False
+        )
     if calibration is not None:
         calibrate(smoothed, load_dataset(calibration), resolution)
     pixels = smoothed.prepare(load_image(image), resolution)
@@ -275,7 +278,10 @@ def certify(
             if so_far.images:
                 print_results([so_far], wanted, store, as_json=as_json)
             fail(error, FAILED)
-        print_results([load_results(opened, name)], wanted, store, as_json=as_json)
+        results = load_results(opened, name, so_far=offline)
+        if offline and results.unfinished:
+            tell_lack(results, run)
+        print_results([results], wanted, store, as_json=as_json)
         if remote is not None:
             print_spending(Ledger(opened, name).spending())
 

@@ -57,7 +57,7 @@ class TestBreaker:
 
 class TestPurse:
     def test_what_is_on_its_way_counts(self) -> None:
-        purse = Purse(Budget(queries=3), 0.1, Spending(charged=1, cost=0.1))
+        purse = Purse(Budget(queries=3), 0.1, Spending(charged=1, cost=0.1), "All is kept")
         assert purse.lend()
         assert purse.lend()
         assert not purse.lend()  # it depends on the others
@@ -70,11 +70,11 @@ class TestPurse:
         assert purse.spent == Spending(2, 1, 1, pytest.approx(0.2), pytest.approx(0.1))
 
     def test_money_is_spent_to_the_last_cent_and_no_further(self) -> None:
-        purse = Purse(Budget(cost=1.0), 0.001, Spending())
+        purse = Purse(Budget(cost=1.0), 0.001, Spending(), "All is kept")
         for _ in range(1000):
             assert purse.lend()
             purse.book(Outcome.ANSWERED)
-        with pytest.raises(BudgetReachedError, match=r"budget of \$1 is used up"):
+        with pytest.raises(BudgetReachedError, match=r"budget of \$1 is used up .*All is kept"):
             purse.lend()
 
     @pytest.mark.parametrize("limit", [{"queries": -1}, {"cost": float("nan")}])

@@ -73,12 +73,12 @@ class ImageAnalysis(Vendor):
         errors = self._errors
         try:
             return self._client.analyze(image, visual_features=self._features).as_dict()
-        except (errors.DecodeError, errors.DeserializationError) as error:
-            raise VendorFault(Outcome.GARBLED, f"the answer cannot be read ({error})") from error
         except (errors.ServiceResponseTimeoutError, errors.IncompleteReadError) as error:
             timed_out = isinstance(error, errors.ServiceResponseTimeoutError)
             outcome = Outcome.TIMEOUT if timed_out else Outcome.DROPPED
-            raise VendorFault(outcome, f"no whole answer in time ({error})") from error
+            raise VendorFault(outcome, f"no whole answer ({error})") from error
+        except (errors.DecodeError, errors.DeserializationError) as error:
+            raise VendorFault(Outcome.GARBLED, f"the answer cannot be read ({error})") from error
         except errors.HttpResponseError as error:
             raise _fault(error) from error
         except errors.ServiceRequestError as error:

@@ -48,10 +48,11 @@ class Purse:
         budget: the limit.
         price: of a query, in US dollars.
         spent: what earlier sessions of the run came to.
+        kept: what to tell about answers when the budget is used up.
     """
 
-    def __init__(self, budget: Budget, price: float, spent: Spending) -> None:
-        self._budget, self._price = budget, price
+    def __init__(self, budget: Budget, price: float, spent: Spending, kept: str) -> None:
+        self._budget, self._price, self._kept = budget, price, kept
         self.spent, self._lent = spent, 0
 
     def lend(self) -> bool:
@@ -69,8 +70,7 @@ class Purse:
             return False
         raise BudgetReachedError(
             f"the budget of {self._budget} is used up ({self.spent.queries:,} queries, "
-            f"${self.spent.most:.4f}); everything answered is kept: give the same command with a "
-            "larger one to go on"
+            f"${self.spent.most:.4f}); allow more to go on. {self._kept}"
         )
 
     def book(self, outcome: Outcome) -> None:

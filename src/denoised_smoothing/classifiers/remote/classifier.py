@@ -126,9 +126,12 @@ class RemoteClassifier:
             self.vendor.connect(timeout=self.conduct.timeout, in_flight=self.conduct.in_flight)
         log = MemoryLog() if self._log is None else self._log
         before = self._unlogged if self._log is None else Spending()
-        self._client = client = QueryClient(self.vendor, self.rule, log, self.conduct, before)
+        number = _Numbering(self)
+        self._client = client = QueryClient(
+            self.vendor, self.rule, log, self.conduct, before, number
+        )
         try:
-            yield Session(self, client)
+            yield Session(self, client, number)
         finally:
             client.close()
             self._client = None
@@ -170,11 +173,12 @@ class RemoteClassifier:
 class Session:
     """A :class:`~denoised_smoothing.interfaces.CopySession` of a remote classifier."""
 
-    def __init__(self, classifier: RemoteClassifier, client: QueryClient) -> None:
-        self._classifier, self._client = classifier, client
+    def __init__(
+        self, classifier: RemoteClassifier, client: QueryClient, number: _Numbering
+    ) -> None:
+        self._classifier, self._client, self._number = classifier, client, number
         # Twice what flies, so that copies are made while others are on the wire.
         self.room = 2 * classifier.conduct.in_flight
-        self._naming = threading.Lock()
 
     def known(self, key: CopyKey) -> Future[int] | None:
         settled = self._client.settled(key)
@@ -191,21 +195,17 @@ class Session:
             return [_missing(key) for key in keys]
         encode, limits = self._classifier.encoding.encode, self._classifier.vendor.limits
         encoders = [partial(encode, levels, limits) for levels in to_levels(images)]
-        answers: list[Future[int]] = []
-        for vote in self._client.submit(keys, encoders):
-            answers.append(Future())
-            vote.add_done_callback(partial(self._pass_on, answers[-1]))
-        return answers
+        return self._client.submit(keys, encoders)
 
-    def _pass_on(self, answer: Future[int], vote: Future[str | None]) -> None:
-        error = vote.exception()
-        if error is not None:
-            answer.set_exception(error)
-        else:
-            answer.set_result(self._number(vote.result()))
 
-    def _number(self, name: str | None) -> int:
-        with self._naming:
+class _Numbering:
+    """The number of a label, in any thread; -1 for no class."""
+
+    def __init__(self, classifier: RemoteClassifier) -> None:
+        self._classifier, self._lock = classifier, threading.Lock()
+
+    def __call__(self, name: str | None) -> int:
+        with self._lock:
             return -1 if name is None else self._classifier.number(name)
 
 

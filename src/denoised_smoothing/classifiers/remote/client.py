@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from queue import Empty, SimpleQueue
+from typing import Any
 
 from denoised_smoothing.classifiers.remote.answers import AnswerRule
 from denoised_smoothing.classifiers.remote.budget import Purse
@@ -17,10 +18,10 @@ from denoised_smoothing.classifiers.remote.desk import Copy, Desk, Sent, cleaned
 from denoised_smoothing.classifiers.remote.history import read_history
 from denoised_smoothing.classifiers.remote.vendor import Vendor, VendorFault, to_json
 from denoised_smoothing.errors import StoreError
-from denoised_smoothing.queries import CopyKey, Outcome, QueryLog, Spending
+from denoised_smoothing.queries import CopyKey, Outcome, QueryLog, Spending, what_is_kept
 
-GATHER_SECONDS = 0.005
-"""How long events are gathered for a turn: its transaction costs as much as dozens of rows."""
+GATHER_SECONDS = 0.01
+"""A turn begins about so often: its transaction costs as much as dozens of rows."""
 ENCODERS = 2
 """Threads that encode images."""
 
@@ -34,6 +35,7 @@ class QueryClient:
         log: of the run; every attempt is there before it is sent.
         conduct: how the vendor is treated.
         before: what was spent beside what the log holds; the budget is for both.
+        number: what the future of a vote gives for a label, None for no class.
     """
 
     def __init__(
@@ -43,14 +45,15 @@ class QueryClient:
         log: QueryLog,
         conduct: Conduct,
         before: Spending | None = None,
+        number: Callable[[str | None], Any] = lambda label: label,
     ) -> None:
         self._vendor, self._rule, self._conduct = vendor, rule, conduct
         listed = vendor.price
         self.price = conduct.price if conduct.price is not None else listed.dollars if listed else 0
         self._history = read_history(log, before or Spending())
-        self._purse = Purse(conduct.budget, self.price, self._history.spent)
+        self._purse = Purse(conduct.budget, self.price, self._history.spent, what_is_kept(log))
         self._desk = Desk(
-            vendor, log, self._history, conduct, self._purse, self.price, time.monotonic
+            vendor, log, self._history, conduct, self._purse, self.price, time.monotonic, number
         )
         self._inbox: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._ready: SimpleQueue[Copy | None] = SimpleQueue()
@@ -77,14 +80,14 @@ class QueryClient:
 
     def submit(
         self, keys: Sequence[CopyKey], encoders: Sequence[Callable[[], bytes]]
-    ) -> list[Future[str | None]]:
-        """Have copies classified: the futures of their labels, None for no class.
+    ) -> list[Future[Any]]:
+        """Have copies classified: the futures of their votes, as ``number`` gives them.
 
         Args:
             keys: of the copies; one is submitted once a session.
             encoders: each makes the bytes that are sent.
         """
-        votes: list[Future[str | None]] = [Future() for _ in keys]
+        votes: list[Future[Any]] = [Future() for _ in keys]
         self._encoders.submit(self._admit, keys, encoders, votes)
         return votes
 
@@ -92,7 +95,7 @@ class QueryClient:
         self,
         keys: Sequence[CopyKey],
         encoders: Sequence[Callable[[], bytes]],
-        votes: Sequence[Future[str | None]],
+        votes: Sequence[Future[Any]],
     ) -> None:
         """In a thread that encodes: copies for the desk."""
         copies = []
@@ -104,7 +107,7 @@ class QueryClient:
                 vote.set_exception(error)
         self._inbox.put(partial(self._desk.admit, copies))
 
-    def _encoded(self, key: CopyKey, encode: Callable[[], bytes], vote: Future[str | None]) -> Copy:
+    def _encoded(self, key: CopyKey, encode: Callable[[], bytes], vote: Future[Any]) -> Copy:
         image = encode()
         copy = Copy(key, image, hashlib.sha256(image).hexdigest(), vote)
         if (tried := self._history.tried.get(key)) is not None:
@@ -128,12 +131,13 @@ class QueryClient:
 
     def _work(self) -> None:
         """The thread at the desk."""
-        wait, closing = None, False
+        wait, closing, began = None, False, 0.0
         while not (closing and self._desk.out == 0):
             try:
-                closing = self._handle_events(wait) or closing
+                closing = self._handle_events(wait, began + GATHER_SECONDS) or closing
             except Exception as error:  # whoever waits shall hear of it
                 self._desk.stop(error)
+            began = time.monotonic()
             copies, wait = self._desk.turn()
             self._stopping = self._desk.stopped
             for copy in copies:
@@ -141,11 +145,11 @@ class QueryClient:
         for _ in range(self._conduct.in_flight):
             self._ready.put(None)
 
-    def _handle_events(self, wait: float | None) -> bool:
-        """Wait for an event, and handle all that have come; whether the last one has."""
+    def _handle_events(self, wait: float | None, due: float) -> bool:
+        """Wait for an event, and until ``due``; handle all; whether the last one has come."""
         try:
             event = self._inbox.get(timeout=wait)
-            time.sleep(GATHER_SECONDS)
+            time.sleep(max(0.0, due - time.monotonic()))
             while event is not None:
                 event()
                 event = self._inbox.get_nowait()

@@ -10,6 +10,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import count
+from typing import Any
 
 from denoised_smoothing.classifiers.remote.budget import Purse
 from denoised_smoothing.classifiers.remote.conduct import Conduct
@@ -17,7 +18,7 @@ from denoised_smoothing.classifiers.remote.history import History
 from denoised_smoothing.classifiers.remote.pacing import Breaker, TokenBucket
 from denoised_smoothing.classifiers.remote.vendor import Blame, Vendor, VendorFault
 from denoised_smoothing.errors import BudgetReachedError, ModelChangedError, RemoteError
-from denoised_smoothing.queries import Attempt, CopyKey, Outcome, QueryLog
+from denoised_smoothing.queries import Attempt, CopyKey, Outcome, QueryLog, what_is_kept
 
 IN_VAIN = 20
 """So many answers without any label, at the beginning of a run, stop it once."""
@@ -34,7 +35,7 @@ class Copy:
     key: CopyKey
     image: bytes
     sha256: str
-    vote: Future[str | None] = field(default_factory=Future)
+    vote: Future[Any] = field(default_factory=Future)
     number: int = 0
     failures: int = 0
     repetitions: int = 0
@@ -67,6 +68,7 @@ class Desk:
         conduct: how the vendor is treated.
         purse: lends the price of each query.
         clock: seconds, rising.
+        number: from a label, or None for no class, to what its copy's future gives.
     """
 
     def __init__(
@@ -78,9 +80,10 @@ class Desk:
         purse: Purse,
         price: float,
         clock: Callable[[], float],
+        number: Callable[[str | None], Any],
     ) -> None:
         self._vendor, self._log, self._conduct = vendor, log, conduct
-        self._purse, self._price, self._clock = purse, price, clock
+        self._purse, self._price, self._clock, self._number = purse, price, clock, number
         self._bucket = TokenBucket(conduct.rate)
         self._breaker = Breaker(conduct.refusals, conduct.patience)
         self._version, self._answers = history.version, history.answers
@@ -137,7 +140,7 @@ class Desk:
         else:
             for attempt, copy in self._finished:
                 if copy is not None:
-                    copy.vote.set_result(attempt.label)
+                    copy.vote.set_result(self._number(attempt.label))
         self._finished = []
         if self.stopped:
             self._let_go()
@@ -175,10 +178,15 @@ class Desk:
         return copy
 
     def _answered(self, copy: Copy, attempt: Attempt, sent: Sent) -> None:
-        attempt = replace(attempt, answer=sent.answer, version=sent.version, seconds=sent.seconds)
         self._version = self._version or sent.version
-        if sent.version is not None and sent.version != self._version:
-            self._book(replace(attempt, outcome=Outcome.OTHER_MODEL))
+        changed = sent.version is not None and sent.version != self._version
+        attempt = replace(
+            attempt, answer=sent.answer, version=sent.version, seconds=sent.seconds,
+            outcome=Outcome.OTHER_MODEL if changed else Outcome.ANSWERED,
+            label=None if changed else sent.label, final=not changed,
+        )  # fmt: skip
+        if changed:
+            self._book(attempt)
             self._waiting.append(copy)
             self.stop(
                 ModelChangedError(
@@ -189,9 +197,8 @@ class Desk:
             )
             return
         self._breaker.answered()
-        final = replace(attempt, outcome=Outcome.ANSWERED, label=sent.label, final=True)
-        self._book(final, copy)
-        self._check_labels(final)
+        self._book(attempt, copy)
+        self._check_labels(attempt)
 
     def _failed(self, copy: Copy, attempt: Attempt, fault: VendorFault) -> None:
         """Another attempt, a vote for no class, or the end of all."""
@@ -256,10 +263,7 @@ class Desk:
         }.get(fault.outcome, f"does not answer ({fault.outcome})")
         name = f"{self._vendor.name}:{self._vendor.model}".rstrip(":")
         told = cleaned(str(fault), self._vendor.secrets())
-        return (
-            f"{name} {kind}: {told}; {hints[fault.blame]}. Every answer so far is kept, and the "
-            "same command goes on"
-        )
+        return f"{name} {kind}: {told}; {hints[fault.blame]}. {what_is_kept(self._log)}"
 
 
 def cleaned(text: str, secrets: Sequence[str]) -> str:

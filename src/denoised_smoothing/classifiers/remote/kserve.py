@@ -96,7 +96,7 @@ class KServe(WireVendor):
         """Name, type and shape of the model's input; asked for once, and never paid."""
         with self._asking:
             if self._input is None:
-                answer = self._answer(lambda: self._client.get(self.model))
+                answer = self._answer(lambda client: client.get(self.model))
                 try:
                     self._input = {k: answer["inputs"][0][k] for k in ("name", "datatype", "shape")}
                 except (LookupError, TypeError) as error:

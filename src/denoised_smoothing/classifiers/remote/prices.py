@@ -11,15 +11,17 @@ class Price:
 
     dollars: float
     source: str
+    verified: bool = True
 
     def __str__(self) -> str:
-        return f"${self.dollars:g} a query ({self.source})"
+        doubt = "" if self.verified else "unverified price; set --price: "
+        return f"${self.dollars:g} a query ({doubt}{self.source})"
 
 
 PRICES = {
     "aws": Price(0.001, "list price up to a million a month, as transcribed 2026-10-07"),
-    "google": Price(0.0015, "list price from 1,001 a month on, second-hand, 2026-11-24"),
-    "azure": Price(0.001, "list price as remembered, not verified, 2026-11-24"),
-    "clarifai": Price(0.0012, "an older list price, not verified, 2026-11-24"),
+    "google": Price(0.0015, "list price from 1,001 a month on, read 2026-11-25"),
+    "azure": Price(0.001, "no source was found", verified=False),
+    "clarifai": Price(0.0012, "a list of 2018-11-08", verified=False),
 }
 """First paid tier of each; ``docs/vision-apis.md`` has the sources. Else: ``--price``."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from queue import SimpleQueue
 from typing import Any, ClassVar
 
 from denoised_smoothing.classifiers.remote.vendor import (
@@ -24,22 +25,18 @@ class WireVendor(Vendor):
 
     def __init__(self) -> None:
         self._httpx: Any = None
-        self._client: Any = None
+        self._clients: SimpleQueue[Any] = SimpleQueue()
 
     def connect(self, *, timeout: float, in_flight: int) -> None:
         self._httpx = needed("httpx", "httpx", self.extra, f"{self.name}:")
-        self._client = self._httpx.Client(
-            timeout=timeout,
-            headers=dict(self.headers()),
-            limits=self._httpx.Limits(
-                max_connections=in_flight, max_keepalive_connections=in_flight
-            ),
-        )
+        context, headers = self._httpx.create_ssl_context(), dict(self.headers())
+        # A client with many connections looks through all of them at each request.
+        for _ in range(in_flight):
+            self._clients.put(self._httpx.Client(timeout=timeout, headers=headers, verify=context))
 
     def close(self) -> None:
-        if self._client is not None:
-            self._client.close()
-            self._client = None
+        while not self._clients.empty():
+            self._clients.get().close()
 
     def headers(self) -> Mapping[str, str]:
         """Of every request; may hold secrets."""
@@ -50,17 +47,18 @@ class WireVendor(Vendor):
         """Arguments of httpx's ``post`` beside the address."""
 
     def send(self, image: bytes) -> Any:
-        return self._answer(lambda: self._client.post(self.url, **self.request(image)))
+        request = self.request(image)
+        return self._answer(lambda client: client.post(self.url, **request))
 
     def fault(self, status: int, answer: Any, headers: Mapping[str, str]) -> VendorFault:
         """What a status of 300 or more means."""
         return fault_of_status(status, _message(answer), headers, answer)
 
-    def _answer(self, call: Any) -> Any:
-        """The JSON answer of a request; httpx's errors as faults."""
-        httpx = self._httpx
+    def _answer(self, call: Callable[[Any], Any]) -> Any:
+        """The JSON answer of a request by a client; httpx's errors as faults."""
+        httpx, client = self._httpx, self._clients.get()
         try:
-            response = call()
+            response = call(client)
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError) as error:
             raise VendorFault(
                 Outcome.UNREACHABLE, f"no connection to {self.url} ({error})", Blame.LOAD
@@ -73,6 +71,8 @@ class WireVendor(Vendor):
             raise VendorFault(Outcome.TIMEOUT, f"no answer in time ({error!r})") from error
         except httpx.TransportError as error:
             raise VendorFault(Outcome.DROPPED, f"the connection ended ({error})") from error
+        finally:
+            self._clients.put(client)
         try:
             answer = response.json()
         except ValueError as error:
