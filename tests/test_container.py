@@ -57,7 +57,9 @@ class TestDockerfile:
         assert f"${{EXTRAS:-{extras}}}" in read("compose.yaml")
 
     def test_copies_what_is_there_and_is_not_ignored(self) -> None:
-        copied = " ".join(re.findall(r"^COPY (?!--from)(.+) \S+$", read("Dockerfile"), re.M)).split()
+        copied = " ".join(
+            re.findall(r"^COPY (?!--from)(.+) \S+$", read("Dockerfile"), re.M)
+        ).split()
         kept = [line[1:] for line in read(".dockerignore").splitlines() if line[:1] == "!"]
         assert "src" in copied
         for name in copied:

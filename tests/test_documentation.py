@@ -48,7 +48,7 @@ def words(text: str) -> str:
 
 def commands(content: str) -> Iterator[tuple[list[str], str]]:
     """The words of each command of a console block, and what it prints."""
-    for part in re.split(r"^\$ ", content, flags=re.MULTILINE)[1:]:
+    for part in re.split(r"^\$ ", content.replace("\\\n", " "), flags=re.MULTILINE)[1:]:
         command, _, output = part.partition("\n")
         yield shlex.split(command), output
 
@@ -73,7 +73,7 @@ def test_blocks_run_and_print_what_they_say(
         if language == "python":
             exec(compile(content, page, "exec"), names)
             output = printed()
-        elif language == "text":
+        elif language == "output":
             assert words(output) == words(content)
             checked += 1
         elif language == "console":
@@ -123,4 +123,3 @@ def test_every_public_name_is_in_the_reference() -> None:
         pytest.skip("there is no documentation beside the tests")
     shown = re.findall(r"^::: denoised_smoothing\.(\w+)$", page.read_text("utf-8"), re.MULTILINE)
     assert sorted(shown) == denoised_smoothing.__all__
-

@@ -39,21 +39,27 @@ RIGHT, WRONG = COLOURS[:2]
 
 @cache
 def draw(name: str) -> str:
-    """The figure of that name as an ``<svg>`` element."""
-    return inline_svg(FIGURES[name]()).strip()
+    """The figure of that name as an ``<svg>`` element in the colours of the style sheet."""
+    figure = FIGURES[name]
+    svg = inline_svg(figure()).strip()
+    for number, colour in enumerate(COLOURS, start=1):
+        svg = svg.replace(colour.lower(), f"var(--curve-{number})")
+    return svg.replace("<svg", f'<svg role="img" aria-label="{figure.__doc__}"', 1)
 
 
 def copies() -> Figure:
     """An image, noisy copies of it, the same denoised, and what the classifier answers."""
     classifier, example = load_classifier("digits"), load_dataset("digits:test")[SHOWN]
     smoothed = SmoothedClassifier(classifier, 0.5, load_denoiser("digits-stability"))
-    noisy, denoised = smoothed.copies(example.image, example.image_id, SEED, 8)
-    figure = Figure(figsize=(7.4, 1.95), layout="constrained")
-    grid = figure.subplots(2, 9, width_ratios=[1.25, *[1] * 8])
+    noisy, denoised = smoothed.copies(example.image, example.image_id, SEED, 6)
+    figure = Figure(figsize=(5.8, 1.95), layout="constrained")
+    grid = figure.subplots(2, 7, width_ratios=[1.25, *[1] * 6])
     _picture(grid[0, 0], example.image, f"image of a {example.label}", INK)
     grid[1, 0].set_axis_off()
     for row, pictures in zip(grid[:, 1:], (noisy, denoised), strict=True):
-        for axes, picture, answer in zip(row, pictures, _answers(classifier, pictures), strict=True):
+        for axes, picture, answer in zip(
+            row, pictures, _answers(classifier, pictures), strict=True
+        ):
             _picture(axes, picture, f"{answer}", RIGHT if answer == example.label else WRONG)
     return figure
 
@@ -76,7 +82,7 @@ def bound() -> Figure:
             for hits, n in zip(won, counts, strict=True)
         ],
     }
-    figure = Figure(figsize=(6.8, 3.2), layout="constrained")
+    figure = Figure(figsize=(5.8, 3.1), layout="constrained")
     left, right = figure.subplots(1, 2)
     styles = zip((INK, *COLOURS), STYLES, strict=False)
     for (name, values), (colour, style) in zip(curves.items(), styles, strict=False):
@@ -98,21 +104,20 @@ def bound() -> Figure:
         frameon=False,
         labelcolor=INK,
         fontsize=9,
+        columnspacing=1.2,
     )
     return figure
 
 
 def radius() -> Figure:
     """The radius that a lower bound on the probability gives, and what n copies reach at most."""
-    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+    figure = Figure(figsize=(5.4, 3.4), layout="constrained")
     axes = figure.subplots()
     nines = np.linspace(np.log10(2), 4.3, 300)
     for number, sigma in enumerate((0.25, 0.5, 1.0)):
         radii = [gaussian_radius(sigma, min(0.5, 10**-value)) for value in nines]
         axes.plot(nines, radii, color=COLOURS[number], linestyle=STYLES[number], linewidth=1.6)
-        axes.text(
-            nines[-1] + 0.05, radii[-1], f"σ = {sigma:g}", color=COLOURS[number], va="center"
-        )
+        axes.text(nines[-1] + 0.05, radii[-1], f"σ = {sigma:g}", color=COLOURS[number], va="center")
     place = blended_transform_factory(axes.transData, axes.transAxes)
     for n in (100, 1_000, 10_000):
         most = -np.log10(1 - clopper_pearson_lower(n, n, ALPHA))

@@ -56,12 +56,14 @@ def command_line() -> str:
     """All commands with their options, as ``--help`` says them."""
     command = typer.main.get_command(app)
     with typer.Context(command, info_name=PROGRAM) as context:
-        return get_docs_for_click(obj=command, ctx=context, name=PROGRAM, title="Command line")
+        text = get_docs_for_click(obj=command, ctx=context, name=PROGRAM, title="Command line")
+    text = re.sub(r"\*\*Commands\*\*:\n\n(\* .*\n)+\n", "", text)  # summaries that are cut off
+    return re.sub(f"^(#+) `{PROGRAM} (.+)`$", r"\1 \2", text, flags=re.MULTILINE)
 
 
 def cards() -> str:
     """The cards of what ships, on one page."""
     folder = resources.files("denoised_smoothing.bundled") / "cards"
     texts = [(folder / f"{name}.md").read_text("utf-8") for name in bundled_denoisers()]
-    lower = (re.sub("^#", "##", text, flags=re.MULTILINE) for text in texts)
-    return "\n\n".join(["# Cards of the denoisers", *lower])
+    lower = (re.sub("^##", "####", text, flags=re.MULTILINE) for text in texts)
+    return "\n\n".join(["# Cards of the denoisers", *(f"#{text}" for text in lower)])
