@@ -27,9 +27,12 @@ SMALLER = {
     "n0=100": "n0=10",
     "10_000": "50",
     "steps=8000": "steps=2",
+    "(3, 32, 32)": "(3, 16, 16)",
     "cifar10:train": "folder:photos",
+    "aws#size=96": "simulated#weights=cat=0.95,dog=0.05",
+    "unet:unet.safetensors": "cifar10",
 }
-"""What the README asks for, and what is enough here."""
+"""What the documentation asks for, and what is enough and at hand here."""
 
 
 def fences(page: Path) -> Iterator[tuple[str, str]]:
@@ -87,9 +90,9 @@ def test_blocks_run_and_print_what_they_say(
     assert checked >= 1
 
 
-def test_the_python_of_the_readme_runs(printed: Callable[[], str]) -> None:
-    for module in ("lightning", "jinja2", "matplotlib"):
-        pytest.importorskip(module)
+@pytest.fixture
+def reader(printed: Callable[[], str]) -> dict[str, Any]:
+    """What a reader is supposed to have: a model and images, by name and in the folder."""
     photos = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), np.uint8)
     for name, photo in zip(("cat", "dog"), photos, strict=True):
         Path("photos", name).mkdir(parents=True)
@@ -101,20 +104,43 @@ def test_the_python_of_the_readme_runs(printed: Callable[[], str]) -> None:
         torch.nn.Linear(8, 10),
     )  # fmt: skip
     images = torch.tensor(photos).permute(0, 3, 1, 2) / 255
-    names: dict[str, Any] = {
-        "model": network, "network": network, "image": images[0], "some_images": images,
+    return {
+        "model": network, "network": network, "denoiser": None,
+        "image": images[0], "images": images, "some_images": images,
     }  # fmt: skip
-    blocks = [text for language, text in fences(REPOSITORY / "README.md") if language == "python"]
+
+
+def run_python(page: str, names: dict[str, Any]) -> None:
+    """Run all Python blocks of a page, one after the other."""
+    blocks = [text for language, text in fences(REPOSITORY / page) if language == "python"]
+    assert blocks
     for block in blocks:
         for much, less in SMALLER.items():
             block = block.replace(much, less)
-        exec(compile(block, "README.md", "exec"), names)
-    assert len(blocks) >= 6
+        exec(compile(block, page, "exec"), names)
+
+
+def test_the_python_of_the_readme_runs(reader: dict[str, Any], printed: Callable[[], str]) -> None:
+    for module in ("lightning", "jinja2", "matplotlib"):
+        pytest.importorskip(module)
+    run_python("README.md", reader)
     assert re.match(r"label \d within L2 radius 0\.\d+|abstains: ", printed())
-    assert names["smoothed"].execution.precision == "int8"
+    assert reader["smoothed"].execution.precision == "int8"
     assert {path.name for path in Path().iterdir()} >= {
         "report.html", "runs.sqlite", "unet-mse.safetensors",
     }  # fmt: skip
+
+
+def test_the_python_about_models_runs(reader: dict[str, Any]) -> None:
+    pytest.importorskip("art")
+    run_python("docs/models.md", reader)
+    assert (reader["labels"].shape, reader["radii"].shape) == ((2,), (2,))
+    assert reader["SOURCE"].options == ("depth",)
+
+
+def test_the_python_about_vision_apis_runs(reader: dict[str, Any]) -> None:
+    run_python("docs/vision-apis.md", reader)
+    assert reader["certificate"].calls == reader["classifier"].spent.charged > 0
 
 
 def test_every_public_name_is_in_the_reference() -> None:

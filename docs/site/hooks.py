@@ -9,6 +9,7 @@ from pathlib import Path
 import figures
 import typer
 from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 from typer.cli import get_docs_for_click
@@ -26,6 +27,7 @@ ELSEWHERE = {
 }
 """Where on the site is what lies beside the documentation in the repository."""
 FIGURE = re.compile(r'<figure id="(\w+)">')
+FOREIGN = re.compile(r"<(?:img|link|script|iframe)\b[^>]*(?:src|href)=[\"']?(?:https?:)?//[^>]*>")
 ROLE = re.compile(r":(?:class|func|meth|mod):<code>[~.]?([^<]+)</code>")
 
 
@@ -50,6 +52,13 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Show ``:class:`Name``` of a docstring as a name."""
     return ROLE.sub(r"<code>\1</code>", html)
+
+
+def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
+    """Refuse what a browser would load from elsewhere: the site works without a network."""
+    if loaded := FOREIGN.search(output):
+        raise PluginError(f"{page.file.src_uri} loads from elsewhere: {loaded[0]}")
+    return output
 
 
 def command_line() -> str:
