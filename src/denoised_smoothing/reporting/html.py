@@ -80,7 +80,7 @@ def write_report(
         trade_off=_trade_off(rows),
         caption=caption(rows),
         tables=_tables(rows),
-        differing=_differing(runs),
+        differing=differing(runs),
         measure=rows[0].measure,
         alpha=f"{max(run.run.settings['alpha'] for run in runs):g}",
         implied=_implied(runs, rows),
@@ -137,8 +137,8 @@ def _tables(rows: Sequence[Row]) -> list[dict[str, Any]]:
     ]
 
 
-def _differing(runs: Sequence[RunResults]) -> list[str]:
-    """What keeps the rows from being on the same footing."""
+def differing(runs: Sequence[RunResults]) -> list[str]:
+    """The settings that keep the rows from being on the same footing."""
     names = [
         name
         for name in SAME_FOOTING

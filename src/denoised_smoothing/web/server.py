@@ -1,0 +1,43 @@
+"""The server: uvicorn, stopped so that requests come to their end or are kept."""
+
+from __future__ import annotations
+
+from types import FrameType
+
+import uvicorn
+
+from denoised_smoothing.web.app import create_app
+from denoised_smoothing.web.security import Access
+from denoised_smoothing.web.service import Service
+
+_CONNECTIONS = 1_000
+_IDLE_SECONDS = 15
+
+
+class _Server(uvicorn.Server):
+    """Tells the service of the signal, so that it takes no more and knows why clients go."""
+
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+        super().__init__(config)
+        self._service = service
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._service.closing = True
+        super().handle_exit(sig, frame)
+
+
+def serve(service: Service, host: str, port: int, access: Access) -> None:
+    """Answer requests until SIGINT or SIGTERM; then as long as the limits grant, and no longer."""
+    config = uvicorn.Config(
+        create_app(service, access),
+        host,
+        port,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        limit_concurrency=_CONNECTIONS,
+        timeout_keep_alive=_IDLE_SECONDS,
+        timeout_graceful_shutdown=service.limits.grace,
+    )
+    _Server(config, service).run()
