@@ -274,7 +274,7 @@ class Store:
         """How many images of each run are finished; runs without any are left out."""
         query = sa.select(_images.c.run, sa.func.count()).where(_images.c.finished)
         with self.transaction() as connection:
-            return dict(connection.execute(query.group_by(_images.c.run)).tuples())
+            return {run: count for run, count in connection.execute(query.group_by(_images.c.run))}
 
     def save_images(self, name: str, images: Iterable[StoredImage]) -> None:
         """Insert or replace the state of each image, all or none.

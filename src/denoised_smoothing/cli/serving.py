@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
@@ -56,9 +57,7 @@ def serve(
     ] = None,
     api_key_file: Annotated[
         Path | None,
-        typer.Option(
-            help="File with the key that requests need.", show_default=f"${KEY_VARIABLE}"
-        ),
+        typer.Option(help="File with the key that requests need.", show_default=f"${KEY_VARIABLE}"),
     ] = None,
     no_api_key: Annotated[
         bool, typer.Option("--no-api-key", help="Let everybody in who reaches the address.")
@@ -79,7 +78,8 @@ def serve(
     from denoised_smoothing.web.limits import Limits
     from denoised_smoothing.web.offer import Names, Offer
     from denoised_smoothing.web.security import LOOPBACK, Access
-    from denoised_smoothing.web.server import serve as listen
+    from denoised_smoothing.web.server import listen
+    from denoised_smoothing.web.server import serve as answer
     from denoised_smoothing.web.service import Service
 
     key = read_key(api_key_file)
@@ -102,11 +102,11 @@ def serve(
     )
     bounds = Limits(max_copies, queue, client_queue, client_rate, max_megabytes, max_pixels, grace)
     hosts = frozenset((*LOOPBACK, host, *(allow_host or ()))) if local or allow_host else None
-    with Store(store) as opened:
+    with closing(listen(host, port)) as socket, Store(store) as opened:
         service = Service(Offer(asked), opened, bounds)
-        url = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}/"  # noqa: S104
-        err.print(f"{url} (stop with Ctrl-C)", markup=False)
-        listen(service, host, port, Access(hosts, key))
+        url = f"http://{host}:{socket.getsockname()[1]}/"
+        err.print(f"{url} (stop with Ctrl-C)", markup=False, soft_wrap=True)
+        answer(service, socket, Access(hosts, key))
 
 
 def read_key(file: Path | None) -> str | None:

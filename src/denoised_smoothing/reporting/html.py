@@ -69,12 +69,11 @@ def write_report(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"down": format_down}
-    template = environment.from_string(
-        files(__package__).joinpath("report.html.j2").read_text(encoding="utf-8")
-    )
+    template = environment.from_string(_part("report.html.j2"))
     figure = certified_accuracy_figure(list(zip(method_names(runs), runs, strict=True)))
     html = template.render(
         title=title,
+        theme=_part("theme.css"),
         headline=_headline(runs, rows),
         figure=inline_svg(figure),
         trade_off=_trade_off(rows),
@@ -96,6 +95,11 @@ def write_report(
         ],
     )
     write_atomically(path, html.encode())
+
+
+def _part(name: str) -> str:
+    """A part of the report; the theme is that of the page too."""
+    return files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 
 def _headline(runs: Sequence[RunResults], rows: Sequence[Row]) -> str:

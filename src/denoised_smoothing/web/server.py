@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import socket
 from types import FrameType
 
 import uvicorn
 
+from denoised_smoothing.errors import SettingError
 from denoised_smoothing.web.app import create_app
 from denoised_smoothing.web.security import Access
 from denoised_smoothing.web.service import Service
@@ -26,12 +28,30 @@ class _Server(uvicorn.Server):
         super().handle_exit(sig, frame)
 
 
-def serve(service: Service, host: str, port: int, access: Access) -> None:
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens, before anything is loaded; port 0 takes a free one.
+
+    Raises:
+        SettingError: the address cannot be had.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    opened = socket.socket(family)
+    try:
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        opened.bind((host.strip("[]"), port))
+    except OSError as error:
+        opened.close()
+        raise SettingError(
+            f"cannot listen on {host} port {port} ({error.strerror or error}); name a free one "
+            "with --port, and an address of this machine with --host"
+        ) from error
+    return opened
+
+
+def serve(service: Service, opened: socket.socket, access: Access) -> None:
     """Answer requests until SIGINT or SIGTERM; then as long as the limits grant, and no longer."""
     config = uvicorn.Config(
         create_app(service, access),
-        host,
-        port,
         log_level="warning",
         access_log=False,
         server_header=False,
@@ -40,4 +60,4 @@ def serve(service: Service, host: str, port: int, access: Access) -> None:
         timeout_keep_alive=_IDLE_SECONDS,
         timeout_graceful_shutdown=service.limits.grace,
     )
-    _Server(config, service).run()
+    _Server(config, service).run(sockets=[opened])
