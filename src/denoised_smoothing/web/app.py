@@ -6,7 +6,6 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib import metadata
-from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -40,11 +39,12 @@ _log = logging.getLogger(__name__)
 
 
 def create_app(service: Service, access: Access | None = None) -> ASGIApp:
-    """The application of a service, which it closes at its end."""
+    """The application of a service, which it starts and closes."""
     access = access or Access()
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        service.start()
         try:
             yield
         finally:
@@ -68,16 +68,13 @@ def create_app(service: Service, access: Access | None = None) -> ASGIApp:
     app.add_exception_handler(RequestValidationError, _refused)
     app.add_exception_handler(BodyTooLargeError, _cut)
     app.add_exception_handler(BodyTooSlowError, _cut)
-    if access.key is not None:
-        _tell_of_key(app)
-    return Guard(app, access, service.limits, service.metrics)
-
-
-def _tell_of_key(app: FastAPI) -> None:
+    # Now: routes are completed when they are first asked for, which is not safe beside threads.
     described = app.openapi()
-    scheme = {"type": "http", "scheme": "bearer"}
-    described.setdefault("components", {})["securitySchemes"] = {"key": scheme}
-    described["security"] = [{"key": []}]
+    if access.key is not None:
+        scheme = {"type": "http", "scheme": "bearer"}
+        described.setdefault("components", {})["securitySchemes"] = {"key": scheme}
+        described["security"] = [{"key": []}]
+    return Guard(app, access, service.limits, service.metrics)
 
 
 def _refused(_: Request, error: Exception) -> Response:
@@ -114,9 +111,3 @@ def _cut(_: Request, error: Exception) -> Response:
 def _unexpected(_: Request, error: Exception) -> JSONResponse:
     _log.error("a request failed", exc_info=error)
     return problem(500, "something went wrong here; the log of the service says what")
-
-
-def openapi(app: Any) -> dict[str, Any]:
-    """The description of a guarded application."""
-    described: dict[str, Any] = app._app.openapi()
-    return described

@@ -87,6 +87,7 @@ class Journal:
             left = _jobs.c.state == State.RUNNING.value
             connection.execute(sa.update(_jobs).where(left).values(state=State.INTERRUPTED.value))
         self._changed: dict[str, Record] = {}
+        self._on_its_way: dict[str, Record] = {}
         self._lock, self._writing = threading.Lock(), threading.Lock()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._work, name="journal", daemon=True)
@@ -105,18 +106,21 @@ class Journal:
         """
         with self._writing:
             with self._lock:
-                changed, self._changed = self._changed, {}
+                self._on_its_way, self._changed = self._changed, {}
             try:
-                self._write(changed.values())
+                self._write(self._on_its_way.values())
             except StoreError:
                 with self._lock:
-                    self._changed = changed | self._changed
+                    self._changed = self._on_its_way | self._changed
                 raise
+            finally:
+                with self._lock:
+                    self._on_its_way = {}
 
     def get(self, id: str) -> Record | None:
         """The request of that name, if it is kept."""
         with self._lock:
-            held = self._changed.get(id)
+            held = self._changed.get(id) or self._on_its_way.get(id)
         if held is not None:
             return held
         with self._store.transaction() as connection:
@@ -125,6 +129,7 @@ class Journal:
 
     def newest(self, limit: int) -> list[Record]:
         """The newest requests, without images and counts."""
+        self.flush()
         columns = (_jobs.c.id, _jobs.c.kind, _jobs.c.state, _jobs.c.request, _jobs.c.created)
         query = sa.select(*columns).order_by(_jobs.c.created.desc()).limit(limit)
         with self._store.transaction() as connection:

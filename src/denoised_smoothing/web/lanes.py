@@ -55,10 +55,15 @@ class Lane:
     A batch that fails does not say whose image it was: then those on their way are counted once
     more one by one, and only the one that fails by itself gets the error. As noise is keyed, this
     gives the same counts.
+
+    Args:
+        smoothed: what answers.
+        name: of the thread.
+        ready: nothing is counted before it is set.
     """
 
-    def __init__(self, smoothed: SmoothedClassifier, name: str) -> None:
-        self.smoothed = smoothed
+    def __init__(self, smoothed: SmoothedClassifier, name: str, ready: threading.Event) -> None:
+        self.smoothed, self._ready = smoothed, ready
         self._waiting: deque[Ticket] = deque()
         self._running: dict[str, Ticket] = {}
         self._news = threading.Condition()
@@ -82,6 +87,7 @@ class Lane:
         self._thread.join()
 
     def _work(self) -> None:
+        self._ready.wait()
         while not self._closed or self._waiting:
             try:
                 for task in self.smoothed.count_as_they_come(

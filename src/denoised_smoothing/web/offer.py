@@ -89,6 +89,7 @@ class Offer:
         self._names, self._lock = names, threading.Lock()
         self._sigmas = tuple(sorted(map(check_sigma, names.sigmas)))
         self._made: dict[tuple[str, str, float], SmoothedClassifier] = {}
+        self._withdrawn: set[tuple[str, str, float]] = set()
         self._denoisers = {name: load_denoiser(spec) for name, spec in names.denoisers.items()}
         self._denoisers.pop(NO_DENOISER, None)
         self._classifiers: dict[str, Classifier] = {}
@@ -114,11 +115,29 @@ class Offer:
             offered = ", ".join(f"{value:g}" for value in found.sigmas)
             raise SettingError(f"sigma {sigma:g} is not offered; expected one of {offered}")
         key = (model, denoiser, sigma)
+        if key in self._withdrawn:
+            raise SettingError(
+                f"{model} with {denoiser} at sigma {sigma:g} does not work here; the log of the "
+                "service says why"
+            )
         with self._lock:
             if key not in self._made:
                 front = self._denoisers[denoiser] if denoiser != NO_DENOISER else None
                 self._made[key] = self._smooth(self._classifiers[model], sigma, front)
             return self._made[key]
+
+    def combinations(self) -> list[tuple[Model, str, float]]:
+        """Everything that can be asked for: model, denoiser, noise level."""
+        return [
+            (model, denoiser, sigma)
+            for model in self.models.values()
+            for sigma in model.sigmas
+            for denoiser in model.denoisers
+        ]
+
+    def withdraw(self, model: str, denoiser: str, sigma: float) -> None:
+        """Offer a combination no longer, as it does not work here."""
+        self._withdrawn.add((model, denoiser, sigma))
 
     def example(self, model: str, name: str) -> ExampleImage:
         """The example of that name.

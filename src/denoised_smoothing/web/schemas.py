@@ -11,8 +11,8 @@ from denoised_smoothing.certificates.plans import Anytime, FixedBudget, RadiusTa
 from denoised_smoothing.web.journal import State
 
 PIXEL = (
-    "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAAAAADhZOFXAAAAIUlEQVR4nGNgQAcX4ewkKO3z/"
-    "wGEoc2wDMIwYqhGUw8AyZgFIbPKZQ4AAAAASUVORK5CYII="
+    "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAAAAADhZOFXAAAARklEQVR4nAXBYRVAMBgAwHt7/vsiaGCaLIJGIqyC"
+    "Bp4EI4E1III7lLYFaG99i0Gelh55T+LqbpI4GUm+WeQP01PqAdZW8QOg+BHxst8QXwAAAABJRU5ErkJggg=="
 )
 """An image of 8x8 pixels, for the examples."""
 Name = Annotated[str, StringConstraints(max_length=200)]

@@ -87,7 +87,11 @@ class Service:
         self._pictures = ThreadPoolExecutor(2, thread_name_prefix="pictures")
         self._attacks = ThreadPoolExecutor(1, thread_name_prefix="attacks")
         self._seconds = 0.5  # that a request took lately, to say when to come back
-        threading.Thread(target=self._warm_up, name="warm up", daemon=True).start()
+        self._preparing = threading.Thread(target=self._prepare, name="prepare", daemon=True)
+
+    def start(self) -> None:
+        """Prepare what is offered, beside everything else."""
+        self._preparing.start()
 
     def read(self, ask: Ask, content: bytes | None) -> tuple[str, np.ndarray, list[str]]:
         """The classifier's name, the image as it is answered, and what was changed of it.
@@ -165,6 +169,7 @@ class Service:
         until = time.monotonic() + self.limits.grace
         while self._jobs and time.monotonic() < until:
             time.sleep(0.05)
+        self._preparing.join()
         self._attacks.shutdown(cancel_futures=True)
         with self._lock:
             lanes = list(self._lanes.values())
@@ -223,6 +228,7 @@ class Service:
 
     def _attack(self, job: Job) -> None:
         try:
+            self.ready.wait()
             if not job.cancelled:
                 job.prepare()
             self._count(job)
@@ -242,10 +248,11 @@ class Service:
         key = (job.request.classifier, job.request.denoiser, job.request.sigma)
         with self._lock:
             if key not in self._lanes:
-                self._lanes[key] = Lane(job.smoothed, " ".join(map(str, key)))
+                self._lanes[key] = Lane(job.smoothed, " ".join(map(str, key)), self.ready)
             return self._lanes[key]
 
     def _show(self, job: Job) -> None:
+        self.ready.wait()
         if job.first is Stage.SELECTION and not job.cancelled:
             job.feed.copies(
                 shown_copies(job.smoothed, job.image, job.image_id, job.seed, job.names)
@@ -301,20 +308,24 @@ class Service:
         kept = () if isinstance(job, AttackJob) else tuple(counts.values())
         return Record(job.id, job.kind, request, job.seed, job.png, State.RUNNING, kept)
 
-    def _warm_up(self) -> None:
-        """Convert and compile what is offered before it is asked for, the usual first."""
-        for model in self.offer.models.values():
-            for sigma in sorted(model.sigmas, reverse=True):
-                for denoiser in reversed(list(model.denoisers)):
-                    if self.closing:
-                        return
-                    try:
-                        image = np.full(model.shape, 128 / 255, np.float32)
-                        smoothed = self.offer.smoothed(model.name, denoiser, sigma)
-                        smoothed.predict(image, n=1, seed=0)
-                    except DenoisedSmoothingError as error:
-                        _log.error("%s, %s, sigma %g: %s", model.name, denoiser, sigma, error)
-                self.ready.set()
+    def _prepare(self) -> None:
+        """Convert and compile all that is offered, before anything is counted.
+
+        Tracing a model changes how modules are called in the whole process, so no lane may count
+        meanwhile.
+        """
+        try:
+            for model, denoiser, sigma in self.offer.combinations():
+                if self.closing:
+                    return
+                try:
+                    image = np.full(model.shape, 128 / 255, np.float32)
+                    self.offer.smoothed(model.name, denoiser, sigma).predict(image, n=1, seed=0)
+                except DenoisedSmoothingError as error:
+                    _log.error("%s, %s, sigma %g: %s", model.name, denoiser, sigma, error)
+                    self.offer.withdraw(model.name, denoiser, sigma)
+        finally:
+            self.ready.set()
 
 
 def _of(shown: Future[None]) -> Exception | None:

@@ -103,6 +103,18 @@ async function certify(event) {
   if (running === mine) byId("go").textContent = "Certify again";
 }
 
+// Models are converted when the service starts; until then the button says so.
+async function ready() {
+  const go = byId("go");
+  while (!(await fetch("/readyz")).ok) {
+    go.disabled = true;
+    go.textContent = "Preparing models …";
+    await new Promise((later) => setTimeout(later, 500));
+  }
+  go.disabled = false;
+  go.textContent = "Certify";
+}
+
 export async function start() {
   offer = await get("/v1/models");
   byId("classifier").replaceChildren(...offer.models.map(({ classifier }) => h("option", { value: classifier }, classifier)));
@@ -117,5 +129,6 @@ export async function start() {
   drop.addEventListener("drop", (event) => { event.preventDefault(); take(event.dataTransfer.files[0]); });
   addEventListener("pagehide", () => running?.abort());
   await offerModel();
+  await ready();
   document.documentElement.dataset.ready = "certify";
 }
