@@ -274,7 +274,8 @@ class Store:
         """How many images of each run are finished; runs without any are left out."""
         query = sa.select(_images.c.run, sa.func.count()).where(_images.c.finished)
         with self.transaction() as connection:
-            return {run: count for run, count in connection.execute(query.group_by(_images.c.run))}
+            rows = connection.execute(query.group_by(_images.c.run))
+            return {name: count for name, count in rows.all()}  # noqa: C416, rows are no pairs
 
     def save_images(self, name: str, images: Iterable[StoredImage]) -> None:
         """Insert or replace the state of each image, all or none.

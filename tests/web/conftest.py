@@ -3,6 +3,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -45,10 +46,10 @@ def client(service: Service) -> Iterator[TestClient]:
         yield opened
 
 
-@pytest.fixture
-def live(service: Service) -> Iterator[str]:
+@contextmanager
+def served(service: Service) -> Iterator[str]:
     """The address of a server in a thread."""
-    config = uvicorn.Config(create_app(service), "127.0.0.1", 0, log_level="warning")
+    config = uvicorn.Config(create_app(service), "127.0.0.1", 0, log_level="error")
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -57,3 +58,9 @@ def live(service: Service) -> Iterator[str]:
     yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     server.should_exit = True
     thread.join()
+
+
+@pytest.fixture
+def live(service: Service) -> Iterator[str]:
+    with served(service) as address:
+        yield address

@@ -6,6 +6,8 @@ import base64
 import json
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from itertools import pairwise
 from typing import Any
 
 import httpx
@@ -113,7 +115,7 @@ def test_events_tell_how_it_comes_about(client: TestClient) -> None:
     assert len(copies) == 24
     assert all(copy["noisy"].startswith("data:image/png") and copy["denoised"] for copy in copies)
     progress = [values for name, values in told if name == "progress"]
-    assert all(a["calls"] < b["calls"] for a, b in zip(progress, progress[1:], strict=False))
+    assert all(a["calls"] < b["calls"] for a, b in pairwise(progress))
     assert not any(values["proven"] for values in progress)
     result = told[-1][1]
     assert result["perturbation"]["norm"] < result["radius"]
@@ -165,15 +167,18 @@ def test_requests_are_found_later(client: TestClient, service: Service) -> None:
     assert "only interrupted ones" in resumed.json()["detail"]
 
 
+def leave(url: str, request: dict[str, Any], headers: dict[str, str]) -> None:
+    """Ask, and go away after the first line of the answer, or after a moment without one."""
+    with (
+        suppress(httpx.ReadTimeout),
+        httpx.stream("POST", url, json=request, headers=headers, timeout=0.3) as reply,
+    ):
+        next(reply.iter_lines())
+
+
 def test_a_client_that_goes_away_frees_its_work(live: str, service: Service) -> None:
     for headers in ({}, {"accept": "text/event-stream"}):
-        with httpx.Client() as away, pytest.raises(httpx.ReadTimeout):
-            request = {"example": "0", "n": 19_000}
-            with away.stream(
-                "POST", f"{live}/v1/certificates", json=request, headers=headers, timeout=0.3
-            ) as reply:
-                for _ in reply.iter_lines():
-                    raise httpx.ReadTimeout("gone after the first line")
+        leave(f"{live}/v1/certificates", {"example": "0", "n": 19_000}, headers)
         until = time.monotonic() + 20
         while service.open and time.monotonic() < until:
             time.sleep(0.05)

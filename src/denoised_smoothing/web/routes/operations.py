@@ -22,6 +22,7 @@ def models(request: Request) -> dict[str, Any]:
     """Classifiers, denoisers, noise levels and examples by name, and the limits of requests."""
     service = service_of(request)
     return {
+        "ready": service.ready.is_set(),
         "limits": {
             "copies": service.limits.copies,
             "bytes": service.limits.body,

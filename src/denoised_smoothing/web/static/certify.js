@@ -106,10 +106,11 @@ async function certify(event) {
 // Models are converted when the service starts; until then the button says so.
 async function ready() {
   const go = byId("go");
-  while (!(await fetch("/readyz")).ok) {
+  while (!offer.ready) {
     go.disabled = true;
     go.textContent = "Preparing models …";
     await new Promise((later) => setTimeout(later, 500));
+    offer = await get("/v1/models");
   }
   go.disabled = false;
   go.textContent = "Certify";
