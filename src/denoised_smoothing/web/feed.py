@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing, suppress
 from typing import Any
 
 Event = tuple[str, dict[str, Any]]
@@ -26,6 +26,7 @@ class Feed:
         self._progress: dict[str, Any] | None = None
         self._end: Event | None = None
         self._listeners: set[Callable[[], object]] = set()
+        self._watching = 0
 
     def copies(self, values: list[dict[str, Any]]) -> None:
         """Show further noisy copies."""
@@ -45,8 +46,44 @@ class Feed:
             self._end = self._end or (event, values)
         self._wake()
 
+    @property
+    def watched(self) -> bool:
+        """Whether anybody wants to know how far it is."""
+        return bool(self._watching)
+
     async def follow(self) -> AsyncIterator[tuple[str, dict[str, Any] | None]]:
         """All events, up to the end; one without values where nothing happens for a while."""
+        sent, shown = 0, None
+        self._watching += 1
+        try:
+            async with aclosing(self._news()) as news:
+                async for quiet in news:
+                    with self._lock:
+                        copies, progress, end = self._copies[sent:], self._progress, self._end
+                    for values in copies:
+                        yield "copies", values
+                    sent += len(copies)
+                    if progress is not None and progress is not shown:
+                        yield "progress", progress
+                        shown = progress
+                    if end is not None:
+                        yield end
+                        return
+                    if quiet:
+                        yield "quiet", None
+        finally:
+            self._watching -= 1
+
+    async def ended(self) -> Event:
+        """Wait for the end."""
+        async with aclosing(self._news()) as news:
+            async for _ in news:
+                if self._end is not None:
+                    return self._end
+        raise AssertionError("there is always news")
+
+    async def _news(self) -> AsyncGenerator[bool, None]:
+        """Once, then whenever there is something new, or nothing for a while: then True."""
         loop, news = asyncio.get_running_loop(), asyncio.Event()
 
         def wake() -> None:
@@ -54,35 +91,19 @@ class Feed:
 
         with self._lock:
             self._listeners.add(wake)
-        sent, shown = 0, None
+        quiet = False
         try:
             while True:
                 news.clear()
-                with self._lock:
-                    copies, progress, end = self._copies[sent:], self._progress, self._end
-                for values in copies:
-                    yield "copies", values
-                sent += len(copies)
-                if progress is not None and progress is not shown:
-                    yield "progress", progress
-                    shown = progress
-                if end is not None:
-                    yield end
-                    return
+                yield quiet
+                quiet = False
                 try:
                     await asyncio.wait_for(news.wait(), QUIET_SECONDS)
                 except TimeoutError:
-                    yield "quiet", None
+                    quiet = True
         finally:
             with self._lock:
                 self._listeners.discard(wake)
-
-    async def ended(self) -> Event:
-        """Wait for the end."""
-        async for event, values in self.follow():
-            if values is not None:
-                last = event, values
-        return last
 
     def _wake(self) -> None:
         with self._lock:

@@ -48,7 +48,7 @@ class _Teller:
     def __call__(self, counts: Counts) -> None:
         now, job = time.monotonic(), self._job
         job.counts = dict(counts)
-        if now - self._told >= PROGRESS_SECONDS:
+        if job.feed.watched and now - self._told >= PROGRESS_SECONDS:
             self._told = now
             job.feed.progress(job.progress(job.counts))
         if now - self._saved >= SAVE_SECONDS:
