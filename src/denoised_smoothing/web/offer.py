@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -14,13 +15,16 @@ from denoised_smoothing.catalogue import load_bundle, load_classifier, load_deno
 from denoised_smoothing.certificates.radii import check_sigma
 from denoised_smoothing.certificates.setting import EngineName
 from denoised_smoothing.datasets import load_dataset
-from denoised_smoothing.errors import ImageError, SettingError
+from denoised_smoothing.errors import DenoisedSmoothingError, ImageError, SettingError
 from denoised_smoothing.interfaces import Classifier, CopyClassifier, Denoiser
 from denoised_smoothing.smoothing import SmoothedClassifier
 
 NO_DENOISER = "none"
+_ROUNDS = 4
 EXAMPLES = 24
 """Images of the data set that are offered."""
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,18 +130,38 @@ class Offer:
                 self._made[key] = self._smooth(self._classifiers[model], sigma, front)
             return self._made[key]
 
-    def combinations(self) -> list[tuple[Model, str, float]]:
-        """Everything that can be asked for: model, denoiser, noise level."""
-        return [
-            (model, denoiser, sigma)
-            for model in self.models.values()
-            for sigma in model.sigmas
-            for denoiser in model.denoisers
-        ]
+    def prepare(self, stopped: Callable[[], bool]) -> None:
+        """Convert and compile all that is offered; what does not work is offered no longer.
 
-    def withdraw(self, model: str, denoiser: str, sigma: float) -> None:
-        """Offer a combination no longer, as it does not work here."""
-        self._withdrawn.add((model, denoiser, sigma))
+        Before anything is counted: tracing a model changes how modules are called in the whole
+        process. Converting one pipeline may touch weights that another shares, which is then
+        converted again: so in rounds, until nothing changes.
+        """
+        held: list[object] = []
+        for _ in range(_ROUNDS):
+            made = [
+                None if stopped() else self._engine(model, denoiser, sigma)
+                for model in self.models.values()
+                for sigma in model.sigmas
+                for denoiser in model.denoisers
+            ]
+            if made == held or stopped():
+                return
+            held = made
+
+    def _engine(self, model: Model, denoiser: str, sigma: float) -> object:
+        """What executes a combination, after it was executed once; None where it does not work."""
+        if (model.name, denoiser, sigma) in self._withdrawn:
+            return None
+        image = np.full(model.shape, 128 / 255, np.float32)
+        try:
+            smoothed = self.smoothed(model.name, denoiser, sigma)
+            smoothed.labels(image, "prepared", 0, 1)
+            return smoothed.choice(image).engine
+        except DenoisedSmoothingError as error:
+            _log.error("%s, %s, sigma %g: %s", model.name, denoiser, sigma, error)
+            self._withdrawn.add((model.name, denoiser, sigma))
+            return None
 
     def example(self, model: str, name: str) -> ExampleImage:
         """The example of that name.

@@ -22,12 +22,11 @@ from denoised_smoothing.web.journal import Journal, Record, State
 from denoised_smoothing.web.lanes import Lane, Ticket
 from denoised_smoothing.web.limits import Limits
 from denoised_smoothing.web.metrics import Metrics
-from denoised_smoothing.web.offer import NO_DENOISER, Model, Offer
+from denoised_smoothing.web.offer import NO_DENOISER, Offer
 from denoised_smoothing.web.schemas import Ask
 from denoised_smoothing.web.story import failure, shown_copies
 from denoised_smoothing.web.uploads import fit, read_upload
 
-_ROUNDS = 4
 PROGRESS_SECONDS = 0.03
 """Progress of a request is told at most this often."""
 
@@ -311,35 +310,10 @@ class Service:
         return Record(job.id, job.kind, request, job.seed, job.png, State.RUNNING, kept)
 
     def _prepare(self) -> None:
-        """Convert and compile all that is offered, before anything is counted.
-
-        Tracing a model changes how modules are called in the whole process, so no lane may count
-        meanwhile. Converting one pipeline may touch weights that another shares, which is then
-        converted again: so in rounds, until nothing changes.
-        """
         try:
-            held: list[object] = []
-            for _ in range(_ROUNDS):
-                made = [self._engine(*names) for names in self.offer.combinations()]
-                if made == held or self.closing:
-                    return
-                held = made
+            self.offer.prepare(lambda: self.closing)
         finally:
             self.ready.set()
-
-    def _engine(self, model: Model, denoiser: str, sigma: float) -> object:
-        """What executes a combination, after it was executed once; None where it does not work."""
-        image = np.full(model.shape, 128 / 255, np.float32)
-        if self.closing:
-            return None
-        try:
-            smoothed = self.offer.smoothed(model.name, denoiser, sigma)
-            smoothed.labels(image, "prepared", 0, 1)
-            return smoothed.choice(image).engine
-        except DenoisedSmoothingError as error:
-            _log.error("%s, %s, sigma %g: %s", model.name, denoiser, sigma, error)
-            self.offer.withdraw(model.name, denoiser, sigma)
-            return None
 
 
 def _of(shown: Future[None]) -> Exception | None:

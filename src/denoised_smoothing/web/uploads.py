@@ -48,7 +48,7 @@ def read_upload(content: bytes, *, pixels: int) -> Float[np.ndarray, "c h w"]:
 
 def fit(
     image: Float[np.ndarray, "c h w"], shape: tuple[int, int, int]
-) -> tuple[Float[np.ndarray, "c i j"], list[str]]:
+) -> tuple[Float[np.ndarray, "d i j"], list[str]]:
     """The image as it is certified, of the classifier's shape [C, H, W], and what was changed.
 
     Raises:

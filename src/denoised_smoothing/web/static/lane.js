@@ -7,7 +7,7 @@ import { calm, down, h, thousands } from "./dom.js";
 
 const BEAT = 40; // milliseconds between the moments that are shown
 
-export function lane({ title, fields, image, truth, small, signal, pictureOf }) {
+export function lane({ title, fields, image, truth, small, signal }) {
   const answer = h("p", { class: "answer waiting", "aria-live": "polite" }, "Making noisy copies …");
   const done = h("i", { "width%": 0 });
   const grid = h("ul", { class: `grid${small ? "" : " large"}`, "aria-label": "Noisy copies and the classifier’s answers" });
