@@ -7,10 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-
-for package in ("fastapi", "limits", "prometheus_client", "python_multipart", "uvicorn", "sklearn"):
-    pytest.importorskip(package)
-
 import uvicorn
 from starlette.testclient import TestClient
 

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 playwright = pytest.importorskip("playwright.sync_api")
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
+BROWSER = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
 if BROWSER is None:
     pytest.skip("there is no chromium here (apt install chromium)", allow_module_level=True)
 
