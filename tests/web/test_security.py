@@ -154,7 +154,9 @@ HOSTILE = {
     "cmyk": saved("JPEG", "CMYK"),
     "1x1": saved("PNG", size=(1, 1)),
     "a jpeg cut": saved("JPEG", "RGB", (64, 64))[:300],
-    "a bmp that lies": b"BM" + struct.pack("<IHHIIiiHHIIiiII", 100, 0, 0, 54, 40, 2**31 - 1, 2**31 - 1, 1, 24, 0, 0, 0, 0, 0, 0),
+    "a bmp that lies": b"BM"
+    + struct.pack("<IHHIIiiHH", 100, 0, 0, 54, 40, 2**31 - 1, 2**31 - 1, 1, 24)
+    + bytes(24),
 }  # fmt: skip
 
 
@@ -200,28 +202,34 @@ def test_strange_requests_end_below_500(live: str) -> None:
     from urllib.parse import urlsplit
 
     address = (urlsplit(live).hostname, urlsplit(live).port)
-    json_type = b"Content-Type: application/json\r\n"
     head = b"Host: 127.0.0.1\r\n"
+
+    def get(path: bytes, more: bytes = b"") -> bytes:
+        return b"GET " + path + b" HTTP/1.1\r\n" + head + more + b"\r\n"
+
+    def post(length: bytes, body: bytes, kind: bytes = b"application/json") -> bytes:
+        told = b"Content-Type: " + kind + b"\r\nContent-Length: " + length + b"\r\n\r\n"
+        return b"POST /v1/predictions HTTP/1.1\r\n" + head + told + body
+
     cases = [
-        b"GET / HTTP/1.1\r\n" + head + b"X-Long: " + b"a" * 200_000 + b"\r\n\r\n",
-        b"GET /" + b"a" * 200_000 + b" HTTP/1.1\r\n" + head + b"\r\n",
-        b"GET /static/../../../../etc/passwd HTTP/1.1\r\n" + head + b"\r\n",
-        b"GET /v1/runs/..%2f..%2fetc%2fpasswd HTTP/1.1\r\n" + head + b"\r\n",
-        b"GET /v1/runs/%00 HTTP/1.1\r\n" + head + b"\r\n",
-        b"GET /v1/runs/%ff%fe HTTP/1.1\r\n" + head + b"\r\n",
-        b"GET /v1/jobs/%27%20OR%201=1 HTTP/1.1\r\n" + head + b"\r\n",
-        b"POST /v1/predictions HTTP/1.1\r\n" + head + b"Content-Length: -5\r\n\r\n",
-        b"POST /v1/predictions HTTP/1.1\r\n" + head + b"Content-Length: 1e9\r\n\r\n",
-        b"POST /v1/predictions HTTP/1.1\r\n" + head + json_type + b"Content-Length: 99999999999\r\n\r\n",
-        b"POST /v1/predictions HTTP/1.1\r\n" + head + json_type + b"Content-Length: 4\r\n\r\n\xff\xfe{}",
-        b"POST /v1/predictions HTTP/1.1\r\n" + head + json_type + b"Content-Length: 6\r\n\r\n[1,2]\n",
-        b"POST /v1/predictions HTTP/1.1\r\n" + head + b"Content-Type: multipart/form-data\r\nContent-Length: 2\r\n\r\nab",
-        b"POST /v1/predictions HTTP/1.1\r\n" + head
-        + b"Content-Type: multipart/form-data; boundary=x\r\nContent-Length: 9\r\n\r\n--x\r\nabcd",
-        b"POST /v1/predictions HTTP/1.1\r\n" + head + json_type + b"Content-Length: 100000\r\n\r\n" + b"[" * 100_000,
+        get(b"/", b"X-Long: " + b"a" * 200_000 + b"\r\n"),
+        get(b"/" + b"a" * 200_000),
+        get(b"/static/../../../../etc/passwd"),
+        get(b"/v1/runs/..%2f..%2fetc%2fpasswd"),
+        get(b"/v1/runs/%00"),
+        get(b"/v1/runs/%ff%fe"),
+        get(b"/v1/jobs/%27%20OR%201=1"),
+        post(b"-5", b""),
+        post(b"1e9", b""),
+        post(b"99999999999", b""),
+        post(b"4", b"\xff\xfe{}"),
+        post(b"6", b"[1,2]\n"),
+        post(b"100000", b"[" * 100_000),
+        post(b"2", b"ab", b"multipart/form-data"),
+        post(b"9", b"--x\r\nabcd", b"multipart/form-data; boundary=x"),
         b"BREW / HTTP/1.1\r\n" + head + b"\r\n",
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
-    ]  # fmt: skip
+    ]
     for case in cases:
         with socket.create_connection(address, timeout=10) as line:
             reply = b""
