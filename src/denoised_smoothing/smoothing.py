@@ -37,7 +37,7 @@ from denoised_smoothing.execution import Execution, stated_channels
 from denoised_smoothing.fingerprints import fingerprint
 from denoised_smoothing.interfaces import Classifier, CopyClassifier
 from denoised_smoothing.noise import noisy_copies
-from denoised_smoothing.scheduling import ImageTask, Targets
+from denoised_smoothing.scheduling import ImageTask, Part, Targets
 from denoised_smoothing.voting import Voting
 
 
@@ -304,6 +304,31 @@ class SmoothedClassifier:
             first, tasks, targets, choice, seed, most=self._batch_size, on_batch=on_batch
         )
 
+    def count_as_they_come(
+        self,
+        tasks: Iterator[ImageTask | None],
+        targets: Targets,
+        seed: Callable[[ImageTask], int],
+        *,
+        on_batch: Callable[[Sequence[ImageTask]], None] | None = None,
+    ) -> Iterator[ImageTask]:
+        """As :meth:`count_labels`, of images that join while others are counted, all in turn.
+
+        Args:
+            tasks: the first is waited for; then None where there is none now (see
+                :func:`~denoised_smoothing.scheduling.spend`).
+            targets: as of :meth:`count_labels`.
+            seed: of the noise of a task.
+            on_batch: as of :meth:`count_labels`.
+        """
+        first = next(tasks, None)
+        if first is None:
+            return
+        yield from self._voting.count(
+            first, tasks, targets, self.choice(first.image), seed,
+            fair=True, most=self._batch_size, on_batch=on_batch,
+        )  # fmt: skip
+
     def choice(self, image: Float[np.ndarray, "c h w"]) -> Choice:
         """The engine for images of this size, and the copies of a forward pass.
 
@@ -351,6 +376,15 @@ class SmoothedClassifier:
             stage=Stage.ESTIMATION, start=0, stop=count,
         )  # fmt: skip
         return noisy.cpu().numpy(), self.execution.denoise(noisy).cpu().numpy()
+
+    def labels(
+        self, image: Float[np.ndarray, "c h w"], image_id: str, seed: int, count: int
+    ) -> list[int | None]:
+        """The labels of the copies that :meth:`copies` shows, None for no label."""
+        task = ImageTask("shown", image_id, image)
+        parts = [Part(task, Stage.ESTIMATION, number, number + 1) for number in range(count)]
+        votes = self._voting.votes(parts, self.choice(image), seed)
+        return [None if failed else counts.index(1) for counts, failed in votes]
 
     def _certify(
         self,

@@ -270,6 +270,13 @@ class Store:
         with self.transaction() as connection:
             return [_image(row) for row in connection.execute(query)]
 
+    def finished(self) -> dict[str, int]:
+        """How many images of each run are finished; runs without any are left out."""
+        query = sa.select(_images.c.run, sa.func.count()).where(_images.c.finished)
+        with self.transaction() as connection:
+            rows = connection.execute(query.group_by(_images.c.run))
+            return {name: count for name, count in rows.all()}  # noqa: C416, rows are no pairs
+
     def save_images(self, name: str, images: Iterable[StoredImage]) -> None:
         """Insert or replace the state of each image, all or none.
 

@@ -22,6 +22,9 @@ from denoised_smoothing.noise import chunk_size, noisy_copies
 from denoised_smoothing.queries import CopyKey
 from denoised_smoothing.scheduling import ImageTask, Part, Targets, same_shape, spend
 
+Seed = int | Callable[[ImageTask], int]
+"""Of the noise: one for all images, or that of each."""
+
 
 class Voting:
     """Draws copies and counts the labels that an engine gives them, in any number of threads.
@@ -39,11 +42,12 @@ class Voting:
     def count(
         self,
         first: ImageTask,
-        rest: Iterable[ImageTask],
+        rest: Iterable[ImageTask | None],
         targets: Targets,
         choice: Choice,
-        seed: int,
+        seed: Seed,
         *,
+        fair: bool = False,
         most: int | None = None,
         on_batch: Callable[[Sequence[ImageTask]], None] | None = None,
     ) -> Iterator[ImageTask]:
@@ -54,6 +58,7 @@ class Voting:
             targets: copies wanted in each stage, given the counts so far.
             choice: the engine for images of this shape, and the copies of a forward pass.
             seed: of the noise.
+            fair: as of :func:`~denoised_smoothing.scheduling.spend`.
             most: copies on their way, if more than a batch; None for two batches a thread.
             on_batch: called after each batch with the tasks that it served.
 
@@ -75,6 +80,7 @@ class Voting:
                 batch=batch,
                 busy=min(depth, engine.workers),
                 depth=depth,
+                fair=fair,
                 on_batch=on_batch,
             )
         finally:
@@ -137,7 +143,7 @@ class Voting:
         return answers
 
     def votes(
-        self, parts: Sequence[Part], choice: Choice, seed: int
+        self, parts: Sequence[Part], choice: Choice, seed: Seed
     ) -> list[tuple[list[int], int]]:
         """The votes of each part; they leave the device once, as one small table.
 
@@ -209,10 +215,11 @@ class Voting:
                 self._inside, self._alone = self._inside - 1, False
                 self._turns.notify_all()
 
-    def _noisy(self, part: Part, seed: int) -> Float[Tensor, "n c h w"]:
+    def _noisy(self, part: Part, seed: Seed) -> Float[Tensor, "n c h w"]:
         image = torch.tensor(part.task.image, device=self.device)  # may be a read-only array
         return noisy_copies(
-            image, self.sigma, noise=self.noise, seed=seed, image_id=part.task.image_id,
+            image, self.sigma, noise=self.noise,
+            seed=seed if isinstance(seed, int) else seed(part.task), image_id=part.task.image_id,
             stage=part.stage, start=part.start, stop=part.stop,
         )  # fmt: skip
 

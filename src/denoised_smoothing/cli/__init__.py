@@ -13,6 +13,7 @@ from denoised_smoothing.cli import (
     experimenting,
     planning,
     results,
+    serving,
     sweeping,
     training,
 )
@@ -47,6 +48,7 @@ app.command()(training.train_classifier)
 app.command()(results.report)
 app.command()(results.export)
 app.command()(attacking.attack)
+app.command()(serving.serve)
 app.add_typer(experimenting.experiment, name="experiment")
 app.command("list")(results.list_)
 
