@@ -12,6 +12,7 @@
     │   ├── BudgetReachedError           the limit of queries or cost
     │   ├── ModelChangedError            the vendor answers with another model than before
     │   └── AnswerMissingError           without queries, and the log has no answer
+    ├── WorkerError                      workers of a cluster cannot be reached, or are lost
     ├── CountsError                      counts that do not belong together
     ├── TrainingError                    a training that cannot start or go on
     │   └── TrainingInterruptedError     stopped by Ctrl-C; the same command goes on
@@ -75,6 +76,10 @@ class AnswerMissingError(RemoteError):
     """No query may be sent, and the log holds no answer for this copy."""
 
 
+class WorkerError(DenoisedSmoothingError):
+    """Workers of a cluster cannot be reached, failed or are lost; every count so far is kept."""
+
+
 class CountsError(DenoisedSmoothingError):
     """Label counts of different runs, images or stages were mixed."""
 
@@ -116,5 +121,7 @@ class MissingExtraError(DenoisedSmoothingError, ImportError):
             f"{purpose} needs the package '{package}', which is not installed; "
             f"install it with: {self.install}"
         )
-        self.package = package
-        self.extra = extra
+        self.package, self.extra, self.purpose = package, extra, purpose
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.package, self.extra, self.purpose)

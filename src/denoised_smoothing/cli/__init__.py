@@ -16,6 +16,7 @@ from denoised_smoothing.cli import (
     sweeping,
     training,
 )
+from denoised_smoothing.cli.clusters import RayCommand
 from denoised_smoothing.cli.options import FAILED, INTERRUPTED, REFUSED, fail
 from denoised_smoothing.errors import (
     DenoisedSmoothingError,
@@ -38,7 +39,7 @@ app = typer.Typer(
 
 app.command()(certifying.demo)
 app.command()(certifying.predict)
-app.command()(certifying.certify)
+app.command(cls=RayCommand)(certifying.certify)
 app.command()(bundling.bundle)
 app.command()(planning.plan)
 app.command()(sweeping.sweep)

@@ -22,6 +22,15 @@ from denoised_smoothing.cli.buying import (
     Yes,
     refuse_bought,
 )
+from denoised_smoothing.cli.clusters import (
+    Passes,
+    Ray,
+    WorkerCpus,
+    WorkerGpus,
+    WorkerResources,
+    Workers,
+    cluster,
+)
 from denoised_smoothing.cli.options import (
     FAILED,
     INTERRUPTED,
@@ -33,6 +42,7 @@ from denoised_smoothing.cli.options import (
     Data,
     DenoiserSpec,
     Device,
+    Devices,
     Engine,
     NoiseName,
     OptionalClassifier,
@@ -193,7 +203,7 @@ def certify(
         str | None,
         typer.Option(metavar="NAME", help="Name of the run.", show_default="from the settings"),
     ] = None,
-    device: Device = "auto",
+    device: Devices = "auto",
     engine: Engine = EngineName.AUTO,
     precision: PrecisionName = Precision.FLOAT32,
     calibration: CalibrationData = None,
@@ -206,6 +216,12 @@ def certify(
     timeout: Timeout = None,
     yes: Yes = False,
     offline: Offline = False,
+    ray: Ray = None,
+    workers: Workers = None,
+    worker_cpus: WorkerCpus = 1,
+    worker_gpus: WorkerGpus = 0,
+    worker_resources: WorkerResources = None,
+    passes: Passes = 1,
     as_json: AsJson = False,
 ) -> None:
     """Certify images; a run that exists goes on where it stopped."""
@@ -219,6 +235,7 @@ def certify(
     choice = chosen(
         context, bundle, classifier, denoiser, sigma, device=device, batch_size=batch_size,
         noise=noise, engine=engine, precision=precision,
+        cluster=cluster(ray, workers, worker_cpus, worker_gpus, worker_resources, passes),
     )  # fmt: skip
     buying = BuyingOptions(
         max_queries, max_cost, price, rate, in_flight, timeout, yes=yes, offline=offline
@@ -322,6 +339,11 @@ def chosen(
             **options,
         )
         return Chosen(smoothed, classifier, denoiser)
+    if options.get("cluster") is not None:
+        raise SettingError(
+            f"--bundle {bundle} with --ray: a bundle is a folder on this machine; name what is in "
+            "it by --classifier and --denoiser"
+        )
     given = [f"--{name}" for name in IN_A_BUNDLE if given_by_hand(context, name)]
     if given:
         raise SettingError(
