@@ -123,7 +123,7 @@ def test_numbers_out_of_range_are_refused(options: dict[str, int], message: str)
 
 def test_a_cluster_without_room_for_a_worker_says_what_it_has(two: RayCluster) -> None:
     with pytest.raises(
-        SettingError, match=r"\(CPU 1, tpu 2\): it has CPU \d+, tpu 0; ask for less"
+        SettingError, match=r"\(CPU 1, tpu 2\): it has CPU \d+, GPU 0, tpu 0; ask for less"
     ):
         _ = RayCluster(resources={"tpu": 2.0}).crew
 

@@ -203,7 +203,8 @@ def certify(
         str | None,
         typer.Option(metavar="NAME", help="Name of the run.", show_default="from the settings"),
     ] = None,
-    device: Devices = "auto",
+    device: Device = "auto",
+    devices: Devices = None,
     engine: Engine = EngineName.AUTO,
     precision: PrecisionName = Precision.FLOAT32,
     calibration: CalibrationData = None,
@@ -233,7 +234,7 @@ def certify(
 
     wanted = parse_radii(radii)
     choice = chosen(
-        context, bundle, classifier, denoiser, sigma, device=device, batch_size=batch_size,
+        context, bundle, classifier, denoiser, sigma, device=devices or device, batch_size=batch_size,
         noise=noise, engine=engine, precision=precision,
         cluster=cluster(ray, workers, worker_cpus, worker_gpus, worker_resources, passes),
     )  # fmt: skip

@@ -70,8 +70,8 @@ NoiseName = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:0.")]
 Devices = Annotated[
-    str,
-    typer.Option("--device", "--devices", help="auto, cpu, cuda, or several: cuda:0,cuda:1."),
+    str | None,
+    typer.Option(metavar="NAMES", help="Several of one kind instead of one device: cuda:0,cuda:1."),
 ]
 Engine = Annotated[
     EngineName,
