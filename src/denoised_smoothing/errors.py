@@ -17,6 +17,8 @@
     ├── TrainingError                    a training that cannot start or go on
     │   └── TrainingInterruptedError     stopped by Ctrl-C; the same command goes on
     ├── StoreError                       the store cannot be read or written
+    │   ├── StoreUnreachableError        a server that is away, and may come back
+    │   ├── RunBusyError                 another driver works on the run
     │   ├── SchemaTooNewError            written by a newer version of this package
     │   ├── RunNotFoundError             no run of that name
     │   └── RunMismatchError             the run exists, with other settings
@@ -94,6 +96,14 @@ class TrainingInterruptedError(TrainingError):
 
 class StoreError(DenoisedSmoothingError):
     """The store of runs cannot be opened, read or written."""
+
+
+class StoreUnreachableError(StoreError):
+    """The server of the store is away; it may come back."""
+
+
+class RunBusyError(StoreError):
+    """Another driver works on the run."""
 
 
 class SchemaTooNewError(StoreError):

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from denoised_smoothing.certificates.counts import Stage
 from denoised_smoothing.queries import Attempt, CopyKey, Outcome, Spending, spending_of
-from denoised_smoothing.store import QUERIES, Store
+from denoised_smoothing.store import QUERIES, Store, patient
 
 _KEYS = ("run", "image_id", "stage", "copy", "number")
 _RESULTS = ("outcome", "label", "final", "version", "answer", "seconds")
@@ -32,14 +32,15 @@ class Ledger:
     def __init__(self, store: Store, run: str) -> None:
         store.run(run)
         self._store, self._run = store, run
-        self._update = sa.update(QUERIES).where(
-            *(QUERIES.c[key] == sa.bindparam(f"at_{key}") for key in _KEYS)
-        )
+        at = [QUERIES.c[key] == sa.bindparam(f"at_{key}") for key in _KEYS]
+        self._update, self._delete = sa.update(QUERIES).where(*at), sa.delete(QUERIES).where(*at)
 
+    @patient
     def write(self, begun: Sequence[Attempt], finished: Sequence[Attempt]) -> None:
         """Insert attempts that are about to be sent, and update others, in one transaction."""
-        with self._store.transaction(write=True) as connection:
-            if begun:
+        with self._store.transaction(write=True, run=self._run) as connection:
+            if begun:  # twice, where the answer to a commit was lost
+                connection.execute(self._delete, [_at(self._row(a)) for a in begun])
                 connection.execute(sa.insert(QUERIES), [self._row(a) for a in begun])
             if finished:
                 connection.execute(self._update, [_result(self._row(a)) for a in finished])
@@ -79,8 +80,12 @@ class Ledger:
         return {"run": self._run, "image_id": image_id, "stage": stage, "copy": copy, **values}
 
 
+def _at(row: dict[str, Any]) -> dict[str, Any]:
+    return {f"at_{key}": row[key] for key in _KEYS}
+
+
 def _result(row: dict[str, Any]) -> dict[str, Any]:
-    return {f"at_{key}": row[key] for key in _KEYS} | {name: row[name] for name in _RESULTS}
+    return _at(row) | {name: row[name] for name in _RESULTS}
 
 
 def _attempt(row: Any) -> Attempt:

@@ -160,8 +160,8 @@ class TestOptions:
         assert with_address(["digits"]) == ["digits"]
 
     def test_become_a_cluster(self) -> None:
-        assert cluster(None, None, 1, 0, None, 1) is None
-        made = cluster("local", 3, 2, 0.5, "a100=1, disk=0.25", 4)
+        assert cluster(None, None, 1.0, 0.0, None, 1) is None
+        made = cluster("local", 3, 2.0, 0.5, "a100=1, disk=0.25", 4)
         assert made is not None
         assert (made.address, made.workers, made.cpus, made.gpus, made.passes) == (
             None, 3, 2, 0.5, 4,
@@ -170,8 +170,8 @@ class TestOptions:
 
     def test_need_ray(self) -> None:
         with pytest.raises(SettingError, match="about the workers of a cluster; add --ray"):
-            cluster(None, 4, 1, 0, None, 1)
+            cluster(None, 4, 1.0, 0.0, None, 1)
 
     def test_resources_are_names_and_amounts(self) -> None:
         with pytest.raises(SettingError, match="such as a100=1, got 'a100'"):
-            cluster("local", None, 1, 0, "a100", 1)
+            cluster("local", None, 1.0, 0.0, "a100", 1)

@@ -22,6 +22,7 @@ from denoised_smoothing.errors import (
     DenoisedSmoothingError,
     InputError,
     MissingExtraError,
+    RunBusyError,
     RunMismatchError,
     RunNotFoundError,
     SchemaTooNewError,
@@ -60,6 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         refused = (
             InputError,
             MissingExtraError,
+            RunBusyError,
             RunMismatchError,
             RunNotFoundError,
             SchemaTooNewError,

@@ -234,7 +234,8 @@ def certify(
 
     wanted = parse_radii(radii)
     choice = chosen(
-        context, bundle, classifier, denoiser, sigma, device=devices or device, batch_size=batch_size,
+        context, bundle, classifier, denoiser, sigma,
+        device=devices or device, batch_size=batch_size,
         noise=noise, engine=engine, precision=precision,
         cluster=cluster(ray, workers, worker_cpus, worker_gpus, worker_resources, passes),
     )  # fmt: skip

@@ -165,8 +165,13 @@ class CertificationRun:
             StoreError: the store cannot be written, or the data changed under the run.
             RemoteError: a classifier behind a wire cannot go on, or its budget is used up.
             ClassifierError: an answer cannot be used.
+            RunBusyError: another driver works on the run.
             ImageError: images that cannot be read, or of another size, after all others.
         """
+        with store.claim(self.run_name):
+            return self._execute(store, progress)
+
+    def _execute(self, store: Store, progress: Callable[[RunProgress], None] | None) -> StoredRun:
         run = self._begin(store)
         if not store.examples(run.name):
             store.save_examples(run.name, self._examples(run.seed))
