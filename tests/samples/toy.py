@@ -43,6 +43,19 @@ class Slow(Toy):
         return super().forward(images)
 
 
+class Gated(Toy):
+    """Goes on after 30 forward passes, which take a moment, when the file TOY_GATE is there."""
+
+    passes = 0
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.passes += 1
+        time.sleep(0.05)
+        while self.passes > 30 and not os.path.exists(os.environ["TOY_GATE"]):  # noqa: PTH110
+            time.sleep(0.05)
+        return super().forward(images)
+
+
 class KilledOnce(Toy):
     """Kills its process in the third forward pass, but only one in all.
 

@@ -197,6 +197,13 @@ def certify(
         int | None, typer.Option(help="At most so many images.", show_default="all")
     ] = None,
     stride: Annotated[int, typer.Option(help="Every so many-th image.")] = 1,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NUMBER/OF",
+            help="One part of those images, such as 3/16; join them with merge.",
+        ),
+    ] = None,
     seed: Seed = None,
     store: StoreUrl = "runs.sqlite",
     run: Annotated[
@@ -229,7 +236,7 @@ def certify(
     from denoised_smoothing.datasets import load_dataset
     from denoised_smoothing.ledger import Ledger
     from denoised_smoothing.reporting import load_results
-    from denoised_smoothing.runs import CertificationRun
+    from denoised_smoothing.runs import CertificationRun, Shard
     from denoised_smoothing.store import Store
 
     wanted = parse_radii(radii)
@@ -262,6 +269,7 @@ def certify(
         resolution=resolution,
         limit=limit,
         stride=stride,
+        shard=None if shard is None else Shard.parse(shard),
         more=more,
         calibration=None if calibration is None else load_dataset(calibration),
         command=command_line(),

@@ -23,15 +23,19 @@ even to read.
 from __future__ import annotations
 
 from denoised_smoothing.store.database import Store, patient
-from denoised_smoothing.store.records import StoredExample, StoredImage, StoredRun
-from denoised_smoothing.store.tables import QUERIES, SCHEMA_VERSION
+from denoised_smoothing.store.records import StoredExample, StoredImage, StoredRun, differences
+from denoised_smoothing.store.tables import EXAMPLES, IMAGES, QUERIES, RUNS, SCHEMA_VERSION
 
 __all__ = [
+    "EXAMPLES",
+    "IMAGES",
     "QUERIES",
+    "RUNS",
     "SCHEMA_VERSION",
     "Store",
     "StoredExample",
     "StoredImage",
     "StoredRun",
+    "differences",
     "patient",
 ]

@@ -49,11 +49,13 @@ class StoredExample:
     png: bytes
 
 
-def differences(held: dict[str, Any], asked: dict[str, Any]) -> list[str]:
+def differences(
+    held: dict[str, Any], asked: dict[str, Any], *, where: tuple[str, str] = ("in the run", "asked")
+) -> list[str]:
     """What differs between the settings of a run and others; nested ones by their path."""
     held, asked = _flatten(held), _flatten(asked)
     return [
-        f"{key}: {held.get(key)!r} in the run, {asked.get(key)!r} asked"
+        f"{key}: {held.get(key)!r} {where[0]}, {asked.get(key)!r} {where[1]}"
         for key in sorted(held | asked)
         if held.get(key) != asked.get(key)
     ]
