@@ -41,7 +41,7 @@ class LabelCounts:
     failed: int = 0
 
     def __post_init__(self) -> None:
-        if self.failed < 0 or any(count < 0 for count in self.counts):
+        if self.failed < 0 or min(self.counts, default=0) < 0:
             raise CountsError(
                 f"label counts cannot be negative, got counts={self.counts}, failed={self.failed}"
             )

@@ -46,6 +46,8 @@ _HINTS = {
     "psycopg": "install the driver of PostgreSQL: pip install 'denoised-smoothing[postgresql]'",
     "": "check its path or URL; everything saved before is kept",
 }
+ROWS_AT_ONCE = 1_000
+"""Rows that are read together."""
 PATIENCE = 600.0
 """Seconds that a store which was reachable before is waited for."""
 _log = logging.getLogger(__name__)
@@ -191,10 +193,16 @@ class Store:
     @patient
     def images(self, name: str) -> list[StoredImage]:
         """The images of a run, by index."""
+        return list(self.stream_images(name))
+
+    def stream_images(self, name: str) -> Iterator[StoredImage]:
+        """As :meth:`images`, one by one, so that a large run needs not fit into memory."""
         self.run(name)
         query = sa.select(IMAGES).where(IMAGES.c.run == name).order_by(IMAGES.c.index)
         with self.transaction() as connection:
-            return [from_row(row) for row in connection.execute(query)]
+            rows = connection.execution_options(yield_per=ROWS_AT_ONCE).execute(query)
+            for row in rows:
+                yield from_row(name, row)
 
     @patient
     def save_images(self, name: str, images: Iterable[StoredImage]) -> None:

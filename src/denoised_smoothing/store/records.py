@@ -85,11 +85,14 @@ def to_row(run: str, image: StoredImage) -> dict[str, Any]:
     return {**asdict(image), "run": run, "counts": votes}
 
 
-def from_row(row: Any) -> StoredImage:
-    """An image from its row."""
-    run, index, image_id, label, digest, votes, seconds, finished = row
+def from_row(run: str, row: Any) -> StoredImage:
+    """An image of a run from its row."""
+    _, index, image_id, label, digest, votes, seconds, finished = row
     counts = {
-        Stage(stage): LabelCounts(run, image_id, Stage(stage), tuple(of_labels), failed)
+        _STAGES[stage]: LabelCounts(run, image_id, _STAGES[stage], tuple(of_labels), failed)
         for stage, (of_labels, failed) in votes.items()
     }
     return StoredImage(index, image_id, label, digest, counts, seconds, finished)
+
+
+_STAGES = {stage.value: stage for stage in Stage}
