@@ -158,6 +158,7 @@ class TestOptions:
         assert with_address(["--ray", "--json"]) == ["--ray", "local", "--json"]
         assert with_address(["--ray", "auto", "--json"]) == ["--ray", "auto", "--json"]
         assert with_address(["digits"]) == ["digits"]
+        assert with_address([]) == []
 
     def test_become_a_cluster(self) -> None:
         assert cluster(None, None, 1.0, 0.0, None, 1) is None

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import starmap, zip_longest
+from operator import add
 
 from denoised_smoothing.errors import CountsError
 
@@ -73,12 +75,11 @@ class LabelCounts:
                     f"cannot add label counts of different {name}s: {mine!r} and {theirs!r}; "
                     "only counts of one run, image and stage belong together"
                 )
-        length = max(len(self.counts), len(other.counts))
         return LabelCounts(
             self.run,
             self.image_id,
             self.stage,
-            tuple(self.of(label) + other.of(label) for label in range(length)),
+            tuple(starmap(add, zip_longest(self.counts, other.counts, fillvalue=0))),
             self.failed + other.failed,
         )
 

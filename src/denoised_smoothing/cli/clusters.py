@@ -63,7 +63,7 @@ class RayCommand(TyperCommand):
 def with_address(arguments: Sequence[str]) -> list[str]:
     """The arguments, with an address where ``--ray`` has none."""
     filled: list[str] = []
-    for argument, following in zip(arguments, [*arguments[1:], "-"], strict=True):
+    for argument, following in zip(arguments, [*arguments[1:], "-"], strict=False):
         filled.append(argument)
         if argument == "--ray" and following.startswith("-"):
             filled.append(LOCAL)
