@@ -3,7 +3,7 @@
     python benchmarks/scale.py driver [--postgresql URL]
     python benchmarks/scale.py workers [--counts 1,8,64,512] [--seconds 0.5]
     python benchmarks/scale.py results [--images 1000000]
-    python benchmarks/scale.py model [--rate 650] [--results 1500]
+    python benchmarks/scale.py model [--rate 650] [--passes 8]
 
 ``driver`` counts votes that cost nothing, so that only the driver and the store work. ``workers``
 sleep instead of computing: many of them in a few processes of a Ray cluster on this machine.
@@ -220,15 +220,17 @@ def row(index: int, top: int) -> dict[str, Any]:
 
 
 def model(options: argparse.Namespace) -> None:
-    """Hours = calls / min(workers * rate * efficiency, results * copies in a batch)."""
-    print("| workers | fixed n = 10,000 | anytime | bound by |")
-    print("| ---: | ---: | ---: | --- |")
-    for count in (1, 8, 64, 512):
-        device, limit = count * options.rate, options.results * options.batch
-        rate = min(device, limit)
+    """Hours of a run whose workers, or whose driver, are the slowest part of it."""
+    print("| workers | drivers | fixed n = 10,000 | anytime | bound by |")
+    print("| ---: | ---: | ---: | ---: | --- |")
+    message = options.message / (options.forward * options.passes)
+    of_driver = 1000 / (options.part / options.chunk + message)
+    for count, drivers in ((1, 1), (8, 1), (64, 1), (64, 4), (512, 1), (512, 32)):
+        of_workers, most = count * options.rate, drivers * of_driver
+        rate = min(of_workers, most)
         fixed, anytime = (calls / rate / 3600 for calls in (FULL, ANYTIME))
-        bound = "the workers" if device <= limit else "the driver"
-        print(f"| {count} | {fixed:,.1f} h | {anytime:,.1f} h | {bound} |")
+        bound = "the workers" if of_workers <= most else "the driver"
+        print(f"| {count} | {drivers} | {fixed:,.1f} h | {anytime:,.2f} h | {bound} |")
 
 
 PARTS_OF_IT: dict[str, Callable[[argparse.Namespace], None]] = {
@@ -241,18 +243,21 @@ PARTS_OF_IT: dict[str, Callable[[argparse.Namespace], None]] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("part", choices=PARTS_OF_IT)
+    parser.add_argument("what", choices=PARTS_OF_IT)
     parser.add_argument("--postgresql", help="URL of a database that is emptied")
     parser.add_argument("--counts", default="1,8,64,512")
     parser.add_argument("--seconds", type=float, default=0.5, help="that a batch takes")
     parser.add_argument("--rounds", type=int, default=40, help="batches of each worker")
     parser.add_argument("--images", type=int, default=0)
     parser.add_argument("--rate", type=float, default=650.0, help="copies a second of a worker")
-    parser.add_argument("--results", type=float, default=1500.0, help="results/s of the driver")
-    parser.add_argument("--batch", type=int, default=20, help="copies in a batch")
+    parser.add_argument("--part", type=float, default=0.25, help="driver's ms for a part")
+    parser.add_argument("--message", type=float, default=1.2, help="driver's ms for a message")
+    parser.add_argument("--chunk", type=int, default=4, help="copies in a part (at 224 pixels)")
+    parser.add_argument("--forward", type=int, default=20, help="copies in a forward pass")
+    parser.add_argument("--passes", type=int, default=8, help="forward passes in a message")
     options = parser.parse_args()
-    options.images = options.images or {"driver": 400, "results": 1_000_000}.get(options.part, 0)
-    PARTS_OF_IT[options.part](options)
+    options.images = options.images or {"driver": 400, "results": 1_000_000}.get(options.what, 0)
+    PARTS_OF_IT[options.what](options)
 
 
 if __name__ == "__main__":

@@ -763,7 +763,7 @@ class TestFailures:
 
         def failing(self: Store, name: str, images: Any) -> None:
             calls.append(name)
-            if len(calls) > 2:
+            if len(calls) > 1:
                 raise StoreError("disk is full")
             save(self, name, images)
 
