@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
+from itertools import count
 from typing import Any
 
 import sqlalchemy as sa
@@ -35,15 +36,22 @@ class Ledger:
         at = [QUERIES.c[key] == sa.bindparam(f"at_{key}") for key in _KEYS]
         self._update, self._delete = sa.update(QUERIES).where(*at), sa.delete(QUERIES).where(*at)
 
-    @patient
     def write(self, begun: Sequence[Attempt], finished: Sequence[Attempt]) -> None:
         """Insert attempts that are about to be sent, and update others, in one transaction."""
-        with self._store.transaction(write=True, run=self._run) as connection:
-            if begun:  # twice, where the answer to a commit was lost
-                connection.execute(self._delete, [_at(self._row(a)) for a in begun])
-                connection.execute(sa.insert(QUERIES), [self._row(a) for a in begun])
-            if finished:
-                connection.execute(self._update, [_result(self._row(a)) for a in finished])
+        tries = count()
+
+        @patient
+        def write() -> None:
+            again = next(tries) > 0
+            with self._store.transaction(write=True, run=self._run) as connection:
+                if begun and again:  # they may be there: the answer to a commit can be lost
+                    connection.execute(self._delete, [_at(self._row(a)) for a in begun])
+                if begun:
+                    connection.execute(sa.insert(QUERIES), [self._row(a) for a in begun])
+                if finished:
+                    connection.execute(self._update, [_result(self._row(a)) for a in finished])
+
+        write()
 
     def history(self) -> Iterator[Attempt]:
         """All attempts, those of a copy in their order; the vendor's answers are left out."""
