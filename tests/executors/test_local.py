@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -21,14 +22,13 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (5, 1, 8, 8)).astype(np.float
 class Linear(nn.Module):
     """Random weights; notes which of its copies was asked by which thread."""
 
-    asked: set[tuple[int, int]]
-
     def __init__(self) -> None:
         super().__init__()
         self.weights = nn.Parameter(torch.randn(5, 64, generator=torch.Generator().manual_seed(0)))
 
     def forward(self, images: Tensor) -> Tensor:
         asked.add((id(self), threading.get_ident()))
+        time.sleep(0.02)  # so that the next batch goes to another thread
         return images.flatten(1) @ self.weights.T
 
 

@@ -78,8 +78,8 @@ class LocalExecution(Execution):
         workers = sum(choice.engine.workers for choice in choices)
         depth = 2 * workers if most is None else max(1, most // batch)
         places: SimpleQueue[tuple[Voting, Choice]] = SimpleQueue()
-        for place in zip(self._votings, choices, strict=True):
-            for _ in range(place[1].engine.workers):
+        for _ in range(choices[0].engine.workers):  # in turn, so that no device is left out
+            for place in zip(self._votings, choices, strict=True):
                 places.put(place)
         mine = threading.local()
 
