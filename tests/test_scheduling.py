@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from denoised_smoothing import scheduling
 from denoised_smoothing.certificates.counts import LabelCounts, Stage
-from denoised_smoothing.scheduling import ImageTask, Part, Targets, Votes, spend
+from denoised_smoothing.scheduling import Executor, ImageTask, Part, Targets, Votes
 
 IMAGE = np.zeros((1, 2, 2), np.float32)
 CLASSES = 3
@@ -97,6 +97,13 @@ class FakeDraw:
 def always(n0: int, n: int) -> Targets:
     """The targets of a plan that draws so many copies whatever their labels."""
     return lambda counts: {Stage.SELECTION: n0, Stage.ESTIMATION: n}
+
+
+def spend(
+    tasks: Iterable[ImageTask], targets: Targets, submit: Any, *, chunk: int, **options: Any
+) -> Iterator[ImageTask]:
+    passed = {name: options.pop(name) for name in ("on_batch", "fair") if name in options}
+    return scheduling.spend(tasks, targets, Executor(submit, **options), chunk=chunk, **passed)
 
 
 def run(

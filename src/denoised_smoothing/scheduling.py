@@ -2,8 +2,8 @@
 
 It asks the sampling plan of every unfinished image for its targets, fills batches with copies
 of several images, keeps several batches on their way, adds the votes in the order in which the
-copies were asked for, and ends an image when its plan says so. Who calls it chooses how votes
-are drawn and what happens to a finished batch.
+copies were asked for, and ends an image when its plan says so. Who calls it chooses the executor
+and what happens to a finished batch.
 """
 
 from __future__ import annotations
@@ -88,53 +88,60 @@ class Part:
 
 Votes = Sequence[tuple[Sequence[int], int]]
 """Of each part of a batch: copies a label, and copies without a label."""
-Submit = Callable[[Sequence[Part]], "Future[Votes]"]
-"""Starts a batch: makes, classifies and counts its copies."""
+
+
+@dataclass(frozen=True, slots=True)
+class Executor:
+    """Where batches are counted: in threads of this process, or by workers elsewhere.
+
+    ``submit`` starts a batch: its copies are made, classified and counted. ``batch`` is the most
+    copies in one; with ``busy`` batches on their way nothing is idle, and there are never more
+    than ``depth``.
+    """
+
+    submit: Callable[[Sequence[Part]], Future[Votes]]
+    batch: int
+    busy: int = 1
+    depth: int = 1
 
 
 def spend(
     tasks: Iterable[ImageTask | None],
     targets: Targets,
-    submit: Submit,
+    executor: Executor,
     *,
     chunk: int,
-    batch: int,
-    busy: int = 1,
-    depth: int = 1,
     fair: bool = False,
     on_batch: Callable[[Sequence[ImageTask]], None] | None = None,
 ) -> Iterator[ImageTask]:
     """Draw copies until every task has what its plan wants; yields tasks as they finish.
 
     An image never gets copies beyond its next decision, so that none is drawn that it does not
-    want. Batches that are not full wait for more copies while others keep the device busy.
+    want. Batches that are not full wait for more copies while others are on their way.
 
     Args:
         tasks: taken one by one as they are needed, so that memory does not grow with them. If
             ``fair``, each as soon as it is there: None says that none is there now, and where
             nothing is left to do, asking for the next one may wait.
         targets: the plan's.
-        submit: starts a batch.
+        executor: counts the batches.
         chunk: copies of a chunk of noise; a part never spans two.
-        batch: the most copies in a batch.
-        busy: batches on their way that keep the device busy.
-        depth: the most batches on their way.
         fair: all unfinished tasks get copies in turn, a chunk at a time, instead of one after
             the other.
         on_batch: called after each batch with the tasks that got votes.
     """
-    supply = _Supply(tasks, targets, chunk, fair=fair)
+    supply, batch = _Supply(tasks, targets, chunk, fair=fair), executor.batch
     on_their_way: deque[tuple[list[Part], Future[Votes]]] = deque()
     held: list[Part] = []
     began = time.perf_counter()
     try:
         while True:
-            while len(on_their_way) < depth:
+            while len(on_their_way) < executor.depth:
                 held += supply.parts(batch - _copies(held))
                 yield from supply.finished()
-                if not held or (_copies(held) < batch and len(on_their_way) >= busy):
+                if not held or (_copies(held) < batch and len(on_their_way) >= executor.busy):
                     break
-                on_their_way.append((held, submit(held)))
+                on_their_way.append((held, executor.submit(held)))
                 held = []
             if not on_their_way:
                 if supply.exhausted:

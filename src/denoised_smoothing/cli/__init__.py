@@ -17,11 +17,13 @@ from denoised_smoothing.cli import (
     sweeping,
     training,
 )
+from denoised_smoothing.cli.clusters import RayCommand
 from denoised_smoothing.cli.options import FAILED, INTERRUPTED, REFUSED, fail
 from denoised_smoothing.errors import (
     DenoisedSmoothingError,
     InputError,
     MissingExtraError,
+    RunBusyError,
     RunMismatchError,
     RunNotFoundError,
     SchemaTooNewError,
@@ -39,7 +41,7 @@ app = typer.Typer(
 
 app.command()(certifying.demo)
 app.command()(certifying.predict)
-app.command()(certifying.certify)
+app.command(cls=RayCommand)(certifying.certify)
 app.command()(bundling.bundle)
 app.command()(planning.plan)
 app.command()(sweeping.sweep)
@@ -47,6 +49,7 @@ app.command()(training.train)
 app.command()(training.train_classifier)
 app.command()(results.report)
 app.command()(results.export)
+app.command()(results.merge)
 app.command()(attacking.attack)
 app.command()(serving.serve)
 app.add_typer(experimenting.experiment, name="experiment")
@@ -61,6 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         refused = (
             InputError,
             MissingExtraError,
+            RunBusyError,
             RunMismatchError,
             RunNotFoundError,
             SchemaTooNewError,
