@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from denoised_smoothing import scheduling
 from denoised_smoothing.certificates.counts import LabelCounts, Stage
-from denoised_smoothing.scheduling import ImageTask, Part, Targets, Votes, spend
+from denoised_smoothing.scheduling import Executor, ImageTask, Part, Targets, Votes
 
 IMAGE = np.zeros((1, 2, 2), np.float32)
 CLASSES = 3
@@ -97,6 +97,13 @@ class FakeDraw:
 def always(n0: int, n: int) -> Targets:
     """The targets of a plan that draws so many copies whatever their labels."""
     return lambda counts: {Stage.SELECTION: n0, Stage.ESTIMATION: n}
+
+
+def spend(
+    tasks: Iterable[ImageTask], targets: Targets, submit: Any, *, chunk: int, **options: Any
+) -> Iterator[ImageTask]:
+    passed = {name: options.pop(name) for name in ("on_batch", "fair") if name in options}
+    return scheduling.spend(tasks, targets, Executor(submit, **options), chunk=chunk, **passed)
 
 
 def run(
@@ -394,3 +401,40 @@ class TestOnTheirWay:
         next(going)
         assert taken < 50
         assert len(list(going)) == 999
+
+
+class TestFair:
+    """Tasks that come while others are counted."""
+
+    def test_counts_are_the_same_in_turn(self) -> None:
+        draw, tasks = FakeDraw(), [task_of(str(number)) for number in range(7)]
+        targets = {Stage.SELECTION: 5, Stage.ESTIMATION: 33}
+        done = list(spend(tasks, lambda _: targets, draw, chunk=4, batch=10, depth=2, fair=True))
+        assert sorted(task.image_id for task in done) == [str(number) for number in range(7)]
+        for task in done:
+            assert task.counts == counts_of(task.image_id, selection=5, estimation=33)
+
+    def test_one_that_comes_late_does_not_wait_for_the_others(self) -> None:
+        draw, early, late = FakeDraw(), task_of("1"), task_of("2")
+
+        def source() -> Iterator[ImageTask | None]:
+            yield early
+            while len(draw.batches) < 3:
+                yield None
+            yield late
+            while not late.counts.get(Stage.ESTIMATION):
+                yield None
+
+        sizes = {"1": 400, "2": 20}
+        targets = {Stage.ESTIMATION: 0}
+
+        def wanted(counts: Mapping[Stage, LabelCounts]) -> Mapping[Stage, int]:
+            who = next(iter(counts.values())).image_id
+            return {**targets, Stage.ESTIMATION: sizes[who]}
+
+        for task in (early, late):
+            task.counts[Stage.SELECTION] = LabelCounts("run", task.image_id, Stage.SELECTION)
+        done = list(spend(source(), wanted, draw, chunk=5, batch=10, fair=True))
+        assert [task.image_id for task in done] == ["2", "1"]
+        in_turn = [part.task.image_id for batch in draw.batches[3:6] for part in batch]
+        assert in_turn.count("1") == in_turn.count("2")

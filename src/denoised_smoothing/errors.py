@@ -12,10 +12,13 @@
     │   ├── BudgetReachedError           the limit of queries or cost
     │   ├── ModelChangedError            the vendor answers with another model than before
     │   └── AnswerMissingError           without queries, and the log has no answer
+    ├── WorkerError                      workers of a cluster cannot be reached, or are lost
     ├── CountsError                      counts that do not belong together
     ├── TrainingError                    a training that cannot start or go on
     │   └── TrainingInterruptedError     stopped by Ctrl-C; the same command goes on
     ├── StoreError                       the store cannot be read or written
+    │   ├── StoreUnreachableError        a server that is away, and may come back
+    │   ├── RunBusyError                 another driver works on the run
     │   ├── SchemaTooNewError            written by a newer version of this package
     │   ├── RunNotFoundError             no run of that name
     │   └── RunMismatchError             the run exists, with other settings
@@ -75,6 +78,10 @@ class AnswerMissingError(RemoteError):
     """No query may be sent, and the log holds no answer for this copy."""
 
 
+class WorkerError(DenoisedSmoothingError):
+    """Workers of a cluster cannot be reached, failed or are lost; every count so far is kept."""
+
+
 class CountsError(DenoisedSmoothingError):
     """Label counts of different runs, images or stages were mixed."""
 
@@ -89,6 +96,14 @@ class TrainingInterruptedError(TrainingError):
 
 class StoreError(DenoisedSmoothingError):
     """The store of runs cannot be opened, read or written."""
+
+
+class StoreUnreachableError(StoreError):
+    """The server of the store is away; it may come back."""
+
+
+class RunBusyError(StoreError):
+    """Another driver works on the run."""
 
 
 class SchemaTooNewError(StoreError):
@@ -116,5 +131,7 @@ class MissingExtraError(DenoisedSmoothingError, ImportError):
             f"{purpose} needs the package '{package}', which is not installed; "
             f"install it with: {self.install}"
         )
-        self.package = package
-        self.extra = extra
+        self.package, self.extra, self.purpose = package, extra, purpose
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.package, self.extra, self.purpose)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -67,6 +68,7 @@ class Execution:
         precision: Precision,
         device: torch.device,
     ) -> None:
+        self._parts = classifier, denoiser
         front = None if denoiser is None else as_denoiser(denoiser)
         self.pipeline = self._shown = Pipeline(classifier, front, sigma, device)
         if isinstance(denoiser, Drafting) and denoiser.votes > 1:
@@ -86,6 +88,21 @@ class Execution:
         self._images: Float[np.ndarray, "n c h w"] | None = None
         self._calibration: dict[str, str] = {}
         self._choices: dict[tuple[int, ...], tuple[object, Choice]] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without engines, which belong to a process."""
+        return {**self.__dict__, "_choices": {}}
+
+    def on(self, device: torch.device) -> Execution:
+        """The same, with copies of all modules, on another device."""
+        classifier, denoiser = copy.deepcopy(self._parts)
+        there = Execution(
+            classifier, denoiser, self.pipeline.sigma, self.noise,
+            self.engine, self.precision, device,
+        )  # fmt: skip
+        there.fixed, there._forward = self.fixed, self._forward
+        there._images, there._calibration = self._images, self._calibration
+        return there
 
     @property
     def needs_calibration(self) -> bool:
@@ -131,6 +148,11 @@ class Execution:
             choice = choose_engine(self.pipeline, request, partial(self._sample, image))
             held = self._choices[image.shape] = (state, choice)
         return held[1]
+
+    @property
+    def forward(self) -> int | None:
+        """Copies of a forward pass, where that is settled."""
+        return self._forward
 
     def adopt(self, engine: EngineName, forward: int) -> None:
         """Execute as counts were executed that others shall be added to."""

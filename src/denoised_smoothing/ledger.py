@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
+from itertools import count
 from operator import attrgetter
 from typing import Any
 
@@ -11,7 +12,7 @@ import sqlalchemy as sa
 
 from denoised_smoothing.certificates.counts import Stage
 from denoised_smoothing.queries import Attempt, CopyKey, Outcome, Spending, spending_of
-from denoised_smoothing.store import QUERIES, Store
+from denoised_smoothing.store import QUERIES, Store, patient
 
 _KEYS = ("run", "image_id", "stage", "copy", "number")
 _RESULTS = ("outcome", "label", "final", "version", "answer", "seconds")
@@ -38,17 +39,25 @@ class Ledger:
     def __init__(self, store: Store, run: str) -> None:
         store.run(run)
         self._store, self._run = store, run
-        self._update = sa.update(QUERIES).where(
-            *(QUERIES.c[key] == sa.bindparam(f"at_{key}") for key in _KEYS)
-        )
+        at = [QUERIES.c[key] == sa.bindparam(f"at_{key}") for key in _KEYS]
+        self._update, self._delete = sa.update(QUERIES).where(*at), sa.delete(QUERIES).where(*at)
 
     def write(self, begun: Sequence[Attempt], finished: Sequence[Attempt]) -> None:
         """Insert attempts that are about to be sent, and update others, in one transaction."""
-        with self._store.transaction(write=True) as connection:
-            if begun:
-                connection.execute(sa.insert(QUERIES), [self._row(a) for a in begun])
-            if finished:
-                connection.execute(self._update, [self._result(a) for a in finished])
+        tries = count()
+
+        @patient
+        def write() -> None:
+            again = next(tries) > 0
+            with self._store.transaction(write=True, run=self._run) as connection:
+                if begun and again:  # they may be there: the answer to a commit can be lost
+                    connection.execute(self._delete, [_at(self._row(a)) for a in begun])
+                if begun:
+                    connection.execute(sa.insert(QUERIES), [self._row(a) for a in begun])
+                if finished:
+                    connection.execute(self._update, [self._result(a) for a in finished])
+
+        write()
 
     def history(self) -> Iterator[Attempt]:
         """All attempts, those of a copy in their order; the vendor's answers are left out."""
@@ -85,6 +94,10 @@ class Ledger:
     def _result(self, attempt: Attempt) -> dict[str, Any]:
         key = (self._run, *attempt.key, attempt.number)
         return dict(zip(_BOUND, (*key, *_results_of(attempt)), strict=True))
+
+
+def _at(row: dict[str, Any]) -> dict[str, Any]:
+    return {f"at_{key}": row[key] for key in _KEYS}
 
 
 def _attempt(row: Any) -> Attempt:

@@ -2,8 +2,8 @@
 
 It asks the sampling plan of every unfinished image for its targets, fills batches with copies
 of several images, keeps several batches on their way, adds the votes in the order in which the
-copies were asked for, and ends an image when its plan says so. Who calls it chooses how votes
-are drawn and what happens to a finished batch.
+copies were asked for, and ends an image when its plan says so. Who calls it chooses the executor
+and what happens to a finished batch.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from itertools import chain
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Float
@@ -87,48 +88,60 @@ class Part:
 
 Votes = Sequence[tuple[Sequence[int], int]]
 """Of each part of a batch: copies a label, and copies without a label."""
-Submit = Callable[[Sequence[Part]], "Future[Votes]"]
-"""Starts a batch: makes, classifies and counts its copies."""
+
+
+@dataclass(frozen=True, slots=True)
+class Executor:
+    """Where batches are counted: in threads of this process, or by workers elsewhere.
+
+    ``submit`` starts a batch: its copies are made, classified and counted. ``batch`` is the most
+    copies in one; with ``busy`` batches on their way nothing is idle, and there are never more
+    than ``depth``.
+    """
+
+    submit: Callable[[Sequence[Part]], Future[Votes]]
+    batch: int
+    busy: int = 1
+    depth: int = 1
 
 
 def spend(
-    tasks: Iterable[ImageTask],
+    tasks: Iterable[ImageTask | None],
     targets: Targets,
-    submit: Submit,
+    executor: Executor,
     *,
     chunk: int,
-    batch: int,
-    busy: int = 1,
-    depth: int = 1,
+    fair: bool = False,
     on_batch: Callable[[Sequence[ImageTask]], None] | None = None,
 ) -> Iterator[ImageTask]:
     """Draw copies until every task has what its plan wants; yields tasks as they finish.
 
     An image never gets copies beyond its next decision, so that none is drawn that it does not
-    want. Batches that are not full wait for more copies while others keep the device busy.
+    want. Batches that are not full wait for more copies while others are on their way.
 
     Args:
-        tasks: taken one by one as they are needed, so that memory does not grow with them.
+        tasks: taken one by one as they are needed, so that memory does not grow with them. If
+            ``fair``, each as soon as it is there: None says that none is there now, and where
+            nothing is left to do, asking for the next one may wait.
         targets: the plan's.
-        submit: starts a batch.
+        executor: counts the batches.
         chunk: copies of a chunk of noise; a part never spans two.
-        batch: the most copies in a batch.
-        busy: batches on their way that keep the device busy.
-        depth: the most batches on their way.
+        fair: all unfinished tasks get copies in turn, a chunk at a time, instead of one after
+            the other.
         on_batch: called after each batch with the tasks that got votes.
     """
-    supply = _Supply(tasks, targets, chunk)
+    supply, batch = _Supply(tasks, targets, chunk, fair=fair), executor.batch
     on_their_way: deque[tuple[list[Part], Future[Votes]]] = deque()
     held: list[Part] = []
     began = time.perf_counter()
     try:
         while True:
-            while len(on_their_way) < depth:
+            while len(on_their_way) < executor.depth:
                 held += supply.parts(batch - _copies(held))
                 yield from supply.finished()
-                if not held or (_copies(held) < batch and len(on_their_way) >= busy):
+                if not held or (_copies(held) < batch and len(on_their_way) >= executor.busy):
                     break
-                on_their_way.append((held, submit(held)))
+                on_their_way.append((held, executor.submit(held)))
                 held = []
             if not on_their_way:
                 if supply.exhausted:
@@ -147,14 +160,17 @@ def spend(
             pending.cancel()
 
 
-def same_shape(first: ImageTask, rest: Iterable[ImageTask]) -> Iterator[ImageTask]:
+_Task = TypeVar("_Task", ImageTask, ImageTask | None)
+
+
+def same_shape(first: ImageTask, rest: Iterable[_Task]) -> Iterator[_Task]:
     """All tasks, refusing one that would not fit into a batch with the first.
 
     Raises:
         ImageError: its image has another shape.
     """
     for task in chain([first], rest):
-        if task.image.shape != first.image.shape:
+        if task is not None and task.image.shape != first.image.shape:
             raise ImageError(
                 f"image {task.image_id} has shape {list(task.image.shape)}, the first one "
                 f"{list(first.image.shape)}; bring them to one size (a resolution)"
@@ -165,14 +181,19 @@ def same_shape(first: ImageTask, rest: Iterable[ImageTask]) -> Iterator[ImageTas
 class _Supply:
     """The unfinished tasks, and what each wants next."""
 
-    def __init__(self, tasks: Iterable[ImageTask], targets: Targets, chunk: int) -> None:
+    def __init__(
+        self, tasks: Iterable[ImageTask | None], targets: Targets, chunk: int, *, fair: bool
+    ) -> None:
         self._source, self._targets, self._chunk = iter(tasks), targets, chunk
+        self._fair = fair
         self._wanted: dict[ImageTask, Mapping[Stage, int]] = {}
         self._finished: list[ImageTask] = []
         self.exhausted = False
 
     def parts(self, room: int) -> list[Part]:
         """Parts of the active tasks, then of new ones, of at most ``room`` copies."""
+        if self._fair:
+            return self._in_turn(room)
         parts: list[Part] = []
         for task in self._active():
             while room and (part := task.next_part(self._wanted[task], room, self._chunk)):
@@ -181,6 +202,32 @@ class _Supply:
             if not room:
                 break
         return parts
+
+    def _in_turn(self, room: int) -> list[Part]:
+        """A chunk of each unfinished task in turn, beginning with those that waited longest."""
+        while not self.exhausted and (task := self._take()) is not None:
+            self._update(task)
+        parts: list[Part] = []
+        turns, resting = deque(self._wanted), []
+        while room and turns:
+            task = turns.popleft()
+            part = task.next_part(self._wanted[task], room, self._chunk)
+            if part is None:
+                resting.append(task)
+                continue
+            parts.append(part)
+            room -= part.size
+            turns.append(task)
+        self._wanted = {task: self._wanted[task] for task in (*turns, *resting)}
+        return parts
+
+    def _take(self) -> ImageTask | None:
+        """The next task of the source, None if there is none, now or at all."""
+        try:
+            return next(self._source)
+        except StopIteration:
+            self.exhausted = True
+            return None
 
     def add(self, parts: Sequence[Part], votes: Votes, seconds: float) -> list[ImageTask]:
         """Add the votes of a batch that took ``seconds``; returns the tasks that it served."""
@@ -201,9 +248,8 @@ class _Supply:
     def _active(self) -> Iterator[ImageTask]:
         yield from list(self._wanted)
         while len(self._finished) < _FINISHED_AT_ONCE:
-            task = next(self._source, None)
+            task = self._take()
             if task is None:
-                self.exhausted = True
                 return
             self._update(task)
             if task in self._wanted:

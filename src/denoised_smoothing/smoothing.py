@@ -31,13 +31,20 @@ from denoised_smoothing.certificates.setting import (
     choose_by_name,
 )
 from denoised_smoothing.denoisers import check_size
-from denoised_smoothing.engines import Choice, Pixels, choose_device
+from denoised_smoothing.engines import Choice, Pixels
 from denoised_smoothing.errors import SettingError
-from denoised_smoothing.execution import Execution, stated_channels
+from denoised_smoothing.execution import stated_channels
+from denoised_smoothing.executors import (
+    ClusterExecution,
+    LocalExecution,
+    RayCluster,
+    choose_devices,
+    worker_device,
+)
 from denoised_smoothing.fingerprints import fingerprint
 from denoised_smoothing.interfaces import Classifier, CopyClassifier
-from denoised_smoothing.noise import noisy_copies
-from denoised_smoothing.scheduling import ImageTask, Targets
+from denoised_smoothing.noise import chunk_size, noisy_copies
+from denoised_smoothing.scheduling import ImageTask, Part, Targets, same_shape, spend
 from denoised_smoothing.voting import Voting
 
 
@@ -65,7 +72,7 @@ class SmoothedClassifier:
         noise: the sampler of the noisy copies. ``grid`` certifies images on the 8-bit grid k/255,
             to which others are rounded first, with a warning; its proof holds in floating
             point. ``float`` takes any image, and its proof is for real numbers only.
-        device: ``auto``, or a name that torch knows.
+        device: ``auto``, a name that torch knows, or several of one kind (``cuda:0,cuda:1``).
         engine: what executes denoiser and classifier: ``torch``, ``torch-compile``,
             ``openvino``, ``onnxruntime``, or ``auto`` for the fastest of those installed. Weights
             that change afterwards are seen before the next image, not during one.
@@ -74,6 +81,7 @@ class SmoothedClassifier:
         calibration: images [N, C, H, W] in [0, 1], from whose noisy copies int8 takes its ranges.
         batch_size: the most noisy copies on their way at once, but at least one forward pass;
             results do not depend on it.
+        cluster: whose workers count, each on ``device``; None for threads of this process.
 
     Raises:
         SettingError: sigma, noise or batch_size is out of range, the device is not there,
@@ -87,11 +95,12 @@ class SmoothedClassifier:
         denoiser: Callable[..., Tensor] | None = None,
         *,
         noise: Noise | str = Noise.GRID,
-        device: str | torch.device = "auto",
+        device: str | torch.device | Sequence[str | torch.device] = "auto",
         engine: EngineName | str = EngineName.TORCH,
         precision: Precision | str = Precision.FLOAT32,
         calibration: Any = None,
         batch_size: int | None = None,
+        cluster: RayCluster | None = None,
     ) -> None:
         if batch_size is not None and batch_size < 1:
             raise SettingError(f"batch_size must be at least 1, got {batch_size}")
@@ -105,22 +114,31 @@ class SmoothedClassifier:
         self.denoiser = denoiser
         self.channels = stated_channels(classifier, denoiser)
         self.resolution: int | None = getattr(classifier, "resolution", None)
-        self.device = choose_device(device)
         # Of a classifier behind a wire, the engine executes all that is on this side of it.
-        self.execution = Execution(
-            Pixels() if isinstance(classifier, CopyClassifier) else classifier,
+        remote = isinstance(classifier, CopyClassifier)
+        what = (
+            Pixels() if remote else classifier,
             denoiser,
             self.sigma,
             self.noise,
             choose_by_name(EngineName, engine, "the engine"),
             choose_by_name(Precision, precision, "the precision"),
-            self.device,
         )
+        self.execution: LocalExecution | ClusterExecution
+        if cluster is None:
+            self.execution = LocalExecution(*what, choose_devices(device))
+        else:
+            self.execution = ClusterExecution(*what, cluster, worker_device(device, cluster))
+        if remote and (cluster is not None or len(self.execution.devices) > 1):
+            raise SettingError(
+                "answers of a classifier behind a wire are bought by threads of this process, in "
+                "order and within one budget; leave --ray and further --devices out"
+            )
+        self.device = self.execution.device
         if calibration is not None:
             self.execution.calibrate(calibration)
         self.bundle: Bundle | None = None
         self._batch_size = batch_size
-        self._voting = Voting(self.sigma, self.noise, self.device)
 
     def certify(
         self,
@@ -292,17 +310,50 @@ class SmoothedClassifier:
         first = next(tasks, None)
         if first is None:
             return
-        choice, voting = self.choice(first.image), self._voting
         if isinstance(self.classifier, CopyClassifier):
-            plain = self.denoiser is None
+            voting, plain = Voting(self.sigma, self.noise, self.device), self.denoiser is None
             with self.classifier.session() as session:
                 yield from voting.buy(
-                    first, tasks, targets, choice, seed, session, plain=plain, on_batch=on_batch
-                )
+                    first, tasks, targets, self.choice(first.image), seed, session,
+                    plain=plain, on_batch=on_batch,
+                )  # fmt: skip
             return
-        yield from voting.count(
-            first, tasks, targets, choice, seed, most=self._batch_size, on_batch=on_batch
-        )
+        with self.execution.executor(first.image, seed, self._batch_size) as executor:
+            yield from spend(
+                same_shape(first, tasks), targets, executor,
+                chunk=chunk_size(first.image.shape), on_batch=on_batch,
+            )  # fmt: skip
+
+    def count_as_they_come(
+        self,
+        tasks: Iterator[ImageTask | None],
+        targets: Targets,
+        seed: Callable[[ImageTask], int],
+        *,
+        on_batch: Callable[[Sequence[ImageTask]], None] | None = None,
+    ) -> Iterator[ImageTask]:
+        """As :meth:`count_labels`, of images that join while others are counted, all in turn.
+
+        Args:
+            tasks: the first is waited for; then None where there is none now (see
+                :func:`~denoised_smoothing.scheduling.spend`).
+            targets: as of :meth:`count_labels`.
+            seed: of the noise of a task.
+            on_batch: as of :meth:`count_labels`.
+
+        Raises:
+            SettingError: they would be counted by a cluster.
+        """
+        first = next(tasks, None)
+        if first is None:
+            return
+        if not isinstance(self.execution, LocalExecution):
+            raise SettingError("images that join are counted in this process; leave out ray")
+        with self.execution.executor(first.image, seed, self._batch_size) as executor:
+            yield from spend(
+                same_shape(first, tasks), targets, executor,
+                chunk=chunk_size(first.image.shape), fair=True, on_batch=on_batch,
+            )  # fmt: skip
 
     def choice(self, image: Float[np.ndarray, "c h w"]) -> Choice:
         """The engine for images of this size, and the copies of a forward pass.
@@ -351,6 +402,16 @@ class SmoothedClassifier:
             stage=Stage.ESTIMATION, start=0, stop=count,
         )  # fmt: skip
         return noisy.cpu().numpy(), self.execution.denoise(noisy).cpu().numpy()
+
+    def labels(
+        self, image: Float[np.ndarray, "c h w"], image_id: str, seed: int, count: int
+    ) -> list[int | None]:
+        """The labels of the copies that :meth:`copies` shows, None for no label."""
+        task = ImageTask("shown", image_id, image)
+        parts = [Part(task, Stage.ESTIMATION, number, number + 1) for number in range(count)]
+        voting = Voting(self.sigma, self.noise, self.device)
+        votes = voting.votes(parts, self.choice(image), seed)
+        return [None if failed else counts.index(1) for counts, failed in votes]
 
     def _certify(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import contextmanager
 from functools import partial
 
@@ -15,12 +15,15 @@ from torch import Tensor
 
 from denoised_smoothing.certificates.setting import Noise
 from denoised_smoothing.dispatch import spend_singly
-from denoised_smoothing.engines import Choice, Engine, limit_threads
+from denoised_smoothing.engines import Choice, Engine
 from denoised_smoothing.errors import ClassifierError
 from denoised_smoothing.interfaces import CopySession
 from denoised_smoothing.noise import chunk_size, noisy_copies
 from denoised_smoothing.queries import CopyKey
-from denoised_smoothing.scheduling import ImageTask, Part, Targets, same_shape, spend
+from denoised_smoothing.scheduling import ImageTask, Part, Targets, same_shape
+
+Seed = int | Callable[[ImageTask], int]
+"""Of the noise: one for all images, or that of each."""
 
 
 class Voting:
@@ -36,51 +39,6 @@ class Voting:
         self._form: str | None = None
         self._classes = 0
 
-    def count(
-        self,
-        first: ImageTask,
-        rest: Iterable[ImageTask],
-        targets: Targets,
-        choice: Choice,
-        seed: int,
-        *,
-        most: int | None = None,
-        on_batch: Callable[[Sequence[ImageTask]], None] | None = None,
-    ) -> Iterator[ImageTask]:
-        """Draw and count until each task has its targets, in as many threads as the engine wants.
-
-        Args:
-            first, rest: images of one shape; taken when needed, yielded as they finish.
-            targets: copies wanted in each stage, given the counts so far.
-            choice: the engine for images of this shape, and the copies of a forward pass.
-            seed: of the noise.
-            most: copies on their way, if more than a batch; None for two batches a thread.
-            on_batch: called after each batch with the tasks that it served.
-
-        Raises:
-            ImageError: an image has another shape.
-            ClassifierError: as :meth:`votes`.
-        """
-        engine, chunk = choice.engine, chunk_size(first.image.shape)
-        batch = choice.forward * -(-chunk // choice.forward)  # whole chunks and whole passes
-        depth = 2 * engine.workers if most is None else max(1, most // batch)
-        threads, draw = torch.get_num_threads(), partial(self.votes, choice=choice, seed=seed)
-        pool = ThreadPoolExecutor(engine.workers, initializer=partial(limit_threads, engine))
-        try:
-            yield from spend(
-                same_shape(first, rest),
-                targets,
-                lambda parts: pool.submit(draw, list(parts)),
-                chunk=chunk,
-                batch=batch,
-                busy=min(depth, engine.workers),
-                depth=depth,
-                on_batch=on_batch,
-            )
-        finally:
-            pool.shutdown(cancel_futures=True)
-            torch.set_num_threads(threads)
-
     def buy(
         self,
         first: ImageTask,
@@ -93,10 +51,14 @@ class Voting:
         plain: bool,
         on_batch: Callable[[Sequence[ImageTask]], None] | None = None,
     ) -> Iterator[ImageTask]:
-        """As :meth:`count`, of a classifier whose answers are bought one by one.
+        """Count until each task has its targets, by a classifier whose answers are bought singly.
 
         Args:
-            first, rest, targets, choice, seed, on_batch: as of :meth:`count`.
+            first, rest: images of one shape; taken when needed, yielded as they finish.
+            targets: copies wanted in each stage, given the counts so far.
+            choice: the engine for images of this shape, and the copies of a forward pass.
+            seed: of the noise.
+            on_batch: called after each batch with the tasks that it served.
             session: of the classifier, ready to answer.
             plain: whether it sees the noisy copies themselves, as there is no denoiser.
         """
@@ -137,7 +99,7 @@ class Voting:
         return answers
 
     def votes(
-        self, parts: Sequence[Part], choice: Choice, seed: int
+        self, parts: Sequence[Part], choice: Choice, seed: Seed
     ) -> list[tuple[list[int], int]]:
         """The votes of each part; they leave the device once, as one small table.
 
@@ -209,10 +171,11 @@ class Voting:
                 self._inside, self._alone = self._inside - 1, False
                 self._turns.notify_all()
 
-    def _noisy(self, part: Part, seed: int) -> Float[Tensor, "n c h w"]:
+    def _noisy(self, part: Part, seed: Seed) -> Float[Tensor, "n c h w"]:
         image = torch.tensor(part.task.image, device=self.device)  # may be a read-only array
         return noisy_copies(
-            image, self.sigma, noise=self.noise, seed=seed, image_id=part.task.image_id,
+            image, self.sigma, noise=self.noise,
+            seed=seed if isinstance(seed, int) else seed(part.task), image_id=part.task.image_id,
             stage=part.stage, start=part.start, stop=part.stop,
         )  # fmt: skip
 

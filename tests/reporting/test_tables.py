@@ -14,6 +14,7 @@ from denoised_smoothing.reporting.results import RunResults
 from denoised_smoothing.reporting.tables import (
     abstention_rate,
     accuracy,
+    accuracy_steps,
     average_certified_radius,
     best_over_sigma,
     certified_accuracy,
@@ -166,3 +167,11 @@ def test_engine_and_precision_are_named_where_they_are_not_the_usual_ones(
     usual, other = (row.method for row in comparison([four, reduced], (0.25,)))
     assert other == f"{usual}, openvino int8"
     assert f"{usual}, openvino int8" in to_markdown(comparison([reduced], (0.25,)))
+
+
+def test_steps_are_the_whole_curve(four: RunResults) -> None:
+    radii, shares = accuracy_steps(four)
+    assert radii.tolist() == [0.0, 0.25, 0.5]
+    assert shares.tolist() == [0.5, 0.25, 0.0]
+    for radius, share in zip(radii, shares, strict=True):
+        assert certified_accuracy(four, (radius + 1e-9,))[0] == share

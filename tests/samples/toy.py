@@ -43,6 +43,39 @@ class Slow(Toy):
         return super().forward(images)
 
 
+class Gated(Toy):
+    """Goes on after 30 forward passes, which take a moment, when the file TOY_GATE is there."""
+
+    passes = 0
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.passes += 1
+        time.sleep(0.05)
+        while self.passes > 30 and not os.path.exists(os.environ["TOY_GATE"]):  # noqa: PTH110
+            time.sleep(0.05)
+        return super().forward(images)
+
+
+class KilledOnce(Toy):
+    """Kills its process in the third forward pass, but only one in all.
+
+    Notes in the file TOY_LOG which processes answered.
+    """
+
+    passes = 0
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.passes += 1
+        with open(os.environ["TOY_LOG"], "a+") as log:  # noqa: PTH123
+            log.seek(0)
+            killed = "killed" in log.read()
+            if self.passes == 3 and not killed:
+                print("killed", file=log, flush=True)
+                os.kill(os.getpid(), signal.SIGKILL)
+            print(os.getpid(), file=log)
+        return super().forward(images)
+
+
 class Colour(Toy):
     """Takes RGB images of 8x8 pixels."""
 

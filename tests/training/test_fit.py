@@ -383,3 +383,18 @@ def test_an_output_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
 def test_sizes_that_make_no_sense_are_refused(name: str, value: int) -> None:
     with pytest.raises(SettingError, match=f"{name} must be at least . pixels, got {value}"):
         Preparation(1, **{name: value})
+
+
+def test_two_processes_train_one_denoiser(tmp_path: Path) -> None:
+    """Lightning's DDP over gloo, started by the command itself."""
+    command = [
+        *(sys.executable, "-m", "denoised_smoothing", "train", "digits:train"),
+        *("--output", "two.safetensors", "--architecture", "dncnn", "--sigma", "0.5"),
+        *("--option", "depth=3", "--option", "width=4", "--steps", "2", "--batch-size", "8"),
+        *("--accelerator", "cpu", "--devices", "2", "--json"),
+    ]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "GLOBAL_RANK: 0, MEMBER: 1/2" in done.stderr
+    assert "GLOBAL_RANK: 1, MEMBER: 2/2" in done.stderr
+    assert json.loads(done.stdout)["output"] == "two.safetensors", "one of them tells"
+    assert load_denoiser_file(tmp_path / "two.safetensors").config["width"] == 4

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from numbers import Real
 
 from scipy import special
@@ -63,6 +64,7 @@ def clopper_pearson_lower(successes: int, n: int, alpha: float) -> float:
     return float(special.betaincinv(successes, n - successes + 1, alpha))
 
 
+@lru_cache(maxsize=2**16)  # of many images the same numbers are asked for
 def clopper_pearson_upper(successes: int, n: int, alpha: float) -> float:
     """One-sided upper bound on p that holds with probability at least 1 - alpha.
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import starmap, zip_longest
+from operator import add
 
 from denoised_smoothing.errors import CountsError
 
@@ -41,7 +43,7 @@ class LabelCounts:
     failed: int = 0
 
     def __post_init__(self) -> None:
-        if self.failed < 0 or any(count < 0 for count in self.counts):
+        if self.failed < 0 or min(self.counts, default=0) < 0:
             raise CountsError(
                 f"label counts cannot be negative, got counts={self.counts}, failed={self.failed}"
             )
@@ -73,12 +75,11 @@ class LabelCounts:
                     f"cannot add label counts of different {name}s: {mine!r} and {theirs!r}; "
                     "only counts of one run, image and stage belong together"
                 )
-        length = max(len(self.counts), len(other.counts))
         return LabelCounts(
             self.run,
             self.image_id,
             self.stage,
-            tuple(self.of(label) + other.of(label) for label in range(length)),
+            tuple(starmap(add, zip_longest(self.counts, other.counts, fillvalue=0))),
             self.failed + other.failed,
         )
 

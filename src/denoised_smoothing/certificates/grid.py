@@ -66,6 +66,7 @@ def grid_thresholds(sigma: float) -> GridLaw:
     return GridLaw(-reach, (*(whole - threshold for threshold in reversed(upper)), *upper))
 
 
+@lru_cache(maxsize=256)
 def grid_error(sigma: float) -> float:
     """Bound on the total variation distance between the drawn and the exact law of one K.
 

@@ -13,14 +13,17 @@ from denoised_smoothing.cli import (
     experimenting,
     planning,
     results,
+    serving,
     sweeping,
     training,
 )
+from denoised_smoothing.cli.clusters import RayCommand
 from denoised_smoothing.cli.options import FAILED, INTERRUPTED, REFUSED, fail
 from denoised_smoothing.errors import (
     DenoisedSmoothingError,
     InputError,
     MissingExtraError,
+    RunBusyError,
     RunMismatchError,
     RunNotFoundError,
     SchemaTooNewError,
@@ -38,7 +41,7 @@ app = typer.Typer(
 
 app.command()(certifying.demo)
 app.command()(certifying.predict)
-app.command()(certifying.certify)
+app.command(cls=RayCommand)(certifying.certify)
 app.command()(bundling.bundle)
 app.command()(planning.plan)
 app.command()(sweeping.sweep)
@@ -46,7 +49,9 @@ app.command()(training.train)
 app.command()(training.train_classifier)
 app.command()(results.report)
 app.command()(results.export)
+app.command()(results.merge)
 app.command()(attacking.attack)
+app.command()(serving.serve)
 app.add_typer(experimenting.experiment, name="experiment")
 app.command("list")(results.list_)
 
@@ -59,6 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         refused = (
             InputError,
             MissingExtraError,
+            RunBusyError,
             RunMismatchError,
             RunNotFoundError,
             SchemaTooNewError,

@@ -23,6 +23,15 @@ from denoised_smoothing.cli.buying import (
     refuse_bought,
     tell_lack,
 )
+from denoised_smoothing.cli.clusters import (
+    Passes,
+    Ray,
+    WorkerCpus,
+    WorkerGpus,
+    WorkerResources,
+    Workers,
+    cluster,
+)
 from denoised_smoothing.cli.options import (
     FAILED,
     INTERRUPTED,
@@ -34,6 +43,7 @@ from denoised_smoothing.cli.options import (
     Data,
     DenoiserSpec,
     Device,
+    Devices,
     Engine,
     NoiseName,
     OptionalClassifier,
@@ -190,6 +200,13 @@ def certify(
         int | None, typer.Option(help="At most so many images.", show_default="all")
     ] = None,
     stride: Annotated[int, typer.Option(help="Every so many-th image.")] = 1,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NUMBER/OF",
+            help="One part of those images, such as 3/16; join them with merge.",
+        ),
+    ] = None,
     seed: Seed = None,
     store: StoreUrl = "runs.sqlite",
     run: Annotated[
@@ -197,6 +214,7 @@ def certify(
         typer.Option(metavar="NAME", help="Name of the run.", show_default="from the settings"),
     ] = None,
     device: Device = "auto",
+    devices: Devices = None,
     engine: Engine = EngineName.AUTO,
     precision: PrecisionName = Precision.FLOAT32,
     calibration: CalibrationData = None,
@@ -209,19 +227,27 @@ def certify(
     timeout: Timeout = None,
     yes: Yes = False,
     offline: Offline = False,
+    ray: Ray = None,
+    workers: Workers = None,
+    worker_cpus: WorkerCpus = 1,
+    worker_gpus: WorkerGpus = 0,
+    worker_resources: WorkerResources = None,
+    passes: Passes = 1,
     as_json: AsJson = False,
 ) -> None:
     """Certify images; a run that exists goes on where it stopped."""
     from denoised_smoothing.datasets import load_dataset
     from denoised_smoothing.ledger import Ledger
     from denoised_smoothing.reporting import load_results
-    from denoised_smoothing.runs import CertificationRun
+    from denoised_smoothing.runs import CertificationRun, Shard
     from denoised_smoothing.store import Store
 
     wanted = parse_radii(radii)
     choice = chosen(
-        context, bundle, classifier, denoiser, sigma, device=device, batch_size=batch_size,
+        context, bundle, classifier, denoiser, sigma,
+        device=devices or device, batch_size=batch_size,
         noise=noise, engine=engine, precision=precision,
+        cluster=cluster(ray, workers, worker_cpus, worker_gpus, worker_resources, passes),
     )  # fmt: skip
     buying = BuyingOptions(
         max_queries, max_cost, price, rate, in_flight, timeout, yes=yes, offline=offline
@@ -246,6 +272,7 @@ def certify(
         resolution=resolution,
         limit=limit,
         stride=stride,
+        shard=None if shard is None else Shard.parse(shard),
         more=more,
         calibration=None if calibration is None else load_dataset(calibration),
         command=command_line(),
@@ -328,6 +355,11 @@ def chosen(
             **options,
         )
         return Chosen(smoothed, classifier, denoiser)
+    if options.get("cluster") is not None:
+        raise SettingError(
+            f"--bundle {bundle} with --ray: a bundle is a folder on this machine; name what is in "
+            "it by --classifier and --denoiser"
+        )
     given = [f"--{name}" for name in IN_A_BUNDLE if given_by_hand(context, name)]
     if given:
         raise SettingError(

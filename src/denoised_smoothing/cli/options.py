@@ -69,6 +69,10 @@ NoiseName = Annotated[
     Noise, typer.Option(help="Sampler of the noise; the proof of grid holds in floating point.")
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:0.")]
+Devices = Annotated[
+    str | None,
+    typer.Option(metavar="NAMES", help="Several of one kind instead of one device: cuda:0,cuda:1."),
+]
 Engine = Annotated[
     EngineName,
     typer.Option(

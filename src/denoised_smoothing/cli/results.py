@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -60,6 +61,27 @@ def export(
     with Store(store, read_only=True) as opened:
         write_export(load_results(opened, run), format, output)
     print_written(output, as_json=as_json)
+
+
+def merge(
+    stores: Annotated[
+        list[str], typer.Argument(metavar="STORES", help="Stores that hold shards or other runs.")
+    ],
+    store: Annotated[
+        str, typer.Option("--store", metavar="URL", help="The store to write the runs to.")
+    ],
+    as_json: AsJson = False,
+) -> None:
+    """Copy the runs of several stores into one; the shards of a run become that run."""
+    from denoised_smoothing.runs import EXAMPLES
+    from denoised_smoothing.runs import merge as join
+    from denoised_smoothing.store import Store
+
+    with ExitStack() as opened:
+        sources = [opened.enter_context(Store(url, read_only=True)) for url in stores]
+        runs = join(sources, opened.enter_context(Store(store)), examples=EXAMPLES)
+    rows = [{"run": run.name, "stores": len(run.info.get("merged", [None]))} for run in runs]
+    print_rows(rows, as_json=as_json)
 
 
 def list_(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
@@ -41,9 +41,9 @@ def export(results: RunResults, format: Format, path: str | Path) -> None:
     """
     images = sorted(results.images, key=lambda image: image.index)
     if format is Format.TSV:
-        content = _delimited([_literature(image) for image in images], TSV_COLUMNS, "\t")
+        content = _delimited(map(_literature, images), TSV_COLUMNS, "\t")
     elif format is Format.CSV:
-        content = _delimited([_everything(image) for image in images], CSV_COLUMNS, ",")
+        content = _delimited(map(_everything, images), CSV_COLUMNS, ",")
     else:
         content = _parquet([_everything(image) for image in images])
     write_atomically(path, content)
@@ -93,7 +93,7 @@ def _votes(counts: LabelCounts) -> dict[int, int]:
     return votes | ({-1: counts.failed} if counts.failed else {})
 
 
-def _delimited(rows: Sequence[dict[str, Any]], columns: Sequence[str], delimiter: str) -> bytes:
+def _delimited(rows: Iterable[dict[str, Any]], columns: Sequence[str], delimiter: str) -> bytes:
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, delimiter=delimiter, lineterminator="\n")
     writer.writeheader()

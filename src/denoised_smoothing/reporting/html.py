@@ -69,18 +69,17 @@ def write_report(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"down": format_down}
-    template = environment.from_string(
-        files(__package__).joinpath("report.html.j2").read_text(encoding="utf-8")
-    )
+    template = environment.from_string(_part("report.html.j2"))
     figure = certified_accuracy_figure(list(zip(method_names(runs), runs, strict=True)))
     html = template.render(
         title=title,
+        theme=_part("theme.css"),
         headline=_headline(runs, rows),
         figure=inline_svg(figure),
         trade_off=_trade_off(rows),
         caption=caption(rows),
         tables=_tables(rows),
-        differing=_differing(runs),
+        differing=differing(runs),
         measure=rows[0].measure,
         alpha=f"{max(run.run.settings['alpha'] for run in runs):g}",
         implied=_implied(runs, rows),
@@ -96,6 +95,11 @@ def write_report(
         ],
     )
     write_atomically(path, html.encode())
+
+
+def _part(name: str) -> str:
+    """A part of the report; the theme is that of the page too."""
+    return files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 
 def _headline(runs: Sequence[RunResults], rows: Sequence[Row]) -> str:
@@ -137,8 +141,8 @@ def _tables(rows: Sequence[Row]) -> list[dict[str, Any]]:
     ]
 
 
-def _differing(runs: Sequence[RunResults]) -> list[str]:
-    """What keeps the rows from being on the same footing."""
+def differing(runs: Sequence[RunResults]) -> list[str]:
+    """The settings that keep the rows from being on the same footing."""
     names = [
         name
         for name in SAME_FOOTING

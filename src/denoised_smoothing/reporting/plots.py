@@ -7,12 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from denoised_smoothing.errors import MissingExtraError, SettingError
 from denoised_smoothing.reporting.files import write_atomically
 from denoised_smoothing.reporting.results import RunResults
-from denoised_smoothing.reporting.tables import Row, counted_radii, measure
+from denoised_smoothing.reporting.tables import Row, accuracy_steps, measure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -54,12 +52,10 @@ def certified_accuracy_figure(runs: Sequence[tuple[str, RunResults]]) -> Figure:
     figure = Figure(figsize=(6.4, 3.8), layout="constrained")
     axes = figure.subplots()
     for method, results in runs:
-        radii = np.sort(counted_radii(results))
-        radii = np.concatenate([[0.0], radii[radii >= 0.0]])
-        shares = 100.0 * np.arange(len(radii) - 1, -1, -1) / len(results.images)
+        radii, shares = accuracy_steps(results)
         axes.step(
             radii,
-            shares,
+            100.0 * shares,
             where="post",
             color=COLOURS[methods.index(method) % len(COLOURS)],
             linestyle=STYLES[sigmas.index(results.sigma) % len(STYLES)],

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from denoised_smoothing.store import Store, StoredRun
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ImageResult:
     """One finished image: its certificate, and its true label where the data set has one."""
 
@@ -89,7 +89,7 @@ def load_results(store: Store, name: str, *, so_far: bool = False) -> RunResults
         RunNotFoundError: the store holds no run of that name.
         CountsError, SettingError: counts of a finished image do not fit the run's plan.
     """
-    run, images = store.run(name), store.images(name)
+    run = store.run(name)
     plan = plan_from_dict(run.settings["plan"])
     setting = Setting(
         sigma=run.settings["sigma"],
@@ -100,18 +100,17 @@ def load_results(store: Store, name: str, *, so_far: bool = False) -> RunResults
         engine=EngineName(run.settings["engine"]),
         precision=Precision(run.settings["precision"]),
     )
-    finished = [
-        ImageResult(
-            image.index,
-            image.image_id,
-            image.label,
-            plan.certificate(image.counts, setting),
-            image.seconds,
-            image.finished,
-        )
-        for image in sorted(images, key=lambda image: image.index)
-        if image.finished
-        or (so_far and isinstance(plan, Anytime) and Stage.ESTIMATION in image.counts)
-    ]
-    unfinished = sum(not image.finished for image in images)
-    return RunResults(run, tuple(finished), unfinished=unfinished)
+    results, unfinished = [], 0
+    for image in store.stream_images(name):
+        unfinished += not image.finished
+        if image.finished or (
+            so_far and isinstance(plan, Anytime) and Stage.ESTIMATION in image.counts
+        ):
+            certificate = plan.certificate(image.counts, setting)
+            results.append(
+                ImageResult(
+                    image.index, image.image_id, image.label, certificate, image.seconds,
+                    image.finished,
+                )
+            )  # fmt: skip
+    return RunResults(run, tuple(results), unfinished=unfinished)

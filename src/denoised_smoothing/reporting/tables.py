@@ -59,6 +59,22 @@ def certified_accuracy(results: RunResults, radii: Sequence[float]) -> npt.NDArr
     return _counts(results, radii) / len(results.images)
 
 
+def accuracy_steps(
+    results: RunResults,
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """The whole curve of :func:`certified_accuracy`: radii at which it falls, ascending from 0.
+
+    Returns:
+        [S] radii and [S] shares in [0, 1]: ``shares[i]`` is that beyond ``radii[i]``.
+
+    Raises:
+        SettingError: the run has no finished image.
+    """
+    radii = np.sort(counted_radii(results))
+    radii = np.concatenate([[0.0], radii[radii >= 0.0]])
+    return radii, np.arange(len(radii) - 1, -1, -1) / len(results.images)
+
+
 def accuracy(results: RunResults) -> float:
     """Certified accuracy at radius 0: the share of images that get their label right."""
     return float(certified_accuracy(results, (0.0,))[0])

@@ -32,6 +32,7 @@ from denoised_smoothing.purchases import (
     remote_of,
 )
 from denoised_smoothing.runs.recorder import Recorder, RunProgress, has_all
+from denoised_smoothing.runs.shards import Shard
 from denoised_smoothing.smoothing import SmoothedClassifier
 from denoised_smoothing.store import Store, StoredExample, StoredRun
 
@@ -62,6 +63,8 @@ class CertificationRun:
         resolution: side in pixels to which images are brought before the noise; None for the
             classifier's own, or as they are.
         limit, stride: which images: every ``stride``-th, at most ``limit``.
+        shard: which part of those images: counts of all parts are joined by :func:`merge`. Parts
+            need one seed, so it must be given.
         more: continue a run that exists with so many more copies an image, where its plan allows
             it; the same as a plan with a larger cap.
         answers_of: send no query: take the answers in the query log of this run, whose alpha and
@@ -86,6 +89,7 @@ class CertificationRun:
     resolution: int | None = None
     limit: int | None = None
     stride: int = 1
+    shard: Shard | None = None
     more: int | None = None
     answers_of: str | None = None
     calibration: ImageDataset | None = None
@@ -94,12 +98,18 @@ class CertificationRun:
 
     def __post_init__(self) -> None:
         self.plan.check_alpha(self.alpha)
+        if self.shard is not None and self.seed is None:
+            raise SettingError(
+                f"the shards of a run have one seed, so that they can be merged; give --seed to "
+                f"shard {self.shard} and to all others"
+            )
         _ = self.settings
 
     @cached_property
     def indices(self) -> list[int]:
         """Positions in the data set of the images to certify."""
-        return select(self.dataset, limit=self.limit, stride=self.stride)
+        indices = select(self.dataset, limit=self.limit, stride=self.stride)
+        return indices if self.shard is None else self.shard.of_indices(indices)
 
     @cached_property
     def run_name(self) -> str:
@@ -108,8 +118,9 @@ class CertificationRun:
             return self.name
         # Without the cap, so that a larger one finds the run that it continues.
         plan = {k: v for k, v in self.settings["plan"].items() if k not in ("max_n", "more")}
-        # What was asked for, not what was found here: another machine continues the same run.
-        asked = {k: v for k, v in self.settings.items() if k not in _FOUND}
+        # What was asked for, not what was found here: another machine continues the same run. All
+        # shards of a run have its name.
+        asked = {k: v for k, v in self.settings.items() if k not in (*_FOUND, "shard")}
         asked |= {"plan": plan, "engine": self.smoothed.execution.engine.value}
         identity = json.dumps([asked, self.seed], sort_keys=True)
         parts = (self.dataset.name, self.classifier, self.denoiser)
@@ -133,6 +144,7 @@ class CertificationRun:
             "data_fingerprint": self.dataset.fingerprint,
             "resolution": self.smoothed.resolution if self.resolution is None else self.resolution,
             "stride": self.stride,
+            **({} if self.shard is None else {"shard": str(self.shard)}),
             "dimension": int(first.size),
             "classifier": self.classifier,
             "classifier_fingerprint": classifier,
@@ -165,8 +177,13 @@ class CertificationRun:
             StoreError: the store cannot be written, or the data changed under the run.
             RemoteError: a classifier behind a wire cannot go on, or its budget is used up.
             ClassifierError: an answer cannot be used.
+            RunBusyError: another driver works on the run.
             ImageError: images that cannot be read, or of another size, after all others.
         """
+        with store.claim(self.run_name):
+            return self._execute(store, progress)
+
+    def _execute(self, store: Store, progress: Callable[[RunProgress], None] | None) -> StoredRun:
         run = self._begin(store)
         if not store.examples(run.name):
             store.save_examples(run.name, self._examples(run.seed))

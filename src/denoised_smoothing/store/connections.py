@@ -1,0 +1,89 @@
+"""Connections to SQLite and PostgreSQL, as the contract of a store needs them."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError
+
+to_json = partial(json.dumps, separators=(",", ":"), allow_nan=False)
+
+_NETWORK = {
+    "connect_timeout": 10,
+    # A driver or a server that has vanished is noticed in half a minute, from both sides.
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,
+    "options": "-c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3",
+}
+"""Arguments of PostgreSQL connections; those in the URL go first."""
+
+
+def open_engine(url: sa.URL, read_only: bool) -> sa.Engine:
+    """The engine of a URL.
+
+    Raises:
+        OSError: an SQLite file cannot be made, or is not there to be read.
+    """
+    sqlite = url.get_backend_name() == "sqlite"
+    if sqlite and url.database and "uri" not in url.query:
+        path = Path(url.database)
+        if not read_only:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        elif path.is_file():
+            uri = {"mode": "ro", "uri": "true"}
+            url = url.set(database=path.absolute().as_uri()).update_query_dict(uri)
+        else:
+            raise FileNotFoundError("there is no such file")
+    options: dict[str, Any] = {}
+    if url.get_backend_name() == "postgresql":
+        arguments = {key: value for key, value in _NETWORK.items() if key not in url.query}
+        options = {"pool_pre_ping": True, "connect_args": arguments}
+    engine = sa.create_engine(url, json_serializer=to_json, **options)
+    if sqlite:
+        sa.event.listen(engine, "connect", partial(_set_up_sqlite, read_only))
+        sa.event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _set_up_sqlite(read_only: bool, connection: Any, record: object) -> None:
+    connection.isolation_level = None  # _begin_sqlite begins, not the driver
+    # FULL: NORMAL survives a kill but may lose the last commits in a power cut, and the few
+    # milliseconds of a sync do not matter at about one transaction a second.
+    for pragma in ("busy_timeout=30000", "foreign_keys=ON", "synchronous=FULL"):
+        connection.execute(f"PRAGMA {pragma}")
+    if not read_only and connection.execute("PRAGMA schema_version").fetchone() == (0,):
+        connection.execute("PRAGMA journal_mode=WAL")  # a new file; it stays in this mode
+
+
+def _begin_sqlite(connection: sa.Connection) -> None:
+    # A transaction that first reads and then writes fails at once, whatever the timeout, if
+    # another one wrote in between; taking the write lock first waits for its turn instead.
+    write = connection.get_execution_options().get("write")
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+
+def is_unreachable(error: Exception) -> bool:
+    """Whether a server is away: it may come back, and what was asked of it may be asked again."""
+    if not isinstance(error, DBAPIError):
+        return False
+    if error.connection_invalidated:
+        return True
+    state = getattr(error.orig, "sqlstate", "")  # None where the server was not asked at all
+    away = state is None or state[:2] == "08" or state[:3] == "57P"  # connection, shutdown
+    return type(error.orig).__name__ in _AWAY and away
+
+
+_AWAY = (
+    "OperationalError",
+    "ConnectionTimeout",
+    "AdminShutdown",
+    "CrashShutdown",
+    "CannotConnectNow",
+)
+"""Errors of psycopg; sqlite3 has an OperationalError too, without a state."""

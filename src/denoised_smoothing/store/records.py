@@ -1,0 +1,98 @@
+"""What a store holds, as values: runs, images, examples."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any
+
+from denoised_smoothing.certificates.counts import LabelCounts, Stage
+from denoised_smoothing.errors import CountsError
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRun:
+    """A run: the settings that must be equal to go on, and the info that is only recorded."""
+
+    name: str
+    settings: dict[str, Any]
+    seed: int
+    info: dict[str, Any]
+    created: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class StoredImage:
+    """The whole state of one image in a run.
+
+    ``index`` is its place in the data set, ``label`` its true label if known, ``digest`` that of
+    its pixels, ``seconds`` the time spent on it, ``finished`` whether its plan has all it wants.
+    """
+
+    index: int
+    image_id: str
+    label: int | None
+    digest: str
+    counts: dict[Stage, LabelCounts]
+    seconds: float = 0.0
+    finished: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StoredExample:
+    """A picture for the report: ``kind`` is "clean", "noisy" or "denoised"."""
+
+    image_id: str
+    kind: str
+    position: int
+    png: bytes
+
+
+def differences(
+    held: dict[str, Any], asked: dict[str, Any], *, where: tuple[str, str] = ("in the run", "asked")
+) -> list[str]:
+    """What differs between the settings of a run and others; nested ones by their path."""
+    held, asked = _flatten(held), _flatten(asked)
+    return [
+        f"{key}: {held.get(key)!r} {where[0]}, {asked.get(key)!r} {where[1]}"
+        for key in sorted(held | asked)
+        if held.get(key) != asked.get(key)
+    ]
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        nested = isinstance(value, dict)
+        flat |= _flatten(value, f"{prefix}{key}.") if nested else {prefix + key: value}
+    return flat
+
+
+def to_row(run: str, image: StoredImage) -> dict[str, Any]:
+    """An image of a run as a row of the table.
+
+    Raises:
+        CountsError: its counts belong to another run, image or stage.
+    """
+    for stage, counts in image.counts.items():
+        if (counts.run, counts.image_id, counts.stage) != (run, image.image_id, stage):
+            raise CountsError(
+                f"{counts.stage} counts of image {counts.image_id!r} in run {counts.run!r} cannot "
+                f"be saved as {stage} counts of image {image.image_id!r} in run {run!r}"
+            )
+    votes = {stage: [counts.counts, counts.failed] for stage, counts in image.counts.items()}
+    return {**asdict(image), "run": run, "counts": votes}
+
+
+def from_row(run: str, row: Any) -> StoredImage:
+    """An image of a run from its row."""
+    _, index, image_id, label, digest, votes, seconds, finished = row
+    counts = {
+        _STAGES[stage]: LabelCounts(run, image_id, _STAGES[stage], tuple(of_labels), failed)
+        for stage, (of_labels, failed) in votes.items()
+    }
+    return StoredImage(index, image_id, label, digest, counts, seconds, finished)
+
+
+_STAGES = {stage.value: stage for stage in Stage}

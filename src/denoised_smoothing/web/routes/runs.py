@@ -1,0 +1,103 @@
+"""Stored runs: list, table and curves, images, downloads, report."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path as File
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Path, Query, Request
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response
+
+from denoised_smoothing.reporting import export as write_export
+from denoised_smoothing.reporting import load_results, write_report
+from denoised_smoothing.reporting.export import Format
+from denoised_smoothing.web import results
+from denoised_smoothing.web.routes.answers import REFUSALS, service_of
+from denoised_smoothing.web.schemas import Problem
+
+_TYPES = {
+    Format.TSV: "text/tab-separated-values",
+    Format.CSV: "text/csv",
+    Format.PARQUET: "application/vnd.apache.parquet",
+}
+_REFUSALS = {**REFUSALS, 404: {"model": Problem, "description": "There is no run of that name."}}
+_Run = Annotated[str, Path(max_length=300, description="The name of a run.")]
+_Runs = Annotated[list[str], Query(alias="run", max_length=20, description="Names of runs.")]
+
+router = APIRouter(prefix="/v1", tags=["runs"], responses=_REFUSALS)
+
+
+@router.get("/runs")
+def runs(request: Request) -> list[dict[str, Any]]:
+    """All runs, the newest first."""
+    store = service_of(request).store
+    finished = store.finished()
+    return [results.listed(run, finished.get(run.name, 0)) for run in reversed(store.runs())]
+
+
+@router.get("/comparison")
+def comparison(request: Request, run: _Runs) -> dict[str, Any]:
+    """Table and curves of certified accuracy of one or several runs."""
+    return results.compared(service_of(request).store, run)
+
+
+@router.get("/report", responses={200: {"content": {"text/html": {}}}})
+def report(request: Request, run: _Runs) -> Response:
+    """The report of one or several runs: one HTML file that needs nothing else."""
+    store = service_of(request).store
+
+    def write(path: File) -> None:
+        write_report(store, run, path)
+
+    return _download(write, "report.html", "text/html; charset=utf-8")
+
+
+@router.get("/runs/{name:path}/images/{index}")
+def image(request: Request, name: _Run, index: Annotated[int, Path(ge=0, le=2**31)]) -> Any:
+    """An image of a run: votes, certificate, pictures where they were kept."""
+    return results.image_details(service_of(request).store, name, index)
+
+
+@router.get("/runs/{name:path}/images")
+def images(
+    request: Request,
+    name: _Run,
+    offset: Annotated[int, Query(ge=0, le=2**31)] = 0,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 200,
+) -> dict[str, Any]:
+    """The images of a run, by index."""
+    rows = results.image_rows(load_results(service_of(request).store, name))
+    return {"total": len(rows), "images": rows[offset : offset + limit]}
+
+
+@router.get(
+    "/runs/{name:path}/export",
+    responses={200: {"content": {kind: {} for kind in _TYPES.values()}}},
+)
+def export(request: Request, name: _Run, format: Format = Format.TSV) -> Response:
+    """The run as a file: tsv with the columns of Cohen et al. 2019, csv or parquet with all."""
+    run = load_results(service_of(request).store, name)
+    return _download(
+        lambda path: write_export(run, format, path), f"run.{format.value}", _TYPES[format]
+    )
+
+
+@router.get("/runs/{name:path}")
+def run(request: Request, name: _Run) -> JSONResponse:
+    """A run with its settings."""
+    if not name:
+        raise HTTPException(404, "name a run")
+    return JSONResponse(results.described(service_of(request).store, name))
+
+
+def _download(write: Callable[[File], None], name: str, kind: str) -> Response:
+    """What a function writes into a file, as a download."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = File(folder) / name
+        write(path)
+        content = path.read_bytes()
+    headers = {"content-disposition": f'attachment; filename="{name}"'}
+    return Response(content, media_type=kind, headers=headers)

@@ -1,0 +1,71 @@
+"""Requests in the store: kept, marked, resumed."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from denoised_smoothing.certificates.counts import LabelCounts, Stage
+from denoised_smoothing.store import Store
+from denoised_smoothing.web import journal as module
+from denoised_smoothing.web.journal import Journal, Record, State
+
+COUNTS = (LabelCounts("a", "image", Stage.ESTIMATION, (3, 4), 1),)
+
+
+def record(name: str, state: State = State.RUNNING) -> Record:
+    return Record(name, "certificate", {"ask": {"n": 5}}, 2**127 + 1, b"png", state, COUNTS)
+
+
+def test_what_is_put_is_got_back(store: Store) -> None:
+    journal = Journal(store)
+    put = record("a")
+    journal.put(put)
+    assert journal.get("a") == put
+    journal.flush()
+    assert journal.get("a") == put
+    journal.put(put.ended(State.DONE, {"label": 1}))
+    journal.close()
+    with_answer = Journal(store).get("a")
+    assert with_answer is not None
+    assert (with_answer.state, with_answer.answer, with_answer.image) == (
+        State.DONE,
+        {"label": 1},
+        None,
+    )
+    assert Journal(store).get("b") is None
+
+
+def test_what_was_running_is_interrupted(store: Store) -> None:
+    journal = Journal(store)
+    for name, state in (("a", State.RUNNING), ("b", State.DONE), ("c", State.FAILED)):
+        journal.put(record(name, state))
+    journal.close()
+    again = Journal(store)
+    states = {name: held.state for name in "abc" if (held := again.get(name))}
+    assert states == {"a": State.INTERRUPTED, "b": State.DONE, "c": State.FAILED}
+    left = again.get("a")
+    assert left is not None
+    assert left.counts == COUNTS
+    assert left.image == b"png"
+
+
+def test_the_oldest_are_dropped(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "KEPT", 3)
+    journal = Journal(store)
+    for number in range(6):
+        journal.put(record(str(number), State.DONE))
+        time.sleep(0.002)
+    journal.close()
+    assert [held.id for held in Journal(store).newest(10)] == ["5", "4", "3"]
+
+
+def test_a_store_of_runs_stays_one(tmp_path: Path) -> None:
+    path = tmp_path / "runs.sqlite"
+    with Store(path) as store:
+        Journal(store).close()
+    with Store(path, read_only=True) as store:
+        assert store.runs() == []
+        assert store.finished() == {}

@@ -1,0 +1,119 @@
+"""Images that join while others are counted, in batches that they share."""
+
+from __future__ import annotations
+
+import threading
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from denoised_smoothing.certificates.counts import Stage
+from denoised_smoothing.certificates.plans import FixedBudget
+from denoised_smoothing.images import digest, to_grid
+from denoised_smoothing.smoothing import SmoothedClassifier
+from denoised_smoothing.web.lanes import Counts, Lane, Ticket
+
+POISON = 200 / 255
+PLAN = FixedBudget(20, 400)
+
+
+def classify(images: torch.Tensor) -> torch.Tensor:
+    """Bright or dark; NaN for what is nearly constant at the poisonous level."""
+    means = images.mean(dim=(1, 2, 3))
+    logits = torch.stack([0.5 - means, means - 0.5], dim=1)
+    logits[(means - POISON).abs() < 0.05] = torch.nan
+    return logits
+
+
+class Asked:
+    """A ticket and what its lane told of it."""
+
+    def __init__(self, smoothed: SmoothedClassifier, level: float, seed: int) -> None:
+        self.image = to_grid(np.full((1, 16, 16), level, np.float32))
+        self.smoothed, self.seed, self.progress = smoothed, seed, 0
+        self.counts: Counts = {}
+        self.error: Exception | None = None
+        self.ended = threading.Event()
+        setting = smoothed.setting(self.image, 0.001, seed)
+        self.ticket = Ticket(
+            f"{level} {seed}", digest(self.image), self.image, seed, Stage.SELECTION,
+            partial(PLAN.targets, setting=setting), self._told, self._end,
+        )  # fmt: skip
+
+    def _told(self, _: Counts) -> None:
+        self.progress += 1
+
+    def _end(self, counts: Counts, error: Exception | None) -> None:
+        self.counts, self.error = dict(counts), error
+        self.ended.set()
+
+    def is_as_alone(self) -> bool:
+        certificate = self.smoothed.certify(self.image, plan=PLAN, seed=self.seed)
+        mine = PLAN.certificate(self.counts, certificate.setting)
+        return [s.counts for s in mine.stages] == [s.counts for s in certificate.stages]
+
+
+@pytest.fixture
+def smoothed() -> SmoothedClassifier:
+    return SmoothedClassifier(classify, 0.25)
+
+
+@pytest.fixture
+def lane(smoothed: SmoothedClassifier) -> Any:
+    ready = threading.Event()
+    ready.set()
+    opened = Lane(smoothed, "test", ready)
+    yield opened
+    opened.close()
+
+
+def test_counts_are_those_of_each_image_alone(lane: Lane, smoothed: SmoothedClassifier) -> None:
+    asked = [Asked(smoothed, level / 20, seed) for seed, level in enumerate((2, 5, 8, 10, 12))]
+    for each in asked:
+        lane.add(each.ticket)
+    for each in asked:
+        assert each.ended.wait(60)
+    late = Asked(smoothed, 0.4, 99)  # after the lane was idle
+    lane.add(late.ticket)
+    assert late.ended.wait(60)
+    assert all(each.error is None and each.is_as_alone() for each in (*asked, late))
+    assert all(each.progress for each in asked)
+
+
+def test_one_that_fails_does_not_take_others_with_it(
+    lane: Lane, smoothed: SmoothedClassifier
+) -> None:
+    levels = (0.2, 0.3, POISON, 0.4, 0.45)
+    asked = [Asked(smoothed, level, seed) for seed, level in enumerate(levels)]
+    for each in asked:
+        lane.add(each.ticket)
+    for each in asked:
+        assert each.ended.wait(60)
+    assert [each.error is not None for each in asked] == [level == POISON for level in levels]
+    assert "NaN" in str(asked[2].error)
+    assert all(each.is_as_alone() for each in asked if each.error is None)
+
+
+def test_cancelled_ones_end_early(lane: Lane, smoothed: SmoothedClassifier) -> None:
+    first, second = Asked(smoothed, 0.3, 1), Asked(smoothed, 0.35, 2)
+    first.ticket.cancelled = True
+    lane.add(first.ticket)
+    lane.add(second.ticket)
+    assert first.ended.wait(60)
+    assert second.ended.wait(60)
+    assert sum(votes.n for votes in first.counts.values()) == 0
+    assert first.error is None
+    assert second.is_as_alone()
+
+
+def test_closing_keeps_what_was_counted(smoothed: SmoothedClassifier) -> None:
+    ready = threading.Event()
+    lane = Lane(smoothed, "test", ready)
+    asked = Asked(smoothed, 0.3, 1)
+    lane.add(asked.ticket)
+    ready.set()
+    lane.close()
+    assert asked.ended.is_set()

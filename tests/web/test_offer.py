@@ -1,0 +1,103 @@
+"""What is offered by name, and images brought to the form of a classifier."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from denoised_smoothing.catalogue import load_classifier, load_denoiser
+from denoised_smoothing.certificates.setting import EngineName
+from denoised_smoothing.errors import SettingError
+from denoised_smoothing.images import is_on_grid
+from denoised_smoothing.smoothing import SmoothedClassifier
+from denoised_smoothing.web.offer import Names, Offer
+from denoised_smoothing.web.uploads import fit
+
+TORCH = {"engine": EngineName.TORCH, "sigmas": (0.5,)}
+
+
+def broken(images: torch.Tensor) -> torch.Tensor:
+    raise RuntimeError("no such layer")
+
+
+broken.resolution = 8  # type: ignore[attr-defined]
+broken.channels = 1  # type: ignore[attr-defined]
+
+
+def sizeless(images: torch.Tensor) -> torch.Tensor:
+    return images.mean(dim=(2, 3))
+
+
+def make_broken() -> object:
+    return broken
+
+
+def make_sizeless() -> object:
+    return sizeless
+
+
+def test_denoisers_go_with_classifiers_of_their_images() -> None:
+    offer = Offer(Names(denoisers={"photo": "photo", "grey": "digits-mse"}, **TORCH))
+    assert list(offer.models["digits"].denoisers) == ["none", "grey"]
+
+
+def test_bundles_are_offered_with_what_they_hold(tmp_path: Path) -> None:
+    smoothed = SmoothedClassifier(load_classifier("digits"), 0.25, load_denoiser("digits-mse"))
+    smoothed.save(tmp_path / "b", classifier="digits", denoiser="digits-mse")
+    offer = Offer(Names(classifiers={}, bundles={"mine": str(tmp_path / "b")}))
+    model = offer.models["mine"]
+    assert (list(model.denoisers), model.sigmas, model.shape) == (
+        ["digits-mse"],
+        (0.25,),
+        (1, 8, 8),
+    )
+    assert len(model.examples) == 24
+    offer.prepare(lambda: False)
+    assert offer.smoothed("mine", "digits-mse", 0.25).sigma == 0.25
+
+
+def test_what_does_not_work_is_withdrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(Path(__file__).parent)
+    offer = Offer(
+        Names(classifiers={"digits": "digits", "b": "python:test_offer:make_broken"}, **TORCH)
+    )
+    offer.prepare(lambda: False)
+    offer.smoothed("digits", "none", 0.5)
+    with pytest.raises(SettingError, match="does not work here"):
+        offer.smoothed("b", "none", 0.5)
+
+
+def test_a_classifier_without_a_size_needs_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(Path(__file__).parent)
+    spec = {"s": "python:test_offer:make_sizeless"}
+    with pytest.raises(SettingError, match="--resolution"):
+        Offer(Names(classifiers=spec, denoisers={}, **TORCH))
+    offer = Offer(Names(classifiers=spec, denoisers={}, resolution=16, **TORCH))
+    assert offer.models["s"].shape == (3, 16, 16)
+
+
+def test_bought_answers_are_not_served() -> None:
+    with pytest.raises(SettingError, match="bought one by one"):
+        Offer(Names(classifiers={"s": "simulated:digits"}, denoisers={}, **TORCH))
+
+
+@pytest.mark.parametrize(
+    ("shape", "wanted", "changes"),
+    [
+        ((1, 8, 8), (1, 8, 8), 0),
+        ((3, 8, 8), (1, 8, 8), 1),
+        ((1, 8, 8), (3, 8, 8), 1),
+        ((3, 40, 30), (1, 8, 8), 2),
+    ],
+)
+def test_images_are_brought_to_the_form_and_it_is_said(
+    shape: tuple[int, int, int], wanted: tuple[int, int, int], changes: int
+) -> None:
+    image = np.random.default_rng(0).integers(0, 256, shape).astype(np.float32) / np.float32(255)
+    fitted, said = fit(image, wanted)
+    assert fitted.shape == wanted
+    assert is_on_grid(fitted)
+    assert len(said) == changes

@@ -1,0 +1,93 @@
+"""Stored runs over HTTP: the numbers of the report, and downloads."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+
+import pytest
+from starlette.testclient import TestClient
+
+from denoised_smoothing.catalogue import load_classifier, load_denoiser
+from denoised_smoothing.certificates.plans import FixedBudget
+from denoised_smoothing.datasets import load_dataset
+from denoised_smoothing.reporting import certified_accuracy, load_results
+from denoised_smoothing.runs import CertificationRun
+from denoised_smoothing.smoothing import SmoothedClassifier
+from denoised_smoothing.store import Store
+from denoised_smoothing.web.app import create_app
+from denoised_smoothing.web.limits import Limits
+from denoised_smoothing.web.offer import Offer
+from denoised_smoothing.web.service import Service
+
+from .conftest import HERE
+
+NAMES = ["of the/stability", "none"]
+
+
+@pytest.fixture(scope="module")
+def client(offer: Offer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
+    with Store(tmp_path_factory.mktemp("runs") / "runs.sqlite") as store:
+        for name, denoiser in zip(NAMES, ("digits-stability", "none"), strict=True):
+            smoothed = SmoothedClassifier(load_classifier("digits"), 0.5, load_denoiser(denoiser))
+            CertificationRun(
+                smoothed, load_dataset("digits"), FixedBudget(20, 200), 0.001, "digits", denoiser,
+                name=name, limit=8,
+            ).execute(store)  # fmt: skip
+        service = Service(offer, store, Limits(grace=1))
+        with TestClient(create_app(service), base_url=HERE) as opened:
+            opened.store = store  # type: ignore[attr-defined]
+            yield opened
+
+
+def test_list(client: TestClient) -> None:
+    rows = client.get("/v1/runs").json()
+    assert {row["run"]: row["finished"] for row in rows} == dict.fromkeys(NAMES, 8)
+
+
+def test_comparison_has_the_numbers_of_the_report(client: TestClient) -> None:
+    compared = client.get("/v1/comparison", params={"run": NAMES}).json()
+    assert [row[0] for row in compared["tables"][0]["rows"]] == [
+        "digits-stability + digits",
+        "no denoiser + digits",
+    ]
+    results = load_results(client.store, NAMES[0])  # type: ignore[attr-defined]
+    curve = compared["curves"][0]
+    steps = dict(zip(curve["radii"], curve["shares"], strict=True))  # the last of equal radii
+    assert len(steps) > 3
+    for radius, share in steps.items():
+        beyond = certified_accuracy(results, (radius + 1e-5,))[0]
+        assert share == pytest.approx(beyond)
+
+
+def test_images_and_their_details(client: TestClient) -> None:
+    page = client.get(f"/v1/runs/{NAMES[0]}/images", params={"offset": 2, "limit": 3}).json()
+    assert page["total"] == 8
+    assert [image["index"] for image in page["images"]] == [2, 3, 4]
+    details = client.get(f"/v1/runs/{NAMES[0]}/images/2").json()
+    assert len(details["pictures"]["noisy"]) == len(details["pictures"]["denoised"]) == 3
+    assert sum(details["certificate"]["estimation"]["counts"]) == details["counted"]
+    assert client.get(f"/v1/runs/{NAMES[0]}/images/999").status_code == 422
+    assert client.get(f"/v1/runs/{NAMES[0]}").json()["settings"]["sigma"] == 0.5
+
+
+def test_downloads(client: TestClient) -> None:
+    tsv = client.get(f"/v1/runs/{NAMES[0]}/export").text.splitlines()
+    assert tsv[0].split("\t") == ["idx", "label", "predict", "radius", "correct", "time"]
+    assert len(tsv) == 9
+    parquet = client.get(f"/v1/runs/{NAMES[0]}/export", params={"format": "parquet"})
+    pyarrow = pytest.importorskip("pyarrow.parquet")
+    assert pyarrow.read_table(io.BytesIO(parquet.content)).num_rows == 8
+    report = client.get("/v1/report", params={"run": NAMES})
+    assert report.headers["content-disposition"] == 'attachment; filename="report.html"'
+    assert "--accent" in report.text
+    assert client.get(f"/v1/runs/{NAMES[0]}/export?format=exe").status_code == 422
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/runs/nope", "/v1/comparison?run=nope", "/v1/runs/nope/export"]
+)
+def test_unknown_runs_are_404_and_name_no_path(client: TestClient, path: str) -> None:
+    reply = client.get(path)
+    assert reply.status_code == 404
+    assert "sqlite" not in reply.text
