@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -55,6 +56,9 @@ class FakeStore:
 
     def images(self, name: str) -> list[FakeImage]:
         return self.content[name][1]
+
+    def stream_images(self, name: str) -> Iterator[FakeImage]:
+        return iter(self.images(name))
 
     def examples(self, name: str) -> list[FakeExample]:
         return self.content[name][2]
