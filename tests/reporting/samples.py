@@ -6,6 +6,7 @@ import io
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from operator import attrgetter
 from typing import Any
 
 from PIL import Image
@@ -58,7 +59,7 @@ class FakeStore:
         return self.content[name][1]
 
     def stream_images(self, name: str) -> Iterator[FakeImage]:
-        return iter(self.images(name))
+        return iter(sorted(self.images(name), key=attrgetter("index")))
 
     def examples(self, name: str) -> list[FakeExample]:
         return self.content[name][2]
