@@ -120,7 +120,7 @@ def test_steps_and_votes_of_a_diffusion_denoiser_are_reckoned_with(run: Any) -> 
     assert row["calls"] == pytest.approx(1050)
     assert (row["passes"], row["all_passes"]) == (pytest.approx(5250), pytest.approx(52_500))
     assert (row["seconds"], row["cost"]) == (pytest.approx(21), pytest.approx(10.5))
-    assert "anytime passes" in run(*arguments, "--steps", "5").words
+    assert "passes are those of the denoiser" in run(*arguments, "--steps", "5").words
     refused = run(*arguments, "--votes", "7")
     assert refused.code == 2
     assert "--votes 7 over walks of 1 step are all the same" in refused.err

@@ -18,6 +18,7 @@ from denoised_smoothing.certificates.counts import Stage
 from denoised_smoothing.certificates.setting import EngineName, Noise, Precision
 from denoised_smoothing.denoisers import DenoiserNetwork, Drafting, MajorityVote, as_denoiser
 from denoised_smoothing.engines import Choice, Pipeline, Pixels, Request, choose_engine
+from denoised_smoothing.engines.base import tracing
 from denoised_smoothing.errors import SettingError
 from denoised_smoothing.interfaces import Classifier
 from denoised_smoothing.noise import noisy_copies
@@ -175,7 +176,8 @@ class Execution:
         Raises:
             ClassifierError: the denoiser failed, or changed the shape.
         """
-        return self._shown.denoise(copies)
+        with tracing.shared():
+            return self._shown.denoise(copies)
 
     def notes(self, shape: tuple[int, ...]) -> tuple[str, ...]:
         """What is to be told about the engine for images of this shape."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -18,7 +20,7 @@ from denoised_smoothing.engines import (
     forward_size,
     pytorch,
 )
-from denoised_smoothing.engines.base import exact_float32
+from denoised_smoothing.engines.base import exact_float32, tracing
 from denoised_smoothing.errors import ClassifierError, SettingError
 
 CPU = torch.device("cpu")
@@ -63,6 +65,32 @@ def test_flags_of_cuda_are_set_while_any_thread_needs_them(
     second.__exit__(None, None, None)
     assert torch.get_float32_matmul_precision() == "high"
     assert torch.backends.cudnn.deterministic is False
+
+
+def test_nothing_is_traced_while_modules_run_and_nothing_runs_while_one_is_traced() -> None:
+    """Tracing changes nn.Module for the whole process; an answer in another thread would fail."""
+    said: list[str] = []
+
+    def trace() -> None:
+        with tracing.alone(), tracing.alone(), tracing.shared():  # its own checks run modules
+            said.append("traced")
+
+    def run() -> None:
+        with tracing.shared():
+            said.append("ran")
+
+    with ThreadPoolExecutor(2) as pool:
+        with tracing.shared(), tracing.shared():
+            waiting = pool.submit(trace)
+            pool.submit(run).result(10)  # not held up by one that waits to trace
+            assert said == ["ran"]
+        waiting.result(10)
+        with tracing.alone():
+            waiting = pool.submit(run)
+            time.sleep(0.05)
+            assert said == ["ran", "traced"]
+        waiting.result(10)
+    assert said == ["ran", "traced", "ran"]
 
 
 class TestTorchEngine:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from operator import attrgetter
 from typing import Any
 
 from PIL import Image
@@ -55,6 +57,9 @@ class FakeStore:
 
     def images(self, name: str) -> list[FakeImage]:
         return self.content[name][1]
+
+    def stream_images(self, name: str) -> Iterator[FakeImage]:
+        return iter(sorted(self.images(name), key=attrgetter("index")))
 
     def examples(self, name: str) -> list[FakeExample]:
         return self.content[name][2]

@@ -10,6 +10,7 @@ from starlette.testclient import TestClient
 
 from denoised_smoothing.catalogue import load_classifier, load_denoiser
 from denoised_smoothing.certificates.plans import FixedBudget
+from denoised_smoothing.certificates.setting import Noise
 from denoised_smoothing.datasets import load_dataset
 from denoised_smoothing.reporting import certified_accuracy, load_results
 from denoised_smoothing.runs import CertificationRun
@@ -42,7 +43,26 @@ def client(offer: Offer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[T
 
 def test_list(client: TestClient) -> None:
     rows = client.get("/v1/runs").json()
-    assert {row["run"]: row["finished"] for row in rows} == dict.fromkeys(NAMES, 8)
+    assert {row["run"]: row["finished"] for row in rows if row["run"] in NAMES} == dict.fromkeys(
+        NAMES, 8
+    )
+
+
+def test_nothing_is_told_of_where_things_lie(client: TestClient) -> None:
+    told = client.get(f"/v1/runs/{NAMES[1]}").text + client.get("/v1/models").text
+    assert "command" not in told
+    assert "spec" not in client.get("/v1/models").json()["models"][0]
+
+
+def test_float_noise_is_named_as_unproven(client: TestClient) -> None:
+    store = client.store  # type: ignore[attr-defined]
+    smoothed = SmoothedClassifier(load_classifier("digits"), 0.5, None, noise=Noise.FLOAT)
+    CertificationRun(
+        smoothed, load_dataset("digits"), FixedBudget(20, 50), 0.001, "digits", "none",
+        name="float", limit=2,
+    ).execute(store)  # fmt: skip
+    assert client.get("/v1/comparison?run=float").json()["unproven"] == ["float"]
+    assert client.get("/v1/comparison?run=none").json()["unproven"] == []
 
 
 def test_comparison_has_the_numbers_of_the_report(client: TestClient) -> None:

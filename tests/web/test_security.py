@@ -153,6 +153,7 @@ HOSTILE = {
     "transparent": saved("PNG", "RGBA"),
     "cmyk": saved("JPEG", "CMYK"),
     "1x1": saved("PNG", size=(1, 1)),
+    "a thread": saved("PNG", size=(4_001, 2)),
     "a jpeg cut": saved("JPEG", "RGB", (64, 64))[:300],
     "a bmp that lies": b"BM"
     + struct.pack("<IHHIIiiHH", 100, 0, 0, 54, 40, 2**31 - 1, 2**31 - 1, 1, 24)

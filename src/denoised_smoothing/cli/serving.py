@@ -57,7 +57,10 @@ def serve(
     ] = None,
     api_key_file: Annotated[
         Path | None,
-        typer.Option(help="File with the key that requests need.", show_default=f"${KEY_VARIABLE}"),
+        typer.Option(
+            help=f"File with the key that requests need; without it, {KEY_VARIABLE} is read.",
+            show_default=False,
+        ),
     ] = None,
     no_api_key: Annotated[
         bool, typer.Option("--no-api-key", help="Let everybody in who reaches the address.")

@@ -139,6 +139,52 @@ class _Exact:
 exact_float32 = _Exact()
 
 
+class _Tracing:
+    """Tracing a module changes ``nn.Module`` for the whole process: nothing else may run meanwhile.
+
+    Who runs modules holds ``shared``, who traces one ``alone``, which waits for the others. It is
+    not fair: who runs is let in though a tracer waits, as one that runs may call another.
+    """
+
+    def __init__(self) -> None:
+        self._change, self._running, self._traced = threading.Condition(), 0, 0
+        self._mine = threading.local()
+
+    @contextmanager
+    def shared(self) -> Iterator[None]:
+        """While modules are run."""
+        with self._change:
+            self._change.wait_for(lambda: not self._traced or self._is_mine())
+            self._running += 1
+        try:
+            yield
+        finally:
+            with self._change:
+                self._running -= 1
+                self._change.notify_all()
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """While a module is traced."""
+        with self._change:
+            self._change.wait_for(lambda: self._is_mine() or not (self._traced or self._running))
+            self._traced += 1
+            self._mine.traces = True
+        try:
+            yield
+        finally:
+            with self._change:
+                self._traced -= 1
+                self._mine.traces = self._traced > 0
+                self._change.notify_all()
+
+    def _is_mine(self) -> bool:
+        return getattr(self._mine, "traces", False)
+
+
+tracing = _Tracing()
+
+
 def checked_answer(answer: Tensor, copies: Tensor) -> Tensor:
     """The answer, if it is logits [B, K] or labels [B] of the copies [B, C, H, W].
 

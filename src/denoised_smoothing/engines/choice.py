@@ -24,6 +24,7 @@ from denoised_smoothing.engines.base import (
     cores,
     forward_size,
     processor,
+    tracing,
 )
 from denoised_smoothing.engines.cache import cache_key, cached_folder, recall, remember
 from denoised_smoothing.engines.converted import (
@@ -317,9 +318,10 @@ class _Maker:
         )  # fmt: skip
         copies = self.noisy(self.rule)[: self.rule]
         try:
-            return cached_folder(
-                key, lambda folder: kind.convert(self.pipeline, copies, folder, calibration)
-            )
+            with tracing.alone():
+                return cached_folder(
+                    key, lambda folder: kind.convert(self.pipeline, copies, folder, calibration)
+                )
         except DenoisedSmoothingError:
             raise
         except Exception as error:

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.fx.experimental.optimization import fuse
 
-from denoised_smoothing.engines.base import checked_answer, checked_call
+from denoised_smoothing.engines.base import checked_answer, checked_call, tracing
 from denoised_smoothing.errors import ClassifierError
 from denoised_smoothing.interfaces import Classifier, Denoiser
 
@@ -137,7 +137,8 @@ def folded(pipeline: Pipeline, copies: Float[Tensor, "b c h w"]) -> Pipeline:
     if not pipeline.is_module or not normalised or pipeline.is_hooked:
         return pipeline
     candidate = copy.copy(pipeline)
-    candidate._modules = {name: _fold(part) for name, part in pipeline._modules.items()}
+    with tracing.alone():
+        candidate._modules = {name: _fold(part) for name, part in pipeline._modules.items()}
     with torch.inference_mode():
         expected = checked_answer(pipeline(copies), copies)
         try:

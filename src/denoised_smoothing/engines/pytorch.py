@@ -14,6 +14,7 @@ from denoised_smoothing.engines.base import (
     checked_answer,
     cores,
     exact_float32,
+    tracing,
 )
 from denoised_smoothing.engines.pipeline import Pipeline
 from denoised_smoothing.errors import SettingError
@@ -67,7 +68,7 @@ class TorchEngine(Engine):
     @torch.inference_mode()
     def answer(self, copies: Float[Tensor, "b c h w"]) -> Num[Tensor, "b ..."]:
         copies = copies.contiguous(memory_format=torch.channels_last)
-        with exact_float32(self.device), self._cast():
+        with tracing.shared(), exact_float32(self.device), self._cast():
             return checked_answer(self._run(copies), copies)
 
     @classmethod

@@ -83,7 +83,7 @@ def write_report(
         measure=rows[0].measure,
         alpha=f"{max(run.run.settings['alpha'] for run in runs):g}",
         implied=_implied(runs, rows),
-        unproven=[run.run.name for run in runs if run.run.settings["noise"] == Noise.FLOAT],
+        unproven=unproven(runs),
         runs=[
             {
                 "row": row,
@@ -139,6 +139,11 @@ def _tables(rows: Sequence[Row]) -> list[dict[str, Any]]:
     return [
         {"headings": headings(table), "lines": [row.texts() for row in table]} for table in tables
     ]
+
+
+def unproven(runs: Sequence[RunResults]) -> list[str]:
+    """Names of the runs whose noise was drawn in floating point."""
+    return [run.run.name for run in runs if run.run.settings["noise"] == Noise.FLOAT]
 
 
 def differing(runs: Sequence[RunResults]) -> list[str]:

@@ -17,7 +17,7 @@ from denoised_smoothing.reporting import (
     default_radii,
     load_results,
 )
-from denoised_smoothing.reporting.html import differing
+from denoised_smoothing.reporting.html import differing, unproven
 from denoised_smoothing.reporting.tables import caption, headings, measure, method_names
 from denoised_smoothing.store import Store, StoredRun
 from denoised_smoothing.web.story import name_of, votes
@@ -57,6 +57,7 @@ def compared(store: Store, names: Sequence[str]) -> dict[str, Any]:
         "caption": caption(rows),
         "measure": measure(runs),
         "differing": differing(runs),
+        "unproven": unproven(runs),
         "tables": [
             {"headings": headings(table), "rows": [row.texts() for row in table]}
             for table in tables
@@ -73,7 +74,7 @@ def described(store: Store, name: str) -> dict[str, Any]:
         "unfinished": run.unfinished,
         "method": run.method,
         "settings": {**run.run.settings, "seed": str(run.run.seed)},
-        "info": {key: run.run.info.get(key) for key in ("command", "versions", "engine")},
+        "info": {key: run.run.info.get(key) for key in ("versions", "engine")},
         "with_pictures": sorted({example.image_id for example in store.examples(name)}),
     }
 

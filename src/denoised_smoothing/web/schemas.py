@@ -17,7 +17,9 @@ PIXEL = (
 """An image of 8x8 pixels, for the examples."""
 Name = Annotated[str, StringConstraints(max_length=200)]
 Copies = Annotated[int, Field(ge=1, le=100_000_000)]
-Alpha = Annotated[float, Field(gt=0, lt=0.5, description="Probability that the answer is wrong.")]
+Alpha = Annotated[
+    float, Field(ge=1e-9, lt=0.5, description="Probability that the answer is wrong.")
+]
 
 
 PlanKind = Literal["fixed", "anytime", "radius"]

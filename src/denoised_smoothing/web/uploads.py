@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 
 import numpy as np
 import PIL.Image
@@ -13,6 +14,10 @@ from denoised_smoothing.images import FORMATS, load_image, resize, to_grid
 
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 """Of red, green and blue in grey (ITU-R BT.601), as Pillow converts."""
+LONGEST = 8
+"""Sides of an image, the longer to the shorter: a longer one grows when it is brought to a size."""
+_DECODING = threading.Semaphore(2)
+"""Images that are decoded at a time, as one of many pixels takes much memory."""
 
 
 def read_upload(content: bytes, *, pixels: int) -> Float[np.ndarray, "c h w"]:
@@ -23,7 +28,7 @@ def read_upload(content: bytes, *, pixels: int) -> Float[np.ndarray, "c h w"]:
         pixels: the most that it may have, width times height, by its own header.
 
     Raises:
-        ImageError: empty, of another format, broken, too large, 16 bits or transparent.
+        ImageError: empty, of another format, broken, too large or long, 16 bits or transparent.
     """
     expected = f"expected an intact file of the format {', '.join(FORMATS)}"
     if not content:
@@ -38,8 +43,14 @@ def read_upload(content: bytes, *, pixels: int) -> Float[np.ndarray, "c h w"]:
             f"the image has {width}x{height} pixels, and at most {pixels:,} are taken; make it "
             "smaller first"
         )
+    if max(width, height) > LONGEST * min(width, height):
+        raise ImageError(
+            f"the image has {width}x{height} pixels; its longer side may be at most {LONGEST} "
+            "times the shorter, as its middle is what is looked at; crop it first"
+        )
     try:
-        return load_image(content)
+        with _DECODING:
+            return load_image(content)
     except ImageError as error:
         if error.__cause__ is None:  # what is said of an image that was decoded
             raise

@@ -31,7 +31,6 @@ def models(request: Request) -> dict[str, Any]:
         "models": [
             {
                 "classifier": model.name,
-                "spec": model.spec,
                 "denoisers": list(model.denoisers),
                 "sigmas": list(model.sigmas),
                 "shape": list(model.shape),

@@ -25,14 +25,17 @@ export function breaking({ fields, image, label, name, radius, small, signal }) 
       falls: `The answer falls: now “${other}”.`,
       open: "The copies no longer agree on an answer.",
     }[attack.outcome];
-    const why = inside
-      ? attack.outcome === "stands" ? "As proven: this is inside the radius." : "This must not be: inside the radius the answer is proven."
-      : attack.outcome === "stands" ? "Beyond the radius nothing is promised; this attack did not find a way." : "Beyond the radius nothing is promised.";
+    const why = {
+      stands: inside ? "As proven: this is inside the radius." : "Beyond the radius nothing is promised; this attack did not find a way.",
+      falls: inside ? "This should not be: inside the radius the proof is wrong with probability at most α." : "Beyond the radius nothing is promised.",
+      open: inside ? "These few copies do not tell; the certificate, from more of them, stands." : "Beyond the radius nothing is promised.",
+    }[attack.outcome];
+    const look = attack.outcome === "stands" ? "correct" : attack.outcome === "open" && inside ? "soft" : "wrong";
     const form = small ? "small" : "";
     return h("li", { "data-outcome": attack.outcome },
       h("img", { src: attack.change, alt: "the change", class: form }),
       h("img", { src: picture, alt: "the attacked image", class: form }),
-      h("span", {}, h("strong", { class: attack.outcome === "stands" ? "correct" : "wrong" }, said), `Length ${down(attack.norm)}. ${why}`));
+      h("span", {}, h("strong", { class: look }, said), `Length ${down(attack.norm)}. ${why}`));
   }
 
   button.addEventListener("click", async () => {

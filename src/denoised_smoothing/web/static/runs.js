@@ -80,7 +80,7 @@ function downloads(names) {
 
 function settings(run) {
   const text = (value) => (typeof value === "string" ? value : JSON.stringify(value));
-  const all = { ...run.settings, command: run.info.command, created: run.created };
+  const all = { ...run.settings, created: run.created };
   return h("details", {}, h("summary", {}, "Settings"), h("table", { class: "settings" }, h("tbody", {},
     Object.entries(all).map(([name, value]) => h("tr", {}, h("th", { scope: "row" }, name), h("td", {}, text(value)))))));
 }
@@ -93,6 +93,7 @@ async function look(names) {
     const parts = [
       h("h2", {}, names.length === 1 ? names[0] : `${names.length} runs compared`),
       compared.differing.length ? h("p", { class: "wrong" }, `Read the rows with care: the runs differ in ${compared.differing.join(", ")}.`) : null,
+      compared.unproven.length ? h("p", { class: "wrong" }, `Unproven in floating point (float noise): ${compared.unproven.join(", ")}.`) : null,
       steps(compared.curves, compared.measure),
       ...compared.tables.map(({ headings, rows }, i) => table(headings, rows, compared.caption + (i ? "; at each radius the best σ, chosen in hindsight" : ""))),
       downloads(names),
