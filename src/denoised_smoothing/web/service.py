@@ -121,7 +121,8 @@ class Service:
             BusyError: too many requests are on their way.
             ClosingError: the service is being stopped.
         """
-        self._check_room(client)
+        with self._lock:
+            self._check_room(client)
         name, image, changes = self.read(ask, content)
         job = self._job(kind, ask, client, name, image, changes)
         self._start(job)
@@ -131,17 +132,16 @@ class Service:
         """Go on with a request that was interrupted: the same seed, the counts that it has.
 
         Raises:
-            SettingError: it was not interrupted, or what it asks for is no longer offered.
+            SettingError: it was not interrupted, is on its way already, or what it asks for is no
+                longer offered.
             BusyError, ClosingError: as :meth:`submit`.
         """
         if record.state is not State.INTERRUPTED or record.image is None:
             raise SettingError(
                 f"the request {record.id} is {record.state.value}; only interrupted ones go on"
             )
-        self._check_room(client)
         with self._lock:
-            if record.id in self._jobs:
-                raise SettingError(f"the request {record.id} is on its way already")
+            self._check_room(client)
         ask = KINDS[record.kind][1].model_validate(record.request["ask"])
         image, changes = load_image(record.image), record.request["changes"]
         job = self._job(record.kind, ask, client, record.request["classifier"], image, changes)
@@ -182,11 +182,11 @@ class Service:
         self.journal.close()
 
     def _check_room(self, client: str) -> None:
+        """Called with the lock held."""
         if self.closing:
             raise ClosingError("the service is being stopped; ask again when it is back")
         retry = max(1, round(self._seconds * 2))
-        with self._lock:
-            clients = Counter(job.client for job in self._jobs.values())
+        clients = Counter(job.client for job in self._jobs.values())
         if len(self._jobs) >= self.limits.queue:
             raise BusyError(f"{len(self._jobs)} requests are on their way; try again later", retry)
         if clients[client] >= self.limits.per_client:
@@ -216,7 +216,10 @@ class Service:
         return job
 
     def _start(self, job: Job) -> None:
-        with self._lock:
+        with self._lock:  # again, as others may have come since the image was read
+            self._check_room(job.client)
+            if job.id in self._jobs:
+                raise SettingError(f"the request {job.id} is on its way already")
             self._jobs[job.id] = job
         self.metrics.open.inc()
         self.save(job)
