@@ -180,6 +180,18 @@ def test_polyglot_is_only_the_image_that_it_is(client: TestClient) -> None:
     assert "script" not in reply.text
 
 
+def test_methods_that_clients_make_up_are_counted_together(
+    client: TestClient, service: Service
+) -> None:
+    for method in ("BREW", "X1", "X2"):
+        assert client.request(method, "/healthz").status_code == 405
+    client.get("/healthz")
+    metrics = service.metrics.text().decode()
+    assert 'http_responses_total{method="other",status="405"} 3.0' in metrics
+    assert 'http_responses_total{method="GET",status="200"} 1.0' in metrics
+    assert "BREW" not in metrics
+
+
 def test_bodies_are_bounded_told_or_not(live: str) -> None:
     large = b"x" * 11_000_000
     headers = {"content-type": "application/json"}
