@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections import Counter
@@ -82,6 +83,7 @@ class Service:
         self.journal = Journal(store)
         self.ready = threading.Event()
         self.closing = False
+        self._until = math.inf  # of the monotonic clock, when requests have had their grace
         self._jobs: dict[str, Job] = {}
         self._lanes: dict[tuple[str, str, float], Lane] = {}
         self._lock = threading.Lock()
@@ -153,6 +155,8 @@ class Service:
     def cancel(self, job: Job) -> None:
         """Let go of a request whose client went away; the copies on their way are the last."""
         job.cancel()
+        if isinstance(job, AttackJob) and job.ticket is None:  # its place is free at once
+            self._finish(job, job.counts, None)
 
     def job(self, id: str) -> Job | None:
         """The request of that name, while it is on its way."""
@@ -164,12 +168,18 @@ class Service:
         """Requests on their way."""
         return len(self._jobs)
 
+    def begin_closing(self) -> None:
+        """Take no more requests; those on their way have their grace from now on."""
+        if not self.closing:
+            self.closing, self._until = True, time.monotonic() + self.limits.grace
+
     def close(self) -> None:
         """Wait for requests as long as the limits say, record the rest as interrupted, and end."""
-        self.closing = True
-        until = time.monotonic() + self.limits.grace
-        while self._jobs and time.monotonic() < until:
+        self.begin_closing()
+        while self._jobs and time.monotonic() < self._until:
             time.sleep(0.05)
+        for job in list(self._jobs.values()):
+            job.cancel()
         self._preparing.join()
         self._attacks.shutdown(cancel_futures=True)
         with self._lock:
@@ -235,7 +245,8 @@ class Service:
             self.ready.wait()
             if not job.cancelled:
                 job.prepare()
-            self._count(job)
+            if not job.cancelled:
+                self._count(job)
         except Exception as error:
             self._finish(job, job.counts, error)
 
@@ -244,8 +255,9 @@ class Service:
             job.id, job.image_id, job.image, job.seed, job.first, job.targets,
             on_counts=_Teller(self, job),
             on_end=lambda counts, error: self._ended(job, counts, error),
-            counts=dict(job.counts), cancelled=job.cancelled,
+            counts=dict(job.counts),
         )  # fmt: skip
+        job.ticket.cancelled = job.cancelled  # now: it may have been while the ticket was made
         self._lane(job).add(job.ticket)
 
     def _lane(self, job: Job) -> Lane:
