@@ -118,6 +118,14 @@ class TestNoise:
         assert np.array_equal(one, same)
         assert not np.array_equal(one, other)
 
+    def test_stopped_it_is_where_as_many_steps_lead(self) -> None:
+        image, asked = picture(0.3), iter([False, False, True])
+        after = attack(smoothed(), image, 0, 0.5, QUICK, seed=3, stopped=lambda: next(asked))
+        two = attack(smoothed(), image, 0, 0.5, PGD(2, QUICK.copies), seed=3)
+        assert np.array_equal(after, two)
+        untouched = attack(smoothed(), image, 0, 0.5, QUICK, seed=3, stopped=lambda: True)
+        assert distance(image, untouched) == 0
+
     def test_each_step_sees_other_copies_with_the_noise_of_sigma(self) -> None:
         seen: list[torch.Tensor] = []
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -185,6 +186,30 @@ def test_a_client_that_goes_away_frees_its_work(live: str, service: Service) -> 
         assert service.open == 0
     states = {job["state"] for job in httpx.get(f"{live}/v1/jobs").json()}
     assert states == {"cancelled"}
+
+
+@pytest.mark.parametrize("headers", [{}, {"accept": "text/event-stream"}])
+def test_a_client_that_goes_away_frees_the_place_of_its_attack(
+    live: str, service: Service, monkeypatch: pytest.MonkeyPatch, headers: dict[str, str]
+) -> None:
+    """At once, even while a step goes on."""
+    step = threading.Event()
+
+    def slow(*args: Any, **_: Any) -> np.ndarray:
+        step.wait(60)
+        return np.asarray(args[1])
+
+    monkeypatch.setattr("denoised_smoothing.web.jobs.attack", slow)
+    assert service.ready.wait(60)
+    try:
+        leave(f"{live}/v1/attacks", {"example": "0", "label": 0, "epsilon": 0.5}, headers)
+        until = time.monotonic() + 20
+        while service.open and time.monotonic() < until:
+            time.sleep(0.05)
+        assert service.open == 0
+    finally:
+        step.set()
+    assert [job["state"] for job in httpx.get(f"{live}/v1/jobs").json()] == ["cancelled"]
 
 
 def test_what_is_refused_says_why(client: TestClient) -> None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import base64
+import importlib
 import io
+import json
 import struct
 import threading
 import time
@@ -18,6 +22,7 @@ from denoised_smoothing.store import Store
 from denoised_smoothing.web.app import create_app
 from denoised_smoothing.web.limits import Limits
 from denoised_smoothing.web.offer import Offer
+from denoised_smoothing.web.schemas import PredictionRequest
 from denoised_smoothing.web.security import Access
 from denoised_smoothing.web.service import Service
 
@@ -181,6 +186,18 @@ def test_polyglot_is_only_the_image_that_it_is(client: TestClient) -> None:
     assert "script" not in reply.text
 
 
+def test_methods_that_clients_make_up_are_counted_together(
+    client: TestClient, service: Service
+) -> None:
+    for method in ("BREW", "X1", "X2"):
+        assert client.request(method, "/healthz").status_code == 405
+    client.get("/healthz")
+    metrics = service.metrics.text().decode()
+    assert 'http_responses_total{method="other",status="405"} 3.0' in metrics
+    assert 'http_responses_total{method="GET",status="200"} 1.0' in metrics
+    assert "BREW" not in metrics
+
+
 def test_bodies_are_bounded_told_or_not(live: str) -> None:
     large = b"x" * 11_000_000
     headers = {"content-type": "application/json"}
@@ -195,6 +212,46 @@ def test_bodies_are_bounded_told_or_not(live: str) -> None:
     except httpx.WriteError:  # it hung up while the rest was being sent
         pass
     assert httpx.get(f"{live}/healthz").status_code == 200
+
+
+def test_many_fields_are_refused_before_each_is_looked_at(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each would be an error of its own: megabytes of them held the service for seconds."""
+
+    def validate(*_: object) -> None:
+        raise AssertionError("they are looked at")
+
+    monkeypatch.setattr(PredictionRequest, "model_validate", validate)
+    reply = client.post("/v1/predictions", json={str(i): 0 for i in range(1000)})
+    assert reply.status_code == 422
+    assert "1000 fields; expected some of image, example" in reply.json()["detail"]
+
+
+@pytest.mark.parametrize("name", ["json.loads", "base64.b64decode"])
+def test_bodies_are_read_beside_other_requests(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Not by the thread that serves all of them."""
+    called, (module, function) = [], name.split(".")
+    read = getattr(importlib.import_module(module), function)
+
+    def noted(*args: object, **options: object) -> object:
+        try:
+            called.append(asyncio.get_running_loop())
+        except RuntimeError:
+            called.append(None)
+        return read(*args, **options)
+
+    monkeypatch.setattr(f"denoised_smoothing.web.parsing.{name}", noted)
+    request = {"image": base64.b64encode(saved("PNG")).decode(), "n": 10}
+    body = json.dumps(request).encode()
+    reply = client.post(
+        "/v1/predictions", content=body, headers={"content-type": "application/json"}
+    )
+    monkeypatch.undo()
+    assert reply.status_code == 200, reply.text
+    assert called == [None]
 
 
 def test_strange_requests_end_below_500(live: str) -> None:

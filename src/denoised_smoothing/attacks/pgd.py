@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -60,6 +60,7 @@ def attack(
     pgd: PGD | None = None,
     *,
     seed: int | None = None,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> Float[np.ndarray, "c h w"]:
     """An image closer than ``epsilon`` to which the smoothed classifier may not give ``label``.
 
@@ -76,6 +77,7 @@ def attack(
         epsilon: in L2, in pixel values in [0, 1], above 0.
         pgd: how hard to try; 50 steps of 32 copies by default.
         seed: of the noise of the attack; None for fresh entropy.
+        stopped: asked before each step; no more are taken once it is true.
 
     Returns:
         [C, H, W] on the 8-bit grid, strictly closer than ``epsilon``.
@@ -92,6 +94,8 @@ def attack(
     origin = torch.tensor(start, device=smoothed.device)
     size, point = smoothed.forward_size(start), origin
     for step in range(pgd.steps):
+        if stopped():
+            break
         noise = standard_normal(
             derive_key(seed, "attack", step), (pgd.copies, *origin.shape), origin.device
         )

@@ -197,11 +197,12 @@ class AttackJob(PredictionJob):
         check_budget(self.request.steps * self.request.copies + self.budget.n, limits)
 
     def prepare(self) -> None:
-        """Move the image; from here on it is the attacked one."""
+        """Move the image, until it is cancelled; from here on it is the attacked one."""
         self._before = self.image
         self.image = attack(
             self.smoothed, self._before, self.request.label, self.request.epsilon,
             PGD(self.request.steps, self.request.copies), seed=derive_key(self.seed, "attack"),
+            stopped=lambda: self.cancelled,
         )  # fmt: skip
         self.__dict__.pop("image_id", None)
 

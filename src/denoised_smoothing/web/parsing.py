@@ -8,6 +8,7 @@ import json
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
+from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -21,26 +22,19 @@ _FIELDS = 20
 async def read_request(request: Request, kind: type[_Ask]) -> tuple[_Ask, bytes | None]:
     """What is asked, and the bytes of the image, if it is not named.
 
+    Reading them may take a while, so it is done in a thread, beside other requests.
+
     Raises:
         HTTPException: 400, 415 or 422, saying what is wrong.
     """
     form = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if form == "application/json":
-        values, content = await _json(request), None
+        values, content = await run_in_threadpool(_json, await request.body()), None
     elif form == "multipart/form-data":
         values, content = await _form(request)
     else:
         raise HTTPException(415, "send application/json, or multipart/form-data with the image")
-    try:
-        ask = kind.model_validate(values)
-    except ValidationError as error:
-        raise HTTPException(422, _told(error)) from error
-    if ask.image is not None and content is None:
-        try:
-            content = base64.b64decode(ask.image.rpartition(",")[2], validate=True)
-        except (binascii.Error, ValueError) as error:
-            raise HTTPException(422, "image: not in base64") from error
-    return ask.model_copy(update={"image": None}), content
+    return await run_in_threadpool(_checked, kind, values, content)
 
 
 def body_of(kind: type[Ask]) -> dict[str, Any]:
@@ -65,9 +59,9 @@ def body_of(kind: type[Ask]) -> dict[str, Any]:
     }
 
 
-async def _json(request: Request) -> dict[str, Any]:
+def _json(body: bytes) -> dict[str, Any]:
     try:
-        values = json.loads(await request.body())
+        values = json.loads(body)
     except (ValueError, RecursionError) as error:
         raise HTTPException(400, "the body is no JSON") from error
     if not isinstance(values, dict):
@@ -91,6 +85,26 @@ async def _form(request: Request) -> tuple[dict[str, Any], bytes | None]:
     if content is not None and "image" in values:
         raise HTTPException(422, "the field image is there twice")
     return values, content
+
+
+def _checked(
+    kind: type[_Ask], values: dict[str, Any], content: bytes | None
+) -> tuple[_Ask, bytes | None]:
+    known = kind.model_fields
+    if len(values) > len(known):  # before each unknown one becomes an error of its own
+        raise HTTPException(
+            422, f"the body has {len(values)} fields; expected some of {', '.join(known)}"
+        )
+    try:
+        ask = kind.model_validate(values)
+    except ValidationError as error:
+        raise HTTPException(422, _told(error)) from error
+    if ask.image is not None and content is None:
+        try:
+            content = base64.b64decode(ask.image.rpartition(",")[2], validate=True)
+        except (binascii.Error, ValueError) as error:
+            raise HTTPException(422, "image: not in base64") from error
+    return ask.model_copy(update={"image": None}), content
 
 
 def _told(error: ValidationError) -> str:

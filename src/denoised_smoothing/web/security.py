@@ -23,6 +23,8 @@ BODY_SECONDS = 30.0
 """For each piece of a body to arrive."""
 OPEN_PATHS = ("/v1/", "/metrics")
 """Beginnings of the paths that need the key, where there is one."""
+METHODS = frozenset(("GET", "HEAD", "POST", "DELETE", "OPTIONS"))
+"""Counted by name. Clients may send any word, and each would stay in memory."""
 POLICY = "; ".join(
     (
         "default-src 'none'",
@@ -78,7 +80,8 @@ class Guard:
                 headers = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
                     headers.setdefault(name, value)
-                self._metrics.answers.labels(scope["method"], message["status"]).inc()
+                method = scope["method"] if scope["method"] in METHODS else "other"
+                self._metrics.answers.labels(method, message["status"]).inc()
             await send(message)
 
         refusal = self._refusal(scope)

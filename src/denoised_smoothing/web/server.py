@@ -24,7 +24,7 @@ class _Server(uvicorn.Server):
         self._service = service
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        self._service.closing = True
+        self._service.begin_closing()
         super().handle_exit(sig, frame)
 
 

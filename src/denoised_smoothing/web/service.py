@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections import Counter
@@ -82,6 +83,7 @@ class Service:
         self.journal = Journal(store)
         self.ready = threading.Event()
         self.closing = False
+        self._until = math.inf  # of the monotonic clock, when requests have had their grace
         self._jobs: dict[str, Job] = {}
         self._lanes: dict[tuple[str, str, float], Lane] = {}
         self._lock = threading.Lock()
@@ -121,7 +123,8 @@ class Service:
             BusyError: too many requests are on their way.
             ClosingError: the service is being stopped.
         """
-        self._check_room(client)
+        with self._lock:
+            self._check_room(client)
         name, image, changes = self.read(ask, content)
         job = self._job(kind, ask, client, name, image, changes)
         self._start(job)
@@ -131,17 +134,16 @@ class Service:
         """Go on with a request that was interrupted: the same seed, the counts that it has.
 
         Raises:
-            SettingError: it was not interrupted, or what it asks for is no longer offered.
+            SettingError: it was not interrupted, is on its way already, or what it asks for is no
+                longer offered.
             BusyError, ClosingError: as :meth:`submit`.
         """
         if record.state is not State.INTERRUPTED or record.image is None:
             raise SettingError(
                 f"the request {record.id} is {record.state.value}; only interrupted ones go on"
             )
-        self._check_room(client)
         with self._lock:
-            if record.id in self._jobs:
-                raise SettingError(f"the request {record.id} is on its way already")
+            self._check_room(client)
         ask = KINDS[record.kind][1].model_validate(record.request["ask"])
         image, changes = load_image(record.image), record.request["changes"]
         job = self._job(record.kind, ask, client, record.request["classifier"], image, changes)
@@ -153,6 +155,8 @@ class Service:
     def cancel(self, job: Job) -> None:
         """Let go of a request whose client went away; the copies on their way are the last."""
         job.cancel()
+        if isinstance(job, AttackJob) and job.ticket is None:  # its place is free at once
+            self._finish(job, job.counts, None)
 
     def job(self, id: str) -> Job | None:
         """The request of that name, while it is on its way."""
@@ -164,12 +168,18 @@ class Service:
         """Requests on their way."""
         return len(self._jobs)
 
+    def begin_closing(self) -> None:
+        """Take no more requests; those on their way have their grace from now on."""
+        if not self.closing:
+            self.closing, self._until = True, time.monotonic() + self.limits.grace
+
     def close(self) -> None:
         """Wait for requests as long as the limits say, record the rest as interrupted, and end."""
-        self.closing = True
-        until = time.monotonic() + self.limits.grace
-        while self._jobs and time.monotonic() < until:
+        self.begin_closing()
+        while self._jobs and time.monotonic() < self._until:
             time.sleep(0.05)
+        for job in list(self._jobs.values()):
+            job.cancel()
         self._preparing.join()
         self._attacks.shutdown(cancel_futures=True)
         with self._lock:
@@ -182,11 +192,11 @@ class Service:
         self.journal.close()
 
     def _check_room(self, client: str) -> None:
+        """Called with the lock held."""
         if self.closing:
             raise ClosingError("the service is being stopped; ask again when it is back")
         retry = max(1, round(self._seconds * 2))
-        with self._lock:
-            clients = Counter(job.client for job in self._jobs.values())
+        clients = Counter(job.client for job in self._jobs.values())
         if len(self._jobs) >= self.limits.queue:
             raise BusyError(f"{len(self._jobs)} requests are on their way; try again later", retry)
         if clients[client] >= self.limits.per_client:
@@ -216,7 +226,10 @@ class Service:
         return job
 
     def _start(self, job: Job) -> None:
-        with self._lock:
+        with self._lock:  # again, as others may have come since the image was read
+            self._check_room(job.client)
+            if job.id in self._jobs:
+                raise SettingError(f"the request {job.id} is on its way already")
             self._jobs[job.id] = job
         self.metrics.open.inc()
         self.save(job)
@@ -232,7 +245,8 @@ class Service:
             self.ready.wait()
             if not job.cancelled:
                 job.prepare()
-            self._count(job)
+            if not job.cancelled:
+                self._count(job)
         except Exception as error:
             self._finish(job, job.counts, error)
 
@@ -241,8 +255,9 @@ class Service:
             job.id, job.image_id, job.image, job.seed, job.first, job.targets,
             on_counts=_Teller(self, job),
             on_end=lambda counts, error: self._ended(job, counts, error),
-            counts=dict(job.counts), cancelled=job.cancelled,
+            counts=dict(job.counts),
         )  # fmt: skip
+        job.ticket.cancelled = job.cancelled  # now: it may have been while the ticket was made
         self._lane(job).add(job.ticket)
 
     def _lane(self, job: Job) -> Lane:

@@ -174,7 +174,7 @@ async def _respond(request: Request, taken: Taken) -> Response:
     finally:
         for task in (end, gone):
             task.cancel()
-        taken.cancel()  # unless it is at its end, nobody waits for it any more
+        service.cancel(taken)  # unless it is at its end, nobody waits for it any more
     if event == "result":
         return JSONResponse(values)
     return problem(503 if service.closing else 500, values["detail"])
@@ -193,7 +193,7 @@ async def _owned(service: Service, taken: Taken) -> AsyncIterator[str]:
             yield text
     finally:
         if not service.closing:
-            taken.cancel()
+            service.cancel(taken)
 
 
 async def _events(taken: Taken) -> AsyncIterator[str]:
