@@ -79,6 +79,17 @@ def test_what_a_driver_writes_after_it_was_replaced_is_refused(store: Store) -> 
         assert connection.execute(sa.select(DRIVERS.c.name)).scalar_one() == "the other one"
 
 
+def test_a_claim_outlasts_a_second_one_that_is_refused(store: Store) -> None:
+    with store.claim("run"):
+        with pytest.raises(RunBusyError), store.claim("run"):
+            raise AssertionError
+        store.save_images("run", IMAGES)
+        with store.transaction(write=True) as connection:
+            connection.execute(sa.update(DRIVERS).values(token="other", name="the other one"))
+        with pytest.raises(RunBusyError, match="'run' was taken over by the other one"):
+            store.save_images("run", [image("c", 2)])
+
+
 def test_nothing_is_left_of_a_claim(store: Store, target: str, tmp_path: Path) -> None:
     with store.claim("run"):
         pass

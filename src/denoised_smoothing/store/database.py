@@ -278,7 +278,8 @@ class Store:
             self._claims[name] = claim
             yield
         finally:
-            self._claims.pop(name, None)
+            if self._claims.get(name) is claim:  # and not that of another, which refused this one
+                del self._claims[name]
             with suppress(StoreError), self.transaction(write=True) as connection:
                 connection.execute(sa.delete(DRIVERS).where(*mine))
             claim.release()
