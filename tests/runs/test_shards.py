@@ -155,7 +155,7 @@ def test_shards_that_are_not_finished_are_named(tmp_path: Path) -> None:
 
 def test_a_shard_goes_on_with_the_images_that_it_began_with(tmp_path: Path) -> None:
     certify(tmp_path, "1/2", name="r", limit=4)
-    with pytest.raises(RunMismatchError, match="images: 4 .*, 6 "):
+    with pytest.raises(RunMismatchError, match=r"images: 4 .*, 6 "):
         certify(tmp_path, "1/2", name="r", limit=6)
 
 
