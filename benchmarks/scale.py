@@ -88,6 +88,8 @@ def certify(images: int, executor: Executor, target: str) -> tuple[float, float]
 
 
 def driver(options: argparse.Namespace) -> None:
+    if options.postgresql:
+        check_empty(options.postgresql)
     print("| store | chunk results | seconds | results/s | CPU ms a result | memory MB |")
     print("| --- | ---: | ---: | ---: | ---: | ---: |")
     with tempfile.TemporaryDirectory() as folder:
@@ -108,6 +110,18 @@ def driver(options: argparse.Namespace) -> None:
                     Path(target).unlink()
                 else:
                     empty(target)
+
+
+def check_empty(url: str) -> None:
+    """What is in the database is dropped afterwards, so it must be what was put there here."""
+    engine = sa.create_engine(url)
+    found = sa.inspect(engine).get_table_names()
+    engine.dispose()
+    if found:
+        sys.exit(
+            f"the database holds tables ({', '.join(sorted(found)[:5])}), and would be emptied; "
+            "name a new one (createdb)"
+        )
 
 
 def empty(url: str) -> None:
@@ -244,7 +258,7 @@ PARTS_OF_IT: dict[str, Callable[[argparse.Namespace], None]] = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("what", choices=PARTS_OF_IT)
-    parser.add_argument("--postgresql", help="URL of a database that is emptied")
+    parser.add_argument("--postgresql", help="URL of an empty database")
     parser.add_argument("--counts", default="1,8,64,512")
     parser.add_argument("--seconds", type=float, default=0.5, help="that a batch takes")
     parser.add_argument("--rounds", type=int, default=40, help="batches of each worker")

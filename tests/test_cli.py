@@ -269,6 +269,13 @@ class TestCertify:
         assert len(Path("a.tsv").read_text().splitlines()) > 5
 
 
+def test_a_password_of_a_store_is_not_shown(run: Run) -> None:
+    outcome = run(*DIGITS, "--store", "postgresql+psycopg://me:hunter2@host/runs")
+    assert (outcome.code, outcome.out) == (2, "")
+    assert "a password in the URL of a store would be recorded" in outcome.message
+    assert "hunter2" not in outcome.message
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -301,6 +308,7 @@ class TestCertify:
         ("--resolution 1", "resolution is a number of pixels and must be at least 2, got 1"),
         ("--batch-size 0", "batch_size must be at least 1, got 0"),
         ("--device gpu", "device 'gpu' cannot be used here .* use auto, cpu, cuda"),
+        ("--device cpu --devices cpu,cpu", "--device cpu beside --devices cpu,cpu; leave one"),
         ("--classifier digitz", r"unknown classifier 'digitz'; did you mean digits\?"),
         ("--classifier cifar-resnet56:toy.pt", "toy.pt is a pickle .* is refused"),
         ("--classifier python:toy:number", "module 'toy' has no function 'number'"),

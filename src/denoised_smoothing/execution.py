@@ -155,8 +155,8 @@ class Execution:
         """Copies of a forward pass, where that is settled."""
         return self._forward
 
-    def adopt(self, engine: EngineName, forward: int) -> None:
-        """Execute as counts were executed that others shall be added to."""
+    def adopt(self, engine: EngineName, forward: int | None) -> None:
+        """Execute as counts were executed that others shall be added to; None: to be chosen."""
         self.engine, self._forward = engine, forward
         self._choices.clear()
 

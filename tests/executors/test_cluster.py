@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from denoised_smoothing import SmoothedClassifier
+from denoised_smoothing import SmoothedClassifier, executors
 from denoised_smoothing.catalogue import load_classifier
 from denoised_smoothing.certificates.certificate import Certificate
 from denoised_smoothing.certificates.plans import Anytime
@@ -123,9 +123,56 @@ def test_numbers_out_of_range_are_refused(options: dict[str, int], message: str)
 
 def test_a_cluster_without_room_for_a_worker_says_what_it_has(two: RayCluster) -> None:
     with pytest.raises(
-        SettingError, match=r"\(CPU 1, tpu 2\): it has CPU \d+, GPU 0, tpu 0; ask for less"
+        SettingError, match=r"\(CPU 1, tpu 2\): all have CPU \d+, GPU 0, tpu 0; ask for less"
     ):
         _ = RayCluster(resources={"tpu": 2.0}).crew
+
+
+def test_room_is_that_of_each_node() -> None:
+    nodes = [{"CPU": 3.0}, {"CPU": 5.0, "GPU": 1.0}]
+    assert RayCluster(cpus=2.0)._room(nodes) == 1 + 2
+    assert RayCluster(cpus=0.5, gpus=0.5)._room(nodes) == 2
+    with pytest.raises(SettingError, match=r"no node .*\(CPU 6\): all have CPU 8, GPU 1; ask"):
+        RayCluster(cpus=6.0)._room(nodes)
+
+
+def test_waiting_for_a_node_that_has_room_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    nodes = [{"CPU": 4.0}, {"CPU": 4.0}]
+    assert RayCluster(workers=3, cpus=2.0)._room(nodes) == 4
+    assert not caplog.messages
+    assert RayCluster(workers=3, cpus=6.0)._room(nodes) == 0
+    assert caplog.messages == [
+        "no node of the cluster has room for a worker (CPU 6): all have CPU 8, GPU 0; waiting for "
+        "one that has"
+    ]
+
+
+class FakeRay:
+    """A Ray with clusters at some addresses, none of which is left."""
+
+    def __init__(self) -> None:
+        self.gcs_address = ""
+
+    def is_initialized(self) -> bool:
+        return bool(self.gcs_address)
+
+    def init(self, address: str, **options: object) -> None:
+        self.gcs_address = {"head:6379": "10.0.0.1:6379", "local": "127.0.0.1:5000"}[address]
+
+    def get_runtime_context(self) -> FakeRay:
+        return self
+
+
+def test_a_second_cluster_at_another_address_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(executors.cluster, "_joined", None)
+    monkeypatch.setitem(sys.modules, "ray", FakeRay())
+    connect = executors.cluster._connect
+    for address in ("head:6379", "head:6379", "10.0.0.1:6379", "auto", None):
+        assert connect(address).gcs_address == "10.0.0.1:6379"
+    with pytest.raises(
+        SettingError, match=r"at 10.0.0.1:6379 and cannot join another at 'other:6379'; leave"
+    ):
+        connect("other:6379")
 
 
 @pytest.mark.parametrize("device", ["cuda", "cpu,cpu"])

@@ -170,6 +170,30 @@ def test_errors_of_the_package_arrive_as_they_are(crew: Crew, actors: list[Actor
         other.result(WAIT)
 
 
+def test_a_connection_that_is_lost_leaves_nobody_waiting(crew: Crew, actors: list[Actor]) -> None:
+    calls = [crew.submit(start) for _ in range(3)]  # one more than there are actors
+    settle(crew)
+
+    def unreachable(**options: int) -> Actor:
+        raise ConnectionError("Ray has not been started yet")
+
+    actors[0].options = unreachable  # type: ignore[method-assign]
+    actors[0].lose()
+    for call in [*calls, crew.submit(start)]:
+        with pytest.raises(WorkerError, match=r"was lost \(ConnectionError: Ray has not.*goes on"):
+            call.result(WAIT)
+    with pytest.raises(WorkerError, match="was lost"):
+        crew.submit(start).result(WAIT)
+
+
+def test_closing_leaves_nobody_waiting(crew: Crew) -> None:
+    calls = [crew.submit(start) for _ in range(3)]
+    crew.close()
+    for call in [*calls, crew.submit(start)]:
+        with pytest.raises(WorkerError, match=r"was lost \(it was closed\); .* goes on"):
+            call.result(WAIT)
+
+
 def test_what_cannot_be_sent_fails_by_itself(crew: Crew, actors: list[Actor]) -> None:
     def unsendable(actor: Actor) -> Reference:
         raise TypeError("cannot pickle")

@@ -65,11 +65,11 @@ def certify(folder: Path, shard: str | None = None, **changes: Any) -> Path:
     return path
 
 
-def merged(paths: list[Path], target: Path) -> Store:
+def merged(paths: list[Path], target: Path, *, partial: bool = False) -> Store:
     sources = [Store(path, read_only=True) for path in paths]
     store = Store(target)
     try:
-        merge(sources, store, examples=EXAMPLES)
+        merge(sources, store, examples=EXAMPLES, partial=partial)
     finally:
         for source in sources:
             source.close()
@@ -112,6 +112,7 @@ def test_a_merged_run_goes_on_as_a_whole(tmp_path: Path) -> None:
     ("second", "changes", "message"),
     [
         ("2/2", {"alpha": 0.01}, "alpha: 0.001 in one, 0.01 in another"),
+        ("2/2", {"limit": 6}, "images: 4 in one, 6 in another"),
         ("2/2", {"seed": 8}, "seed: 7 in one, 8 in another"),
         ("2/3", {}, "shard: 'of 2' in one, 'of 3' in another"),
         ("2/2", {"plan": FixedBudget(20, 40)}, "plan.kind: 'anytime' in one, 'fixed' in another"),
@@ -122,7 +123,7 @@ def test_what_does_not_belong_together_is_refused(
     tmp_path: Path, second: str | None, changes: dict[str, Any], message: str
 ) -> None:
     first = certify(tmp_path, "1/2", name="r", limit=4)
-    other = certify(tmp_path, second, name="r", limit=4, **changes)
+    other = certify(tmp_path, second, name="r", **{"limit": 4, **changes})
     with pytest.raises(RunMismatchError, match=message):
         merged([first, other], tmp_path / "all.sqlite")
     with Store(tmp_path / "all.sqlite") as store:
@@ -137,12 +138,35 @@ def test_shards_that_are_missing_or_there_twice_are_named(tmp_path: Path) -> Non
         merged([*paths, paths[1]], tmp_path / "all.sqlite")
 
 
-def test_shards_of_other_selections_overlap_and_are_refused(tmp_path: Path) -> None:
+def test_shards_that_are_not_finished_are_named(tmp_path: Path) -> None:
+    paths = [certify(tmp_path, f"{number}/3", name="r", limit=8) for number in (1, 2, 3)]
+    for path in paths[1:]:
+        with Store(path) as store:
+            last = store.images("r")[-1]
+            store.save_images("r", [replace(last, finished=False)])
+    said = r"'r' are not finished: 2/3 \(2 of 3 images\), 3/3 \(1 of 2 images\);.* --partial"
+    with pytest.raises(RunMismatchError, match=said):
+        merged(paths[::-1], tmp_path / "refused.sqlite")
+    with merged(paths, tmp_path / "whole.sqlite", partial=True) as store:
+        assert sum(image.finished for image in store.images("r")) == 6
+    with Store(certify(tmp_path, name="r", limit=8)) as store:
+        assert [image.finished for image in store.images("r")] == [True] * 8
+
+
+def test_a_shard_goes_on_with_the_images_that_it_began_with(tmp_path: Path) -> None:
+    certify(tmp_path, "1/2", name="r", limit=4)
+    with pytest.raises(RunMismatchError, match=r"images: 4 .*, 6 "):
+        certify(tmp_path, "1/2", name="r", limit=6)
+
+
+def test_an_image_in_two_shards_is_refused(tmp_path: Path) -> None:
     first = certify(tmp_path, "1/2", name="r", limit=4)
     second = certify(tmp_path, "2/2", name="r", limit=4)
     with Store(second) as store:
         store.save_images("r", [replace(store.images("r")[0], image_id="image-00", counts={})])
-    with pytest.raises(RunMismatchError, match="an image of run 'r' is in two of its shards"):
+    with pytest.raises(
+        RunMismatchError, match="an image of run 'r' is in two of its shards; one was altered"
+    ):
         merged([first, second], tmp_path / "all.sqlite")
 
 

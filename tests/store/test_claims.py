@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from filelock import FileLock
 
-from denoised_smoothing.errors import RunBusyError
+from denoised_smoothing.errors import RunBusyError, StoreError
 from denoised_smoothing.store import Store
 from denoised_smoothing.store.tables import DRIVERS
 
@@ -77,6 +78,52 @@ def test_what_a_driver_writes_after_it_was_replaced_is_refused(store: Store) -> 
         assert store.images("run") == IMAGES
     with store.transaction() as connection:
         assert connection.execute(sa.select(DRIVERS.c.name)).scalar_one() == "the other one"
+
+
+def test_a_claim_outlasts_a_second_one_that_is_refused(store: Store) -> None:
+    with store.claim("run"):
+        with pytest.raises(RunBusyError), store.claim("run"):
+            raise AssertionError
+        store.save_images("run", IMAGES)
+        with store.transaction(write=True) as connection:
+            connection.execute(sa.update(DRIVERS).values(token="other", name="the other one"))
+        with pytest.raises(RunBusyError, match="'run' was taken over by the other one"):
+            store.save_images("run", [image("c", 2)])
+
+
+def test_a_link_to_a_store_is_locked_as_the_store(tmp_path: Path) -> None:
+    link = tmp_path / "elsewhere" / "link.sqlite"
+    link.parent.mkdir()
+    with Store(tmp_path / "runs.sqlite") as store:
+        link.symlink_to(tmp_path / "runs.sqlite")
+        with (
+            Store(link) as other,
+            store.claim("run"),
+            pytest.raises(RunBusyError, match="is being worked on"),
+            other.claim("run"),
+        ):
+            raise AssertionError
+
+
+@pytest.mark.parametrize(
+    "error", [IsADirectoryError(21, "a folder"), PermissionError(13, "no"), NotImplementedError()]
+)
+def test_a_lock_that_cannot_be_taken_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(lock: FileLock) -> None:
+        raise error
+
+    monkeypatch.setattr(FileLock, "acquire", fail)
+    said = (
+        r"the lock .*runs.sqlite\..*\.lock cannot be taken .* delete it if no driver runs, or put"
+    )
+    with (
+        Store(tmp_path / "runs.sqlite") as store,
+        pytest.raises(StoreError, match=said),
+        store.claim("run"),
+    ):
+        raise AssertionError
 
 
 def test_nothing_is_left_of_a_claim(store: Store, target: str, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import traceback
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
@@ -20,6 +21,7 @@ from denoised_smoothing.errors import (
     RunMismatchError,
     RunNotFoundError,
     SchemaTooNewError,
+    SettingError,
     StoreError,
 )
 from denoised_smoothing.store import SCHEMA_VERSION, Store, StoredExample, StoredImage
@@ -394,12 +396,26 @@ def test_a_file_in_the_place_of_a_folder_is_refused(path: Path) -> None:
     assert isinstance(caught.value.__cause__, OSError)
 
 
-def test_an_unknown_kind_of_database_is_refused_without_showing_the_password() -> None:
-    with pytest.raises(
-        StoreError, match=r"sqlalchemy.dialects:oranges.*check its path or"
-    ) as caught:
-        Store("oranges://me:secret@host/runs")
-    assert "secret" not in str(caught.value)
+def test_an_unknown_kind_of_database_is_refused() -> None:
+    with pytest.raises(StoreError, match=r"sqlalchemy.dialects:oranges.*check its path or"):
+        Store("oranges://me@host/runs")
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("postgresql://me:secret@host/runs", "leave it out, and give it in .* PGPASSWORD"),
+        ("postgresql://me@host/runs?password=secret", "leave it out, and give it in"),
+        ("postgresql://me@host/runs?sslpassword=secret", "leave it out, and give it in"),
+        ("postgresql://me:secret/half", "cannot be read; it is written as postgresql"),
+        ("postgresql://me:secret@host:54x/runs", "cannot be read; it is written as postgresql"),
+        ("no scheme://me:secret@host/runs", "cannot be read; it is written as postgresql"),
+    ],
+)
+def test_a_password_is_refused_and_never_shown(url: str, message: str) -> None:
+    with pytest.raises(SettingError, match=message) as caught:
+        Store(url)
+    assert "secret" not in "".join(traceback.format_exception(caught.value))
 
 
 def test_a_missing_driver_names_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

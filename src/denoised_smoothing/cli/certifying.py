@@ -243,6 +243,8 @@ def certify(
     from denoised_smoothing.store import Store
 
     wanted = parse_radii(radii)
+    if devices is not None and given_by_hand(context, "device"):
+        raise SettingError(f"--device {device} beside --devices {devices}; leave one of them out")
     choice = chosen(
         context, bundle, classifier, denoiser, sigma,
         device=devices or device, batch_size=batch_size,

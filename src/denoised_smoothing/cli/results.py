@@ -70,6 +70,9 @@ def merge(
     store: Annotated[
         str, typer.Option("--store", metavar="URL", help="The store to write the runs to.")
     ],
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Merge shards that are not finished, too.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Copy the runs of several stores into one; the shards of a run become that run."""
@@ -79,7 +82,8 @@ def merge(
 
     with ExitStack() as opened:
         sources = [opened.enter_context(Store(url, read_only=True)) for url in stores]
-        runs = join(sources, opened.enter_context(Store(store)), examples=EXAMPLES)
+        target = opened.enter_context(Store(store))
+        runs = join(sources, target, examples=EXAMPLES, partial=partial)
     rows = [{"run": run.name, "stores": len(run.info.get("merged", [None]))} for run in runs]
     print_rows(rows, as_json=as_json)
 

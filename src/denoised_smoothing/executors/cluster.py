@@ -26,6 +26,10 @@ from denoised_smoothing.interfaces import Classifier
 from denoised_smoothing.noise import chunk_size
 from denoised_smoothing.scheduling import Executor, ImageTask, Part, Votes
 
+_log = logging.getLogger(__name__)
+_joined: tuple[str, str] | None = None
+"""The address by which this process joined a cluster, and that cluster's own."""
+
 
 @dataclass(eq=False)
 class RayCluster:
@@ -75,7 +79,7 @@ class RayCluster:
         Raises:
             MissingExtraError: Ray is not installed.
             WorkerError: the cluster cannot be reached.
-            SettingError: it has no room for a worker.
+            SettingError: it has no room for a worker, or this process belongs to another one.
         """
         if self._crew is None:
             ray = _connect(self.address)
@@ -83,7 +87,8 @@ class RayCluster:
                 num_cpus=self.cpus, num_gpus=self.gpus, resources=dict(self.resources),
                 max_restarts=-1, max_concurrency=self.threads,
             )  # fmt: skip
-            self.workers = self.workers or self._room(ray.cluster_resources())
+            room = self._room([node["Resources"] for node in ray.nodes() if node["Alive"]])
+            self.workers = self.workers or room
             # One call more than it has threads for, so that none waits for a message.
             self._crew = Crew([kind.remote() for _ in range(self.workers)], self.threads + 1)
         return self._crew
@@ -94,19 +99,27 @@ class RayCluster:
             self._crew.close()
             self._crew = None
 
-    def _room(self, has: Mapping[str, float]) -> int:
+    def _room(self, nodes: Sequence[Mapping[str, float]]) -> int:
+        """Workers that nodes with these resources can hold; those of a given number may wait."""
         wanted = {"CPU": self.cpus, "GPU": self.gpus, **self.resources}
-        room = min(
-            (int(has.get(name, 0) / each + 1e-9) for name, each in wanted.items() if each),
-            default=1,
-        )
-        if not room:
-            asked = ", ".join(f"{name} {each:g}" for name, each in wanted.items() if each)
-            there = ", ".join(f"{name} {has.get(name, 0):g}" for name in wanted)
-            raise SettingError(
-                f"the cluster has no room for a worker ({asked}): it has {there}; ask for less, or "
-                "say how many workers to wait for (--workers)"
+        room = sum(
+            min(
+                (int(node.get(name, 0) / each + 1e-9) for name, each in wanted.items() if each),
+                default=1,
             )
+            for node in nodes
+        )
+        if room:
+            return room
+        asked = ", ".join(f"{name} {each:g}" for name, each in wanted.items() if each)
+        totals = {name: sum(node.get(name, 0) for node in nodes) for name in wanted}
+        there = ", ".join(f"{name} {total:g}" for name, total in totals.items())
+        lack = f"no node of the cluster has room for a worker ({asked}): all have {there}"
+        if self.workers is None:
+            raise SettingError(
+                f"{lack}; ask for less, or say how many workers to wait for (--workers)"
+            )
+        _log.warning("%s; waiting for one that has", lack)
         return room
 
 
@@ -262,6 +275,7 @@ def _connect(address: str | None) -> Any:
         import ray
     except ImportError as error:
         raise MissingExtraError("ray", "ray", "a cluster") from error
+    global _joined
     if not ray.is_initialized():
         try:
             ray.init(
@@ -273,4 +287,11 @@ def _connect(address: str | None) -> Any:
                 f"there is no Ray cluster at {address!r} ({error}); start one (ray start --head), "
                 "or leave the address out to start one here"
             ) from error
+        _joined = (address or "", ray.get_runtime_context().gcs_address)
+    here = ray.get_runtime_context().gcs_address
+    if address not in (None, "auto", here) and _joined != (address, here):
+        raise SettingError(
+            f"this process belongs to the Ray cluster at {here} and cannot join another at "
+            f"{address!r}; leave the address out, or take another process"
+        )
     return ray

@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from queue import SimpleQueue
@@ -42,6 +43,8 @@ class Crew:
         self._waiting: deque[_Call] = deque()
         self._gone, self._size = 0, len(actors) * slots
         self._events: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._ending, self._over = threading.Lock(), ""
+        self._unanswered: set[Future[Any]] = set()
         for _ in range(slots):
             for actor in actors:
                 self._events.put(partial(self._await, actor))
@@ -53,14 +56,33 @@ class Crew:
         It may have WorkerError: the call took several workers with it, or none is left.
         """
         call = _Call(start)
+        with self._ending:
+            if self._over:
+                call.future.set_exception(_lost(self._over))
+                return call.future
+            self._unanswered.add(call.future)
+        call.future.add_done_callback(self._unanswered.discard)
         self._events.put(partial(self._waiting.append, call))
         return call.future
 
     def close(self) -> None:
-        """Start no more calls."""
+        """Start no more calls; those without a result fail."""
         self._events.put(None)
 
     def _work(self) -> None:
+        """Serve until it is closed, or fails; then nobody waits for a result that cannot come."""
+        why, cause = "it was closed", None
+        try:
+            self._serve()
+        except Exception as error:
+            why, cause = f"{type(error).__name__}: {error}", error
+        with self._ending:
+            self._over = why
+        for future in list(self._unanswered):
+            with suppress(InvalidStateError):  # it was cancelled meanwhile
+                future.set_exception(_lost(why, cause))
+
+    def _serve(self) -> None:
         while (event := self._events.get()) is not None:
             event()
             while self._waiting and self._free:
@@ -119,6 +141,15 @@ class Crew:
             self._free.append(actor)
         else:
             self._gone += 1
+
+
+def _lost(why: str, cause: Exception | None = None) -> WorkerError:
+    lost = WorkerError(
+        f"the connection to the cluster was lost ({why}); everything counted is kept: the same "
+        "command goes on"
+    )
+    lost.__cause__ = cause
+    return lost
 
 
 def _told(error: Any) -> Exception:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -51,65 +51,80 @@ Cut = tuple[str, Stage, int, int]
 """Of a part: image id, stage, first copy, and the one after the last."""
 
 
+@dataclass(frozen=True)
+class _Ready:
+    """All that counts a job; ``turns`` are those of the engine's workers."""
+
+    job: Job
+    execution: Execution
+    voting: Voting
+    choice: Choice
+    turns: threading.Semaphore
+
+
 class Worker:
     """Holds the model of the job that it was last called for."""
 
     def __init__(self) -> None:
         self._setting_up = threading.Lock()
-        self._job: Job | None = None
-        self._execution: Execution
-        self._voting: Voting
-        self._turns = threading.Semaphore()
+        self._held: _Ready | None = None
 
     def ready(self) -> None:
         """Answers when the worker is there."""
 
     def choose(self, job: Job, image: Float[np.ndarray, "c h w"]) -> Found:
         """The engine for images of this size, and the copies of a forward pass."""
-        choice = self._choice(job, image)
+        choice = self._ready_for(job, image).choice
         return Found(choice.engine.name, choice.forward, choice.engine.identity(), choice.notes)
 
     def votes(
         self, job: Job, seed: int, cuts: Sequence[Cut], *images: Float[np.ndarray, "c h w"]
     ) -> Votes:
         """The votes of a part of each of the images."""
-        choice = self._choice(job, images[0])
+        ready = self._ready_for(job, images[0])
         parts = [
             Part(ImageTask("", image_id, image), stage, start, stop)
             for image, (image_id, stage, start, stop) in zip(images, cuts, strict=True)
         ]
-        with self._turns:
-            limit_threads(choice.engine)
-            return self._voting.votes(parts, choice, seed)
+        with ready.turns:
+            limit_threads(ready.choice.engine)
+            return ready.voting.votes(parts, ready.choice, seed)
 
     def answer(self, job: Job, copies: Float[np.ndarray, "b c h w"]) -> Num[np.ndarray, "b ..."]:
         """The engine's answer on noisy copies."""
-        choice = self._choice(job, copies[0])
-        with self._turns:
-            return choice.engine.answer(
-                torch.tensor(copies, device=choice.engine.device)
-            ).cpu().numpy()  # fmt: skip
+        ready = self._ready_for(job, copies[0])
+        engine = ready.choice.engine
+        with ready.turns:
+            return engine.answer(torch.tensor(copies, device=engine.device)).cpu().numpy()
 
-    def _choice(self, job: Job, image: Float[np.ndarray, "c h w"]) -> Choice:
-        """The engine that the job asks for, if it is here what it was elsewhere."""
+    def _ready_for(self, job: Job, image: Float[np.ndarray, "c h w"]) -> _Ready:
+        """What counts this job, whatever other calls set up meanwhile.
+
+        Raises:
+            SettingError: the engine that the job asks for is here not what it was elsewhere.
+        """
         with self._setting_up:
-            if self._job != job:
-                self._set_up(job)
-            choice = self._execution.choice(image)
-            if self._job != job:
-                self._check(job, choice)
-                self._turns, self._job = threading.Semaphore(choice.engine.workers), job
-        return choice
+            held = self._held
+            if held is not None and held.job == job:
+                return replace(held, choice=held.execution.choice(image))
+            self._held = None  # a setting up that fails leaves nothing that is of two jobs
+            self._held = self._set_up(job, image, held)
+            return self._held
 
-    def _set_up(self, job: Job) -> None:
-        if self._job is None or self._job.fingerprint != job.fingerprint:
+    def _set_up(self, job: Job, image: Float[np.ndarray, "c h w"], held: _Ready | None) -> _Ready:
+        if held is not None and held.job.fingerprint == job.fingerprint:
+            execution, voting = held.execution, held.voting
+        else:
             import ray
 
             device = choose_device(job.device)
-            self._execution = ray.get(job.model[0]).on(device)
-            self._voting = Voting(self._execution.pipeline.sigma, self._execution.noise, device)
-        if job.forward is not None:
-            self._execution.adopt(job.engine, job.forward)
+            execution = ray.get(job.model[0]).on(device)
+            voting = Voting(execution.pipeline.sigma, execution.noise, device)
+        execution.adopt(job.engine, job.forward)
+        choice = execution.choice(image)
+        self._check(job, choice)
+        turns = threading.Semaphore(choice.engine.workers)
+        return _Ready(job, execution, voting, choice, turns)
 
     def _check(self, job: Job, choice: Choice) -> None:
         found = choice.engine.identity()

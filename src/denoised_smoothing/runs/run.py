@@ -32,7 +32,7 @@ from denoised_smoothing.purchases import (
     remote_of,
 )
 from denoised_smoothing.runs.recorder import Recorder, RunProgress, has_all
-from denoised_smoothing.runs.shards import Shard
+from denoised_smoothing.runs.shards import OF_SHARDS, Shard
 from denoised_smoothing.smoothing import SmoothedClassifier
 from denoised_smoothing.store import Store, StoredExample, StoredRun
 
@@ -108,8 +108,13 @@ class CertificationRun:
     @cached_property
     def indices(self) -> list[int]:
         """Positions in the data set of the images to certify."""
-        indices = select(self.dataset, limit=self.limit, stride=self.stride)
+        indices = self._undivided
         return indices if self.shard is None else self.shard.of_indices(indices)
+
+    @cached_property
+    def _undivided(self) -> list[int]:
+        """Those of all shards."""
+        return select(self.dataset, limit=self.limit, stride=self.stride)
 
     @cached_property
     def run_name(self) -> str:
@@ -120,7 +125,7 @@ class CertificationRun:
         plan = {k: v for k, v in self.settings["plan"].items() if k not in ("max_n", "more")}
         # What was asked for, not what was found here: another machine continues the same run. All
         # shards of a run have its name.
-        asked = {k: v for k, v in self.settings.items() if k not in (*_FOUND, "shard")}
+        asked = {k: v for k, v in self.settings.items() if k not in (*_FOUND, *OF_SHARDS)}
         asked |= {"plan": plan, "engine": self.smoothed.execution.engine.value}
         identity = json.dumps([asked, self.seed], sort_keys=True)
         parts = (self.dataset.name, self.classifier, self.denoiser)
@@ -144,7 +149,7 @@ class CertificationRun:
             "data_fingerprint": self.dataset.fingerprint,
             "resolution": self.smoothed.resolution if self.resolution is None else self.resolution,
             "stride": self.stride,
-            **({} if self.shard is None else {"shard": str(self.shard)}),
+            **({} if self.shard is None else self.shard.settings(len(self._undivided))),
             "dimension": int(first.size),
             "classifier": self.classifier,
             "classifier_fingerprint": classifier,

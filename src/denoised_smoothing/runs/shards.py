@@ -12,6 +12,8 @@ from sqlalchemy.exc import IntegrityError
 from denoised_smoothing.errors import RunMismatchError, SettingError
 from denoised_smoothing.store import EXAMPLES, IMAGES, QUERIES, RUNS, Store, StoredRun, differences
 
+OF_SHARDS = ("shard", "images")
+"""Settings of a shard that the run does not have which it is a part of."""
 _ROWS_AT_ONCE = 10_000
 
 
@@ -41,6 +43,10 @@ class Shard:
     def __str__(self) -> str:
         return f"{self.number}/{self.of}"
 
+    def settings(self, images: int) -> dict[str, Any]:
+        """What it records: which part it is, and of how many images."""
+        return {"shard": str(self), "images": images}
+
     def of_indices(self, indices: list[int]) -> list[int]:
         """Its share of the indices.
 
@@ -54,7 +60,9 @@ class Shard:
         return indices[self.number - 1 :: self.of]
 
 
-def merge(sources: Sequence[Store], target: Store, *, examples: int) -> list[StoredRun]:
+def merge(
+    sources: Sequence[Store], target: Store, *, examples: int, partial: bool = False
+) -> list[StoredRun]:
     """Copy the runs of several stores into one; shards of a run become that run.
 
     All or nothing is copied. Of a merged run the examples of the first images are kept, as of a
@@ -64,9 +72,11 @@ def merge(sources: Sequence[Store], target: Store, *, examples: int) -> list[Sto
         sources: stores to read.
         target: the store to write, which holds none of these runs yet.
         examples: images whose examples are kept.
+        partial: merge shards that are not finished, too.
 
     Raises:
-        RunMismatchError: runs of one name are not all the shards of one run; says what differs.
+        RunMismatchError: runs of one name are not all the shards of one run, or are not finished;
+            says what differs, or which.
     """
     held: dict[str, list[tuple[Store, StoredRun]]] = {}
     for source in sources:
@@ -76,6 +86,9 @@ def merge(sources: Sequence[Store], target: Store, *, examples: int) -> list[Sto
     if taken:
         raise RunMismatchError(f"the target holds the run {taken[0]!r} already; name a new store")
     joined = {name: _joined([run for _, run in parts]) for name, parts in held.items()}
+    if not partial:
+        for parts in held.values():
+            _check_finished(parts)
     with target.transaction(write=True) as connection:
         for name, parts in held.items():
             connection.execute(sa.insert(RUNS), _row(joined[name]))
@@ -84,8 +97,7 @@ def merge(sources: Sequence[Store], target: Store, *, examples: int) -> list[Sto
                     _copy(source, connection, name)
                 except IntegrityError as error:
                     raise RunMismatchError(
-                        f"an image of run {name!r} is in two of its shards; were they made from "
-                        "the same data, with the same --stride and --limit?"
+                        f"an image of run {name!r} is in two of its shards; one was altered"
                     ) from error
             if len(parts) > 1:
                 _keep_first(connection, name, examples)
@@ -119,9 +131,28 @@ def _joined(runs: Sequence[StoredRun]) -> StoredRun:
                 f"of the {parsed[0].of} shards of run {name!r}, {', '.join(map(str, those))} "
                 f"{what}; give the store of each shard once"
             )
-    settings = {key: value for key, value in first.settings.items() if key != "shard"}
+    settings = {key: value for key, value in first.settings.items() if key not in OF_SHARDS}
     info = {**first.info, "merged": [run.info.get("command") for run in runs]}
     return StoredRun(name, settings, first.seed, info, min(run.created for run in runs))
+
+
+def _check_finished(parts: Sequence[tuple[Store, StoredRun]]) -> None:
+    """Whether each shard has all of its images."""
+    short = []
+    for source, run in parts:
+        if "shard" not in run.settings:
+            continue
+        shard = Shard.parse(run.settings["shard"])
+        share = len(shard.of_indices(list(range(run.settings["images"]))))
+        finished = source.finished().get(run.name, 0)
+        if finished < share:
+            short.append((shard.number, f"{shard} ({finished:,} of {share:,} images)"))
+    if short:
+        raise RunMismatchError(
+            f"shards of run {parts[0][1].name!r} are not finished: "
+            f"{', '.join(text for _, text in sorted(short))}; give their commands again, or merge "
+            "what there is with --partial (partial=True)"
+        )
 
 
 def _compared(run: StoredRun) -> dict[str, Any]:

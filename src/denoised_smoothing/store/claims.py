@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from filelock import FileLock, Timeout
 from sqlalchemy.exc import DBAPIError
 
-from denoised_smoothing.errors import RunBusyError, StoreUnreachableError
+from denoised_smoothing.errors import RunBusyError, StoreError, StoreUnreachableError
 from denoised_smoothing.store.tables import DRIVERS
 
 
@@ -42,6 +42,7 @@ class Claim(ABC):
 
         Raises:
             RunBusyError: another driver has it.
+            StoreError: there can be no lock.
             StoreUnreachableError: not now.
         """
 
@@ -78,7 +79,8 @@ class LockFile(Claim):
         self._lock: FileLock | None = None
         if database and database != ":memory:" and "uri" not in engine.url.query:
             code = hashlib.sha256(run.encode()).hexdigest()[:8]
-            self._path = Path(f"{database}.{code}.lock").absolute()
+            path = Path(database).resolve()  # one lock, by whatever link the file is named
+            self._path = path.with_name(f"{path.name}.{code}.lock")
             self._lock = FileLock(self._path, timeout=0, thread_local=False)
 
     def hold(self) -> None:
@@ -89,6 +91,11 @@ class LockFile(Claim):
         except Timeout as error:
             with self.engine.connect() as connection:
                 raise self._busy(connection, "is being worked on") from error
+        except (OSError, NotImplementedError) as error:
+            raise StoreError(
+                f"the lock {self._path} cannot be taken ({error}); delete it if no driver runs, or "
+                "put the store on a local disk if its own has no locks"
+            ) from error
 
     def release(self) -> None:
         if self._lock is not None and self._lock.is_locked:

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import ArgumentError, DBAPIError
+
+from denoised_smoothing.errors import SettingError
 
 to_json = partial(json.dumps, separators=(",", ":"), allow_nan=False)
 
@@ -22,6 +24,30 @@ _NETWORK = {
     "options": "-c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3",
 }
 """Arguments of PostgreSQL connections; those in the URL go first."""
+
+
+def url_of(target: str) -> sa.URL:
+    """The URL of a store that is named by a path or a URL.
+
+    Raises:
+        SettingError: it is none, or has a password, which is shown in no message: the URL is
+            recorded with each run and printed.
+    """
+    if "://" not in target:
+        return sa.URL.create("sqlite", database=target)
+    try:
+        url = sa.make_url(target)
+    except (ArgumentError, ValueError):  # which may show a password that was taken for a port
+        raise SettingError(
+            "the URL of the store cannot be read; it is written as "
+            "postgresql+psycopg://user@host:5432/name, with special characters as %40"
+        ) from None
+    if url.password or any("password" in key.lower() for key in url.query):
+        raise SettingError(
+            "a password in the URL of a store would be recorded with the run and printed; leave "
+            "it out, and give it in the environment variable PGPASSWORD or the file ~/.pgpass"
+        )
+    return url
 
 
 def open_engine(url: sa.URL, read_only: bool) -> sa.Engine:

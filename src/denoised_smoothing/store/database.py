@@ -25,7 +25,7 @@ from denoised_smoothing.errors import (
     StoreUnreachableError,
 )
 from denoised_smoothing.store.claims import Claim, claim_on
-from denoised_smoothing.store.connections import is_unreachable, open_engine, to_json
+from denoised_smoothing.store.connections import is_unreachable, open_engine, to_json, url_of
 from denoised_smoothing.store.records import (
     StoredExample,
     StoredImage,
@@ -78,24 +78,22 @@ class Store:
 
     Args:
         target: the path of an SQLite file, which is made with its folders if it does not exist,
-            or an SQLAlchemy URL such as ``postgresql://user@host/name`` (a database of its own).
+            or an SQLAlchemy URL such as ``postgresql://user@host/name`` (a database of its own),
+            whose password is in ``PGPASSWORD`` or ``~/.pgpass``.
         read_only: read what is there; create and write nothing.
 
     Raises:
+        SettingError: the URL cannot be read, or has a password.
         StoreError: the database is not there, not readable, not writable or not a store.
         SchemaTooNewError: a newer version of this package wrote it.
     """
 
     def __init__(self, target: str | Path, *, read_only: bool = False) -> None:
+        url = url_of(str(target))
         self._name, self._read_only = str(target), read_only
         self._writing = threading.Lock()
         self._claims: dict[str, Claim] = {}
         try:
-            if "://" in self._name:
-                url = sa.make_url(self._name)
-                self._name = url.render_as_string(hide_password=True)
-            else:
-                url = sa.URL.create("sqlite", database=self._name)
             self._engine = open_engine(url, read_only)
         except (ImportError, OSError, SQLAlchemyError) as error:
             raise self._failure(error) from error
@@ -278,7 +276,8 @@ class Store:
             self._claims[name] = claim
             yield
         finally:
-            self._claims.pop(name, None)
+            if self._claims.get(name) is claim:  # and not that of another, which refused this one
+                del self._claims[name]
             with suppress(StoreError), self.transaction(write=True) as connection:
                 connection.execute(sa.delete(DRIVERS).where(*mine))
             claim.release()
