@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
@@ -137,6 +138,7 @@ def test_room_is_that_of_each_node() -> None:
 
 
 def test_waiting_for_a_node_that_has_room_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    logging.disable(logging.NOTSET)  # a conversion in a thread of another test silences it
     nodes = [{"CPU": 4.0}, {"CPU": 4.0}]
     assert RayCluster(workers=3, cpus=2.0)._room(nodes) == 4
     assert not caplog.messages
