@@ -16,6 +16,7 @@ from PIL import Image
 from denoised_smoothing.classifiers import CifarResNet, ImageClassifier
 from denoised_smoothing.classifiers.cifar_resnet import save_cifar_resnet
 from denoised_smoothing.cli import main
+from denoised_smoothing.datasets import load_dataset
 from denoised_smoothing.denoisers import (
     UNet,
     load_bundled_denoiser,
@@ -43,7 +44,7 @@ SETTINGS = (
     "--engine",
     "torch",
 )
-WHITE, SURROGATE = CIFAR10_RECIPES[3], CIFAR10_RECIPES[2]
+WHITE, SURROGATE = RECIPES["cifar10-resnet56"], RECIPES["cifar10-resnet20"]
 
 
 @pytest.fixture(scope="module")
@@ -167,6 +168,21 @@ def test_what_ships_is_taken_for_its_own_networks_alone(
         denoiser_for(WHITE, replace(ours, classifier=resnet(1)))
 
 
+def test_without_a_surrogate_the_denoiser_of_ours_is_the_start(
+    images: Path, tmp_path: Path
+) -> None:
+    networks = Networks(
+        classifier=resnet(0),
+        training=load_dataset(f"folder:{images}"),
+        folder=tmp_path,
+        share=1e-5,
+        flags={"accelerator": "cpu", "enable_progress_bar": False},
+    )
+    spec = denoiser_for(RECIPES["cifar10-resnet56-consistency"], networks)
+    card = load_denoiser_file(spec.partition(":")[2]).card
+    assert card["start"] == "cifar10-resnet20.safetensors"
+
+
 def test_a_surrogate_is_asked_for() -> None:
     with pytest.raises(SettingError, match="trains through a surrogate, and none"):
         denoiser_for(SURROGATE, Networks(classifier=resnet(0)))
@@ -180,4 +196,7 @@ def test_a_table_needs_rows(tmp_path: Path) -> None:
 def test_recipes_build_on_each_other() -> None:
     names = list(RECIPES)
     for recipe in RECIPES.values():
-        assert recipe.start is None or recipe.start in names[: names.index(recipe.name)]
+        before = names[: names.index(recipe.name)]
+        assert recipe.start is None or recipe.start in before
+        assert set(recipe.mean) <= set(before)
+    assert RECIPES["mean-white-box"].networks == {"classifier", "surrogate"}

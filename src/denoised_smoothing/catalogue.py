@@ -12,6 +12,8 @@ from denoised_smoothing.bundles import missing_roles, read_bundle, restore_form
 from denoised_smoothing.classifiers import load_cifar_resnet
 from denoised_smoothing.classifiers.remote.specs import REMOTE_FORMS, is_remote, load_remote
 from denoised_smoothing.denoisers import (
+    DenoiserNetwork,
+    MeanDenoiser,
     bundled_denoisers,
     bundled_folder,
     check_shipped,
@@ -206,4 +208,27 @@ def _call(factory: Callable[[], Any], spec: str) -> Any:
         ) from error
 
 
+def _mean_of(spec: Spec) -> MeanDenoiser:
+    """The mean over ``DENOISER+DENOISER``, each a spec without options."""
+    mirror = spec.options.get("mirror", "no")
+    if mirror not in ("yes", "no"):
+        raise SpecError(f"{spec.text!r}: mirror is yes or no, got {mirror!r}")
+    denoisers: list[DenoiserNetwork] = []
+    for part in spec.rest.split("+"):
+        denoiser = load_denoiser(part)
+        if not isinstance(denoiser, DenoiserNetwork):
+            raise SpecError(
+                f"{spec.text!r}: {part!r} is no denoiser of this package; name bundled ones, or "
+                "files of unet, dncnn or memnet"
+            )
+        denoisers.append(denoiser)
+    return MeanDenoiser(denoisers, mirror=mirror == "yes").eval()
+
+
+MEAN = Source(
+    _mean_of,
+    "mean:DENOISER+DENOISER[?mirror=yes]",
+    "the classifier's mean answer behind several denoisers, and to mirror images",
+    options=("mirror",),
+)
 PYTHON = Source(_made_by, "python:MODULE:FACTORY", "what FACTORY() returns")

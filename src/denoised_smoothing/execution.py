@@ -16,7 +16,14 @@ from torch import Tensor
 from denoised_smoothing import images as image_forms
 from denoised_smoothing.certificates.counts import Stage
 from denoised_smoothing.certificates.setting import EngineName, Noise, Precision
-from denoised_smoothing.denoisers import DenoiserNetwork, Drafting, MajorityVote, as_denoiser
+from denoised_smoothing.denoisers import (
+    DenoiserNetwork,
+    Drafting,
+    MajorityVote,
+    MeanAnswer,
+    MeanDenoiser,
+    as_denoiser,
+)
 from denoised_smoothing.engines import Choice, Pipeline, Pixels, Request, choose_engine
 from denoised_smoothing.engines.base import tracing
 from denoised_smoothing.errors import SettingError
@@ -47,7 +54,7 @@ class Execution:
     Args:
         classifier: images [B, C, H, W] to logits [B, K] or labels [B].
         denoiser: (noisy, sigma) or (noisy) to denoised images, or None. Where it has several
-            answers, the classifier's majority over them is executed.
+            answers, the classifier's majority over them, or mean, is executed.
         sigma: standard deviation of the noise on images in [0, 1].
         noise: the sampler of the noisy copies.
         engine, precision: what is asked for.
@@ -78,7 +85,11 @@ class Execution:
                     f"this denoiser has {denoiser.votes} answers to a noisy copy, and a remote "
                     "classifier is asked about one; take the denoiser with 1 vote"
                 )
-            vote = MajorityVote(classifier, denoiser, sigma)
+            vote = (
+                MeanAnswer(classifier, denoiser, sigma)
+                if isinstance(denoiser, MeanDenoiser)
+                else MajorityVote(classifier, denoiser, sigma)
+            )
             # What is not made of modules must not look like one: it is neither shared nor traced.
             whole = self._shown.is_module
             self.pipeline = Pipeline(vote if whole else vote.forward, None, sigma, device)

@@ -42,7 +42,9 @@ def test_far_pixels_matter_less_than_the_network_can_see() -> None:
     torch.testing.assert_close(whole[:, :, :32, :32], part[:, :, :32, :32], rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("options", [{"unshuffle": 1}, {"unshuffle": 4}, {"residual": "noise"}])
+@pytest.mark.parametrize(
+    "options", [{"unshuffle": 1}, {"unshuffle": 4}, {"residual": "noise"}, {"levels": 4}]
+)
 def test_variants_keep_the_shape_of_any_image(options: dict[str, Any]) -> None:
     torch.manual_seed(0)
     network = UNet(width=8, outer=1, inner=1, **options)
@@ -55,3 +57,22 @@ def test_variants_keep_the_shape_of_any_image(options: dict[str, Any]) -> None:
 def test_a_residual_that_is_not_known_is_refused() -> None:
     with pytest.raises(ValueError, match="residual must be scaled or noise, got 'image'"):
         UNet(residual="image")
+
+
+def test_levels_give_every_sigma_its_own_biases() -> None:
+    torch.manual_seed(0)
+    network = UNet(width=8, outer=1, inner=1, levels=4)
+    plain = UNet(width=8, outer=1, inner=1)
+    plain.load_state_dict(network.state_dict(), strict=False)
+    noisy = torch.rand(2, 3, 16, 16)
+    sigmas = torch.tensor([0.25, 0.5])
+    with torch.no_grad():
+        torch.testing.assert_close(network(noisy, sigmas), plain(noisy, sigmas))
+        for block in (*network.encode, *network.decode):
+            torch.nn.init.normal_(block.second.weight, std=0.1)
+            torch.nn.init.normal_(block.bias[-1].weight)
+        plain.load_state_dict(network.state_dict(), strict=False)
+        both = network(noisy, sigmas)
+        torch.testing.assert_close(both[:1], network(noisy[:1], 0.25))
+        torch.testing.assert_close(both[1:], network(noisy[1:], 0.5))
+        assert (both - plain(noisy, sigmas)).abs().max() > 1e-3

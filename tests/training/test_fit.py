@@ -378,6 +378,22 @@ def test_a_start_decides_the_options_of_the_architecture(
         train_denoiser(job)
 
 
+def test_a_start_is_enlarged_without_changing_what_it_computes(
+    finished: TrainingJob, tmp_path: Path
+) -> None:
+    job = digits_job(
+        tmp_path, start=finished.output, architecture_options={"inner": 2, "levels": 4}
+    )
+    job = replace(job, config=replace(job.config, steps=1, learning_rate=1e-12))
+    larger = load_denoiser_file(train_denoiser(job))
+    start = load_denoiser_file(finished.output)
+    assert larger.config == {**start.config, "inner": 2, "levels": 4}
+    assert json.loads(larger.card["history"])[-1] == start.card["command"]
+    noisy = torch.rand(4, 1, 8, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(larger(noisy, 0.3), start(noisy, 0.3), rtol=0, atol=1e-4)
+
+
 def test_an_output_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(SettingError, match="checkpoints cannot be written"):

@@ -255,7 +255,7 @@ def _chosen(recipes: Sequence[Recipe], names: Sequence[str], surrogate: bool) ->
     known = [recipe.name for recipe in recipes]
     if unknown := [name for name in names if name not in known]:
         raise SettingError(f"there is no row {unknown[0]!r}; name one of {', '.join(known)}")
-    wanted = names or [r.name for r in recipes if surrogate or r.through != "surrogate"]
+    wanted = names or [r.name for r in recipes if surrogate or "surrogate" not in r.networks]
     return [recipe for recipe in recipes if recipe.name in wanted]
 
 

@@ -23,6 +23,7 @@ from denoised_smoothing.denoisers.files import (
     save_denoiser,
 )
 from denoised_smoothing.denoisers.majority import Drafting, MajorityVote
+from denoised_smoothing.denoisers.mean import MeanAnswer, MeanDenoiser
 from denoised_smoothing.denoisers.memnet import MemNet
 from denoised_smoothing.denoisers.pipelines import load_diffusion
 from denoised_smoothing.denoisers.unet import UNet
@@ -34,6 +35,8 @@ __all__ = [
     "DnCNN",
     "Drafting",
     "MajorityVote",
+    "MeanAnswer",
+    "MeanDenoiser",
     "MemNet",
     "UNet",
     "Walk",

@@ -26,6 +26,8 @@ class UNet(DenoiserNetwork):
         unshuffle: side of the squares of pixels that become channels first; 1 for none.
         residual: what the network predicts: ``scaled``, as above, or ``noise``, which is
             subtracted after multiplication by sigma, as DnCNN does.
+        levels: features of sigma from which every residual block gets a bias of its own (Ho et
+            al. 2020, appendix B); 0 for none, so that sigma is only an input.
 
     Raises:
         ValueError: ``residual`` is something else.
@@ -39,6 +41,7 @@ class UNet(DenoiserNetwork):
         inner: int = 3,
         unshuffle: int = 2,
         residual: str = "scaled",
+        levels: int = 0,
     ) -> None:
         super().__init__(
             image_channels=image_channels,
@@ -47,17 +50,18 @@ class UNet(DenoiserNetwork):
             inner=inner,
             unshuffle=unshuffle,
             residual=residual,
+            **({"levels": levels} if levels else {}),
         )
         if residual not in ("scaled", "noise"):
             raise ValueError(f"residual must be scaled or noise, got {residual!r}")
         self.unshuffle, self.residual = unshuffle, residual
         pixels = unshuffle**2 * image_channels
         self.head = nn.Conv2d(pixels + 1, width, 3, padding=1)
-        self.encode = nn.Sequential(*(_Residual(width) for _ in range(outer)))
+        self.encode = _Stage(width, outer, levels)
         self.down = nn.Conv2d(width, 2 * width, 2, stride=2)
-        self.middle = nn.Sequential(*(_Residual(2 * width) for _ in range(inner)))
+        self.middle = _Stage(2 * width, inner, levels)
         self.up = nn.Conv2d(2 * width, 4 * width, 1)
-        self.decode = nn.Sequential(*(_Residual(width) for _ in range(outer)))
+        self.decode = _Stage(width, outer, levels)
         self.tail = nn.Conv2d(width, pixels, 3, padding=1)
 
     def forward(
@@ -73,10 +77,11 @@ class UNet(DenoiserNetwork):
             centred / total, (0, -width % multiple, 0, -height % multiple), mode="replicate"
         )
         pixels = functional.pixel_unshuffle(padded, self.unshuffle)
-        level = (torch.log(sigmas) / 4).expand(-1, 1, *pixels.shape[-2:])
-        features = self.encode(self.head(torch.cat([pixels, level], dim=1)))
-        deep = self.up(self.middle(self.down(features)))
-        features = self.decode(features + functional.pixel_shuffle(deep, 2))
+        level = torch.log(sigmas)
+        plane = (level / 4).expand(-1, 1, *pixels.shape[-2:])
+        features = self.encode(self.head(torch.cat([pixels, plane], dim=1)), level)
+        deep = self.up(self.middle(self.down(features), level))
+        features = self.decode(features + functional.pixel_shuffle(deep, 2), level)
         predicted = functional.pixel_shuffle(self.tail(features), self.unshuffle)
         predicted = predicted[..., :height, :width]
         if self.residual == "noise":
@@ -84,15 +89,36 @@ class UNet(DenoiserNetwork):
         return 0.5 + centred * (IMAGE_STD / total) ** 2 + predicted * (sigmas * IMAGE_STD / total)
 
 
-class _Residual(nn.Module):
-    """x + conv(relu(conv(relu(x)))), the identity at the start of training."""
+class _Stage(nn.ModuleList):
+    """Residual blocks of one scale."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, blocks: int, levels: int) -> None:
+        super().__init__(_Residual(width, levels) for _ in range(blocks))
+
+    def forward(self, features: Tensor, level: Tensor) -> Tensor:
+        for block in self:
+            features = block(features, level)
+        return features
+
+
+class _Residual(nn.Module):
+    """x + conv(relu(conv(relu(x)) + bias)), the identity at the start of training."""
+
+    def __init__(self, width: int, levels: int) -> None:
         super().__init__()
         self.first = nn.Conv2d(width, width, 3, padding=1)
         self.second = nn.Conv2d(width, width, 3, padding=1)
-        nn.init.zeros_(self.second.weight)
+        silent: list[nn.Conv2d] = [self.second]
+        self.bias = None
+        if levels:
+            silent.append(nn.Conv2d(levels, width, 1))
+            self.bias = nn.Sequential(nn.Conv2d(1, levels, 1), nn.SiLU(), silent[-1])
+        for layer in silent:
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
 
-    def forward(self, features: Tensor) -> Tensor:
-        inner: Tensor = self.second(torch.relu(self.first(torch.relu(features))))
-        return features + inner
+    def forward(self, features: Tensor, level: Tensor) -> Tensor:
+        inner = self.first(torch.relu(features))
+        if self.bias is not None:
+            inner = inner + self.bias(level)
+        return features + self.second(torch.relu(inner))

@@ -26,9 +26,12 @@ class Recipe:
         method: the row's name in tables.
         name: of the denoiser, as a file and among those that ship.
         config: of its training, or None for no denoiser.
-        start: name of the recipe whose result it begins with.
+        start: name of the recipe whose result it begins with. Where that needs a surrogate and
+            none is given, it begins with the one that ships.
         through: which network stability trains through, ``classifier`` or ``surrogate``.
         crop: side of random crops, or None for whole images.
+        mean: names of the recipes over whose denoisers, and over mirror images, the classifier's
+            answers are averaged, in place of a training.
     """
 
     method: str
@@ -37,8 +40,17 @@ class Recipe:
     start: str | None = None
     through: str | None = None
     crop: int | None = None
+    mean: tuple[str, ...] = ()
+
+    @property
+    def networks(self) -> set[str]:
+        """What must be there to train it through."""
+        own = set() if self.through is None else {self.through}
+        return own.union(*(RECIPES[name].networks for name in self.mean))
 
 
+_DESIGN: dict[str, Any] = {"inner": 5, "levels": 16}
+"""Of the UNet of every row."""
 _FINE: dict[str, Any] = {
     "objective": Objective.STABILITY,
     "sigma": 0.1,
@@ -49,18 +61,20 @@ _BETTER: dict[str, Any] = {
     **_FINE,
     "target": Target.TRUTH,
     "temperature": 4.0,
+    "anchor": 10.0,
     "learning_rate": 2e-4,
 }
 CIFAR10_RECIPES = (
     Recipe("no denoiser", "none"),
-    Recipe("black box (mse)", "cifar10", TrainingConfig(sigma=0.05, sigma_max=1.0, steps=14_000)),
+    Recipe("black box (mse)", "cifar10", TrainingConfig(sigma=0.05, sigma_max=1.0, steps=20_000)),
     Recipe(
         "black box (stability on surrogate)",
         "cifar10-resnet20",
-        TrainingConfig(**{**_BETTER, "steps": 3000}, anchor=10.0),
+        TrainingConfig(**{**_BETTER, "steps": 11_000, "learning_rate": 3e-4}),
         start="cifar10",
         through="surrogate",
     ),
+    Recipe("black box (ours)", "mean-black-box", mean=("cifar10-resnet20",)),
     Recipe(
         "white box (stability)",
         "cifar10-resnet56",
@@ -69,11 +83,16 @@ CIFAR10_RECIPES = (
         through="classifier",
     ),
     Recipe(
-        "white box (ours)",
+        "white box (consistency)",
         "cifar10-resnet56-consistency",
-        TrainingConfig(**{**_BETTER, "steps": 7000}, copies=2, batch_size=32, consistency=1.0),
-        start="cifar10",
+        TrainingConfig(**{**_BETTER, "steps": 13_000}, copies=2, batch_size=32, consistency=1.0),
+        start="cifar10-resnet20",
         through="classifier",
+    ),
+    Recipe(
+        "white box (ours)",
+        "mean-white-box",
+        mean=("cifar10-resnet56-consistency", "cifar10-resnet20"),
     ),
 )
 """The rows for CIFAR-10; the names are those of the denoisers that ship, whose trainings were
@@ -147,6 +166,9 @@ def denoiser_for(recipe: Recipe, networks: Networks) -> str:
         SettingError: it would have to be trained and there are no images or networks for that.
         TrainingError: the training failed, or was interrupted (``TrainingInterruptedError``).
     """
+    if recipe.mean:
+        specs = [denoiser_for(RECIPES[name], networks) for name in recipe.mean]
+        return f"mean:{'+'.join(specs)}?mirror=yes"
     if recipe.config is None:
         return "none"
     through = networks.through(recipe)
@@ -175,9 +197,7 @@ def _train(recipe: Recipe, networks: Networks, path: Path) -> None:
             "classifier; name training images with --train-data, or leave the row out"
         )
     assert recipe.config is not None
-    start = None
-    if recipe.start is not None:
-        start = _file(denoiser_for(RECIPES[recipe.start], networks))
+    start = None if recipe.start is None else _file(_start(RECIPES[recipe.start], networks))
     first = networks.training[0].image
     steps = max(1, round(recipe.config.steps * networks.share))
     train_denoiser(
@@ -186,6 +206,7 @@ def _train(recipe: Recipe, networks: Networks, path: Path) -> None:
                 recipe.config, steps=steps, epoch_steps=min(recipe.config.epoch_steps, steps)
             ),
             architecture="unet",
+            architecture_options=_DESIGN if start is None else {},
             dataset=networks.training,
             preparation=Preparation(first.shape[0], crop=recipe.crop),
             output=path,
@@ -196,6 +217,12 @@ def _train(recipe: Recipe, networks: Networks, path: Path) -> None:
             trainer_flags=networks.flags,
         )
     )
+
+
+def _start(recipe: Recipe, networks: Networks) -> str:
+    if recipe.through == "surrogate" and networks.surrogate is None:
+        return recipe.name
+    return denoiser_for(recipe, networks)
 
 
 def _file(spec: str) -> Path:

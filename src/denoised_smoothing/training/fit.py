@@ -34,7 +34,8 @@ class TrainingJob(Job):
         architecture_options: arguments of the architecture, such as ``{"width": 32}``.
         surrogates: classifiers that stability trains on, in turn.
         judges: classifiers that validation measures accuracy with, by name.
-        start: a weights file of the same architecture to start from, or None.
+        start: a weights file of the same architecture to start from, or None. Options may
+            enlarge it (more blocks, ``levels``) if the larger network computes the same at first.
         half: write the result in half precision.
     """
 
@@ -127,15 +128,37 @@ def _check_channels(job: TrainingJob, what: str, channels: int | None) -> None:
 def _network(job: TrainingJob) -> DenoiserNetwork:
     if job.start is not None:
         denoiser = load_denoiser_file(job.start, job.architecture)
-        if {**denoiser.config, **job.architecture_options} != denoiser.config:
-            raise SettingError(
-                f"{job.start} is a {job.architecture} with {denoiser.config}, which does not go "
-                f"with {dict(job.architecture_options)}; leave the options out"
-            )
         _check_channels(job, str(job.start), denoiser.config["image_channels"])
+        if {**denoiser.config, **job.architecture_options} != denoiser.config:
+            denoiser = _enlarged(job, denoiser)
         return denoiser.train()
+    return _fresh(job, image_channels=job.preparation.channels, **job.architecture_options)
+
+
+def _fresh(job: TrainingJob, **options: Any) -> DenoiserNetwork:
     with torch.random.fork_rng():
         torch.manual_seed(job.config.seed)
-        return build_denoiser(
-            job.architecture, image_channels=job.preparation.channels, **job.architecture_options
+        return build_denoiser(job.architecture, **options)
+
+
+def _enlarged(job: TrainingJob, start: DenoiserNetwork) -> DenoiserNetwork:
+    """The larger network of the job's options, with the weights of ``start`` in it.
+
+    Chen et al. 2016 (Net2Net, section 2): what is new computes nothing until it is trained.
+    """
+    larger = _fresh(job, **{**start.config, **job.architecture_options}).eval()
+    probe = torch.rand(1, start.config["image_channels"], 32, 32)
+    try:
+        unknown = larger.load_state_dict(start.state_dict(), strict=False).unexpected_keys
+        with torch.no_grad():
+            same = not unknown and torch.allclose(larger(probe, 0.5), start(probe, 0.5), atol=1e-5)
+    except RuntimeError:  # a weight of another size
+        same = False
+    if not same:
+        raise SettingError(
+            f"{job.start} is a {job.architecture} with {start.config}, which does not go with "
+            f"{dict(job.architecture_options)}; leave the options out, or only add residual "
+            "blocks or levels to a unet"
         )
+    larger.card = start.card
+    return larger
