@@ -113,12 +113,12 @@ class _Residual(nn.Module):
         if levels:
             silent.append(nn.Conv2d(levels, width, 1))
             self.bias = nn.Sequential(nn.Conv2d(1, levels, 1), nn.SiLU(), silent[-1])
-        for layer in silent:
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
+        for parameter in (part for layer in silent for part in layer.parameters()):
+            nn.init.zeros_(parameter)
 
     def forward(self, features: Tensor, level: Tensor) -> Tensor:
         inner = self.first(torch.relu(features))
         if self.bias is not None:
             inner = inner + self.bias(level)
-        return features + self.second(torch.relu(inner))
+        change: Tensor = self.second(torch.relu(inner))
+        return features + change
