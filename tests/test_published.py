@@ -188,6 +188,22 @@ def test_a_surrogate_is_asked_for() -> None:
         denoiser_for(SURROGATE, Networks(classifier=resnet(0)))
 
 
+def test_a_row_says_what_it_lacks_before_anything_is_trained(tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match=r"'white box \(ours\)' trains through a surrogate"):
+        denoiser_for(RECIPES["mean-white-box"], Networks(classifier=resnet(0), folder=tmp_path))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_a_mean_cannot_name_is_refused(
+    images: Path, files: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["experiment", *cifar10(images, files, tmp_path / "a+b")])
+    assert end.value.code == 2
+    assert "holds a + or ?, which separate the parts of a mean" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_table_needs_rows(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match="at least one row and one sigma"):
         make_table([], None, tmp_path, note=str, title="")  # type: ignore[arg-type]

@@ -19,7 +19,7 @@ from denoised_smoothing.denoisers import (
     check_shipped,
     load_bundled_denoiser,
 )
-from denoised_smoothing.errors import DenoisedSmoothingError, SpecError
+from denoised_smoothing.errors import DenoisedSmoothingError, SpecError, WeightsError
 from denoised_smoothing.interfaces import Classifier, Denoiser
 from denoised_smoothing.plugins import (
     Role,
@@ -214,8 +214,17 @@ def _mean_of(spec: Spec) -> MeanDenoiser:
     if mirror not in ("yes", "no"):
         raise SpecError(f"{spec.text!r}: mirror is yes or no, got {mirror!r}")
     denoisers: list[DenoiserNetwork] = []
-    for part in spec.rest.split("+"):
-        denoiser = load_denoiser(part)
+    parts = spec.rest.split("+")
+    if not all(parts) or len(set(parts)) < len(parts):
+        raise SpecError(
+            f"{spec.text!r}: between its plus signs stand different denoisers, and their paths "
+            "hold none; write mean:DENOISER+DENOISER"
+        )
+    for part in parts:
+        try:
+            denoiser = load_denoiser(part)
+        except (SpecError, WeightsError) as error:
+            raise SpecError(f"{spec.text!r}, of which {part!r} is a part: {error}") from error
         if not isinstance(denoiser, DenoiserNetwork):
             raise SpecError(
                 f"{spec.text!r}: {part!r} is no denoiser of this package; name bundled ones, or "

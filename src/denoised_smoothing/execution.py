@@ -83,7 +83,7 @@ class Execution:
             if isinstance(classifier, Pixels):
                 raise SettingError(
                     f"this denoiser has {denoiser.votes} answers to a noisy copy, and a remote "
-                    "classifier is asked about one; take the denoiser with 1 vote"
+                    "classifier is asked about one; take the denoiser with 1 vote, or one of a mean"
                 )
             vote = (
                 MeanAnswer(classifier, denoiser, sigma)

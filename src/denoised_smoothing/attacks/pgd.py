@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from denoised_smoothing.certificates.bounds import check_copies
-from denoised_smoothing.denoisers import as_denoiser
+from denoised_smoothing.denoisers import answers_behind
 from denoised_smoothing.errors import ClassifierError, DenoisedSmoothingError, SettingError
 from denoised_smoothing.images import as_image, to_grid
 from denoised_smoothing.noise import derive_key, standard_normal
@@ -229,9 +229,7 @@ def _log_probability(
     """Log of the sum of the copies' probabilities of a label."""
     copies = copies.contiguous(memory_format=torch.channels_last)
     try:
-        if smoothed.denoiser is not None:
-            copies = as_denoiser(smoothed.denoiser)(copies, smoothed.sigma)
-        logits = smoothed.classifier(copies)
+        logits = answers_behind(smoothed.denoiser, smoothed.classifier, smoothed.sigma, copies)
     except DenoisedSmoothingError:
         raise
     except Exception as error:  # of any callable

@@ -115,6 +115,11 @@ def cifar10(
         calibration=calibration,
     )
     recipes = _chosen(CIFAR10_RECIPES, row, surrogate is not None)
+    if any(recipe.mean for recipe in recipes) and {"+", "?"} & set(str(output)):
+        raise SettingError(
+            f"--output {output} holds a + or ?, which separate the parts of a mean; choose "
+            "another folder"
+        )
     with _interruptible():
         specs = _denoisers(recipes, classifier, surrogate, train_data, plans, train_precision)
         requests = (

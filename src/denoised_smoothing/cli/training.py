@@ -52,7 +52,9 @@ def train(
     judge: Annotated[
         list[str], typer.Option(metavar="SPEC", help="To measure accuracy with in validation.")
     ] = [],  # noqa: B006
-    start: Annotated[Path | None, typer.Option(help="Weights to start from.")] = None,
+    start: Annotated[
+        Path | None, typer.Option(help="Weights to start from; --option may enlarge them.")
+    ] = None,
     validation: Annotated[
         str | None,
         typer.Option(metavar="DATA", help="To validate on.", show_default="the training images"),

@@ -23,7 +23,7 @@ from denoised_smoothing.denoisers.files import (
     save_denoiser,
 )
 from denoised_smoothing.denoisers.majority import Drafting, MajorityVote
-from denoised_smoothing.denoisers.mean import MeanAnswer, MeanDenoiser
+from denoised_smoothing.denoisers.mean import MeanAnswer, MeanDenoiser, answers_behind
 from denoised_smoothing.denoisers.memnet import MemNet
 from denoised_smoothing.denoisers.pipelines import load_diffusion
 from denoised_smoothing.denoisers.unet import UNet
@@ -40,6 +40,7 @@ __all__ = [
     "MemNet",
     "UNet",
     "Walk",
+    "answers_behind",
     "as_denoiser",
     "build_denoiser",
     "bundled_denoisers",

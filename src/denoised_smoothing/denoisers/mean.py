@@ -8,10 +8,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from denoised_smoothing.denoisers.base import DenoiserNetwork
+from denoised_smoothing.denoisers.base import DenoiserNetwork, as_denoiser
 from denoised_smoothing.denoisers.majority import Drafting
 from denoised_smoothing.errors import ClassifierError, SettingError
-from denoised_smoothing.interfaces import Classifier
+from denoised_smoothing.interfaces import Classifier, Denoiser
 
 
 class MeanDenoiser(DenoiserNetwork):
@@ -22,8 +22,10 @@ class MeanDenoiser(DenoiserNetwork):
     images are the oldest views of one network (Krizhevsky et al. 2012, section 4.1). All of it
     is part of the base classifier: a noisy copy still has one vote.
 
+    It has no weights file: a run or bundle that names it makes it of its parts again.
+
     Args:
-        denoisers: one or more.
+        denoisers: one or more, of one answer each.
         mirror: each of them denoises the copy's mirror image too, which the classifier sees as
             it is, mirrored.
 
@@ -33,20 +35,25 @@ class MeanDenoiser(DenoiserNetwork):
     """
 
     def __init__(self, denoisers: Sequence[DenoiserNetwork], *, mirror: bool = False) -> None:
+        if len(denoisers) * (1 + mirror) < 2:
+            raise SettingError(
+                "a mean needs a second view: name another denoiser, or mirror (?mirror=yes)"
+            )
         channels = {denoiser.config["image_channels"] for denoiser in denoisers}
         if len(channels) > 1:
             raise SettingError(
                 f"denoisers for images of {' and '.join(map(str, sorted(channels)))} channels "
                 "have no mean; take denoisers for the same images"
             )
-        if any(isinstance(denoiser, Drafting) and denoiser.votes > 1 for denoiser in denoisers):
-            raise SettingError("a denoiser of several votes has no mean; take it with 1 vote")
+        if any(isinstance(denoiser, Drafting) for denoiser in denoisers):
+            raise SettingError("a mean is of unet, dncnn or memnet, not of diffusion or of means")
         super().__init__(image_channels=channels.pop())
         self.denoisers, self.mirror = nn.ModuleList(denoisers), mirror
-        if self.votes < 2:
-            raise SettingError(
-                "a mean needs a second view: name another denoiser, or mirror (?mirror=yes)"
-            )
+
+    @property
+    def model_calls(self) -> int:
+        """Passes of denoisers for one noisy copy."""
+        return self.votes
 
     @property
     def votes(self) -> int:
@@ -99,4 +106,19 @@ class MeanAnswer(nn.Module):
                 "the classifier answers with labels, which have no mean; take one of the "
                 "denoisers alone, or a classifier that answers with logits"
             )
-        return torch.stack(answers).mean(dim=0)
+        return torch.stack(answers).float().mean(dim=0)
+
+
+def answers_behind(
+    denoiser: Denoiser | None,
+    classifier: Classifier,
+    sigma: float,
+    noisy: Float[Tensor, "b c h w"],
+) -> Tensor:
+    """Logits [B, K] or labels [B] of noisy copies behind a denoiser, as gradients shall see it.
+
+    Of a majority over several answers, which has no gradient, the first.
+    """
+    if isinstance(denoiser, MeanDenoiser):
+        return MeanAnswer(classifier, denoiser, sigma).forward(noisy)
+    return classifier(noisy if denoiser is None else as_denoiser(denoiser)(noisy, sigma))

@@ -107,18 +107,23 @@ class _Residual(nn.Module):
     def __init__(self, width: int, levels: int) -> None:
         super().__init__()
         self.first = nn.Conv2d(width, width, 3, padding=1)
-        self.second = nn.Conv2d(width, width, 3, padding=1)
-        silent: list[nn.Conv2d] = [self.second]
-        self.bias = None
-        if levels:
-            silent.append(nn.Conv2d(levels, width, 1))
-            self.bias = nn.Sequential(nn.Conv2d(1, levels, 1), nn.SiLU(), silent[-1])
-        for parameter in (part for layer in silent for part in layer.parameters()):
-            nn.init.zeros_(parameter)
+        self.second = _silent(nn.Conv2d(width, width, 3, padding=1))
+        self.bias = (
+            nn.Sequential(nn.Conv2d(1, levels, 1), nn.SiLU(), _silent(nn.Conv2d(levels, width, 1)))
+            if levels
+            else None
+        )
 
     def forward(self, features: Tensor, level: Tensor) -> Tensor:
-        inner = self.first(torch.relu(features))
+        inner: Tensor = self.first(torch.relu(features))
         if self.bias is not None:
             inner = inner + self.bias(level)
         change: Tensor = self.second(torch.relu(inner))
         return features + change
+
+
+def _silent(layer: nn.Module) -> nn.Module:
+    """The layer, whose answer is 0 until it is trained."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+    return layer

@@ -168,6 +168,8 @@ def _fold(module: nn.Module | None) -> nn.Module | None:
     if module is None or not any(isinstance(part, nn.BatchNorm2d) for part in module.modules()):
         return module
     try:
+        if hasattr(module, "drafts"):  # traced, it would have its first answer alone
+            raise TypeError
         return fuse(module)
     except Exception:  # control flow that depends on values or shapes: try its parts
         parent = copy.copy(module)

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from denoised_smoothing.certificates.bounds import check_copies
-from denoised_smoothing.denoisers import as_denoiser
+from denoised_smoothing.denoisers import answers_behind
 from denoised_smoothing.errors import SettingError
 from denoised_smoothing.noise import derive_key, standard_normal
 from denoised_smoothing.smoothing import SmoothedClassifier
@@ -46,9 +46,7 @@ class SoftVotes(nn.Module):
         super().__init__()
         check_copies("copies", copies)
         check_copies("chunk", chunk)
-        denoiser = smoothed.denoiser
-        self.classifier = smoothed.classifier
-        self.denoiser = None if denoiser is None else as_denoiser(denoiser)
+        self.classifier, self.denoiser = smoothed.classifier, smoothed.denoiser
         self.sigma, self.copies, self.seed = smoothed.sigma, copies, seed
         self.fresh, self.chunk, self.calls = fresh, chunk, 0
         self.label_names = getattr(smoothed.classifier, "label_names", None)
@@ -72,8 +70,7 @@ class SoftVotes(nn.Module):
     ) -> Float[Tensor, "b k"]:
         """Log of the sum of probabilities over some copies."""
         noisy = (images[:, None] + noise[None]).flatten(0, 1)
-        clean = noisy if self.denoiser is None else self.denoiser(noisy, self.sigma)
-        logits = self.classifier(clean)
+        logits = answers_behind(self.denoiser, self.classifier, self.sigma, noisy)
         if logits.ndim != 2:
             raise SettingError(
                 "the classifier answers with labels, which have no soft votes; take a classifier "

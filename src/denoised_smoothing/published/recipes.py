@@ -50,7 +50,7 @@ class Recipe:
 
 
 _DESIGN: dict[str, Any] = {"inner": 5, "levels": 16}
-"""Of the UNet of every row."""
+"""Of the UNet of every row; a smaller start is enlarged."""
 _FINE: dict[str, Any] = {
     "objective": Objective.STABILITY,
     "sigma": 0.1,
@@ -147,11 +147,7 @@ class Networks:
         if recipe.through is None:
             return []
         network = self.classifier if recipe.through == "classifier" else self.surrogate
-        if network is None:
-            raise SettingError(
-                f"the row {recipe.method!r} trains through a {recipe.through}, and none that "
-                "gradients can pass through was given; name one, or leave the row out"
-            )
+        assert network is not None, recipe
         return [network]
 
 
@@ -166,6 +162,12 @@ def denoiser_for(recipe: Recipe, networks: Networks) -> str:
         SettingError: it would have to be trained and there are no images or networks for that.
         TrainingError: the training failed, or was interrupted (``TrainingInterruptedError``).
     """
+    for role in recipe.networks:
+        if getattr(networks, role) is None:
+            raise SettingError(
+                f"the row {recipe.method!r} trains through a {role}, and none that gradients can "
+                "pass through was given; name one, or leave the row out"
+            )
     if recipe.mean:
         specs = [denoiser_for(RECIPES[name], networks) for name in recipe.mean]
         return f"mean:{'+'.join(specs)}?mirror=yes"
@@ -206,7 +208,7 @@ def _train(recipe: Recipe, networks: Networks, path: Path) -> None:
                 recipe.config, steps=steps, epoch_steps=min(recipe.config.epoch_steps, steps)
             ),
             architecture="unet",
-            architecture_options=_DESIGN if start is None else {},
+            architecture_options=_DESIGN,
             dataset=networks.training,
             preparation=Preparation(first.shape[0], crop=recipe.crop),
             output=path,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,7 @@ from denoised_smoothing.denoisers import (
     load_denoiser_file,
     save_denoiser,
 )
-from denoised_smoothing.errors import SettingError
+from denoised_smoothing.errors import DenoisedSmoothingError, SettingError
 from denoised_smoothing.fingerprints import fingerprint
 from denoised_smoothing.training.config import Objective, Target
 from denoised_smoothing.training.job import Job
@@ -147,12 +148,16 @@ def _enlarged(job: TrainingJob, start: DenoiserNetwork) -> DenoiserNetwork:
     Chen et al. 2016 (Net2Net, section 2): what is new computes nothing until it is trained.
     """
     larger = _fresh(job, **{**start.config, **job.architecture_options}).eval()
-    probe = torch.rand(1, start.config["image_channels"], 32, 32)
+    shape = (1, start.config["image_channels"], 32, 32)
+    probe = torch.linspace(0, 1, math.prod(shape)).reshape(shape)
     try:
         unknown = larger.load_state_dict(start.state_dict(), strict=False).unexpected_keys
         with torch.no_grad():
-            same = not unknown and torch.allclose(larger(probe, 0.5), start(probe, 0.5), atol=1e-5)
-    except RuntimeError:  # a weight of another size
+            same = not unknown and all(
+                torch.allclose(larger(probe, sigma), start(probe, sigma), atol=1e-5)
+                for sigma in job.config.sigma_range
+            )
+    except (RuntimeError, DenoisedSmoothingError):  # a weight of another size; another's images
         same = False
     if not same:
         raise SettingError(

@@ -210,7 +210,8 @@ class Offer:
         fixed, bundle = smoothed.execution.fixed, smoothed.bundle
         assert fixed is not None
         assert bundle is not None
-        denoiser = bundle.denoiser.rpartition("/")[2]
+        whole = bundle.denoiser.startswith("mean:")
+        denoiser = bundle.denoiser if whole else bundle.denoiser.rpartition("/")[2]
         self._made[name, denoiser, smoothed.sigma] = smoothed
         channels, height, width = fixed.shape
         shape, specs = (channels, height, width), {denoiser: bundle.denoiser}
