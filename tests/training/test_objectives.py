@@ -34,23 +34,19 @@ def test_stability_towards_the_label_is_cross_entropy_with_it() -> None:
     answers, clean = logits(0), logits(1)
     labels = clean.argmax(dim=1)
     reference = functional.nll_loss(functional.log_softmax(answers, dim=1), labels)
-    torch.testing.assert_close(
-        stability(answers, wanted_answer(clean, LABELS, Target.LABEL)), reference
-    )
+    torch.testing.assert_close(stability(answers, wanted_answer(clean, Target.LABEL)), reference)
 
 
 def test_stability_towards_all_probabilities() -> None:
     answers, clean = logits(0), logits(1)
     reference = -(clean.softmax(1) * answers.log_softmax(1)).sum(dim=1).mean()
-    torch.testing.assert_close(
-        stability(answers, wanted_answer(clean, LABELS, Target.SOFT)), reference
-    )
+    torch.testing.assert_close(stability(answers, wanted_answer(clean, Target.SOFT)), reference)
 
 
 def test_soft_stability_is_least_where_the_answers_agree() -> None:
     clean = logits(1)
     answers = clean.clone().requires_grad_()
-    least = stability(answers, wanted_answer(clean, LABELS, Target.SOFT))
+    least = stability(answers, wanted_answer(clean, Target.SOFT))
     least.backward()
     entropy = torch.distributions.Categorical(logits=clean).entropy().mean()
     torch.testing.assert_close(least, entropy)
@@ -59,13 +55,8 @@ def test_soft_stability_is_least_where_the_answers_agree() -> None:
         assert stability(clean + 0.1 * logits(seed), clean.softmax(dim=1)) > least
 
 
-def test_the_truth_needs_no_answer() -> None:
-    assert torch.equal(wanted_answer(logits(0), LABELS, Target.TRUTH), LABELS)
-
-
 def test_stability_of_uniform_answers_is_log_k() -> None:
-    for target in Target:
-        answer = wanted_answer(logits(0), LABELS, target)
+    for answer in (LABELS, *(wanted_answer(logits(0), target) for target in Target)):
         assert float(stability(torch.zeros(5, 4), answer)) == pytest.approx(math.log(4))
 
 

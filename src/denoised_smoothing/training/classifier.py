@@ -19,7 +19,7 @@ from denoised_smoothing.errors import DatasetError, SettingError
 from denoised_smoothing.noise import derive_key, standard_normal
 from denoised_smoothing.training.config import TrainingConfig
 from denoised_smoothing.training.job import Job
-from denoised_smoothing.training.module import Batch, check_finite, optimizer_with_schedule
+from denoised_smoothing.training.module import Batch, check_loss, optimizer_with_schedule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +64,7 @@ class ClassifierTraining(lightning.LightningModule):
         """The loss of one batch."""
         images = self._noisy(batch[0], "classifier", self.global_step)
         loss = functional.cross_entropy(self.classifier(images), batch[1])
-        check_finite("loss", loss, self.global_step)
+        check_loss(loss, self.global_step)
         self.log("train_loss", loss, prog_bar=True)
         return loss
 

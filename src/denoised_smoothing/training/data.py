@@ -20,6 +20,9 @@ from denoised_smoothing.noise import derive_key
 Sample = tuple[Tensor, int, int]
 """Image [C, H, W] in [0, 1], label or -1, number of the sample."""
 
+KEPT = 2**30
+"""Bytes of images that a process keeps decoded."""
+
 
 @dataclass(frozen=True)
 class Preparation:
@@ -69,7 +72,9 @@ class Preparation:
     ) -> Float[np.ndarray, "c i j"]:
         """A random crop of the padded image, mirrored or not."""
         size = image.shape[1:] if self.crop is None else (self.crop, self.crop)
-        padded = np.pad(image, ((0, 0), (self.pad, self.pad), (self.pad, self.pad)))
+        padded = image
+        if self.pad:
+            padded = np.pad(image, ((0, 0), (self.pad, self.pad), (self.pad, self.pad)))
         top, left = (
             rng.integers(0, whole - part + 1)
             for whole, part in zip(padded.shape[1:], size, strict=True)
@@ -89,22 +94,33 @@ class SampleStream(Dataset[Sample]):
     """Training samples by number, without end.
 
     Every pass over the data is a permutation, and every crop and flip is keyed by the seed and
-    the sample's number, so a training that is resumed sees what it would have seen.
+    the sample's number, so a training that is resumed sees what it would have seen. Images stay
+    decoded while they fit into :data:`KEPT`.
     """
 
     def __init__(self, dataset: ImageDataset, preparation: Preparation, seed: int) -> None:
         self.dataset = dataset
         self.preparation = preparation
         self.seed = seed
+        self._kept: dict[int, tuple[Float[np.ndarray, "c h w"], int | None]] = {}
+        self._room = KEPT
 
     def __getitem__(self, number: int) -> Sample:
         passed, position = divmod(number, len(self.dataset))
         order = _permutation(self.seed, passed, len(self.dataset))
-        example = self.dataset[int(order[position])]
+        image, label = self._clean(int(order[position]))
         rng = np.random.default_rng(derive_key(self.seed, "augmentation", number))
-        return _sample(
-            self.preparation.augment(self.preparation.clean(example), rng), example, number
-        )
+        return _sample(self.preparation.augment(image, rng), label, number)
+
+    def _clean(self, index: int) -> tuple[Float[np.ndarray, "c h w"], int | None]:
+        if index in self._kept:
+            return self._kept[index]
+        example = self.dataset[index]
+        found = self.preparation.clean(example), example.label
+        if found[0].nbytes <= self._room:
+            self._room -= found[0].nbytes
+            self._kept[index] = found
+        return found
 
 
 class ValidationImages(Dataset[Sample]):
@@ -120,7 +136,9 @@ class ValidationImages(Dataset[Sample]):
 
     def __getitem__(self, position: int) -> Sample:
         example = self.dataset[position]
-        return _sample(self.preparation.centre(self.preparation.clean(example)), example, position)
+        return _sample(
+            self.preparation.centre(self.preparation.clean(example)), example.label, position
+        )
 
 
 class EpochSampler(Sampler[int]):
@@ -148,9 +166,8 @@ class EpochSampler(Sampler[int]):
         return len(range(self.rank, self.size, self.world_size))
 
 
-def _sample(image: Float[np.ndarray, "c h w"], example: Example, number: int) -> Sample:
-    label = -1 if example.label is None else example.label
-    return torch.from_numpy(np.ascontiguousarray(image)), label, number
+def _sample(image: Float[np.ndarray, "c h w"], label: int | None, number: int) -> Sample:
+    return torch.from_numpy(np.ascontiguousarray(image)), -1 if label is None else label, number
 
 
 @lru_cache(maxsize=2)

@@ -181,6 +181,7 @@ class Job:
             "log_every_n_steps": 20,
             "num_sanity_val_steps": 0,
             "use_distributed_sampler": False,
+            "benchmark": True,
             "enable_model_summary": False,
             **self.trainer_flags,
         }
@@ -201,6 +202,7 @@ class Job:
             num_workers=self.workers,
             collate_fn=_stack,
             persistent_workers=self.workers > 0,
+            pin_memory=trainer.strategy.root_device.type == "cuda",
         )
 
     def _validation_loader(self) -> DataLoader[Any]:

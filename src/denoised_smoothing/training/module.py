@@ -10,13 +10,14 @@ import lightning
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from denoised_smoothing.classifiers import folded
 from denoised_smoothing.denoisers import DenoiserNetwork
 from denoised_smoothing.errors import TrainingError
 from denoised_smoothing.noise import derive_key, standard_normal
 from denoised_smoothing.training.adversary import adversarial_shift
-from denoised_smoothing.training.config import Disagreement, TrainingConfig, Weighting
+from denoised_smoothing.training.config import Disagreement, Target, TrainingConfig, Weighting
 from denoised_smoothing.training.objectives import (
     answer_entropy,
     consistency,
@@ -60,6 +61,7 @@ class DenoiserTraining(lightning.LightningModule):
 
     def on_fit_start(self) -> None:
         """Bring the classifiers to the training's device."""
+        self.to(memory_format=torch.channels_last)
         self._fixed.to(self.device)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
@@ -75,7 +77,7 @@ class DenoiserTraining(lightning.LightningModule):
         else:
             noisy, sigmas = self._corrupt(clean, "training", step, self.global_rank)
             loss = self._mse(self.denoiser(noisy, sigmas), clean, sigmas)
-        check_finite("loss", loss, step)
+        check_loss(loss, step)
         self.log("train_loss", loss, prog_bar=True)
         return loss
 
@@ -89,8 +91,11 @@ class DenoiserTraining(lightning.LightningModule):
             logits: Tensor = network(images).float() / config.temperature
             return logits
 
-        with torch.no_grad():
-            answer = wanted_answer(surrogate(clean), labels, config.target)
+        if config.target is Target.TRUTH:
+            answer = labels
+        else:
+            with torch.no_grad():
+                answer = wanted_answer(surrogate(clean), config.target)
         answers = answer.repeat(copies, *[1] * (answer.ndim - 1))
         noisy, sigmas = self._corrupt(clean, "training", step, self.global_rank, copies)
         if config.adversary:
@@ -123,11 +128,12 @@ class DenoiserTraining(lightning.LightningModule):
         decay = min(self.config.ema, self.global_step / (self.global_step + 9))
         with torch.no_grad():
             average, current = self.averaged.state_dict(), self.denoiser.state_dict()
+            reals = [name for name, value in average.items() if value.is_floating_point()]
+            get_ema_multi_avg_fn(decay)(  # type: ignore[no-untyped-call]
+                [average.pop(name) for name in reals], [current[name] for name in reals], None
+            )
             for name, value in average.items():
-                if value.is_floating_point():
-                    value.lerp_(current[name], 1 - decay)
-                else:
-                    value.copy_(current[name])
+                value.copy_(current[name])
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         """Error of the averaged denoiser, and accuracy of each classifier behind it."""
@@ -158,7 +164,8 @@ class DenoiserTraining(lightning.LightningModule):
         low, high = (torch.tensor(end).log() for end in self.config.sigma_range)
         source = torch.Generator().manual_seed(key & (2**63 - 1))
         spread = torch.rand(len(clean), generator=source)
-        sigmas = torch.exp(low + (high - low) * spread).to(clean.device).repeat(copies)
+        sigmas = torch.exp(low + (high - low) * spread).repeat(copies)
+        sigmas = sigmas.to(clean.device, non_blocking=True)
         repeated = _layout(clean.repeat(copies, 1, 1, 1))
         noise = standard_normal(key, repeated.shape, clean.device)
         return repeated + sigmas.reshape(-1, 1, 1, 1) * noise, sigmas
@@ -189,6 +196,15 @@ class _Fixed:
 
 def _frozen(classifier: nn.Module) -> nn.Module:
     return folded(classifier.eval()).requires_grad_(False)
+
+
+def check_loss(loss: Tensor, step: int) -> None:
+    """:func:`check_finite`; on an accelerator at every 20th step, as looking waits for it.
+
+    Between them nothing is kept: every validation looks, too, and checkpoints follow it.
+    """
+    if loss.device.type == "cpu" or step % 20 == 0:
+        check_finite("loss", loss, step)
 
 
 def check_finite(name: str, value: Tensor, step: int) -> None:

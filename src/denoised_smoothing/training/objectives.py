@@ -67,11 +67,9 @@ def lost_votes(
 
 
 def wanted_answer(
-    clean_logits: Float[Tensor, "b k"], labels: Int[Tensor, " b"], target: Target
+    clean_logits: Float[Tensor, "b k"], target: Target
 ) -> Float[Tensor, "b k"] | Int[Tensor, " b"]:
-    """What stability aims at: classes [B], or probabilities [B, K]."""
-    if target is Target.TRUTH:
-        return labels
+    """What stability aims at of a classifier's answer: classes [B], or probabilities [B, K]."""
     return clean_logits.argmax(dim=1) if target is Target.LABEL else clean_logits.softmax(dim=1)
 
 
