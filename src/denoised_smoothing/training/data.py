@@ -74,7 +74,9 @@ class Preparation:
         size = image.shape[1:] if self.crop is None else (self.crop, self.crop)
         padded = image
         if self.pad:
-            padded = np.pad(image, ((0, 0), (self.pad, self.pad), (self.pad, self.pad)))
+            channels, height, width = image.shape
+            padded = np.zeros((channels, height + 2 * self.pad, width + 2 * self.pad), np.float32)
+            padded[:, self.pad : -self.pad, self.pad : -self.pad] = image
         top, left = (
             rng.integers(0, whole - part + 1)
             for whole, part in zip(padded.shape[1:], size, strict=True)
