@@ -136,7 +136,7 @@ def test_a_converted_model_killed_and_resumed(tmp_path: Path) -> None:
     """Quantised by the first process, found again by the second, equal to one that was let be."""
     command = (
         "certify", "digits", "--classifier", "digits", "--denoiser", "digits-mse",
-        "--sigma", "0.5", "--limit", "8", "--n0", "200", "--n", "4000", "--seed", "3",
+        "--sigma", "0.5", "--limit", "8", "--n0", "200", "--n", "12000", "--seed", "3",
         "--engine", "openvino", "--precision", "int8",
     )  # fmt: skip
     whole, broken = tmp_path / "whole", tmp_path / "broken"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,12 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
             pixels = rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(folder / label / f"{number}.png")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The recipes are for an accelerator."""
+    monkeypatch.setattr(recipes_module, "replace", partial(replace, batch_size=8))
 
 
 def resnet(seed: int) -> ImageClassifier:
@@ -189,8 +196,8 @@ def test_a_surrogate_is_asked_for() -> None:
 
 
 def test_a_row_says_what_it_lacks_before_anything_is_trained(tmp_path: Path) -> None:
-    with pytest.raises(SettingError, match=r"'white box \(ours\)' trains through a surrogate"):
-        denoiser_for(RECIPES["mean-white-box"], Networks(classifier=resnet(0), folder=tmp_path))
+    with pytest.raises(SettingError, match=r"'white box \(ours\)' trains through a classifier"):
+        denoiser_for(RECIPES["mean-white-box"], Networks(surrogate=resnet(0), folder=tmp_path))
     assert not list(tmp_path.iterdir())
 
 
@@ -215,4 +222,4 @@ def test_recipes_build_on_each_other() -> None:
         before = names[: names.index(recipe.name)]
         assert recipe.start is None or recipe.start in before
         assert set(recipe.mean) <= set(before)
-    assert RECIPES["mean-white-box"].networks == {"classifier", "surrogate"}
+    assert RECIPES["mean-white-box"].networks == {"classifier"}

@@ -237,7 +237,7 @@ def _mean_of(spec: Spec) -> MeanDenoiser:
 MEAN = Source(
     _mean_of,
     "mean:DENOISER+DENOISER[?mirror=yes]",
-    "the classifier's mean answer behind several denoisers, and to mirror images",
+    "the mean answer behind several, and to mirror images",
     options=("mirror",),
 )
 PYTHON = Source(_made_by, "python:MODULE:FACTORY", "what FACTORY() returns")
