@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 
 from denoised_smoothing.datasets import ImageDataset
 from denoised_smoothing.errors import ImageError
+from denoised_smoothing.training import data
 from denoised_smoothing.training.data import (
     EpochSampler,
     Preparation,
@@ -52,6 +54,17 @@ def test_order_follows_from_the_seed() -> None:
     first, again, other = (SampleStream(numbered(40), PLAIN, seed) for seed in (0, 0, 1))
     assert order(first, range(80)) == order(again, reversed(range(80)))[::-1]
     assert order(first, range(40)) != order(other, range(40))
+
+
+def test_images_stay_decoded_while_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data, "KEPT", 5 * 16 * 4)  # five images of 4x4 float32 values
+    read: list[int] = []
+    whole = numbered(8)
+    noted = replace(whole, read=lambda index: read.append(index) or whole.read(index))
+    stream = SampleStream(noted, PLAIN, seed=0)
+    first, again = (order(stream, range(8)) for _ in range(2))
+    assert first == again == order(SampleStream(whole, PLAIN, seed=0), range(8))
+    assert read == [*first, *first[5:]]
 
 
 def test_a_sample_is_image_label_and_number() -> None:

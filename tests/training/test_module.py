@@ -14,7 +14,7 @@ from denoised_smoothing.training.config import (
     TrainingConfig,
     Weighting,
 )
-from denoised_smoothing.training.module import DenoiserTraining
+from denoised_smoothing.training.module import DenoiserTraining, check_loss
 
 
 class Scale(DenoiserNetwork):
@@ -235,6 +235,25 @@ def test_truth_is_the_label_of_the_data() -> None:
     answers = training._fixed.surrogates[0](training.denoiser.seen[0])  # type: ignore[index]
     expected = -answers.log_softmax(dim=1).mean(dim=0)
     torch.testing.assert_close(torch.tensor(losses), expected.detach())
+
+
+def test_the_classifier_is_asked_about_clean_images_where_its_answer_counts() -> None:
+    asked = {}
+    for target in Target:
+        training = stability_training(target=target)
+        calls = asked[target] = []
+        training._fixed.surrogates[0].register_forward_hook(lambda *_, to=calls: to.append(1))
+        training.training_step(batch(8), 0)
+    assert {target: len(calls) for target, calls in asked.items()} == {
+        Target.TRUTH: 1, Target.LABEL: 2, Target.SOFT: 2,
+    }  # fmt: skip
+
+
+def test_an_accelerator_is_not_waited_for_at_every_step() -> None:
+    there = torch.empty((), device="meta")  # whose value nobody can look at
+    check_loss(there, 19)
+    with pytest.raises(RuntimeError, match="meta tensors"):
+        check_loss(there, 20)
 
 
 def test_temperature_divides_the_logits_of_both_answers() -> None:
