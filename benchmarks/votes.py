@@ -19,6 +19,7 @@ from torch.distributions import Normal
 from denoised_smoothing.catalogue import load_classifier, load_denoiser
 from denoised_smoothing.datasets import load_dataset
 from denoised_smoothing.denoisers.mean import answers_behind
+from denoised_smoothing.interfaces import Classifier, Denoiser
 
 RADII = {0.25: (0.25, 0.5), 0.5: (0.25, 0.5, 0.75, 1.0)}
 """Of each sigma, those that its copies can tell."""
@@ -26,7 +27,7 @@ RADII = {0.25: (0.25, 0.5), 0.5: (0.25, 0.5, 0.75, 1.0)}
 
 @torch.inference_mode()
 def right_votes(
-    denoiser: object, classifier: object, images: torch.Tensor, labels: torch.Tensor,
+    denoiser: Denoiser | None, classifier: Classifier, images: torch.Tensor, labels: torch.Tensor,
     sigma: float, copies: int,
 ) -> torch.Tensor:  # fmt: skip
     """The share of right votes of each image [N]."""

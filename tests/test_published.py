@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +62,12 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     """The recipes are for an accelerator."""
-    monkeypatch.setattr(recipes_module, "replace", partial(replace, batch_size=8))
+    for name, recipe in RECIPES.items():
+        if recipe.config is not None:
+            config = replace(recipe.config, batch_size=8)
+            monkeypatch.setitem(RECIPES, name, replace(recipe, config=config))
+    small = tuple(RECIPES[recipe.name] for recipe in CIFAR10_RECIPES)
+    monkeypatch.setattr(recipes_module, "CIFAR10_RECIPES", small)
 
 
 def resnet(seed: int) -> ImageClassifier:

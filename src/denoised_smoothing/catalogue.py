@@ -19,7 +19,12 @@ from denoised_smoothing.denoisers import (
     check_shipped,
     load_bundled_denoiser,
 )
-from denoised_smoothing.errors import DenoisedSmoothingError, SpecError, WeightsError
+from denoised_smoothing.errors import (
+    DenoisedSmoothingError,
+    SettingError,
+    SpecError,
+    WeightsError,
+)
 from denoised_smoothing.interfaces import Classifier, Denoiser
 from denoised_smoothing.plugins import (
     Role,
@@ -231,7 +236,10 @@ def _mean_of(spec: Spec) -> MeanDenoiser:
                 "files of unet, dncnn or memnet"
             )
         denoisers.append(denoiser)
-    return MeanDenoiser(denoisers, mirror=mirror == "yes").eval()
+    try:
+        return MeanDenoiser(denoisers, mirror=mirror == "yes").eval()
+    except SettingError as error:
+        raise SpecError(f"{spec.text!r}: {error}") from error
 
 
 MEAN = Source(

@@ -193,3 +193,13 @@ def test_one_that_is_trained_on_noise_stands_it_better(
 def test_senseless_noise_is_refused(tmp_path: Path, noise: float) -> None:
     with pytest.raises(SettingError, match="noise of a classifier must be at least 0, got"):
         digits_job(tmp_path, noise=noise)
+
+
+def test_weights_of_nan_are_found_by_validation(tmp_path: Path) -> None:
+    """Losses are not looked at in every step on an accelerator."""
+    data = load_dataset("digits:test")
+    poisoned = replace(data, read=lambda index: data.read(index) * np.float32("nan"))
+    job = digits_job(tmp_path, validation=poisoned)
+    with pytest.raises(TrainingError, match=r"answer became nan at step \d+; the last checkpoint"):
+        train_resnet(job)
+    assert not job.output.exists()

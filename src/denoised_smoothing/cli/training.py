@@ -114,7 +114,9 @@ def train(
     crop: Annotated[int | None, typer.Option(help="Side of random crops.")] = None,
     pad: Annotated[int, typer.Option(help="Black border that shifts images.")] = 0,
     flip: Annotated[bool, typer.Option(help="Mirror half of the images.")] = True,
-    workers: Annotated[int, typer.Option(help="Processes that decode images.")] = 0,
+    workers: Annotated[
+        int, typer.Option(help="Processes that decode images; each keeps up to 1 GiB of them.")
+    ] = 0,
     accelerator: Annotated[str, typer.Option(help="Lightning's flag.")] = "auto",
     devices: Annotated[str, typer.Option(help="Lightning's flag.")] = "auto",
     strategy: Annotated[str, typer.Option(help="Lightning's flag.")] = "auto",

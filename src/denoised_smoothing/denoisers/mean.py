@@ -115,9 +115,17 @@ def answers_behind(
     sigma: float,
     noisy: Float[Tensor, "b c h w"],
 ) -> Tensor:
-    """Logits [B, K] or labels [B] of noisy copies behind a denoiser, as gradients shall see it.
+    """Logits [B, K] or labels [B] of noisy copies behind a denoiser, through which gradients pass.
 
-    Of a majority over several answers, which has no gradient, the first.
+    Args:
+        denoiser: the denoiser or None. Of a majority over several answers, which has no gradient,
+            the first answer counts; of a mean, all.
+        classifier: images [B, C, H, W] to logits or labels.
+        sigma: standard deviation of the noise on images in [0, 1].
+        noisy: the copies.
+
+    Raises:
+        ClassifierError: a mean over answers that are labels.
     """
     if isinstance(denoiser, MeanDenoiser):
         return MeanAnswer(classifier, denoiser, sigma).forward(noisy)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import suppress
 from itertools import chain
 
 import torch
@@ -167,11 +168,9 @@ def _fold(module: nn.Module | None) -> nn.Module | None:
     """A copy in which whatever can be traced is folded; parts of what cannot, by themselves."""
     if module is None or not any(isinstance(part, nn.BatchNorm2d) for part in module.modules()):
         return module
-    try:
-        if hasattr(module, "drafts"):  # traced, it would have its first answer alone
-            raise TypeError
-        return fuse(module)
-    except Exception:  # control flow that depends on values or shapes: try its parts
-        parent = copy.copy(module)
-        parent._modules = {name: _fold(part) for name, part in module._modules.items()}
-        return parent
+    if not hasattr(module, "drafts"):  # traced, that would have its first answer alone
+        with suppress(Exception):  # control flow that depends on values or shapes: try its parts
+            return fuse(module)
+    parent = copy.copy(module)
+    parent._modules = {name: _fold(part) for name, part in module._modules.items()}
+    return parent

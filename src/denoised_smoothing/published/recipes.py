@@ -70,7 +70,7 @@ CIFAR10_RECIPES = (
         TrainingConfig(sigma=0.05, sigma_max=1.0, steps=3600, batch_size=512),
     ),
     Recipe(
-        "black box (stability on surrogate)",
+        "black box (consistency on surrogate)",
         "cifar10-resnet20",
         TrainingConfig(**_BETTER, consistency=3.0, anchor=10.0, steps=5900),
         start="cifar10",
@@ -98,8 +98,8 @@ CIFAR10_RECIPES = (
     ),
     Recipe("white box (ours)", "mean-white-box", mean=("cifar10-resnet56-consistency",)),
 )
-"""The rows for CIFAR-10; the names are those of the denoisers that ship. Those of stability were
-trained in two parts with a pause, which are one here: their cards have the commands of both."""
+"""The rows for CIFAR-10; the names are those of the denoisers that ship, which were made nearly so:
+in two parts each, and fine-tuned from first parts. Their cards have the exact commands."""
 IMAGENET_RECIPES = (
     Recipe("no denoiser", "none"),
     Recipe(

@@ -13,7 +13,7 @@ class ScaleName(StrEnum):
     """How much an experiment spends."""
 
     QUICK = "quick"
-    """An hour or so; a small cap on copies can only lower the numbers."""
+    """An hour or two; a small cap on copies can only lower the numbers, as little training does."""
     FULL = "full"
     """The scale of the paper."""
 
@@ -39,6 +39,6 @@ class Scale:
 
 
 SCALES = {
-    ScaleName.QUICK: Scale(images=200, max_n=1_000, training=0.1),
+    ScaleName.QUICK: Scale(images=200, max_n=1_000, training=0.02),
     ScaleName.FULL: Scale(images=500, max_n=10_000, training=1.0),
 }

@@ -19,7 +19,12 @@ from denoised_smoothing.errors import DatasetError, SettingError
 from denoised_smoothing.noise import derive_key, standard_normal
 from denoised_smoothing.training.config import TrainingConfig
 from denoised_smoothing.training.job import Job
-from denoised_smoothing.training.module import Batch, check_loss, optimizer_with_schedule
+from denoised_smoothing.training.module import (
+    Batch,
+    check_finite,
+    check_loss,
+    optimizer_with_schedule,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +81,9 @@ class ClassifierTraining(lightning.LightningModule):
             self._log_accuracy("accuracy_noisy", noisy, batch[1])
 
     def _log_accuracy(self, name: str, images: Tensor, labels: Tensor) -> None:
-        correct = (self.classifier(images).argmax(dim=1) == labels).float().mean()
+        logits = self.classifier(images)
+        check_finite("answer", logits.sum(), self.global_step)
+        correct = (logits.argmax(dim=1) == labels).float().mean()
         self.log(name, correct, batch_size=len(labels), sync_dist=True, prog_bar=True)
 
     def _noisy(self, images: Tensor, purpose: str, step: int) -> Tensor:

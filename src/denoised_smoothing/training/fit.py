@@ -65,8 +65,8 @@ def train_denoiser(job: TrainingJob) -> Path:
 
     Raises:
         SettingError: stability without a classifier, or towards labels that are missing; a start
-            or classifier for other channels; options of the architecture other than the
-            start's; or as :meth:`Job.fit`.
+            or classifier for other channels; options of the architecture that change what the
+            start computes; or as :meth:`Job.fit`.
         TrainingError: as :meth:`Job.fit`.
     """
     if job.config.objective is not Objective.MSE and not job.surrogates:

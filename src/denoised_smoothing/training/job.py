@@ -51,7 +51,7 @@ class Job:
         validation: images for validation, or None for the training images without augmentation.
         validation_limit: how many of them.
         command: the command that was typed, for the card.
-        workers: processes that decode images.
+        workers: processes that decode images, each of which keeps up to :data:`KEPT` bytes of them.
         trainer_flags: arguments of ``lightning.Trainer``: accelerator, devices, precision, ...
     """
 

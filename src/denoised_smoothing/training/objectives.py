@@ -69,7 +69,9 @@ def lost_votes(
 def wanted_answer(
     clean_logits: Float[Tensor, "b k"], target: Target
 ) -> Float[Tensor, "b k"] | Int[Tensor, " b"]:
-    """What stability aims at of a classifier's answer: classes [B], or probabilities [B, K]."""
+    """What stability aims at of a classifier's answer: of ``LABEL`` classes [B], of ``SOFT``
+    probabilities [B, K]; ``TRUTH`` needs no answer.
+    """
     return clean_logits.argmax(dim=1) if target is Target.LABEL else clean_logits.softmax(dim=1)
 
 
