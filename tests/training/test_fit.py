@@ -370,11 +370,12 @@ def test_bad_settings_are_refused_before_anything_is_written(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(("name", "value"), [("width", 16), ("inner", 0)])
 def test_a_start_decides_the_options_of_the_architecture(
-    finished: TrainingJob, tmp_path: Path
+    finished: TrainingJob, tmp_path: Path, name: str, value: int
 ) -> None:
-    job = digits_job(tmp_path, start=finished.output, architecture_options={"width": 16})
-    with pytest.raises(SettingError, match=r"'width': 8.* does not go with .*'width': 16"):
+    job = digits_job(tmp_path, start=finished.output, architecture_options={name: value})
+    with pytest.raises(SettingError, match=rf"'width': 8.* does not go with .*'{name}': {value}"):
         train_denoiser(job)
 
 
