@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from torch.distributions import Normal
+from votes import right_votes
 
 from denoised_smoothing.catalogue import load_classifier
 from denoised_smoothing.datasets import ImageDataset, load_dataset
@@ -100,22 +101,13 @@ def trained(
     return {"path": str(path), "images": steps * config.batch_size, "seconds": seconds}
 
 
-@torch.no_grad()
 def votes(path: str, classifier: Any, images: torch.Tensor, labels: torch.Tensor) -> dict[str, Any]:
     """Per sigma, the share of right votes of each image."""
     denoiser = load_denoiser_file(path).to(memory_format=torch.channels_last)
-    found = {}
-    for sigma in sorted({sigma for sigma, _ in QUESTIONS}):
-        torch.manual_seed(1)
-        shares = []
-        for image, label in zip(images, labels, strict=True):
-            noisy = image + sigma * torch.randn(COPIES, *image.shape)
-            noisy = noisy.contiguous(memory_format=torch.channels_last)
-            with torch.autocast("cpu", torch.bfloat16):
-                answers = classifier(denoiser(noisy, sigma)).argmax(dim=1)
-            shares.append(float((answers == label).float().mean()))
-        found[str(sigma)] = shares
-    return found
+    return {
+        str(sigma): right_votes(denoiser, classifier, images, labels, sigma, COPIES).tolist()
+        for sigma in sorted({sigma for sigma, _ in QUESTIONS})
+    }
 
 
 def study(arguments: argparse.Namespace) -> None:

@@ -60,7 +60,7 @@ class DenoiserTraining(lightning.LightningModule):
         self._fixed = _Fixed(surrogates, judges or {})
 
     def on_fit_start(self) -> None:
-        """Bring the classifiers to the training's device."""
+        """Lay out all networks for convolutions, and bring the classifiers to the device."""
         self.to(memory_format=torch.channels_last)
         self._fixed.to(self.device)
 
