@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,11 @@ from denoised_smoothing.errors import MissingExtraError, SettingError
 from denoised_smoothing.reporting.plots import (
     certified_accuracy_figure,
     inline_svg,
+    radius_figure,
     save_figure,
 )
 from denoised_smoothing.reporting.results import RunResults
-from denoised_smoothing.reporting.tables import certified_accuracy
+from denoised_smoothing.reporting.tables import certified_accuracy, comparison
 
 from .samples import image, results
 
@@ -38,6 +40,14 @@ def test_method_has_a_colour_and_sigma_a_line_style(four: RunResults) -> None:
     legend = axes.get_legend()
     assert legend is not None
     assert [text.get_text() for text in legend.get_texts()] == ["m", "_$x", "σ = 0.5", "σ = 1"]
+
+
+def test_every_row_of_a_large_table_has_a_line_of_its_own(four: RunResults) -> None:
+    [row] = comparison([four], [0.25, 0.5])
+    rows = [replace(row, method=str(number)) for number in range(14)]
+    lines = radius_figure(rows).axes[0].lines
+    assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == 14
+    assert len({line.get_color() for line in lines[:7]}) == 7
 
 
 def test_axis_names_what_is_counted() -> None:

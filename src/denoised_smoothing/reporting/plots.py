@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Told apart with any kind of colour vision (Okabe & Ito 2008)."""
 STYLES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1.2, 1.5)), (0, (6, 1.5, 1.2, 1.5)))
 INK = "#404040"
@@ -133,7 +133,9 @@ def radius_figure(
             marker="o" if own >= 0 else "x",
             markersize=4,
             color=COLOURS[own % len(COLOURS)] if own >= 0 else "#909090",
-            linestyle="-" if own >= 0 else STYLES[1 + number % (len(STYLES) - 1)],
+            linestyle=STYLES[own // len(COLOURS) % len(STYLES)]
+            if own >= 0
+            else STYLES[1 + number % (len(STYLES) - 1)],
             linewidth=1.6,
             label=name,
         )
