@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from denoised_smoothing import scheduling
 from denoised_smoothing.certificates.certificate import Certificate, SamplingPlan
-from denoised_smoothing.certificates.plans import Anytime, FixedBudget, RadiusTarget, plan_from_dict
+from denoised_smoothing.certificates.plans import Anytime, FixedBudget, RadiusTarget
 from denoised_smoothing.certificates.setting import Noise, Setting
 from denoised_smoothing.classifiers import ImageClassifier
 from denoised_smoothing.datasets import ImageDataset, load_dataset
@@ -348,7 +348,7 @@ class TestMore:
     @staticmethod
     def certificates(store: Store) -> list[Certificate]:
         run = store.run("run")
-        plan = plan_from_dict(run.settings["plan"])
+        plan = SamplingPlan.from_dict(run.settings["plan"])
         setting = Setting(0.5, 0.001, run.settings["dimension"], run.seed)
         return [plan.certificate(image.counts, setting) for image in store.images("run")]
 

@@ -16,8 +16,7 @@ import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
-from denoised_smoothing.certificates.certificate import Certificate
-from denoised_smoothing.certificates.plans import plan_from_dict
+from denoised_smoothing.certificates.certificate import Certificate, SamplingPlan
 from denoised_smoothing.images import to_png
 from denoised_smoothing.web.offer import Offer
 from denoised_smoothing.web.schemas import AttackAnswer, CertificateAnswer, PredictionAnswer
@@ -130,7 +129,7 @@ def test_shown_copies_are_the_first_that_are_counted(client: TestClient, offer: 
     labels = [copy["label"] for name, v in told if name == "copies" for copy in v["copies"]]
     seed = int(told[-1][1]["certificate"]["seed"])
     smoothed, image = offer.smoothed("digits", STABILITY, 0.5), offer.example("digits", "0").image
-    plan = plan_from_dict({"kind": "fixed", "n0": 100, "n": 24})
+    plan = SamplingPlan.from_dict({"kind": "fixed", "n0": 100, "n": 24})
     counts = smoothed.certify(image, plan=plan, seed=seed).counts
     assert [labels.count(label) for label in range(10)] == list(counts.counts)
 

@@ -25,6 +25,27 @@ class SamplingPlan(ABC):
     """
 
     kind: ClassVar[str]
+    kinds: ClassVar[dict[str, type[SamplingPlan]]] = {}
+    """Every plan by its kind; a plan that names its kind registers itself."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "kind" in vars(cls):
+            SamplingPlan.kinds[cls.kind] = cls
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> SamplingPlan:
+        """Return the plan that :meth:`to_dict` wrote.
+
+        Raises:
+            SettingError: this version does not know its kind.
+        """
+        kind = values.get("kind", "")
+        if kind not in cls.kinds:
+            raise SettingError(
+                f"unknown sampling plan {kind!r}; this version knows {sorted(cls.kinds)}"
+            )
+        return cls.kinds[kind](**{name: value for name, value in values.items() if name != "kind"})
 
     @abstractmethod
     def targets(self, counts: Mapping[Stage, LabelCounts], setting: Setting) -> dict[Stage, int]:
@@ -71,7 +92,7 @@ class SamplingPlan(ABC):
         return self if other == self else None
 
     def to_dict(self) -> dict[str, Any]:
-        """The plan as plain values, the inverse of :func:`plan_from_dict`."""
+        """The plan as plain values, the inverse of :meth:`from_dict`."""
         return {"kind": self.kind, **asdict(self)}
 
 
@@ -181,8 +202,6 @@ class Certificate:
         Raises:
             CountsError, SettingError: the counts do not fit the plan, or a value is out of range.
         """
-        from denoised_smoothing.certificates.plans import plan_from_dict  # they make certificates
-
         values = json.loads(text)
         counts = {
             stage: LabelCounts(
@@ -204,7 +223,7 @@ class Certificate:
             engine=EngineName(values.get("engine", "torch")),
             precision=Precision(values.get("precision", "float32")),
         )
-        return plan_from_dict(values["plan"]).certificate(counts, setting)
+        return SamplingPlan.from_dict(values["plan"]).certificate(counts, setting)
 
     def __str__(self) -> str:
         bound = f"lower bound {format_down(self.lower_bound)} at alpha {self.alpha:g}"

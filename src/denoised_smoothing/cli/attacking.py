@@ -176,7 +176,7 @@ def _request(
     Raises:
         RunMismatchError: it is not the same.
     """
-    from denoised_smoothing.certificates.plans import plan_from_dict
+    from denoised_smoothing.certificates.certificate import SamplingPlan
     from denoised_smoothing.datasets import load_dataset
     from denoised_smoothing.runs import CertificationRun
 
@@ -185,7 +185,7 @@ def _request(
     request = CertificationRun(
         _smoothed(run, *specs, device, as_certified=True),
         load_dataset(data or settings["data"]),
-        plan_from_dict(settings["plan"]),
+        SamplingPlan.from_dict(settings["plan"]),
         float(settings["alpha"]),
         *specs,
         resolution=settings["resolution"],

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from denoised_smoothing.certificates.certificate import Certificate
+from denoised_smoothing.certificates.certificate import Certificate, SamplingPlan
 from denoised_smoothing.certificates.counts import Stage
-from denoised_smoothing.certificates.plans import Anytime, plan_from_dict
+from denoised_smoothing.certificates.plans import Anytime
 from denoised_smoothing.certificates.setting import EngineName, Noise, Precision, Setting
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def load_results(store: Store, name: str, *, so_far: bool = False) -> RunResults
         CountsError, SettingError: counts of a finished image do not fit the run's plan.
     """
     run = store.run(name)
-    plan = plan_from_dict(run.settings["plan"])
+    plan = SamplingPlan.from_dict(run.settings["plan"])
     setting = Setting(
         sigma=run.settings["sigma"],
         alpha=run.settings["alpha"],

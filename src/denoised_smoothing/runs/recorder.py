@@ -14,7 +14,6 @@ from jaxtyping import Float
 
 from denoised_smoothing.certificates.certificate import SamplingPlan
 from denoised_smoothing.certificates.counts import LabelCounts, Stage
-from denoised_smoothing.certificates.plans import plan_from_dict
 from denoised_smoothing.certificates.setting import Setting
 from denoised_smoothing.datasets import Example
 from denoised_smoothing.errors import ImageError, StoreError
@@ -69,7 +68,7 @@ class Recorder:
         progress: Callable[[RunProgress], None] | None,
     ) -> None:
         self._request, self._run, self._store, self._progress = request, run, store, progress
-        self._plan = plan_from_dict(run.settings["plan"])
+        self._plan = SamplingPlan.from_dict(run.settings["plan"])
         self._setting = request.setting(run)
         stored = {image.image_id: image for image in store.images(run.name)}
         ids = request.dataset.image_ids

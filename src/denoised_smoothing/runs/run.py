@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Float
 
 from denoised_smoothing.certificates.certificate import SamplingPlan
-from denoised_smoothing.certificates.plans import Anytime, FixedBudget, plan_from_dict
+from denoised_smoothing.certificates.plans import Anytime, FixedBudget
 from denoised_smoothing.certificates.setting import EngineName, Setting
 from denoised_smoothing.classifiers.remote import RemoteClassifier
 from denoised_smoothing.datasets import Example, ImageDataset, select
@@ -237,7 +237,7 @@ class CertificationRun:
                 )
             return store.begin(self.run_name, self.settings, seed=self.seed, info=self._info())
         self._adopt(held)
-        plan = plan_from_dict(held.settings["plan"])
+        plan = SamplingPlan.from_dict(held.settings["plan"])
         wanted: SamplingPlan | None
         # A continuation has the run's own plan, unless another is asked for by name.
         asked = plan if self.more is not None and self.plan == FixedBudget() else self.plan
@@ -283,7 +283,7 @@ class CertificationRun:
         begun = [command.removesuffix(named) for command in held.info.get("continued", [])]
         if begun[-1:] != [self.command.removesuffix(named)]:
             return False
-        plan, setting = plan_from_dict(held.settings["plan"]), self.setting(held)
+        plan, setting = SamplingPlan.from_dict(held.settings["plan"]), self.setting(held)
         complete = {
             image.image_id for image in store.images(held.name) if has_all(image, plan, setting)
         }

@@ -9,7 +9,6 @@ from denoised_smoothing.certificates.plans import (
     Anytime,
     FixedBudget,
     RadiusTarget,
-    plan_from_dict,
 )
 from denoised_smoothing.errors import SettingError
 
@@ -24,7 +23,7 @@ PLANS = [
 
 @pytest.mark.parametrize("plan", PLANS, ids=str)
 def test_plans_survive_as_plain_values(plan: SamplingPlan) -> None:
-    assert plan_from_dict(json.loads(json.dumps(plan.to_dict()))) == plan
+    assert SamplingPlan.from_dict(json.loads(json.dumps(plan.to_dict()))) == plan
 
 
 def test_plain_values_of_a_fixed_budget() -> None:
@@ -37,7 +36,7 @@ def test_an_unknown_plan_is_refused(values: dict[str, object], kind: str) -> Non
         f"unknown sampling plan '{kind}'; this version knows \\['anytime', 'fixed', 'radius'\\]"
     )
     with pytest.raises(SettingError, match=message):
-        plan_from_dict(values)
+        SamplingPlan.from_dict(values)
 
 
 @pytest.mark.parametrize("plan", PLANS, ids=str)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from denoised_smoothing.certificates.certificate import SamplingPlan
@@ -11,21 +10,7 @@ from denoised_smoothing.certificates.plans.fixed import FixedBudget
 from denoised_smoothing.certificates.plans.radius import RadiusTarget
 from denoised_smoothing.errors import SettingError
 
-__all__ = ["Anytime", "FixedBudget", "RadiusTarget", "chosen_plan", "plan_from_dict"]
-
-
-def plan_from_dict(values: Mapping[str, Any]) -> SamplingPlan:
-    """The plan that :meth:`SamplingPlan.to_dict` wrote.
-
-    Raises:
-        SettingError: of a kind that this version does not know.
-    """
-    plans: tuple[type[SamplingPlan], ...] = (FixedBudget, Anytime, RadiusTarget)
-    known = {plan.kind: plan for plan in plans}
-    kind = values.get("kind", "")
-    if kind not in known:
-        raise SettingError(f"unknown sampling plan {kind!r}; this version knows {sorted(known)}")
-    return known[kind](**{name: value for name, value in values.items() if name != "kind"})
+__all__ = ["Anytime", "FixedBudget", "RadiusTarget", "chosen_plan"]
 
 
 def chosen_plan(plan: SamplingPlan | None, n0: int | None, n: int | None) -> SamplingPlan:
