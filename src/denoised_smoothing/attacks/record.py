@@ -9,6 +9,7 @@ from typing import Any
 
 from denoised_smoothing.attacks.campaign import Attacked, Campaign
 from denoised_smoothing.errors import SettingError
+from denoised_smoothing.files import write_atomically
 from denoised_smoothing.images import to_png
 from denoised_smoothing.reporting import (
     AttackOutcome,
@@ -19,7 +20,6 @@ from denoised_smoothing.reporting import (
     save_figure,
     under_attack,
 )
-from denoised_smoothing.reporting.files import write_atomically
 
 FILE = "attack.json"
 """Its name in the folder."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from denoised_smoothing.certificates.plans.anytime import RADII
 from denoised_smoothing.errors import ImageError, SettingError
+from denoised_smoothing.files import write_atomically
 from denoised_smoothing.reporting import (
     Row,
     RunResults,
@@ -19,7 +20,6 @@ from denoised_smoothing.reporting import (
     to_markdown,
     write_report,
 )
-from denoised_smoothing.reporting.files import write_atomically
 from denoised_smoothing.runs import CertificationRun, RunProgress
 from denoised_smoothing.store import Store
 

@@ -14,7 +14,7 @@ from typing import Any
 from denoised_smoothing.certificates.counts import LabelCounts
 from denoised_smoothing.certificates.radii import format_down, round_down
 from denoised_smoothing.errors import MissingExtraError
-from denoised_smoothing.reporting.files import write_atomically
+from denoised_smoothing.files import write_atomically
 from denoised_smoothing.reporting.results import ImageResult, RunResults
 
 

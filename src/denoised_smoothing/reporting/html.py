@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from denoised_smoothing.certificates.radii import format_down, linf_radius
 from denoised_smoothing.certificates.setting import Noise
 from denoised_smoothing.errors import MissingExtraError
-from denoised_smoothing.reporting.files import write_atomically
+from denoised_smoothing.files import write_atomically
 from denoised_smoothing.reporting.plots import certified_accuracy_figure, inline_svg, sigma_figure
 from denoised_smoothing.reporting.results import ImageResult, RunResults, load_results
 from denoised_smoothing.reporting.tables import (

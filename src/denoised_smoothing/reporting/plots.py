@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from denoised_smoothing.errors import MissingExtraError, SettingError
-from denoised_smoothing.reporting.files import write_atomically
+from denoised_smoothing.files import write_atomically
 from denoised_smoothing.reporting.results import RunResults
 from denoised_smoothing.reporting.tables import Row, accuracy_steps, measure
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from denoised_smoothing.errors import SettingError
-from denoised_smoothing.reporting.files import write_atomically
+from denoised_smoothing.files import write_atomically
 
 
 def test_replaces_and_leaves_nothing_else(tmp_path: Path) -> None:
