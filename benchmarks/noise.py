@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from denoised_smoothing.certificates.counts import Stage
-from denoised_smoothing.certificates.setting import Noise
+from denoised_smoothing.certificates.parameters import Noise
 from denoised_smoothing.noise import grid_noise, noisy_copies, standard_normal
 
 CPU = torch.device("cpu")

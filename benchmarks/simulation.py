@@ -16,11 +16,11 @@ import numpy as np
 import numpy.typing as npt
 from scipy import special
 
+from denoised_smoothing.certificates.confidence_sequence import boundary
 from denoised_smoothing.certificates.counts import LabelCounts, Stage
+from denoised_smoothing.certificates.parameters import Setting
 from denoised_smoothing.certificates.plans import Anytime, FixedBudget, RadiusTarget
 from denoised_smoothing.certificates.radii import failure_for_radius
-from denoised_smoothing.certificates.sequences import boundary
-from denoised_smoothing.certificates.setting import Setting
 
 ALPHA, EVERY, SEED = 0.001, 100, 20190208
 CAPS = (10_000, 100_000)

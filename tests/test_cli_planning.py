@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from denoised_smoothing.certificates.cost import estimate, expected_calls
 from denoised_smoothing.certificates.counts import LabelCounts, Stage
-from denoised_smoothing.certificates.planning import estimate, expected_calls
+from denoised_smoothing.certificates.parameters import Setting
 from denoised_smoothing.certificates.plans import Anytime
-from denoised_smoothing.certificates.setting import Setting
 from denoised_smoothing.cli import main
 from denoised_smoothing.store import Store, StoredImage
 

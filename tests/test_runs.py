@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from denoised_smoothing import scheduling
 from denoised_smoothing.certificates.certificate import Certificate, SamplingPlan
+from denoised_smoothing.certificates.parameters import Noise, Setting
 from denoised_smoothing.certificates.plans import Anytime, FixedBudget, RadiusTarget
-from denoised_smoothing.certificates.setting import Noise, Setting
 from denoised_smoothing.classifiers import ImageClassifier
 from denoised_smoothing.datasets import ImageDataset, load_dataset
 from denoised_smoothing.engines.base import cores, processor

@@ -21,8 +21,8 @@ from denoised_smoothing.certificates.bounds import binomial_test
 from denoised_smoothing.certificates.certificate import SamplingPlan
 from denoised_smoothing.certificates.counts import LabelCounts, Stage
 from denoised_smoothing.certificates.grid import grid_thresholds
+from denoised_smoothing.certificates.parameters import Noise, Setting
 from denoised_smoothing.certificates.plans import Anytime, FixedBudget, RadiusTarget
-from denoised_smoothing.certificates.setting import Noise, Setting
 from denoised_smoothing.classifiers import ImageClassifier
 from denoised_smoothing.denoisers import UNet
 from denoised_smoothing.errors import ClassifierError, ImageError, SettingError

@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from denoised_smoothing.catalogue import load_classifier, load_denoiser
     from denoised_smoothing.certificates.certificate import Certificate, SamplingPlan
     from denoised_smoothing.certificates.counts import LabelCounts, Stage
+    from denoised_smoothing.certificates.parameters import Noise
     from denoised_smoothing.certificates.plans import Anytime, FixedBudget, RadiusTarget
     from denoised_smoothing.certificates.prediction import Prediction
-    from denoised_smoothing.certificates.setting import Noise
     from denoised_smoothing.classifiers.base import ImageClassifier
     from denoised_smoothing.datasets import load_dataset
     from denoised_smoothing.errors import DenoisedSmoothingError

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from denoised_smoothing import images as image_forms
 from denoised_smoothing.certificates.counts import Stage
-from denoised_smoothing.certificates.setting import EngineName, Noise, Precision
+from denoised_smoothing.certificates.parameters import EngineName, Noise, Precision
 from denoised_smoothing.denoisers import (
     DenoiserNetwork,
     Drafting,

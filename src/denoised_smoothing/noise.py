@@ -36,7 +36,7 @@ from torch import Tensor
 
 from denoised_smoothing.certificates.counts import Stage
 from denoised_smoothing.certificates.grid import BITS, grid_thresholds
-from denoised_smoothing.certificates.setting import Noise
+from denoised_smoothing.certificates.parameters import Noise
 
 CHUNK = 50
 """Copies of a chunk, the unit in which noise is drawn, of images up to 32x32."""

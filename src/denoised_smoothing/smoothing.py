@@ -20,16 +20,16 @@ from denoised_smoothing import images as image_forms
 from denoised_smoothing.bundles import Bundle, open_bundle, save_bundle, shape_of
 from denoised_smoothing.certificates.certificate import Certificate, SamplingPlan
 from denoised_smoothing.certificates.counts import Stage
-from denoised_smoothing.certificates.plans import chosen_plan
-from denoised_smoothing.certificates.prediction import Prediction, PredictionBudget
-from denoised_smoothing.certificates.radii import check_sigma
-from denoised_smoothing.certificates.setting import (
+from denoised_smoothing.certificates.parameters import (
     EngineName,
     Noise,
     Precision,
     Setting,
     choose_by_name,
 )
+from denoised_smoothing.certificates.plans import chosen_plan
+from denoised_smoothing.certificates.prediction import Prediction, PredictionBudget
+from denoised_smoothing.certificates.radii import check_sigma
 from denoised_smoothing.denoisers import check_size
 from denoised_smoothing.engines import Choice, Pixels
 from denoised_smoothing.errors import SettingError

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int, Num
 from torch import Tensor
 
-from denoised_smoothing.certificates.setting import Noise
+from denoised_smoothing.certificates.parameters import Noise
 from denoised_smoothing.dispatch import spend_singly
 from denoised_smoothing.engines import Choice, Engine
 from denoised_smoothing.errors import ClassifierError

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from denoised_smoothing.certificates.certificate import Certificate, SamplingPlan
 from denoised_smoothing.certificates.counts import LabelCounts, Stage
-from denoised_smoothing.certificates.setting import Noise, Setting
+from denoised_smoothing.certificates.parameters import Noise, Setting
 
 Votes = tuple[int, ...]
 Counts = dict[Stage, LabelCounts]

@@ -7,9 +7,9 @@ import pytest
 
 from denoised_smoothing.certificates.certificate import Certificate
 from denoised_smoothing.certificates.counts import Stage
+from denoised_smoothing.certificates.parameters import Noise
 from denoised_smoothing.certificates.plans import Anytime, FixedBudget, RadiusTarget
 from denoised_smoothing.certificates.radii import round_down
-from denoised_smoothing.certificates.setting import Noise
 from denoised_smoothing.errors import CountsError
 
 from .samples import Votes, counts_of, setting_of, stages

@@ -18,9 +18,9 @@ from scipy import stats
 
 from denoised_smoothing.certificates.certificate import Certificate, SamplingPlan
 from denoised_smoothing.certificates.counts import LabelCounts, Stage
+from denoised_smoothing.certificates.parameters import Setting
 from denoised_smoothing.certificates.plans import Anytime, FixedBudget, RadiusTarget, fixed
 from denoised_smoothing.certificates.prediction import PredictionBudget
-from denoised_smoothing.certificates.setting import Setting
 
 from .samples import Streams, conclude, drive, setting_of, stages, streams_of
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from denoised_smoothing import images as image_forms
-from denoised_smoothing.certificates.setting import EngineName, Precision
+from denoised_smoothing.certificates.parameters import EngineName, Precision
 from denoised_smoothing.classifiers import CifarResNet, ImageClassifier
 from denoised_smoothing.denoisers import UNet
 from denoised_smoothing.smoothing import SmoothedClassifier

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from denoised_smoothing import bundles, catalogue
 from denoised_smoothing.bundles import missing_roles, parts, read_bundle, record, restore_form
+from denoised_smoothing.certificates.parameters import EngineName, Precision
 from denoised_smoothing.certificates.plans import FixedBudget
-from denoised_smoothing.certificates.setting import EngineName, Precision
 from denoised_smoothing.classifiers import ImageClassifier
 from denoised_smoothing.classifiers.cifar_resnet import ProjectedResNet
 from denoised_smoothing.classifiers.preprocessing import Interpolation, Resize, Scaling

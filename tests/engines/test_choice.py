@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from denoised_smoothing.certificates.setting import EngineName, Precision
+from denoised_smoothing.certificates.parameters import EngineName, Precision
 from denoised_smoothing.classifiers import ImageClassifier
 from denoised_smoothing.engines import (
     Choice,

@@ -8,7 +8,7 @@ from functools import cache
 import pytest
 import torch
 
-from denoised_smoothing.certificates.setting import EngineName, Precision
+from denoised_smoothing.certificates.parameters import EngineName, Precision
 from denoised_smoothing.denoisers import as_denoiser
 from denoised_smoothing.engines import Choice, Pipeline, Request, choose_engine
 from denoised_smoothing.engines.choice import TOLERANCE

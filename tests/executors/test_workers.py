@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from denoised_smoothing.certificates.counts import Stage
-from denoised_smoothing.certificates.setting import EngineName, Noise, Precision
+from denoised_smoothing.certificates.parameters import EngineName, Noise, Precision
 from denoised_smoothing.errors import SettingError
 from denoised_smoothing.execution import Execution
 from denoised_smoothing.executors import workers

@@ -13,8 +13,8 @@ from PIL import Image
 
 from denoised_smoothing.certificates.certificate import Certificate
 from denoised_smoothing.certificates.counts import LabelCounts, Stage
+from denoised_smoothing.certificates.parameters import Setting
 from denoised_smoothing.certificates.plans import FixedBudget
-from denoised_smoothing.certificates.setting import Setting
 from denoised_smoothing.reporting.results import ImageResult, RunResults
 
 N0, N = 10, 1000

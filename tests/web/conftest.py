@@ -10,7 +10,7 @@ import pytest
 import uvicorn
 from starlette.testclient import TestClient
 
-from denoised_smoothing.certificates.setting import EngineName
+from denoised_smoothing.certificates.parameters import EngineName
 from denoised_smoothing.store import Store
 from denoised_smoothing.web.app import create_app
 from denoised_smoothing.web.limits import Limits

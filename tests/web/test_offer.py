@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from denoised_smoothing.catalogue import load_classifier, load_denoiser
-from denoised_smoothing.certificates.setting import EngineName
+from denoised_smoothing.certificates.parameters import EngineName
 from denoised_smoothing.errors import SettingError
 from denoised_smoothing.images import is_on_grid
 from denoised_smoothing.smoothing import SmoothedClassifier

@@ -9,8 +9,8 @@ import pytest
 from starlette.testclient import TestClient
 
 from denoised_smoothing.catalogue import load_classifier, load_denoiser
+from denoised_smoothing.certificates.parameters import Noise
 from denoised_smoothing.certificates.plans import FixedBudget
-from denoised_smoothing.certificates.setting import Noise
 from denoised_smoothing.datasets import load_dataset
 from denoised_smoothing.reporting import certified_accuracy, load_results
 from denoised_smoothing.runs import CertificationRun

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from denoised_smoothing.bundles.record import Bundle
-from denoised_smoothing.certificates.setting import EngineName
+from denoised_smoothing.certificates.parameters import EngineName
 from denoised_smoothing.classifiers import (
     CIFAR_RESNET,
     CifarResNet,

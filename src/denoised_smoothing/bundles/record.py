@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from denoised_smoothing.certificates.setting import EngineName, Noise, Precision
+from denoised_smoothing.certificates.parameters import EngineName, Noise, Precision
 from denoised_smoothing.errors import SettingError, WeightsError
 
 FORMAT = 1

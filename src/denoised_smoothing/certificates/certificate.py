@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 
 from denoised_smoothing.certificates.bounds import check_alpha
 from denoised_smoothing.certificates.counts import LabelCounts, Stage
+from denoised_smoothing.certificates.parameters import EngineName, Noise, Precision, Setting
 from denoised_smoothing.certificates.radii import format_down, l1_radius, linf_radius, round_down
-from denoised_smoothing.certificates.setting import EngineName, Noise, Precision, Setting
 from denoised_smoothing.errors import SettingError
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from denoised_smoothing.certificates.bounds import binomial_test, check_copies, checkpoint_step
 from denoised_smoothing.certificates.counts import LabelCounts, Stage
-from denoised_smoothing.certificates.setting import Setting
+from denoised_smoothing.certificates.parameters import Setting
 from denoised_smoothing.errors import CountsError
 
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 
+from denoised_smoothing.certificates.parameters import EngineName, Precision
 from denoised_smoothing.certificates.radii import format_down
-from denoised_smoothing.certificates.setting import EngineName, Precision
 from denoised_smoothing.cli.buying import refuse_bought
 from denoised_smoothing.cli.options import (
     FAILED,

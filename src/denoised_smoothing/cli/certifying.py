@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from denoised_smoothing.certificates.setting import EngineName, Noise, Precision
+from denoised_smoothing.certificates.parameters import EngineName, Noise, Precision
 from denoised_smoothing.cli.buying import (
     BuyingOptions,
     InFlight,

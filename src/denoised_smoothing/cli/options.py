@@ -9,8 +9,8 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from denoised_smoothing.certificates.parameters import EngineName, Noise, Precision
 from denoised_smoothing.certificates.radii import check_radii
-from denoised_smoothing.certificates.setting import EngineName, Noise, Precision
 from denoised_smoothing.errors import SettingError
 from denoised_smoothing.terminal import err
 

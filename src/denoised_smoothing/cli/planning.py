@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from denoised_smoothing.certificates.planning import (
+from denoised_smoothing.certificates.cost import (
     PROBABILITIES,
     Bound,
     Estimate,
@@ -17,8 +17,8 @@ from denoised_smoothing.certificates.planning import (
     least_cap,
     least_copies,
 )
+from denoised_smoothing.certificates.parameters import Noise, Setting
 from denoised_smoothing.certificates.plans import Anytime, FixedBudget
-from denoised_smoothing.certificates.setting import Noise, Setting
 from denoised_smoothing.cli.options import Alpha, AsJson, NoiseName, Sigma, StoreUrl
 from denoised_smoothing.errors import SettingError
 from denoised_smoothing.terminal import out, print_json, print_rows

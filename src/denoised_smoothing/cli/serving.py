@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from denoised_smoothing.certificates.setting import EngineName
+from denoised_smoothing.certificates.parameters import EngineName
 from denoised_smoothing.cli.options import Device, Engine, StoreUrl
 from denoised_smoothing.errors import MissingExtraError, SettingError
 from denoised_smoothing.terminal import err

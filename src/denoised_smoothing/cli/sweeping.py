@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from denoised_smoothing.certificates.setting import EngineName, Precision
+from denoised_smoothing.certificates.parameters import EngineName, Precision
 from denoised_smoothing.cli.certifying import load_smoothed
 from denoised_smoothing.cli.options import (
     FAILED,

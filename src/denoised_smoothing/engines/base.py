@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Num
 from torch import Tensor
 
-from denoised_smoothing.certificates.setting import EngineName, Precision
+from denoised_smoothing.certificates.parameters import EngineName, Precision
 from denoised_smoothing.errors import ClassifierError, DenoisedSmoothingError, SettingError
 
 

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Num
 from torch import Tensor
 
-from denoised_smoothing.certificates.setting import EngineName, Noise, Precision
+from denoised_smoothing.certificates.parameters import EngineName, Noise, Precision
 from denoised_smoothing.engines import Choice, Engine
 from denoised_smoothing.errors import MissingExtraError, SettingError, WorkerError
 from denoised_smoothing.execution import Execution

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from denoised_smoothing.certificates.setting import EngineName, Noise, Precision
+from denoised_smoothing.certificates.parameters import EngineName, Noise, Precision
 from denoised_smoothing.engines import Choice, choose_device, limit_threads
 from denoised_smoothing.errors import SettingError
 from denoised_smoothing.execution import Execution

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Num
 
 from denoised_smoothing.certificates.counts import Stage
-from denoised_smoothing.certificates.setting import EngineName
+from denoised_smoothing.certificates.parameters import EngineName
 from denoised_smoothing.engines import Choice, choose_device, limit_threads
 from denoised_smoothing.errors import SettingError
 from denoised_smoothing.execution import Execution

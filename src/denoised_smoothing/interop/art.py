@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from denoised_smoothing.certificates.parameters import Noise
 from denoised_smoothing.certificates.plans import FixedBudget
-from denoised_smoothing.certificates.setting import Noise
 from denoised_smoothing.errors import MissingExtraError, SettingError
 from denoised_smoothing.images import to_grid
 from denoised_smoothing.interop.soft_votes import SoftVotes

@@ -9,8 +9,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from denoised_smoothing.certificates.parameters import Noise
 from denoised_smoothing.certificates.radii import format_down, linf_radius
-from denoised_smoothing.certificates.setting import Noise
 from denoised_smoothing.errors import MissingExtraError
 from denoised_smoothing.files import write_atomically
 from denoised_smoothing.reporting.plots import certified_accuracy_figure, inline_svg, sigma_figure

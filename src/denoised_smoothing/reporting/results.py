@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from denoised_smoothing.certificates.certificate import Certificate, SamplingPlan
 from denoised_smoothing.certificates.counts import Stage
+from denoised_smoothing.certificates.parameters import EngineName, Noise, Precision, Setting
 from denoised_smoothing.certificates.plans import Anytime
-from denoised_smoothing.certificates.setting import EngineName, Noise, Precision, Setting
 
 if TYPE_CHECKING:
     from denoised_smoothing.store import Store, StoredRun

@@ -14,7 +14,7 @@ from jaxtyping import Float
 
 from denoised_smoothing.certificates.certificate import SamplingPlan
 from denoised_smoothing.certificates.counts import LabelCounts, Stage
-from denoised_smoothing.certificates.setting import Setting
+from denoised_smoothing.certificates.parameters import Setting
 from denoised_smoothing.datasets import Example
 from denoised_smoothing.errors import ImageError, StoreError
 from denoised_smoothing.images import digest

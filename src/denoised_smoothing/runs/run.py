@@ -17,8 +17,8 @@ import numpy as np
 from jaxtyping import Float
 
 from denoised_smoothing.certificates.certificate import SamplingPlan
+from denoised_smoothing.certificates.parameters import EngineName, Setting
 from denoised_smoothing.certificates.plans import Anytime, FixedBudget
-from denoised_smoothing.certificates.setting import EngineName, Setting
 from denoised_smoothing.classifiers.remote import RemoteClassifier
 from denoised_smoothing.datasets import Example, ImageDataset, select
 from denoised_smoothing.errors import ImageError, SettingError

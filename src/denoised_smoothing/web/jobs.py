@@ -18,8 +18,8 @@ from denoised_smoothing.attacks import PGD, attack
 from denoised_smoothing.attacks.pgd import distance
 from denoised_smoothing.certificates.certificate import SamplingPlan
 from denoised_smoothing.certificates.counts import LabelCounts, Stage
+from denoised_smoothing.certificates.parameters import Setting
 from denoised_smoothing.certificates.prediction import PredictionBudget
-from denoised_smoothing.certificates.setting import Setting
 from denoised_smoothing.errors import SettingError
 from denoised_smoothing.images import digest, to_png
 from denoised_smoothing.noise import derive_key

@@ -13,10 +13,10 @@ from denoised_smoothing.attacks.pgd import distance, to_grid_within
 from denoised_smoothing.certificates.bounds import clopper_pearson_upper
 from denoised_smoothing.certificates.certificate import Certificate, SamplingPlan
 from denoised_smoothing.certificates.counts import LabelCounts, Stage
+from denoised_smoothing.certificates.parameters import Setting
 from denoised_smoothing.certificates.plans import Anytime
 from denoised_smoothing.certificates.prediction import Prediction
 from denoised_smoothing.certificates.radii import format_down, gaussian_radius, round_down
-from denoised_smoothing.certificates.setting import Setting
 from denoised_smoothing.errors import DenoisedSmoothingError
 from denoised_smoothing.images import to_png
 from denoised_smoothing.smoothing import SmoothedClassifier

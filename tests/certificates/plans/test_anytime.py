@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from denoised_smoothing.certificates.bounds import clopper_pearson_upper
+from denoised_smoothing.certificates.confidence_sequence import mixture_failure_bound
 from denoised_smoothing.certificates.counts import LabelCounts, Stage
+from denoised_smoothing.certificates.parameters import Noise, Setting
 from denoised_smoothing.certificates.plans import Anytime, FixedBudget
 from denoised_smoothing.certificates.radii import failure_for_radius, gaussian_radius
-from denoised_smoothing.certificates.sequences import mixture_failure_bound
-from denoised_smoothing.certificates.setting import Noise, Setting
 from denoised_smoothing.errors import CountsError, SettingError
 from denoised_smoothing.scheduling import ImageTask
 

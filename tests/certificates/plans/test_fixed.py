@@ -10,8 +10,8 @@ from scipy import stats
 
 from denoised_smoothing.certificates.certificate import Certificate
 from denoised_smoothing.certificates.counts import LabelCounts, Stage
+from denoised_smoothing.certificates.parameters import Noise
 from denoised_smoothing.certificates.plans import Anytime, FixedBudget
-from denoised_smoothing.certificates.setting import Noise
 from denoised_smoothing.errors import CountsError, SettingError
 
 from ..samples import Votes, counts_of, drive, setting_of, stages, tally

@@ -9,20 +9,20 @@ import numpy as np
 
 from denoised_smoothing.certificates.bounds import check_copies, clopper_pearson_upper
 from denoised_smoothing.certificates.certificate import Certificate, SamplingPlan
+from denoised_smoothing.certificates.confidence_sequence import (
+    Boundary,
+    boundary,
+    check_anytime_alpha,
+    mixture_failure_bound,
+)
 from denoised_smoothing.certificates.counts import LabelCounts, Stage
+from denoised_smoothing.certificates.parameters import Setting
 from denoised_smoothing.certificates.plans.fixed import Counts, check_independent
 from denoised_smoothing.certificates.radii import (
     check_radii,
     failure_for_radius,
     gaussian_radius,
 )
-from denoised_smoothing.certificates.sequences import (
-    Boundary,
-    boundary,
-    check_anytime_alpha,
-    mixture_failure_bound,
-)
-from denoised_smoothing.certificates.setting import Setting
 from denoised_smoothing.errors import CountsError
 
 RADII = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
@@ -36,8 +36,8 @@ class Anytime(SamplingPlan):
     """Draws copies until it is known which of the radii an image is robust at.
 
     A bound that holds at all times at once (the truncated Krichevsky-Trofimov mixture of
-    :mod:`~denoised_smoothing.certificates.sequences`) at 3/4 of alpha, and one Clopper-Pearson
-    look at ``max_n`` copies at 1/4: together wrong with probability at most alpha. All radii
+    :mod:`~denoised_smoothing.certificates.confidence_sequence`) at 3/4 of alpha, and one
+    Clopper-Pearson look at ``max_n`` copies at 1/4: together wrong with probability at most alpha. All radii
     are judged on one stream at no price in alpha, for their hypotheses are nested. It ends when
     all radii are certified, or when the smallest that is not certified is out of reach or
     improbable. The run may be continued (``more``) and stays valid; the look is not repeated.

@@ -13,8 +13,8 @@ from denoised_smoothing.certificates.bounds import (
 )
 from denoised_smoothing.certificates.certificate import Certificate, SamplingPlan
 from denoised_smoothing.certificates.counts import LabelCounts, Stage
+from denoised_smoothing.certificates.parameters import Setting
 from denoised_smoothing.certificates.radii import gaussian_radius, two_sided_radius
-from denoised_smoothing.certificates.setting import Setting
 from denoised_smoothing.errors import CountsError
 
 Counts = Mapping[Stage, LabelCounts]

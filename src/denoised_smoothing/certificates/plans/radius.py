@@ -13,12 +13,12 @@ from scipy import special, stats
 from denoised_smoothing.certificates.bounds import check_copies
 from denoised_smoothing.certificates.certificate import Certificate, SamplingPlan
 from denoised_smoothing.certificates.counts import Stage
+from denoised_smoothing.certificates.parameters import Setting
 from denoised_smoothing.certificates.plans.fixed import (
     Counts,
     estimation_target,
     fixed_certificate,
 )
-from denoised_smoothing.certificates.setting import Setting
 from denoised_smoothing.errors import SettingError
 
 SIZES = 60

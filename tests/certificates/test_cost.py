@@ -9,18 +9,18 @@ import pytest
 from scipy import stats
 
 from denoised_smoothing.certificates.bounds import clopper_pearson_upper
-from denoised_smoothing.certificates.counts import LabelCounts, Stage
-from denoised_smoothing.certificates.planning import (
+from denoised_smoothing.certificates.confidence_sequence import mixture_failure_bound
+from denoised_smoothing.certificates.cost import (
     Bound,
     estimate,
     expected_calls,
     least_cap,
     least_copies,
 )
+from denoised_smoothing.certificates.counts import LabelCounts, Stage
+from denoised_smoothing.certificates.parameters import Noise, Setting
 from denoised_smoothing.certificates.plans import Anytime, FixedBudget
 from denoised_smoothing.certificates.radii import gaussian_radius
-from denoised_smoothing.certificates.sequences import mixture_failure_bound
-from denoised_smoothing.certificates.setting import Noise, Setting
 from denoised_smoothing.errors import SettingError
 
 SETTING = Setting(sigma=0.5, alpha=0.001, dimension=3072, seed=0)

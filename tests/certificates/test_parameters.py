@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from denoised_smoothing.certificates.grid import grid_error
-from denoised_smoothing.certificates.setting import Noise, Setting, choose_by_name
+from denoised_smoothing.certificates.parameters import Noise, Setting, choose_by_name
 from denoised_smoothing.errors import SettingError
 
 from .samples import setting_of

@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 from scipy import special, stats
 
 from denoised_smoothing.certificates.bounds import clopper_pearson_upper
-from denoised_smoothing.certificates.radii import gaussian_radius
-from denoised_smoothing.certificates.sequences import (
+from denoised_smoothing.certificates.confidence_sequence import (
     FUTILITY_ALPHA,
     Boundary,
     boundary,
@@ -24,6 +23,7 @@ from denoised_smoothing.certificates.sequences import (
     log_evidence,
     mixture_failure_bound,
 )
+from denoised_smoothing.certificates.radii import gaussian_radius
 from denoised_smoothing.errors import SettingError
 
 GOLDEN_FILE = Path(__file__).with_name("golden_bounds.csv")

@@ -16,16 +16,16 @@ import numpy.typing as npt
 from scipy import signal, special, stats
 
 from denoised_smoothing.certificates.bounds import checkpoint_step
-from denoised_smoothing.certificates.plans import Anytime, FixedBudget
-from denoised_smoothing.certificates.plans.anytime import MIXTURE_SHARE
-from denoised_smoothing.certificates.radii import check_radii, failure_for_radius
-from denoised_smoothing.certificates.sequences import (
+from denoised_smoothing.certificates.confidence_sequence import (
     Boundary,
     check_anytime_alpha,
     least_for_clopper_pearson,
     log_evidence,
 )
-from denoised_smoothing.certificates.setting import Setting
+from denoised_smoothing.certificates.parameters import Setting
+from denoised_smoothing.certificates.plans import Anytime, FixedBudget
+from denoised_smoothing.certificates.plans.anytime import MIXTURE_SHARE
+from denoised_smoothing.certificates.radii import check_radii, failure_for_radius
 from denoised_smoothing.errors import SettingError
 
 PROBABILITIES = (0.5, 0.7, 0.9, 0.95, 0.99, 0.999, 0.9999, 1.0)
