@@ -23,11 +23,12 @@ from typing import Any
 import numpy as np
 
 from denoised_smoothing import CertificationRun, FixedBudget, SmoothedClassifier, Store
-from denoised_smoothing.classifiers.remote import Conduct, Encoding, RemoteClassifier
-from denoised_smoothing.classifiers.remote.encoding import to_levels
 from denoised_smoothing.datasets import ImageDataset
+from denoised_smoothing.remote.classifier import RemoteClassifier
+from denoised_smoothing.remote.conduct import Conduct
+from denoised_smoothing.remote.encoding import Encoding, to_levels
 
-TESTS = Path(__file__).parents[1] / "tests" / "classifiers" / "remote"
+TESTS = Path(__file__).parents[1] / "tests" / "remote"
 IN_FLIGHT = 64
 
 
@@ -49,8 +50,8 @@ def bare_http(url: str) -> Callable[[bytes], Any]:
 
 
 def ours(name: str, url: str) -> RemoteClassifier:
-    from denoised_smoothing.classifiers.remote.aws import Rekognition
-    from denoised_smoothing.classifiers.remote.http import HttpEndpoint
+    from denoised_smoothing.remote.vendors.aws import Rekognition
+    from denoised_smoothing.remote.vendors.http import HttpEndpoint
 
     vendor = Rekognition() if name == "aws" else HttpEndpoint(f"{url}/classify", "predictions")
     return RemoteClassifier(vendor, conduct=Conduct(in_flight=IN_FLIGHT, rate=None))

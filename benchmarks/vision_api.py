@@ -34,7 +34,7 @@ from denoised_smoothing import (
     load_denoiser,
     load_results,
 )
-from denoised_smoothing.ledger import Ledger
+from denoised_smoothing.remote.log import Ledger
 
 ROOT = Path(__file__).parents[1]
 SHARED = Path(os.environ.get("DENOISED_SMOOTHING_SHARED", ROOT.parent / "shared"))

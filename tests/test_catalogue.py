@@ -26,7 +26,6 @@ from denoised_smoothing.classifiers import (
     ImageClassifier,
     save_cifar_resnet,
 )
-from denoised_smoothing.classifiers.remote.specs import REMOTE_FORMS
 from denoised_smoothing.denoisers import (
     ARCHITECTURES,
     DenoiserNetwork,
@@ -38,6 +37,7 @@ from denoised_smoothing.denoisers import (
 )
 from denoised_smoothing.errors import SettingError, SpecError, WeightsError
 from denoised_smoothing.plugins import Role, forms, schemes
+from denoised_smoothing.remote.source import REMOTE_FORMS
 
 SAMPLES = Path(__file__).parent / "samples"
 SMALL = {

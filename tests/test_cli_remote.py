@@ -15,16 +15,16 @@ import numpy as np
 import PIL.Image
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent / "classifiers" / "remote"))
+sys.path.insert(0, str(Path(__file__).parent / "remote"))
 
 from fake import KEY, FakeVendor, Trouble, by_chance
 from vendors import BY_NAME
 
 from denoised_smoothing import Store
-from denoised_smoothing.classifiers.remote.aws import Rekognition
-from denoised_smoothing.classifiers.remote.vendor import Limits
 from denoised_smoothing.cli import main
-from denoised_smoothing.ledger import Ledger
+from denoised_smoothing.remote.log import Ledger
+from denoised_smoothing.remote.vendors.aws import Rekognition
+from denoised_smoothing.remote.vendors.base import Limits
 
 
 @pytest.fixture

@@ -22,9 +22,6 @@ import torch
 from denoised_smoothing import Anytime, CertificationRun, FixedBudget, SmoothedClassifier, Store
 from denoised_smoothing.certificates.certificate import SamplingPlan
 from denoised_smoothing.certificates.counts import Stage
-from denoised_smoothing.classifiers.remote import Budget, Conduct, RemoteClassifier
-from denoised_smoothing.classifiers.remote.http import HttpEndpoint
-from denoised_smoothing.classifiers.remote.simulated import Simulated
 from denoised_smoothing.datasets import load_dataset
 from denoised_smoothing.errors import (
     BudgetReachedError,
@@ -32,11 +29,16 @@ from denoised_smoothing.errors import (
     SettingError,
     StoreError,
 )
-from denoised_smoothing.ledger import Ledger
-from denoised_smoothing.queries import Attempt, CopyKey, Outcome
+from denoised_smoothing.remote.budget import Budget
+from denoised_smoothing.remote.classifier import RemoteClassifier
+from denoised_smoothing.remote.conduct import Conduct
+from denoised_smoothing.remote.log import Ledger
+from denoised_smoothing.remote.records import Attempt, CopyKey, Outcome
+from denoised_smoothing.remote.vendors.http import HttpEndpoint
+from denoised_smoothing.remote.vendors.simulated import Simulated
 from denoised_smoothing.reporting import load_results
 
-FAKE = Path(__file__).parent / "classifiers" / "remote" / "fake.py"
+FAKE = Path(__file__).parent / "remote" / "fake.py"
 QUICK = Conduct(in_flight=8, rate=None, timeout=5.0, first_wait=0.005, longest_wait=0.05)
 ANYTIME = Anytime(radii=(0.25,), max_n=300, n0=20, every=10)
 

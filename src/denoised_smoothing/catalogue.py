@@ -10,7 +10,6 @@ from typing import Any
 
 from denoised_smoothing.bundles import missing_roles, read_bundle, restore_form
 from denoised_smoothing.classifiers import load_cifar_resnet
-from denoised_smoothing.classifiers.remote.specs import REMOTE_FORMS, is_remote, load_remote
 from denoised_smoothing.denoisers import (
     DenoiserNetwork,
     MeanDenoiser,
@@ -35,6 +34,7 @@ from denoised_smoothing.plugins import (
     open_spec,
     unknown,
 )
+from denoised_smoothing.remote.source import REMOTE_FORMS, is_remote, load_remote
 from denoised_smoothing.smoothing import SmoothedClassifier
 from denoised_smoothing.weights import load_weights
 
@@ -47,7 +47,7 @@ def load_classifier(spec: str) -> Classifier:
             :func:`list_classifiers`, such as ``torchvision:resnet50``, ``timm:FOLDER``,
             ``hf:NAME``, ``onnx:FILE?mean=0.5,0.5,0.5``, ``cifar-resnet56:FILE.safetensors`` or
             ``python:MODULE:FACTORY`` for whatever FACTORY() returns, or a remote one
-            (:func:`~denoised_smoothing.classifiers.remote.specs.load_remote`).
+            (:func:`~denoised_smoothing.remote.source.load_remote`).
 
     Raises:
         SpecError: nothing known by that name; suggests the nearest.

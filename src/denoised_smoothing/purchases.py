@@ -7,10 +7,11 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-from denoised_smoothing.classifiers.remote import Price, RemoteClassifier
 from denoised_smoothing.errors import SettingError
-from denoised_smoothing.ledger import Ledger
-from denoised_smoothing.queries import Spending
+from denoised_smoothing.remote.classifier import RemoteClassifier
+from denoised_smoothing.remote.log import Ledger
+from denoised_smoothing.remote.records import Spending
+from denoised_smoothing.remote.vendors.prices import Price
 from denoised_smoothing.smoothing import SmoothedClassifier
 from denoised_smoothing.store import Store, StoredRun
 

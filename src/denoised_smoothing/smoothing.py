@@ -42,8 +42,9 @@ from denoised_smoothing.executors import (
     worker_device,
 )
 from denoised_smoothing.fingerprints import fingerprint
-from denoised_smoothing.interfaces import Classifier, CopyClassifier
+from denoised_smoothing.interfaces import Classifier
 from denoised_smoothing.noise import chunk_size, noisy_copies
+from denoised_smoothing.remote.protocol import CopyClassifier
 from denoised_smoothing.scheduling import ImageTask, Part, Targets, same_shape, spend
 from denoised_smoothing.voting import Voting
 

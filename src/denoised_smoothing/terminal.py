@@ -24,7 +24,7 @@ from denoised_smoothing.reporting import (
 )
 
 if TYPE_CHECKING:
-    from denoised_smoothing.queries import Spending
+    from denoised_smoothing.remote.records import Spending
     from denoised_smoothing.runs import RunProgress
 
 out, err = Console(), Console(stderr=True)

@@ -17,9 +17,9 @@ from denoised_smoothing.certificates.parameters import Noise
 from denoised_smoothing.dispatch import spend_singly
 from denoised_smoothing.engines import Choice, Engine
 from denoised_smoothing.errors import ClassifierError
-from denoised_smoothing.interfaces import CopySession
 from denoised_smoothing.noise import chunk_size, noisy_copies
-from denoised_smoothing.queries import CopyKey
+from denoised_smoothing.remote.protocol import CopySession
+from denoised_smoothing.remote.records import CopyKey
 from denoised_smoothing.scheduling import ImageTask, Part, Targets, same_shape
 
 Seed = int | Callable[[ImageTask], int]

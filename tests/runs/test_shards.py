@@ -19,8 +19,8 @@ from denoised_smoothing.certificates.plans import Anytime, FixedBudget
 from denoised_smoothing.cli import main
 from denoised_smoothing.datasets import ImageDataset
 from denoised_smoothing.errors import RunMismatchError, SettingError
-from denoised_smoothing.ledger import Ledger
-from denoised_smoothing.queries import Attempt, CopyKey, Outcome
+from denoised_smoothing.remote.log import Ledger
+from denoised_smoothing.remote.records import Attempt, CopyKey, Outcome
 from denoised_smoothing.reporting import Format, export, load_results
 from denoised_smoothing.runs import EXAMPLES, CertificationRun, Shard, merge
 from denoised_smoothing.store import Store

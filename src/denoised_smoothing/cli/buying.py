@@ -12,8 +12,8 @@ from denoised_smoothing.errors import SettingError
 from denoised_smoothing.terminal import err
 
 if TYPE_CHECKING:
-    from denoised_smoothing.classifiers.remote import RemoteClassifier
     from denoised_smoothing.purchases import QueryEstimate
+    from denoised_smoothing.remote.classifier import RemoteClassifier
     from denoised_smoothing.reporting import RunResults
     from denoised_smoothing.smoothing import SmoothedClassifier
 
@@ -108,7 +108,8 @@ class BuyingOptions:
         Raises:
             SettingError: an option is out of range, or is for remote classifiers.
         """
-        from denoised_smoothing.classifiers.remote import Budget, RemoteClassifier
+        from denoised_smoothing.remote.budget import Budget
+        from denoised_smoothing.remote.classifier import RemoteClassifier
 
         if not isinstance(classifier, RemoteClassifier):
             given = [name for name, value in vars(self).items() if value not in (None, False)]

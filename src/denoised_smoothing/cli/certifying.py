@@ -151,7 +151,7 @@ def predict(
     from denoised_smoothing.datasets import load_dataset
     from denoised_smoothing.images import load_image
     from denoised_smoothing.purchases import QueryEstimate
-    from denoised_smoothing.queries import Spending
+    from denoised_smoothing.remote.records import Spending
     from denoised_smoothing.runs import calibrate
 
     choice = chosen(
@@ -237,7 +237,7 @@ def certify(
 ) -> None:
     """Certify images; a run that exists goes on where it stopped."""
     from denoised_smoothing.datasets import load_dataset
-    from denoised_smoothing.ledger import Ledger
+    from denoised_smoothing.remote.log import Ledger
     from denoised_smoothing.reporting import load_results
     from denoised_smoothing.runs import CertificationRun, Shard
     from denoised_smoothing.store import Store

@@ -19,7 +19,6 @@ from jaxtyping import Float
 from denoised_smoothing.certificates.certificate import SamplingPlan
 from denoised_smoothing.certificates.parameters import EngineName, Setting
 from denoised_smoothing.certificates.plans import Anytime, FixedBudget
-from denoised_smoothing.classifiers.remote import RemoteClassifier
 from denoised_smoothing.datasets import Example, ImageDataset, select
 from denoised_smoothing.errors import ImageError, SettingError
 from denoised_smoothing.images import to_png
@@ -31,6 +30,7 @@ from denoised_smoothing.purchases import (
     logged,
     remote_of,
 )
+from denoised_smoothing.remote.classifier import RemoteClassifier
 from denoised_smoothing.runs.recorder import Recorder, RunProgress, has_all
 from denoised_smoothing.runs.shards import OF_SHARDS, Shard
 from denoised_smoothing.smoothing import SmoothedClassifier

@@ -61,7 +61,7 @@ QUERIES = sa.Table(
     sa.Column("answer", sa.Text),
     sa.Column("seconds", sa.Float),
 )
-"""Attempts at a classifier behind a wire; :mod:`~denoised_smoothing.ledger` reads and writes it."""
+"""Attempts at a remote classifier; :mod:`~denoised_smoothing.remote.log` reads and writes it."""
 
 DRIVERS = sa.Table(
     "drivers",

@@ -16,7 +16,8 @@ from denoised_smoothing.certificates.parameters import EngineName
 from denoised_smoothing.certificates.radii import check_sigma
 from denoised_smoothing.datasets import load_dataset
 from denoised_smoothing.errors import DenoisedSmoothingError, ImageError, SettingError
-from denoised_smoothing.interfaces import Classifier, CopyClassifier, Denoiser
+from denoised_smoothing.interfaces import Classifier, Denoiser
+from denoised_smoothing.remote.protocol import CopyClassifier
 from denoised_smoothing.smoothing import SmoothedClassifier
 
 NO_DENOISER = "none"

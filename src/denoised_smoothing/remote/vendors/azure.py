@@ -6,9 +6,10 @@ import os
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from denoised_smoothing.classifiers.remote.answers import Scored
-from denoised_smoothing.classifiers.remote.http import checked_url
-from denoised_smoothing.classifiers.remote.vendor import (
+from denoised_smoothing.errors import SettingError
+from denoised_smoothing.remote.labels import Scored
+from denoised_smoothing.remote.records import Outcome
+from denoised_smoothing.remote.vendors.base import (
     Limits,
     Reply,
     Vendor,
@@ -16,8 +17,7 @@ from denoised_smoothing.classifiers.remote.vendor import (
     fault_of_status,
     needed,
 )
-from denoised_smoothing.errors import SettingError
-from denoised_smoothing.queries import Outcome
+from denoised_smoothing.remote.vendors.http import checked_url
 
 _PACKAGE = "azure-ai-vision-imageanalysis"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from denoised_smoothing.errors import BudgetReachedError, SettingError
-from denoised_smoothing.queries import Outcome, Spending
+from denoised_smoothing.remote.records import Outcome, Spending
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,12 +4,12 @@ import itertools
 
 import pytest
 
-from denoised_smoothing.classifiers.remote import Budget, Conduct
-from denoised_smoothing.classifiers.remote.budget import Purse
-from denoised_smoothing.classifiers.remote.pacing import Breaker, TokenBucket
-from denoised_smoothing.classifiers.remote.vendor import fault_of_status, retry_after
 from denoised_smoothing.errors import BudgetReachedError, SettingError
-from denoised_smoothing.queries import Outcome, Spending
+from denoised_smoothing.remote.budget import Budget, Purse
+from denoised_smoothing.remote.conduct import Conduct
+from denoised_smoothing.remote.pacing import Breaker, TokenBucket
+from denoised_smoothing.remote.records import Outcome, Spending
+from denoised_smoothing.remote.vendors.base import fault_of_status, retry_after
 
 
 class TestTokenBucket:

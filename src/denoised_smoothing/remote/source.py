@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from denoised_smoothing.classifiers.remote.answers import AnswerRule
-from denoised_smoothing.classifiers.remote.classifier import RemoteClassifier
-from denoised_smoothing.classifiers.remote.encoding import Encoding, Format
-from denoised_smoothing.classifiers.remote.vendor import Vendor
 from denoised_smoothing.errors import SpecError
+from denoised_smoothing.remote.classifier import RemoteClassifier
+from denoised_smoothing.remote.encoding import Encoding, Format
+from denoised_smoothing.remote.labels import AnswerRule
+from denoised_smoothing.remote.vendors.base import Vendor
 
 REMOTE_FORMS = (
     "aws",
@@ -107,31 +107,31 @@ def _parsed(spec: str) -> _Spec:
 
 
 def _aws(spec: _Spec, labels: tuple[str, ...] | None) -> Vendor:
-    from denoised_smoothing.classifiers.remote.aws import Rekognition
+    from denoised_smoothing.remote.vendors.aws import Rekognition
 
     return Rekognition(**spec.take("max_labels", int), **spec.take("min_confidence", float))
 
 
 def _google(spec: _Spec, labels: tuple[str, ...] | None) -> Vendor:
-    from denoised_smoothing.classifiers.remote.google import CloudVision
+    from denoised_smoothing.remote.vendors.google import CloudVision
 
     return CloudVision(**spec.take("max_labels", int), **spec.take("endpoint"))
 
 
 def _azure(spec: _Spec, labels: tuple[str, ...] | None) -> Vendor:
-    from denoised_smoothing.classifiers.remote.azure import ImageAnalysis
+    from denoised_smoothing.remote.vendors.azure import ImageAnalysis
 
     return ImageAnalysis()
 
 
 def _clarifai(spec: _Spec, labels: tuple[str, ...] | None) -> Vendor:
-    from denoised_smoothing.classifiers.remote.clarifai import Clarifai
+    from denoised_smoothing.remote.vendors.clarifai import Clarifai
 
     return Clarifai(_needed(spec, "clarifai:MODEL"))
 
 
 def _openai(spec: _Spec, labels: tuple[str, ...] | None) -> Vendor:
-    from denoised_smoothing.classifiers.remote.openai import OpenAI
+    from denoised_smoothing.remote.vendors.openai import OpenAI
 
     model = _needed(spec, "openai:MODEL#labels=FILE")
     return OpenAI(model, labels or (), **spec.take("prompt"), **spec.take("detail"))
@@ -142,12 +142,12 @@ def _http(spec: _Spec, labels: tuple[str, ...] | None) -> Vendor:
     protocol = spec.take("protocol").get("protocol", "json")
     token = spec.take("token_env")
     if protocol == "kserve":
-        from denoised_smoothing.classifiers.remote.kserve import KServe
+        from denoised_smoothing.remote.vendors.kserve import KServe
 
         return KServe(url, labels=labels or (), **spec.take("output"), **token)
     if protocol != "json":
         raise SpecError(f"{spec.text!r}: protocol is json or kserve, got {protocol!r}")
-    from denoised_smoothing.classifiers.remote.http import HttpEndpoint
+    from denoised_smoothing.remote.vendors.http import HttpEndpoint
 
     return HttpEndpoint(
         url, **spec.take("label"), **spec.take("body"), **spec.take("field"), **token
@@ -155,7 +155,7 @@ def _http(spec: _Spec, labels: tuple[str, ...] | None) -> Vendor:
 
 
 def _simulated(spec: _Spec, labels: tuple[str, ...] | None) -> Vendor:
-    from denoised_smoothing.classifiers.remote.simulated import Simulated
+    from denoised_smoothing.remote.vendors.simulated import Simulated
 
     weights = spec.take("weights", _weights).get("weights")
     return Simulated(

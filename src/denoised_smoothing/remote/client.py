@@ -11,14 +11,14 @@ from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from denoised_smoothing.classifiers.remote.answers import AnswerRule
-from denoised_smoothing.classifiers.remote.budget import Purse
-from denoised_smoothing.classifiers.remote.conduct import Conduct
-from denoised_smoothing.classifiers.remote.desk import Copy, Desk, Sent, cleaned
-from denoised_smoothing.classifiers.remote.history import read_history
-from denoised_smoothing.classifiers.remote.vendor import Vendor, VendorFault, to_json
 from denoised_smoothing.errors import StoreError
-from denoised_smoothing.queries import CopyKey, Outcome, QueryLog, Spending, what_is_kept
+from denoised_smoothing.remote.budget import Purse
+from denoised_smoothing.remote.conduct import Conduct
+from denoised_smoothing.remote.history import read_history
+from denoised_smoothing.remote.labels import AnswerRule
+from denoised_smoothing.remote.queue import Copy, Desk, Sent, cleaned
+from denoised_smoothing.remote.records import CopyKey, Outcome, QueryLog, Spending, what_is_kept
+from denoised_smoothing.remote.vendors.base import Vendor, VendorFault, to_json
 
 GATHER_SECONDS = 0.01
 """A turn begins about so often: its transaction costs as much as dozens of rows."""

@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Any, ClassVar
 
-from denoised_smoothing.classifiers.remote.answers import Scored
-from denoised_smoothing.classifiers.remote.vendor import Reply, needed
-from denoised_smoothing.classifiers.remote.wire import WireVendor
 from denoised_smoothing.errors import SettingError
+from denoised_smoothing.remote.labels import Scored
+from denoised_smoothing.remote.vendors.base import Reply, needed
+from denoised_smoothing.remote.vendors.wire import WireVendor
 
 
 class Body(StrEnum):

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from denoised_smoothing.classifiers.remote.answers import AnswerRule, Scored, normalised
+from denoised_smoothing.remote.labels import AnswerRule, Scored, normalised
 
 
 @pytest.mark.parametrize(

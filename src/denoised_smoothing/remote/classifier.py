@@ -15,14 +15,14 @@ from jaxtyping import Float, Int
 from torch import Tensor, tensor
 
 from denoised_smoothing.certificates.counts import Stage
-from denoised_smoothing.classifiers.remote.answers import AnswerRule
-from denoised_smoothing.classifiers.remote.client import QueryClient
-from denoised_smoothing.classifiers.remote.conduct import Conduct
-from denoised_smoothing.classifiers.remote.encoding import Encoding, to_levels
-from denoised_smoothing.classifiers.remote.prices import Price
-from denoised_smoothing.classifiers.remote.vendor import Vendor
 from denoised_smoothing.errors import AnswerMissingError
-from denoised_smoothing.queries import CopyKey, MemoryLog, QueryLog, Spending, spending_of
+from denoised_smoothing.remote.client import QueryClient
+from denoised_smoothing.remote.conduct import Conduct
+from denoised_smoothing.remote.encoding import Encoding, to_levels
+from denoised_smoothing.remote.labels import AnswerRule
+from denoised_smoothing.remote.records import CopyKey, MemoryLog, QueryLog, Spending, spending_of
+from denoised_smoothing.remote.vendors.base import Vendor
+from denoised_smoothing.remote.vendors.prices import Price
 
 
 class RemoteClassifier:
@@ -171,7 +171,7 @@ class RemoteClassifier:
 
 
 class Session:
-    """A :class:`~denoised_smoothing.interfaces.CopySession` of a remote classifier."""
+    """A :class:`~denoised_smoothing.remote.protocol.CopySession` of a remote classifier."""
 
     def __init__(
         self, classifier: RemoteClassifier, client: QueryClient, number: _Numbering

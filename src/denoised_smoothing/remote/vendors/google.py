@@ -6,9 +6,10 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from denoised_smoothing.classifiers.remote.answers import Scored
-from denoised_smoothing.classifiers.remote.http import checked_url
-from denoised_smoothing.classifiers.remote.vendor import (
+from denoised_smoothing.errors import SettingError
+from denoised_smoothing.remote.labels import Scored
+from denoised_smoothing.remote.records import Outcome
+from denoised_smoothing.remote.vendors.base import (
     Blame,
     Limits,
     Reply,
@@ -17,8 +18,7 @@ from denoised_smoothing.classifiers.remote.vendor import (
     fault_of_status,
     needed,
 )
-from denoised_smoothing.errors import SettingError
-from denoised_smoothing.queries import Outcome
+from denoised_smoothing.remote.vendors.http import checked_url
 
 _CODES = {1: 499, 3: 400, 4: 504, 5: 404, 7: 403, 8: 429, 13: 500, 14: 503, 16: 401}
 """Codes of google.rpc to those of HTTP."""

@@ -11,8 +11,8 @@ import numpy as np
 import PIL.Image
 from jaxtyping import Float32, UInt8
 
-from denoised_smoothing.classifiers.remote.vendor import Limits
 from denoised_smoothing.errors import SettingError
+from denoised_smoothing.remote.vendors.base import Limits
 
 
 def to_levels(images: Float32[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape"]:

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 import tenacity
 
-from denoised_smoothing.classifiers.remote.budget import Budget
 from denoised_smoothing.errors import SettingError
+from denoised_smoothing.remote.budget import Budget
 
 
 @dataclass(frozen=True)

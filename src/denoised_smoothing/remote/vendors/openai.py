@@ -7,8 +7,10 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from denoised_smoothing.classifiers.remote.answers import Scored, normalised
-from denoised_smoothing.classifiers.remote.vendor import (
+from denoised_smoothing.errors import SettingError
+from denoised_smoothing.remote.labels import Scored, normalised
+from denoised_smoothing.remote.records import Outcome
+from denoised_smoothing.remote.vendors.base import (
     Blame,
     Limits,
     Reply,
@@ -17,8 +19,6 @@ from denoised_smoothing.classifiers.remote.vendor import (
     fault_of_status,
     needed,
 )
-from denoised_smoothing.errors import SettingError
-from denoised_smoothing.queries import Outcome
 
 PROMPT = "Which of the labels names what the image shows? Answer with exactly one label."
 _QUOTA = ("insufficient_quota", "billing_hard_limit_reached")

@@ -18,15 +18,19 @@ from fake import FakeVendor, Trouble, in_turn
 from vendors import BY_NAME, CASES, Case, prepare
 
 from denoised_smoothing.certificates.counts import Stage
-from denoised_smoothing.classifiers.remote import AnswerRule, Budget, Conduct, Encoding, Vendor
-from denoised_smoothing.classifiers.remote.client import QueryClient
 from denoised_smoothing.errors import (
     BudgetReachedError,
     ModelChangedError,
     RemoteError,
     SettingError,
 )
-from denoised_smoothing.queries import Charge, CopyKey, MemoryLog, Outcome
+from denoised_smoothing.remote.budget import Budget
+from denoised_smoothing.remote.client import QueryClient
+from denoised_smoothing.remote.conduct import Conduct
+from denoised_smoothing.remote.encoding import Encoding
+from denoised_smoothing.remote.labels import AnswerRule
+from denoised_smoothing.remote.records import Charge, CopyKey, MemoryLog, Outcome
+from denoised_smoothing.remote.vendors.base import Vendor
 
 O, T = Outcome, Trouble  # noqa: E741
 QUICK = Conduct(

@@ -9,8 +9,8 @@ import pytest
 
 from denoised_smoothing.certificates.counts import Stage
 from denoised_smoothing.errors import RunNotFoundError, StoreError
-from denoised_smoothing.ledger import Ledger
-from denoised_smoothing.queries import (
+from denoised_smoothing.remote.log import Ledger
+from denoised_smoothing.remote.records import (
     Attempt,
     CopyKey,
     MemoryLog,

@@ -11,11 +11,11 @@ from typing import Any, ClassVar
 import numpy as np
 import PIL.Image
 
-from denoised_smoothing.classifiers.remote.answers import Scored
-from denoised_smoothing.classifiers.remote.http import checked_url, token_of
-from denoised_smoothing.classifiers.remote.vendor import Blame, Reply, VendorFault
-from denoised_smoothing.classifiers.remote.wire import WireVendor
-from denoised_smoothing.queries import Outcome
+from denoised_smoothing.remote.labels import Scored
+from denoised_smoothing.remote.records import Outcome
+from denoised_smoothing.remote.vendors.base import Blame, Reply, VendorFault
+from denoised_smoothing.remote.vendors.http import checked_url, token_of
+from denoised_smoothing.remote.vendors.wire import WireVendor
 
 
 class KServe(WireVendor):

@@ -6,9 +6,9 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from denoised_smoothing.classifiers.remote.encoding import Encoding, Format, to_levels
-from denoised_smoothing.classifiers.remote.vendor import Limits
 from denoised_smoothing.errors import SettingError
+from denoised_smoothing.remote.encoding import Encoding, Format, to_levels
+from denoised_smoothing.remote.vendors.base import Limits
 
 
 def decoded(data: bytes) -> np.ndarray:

@@ -7,14 +7,14 @@ from collections.abc import Callable, Mapping
 from queue import SimpleQueue
 from typing import Any, ClassVar
 
-from denoised_smoothing.classifiers.remote.vendor import (
+from denoised_smoothing.remote.records import Outcome
+from denoised_smoothing.remote.vendors.base import (
     Blame,
     Vendor,
     VendorFault,
     fault_of_status,
     needed,
 )
-from denoised_smoothing.queries import Outcome
 
 
 class WireVendor(Vendor):

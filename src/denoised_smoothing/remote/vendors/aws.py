@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from denoised_smoothing.classifiers.remote.answers import Scored
-from denoised_smoothing.classifiers.remote.vendor import (
+from denoised_smoothing.errors import SettingError
+from denoised_smoothing.remote.labels import Scored
+from denoised_smoothing.remote.records import Outcome
+from denoised_smoothing.remote.vendors.base import (
     Blame,
     Limits,
     Reply,
@@ -16,8 +18,6 @@ from denoised_smoothing.classifiers.remote.vendor import (
     needed,
     retry_after,
 )
-from denoised_smoothing.errors import SettingError
-from denoised_smoothing.queries import Outcome
 
 _THROTTLED = ("Throttling", "ThroughputExceeded", "LimitExceeded", "TooManyRequests", "SlowDown")
 _ACCOUNT = (

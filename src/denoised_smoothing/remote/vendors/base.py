@@ -12,10 +12,10 @@ from enum import Enum
 from importlib import import_module
 from typing import Any, ClassVar
 
-from denoised_smoothing.classifiers.remote.answers import Scored
-from denoised_smoothing.classifiers.remote.prices import PRICES, Price
 from denoised_smoothing.errors import MissingExtraError
-from denoised_smoothing.queries import Outcome
+from denoised_smoothing.remote.labels import Scored
+from denoised_smoothing.remote.records import Outcome
+from denoised_smoothing.remote.vendors.prices import PRICES, Price
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,9 +7,10 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from denoised_smoothing.classifiers.remote.answers import Scored
-from denoised_smoothing.classifiers.remote.http import checked_url
-from denoised_smoothing.classifiers.remote.vendor import (
+from denoised_smoothing.errors import SettingError
+from denoised_smoothing.remote.labels import Scored
+from denoised_smoothing.remote.records import Outcome
+from denoised_smoothing.remote.vendors.base import (
     Blame,
     Limits,
     Reply,
@@ -17,9 +18,8 @@ from denoised_smoothing.classifiers.remote.vendor import (
     fault_of_status,
     retry_after,
 )
-from denoised_smoothing.classifiers.remote.wire import WireVendor
-from denoised_smoothing.errors import SettingError
-from denoised_smoothing.queries import Outcome
+from denoised_smoothing.remote.vendors.http import checked_url
+from denoised_smoothing.remote.vendors.wire import WireVendor
 
 _FAULTS = {
     range(11000, 11003): (Outcome.REFUSED, Blame.ACCOUNT),

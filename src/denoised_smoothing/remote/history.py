@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from denoised_smoothing.queries import CopyKey, Outcome, QueryLog, Spending
+from denoised_smoothing.remote.records import CopyKey, Outcome, QueryLog, Spending
 
 _HARMLESS = (Outcome.THROTTLED, Outcome.SENT, Outcome.WITHHELD)
 """Ends of attempts that say nothing about the copy."""

@@ -12,13 +12,13 @@ from datetime import UTC, datetime
 from itertools import count
 from typing import Any
 
-from denoised_smoothing.classifiers.remote.budget import Purse
-from denoised_smoothing.classifiers.remote.conduct import Conduct
-from denoised_smoothing.classifiers.remote.history import History
-from denoised_smoothing.classifiers.remote.pacing import Breaker, TokenBucket
-from denoised_smoothing.classifiers.remote.vendor import Blame, Vendor, VendorFault
 from denoised_smoothing.errors import BudgetReachedError, ModelChangedError, RemoteError
-from denoised_smoothing.queries import Attempt, CopyKey, Outcome, QueryLog, what_is_kept
+from denoised_smoothing.remote.budget import Purse
+from denoised_smoothing.remote.conduct import Conduct
+from denoised_smoothing.remote.history import History
+from denoised_smoothing.remote.pacing import Breaker, TokenBucket
+from denoised_smoothing.remote.records import Attempt, CopyKey, Outcome, QueryLog, what_is_kept
+from denoised_smoothing.remote.vendors.base import Blame, Vendor, VendorFault
 
 IN_VAIN = 20
 """So many answers without any label, at the beginning of a run, stop it once."""

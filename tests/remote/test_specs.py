@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from denoised_smoothing import load_classifier
-from denoised_smoothing.classifiers.remote import RemoteClassifier
-from denoised_smoothing.classifiers.remote.specs import REMOTE_FORMS, is_remote, load_remote
 from denoised_smoothing.errors import SettingError, SpecError
 from denoised_smoothing.fingerprints import fingerprint
+from denoised_smoothing.remote.classifier import RemoteClassifier
+from denoised_smoothing.remote.source import REMOTE_FORMS, is_remote, load_remote
 
 SPECS = {
     "aws#size=96#max_labels=5#min-confidence=10": {"size": 96, "max_labels": 5},

@@ -10,11 +10,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from denoised_smoothing.classifiers.remote.answers import Scored
-from denoised_smoothing.classifiers.remote.prices import Price
-from denoised_smoothing.classifiers.remote.vendor import Reply, Vendor, VendorFault
 from denoised_smoothing.errors import SettingError
-from denoised_smoothing.queries import Outcome
+from denoised_smoothing.remote.labels import Scored
+from denoised_smoothing.remote.records import Outcome
+from denoised_smoothing.remote.vendors.base import Reply, Vendor, VendorFault
+from denoised_smoothing.remote.vendors.prices import Price
 
 
 class Simulated(Vendor):

@@ -11,7 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from denoised_smoothing.certificates.counts import Stage
-from denoised_smoothing.queries import Attempt, CopyKey, Outcome, Spending, spending_of
+from denoised_smoothing.remote.records import Attempt, CopyKey, Outcome, Spending, spending_of
 from denoised_smoothing.store import QUERIES, Store, patient
 
 _KEYS = ("run", "image_id", "stage", "copy", "number")
@@ -24,7 +24,7 @@ _READ = tuple(column for column in QUERIES.columns if column.name not in ("run",
 
 
 class Ledger:
-    """The attempts of one run: a :class:`~denoised_smoothing.queries.QueryLog` on disk.
+    """The attempts of one run: a :class:`~denoised_smoothing.remote.records.QueryLog` on disk.
 
     Args:
         store: where they are.

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 import pytest
 from fake import KEY
 
-from denoised_smoothing.classifiers.remote import Vendor
-from denoised_smoothing.classifiers.remote.aws import Rekognition
-from denoised_smoothing.classifiers.remote.azure import ImageAnalysis
-from denoised_smoothing.classifiers.remote.clarifai import Clarifai
-from denoised_smoothing.classifiers.remote.google import CloudVision
-from denoised_smoothing.classifiers.remote.http import HttpEndpoint
-from denoised_smoothing.classifiers.remote.kserve import KServe
-from denoised_smoothing.classifiers.remote.openai import OpenAI
+from denoised_smoothing.remote.vendors.aws import Rekognition
+from denoised_smoothing.remote.vendors.azure import ImageAnalysis
+from denoised_smoothing.remote.vendors.base import Vendor
+from denoised_smoothing.remote.vendors.clarifai import Clarifai
+from denoised_smoothing.remote.vendors.google import CloudVision
+from denoised_smoothing.remote.vendors.http import HttpEndpoint
+from denoised_smoothing.remote.vendors.kserve import KServe
+from denoised_smoothing.remote.vendors.openai import OpenAI
 
 
 @dataclass(frozen=True)

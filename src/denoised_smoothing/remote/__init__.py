@@ -1,0 +1,1 @@
+"""Remote classifiers: one client, one request queue, and a small module for each vendor."""

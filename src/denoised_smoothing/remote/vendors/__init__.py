@@ -1,0 +1,1 @@
+"""Vendors of remote classifiers: how each takes an image and names labels."""
