@@ -14,12 +14,8 @@ from collections.abc import Callable
 
 import torch
 
-from denoised_smoothing.denoisers import (
-    ARCHITECTURES,
-    DenoiserNetwork,
-    build_denoiser,
-    load_bundled_denoiser,
-)
+from denoised_smoothing.models.denoisers import ARCHITECTURES, DenoiserNetwork, build_denoiser
+from denoised_smoothing.models.shipped import load_bundled_denoiser
 
 SIGMA = 0.25
 SHIPS = "unet, as `cifar10`"

@@ -20,8 +20,8 @@ import numpy as np
 import torch
 
 from denoised_smoothing import FixedBudget, ImageClassifier, SmoothedClassifier
-from denoised_smoothing.classifiers import CifarResNet
 from denoised_smoothing.images import to_grid
+from denoised_smoothing.models.classifiers import CifarResNet
 from denoised_smoothing.scheduling import ImageTask
 
 SEED = 20190208

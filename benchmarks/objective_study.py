@@ -21,9 +21,9 @@ import torch
 from torch.distributions import Normal
 from votes import right_votes
 
-from denoised_smoothing.catalogue import load_classifier
 from denoised_smoothing.datasets import ImageDataset, load_dataset
-from denoised_smoothing.denoisers import load_denoiser_file
+from denoised_smoothing.models.catalogue import load_classifier
+from denoised_smoothing.models.denoisers import load_denoiser_file
 from denoised_smoothing.training.config import Disagreement, Objective, Target, TrainingConfig
 from denoised_smoothing.training.data import Preparation
 from denoised_smoothing.training.fit import TrainingJob, train_denoiser

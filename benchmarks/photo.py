@@ -16,8 +16,8 @@ import time
 import numpy as np
 import torch
 
-from denoised_smoothing.catalogue import load_denoiser
 from denoised_smoothing.datasets import load_dataset
+from denoised_smoothing.models.catalogue import load_denoiser
 
 SIGMAS = (0.12, 0.25, 0.5)
 

@@ -27,10 +27,10 @@ import httpx
 import numpy as np
 
 from denoised_smoothing import CertificationRun, FixedBudget, SmoothedClassifier, Store
-from denoised_smoothing.catalogue import load_classifier, load_denoiser
 from denoised_smoothing.certificates.certificate import Certificate
 from denoised_smoothing.datasets import ImageDataset
 from denoised_smoothing.images import digest, to_png
+from denoised_smoothing.models.catalogue import load_classifier, load_denoiser
 
 SIGMA, DENOISER = 0.5, "digits-stability"
 

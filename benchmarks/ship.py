@@ -15,8 +15,8 @@ import shutil
 import sys
 from pathlib import Path
 
-from denoised_smoothing.denoisers import bundled_folder
-from denoised_smoothing.weights import load_weights
+from denoised_smoothing.models.shipped import bundled_folder
+from denoised_smoothing.models.weights import load_weights
 
 FOLDER = bundled_folder("denoisers")
 CARDS = FOLDER.parent / "cards"

@@ -16,10 +16,10 @@ import argparse
 import torch
 from torch.distributions import Normal
 
-from denoised_smoothing.catalogue import load_classifier, load_denoiser
 from denoised_smoothing.datasets import load_dataset
-from denoised_smoothing.denoisers.mean import answers_behind
-from denoised_smoothing.interfaces import Classifier, Denoiser
+from denoised_smoothing.models.catalogue import load_classifier, load_denoiser
+from denoised_smoothing.models.denoisers.mean import answers_behind
+from denoised_smoothing.models.protocols import Classifier, Denoiser
 
 RADII = {0.25: (0.25, 0.5), 0.5: (0.25, 0.5, 0.75, 1.0)}
 """Of each sigma, those that its copies can tell."""

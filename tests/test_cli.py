@@ -24,10 +24,11 @@ import torch
 import typer
 from rich.console import Console
 
-from denoised_smoothing import catalogue, experiments, terminal
+from denoised_smoothing import experiments, terminal
 from denoised_smoothing.cli import app, main
-from denoised_smoothing.denoisers import build_denoiser, load_denoiser_file, save_denoiser
 from denoised_smoothing.errors import TrainingInterruptedError
+from denoised_smoothing.models import catalogue
+from denoised_smoothing.models.denoisers import build_denoiser, load_denoiser_file, save_denoiser
 from denoised_smoothing.reporting import load_results
 from denoised_smoothing.runs import RunProgress
 from denoised_smoothing.store import Store

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 import torch
 
-from denoised_smoothing.catalogue import load_classifier
 from denoised_smoothing.cli import main
 from denoised_smoothing.datasets import load_dataset
-from denoised_smoothing.denoisers import load_denoiser_file
+from denoised_smoothing.models.catalogue import load_classifier
+from denoised_smoothing.models.denoisers import load_denoiser_file
 
 pytest.importorskip("lightning")
 

@@ -13,21 +13,17 @@ import pytest
 import torch
 from PIL import Image
 
-from denoised_smoothing.classifiers import CifarResNet, ImageClassifier
-from denoised_smoothing.classifiers.cifar_resnet import save_cifar_resnet
 from denoised_smoothing.cli import main
 from denoised_smoothing.datasets import load_dataset
-from denoised_smoothing.denoisers import (
-    UNet,
-    load_bundled_denoiser,
-    load_denoiser_file,
-    save_denoiser,
-)
 from denoised_smoothing.errors import SettingError
+from denoised_smoothing.models.classifiers import CifarResNet, ImageClassifier
+from denoised_smoothing.models.classifiers.cifar_resnet import save_cifar_resnet
+from denoised_smoothing.models.denoisers import UNet, load_denoiser_file, save_denoiser
+from denoised_smoothing.models.shipped import load_bundled_denoiser
+from denoised_smoothing.models.weights import weights_digest
 from denoised_smoothing.published import recipes as recipes_module
 from denoised_smoothing.published.recipes import CIFAR10_RECIPES, RECIPES, Networks, denoiser_for
 from denoised_smoothing.published.tables import CIFAR10_PUBLISHED, make_table
-from denoised_smoothing.weights import weights_digest
 
 for package in ("jinja2", "matplotlib", "lightning"):
     pytest.importorskip(package)

@@ -23,7 +23,6 @@ from denoised_smoothing import scheduling
 from denoised_smoothing.certificates.certificate import Certificate, SamplingPlan
 from denoised_smoothing.certificates.parameters import Noise, Setting
 from denoised_smoothing.certificates.plans import Anytime, FixedBudget, RadiusTarget
-from denoised_smoothing.classifiers import ImageClassifier
 from denoised_smoothing.datasets import ImageDataset, load_dataset
 from denoised_smoothing.engines.base import cores, processor
 from denoised_smoothing.errors import (
@@ -32,6 +31,7 @@ from denoised_smoothing.errors import (
     SettingError,
     StoreError,
 )
+from denoised_smoothing.models.classifiers import ImageClassifier
 from denoised_smoothing.noise import noisy_copies
 from denoised_smoothing.reporting import Format, export, load_results
 from denoised_smoothing.runs import CertificationRun, RunProgress, recorder

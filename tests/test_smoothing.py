@@ -23,9 +23,9 @@ from denoised_smoothing.certificates.counts import LabelCounts, Stage
 from denoised_smoothing.certificates.grid import grid_thresholds
 from denoised_smoothing.certificates.parameters import Noise, Setting
 from denoised_smoothing.certificates.plans import Anytime, FixedBudget, RadiusTarget
-from denoised_smoothing.classifiers import ImageClassifier
-from denoised_smoothing.denoisers import UNet
 from denoised_smoothing.errors import ClassifierError, ImageError, SettingError
+from denoised_smoothing.models.classifiers import ImageClassifier
+from denoised_smoothing.models.denoisers import UNet
 from denoised_smoothing.noise import CHUNK, derive_key, grid_noise, noisy_copies
 from denoised_smoothing.scheduling import ImageTask, Targets
 from denoised_smoothing.smoothing import Progress, SmoothedClassifier

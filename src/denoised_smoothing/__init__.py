@@ -9,16 +9,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from denoised_smoothing.catalogue import load_classifier, load_denoiser
     from denoised_smoothing.certificates.certificate import Certificate, SamplingPlan
     from denoised_smoothing.certificates.counts import LabelCounts, Stage
     from denoised_smoothing.certificates.parameters import Noise
     from denoised_smoothing.certificates.plans import Anytime, FixedBudget, RadiusTarget
     from denoised_smoothing.certificates.prediction import Prediction
-    from denoised_smoothing.classifiers.base import ImageClassifier
     from denoised_smoothing.datasets import load_dataset
     from denoised_smoothing.errors import DenoisedSmoothingError
     from denoised_smoothing.images import load_image
+    from denoised_smoothing.models.catalogue import load_classifier, load_denoiser
+    from denoised_smoothing.models.classifiers.base import ImageClassifier
     from denoised_smoothing.reporting import load_results, write_report
     from denoised_smoothing.runs import CertificationRun
     from denoised_smoothing.smoothing import SmoothedClassifier

@@ -24,7 +24,7 @@ from denoised_smoothing.errors import (
     SpecError,
 )
 from denoised_smoothing.images import SUFFIXES, load_image
-from denoised_smoothing.plugins import Role, Source, Spec, has_source, open_spec, schemes
+from denoised_smoothing.models.specs import Role, Source, Spec, has_source, open_spec, schemes
 
 DATA_FOLDER_VARIABLE = "DENOISED_SMOOTHING_DATA"
 """The environment variable that names the folder for downloads."""

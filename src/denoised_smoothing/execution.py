@@ -16,7 +16,10 @@ from torch import Tensor
 from denoised_smoothing import images as image_forms
 from denoised_smoothing.certificates.counts import Stage
 from denoised_smoothing.certificates.parameters import EngineName, Noise, Precision
-from denoised_smoothing.denoisers import (
+from denoised_smoothing.engines import Choice, Pipeline, Pixels, Request, choose_engine
+from denoised_smoothing.engines.base import tracing
+from denoised_smoothing.errors import SettingError
+from denoised_smoothing.models.denoisers import (
     DenoiserNetwork,
     Drafting,
     MajorityVote,
@@ -24,10 +27,7 @@ from denoised_smoothing.denoisers import (
     MeanDenoiser,
     as_denoiser,
 )
-from denoised_smoothing.engines import Choice, Pipeline, Pixels, Request, choose_engine
-from denoised_smoothing.engines.base import tracing
-from denoised_smoothing.errors import SettingError
-from denoised_smoothing.interfaces import Classifier
+from denoised_smoothing.models.protocols import Classifier
 from denoised_smoothing.noise import noisy_copies
 
 CALIBRATION_SEED = 0

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from denoised_smoothing.catalogue import load_classifier, load_denoiser
 from denoised_smoothing.certificates.plans import FixedBudget
 from denoised_smoothing.datasets import load_dataset
 from denoised_smoothing.errors import ImageError, SettingError
+from denoised_smoothing.models.catalogue import load_classifier, load_denoiser
 from denoised_smoothing.reporting import (
     RunResults,
     certified_accuracy,

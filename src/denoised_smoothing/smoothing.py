@@ -30,7 +30,6 @@ from denoised_smoothing.certificates.parameters import (
 from denoised_smoothing.certificates.plans import chosen_plan
 from denoised_smoothing.certificates.prediction import Prediction, PredictionBudget
 from denoised_smoothing.certificates.radii import check_sigma
-from denoised_smoothing.denoisers import check_size
 from denoised_smoothing.engines import Choice, Pixels
 from denoised_smoothing.errors import SettingError
 from denoised_smoothing.execution import stated_channels
@@ -41,8 +40,9 @@ from denoised_smoothing.executors import (
     choose_devices,
     worker_device,
 )
-from denoised_smoothing.fingerprints import fingerprint
-from denoised_smoothing.interfaces import Classifier
+from denoised_smoothing.models.denoisers import check_size
+from denoised_smoothing.models.fingerprints import fingerprint
+from denoised_smoothing.models.protocols import Classifier
 from denoised_smoothing.noise import chunk_size, noisy_copies
 from denoised_smoothing.remote.protocol import CopyClassifier
 from denoised_smoothing.scheduling import ImageTask, Part, Targets, same_shape, spend

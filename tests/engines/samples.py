@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from denoised_smoothing import images as image_forms
 from denoised_smoothing.certificates.parameters import EngineName, Precision
-from denoised_smoothing.classifiers import CifarResNet, ImageClassifier
-from denoised_smoothing.denoisers import UNet
+from denoised_smoothing.models.classifiers import CifarResNet, ImageClassifier
+from denoised_smoothing.models.denoisers import UNet
 from denoised_smoothing.smoothing import SmoothedClassifier
 
 SEED = 0

@@ -13,16 +13,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from denoised_smoothing import bundles, catalogue
+from denoised_smoothing import bundles
 from denoised_smoothing.bundles import missing_roles, parts, read_bundle, record, restore_form
 from denoised_smoothing.certificates.parameters import EngineName, Precision
 from denoised_smoothing.certificates.plans import FixedBudget
-from denoised_smoothing.classifiers import ImageClassifier
-from denoised_smoothing.classifiers.cifar_resnet import ProjectedResNet
-from denoised_smoothing.classifiers.preprocessing import Interpolation, Resize, Scaling
-from denoised_smoothing.denoisers import DnCNN, MajorityVote
 from denoised_smoothing.errors import ImageError, SettingError, WeightsError
 from denoised_smoothing.images import digest
+from denoised_smoothing.models import catalogue
+from denoised_smoothing.models.classifiers import ImageClassifier
+from denoised_smoothing.models.classifiers.cifar_resnet import ProjectedResNet
+from denoised_smoothing.models.classifiers.preprocessing import Interpolation, Resize, Scaling
+from denoised_smoothing.models.denoisers import DnCNN, MajorityVote
 from denoised_smoothing.runs import CertificationRun
 from denoised_smoothing.smoothing import SmoothedClassifier
 
@@ -259,7 +260,7 @@ class TestSpecs:
 
     def test_a_diffusion_model_votes_as_it_was_certified(self, tmp_path: Path) -> None:
         pytest.importorskip("diffusers")
-        from denoised_smoothing.denoisers.diffusion import DiffusionUNet
+        from denoised_smoothing.models.denoisers.diffusion import DiffusionUNet
 
         torch.manual_seed(0)
         denoiser = DiffusionUNet(size=16, width=8, depth=2).eval()

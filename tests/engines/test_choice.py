@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from denoised_smoothing.certificates.parameters import EngineName, Precision
-from denoised_smoothing.classifiers import ImageClassifier
 from denoised_smoothing.engines import (
     Choice,
     Engine,
@@ -24,6 +23,7 @@ from denoised_smoothing.engines import (
     choose_engine,
 )
 from denoised_smoothing.errors import ClassifierError, MissingExtraError, SettingError
+from denoised_smoothing.models.classifiers import ImageClassifier
 
 from .samples import INT8, OPENVINO, SIGMA, Winding, convolutional, images, noisy, smoothed
 

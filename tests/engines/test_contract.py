@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from denoised_smoothing.certificates.parameters import EngineName, Precision
-from denoised_smoothing.denoisers import as_denoiser
 from denoised_smoothing.engines import Choice, Pipeline, Request, choose_engine
 from denoised_smoothing.engines.choice import TOLERANCE
 from denoised_smoothing.engines.pipeline import agrees
 from denoised_smoothing.errors import ClassifierError
+from denoised_smoothing.models.denoisers import as_denoiser
 
 from .samples import (
     ONNXRUNTIME,

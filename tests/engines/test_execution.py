@@ -12,7 +12,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from denoised_smoothing.catalogue import load_classifier
 from denoised_smoothing.certificates.counts import Stage
 from denoised_smoothing.certificates.parameters import EngineName, Precision
 from denoised_smoothing.certificates.plans import FixedBudget
@@ -20,6 +19,7 @@ from denoised_smoothing.cli import attacking
 from denoised_smoothing.datasets import ImageDataset, load_dataset
 from denoised_smoothing.engines import Engine, choice, converted, pytorch
 from denoised_smoothing.errors import ClassifierError, RunMismatchError
+from denoised_smoothing.models.catalogue import load_classifier
 from denoised_smoothing.runs import CertificationRun
 from denoised_smoothing.scheduling import ImageTask
 from denoised_smoothing.smoothing import SmoothedClassifier

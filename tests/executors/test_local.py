@@ -81,7 +81,7 @@ def test_a_device_that_is_not_there_is_named() -> None:
 
 
 def test_answers_that_are_bought_stay_on_one_device() -> None:
-    from denoised_smoothing.catalogue import load_classifier
+    from denoised_smoothing.models.catalogue import load_classifier
 
     remote = load_classifier("simulated")
     assert isinstance(remote, RemoteClassifier)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from denoised_smoothing.datasets import ImageDataset
-from denoised_smoothing.plugins import Source, Spec
+from denoised_smoothing.models.specs import Source, Spec
 
 
 def load_classifier(spec: Spec) -> Callable[[Tensor], Tensor]:

@@ -6,7 +6,7 @@ import pytest
 
 from denoised_smoothing import load_classifier
 from denoised_smoothing.errors import SettingError, SpecError
-from denoised_smoothing.fingerprints import fingerprint
+from denoised_smoothing.models.fingerprints import fingerprint
 from denoised_smoothing.remote.classifier import RemoteClassifier
 from denoised_smoothing.remote.source import REMOTE_FORMS, is_remote, load_remote
 

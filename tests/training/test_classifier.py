@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 import torch
 
-from denoised_smoothing.catalogue import load_classifier
-from denoised_smoothing.classifiers import ImageClassifier, load_cifar_resnet
 from denoised_smoothing.datasets import load_dataset
 from denoised_smoothing.errors import DatasetError, SettingError, TrainingError
+from denoised_smoothing.models.catalogue import load_classifier
+from denoised_smoothing.models.classifiers import ImageClassifier, load_cifar_resnet
+from denoised_smoothing.models.weights import load_weights
 from denoised_smoothing.training.classifier import ClassifierJob, train_resnet
 from denoised_smoothing.training.config import TrainingConfig
 from denoised_smoothing.training.data import Preparation
-from denoised_smoothing.weights import load_weights
 
 pytest.importorskip("sklearn")
 

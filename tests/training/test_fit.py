@@ -21,9 +21,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from denoised_smoothing.classifiers import CifarResNet, ImageClassifier
 from denoised_smoothing.datasets import load_dataset
-from denoised_smoothing.denoisers import load_denoiser_file
 from denoised_smoothing.errors import (
     ImageError,
     SettingError,
@@ -31,6 +29,8 @@ from denoised_smoothing.errors import (
     TrainingInterruptedError,
     WeightsError,
 )
+from denoised_smoothing.models.classifiers import CifarResNet, ImageClassifier
+from denoised_smoothing.models.denoisers import load_denoiser_file
 from denoised_smoothing.training.config import Objective, TrainingConfig
 from denoised_smoothing.training.data import Preparation
 from denoised_smoothing.training.fit import TrainingJob, train_denoiser

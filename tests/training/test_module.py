@@ -5,8 +5,8 @@ import torch
 from scipy import stats
 from torch import Tensor, nn
 
-from denoised_smoothing.denoisers import DenoiserNetwork, DnCNN
 from denoised_smoothing.errors import TrainingError
+from denoised_smoothing.models.denoisers import DenoiserNetwork, DnCNN
 from denoised_smoothing.training.config import (
     Disagreement,
     Objective,

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from denoised_smoothing.catalogue import load_classifier, load_denoiser
 from denoised_smoothing.certificates.parameters import EngineName
 from denoised_smoothing.errors import SettingError
 from denoised_smoothing.images import is_on_grid
+from denoised_smoothing.models.catalogue import load_classifier, load_denoiser
 from denoised_smoothing.smoothing import SmoothedClassifier
 from denoised_smoothing.web.offer import Names, Offer
 from denoised_smoothing.web.uploads import fit

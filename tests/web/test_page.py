@@ -18,10 +18,10 @@ if BROWSER is None:
 
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from denoised_smoothing.catalogue import load_classifier, load_denoiser
 from denoised_smoothing.certificates.plans import FixedBudget
 from denoised_smoothing.datasets import load_dataset
 from denoised_smoothing.images import to_png
+from denoised_smoothing.models.catalogue import load_classifier, load_denoiser
 from denoised_smoothing.runs import CertificationRun
 from denoised_smoothing.smoothing import SmoothedClassifier
 from denoised_smoothing.store import Store

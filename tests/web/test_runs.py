@@ -8,10 +8,10 @@ from collections.abc import Iterator
 import pytest
 from starlette.testclient import TestClient
 
-from denoised_smoothing.catalogue import load_classifier, load_denoiser
 from denoised_smoothing.certificates.parameters import Noise
 from denoised_smoothing.certificates.plans import FixedBudget
 from denoised_smoothing.datasets import load_dataset
+from denoised_smoothing.models.catalogue import load_classifier, load_denoiser
 from denoised_smoothing.reporting import certified_accuracy, load_results
 from denoised_smoothing.runs import CertificationRun
 from denoised_smoothing.smoothing import SmoothedClassifier

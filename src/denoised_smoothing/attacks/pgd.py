@@ -15,9 +15,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from denoised_smoothing.certificates.bounds import check_copies
-from denoised_smoothing.denoisers import answers_behind
 from denoised_smoothing.errors import ClassifierError, DenoisedSmoothingError, SettingError
 from denoised_smoothing.images import as_image, to_grid
+from denoised_smoothing.models.denoisers import answers_behind
 from denoised_smoothing.noise import derive_key, standard_normal
 from denoised_smoothing.smoothing import SmoothedClassifier
 

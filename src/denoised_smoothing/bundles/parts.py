@@ -15,22 +15,6 @@ from torch import Tensor, nn
 
 from denoised_smoothing.bundles.record import Bundle
 from denoised_smoothing.certificates.parameters import EngineName
-from denoised_smoothing.classifiers import (
-    CIFAR_RESNET,
-    CifarResNet,
-    ImageClassifier,
-    load_cifar_resnet,
-    save_cifar_resnet,
-)
-from denoised_smoothing.classifiers.preprocessing import Interpolation, Resize, Scaling
-from denoised_smoothing.denoisers import (
-    ARCHITECTURES,
-    DenoiserNetwork,
-    DiffusionDenoiser,
-    build_denoiser,
-    load_denoiser_file,
-    save_denoiser,
-)
 from denoised_smoothing.engines import Engine
 from denoised_smoothing.engines.converted import (
     ConvertedEngine,
@@ -39,8 +23,24 @@ from denoised_smoothing.engines.converted import (
 )
 from denoised_smoothing.engines.pytorch import TorchEngine
 from denoised_smoothing.errors import SettingError, WeightsError
-from denoised_smoothing.fingerprints import fingerprint
-from denoised_smoothing.weights import fill, load_weights, save_weights
+from denoised_smoothing.models.classifiers import (
+    CIFAR_RESNET,
+    CifarResNet,
+    ImageClassifier,
+    load_cifar_resnet,
+    save_cifar_resnet,
+)
+from denoised_smoothing.models.classifiers.preprocessing import Interpolation, Resize, Scaling
+from denoised_smoothing.models.denoisers import (
+    ARCHITECTURES,
+    DenoiserNetwork,
+    DiffusionDenoiser,
+    build_denoiser,
+    load_denoiser_file,
+    save_denoiser,
+)
+from denoised_smoothing.models.fingerprints import fingerprint
+from denoised_smoothing.models.weights import fill, load_weights, save_weights
 
 MODEL = "model"
 """The folder of a converted model."""

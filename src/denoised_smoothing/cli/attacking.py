@@ -149,7 +149,7 @@ def _lengths(
 def _smoothed(
     run: StoredRun, classifier: str, denoiser: str, device: str, *, as_certified: bool = False
 ) -> SmoothedClassifier:
-    from denoised_smoothing.catalogue import load_classifier, load_denoiser
+    from denoised_smoothing.models.catalogue import load_classifier, load_denoiser
     from denoised_smoothing.smoothing import SmoothedClassifier
 
     smoothed = SmoothedClassifier(

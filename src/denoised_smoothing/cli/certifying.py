@@ -368,7 +368,7 @@ def chosen(
             f"--bundle {bundle} with {', '.join(given)}: a bundle says all of this itself; leave "
             "one of them out"
         )
-    from denoised_smoothing.catalogue import load_bundle
+    from denoised_smoothing.models.catalogue import load_bundle
 
     smoothed = load_bundle(bundle, device=device, batch_size=batch_size)
     if smoothed.bundle is None:
@@ -384,7 +384,7 @@ def load_smoothed(
     Raises:
         SettingError: they may not, and it is a remote one.
     """
-    from denoised_smoothing.catalogue import load_classifier, load_denoiser
+    from denoised_smoothing.models.catalogue import load_classifier, load_denoiser
     from denoised_smoothing.smoothing import SmoothedClassifier
 
     smoothed = SmoothedClassifier(

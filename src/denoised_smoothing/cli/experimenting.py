@@ -275,8 +275,8 @@ def _denoisers(
     """The spec of the denoiser of each row, trained where it is missing."""
     from torch import nn
 
-    from denoised_smoothing.catalogue import load_classifier
     from denoised_smoothing.datasets import load_dataset
+    from denoised_smoothing.models.catalogue import load_classifier
     from denoised_smoothing.published.recipes import Networks, denoiser_for
 
     def network(spec: str | None) -> nn.Module | None:

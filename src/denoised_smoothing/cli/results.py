@@ -99,7 +99,7 @@ def list_(
     if kind is Kind.RUNS:
         print_rows(_list_runs(store), as_json=as_json)
         return
-    from denoised_smoothing import catalogue
+    from denoised_smoothing.models import catalogue
 
     listers = {
         Kind.CLASSIFIERS: catalogue.list_classifiers,

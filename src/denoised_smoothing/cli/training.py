@@ -240,7 +240,7 @@ def _network(spec: str) -> nn.Module:
     """A classifier that gradients can pass through."""
     from torch import nn
 
-    from denoised_smoothing.catalogue import load_classifier
+    from denoised_smoothing.models.catalogue import load_classifier
 
     classifier = load_classifier(spec)
     if not isinstance(classifier, nn.Module):
@@ -270,7 +270,7 @@ def _options(pairs: Sequence[str]) -> dict[str, int | str]:
 
 
 def _show_card(path: Path, as_json: bool) -> None:
-    from denoised_smoothing.denoisers import load_card
+    from denoised_smoothing.models.denoisers import load_card
 
     if os.environ.get("LOCAL_RANK", "0") != "0":  # on several devices, one of them tells
         return

@@ -39,7 +39,7 @@ from denoised_smoothing.errors import (
     MissingExtraError,
     SettingError,
 )
-from denoised_smoothing.fingerprints import fingerprint
+from denoised_smoothing.models.fingerprints import fingerprint
 
 TOLERANCE = 1e-3
 """``auto`` takes an engine whose float32 logits differ from torch's by at most this share of the

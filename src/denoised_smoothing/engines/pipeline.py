@@ -13,7 +13,7 @@ from torch.fx.experimental.optimization import fuse
 
 from denoised_smoothing.engines.base import checked_answer, checked_call, tracing
 from denoised_smoothing.errors import ClassifierError
-from denoised_smoothing.interfaces import Classifier, Denoiser
+from denoised_smoothing.models.protocols import Classifier, Denoiser
 
 
 class Pipeline(nn.Module):

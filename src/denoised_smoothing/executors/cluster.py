@@ -21,8 +21,8 @@ from denoised_smoothing.errors import MissingExtraError, SettingError, WorkerErr
 from denoised_smoothing.execution import Execution
 from denoised_smoothing.executors.crew import Crew
 from denoised_smoothing.executors.workers import Found, Job, Worker
-from denoised_smoothing.fingerprints import fingerprint
-from denoised_smoothing.interfaces import Classifier
+from denoised_smoothing.models.fingerprints import fingerprint
+from denoised_smoothing.models.protocols import Classifier
 from denoised_smoothing.noise import chunk_size
 from denoised_smoothing.scheduling import Executor, ImageTask, Part, Votes
 

@@ -7,8 +7,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from denoised_smoothing.certificates.bounds import check_copies
-from denoised_smoothing.denoisers import answers_behind
 from denoised_smoothing.errors import SettingError
+from denoised_smoothing.models.denoisers import answers_behind
 from denoised_smoothing.noise import derive_key, standard_normal
 from denoised_smoothing.smoothing import SmoothedClassifier
 

@@ -11,11 +11,11 @@ from typing import Any
 from torch import nn
 
 from denoised_smoothing.datasets import ImageDataset
-from denoised_smoothing.denoisers import bundled_denoisers, load_bundled_denoiser
 from denoised_smoothing.errors import SettingError
+from denoised_smoothing.models.shipped import bundled_denoisers, load_bundled_denoiser
+from denoised_smoothing.models.weights import weights_digest
 from denoised_smoothing.training.config import Objective, Target, TrainingConfig
 from denoised_smoothing.training.data import Preparation
-from denoised_smoothing.weights import weights_digest
 
 
 @dataclass(frozen=True)

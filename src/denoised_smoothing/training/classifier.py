@@ -14,8 +14,8 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from torch.nn import functional
 
-from denoised_smoothing.classifiers import CifarResNet, ImageClassifier, save_cifar_resnet
 from denoised_smoothing.errors import DatasetError, SettingError
+from denoised_smoothing.models.classifiers import CifarResNet, ImageClassifier, save_cifar_resnet
 from denoised_smoothing.noise import derive_key, standard_normal
 from denoised_smoothing.training.config import TrainingConfig
 from denoised_smoothing.training.job import Job

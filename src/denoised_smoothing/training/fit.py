@@ -12,18 +12,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from denoised_smoothing.denoisers import (
+from denoised_smoothing.errors import DenoisedSmoothingError, SettingError
+from denoised_smoothing.models.denoisers import (
     DenoiserNetwork,
     build_denoiser,
     load_denoiser_file,
     save_denoiser,
 )
-from denoised_smoothing.errors import DenoisedSmoothingError, SettingError
-from denoised_smoothing.fingerprints import fingerprint
+from denoised_smoothing.models.fingerprints import fingerprint
+from denoised_smoothing.models.weights import weights_digest
 from denoised_smoothing.training.config import Objective, Target
 from denoised_smoothing.training.job import Job
 from denoised_smoothing.training.module import DenoiserTraining
-from denoised_smoothing.weights import weights_digest
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,9 +12,9 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from denoised_smoothing.classifiers import folded
-from denoised_smoothing.denoisers import DenoiserNetwork
 from denoised_smoothing.errors import TrainingError
+from denoised_smoothing.models.classifiers import folded
+from denoised_smoothing.models.denoisers import DenoiserNetwork
 from denoised_smoothing.noise import derive_key, standard_normal
 from denoised_smoothing.training.adversary import adversarial_shift
 from denoised_smoothing.training.config import Disagreement, Target, TrainingConfig, Weighting

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from denoised_smoothing.denoisers.base import IMAGE_STD
+from denoised_smoothing.models.denoisers.base import IMAGE_STD
 from denoised_smoothing.training.config import Target
 
 

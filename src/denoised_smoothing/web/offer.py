@@ -11,12 +11,12 @@ from typing import TypeVar
 import numpy as np
 from jaxtyping import Float
 
-from denoised_smoothing.catalogue import load_bundle, load_classifier, load_denoiser
 from denoised_smoothing.certificates.parameters import EngineName
 from denoised_smoothing.certificates.radii import check_sigma
 from denoised_smoothing.datasets import load_dataset
 from denoised_smoothing.errors import DenoisedSmoothingError, ImageError, SettingError
-from denoised_smoothing.interfaces import Classifier, Denoiser
+from denoised_smoothing.models.catalogue import load_bundle, load_classifier, load_denoiser
+from denoised_smoothing.models.protocols import Classifier, Denoiser
 from denoised_smoothing.remote.protocol import CopyClassifier
 from denoised_smoothing.smoothing import SmoothedClassifier
 

@@ -37,8 +37,8 @@ class Anytime(SamplingPlan):
 
     A bound that holds at all times at once (the truncated Krichevsky-Trofimov mixture of
     :mod:`~denoised_smoothing.certificates.confidence_sequence`) at 3/4 of alpha, and one
-    Clopper-Pearson look at ``max_n`` copies at 1/4: together wrong with probability at most alpha. All radii
-    are judged on one stream at no price in alpha, for their hypotheses are nested. It ends when
+    Clopper-Pearson look at ``max_n`` copies at 1/4: together wrong with probability at most alpha.
+    All radii are judged on one stream at no price in alpha, for their hypotheses are nested. It ends when
     all radii are certified, or when the smallest that is not certified is out of reach or
     improbable. The run may be continued (``more``) and stays valid; the look is not repeated.
 

@@ -1,0 +1,1 @@
+"""Classifiers and denoisers: the spec grammar, the catalogue, adapters and weights."""

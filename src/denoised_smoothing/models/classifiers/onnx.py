@@ -1,0 +1,277 @@
+"""Classifiers as ONNX files, run by ONNX Runtime."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+from denoised_smoothing.errors import ClassifierError, SettingError, WeightsError
+from denoised_smoothing.models.classifiers.base import check_channels
+from denoised_smoothing.models.classifiers.preprocessing import Interpolation, Resize
+from denoised_smoothing.models.specs import Source, Spec
+
+_TYPES = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(double)": np.float64,
+}
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What an ONNX model wants of an image [C, H, W] in [0, 1].
+
+    Args:
+        mean, std: of each channel, or one for all, subtracted and divided by, after ``scale``.
+        scale: what values in [0, 1] are multiplied by first: 255 for models of bytes.
+        interpolation: for a model of a fixed image size.
+    """
+
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+    scale: float = 1.0
+    interpolation: Interpolation = Interpolation.BILINEAR
+
+    def __post_init__(self) -> None:
+        if not all(value > 0 for value in (*self.std, self.scale)):
+            raise SettingError(
+                f"std and scale must be above 0, got std={self.std} and scale={self.scale}"
+            )
+
+
+class OnnxClassifier:
+    """An ONNX model [B, C, H, W] or [B, H, W, C] to logits [B, K], or to labels [B].
+
+    Batches of any size are taken: where the model has a fixed one, they are cut into pieces of
+    it, the last one filled up with zeros. A fixed image size is reached by resizing, after the
+    noise. It runs where the images are, if this build of ONNX Runtime can, on one thread for each
+    that calls it. It has no gradients, and computes in what the file says.
+
+    Args:
+        path: the file.
+        preparation: what is done to the images first.
+        label_names: K names, or None.
+        resolution: to which the data set should bring images; None for the model's fixed size.
+        output: the name of the output to take; None for the first.
+
+    Raises:
+        WeightsError: there is no such file, or ONNX Runtime cannot run it.
+        SettingError: its input is no batch of images of 1 or 3 channels in floating point.
+        ImportError: onnxruntime is not installed.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        preparation: Preparation | None = None,
+        label_names: Sequence[str] | None = None,
+        resolution: int | None = None,
+        output: str | None = None,
+    ) -> None:
+        self._path = Path(path).expanduser()
+        self._preparation = preparation or Preparation()
+        session = _opened(self._path)
+        self._sessions, given = _Sessions(self._path, session), session.get_inputs()
+        self.content = _digest([self._path, *_data_files(self._path)])
+        self.runtime = _runtime_version()
+        if len(given) != 1 or given[0].type not in _TYPES or len(given[0].shape) != 4:
+            inputs = ", ".join(f"{item.name}: {item.type}{item.shape}" for item in given)
+            raise SettingError(
+                f"{path} takes {inputs}; expected one batch of images in floating point, "
+                "[B, C, H, W] or [B, H, W, C]: export it again without other inputs"
+            )
+        self._input = given[0].name
+        self._type = _TYPES[given[0].type]
+        self._batch, self._channels_last, size, self.channels = _layout(given[0].shape, str(path))
+        self._resize = size and Resize(size, interpolation=self._preparation.interpolation)
+        self._output = _output_name(session, output, str(path))
+        self.label_names = None if label_names is None else tuple(label_names)
+        square = size is not None and size[0] == size[1]
+        self.resolution = size[0] if resolution is None and size and square else resolution
+        self._mean = _per_channel(self._preparation.mean, self.channels, "mean")
+        self._std = _per_channel(self._preparation.std, self.channels, "std")
+
+    precision_is_fixed = True
+    """It computes in what the file says, whatever is asked for."""
+    may_be_shared = True
+    """By threads."""
+
+    @property
+    def network_size(self) -> tuple[int, int] | None:
+        """Height and width of what the model sees; None for those of the images."""
+        return None if self._resize is None else self._resize.size
+
+    def __call__(self, images: Float[Tensor, "b c h w"]) -> Tensor:
+        """Logits [B, K] or labels [B] of images in [0, 1], on the device of the images.
+
+        Raises:
+            ClassifierError: the answer is none.
+        """
+        prepared = self._prepared(images.detach().float())
+        pieces = torch.split(prepared, self._batch or len(prepared))
+        session = self._sessions.on(images.device)
+        answers = np.concatenate([self._run(session, piece) for piece in pieces])
+        answer = torch.from_numpy(answers).to(images.device)
+        if answer.ndim == 1 and not answer.is_floating_point():
+            return answer.long()
+        if answer.ndim > 2:  # 1x1 features after a pooling
+            answer = answer.flatten(1)
+        return answer.float()
+
+    def _prepared(self, images: Tensor) -> Tensor:
+        if self._resize is not None:
+            images = self._resize(images)
+        if self._preparation.scale != 1:
+            images = images * self._preparation.scale
+        if any(self._preparation.mean) or set(self._preparation.std) != {1.0}:
+            images = (images - self._mean.to(images.device)) / self._std.to(images.device)
+        return images.permute(0, 2, 3, 1) if self._channels_last else images
+
+    def _run(self, session: Any, images: Tensor) -> Any:
+        count = len(images)
+        if self._batch is not None and count < self._batch:
+            images = functional.pad(images, (0, 0) * 3 + (0, self._batch - count))
+        values = images.contiguous().cpu().numpy().astype(self._type, copy=False)
+        (answer,) = session.run([self._output], {self._input: values})
+        if not isinstance(answer, np.ndarray) or len(answer) != len(values):
+            raise ClassifierError(
+                f"{self._path} answered {len(values)} images with {np.shape(answer)}; expected "
+                "logits [B, K]: name another output of it as onnx:FILE?output=NAME"
+            )
+        return answer[:count]
+
+
+class _Sessions:
+    """A session for each type of device; a fingerprint would see where the file lies."""
+
+    __slots__ = ("_held",)
+
+    def __init__(self, path: Path, on_cpu: Any) -> None:
+        self._held = {"": path, "cpu": on_cpu}
+
+    def on(self, device: torch.device) -> Any:
+        """The session for images there."""
+        if device.type not in self._held:
+            self._held[device.type] = _opened(self._held[""], device.type)
+        return self._held[device.type]
+
+    def fingerprint_parts(self) -> tuple[()]:
+        """Nothing: the files' digest stands for it."""
+        return ()
+
+
+def _runtime_version() -> str:
+    import onnxruntime
+
+    return f"onnxruntime {onnxruntime.__version__}"
+
+
+def _opened(path: Path, device: str = "cpu") -> Any:
+    """A session on one thread for each that calls it."""
+    import onnxruntime
+
+    if not path.is_file():
+        raise WeightsError(f"there is no ONNX file {path}; check the path in the spec")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3  # errors
+    wanted = ["CUDAExecutionProvider"] if device == "cuda" else []
+    there = onnxruntime.get_available_providers()
+    providers = [name for name in (*wanted, "CPUExecutionProvider") if name in there]
+    try:
+        return onnxruntime.InferenceSession(path, options, providers=providers)
+    except Exception as error:  # its errors have no common base
+        raise WeightsError(
+            f"{path} cannot be run by ONNX Runtime ({str(error).strip().partition(chr(10))[0]}); "
+            "export it again, for an opset that this version knows"
+        ) from error
+
+
+def _data_files(path: Path) -> list[Path]:
+    """The files beside a model that hold weights too large for it, in order."""
+    import onnx
+
+    initializers = onnx.load(path, load_external_data=False).graph.initializer
+    return sorted(
+        {
+            path.parent / entry.value
+            for tensor in initializers
+            if tensor.data_location == onnx.TensorProto.EXTERNAL
+            for entry in tensor.external_data
+            if entry.key == "location"
+        }
+    )
+
+
+def _digest(paths: Sequence[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def _layout(
+    shape: Sequence[Any], name: str
+) -> tuple[int | None, bool, tuple[int, int] | None, int | None]:
+    """Batch size, whether channels come last, image size and channels; None where free."""
+    batch, *rest = (side if isinstance(side, int) and side > 0 else None for side in shape)
+    last = rest[0] not in (1, 3) and rest[2] in (1, 3)
+    channels, height, width = (rest[2], *rest[:2]) if last else rest
+    if channels is not None:
+        check_channels(channels, name)
+    if (height is None) != (width is None):
+        raise SettingError(
+            f"{name} takes images of shape {list(shape)}: either both sides must be fixed or "
+            "none; export it again"
+        )
+    size = None if height is None or width is None else (height, width)
+    return batch, last, size, channels
+
+
+def _output_name(session: Any, wanted: str | None, name: str) -> str:
+    names = [item.name for item in session.get_outputs()]
+    if wanted is None:
+        return str(names[0])
+    if wanted not in names:
+        raise SettingError(f"{name} has no output {wanted!r}; it has {', '.join(names)}")
+    return wanted
+
+
+def _per_channel(values: tuple[float, ...], channels: int | None, name: str) -> Tensor:
+    if len(values) not in {1, channels or len(values)}:
+        raise SettingError(
+            f"{name} needs one number, or one for each of the {channels} channels, got {values}"
+        )
+    return torch.tensor(values).reshape(1, -1, 1, 1)
+
+
+def _load(spec: Spec) -> OnnxClassifier:
+    preparation = Preparation(
+        mean=spec.numbers("mean") or (0.0,),
+        std=spec.numbers("std") or (1.0,),
+        scale=(spec.numbers("scale") or (1.0,))[0],
+    )
+    resolution = spec.number("resolution", 1) if "resolution" in spec.options else None
+    return OnnxClassifier(
+        spec.rest, preparation, spec.names("labels"), resolution, spec.options.get("output")
+    )
+
+
+SOURCE = Source(
+    _load,
+    "onnx:FILE[?mean=...&std=...&labels=...]",
+    "ONNX files, by ONNX Runtime",
+    options=("mean", "std", "scale", "labels", "resolution", "output"),
+    package="onnxruntime",
+    extra="onnxruntime",
+)

@@ -1,0 +1,108 @@
+"""The image classifiers of torchvision, by name."""
+
+from __future__ import annotations
+
+import difflib
+import pickle
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from denoised_smoothing.errors import MissingExtraError, SpecError, WeightsError
+from denoised_smoothing.models.classifiers.base import ImageClassifier
+from denoised_smoothing.models.classifiers.cifar_resnet import IMAGENET_MEAN, IMAGENET_STD
+from denoised_smoothing.models.classifiers.preprocessing import Interpolation, Resize, Scaling
+from denoised_smoothing.models.specs import Source, Spec
+from denoised_smoothing.models.weights import fill, load_weights
+
+
+def load_torchvision(name: str, *, weights: str = "DEFAULT") -> ImageClassifier:
+    """A classifier of torchvision with the transforms and label names of its weights.
+
+    Its resolution is the size of the crops that the weights were made for. Images of another
+    size are resized and cropped as these transforms do, after the noise.
+
+    Args:
+        name: such as ``resnet50``.
+        weights: the name of published weights, which are downloaded once; a safetensors file,
+            which takes normalisation, resolution and label names of the default weights; or
+            ``none`` for random weights, 224 pixels and no label names.
+
+    Raises:
+        SpecError: no classifier, or no weights for it, of that name.
+        WeightsError: the download failed, or the file is not of this classifier.
+        MissingExtraError: torchvision is not installed.
+    """
+    models = _models_with(name)
+    published = models.get_model_weights(name).__members__
+    if weights == "none":
+        network = models.get_model(name, weights=None)
+        return ImageClassifier(network, IMAGENET_MEAN, IMAGENET_STD, resolution=224).eval()
+    chosen = published.get(weights, published["DEFAULT"])
+    if weights in published:
+        network = _download(models, name, chosen)
+    elif Path(weights).suffix or Path(weights).exists():
+        network = models.get_model(name, weights=None)
+        fill(network, load_weights(weights)[0], f"{weights} (as torchvision:{name})")
+        if hasattr(network, "transform_input"):
+            network.transform_input = True  # as with all published weights of the Inceptions
+    else:
+        raise SpecError(
+            f"torchvision has no weights {weights!r} for {name}; known are "
+            f"{', '.join(published)}, none and the path of a safetensors file"
+        )
+    preset = chosen.transforms()
+    side = preset.crop_size[0]
+    resize = Resize(
+        (side, side),
+        preset.resize_size[0],
+        Scaling.SHORTER,
+        Interpolation(preset.interpolation.value),
+    )
+    return ImageClassifier(
+        network, preset.mean, preset.std, chosen.meta["categories"], side, resize
+    ).eval()
+
+
+def _models_with(name: str) -> Any:
+    """``torchvision.models``, if it has an image classifier of that name."""
+    try:
+        from torchvision import models
+    except ImportError as error:
+        raise MissingExtraError("torchvision", "torchvision", f"torchvision:{name}") from error
+    known = models.list_models(module=models)
+    if name not in known:
+        nearest = difflib.get_close_matches(name.lower(), known)
+        hint = f"did you mean {' or '.join(nearest)}?" if nearest else "try resnet50"
+        raise SpecError(f"torchvision has no image classifier {name!r}; {hint}")
+    return models
+
+
+def _download(models: Any, name: str, chosen: Any) -> nn.Module:
+    try:
+        # Opened as mere tensors first: torch.hub would run code that hides in the file.
+        chosen.get_state_dict(check_hash=True, weights_only=True)
+        network: nn.Module = models.get_model(name, weights=chosen)
+    except (OSError, RuntimeError, pickle.UnpicklingError) as error:
+        raise WeightsError(
+            f"the weights of torchvision's {name} cannot be had from {chosen.url} ({error}); "
+            "fetch that file where there is internet, convert it with "
+            "safetensors.torch.save_file(torch.load(FILE, weights_only=True), NEW_FILE), "
+            f"and name the new file: torchvision:{name}:NEW_FILE"
+        ) from error
+    return network
+
+
+def _load(spec: Spec) -> ImageClassifier:
+    name, _, weights = spec.rest.partition(":")
+    return load_torchvision(name, weights=weights or "DEFAULT")
+
+
+SOURCE = Source(
+    _load,
+    "torchvision:NAME[:WEIGHTS]",
+    "classifiers of torchvision",
+    package="torchvision",
+    extra="torchvision",
+)

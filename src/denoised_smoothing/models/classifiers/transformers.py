@@ -1,0 +1,294 @@
+"""The image classifiers of transformers, with what their image processors do, on tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from denoised_smoothing.errors import SettingError, WeightsError
+from denoised_smoothing.models.classifiers.base import ImageClassifier, check_channels
+from denoised_smoothing.models.classifiers.preprocessing import Interpolation, Resize, Scaling
+from denoised_smoothing.models.hub import model_folder
+from denoised_smoothing.models.specs import Source, Spec
+
+_INTERPOLATIONS = {
+    0: Interpolation.NEAREST,
+    1: Interpolation.BICUBIC,  # Lanczos, which tensors do not have; transformers does the same
+    2: Interpolation.BILINEAR,
+    3: Interpolation.BICUBIC,
+}
+_TOLERANCE = 2.5 / 255
+"""How far a value in [0, 1] may be from the processor's, which rounds to 8 bits on its way."""
+
+
+def load_transformers(named: str) -> ImageClassifier:
+    """An image classifier of transformers; its processor's work is done on tensors, in batches.
+
+    Its resolution is the size that the processor brings images to.
+
+    Args:
+        named: a folder that ``save_pretrained`` of model and processor wrote, or ``OWNER/NAME``
+            on the hub, fetched once.
+
+    Raises:
+        WeightsError: it cannot be had, is no image classifier, or lacks weights.
+        SettingError: the model takes other channels, or its processor does what is not
+            reproduced.
+        ImportError: transformers is not installed.
+    """
+    import transformers
+
+    folder = model_folder(named, holds="config.json")
+    model = load_model(transformers.AutoModelForImageClassification, folder, named)
+    return with_processor(_Logits(model), model.config, folder, named, _label_names(model.config))
+
+
+def load_model(loader: Any, folder: Path, named: str) -> Any:
+    """A model in float32 and evaluation mode, all of whose weights were in the folder.
+
+    Raises:
+        WeightsError: it cannot be loaded, or weights are missing.
+    """
+    try:
+        with _quiet():
+            model, report = loader.from_pretrained(
+                folder,
+                dtype=torch.float32,
+                local_files_only=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+        first = str(error).strip().partition("\n")[0]
+        raise WeightsError(
+            f"{named} cannot be loaded as {loader.__name__.removeprefix('AutoModelFor')} "
+            f"({type(error).__name__}: {first}); name a folder that save_pretrained of such a "
+            "model wrote. Models that need code of their own are not run"
+        ) from error
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise WeightsError(
+            f"{named} holds no weights for {', '.join(missing[:3])}: it was saved without its "
+            "classifying head; train one, or name another model"
+        )
+    _forget_place(model)
+    return model.eval()
+
+
+def _forget_place(model: Any) -> None:
+    """Leave out where it lay: the same model in another folder is the same classifier."""
+    for module in model.modules():
+        if isinstance(getattr(module, "name_or_path", None), str):
+            module.name_or_path = ""
+    model.config.name_or_path = ""
+
+
+def with_processor(
+    network: nn.Module,
+    config: Any,
+    folder: Path,
+    named: str,
+    label_names: Sequence[str] | None,
+) -> ImageClassifier:
+    """A network behind what the image processor in the folder does.
+
+    One image goes through both, to see that they agree.
+
+    Raises:
+        WeightsError: there is no processor.
+        SettingError: as :func:`load_transformers`.
+    """
+    vision = getattr(config, "vision_config", config)
+    channels = check_channels(getattr(vision, "num_channels", 3), f"hf:{named}")
+    processor = _processor(folder, named)
+    mean, std = _normalisation(processor, channels)
+    resize = _resize(processor, named)
+    side = getattr(vision, "image_size", None) if resize is None else resize.size[0]
+    square = resize is None or resize.size[0] == resize.size[1]
+    classifier = ImageClassifier(
+        network,
+        mean,
+        std,
+        label_names,
+        resolution=side if square and isinstance(side, int) else None,
+        input_size=resize,
+    ).eval()
+    _check_processor(classifier, processor, named)
+    return classifier
+
+
+class _Logits(nn.Module):
+    """A model of transformers that answers with a tensor."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k"]:
+        logits: Tensor = self.model(images).logits
+        return logits
+
+
+def _processor(folder: Path, named: str) -> Any:
+    import transformers
+
+    try:
+        with _quiet():
+            processor = transformers.AutoImageProcessor.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False
+            )
+    except (OSError, ValueError, KeyError) as error:
+        raise WeightsError(
+            f"{named} says nothing of how to prepare images "
+            f"({str(error).strip().partition(chr(10))[0]}); save the model's image processor into "
+            "the same folder, with its save_pretrained"
+        ) from error
+    if not hasattr(processor, "do_rescale"):
+        raise WeightsError(
+            f"{named} prepares images by a {type(processor).__name__}, which is not reproduced; a "
+            f"model of timm is loaded as timm:{named}"
+        )
+    return processor
+
+
+def _normalisation(processor: Any, channels: int) -> tuple[list[float], list[float]]:
+    """Mean and std for images in [0, 1]: what rescaling and normalising do together."""
+    factor = 255 * processor.rescale_factor if processor.do_rescale else 255.0
+    mean, std = [0.0], [1.0]
+    if processor.do_normalize:
+        mean, std = ([v] if isinstance(v, float) else list(v) for v in
+                     (processor.image_mean, processor.image_std))  # fmt: skip
+    mean, std = (v * channels if len(v) == 1 else v for v in (mean, std))
+    return [value / factor for value in mean[:channels]], [v / factor for v in std[:channels]]
+
+
+def _resize(processor: Any, named: str) -> Resize | None:
+    """What the processor does to an image before it normalises; None for nothing.
+
+    Raises:
+        SettingError: it is not reproduced.
+    """
+    crop = processor.crop_size if getattr(processor, "do_center_crop", False) else None
+    if not processor.do_resize and crop is None:
+        return None
+    size, number = processor.size, 2 if processor.resample is None else int(processor.resample)
+    interpolation = _INTERPOLATIONS.get(number)
+    both = _sides(size)
+    shortest: int | None = None if size is None else size.shortest_edge
+    share = getattr(processor, "crop_pct", None)
+    if processor.do_resize and interpolation is not None:
+        if shortest and share is not None:
+            return _shared(shortest, share, interpolation)
+        if both and (crop is None or _sides(crop) == both):
+            return Resize(both, interpolation=interpolation)
+        if shortest and crop is None:
+            return Resize((shortest, shortest), shortest, Scaling.SQUARE, interpolation)
+        cut = _sides(crop)
+        if cut and (shortest or (both and both[0] == both[1])):
+            scaling = Scaling.SHORTER if shortest else Scaling.BOTH
+            scaled = shortest or (both or cut)[0]
+            return Resize(cut, scaled, scaling, interpolation, crop_rounds_down=True)
+    raise SettingError(
+        f"{named} prepares images with do_resize={processor.do_resize}, size={size}, "
+        f"crop_size={crop} and resample={processor.resample}, which is not reproduced; wrap the "
+        "model yourself: python:MODULE:FACTORY"
+    )
+
+
+def _sides(size: Any) -> tuple[int, int] | None:
+    """Height and width, where a size of transformers has them."""
+    return (size.height, size.width) if size and size.height and size.width else None
+
+
+def _shared(shortest: int, share: float, interpolation: Interpolation) -> Resize:
+    """The preprocessing of ConvNeXt: small images are cut from larger ones, large ones are not."""
+    size = (shortest, shortest)
+    if shortest >= 384:
+        return Resize(size, interpolation=interpolation)
+    scaled = int(shortest / share)
+    return Resize(size, scaled, Scaling.SHORTER, interpolation, crop_rounds_down=True)
+
+
+def _check_processor(classifier: ImageClassifier, processor: Any, named: str) -> None:
+    """Refuse a processor whose answer on one image differs from what is done on tensors.
+
+    Raises:
+        SettingError: it does.
+    """
+    height, width = _probe_size(classifier)
+    down, across = torch.meshgrid(
+        torch.linspace(0, 1, height), torch.linspace(0, 1, width), indexing="ij"
+    )
+    waves = [0.5 + 0.4 * torch.sin(5 * down + (3 - i) * across + i) for i in range(3)]
+    image = (torch.stack(waves[: classifier.channels]) * 255).round().to(torch.uint8)
+    ours = image[None] / 255
+    ours = ours if classifier.resize is None else classifier.resize(ours)
+    ours = (ours - classifier.mean) / classifier.std
+    try:
+        theirs = processor(images=image, return_tensors="pt")["pixel_values"]
+    except (ValueError, KeyError, RuntimeError, TypeError) as error:
+        found = f"failed on one ({type(error).__name__}: {error})"
+    else:
+        if theirs.shape == ours.shape:
+            difference = float(((theirs - ours) * classifier.std).abs().max())
+            if difference <= _TOLERANCE:
+                return
+            found = f"differs by {difference:.3f} of the range of values"
+        else:
+            found = f"makes {list(theirs.shape)} of it instead of {list(ours.shape)}"
+    raise SettingError(
+        f"the image processor of {named} ({type(processor).__name__}) does more to an image than "
+        f"scale, crop and normalise: it {found}. Wrap model and processor yourself, as "
+        "python:MODULE:FACTORY"
+    )
+
+
+def _probe_size(classifier: ImageClassifier) -> tuple[int, int]:
+    if classifier.resize is None:
+        side = classifier.resolution or 32
+        return side, side
+    height, width = classifier.resize.size
+    if classifier.resize.scaling is Scaling.SQUARE:
+        return height + height // 4, height + height // 4
+    return height + height // 4, width + width // 2
+
+
+def _label_names(config: Any) -> list[str] | None:
+    """The names of the labels, unless they are but numbers that transformers fills in."""
+    names = [str(config.id2label[index]) for index in sorted(config.id2label)]
+    return None if names == [f"LABEL_{index}" for index in range(len(names))] else names
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the progress bars and notes of loading; errors and missing weights are told."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _load(spec: Spec) -> ImageClassifier:
+    return load_transformers(spec.rest)
+
+
+SOURCE = Source(
+    _load,
+    "hf:NAME-OR-FOLDER",
+    "image classifiers of transformers",
+    package="transformers",
+    extra="hf",
+)

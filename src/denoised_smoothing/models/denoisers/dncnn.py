@@ -1,0 +1,43 @@
+"""DnCNN: a plain residual convolutional denoiser."""
+
+from __future__ import annotations
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from denoised_smoothing.models.denoisers.base import DenoiserNetwork
+
+
+class DnCNN(DenoiserNetwork):
+    """Convolutions that predict the noise (Zhang et al. 2017, section III).
+
+    With 17 layers of 64 channels the denoiser of Salman et al. 2020; ``dncnn-wide`` has 128.
+    It is not told sigma.
+
+    Args:
+        image_channels: channels C of the images.
+        depth: convolutions, at least 3.
+        width: channels between them.
+    """
+
+    def __init__(self, image_channels: int = 3, depth: int = 17, width: int = 64) -> None:
+        super().__init__(image_channels=image_channels, depth=depth, width=width)
+        layers: list[nn.Module] = [nn.Conv2d(image_channels, width, 3, padding=1), nn.ReLU(True)]
+        for _ in range(depth - 2):
+            layers += [
+                nn.Conv2d(width, width, 3, padding=1, bias=False),
+                nn.BatchNorm2d(width),
+                nn.ReLU(True),
+            ]
+        layers.append(nn.Conv2d(width, image_channels, 3, padding=1, bias=False))
+        self.noise = nn.Sequential(*layers)
+        for layer in layers:
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+
+    def forward(
+        self, noisy: Float[Tensor, "b c h w"], sigma: float | Float[Tensor, " b"]
+    ) -> Float[Tensor, "b c h w"]:
+        """Subtract the predicted noise; sigma is not used."""
+        noise: Tensor = self.noise(noisy)
+        return noisy - noise

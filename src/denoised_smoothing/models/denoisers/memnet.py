@@ -1,0 +1,76 @@
+"""MemNet: recursive blocks whose outputs are all kept and gated."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from denoised_smoothing.models.denoisers.base import DenoiserNetwork
+
+
+class MemNet(DenoiserNetwork):
+    """Persistent memory network (Tai et al. 2017, section 3); it is not told sigma.
+
+    Args:
+        image_channels: channels C of the images.
+        blocks: memory blocks M (Salman et al. 2020 use 3).
+        recursions: recursions R of the residual unit in each block, sharing their convolutions.
+        width: channels of the features.
+    """
+
+    def __init__(
+        self, image_channels: int = 3, blocks: int = 3, recursions: int = 6, width: int = 64
+    ) -> None:
+        super().__init__(
+            image_channels=image_channels, blocks=blocks, recursions=recursions, width=width
+        )
+        self.extract = _activated_convolution(image_channels, width)
+        self.blocks = nn.ModuleList(
+            _MemoryBlock(width, recursions, memories=index + 1) for index in range(blocks)
+        )
+        self.reconstruct = _activated_convolution(width, image_channels)
+
+    def forward(
+        self, noisy: Float[Tensor, "b c h w"], sigma: float | Float[Tensor, " b"]
+    ) -> Float[Tensor, "b c h w"]:
+        """Add the predicted residual; sigma is not used."""
+        memories = [self.extract(noisy)]
+        for block in self.blocks:
+            memories.append(block(memories))
+        residual: Tensor = self.reconstruct(memories[-1])
+        return noisy + residual
+
+
+class _MemoryBlock(nn.Module):
+    """A recursive unit (short-term memory) and a gate over it and all earlier blocks."""
+
+    def __init__(self, width: int, recursions: int, memories: int) -> None:
+        super().__init__()
+        self.convolutions = nn.ModuleList(
+            nn.Conv2d(width, width, 3, padding=1, bias=False) for _ in range(2)
+        )
+        # The recursions share convolutions, not the statistics of what flows through them.
+        self.norms = nn.ModuleList(
+            nn.ModuleList(nn.BatchNorm2d(width) for _ in range(2)) for _ in range(recursions)
+        )
+        self.gate = _activated_convolution((recursions + memories) * width, width, size=1)
+
+    def forward(self, memories: list[Tensor]) -> Tensor:
+        features, short_term = memories[-1], []
+        for norms in self.norms:
+            inner = features
+            for norm, convolution in zip(norms.children(), self.convolutions, strict=True):
+                inner = convolution(torch.relu(norm(inner)))
+            features = features + inner
+            short_term.append(features)
+        gated: Tensor = self.gate(torch.cat([*short_term, *memories], dim=1))
+        return gated
+
+
+def _activated_convolution(inputs: int, outputs: int, size: int = 3) -> nn.Sequential:
+    return nn.Sequential(
+        nn.BatchNorm2d(inputs),
+        nn.ReLU(),
+        nn.Conv2d(inputs, outputs, size, padding=size // 2, bias=False),
+    )

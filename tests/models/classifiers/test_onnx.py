@@ -1,0 +1,133 @@
+"""onnx.py: layouts, batches, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from denoised_smoothing import SmoothedClassifier, load_classifier
+from denoised_smoothing.errors import SettingError, SpecError, WeightsError
+from denoised_smoothing.models.classifiers.onnx import OnnxClassifier, Preparation
+from denoised_smoothing.models.fingerprints import fingerprint
+
+from . import models
+
+pytest.importorskip("onnxruntime")
+onnx = pytest.importorskip("onnx")
+
+
+def images(count: int = 5, side: int = 16) -> torch.Tensor:
+    return torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(0))
+
+
+def saved(path: Path, *shape: int | str, **more: Any) -> OnnxClassifier:
+    models.save_onnx(path, shape, **more)
+    return OnnxClassifier(path)
+
+
+def test_a_fixed_batch_of_any_length_gives_the_same(tmp_path: Path) -> None:
+    free = saved(tmp_path / "free.onnx", "n", 3, 16, 16)
+    for batch in (1, 2, 3, 8):
+        fixed = saved(tmp_path / f"{batch}.onnx", batch, 3, 16, 16)
+        torch.testing.assert_close(fixed(images()), free(images()))
+        assert (fixed.resolution, fixed.channels) == (16, 3)
+
+
+def test_channels_may_come_last(tmp_path: Path) -> None:
+    first = saved(tmp_path / "first.onnx", "n", 3, "h", "w")
+    last = saved(tmp_path / "last.onnx", "n", "h", "w", 3)
+    torch.testing.assert_close(last(images()), first(images()))
+    assert (last.resolution, last.channels) == (None, 3)
+
+
+def test_labels_serve_as_answers(tmp_path: Path) -> None:
+    logits = saved(tmp_path / "logits.onnx", "n", 3, "h", "w")
+    labels = saved(tmp_path / "labels.onnx", "n", 3, "h", "w", labels=True)
+    assert labels(images()).dtype == torch.int64
+    assert labels(images()).tolist() == logits(images()).argmax(dim=1).tolist()
+    certificate = SmoothedClassifier(labels, 0.25).certify(torch.zeros(3, 16, 16), n0=10, n=100)
+    assert certificate.counts.n == 100
+
+
+def test_another_output_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "a.onnx"
+    models.save_onnx(path)
+    assert load_classifier(f"onnx:{path}?output=logits")(images()).shape == (5, 4)
+    with pytest.raises(SettingError, match="has no output 'other'; it has logits"):
+        load_classifier(f"onnx:{path}?output=other")
+
+
+def test_a_resolution_may_be_stated(tmp_path: Path) -> None:
+    path = tmp_path / "a.onnx"
+    models.save_onnx(path)
+    assert load_classifier(f"onnx:{path}?resolution=24").resolution == 24  # type: ignore[attr-defined]
+
+
+def test_the_fingerprint_is_that_of_file_and_preparation(tmp_path: Path) -> None:
+    path = tmp_path / "a.onnx"
+    models.save_onnx(path)
+    plain = fingerprint(OnnxClassifier(path))
+    assert fingerprint(OnnxClassifier(path)) == plain
+    assert fingerprint(OnnxClassifier(path, Preparation(mean=(0.5,)))) != plain
+    models.save_onnx(path, half=True)
+    assert fingerprint(OnnxClassifier(path)) != plain
+
+
+def test_the_fingerprint_sees_weights_in_a_file_of_their_own(tmp_path: Path) -> None:
+    path, beside = tmp_path / "a.onnx", tmp_path / "a.onnx.data"
+    models.save_onnx(path)
+    onnx.save(
+        onnx.load(path), path, save_as_external_data=True, location=beside.name, size_threshold=0
+    )
+    before = fingerprint(OnnxClassifier(path))
+    held = bytearray(beside.read_bytes())
+    held[0] ^= 1
+    beside.write_bytes(held)
+    assert fingerprint(OnnxClassifier(path)) != before
+
+
+class TestRefused:
+    def test_a_missing_file(self, tmp_path: Path) -> None:
+        with pytest.raises(WeightsError, match=r"there is no ONNX file .*away\.onnx; check the"):
+            load_classifier(f"onnx:{tmp_path}/away.onnx")
+
+    def test_a_file_of_something_else(self, tmp_path: Path) -> None:
+        (tmp_path / "a.onnx").write_bytes(b"no model")
+        with pytest.raises(WeightsError, match="cannot be run by ONNX Runtime"):
+            load_classifier(f"onnx:{tmp_path}/a.onnx")
+
+    def test_other_channels(self, tmp_path: Path) -> None:
+        models.save_onnx(tmp_path / "a.onnx", ("n", 5, 16, 16))
+        with pytest.raises(SettingError, match="takes images of 5 channels; images have 1"):
+            load_classifier(f"onnx:{tmp_path}/a.onnx")
+
+    def test_one_fixed_side(self, tmp_path: Path) -> None:
+        models.save_onnx(tmp_path / "a.onnx", ("n", 3, 16, "w"))
+        with pytest.raises(SettingError, match="either both sides must be fixed or none"):
+            load_classifier(f"onnx:{tmp_path}/a.onnx")
+
+    def test_other_inputs(self, tmp_path: Path) -> None:
+        from onnx import TensorProto, helper
+
+        value = helper.make_tensor_value_info("ids", TensorProto.INT64, ["n", 7])
+        out = helper.make_tensor_value_info("out", TensorProto.INT64, ["n", 7])
+        graph = helper.make_graph(
+            [helper.make_node("Identity", ["ids"], ["out"])], "g", [value], [out]
+        )
+        opset = [helper.make_opsetid("", 17)]
+        model = helper.make_model(graph, opset_imports=opset, ir_version=9)
+        (tmp_path / "a.onnx").write_bytes(model.SerializeToString())
+        with pytest.raises(SettingError, match=r"takes ids: tensor\(int64\).*expected one batch"):
+            load_classifier(f"onnx:{tmp_path}/a.onnx")
+
+    def test_impossible_preparations(self, tmp_path: Path) -> None:
+        models.save_onnx(tmp_path / "a.onnx")
+        with pytest.raises(SettingError, match=r"std and scale must be above 0, got std=\(0.0,\)"):
+            load_classifier(f"onnx:{tmp_path}/a.onnx?std=0")
+        with pytest.raises(SettingError, match="mean needs one number, or one for each of the 3"):
+            load_classifier(f"onnx:{tmp_path}/a.onnx?mean=0.1,0.2")
+        with pytest.raises(SpecError, match="mean takes numbers such as"):
+            load_classifier(f"onnx:{tmp_path}/a.onnx?mean=grey")

@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from denoised_smoothing import SmoothedClassifier, load_classifier, load_denoiser
+from denoised_smoothing.engines.pipeline import folded
+from denoised_smoothing.errors import ClassifierError, SettingError, SpecError
+from denoised_smoothing.interop import SoftVotes
+from denoised_smoothing.models.catalogue import load_bundle
+from denoised_smoothing.models.denoisers import DnCNN, MeanAnswer, MeanDenoiser, UNet
+from denoised_smoothing.models.denoisers.base import DenoiserNetwork
+from denoised_smoothing.models.fingerprints import fingerprint
+from denoised_smoothing.noise import derive_key, standard_normal
+
+
+class Adding(DenoiserNetwork):
+    """Adds a number to every pixel."""
+
+    def __init__(self, number: float) -> None:
+        super().__init__(image_channels=1)
+        self.number = number
+
+    def forward(self, noisy: Tensor, sigma: float | Tensor) -> Tensor:
+        return noisy + self.number
+
+
+class Corners(nn.Module):
+    """Logits: the upper left pixel, and the upper right one."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images[:, 0, 0, [0, -1]]
+
+
+def test_scores_are_averaged_over_denoisers_and_mirror_images() -> None:
+    image = torch.tensor([[[[1.0, 5.0]]]])
+    plain = MeanAnswer(Corners(), MeanDenoiser([Adding(0), Adding(2)]), 0.5)
+    assert plain(image).tolist() == [[2, 6]]
+    mirrored = MeanDenoiser([Adding(0), Adding(2)], mirror=True)
+    assert mirrored.votes == 4
+    assert MeanAnswer(Corners(), mirrored, 0.5)(image).tolist() == [[4, 4]]
+    torch.testing.assert_close(mirrored(image, 0.5), image)
+
+
+def test_labels_have_no_mean() -> None:
+    mean = MeanAnswer(lambda images: torch.zeros(len(images)), MeanDenoiser([Adding(0)] * 2), 0.5)
+    with pytest.raises(ClassifierError, match="answers with labels, which have no mean"):
+        mean(torch.zeros(1, 1, 2, 2))
+
+
+@pytest.mark.parametrize(
+    ("denoisers", "said"),
+    [
+        ([UNet()], "a mean needs a second view: name another denoiser, or mirror"),
+        ([], "a mean needs a second view"),
+        ([UNet(), UNet(image_channels=1)], "for images of 1 and 3 channels have no mean"),
+        ([MeanDenoiser([UNet()], mirror=True), UNet()], "not of diffusion or of means"),
+    ],
+)
+def test_what_has_no_mean_is_refused(denoisers: list[DenoiserNetwork], said: str) -> None:
+    with pytest.raises(SettingError, match=said):
+        MeanDenoiser(denoisers)
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ("mean:digits-mse+none", "'none' is no denoiser of this package"),
+        ("mean:digits-mse?mirror=1", "mirror is yes or no, got '1'"),
+        ("mean:digits-mse+digits-msee", "of which 'digits-msee' is a part: unknown denoiser"),
+        ("mean:digits-mse+unet:a+b.safetensors", "of which 'unet:a' is a part: there is no"),
+        ("mean:digits-mse+", "between its plus signs stand different denoisers"),
+        ("mean:digits-mse+digits-mse", "between its plus signs stand different denoisers"),
+    ],
+)
+def test_specs_that_say_no_mean(spec: str, said: str) -> None:
+    with pytest.raises(SpecError, match=said):
+        load_denoiser(spec)
+
+
+@pytest.fixture
+def image() -> Tensor:
+    return torch.randint(256, (1, 8, 8), generator=torch.Generator().manual_seed(0)) / 255
+
+
+@pytest.fixture
+def mean() -> MeanDenoiser:
+    loaded = load_denoiser("mean:digits-mse+digits-stability?mirror=yes")
+    assert isinstance(loaded, MeanDenoiser)
+    return loaded
+
+
+@pytest.mark.parametrize("engine", ["torch", "openvino", "onnxruntime"])
+def test_a_copy_has_one_vote_which_is_that_of_the_mean(
+    image: Tensor, mean: MeanDenoiser, engine: str
+) -> None:
+    if engine != "torch":
+        pytest.importorskip(engine)
+    classifier = load_classifier("digits")
+
+    def by_hand(noisy: Tensor) -> Tensor:
+        views = [(d, x) for d in mean.denoisers for x in (noisy, noisy.flip(3))]
+        return sum((classifier(d(x, 0.5)) for d, x in views), torch.zeros(1)) / 4
+
+    smoothed = SmoothedClassifier(classifier, 0.5, mean, device="cpu", engine=engine)
+    expected = SmoothedClassifier(by_hand, 0.5, None, device="cpu")
+    assert counts(smoothed, image) == counts(expected, image)
+    one = SmoothedClassifier(classifier, 0.5, mean.denoisers[0], device="cpu")
+    assert counts(one, image) != counts(expected, image)
+
+
+def counts(smoothed: SmoothedClassifier, image: Tensor) -> list[list[int]]:
+    return [list(stage.counts) for stage in smoothed.certify(image, n0=10, n=200, seed=0).stages]
+
+
+def test_gradients_follow_every_view(image: Tensor, mean: MeanDenoiser) -> None:
+    smoothed = SmoothedClassifier(load_classifier("digits"), 0.5, mean, device="cpu")
+    soft = SoftVotes(smoothed, copies=1, fresh=False)
+    key = derive_key(0, "soft votes", 0)
+    noisy = image[None] + 0.5 * standard_normal(key, (1, 1, 8, 8), torch.device("cpu"))
+    logits = MeanAnswer(smoothed.classifier, mean, 0.5)(noisy)
+    torch.testing.assert_close(soft(image[None]), torch.log_softmax(logits, dim=1))
+
+
+def test_fingerprints_see_members_order_and_mirror() -> None:
+    one, two = UNet(width=8, outer=1, inner=1), UNet(width=8, outer=1, inner=2)
+    means = [MeanDenoiser([one, two]), MeanDenoiser([two, one])]
+    means += [MeanDenoiser([one, two], mirror=True), MeanDenoiser([one], mirror=True)]
+    assert len({fingerprint(mean) for mean in means}) == 4
+
+
+def test_a_bundle_answers_as_its_parts(image: Tensor, mean: MeanDenoiser, tmp_path: Path) -> None:
+    smoothed = SmoothedClassifier(load_classifier("digits"), 0.5, mean, device="cpu")
+    spec = "mean:digits-mse+digits-stability?mirror=yes"
+    smoothed.save(tmp_path / "bundle", shape=(1, 8, 8), classifier="digits", denoiser=spec)
+    assert counts(load_bundle(tmp_path / "bundle", device="cpu"), image) == counts(smoothed, image)
+
+
+def test_batch_normalisation_of_the_parts_is_folded() -> None:
+    mean = MeanDenoiser([DnCNN(), UNet(width=8)])
+    smoothed = SmoothedClassifier(nn.Flatten(), 0.5, mean, device="cpu")
+    parts = folded(smoothed.execution.pipeline, torch.rand(2, 3, 8, 8)).modules()
+    assert not any(isinstance(part, nn.BatchNorm2d) for part in parts)
+
+
+def test_a_remote_classifier_is_asked_about_one_image_a_copy() -> None:
+    denoiser = MeanDenoiser([DnCNN(), UNet()])
+    with pytest.raises(SettingError, match="has 2 answers to a noisy copy, and a remote class"):
+        SmoothedClassifier(load_classifier("simulated"), 0.25, denoiser)
