@@ -24,7 +24,7 @@ from denoised_smoothing.certificates.certificate import Certificate, SamplingPla
 from denoised_smoothing.certificates.parameters import Noise, Setting
 from denoised_smoothing.certificates.plans import Anytime, FixedBudget, RadiusTarget
 from denoised_smoothing.datasets import ImageDataset, load_dataset
-from denoised_smoothing.engines.base import cores, processor
+from denoised_smoothing.engines.engine import cores, processor
 from denoised_smoothing.errors import (
     ImageError,
     RunMismatchError,

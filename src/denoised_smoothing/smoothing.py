@@ -31,8 +31,8 @@ from denoised_smoothing.certificates.plans import chosen_plan
 from denoised_smoothing.certificates.prediction import Prediction, PredictionBudget
 from denoised_smoothing.certificates.radii import check_sigma
 from denoised_smoothing.engines import Choice, Pixels
+from denoised_smoothing.engines.prepared import stated_channels
 from denoised_smoothing.errors import SettingError
-from denoised_smoothing.execution import stated_channels
 from denoised_smoothing.executors import (
     ClusterExecution,
     LocalExecution,

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from denoised_smoothing.certificates.counts import Stage
 from denoised_smoothing.certificates.parameters import EngineName, Noise, Precision
+from denoised_smoothing.engines.prepared import Execution
 from denoised_smoothing.errors import SettingError
-from denoised_smoothing.execution import Execution
 from denoised_smoothing.executors import workers
 from denoised_smoothing.executors.workers import Job, Worker
 

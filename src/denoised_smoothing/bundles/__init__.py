@@ -31,8 +31,8 @@ from denoised_smoothing.bundles.parts import (
 )
 from denoised_smoothing.bundles.record import Bundle, read_bundle, write_bundle
 from denoised_smoothing.engines import Choice
+from denoised_smoothing.engines.prepared import Execution, Fixed
 from denoised_smoothing.errors import SettingError
-from denoised_smoothing.execution import Execution, Fixed
 from denoised_smoothing.models.fingerprints import fingerprint
 from denoised_smoothing.models.protocols import Classifier
 

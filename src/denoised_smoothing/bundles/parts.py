@@ -21,7 +21,7 @@ from denoised_smoothing.engines.converted import (
     OnnxRuntimeEngine,
     OpenVinoEngine,
 )
-from denoised_smoothing.engines.pytorch import TorchEngine
+from denoised_smoothing.engines.torch_engine import TorchEngine
 from denoised_smoothing.errors import SettingError, WeightsError
 from denoised_smoothing.models.classifiers import (
     CIFAR_RESNET,

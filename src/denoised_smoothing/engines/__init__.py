@@ -1,13 +1,9 @@
 """How the pipeline denoiser-then-classifier is executed: the one place where it runs."""
 
-from denoised_smoothing.engines.base import (
-    Engine,
-    choose_device,
-    forward_size,
-)
 from denoised_smoothing.engines.choice import Choice, Request, choose_engine, limit_threads
+from denoised_smoothing.engines.engine import Engine, choose_device, forward_size
 from denoised_smoothing.engines.pipeline import Pipeline, Pixels
-from denoised_smoothing.engines.pytorch import TorchEngine
+from denoised_smoothing.engines.torch_engine import TorchEngine
 
 __all__ = [
     "Choice",

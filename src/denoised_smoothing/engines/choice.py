@@ -19,20 +19,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from denoised_smoothing.certificates.parameters import EngineName, Precision
-from denoised_smoothing.engines.base import (
-    Engine,
-    cores,
-    forward_size,
-    processor,
-    tracing,
-)
 from denoised_smoothing.engines.cache import cache_key, cached_folder, recall, remember
 from denoised_smoothing.engines.converted import (
     OnnxRuntimeEngine,
     OpenVinoEngine,
 )
+from denoised_smoothing.engines.engine import Engine, cores, forward_size, processor, tracing
 from denoised_smoothing.engines.pipeline import Pipeline, agrees, folded
-from denoised_smoothing.engines.pytorch import CompiledTorchEngine, TorchEngine
+from denoised_smoothing.engines.torch_engine import CompiledTorchEngine, TorchEngine
 from denoised_smoothing.errors import (
     ClassifierError,
     DenoisedSmoothingError,

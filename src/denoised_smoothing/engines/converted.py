@@ -19,12 +19,8 @@ from jaxtyping import Float, Num
 from torch import Tensor
 
 from denoised_smoothing.certificates.parameters import EngineName, Precision
-from denoised_smoothing.engines.base import (
-    Engine,
-    checked_answer,
-    cores,
-)
 from denoised_smoothing.engines.cache import digest_of_files
+from denoised_smoothing.engines.engine import Engine, checked_answer, cores
 from denoised_smoothing.engines.pipeline import Pipeline, Plain
 from denoised_smoothing.errors import ClassifierError, MissingExtraError, SettingError
 

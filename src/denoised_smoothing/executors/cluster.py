@@ -17,8 +17,8 @@ from torch import Tensor
 
 from denoised_smoothing.certificates.parameters import EngineName, Noise, Precision
 from denoised_smoothing.engines import Choice, Engine
+from denoised_smoothing.engines.prepared import Execution
 from denoised_smoothing.errors import MissingExtraError, SettingError, WorkerError
-from denoised_smoothing.execution import Execution
 from denoised_smoothing.executors.crew import Crew
 from denoised_smoothing.executors.workers import Found, Job, Worker
 from denoised_smoothing.models.fingerprints import fingerprint

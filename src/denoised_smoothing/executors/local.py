@@ -15,8 +15,8 @@ from torch import Tensor
 
 from denoised_smoothing.certificates.parameters import EngineName, Noise, Precision
 from denoised_smoothing.engines import Choice, choose_device, limit_threads
+from denoised_smoothing.engines.prepared import Execution
 from denoised_smoothing.errors import SettingError
-from denoised_smoothing.execution import Execution
 from denoised_smoothing.models.protocols import Classifier
 from denoised_smoothing.noise import chunk_size
 from denoised_smoothing.scheduling import Executor, Part, Votes

@@ -14,8 +14,8 @@ from jaxtyping import Float, Num
 from denoised_smoothing.certificates.counts import Stage
 from denoised_smoothing.certificates.parameters import EngineName
 from denoised_smoothing.engines import Choice, choose_device, limit_threads
+from denoised_smoothing.engines.prepared import Execution
 from denoised_smoothing.errors import SettingError
-from denoised_smoothing.execution import Execution
 from denoised_smoothing.scheduling import ImageTask, Part, Votes
 from denoised_smoothing.voting import Voting
 

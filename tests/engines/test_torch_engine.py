@@ -17,9 +17,11 @@ from denoised_smoothing.engines import (
     TorchEngine,
     choose_device,
     forward_size,
-    pytorch,
 )
-from denoised_smoothing.engines.base import exact_float32, tracing
+from denoised_smoothing.engines import (
+    torch_engine as pytorch,
+)
+from denoised_smoothing.engines.engine import exact_float32, tracing
 from denoised_smoothing.errors import ClassifierError, SettingError
 from denoised_smoothing.models.denoisers import as_denoiser
 

@@ -17,7 +17,8 @@ from denoised_smoothing.certificates.parameters import EngineName, Precision
 from denoised_smoothing.certificates.plans import FixedBudget
 from denoised_smoothing.cli import attacking
 from denoised_smoothing.datasets import ImageDataset, load_dataset
-from denoised_smoothing.engines import Engine, choice, converted, pytorch
+from denoised_smoothing.engines import Engine, choice, converted
+from denoised_smoothing.engines import torch_engine as pytorch
 from denoised_smoothing.errors import ClassifierError, RunMismatchError
 from denoised_smoothing.models.catalogue import load_classifier
 from denoised_smoothing.runs import CertificationRun
