@@ -30,9 +30,9 @@ import sqlalchemy as sa
 from denoised_smoothing import SmoothedClassifier
 from denoised_smoothing.certificates.plans import FixedBudget
 from denoised_smoothing.datasets import ImageDataset
-from denoised_smoothing.executors.crew import Crew
 from denoised_smoothing.runs import CertificationRun
-from denoised_smoothing.scheduling import Executor, ImageTask, Part, Votes, spend
+from denoised_smoothing.smoothing.crew import Crew
+from denoised_smoothing.smoothing.scheduler import Executor, ImageTask, Part, Votes, spend
 from denoised_smoothing.store import IMAGES, Store
 
 CHUNK, CLASSES = 50, 1000

@@ -19,7 +19,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from denoised_smoothing import scheduling
 from denoised_smoothing.certificates.certificate import Certificate, SamplingPlan
 from denoised_smoothing.certificates.parameters import Noise, Setting
 from denoised_smoothing.certificates.plans import Anytime, FixedBudget, RadiusTarget
@@ -35,7 +34,8 @@ from denoised_smoothing.models.classifiers import ImageClassifier
 from denoised_smoothing.noise import noisy_copies
 from denoised_smoothing.reporting import Format, export, load_results
 from denoised_smoothing.runs import CertificationRun, RunProgress, recorder
-from denoised_smoothing.smoothing import SmoothedClassifier, Stage
+from denoised_smoothing.smoothing.classifier import SmoothedClassifier, Stage
+from denoised_smoothing.smoothing.classifier import scheduler as scheduling
 from denoised_smoothing.store import Store, StoredImage
 
 IMAGES = 12

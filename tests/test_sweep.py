@@ -19,7 +19,7 @@ from denoised_smoothing.errors import SettingError
 from denoised_smoothing.experiments import sweep_sigma
 from denoised_smoothing.reporting import comparison, sigma_figure, write_report
 from denoised_smoothing.runs import CertificationRun
-from denoised_smoothing.smoothing import SmoothedClassifier
+from denoised_smoothing.smoothing.classifier import SmoothedClassifier
 from denoised_smoothing.store import Store
 
 for package in ("sklearn", "jinja2", "matplotlib"):

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from denoised_smoothing.models.classifiers.base import ImageClassifier
     from denoised_smoothing.reporting import load_results, write_report
     from denoised_smoothing.runs import CertificationRun
-    from denoised_smoothing.smoothing import SmoothedClassifier
+    from denoised_smoothing.smoothing.classifier import SmoothedClassifier
     from denoised_smoothing.store import Store
 
 _HOMES = {

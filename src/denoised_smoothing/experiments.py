@@ -21,7 +21,7 @@ from denoised_smoothing.reporting import (
     write_report,
 )
 from denoised_smoothing.runs import CertificationRun, RunProgress
-from denoised_smoothing.smoothing import SmoothedClassifier
+from denoised_smoothing.smoothing.classifier import SmoothedClassifier
 from denoised_smoothing.store import Store
 
 METHODS = {

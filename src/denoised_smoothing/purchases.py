@@ -12,7 +12,7 @@ from denoised_smoothing.remote.classifier import RemoteClassifier
 from denoised_smoothing.remote.log import Ledger
 from denoised_smoothing.remote.records import Spending
 from denoised_smoothing.remote.vendors.prices import Price
-from denoised_smoothing.smoothing import SmoothedClassifier
+from denoised_smoothing.smoothing.classifier import SmoothedClassifier
 from denoised_smoothing.store import Store, StoredRun
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from denoised_smoothing.reporting import ImageResult
-from denoised_smoothing.smoothing import SmoothedClassifier
+from denoised_smoothing.smoothing.classifier import SmoothedClassifier
 
 SIGMA = 0.25
 SHAPE = (1, 8, 8)

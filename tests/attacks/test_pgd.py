@@ -16,7 +16,7 @@ from denoised_smoothing.attacks import PGD, attack, check_differentiable, to_gri
 from denoised_smoothing.attacks.pgd import distance
 from denoised_smoothing.errors import ClassifierError, SettingError
 from denoised_smoothing.images import is_on_grid
-from denoised_smoothing.smoothing import SmoothedClassifier
+from denoised_smoothing.smoothing.classifier import SmoothedClassifier
 
 from .samples import SHAPE, SIGMA, Cut, Labels, Linear, Numpy, exact_radius, picture, smoothed
 

@@ -14,7 +14,7 @@ from denoised_smoothing import images as image_forms
 from denoised_smoothing.certificates.parameters import EngineName, Precision
 from denoised_smoothing.models.classifiers import CifarResNet, ImageClassifier
 from denoised_smoothing.models.denoisers import UNet
-from denoised_smoothing.smoothing import SmoothedClassifier
+from denoised_smoothing.smoothing.classifier import SmoothedClassifier
 
 SEED = 0
 SIGMA = 0.5

@@ -22,8 +22,8 @@ from denoised_smoothing.engines import torch_engine as pytorch
 from denoised_smoothing.errors import ClassifierError, RunMismatchError
 from denoised_smoothing.models.catalogue import load_classifier
 from denoised_smoothing.runs import CertificationRun
-from denoised_smoothing.scheduling import ImageTask
-from denoised_smoothing.smoothing import SmoothedClassifier
+from denoised_smoothing.smoothing.classifier import SmoothedClassifier
+from denoised_smoothing.smoothing.scheduler import ImageTask
 from denoised_smoothing.store import Store
 
 from .samples import INT8, KINDS, OPENVINO, SEED, convolutional, images, residual, smoothed, unet

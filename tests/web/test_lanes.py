@@ -13,7 +13,7 @@ import torch
 from denoised_smoothing.certificates.counts import Stage
 from denoised_smoothing.certificates.plans import FixedBudget
 from denoised_smoothing.images import digest, to_grid
-from denoised_smoothing.smoothing import SmoothedClassifier
+from denoised_smoothing.smoothing.classifier import SmoothedClassifier
 from denoised_smoothing.web.lanes import Counts, Lane, Ticket
 
 POISON = 200 / 255

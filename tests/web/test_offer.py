@@ -12,7 +12,7 @@ from denoised_smoothing.certificates.parameters import EngineName
 from denoised_smoothing.errors import SettingError
 from denoised_smoothing.images import is_on_grid
 from denoised_smoothing.models.catalogue import load_classifier, load_denoiser
-from denoised_smoothing.smoothing import SmoothedClassifier
+from denoised_smoothing.smoothing.classifier import SmoothedClassifier
 from denoised_smoothing.web.offer import Names, Offer
 from denoised_smoothing.web.uploads import fit
 

@@ -23,7 +23,7 @@ from denoised_smoothing.datasets import load_dataset
 from denoised_smoothing.images import to_png
 from denoised_smoothing.models.catalogue import load_classifier, load_denoiser
 from denoised_smoothing.runs import CertificationRun
-from denoised_smoothing.smoothing import SmoothedClassifier
+from denoised_smoothing.smoothing.classifier import SmoothedClassifier
 from denoised_smoothing.store import Store
 from denoised_smoothing.web.limits import Limits
 from denoised_smoothing.web.offer import Offer

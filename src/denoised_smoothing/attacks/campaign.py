@@ -14,7 +14,7 @@ from denoised_smoothing.errors import ImageError, SettingError
 from denoised_smoothing.images import is_on_grid
 from denoised_smoothing.noise import derive_key
 from denoised_smoothing.reporting import AttackOutcome, ImageResult, Verdict
-from denoised_smoothing.smoothing import SmoothedClassifier
+from denoised_smoothing.smoothing.classifier import SmoothedClassifier
 
 
 @dataclass(frozen=True)

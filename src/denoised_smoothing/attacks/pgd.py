@@ -19,7 +19,7 @@ from denoised_smoothing.errors import ClassifierError, DenoisedSmoothingError, S
 from denoised_smoothing.images import as_image, to_grid
 from denoised_smoothing.models.denoisers import answers_behind
 from denoised_smoothing.noise import derive_key, standard_normal
-from denoised_smoothing.smoothing import SmoothedClassifier
+from denoised_smoothing.smoothing.classifier import SmoothedClassifier
 
 _LEVELS = 255
 _STEEPEST = 2.0**20

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from denoised_smoothing.datasets import ImageDataset
     from denoised_smoothing.reporting import AttackOutcome, ImageResult, RunResults
     from denoised_smoothing.runs import CertificationRun
-    from denoised_smoothing.smoothing import SmoothedClassifier
+    from denoised_smoothing.smoothing.classifier import SmoothedClassifier
     from denoised_smoothing.store import Store, StoredRun
 
 ALARM = 3
@@ -150,7 +150,7 @@ def _smoothed(
     run: StoredRun, classifier: str, denoiser: str, device: str, *, as_certified: bool = False
 ) -> SmoothedClassifier:
     from denoised_smoothing.models.catalogue import load_classifier, load_denoiser
-    from denoised_smoothing.smoothing import SmoothedClassifier
+    from denoised_smoothing.smoothing.classifier import SmoothedClassifier
 
     smoothed = SmoothedClassifier(
         load_classifier(classifier),

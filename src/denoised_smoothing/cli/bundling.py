@@ -38,9 +38,9 @@ def bundle(
     as_json: AsJson = False,
 ) -> None:
     """Write all that answers into one folder, for --bundle of predict and certify."""
-    from denoised_smoothing.bundles import read_bundle, shape_of
     from denoised_smoothing.datasets import load_dataset
     from denoised_smoothing.runs import calibrate
+    from denoised_smoothing.smoothing.bundle import read_bundle, shape_of
 
     smoothed = load_smoothed(
         classifier, denoiser, sigma, noise=noise, device=device, engine=engine, precision=precision

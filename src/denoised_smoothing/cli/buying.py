@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from denoised_smoothing.purchases import QueryEstimate
     from denoised_smoothing.remote.classifier import RemoteClassifier
     from denoised_smoothing.reporting import RunResults
-    from denoised_smoothing.smoothing import SmoothedClassifier
+    from denoised_smoothing.smoothing.classifier import SmoothedClassifier
 
 MaxQueries = Annotated[
     int | None,

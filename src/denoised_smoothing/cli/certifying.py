@@ -83,7 +83,7 @@ from denoised_smoothing.terminal import (
 )
 
 if TYPE_CHECKING:
-    from denoised_smoothing.smoothing import SmoothedClassifier
+    from denoised_smoothing.smoothing.classifier import SmoothedClassifier
 
 IN_A_BUNDLE = (
     "classifier", "denoiser", "sigma", "noise", "engine", "precision", "calibration",
@@ -385,7 +385,7 @@ def load_smoothed(
         SettingError: they may not, and it is a remote one.
     """
     from denoised_smoothing.models.catalogue import load_classifier, load_denoiser
-    from denoised_smoothing.smoothing import SmoothedClassifier
+    from denoised_smoothing.smoothing.classifier import SmoothedClassifier
 
     smoothed = SmoothedClassifier(
         load_classifier(classifier), sigma, load_denoiser(denoiser), **options

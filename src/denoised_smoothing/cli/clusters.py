@@ -11,7 +11,7 @@ from typer.core import TyperCommand
 from denoised_smoothing.errors import SettingError
 
 if TYPE_CHECKING:
-    from denoised_smoothing.executors import RayCluster
+    from denoised_smoothing.smoothing.cluster import RayCluster
 
 LOCAL = "local"
 _PANEL = "Cluster"
@@ -90,7 +90,7 @@ def cluster(
                 "--ray, or leave them out"
             )
         return None
-    from denoised_smoothing.executors import RayCluster
+    from denoised_smoothing.smoothing.cluster import RayCluster
 
     return RayCluster(
         None if ray == LOCAL else ray, workers, cpus, gpus, _parse(resources or ""), passes

@@ -13,7 +13,7 @@ from denoised_smoothing.certificates.plans import FixedBudget
 from denoised_smoothing.errors import MissingExtraError, SettingError
 from denoised_smoothing.images import to_grid
 from denoised_smoothing.interop.soft_votes import SoftVotes
-from denoised_smoothing.smoothing import SmoothedClassifier
+from denoised_smoothing.smoothing.classifier import SmoothedClassifier
 
 try:
     from art.estimators.classification import PyTorchClassifier

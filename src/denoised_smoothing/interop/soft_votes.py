@@ -10,7 +10,7 @@ from denoised_smoothing.certificates.bounds import check_copies
 from denoised_smoothing.errors import SettingError
 from denoised_smoothing.models.denoisers import answers_behind
 from denoised_smoothing.noise import derive_key, standard_normal
-from denoised_smoothing.smoothing import SmoothedClassifier
+from denoised_smoothing.smoothing.classifier import SmoothedClassifier
 
 
 class SoftVotes(nn.Module):

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from denoised_smoothing.bundles import missing_roles, read_bundle, restore_form
 from denoised_smoothing.errors import (
     DenoisedSmoothingError,
     SettingError,
@@ -35,7 +34,8 @@ from denoised_smoothing.models.specs import (
 )
 from denoised_smoothing.models.weights import load_weights
 from denoised_smoothing.remote.source import REMOTE_FORMS, is_remote, load_remote
-from denoised_smoothing.smoothing import SmoothedClassifier
+from denoised_smoothing.smoothing.bundle import missing_roles, read_bundle, restore_form
+from denoised_smoothing.smoothing.classifier import SmoothedClassifier
 
 
 def load_classifier(spec: str) -> Classifier:

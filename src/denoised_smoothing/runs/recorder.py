@@ -19,7 +19,7 @@ from denoised_smoothing.datasets import Example
 from denoised_smoothing.errors import ImageError, StoreError
 from denoised_smoothing.images import digest
 from denoised_smoothing.remote.records import Spending
-from denoised_smoothing.scheduling import ImageTask
+from denoised_smoothing.smoothing.scheduler import ImageTask
 from denoised_smoothing.store import Store, StoredImage, StoredRun
 
 if TYPE_CHECKING:

@@ -33,7 +33,7 @@ from denoised_smoothing.purchases import (
 from denoised_smoothing.remote.classifier import RemoteClassifier
 from denoised_smoothing.runs.recorder import Recorder, RunProgress, has_all
 from denoised_smoothing.runs.shards import OF_SHARDS, Shard
-from denoised_smoothing.smoothing import SmoothedClassifier
+from denoised_smoothing.smoothing.classifier import SmoothedClassifier
 from denoised_smoothing.store import Store, StoredExample, StoredRun
 
 CALIBRATION_IMAGES = 50

@@ -23,7 +23,7 @@ from denoised_smoothing.certificates.prediction import PredictionBudget
 from denoised_smoothing.errors import SettingError
 from denoised_smoothing.images import digest, to_png
 from denoised_smoothing.noise import derive_key
-from denoised_smoothing.smoothing import SmoothedClassifier
+from denoised_smoothing.smoothing.classifier import SmoothedClassifier
 from denoised_smoothing.web import story
 from denoised_smoothing.web.feed import Feed
 from denoised_smoothing.web.lanes import Ticket

@@ -13,8 +13,8 @@ from jaxtyping import Float
 
 from denoised_smoothing.certificates.counts import LabelCounts, Stage
 from denoised_smoothing.errors import ClassifierError
-from denoised_smoothing.scheduling import ImageTask, Targets
-from denoised_smoothing.smoothing import SmoothedClassifier
+from denoised_smoothing.smoothing.classifier import SmoothedClassifier
+from denoised_smoothing.smoothing.scheduler import ImageTask, Targets
 
 _log = logging.getLogger(__name__)
 Counts = Mapping[Stage, LabelCounts]

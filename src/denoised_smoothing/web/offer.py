@@ -18,7 +18,7 @@ from denoised_smoothing.errors import DenoisedSmoothingError, ImageError, Settin
 from denoised_smoothing.models.catalogue import load_bundle, load_classifier, load_denoiser
 from denoised_smoothing.models.protocols import Classifier, Denoiser
 from denoised_smoothing.remote.protocol import CopyClassifier
-from denoised_smoothing.smoothing import SmoothedClassifier
+from denoised_smoothing.smoothing.classifier import SmoothedClassifier
 
 NO_DENOISER = "none"
 _ROUNDS = 4

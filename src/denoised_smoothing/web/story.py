@@ -19,7 +19,7 @@ from denoised_smoothing.certificates.prediction import Prediction
 from denoised_smoothing.certificates.radii import format_down, gaussian_radius, round_down
 from denoised_smoothing.errors import DenoisedSmoothingError
 from denoised_smoothing.images import to_png
-from denoised_smoothing.smoothing import SmoothedClassifier
+from denoised_smoothing.smoothing.classifier import SmoothedClassifier
 
 Counts = Mapping[Stage, LabelCounts]
 Names = Sequence[str] | None

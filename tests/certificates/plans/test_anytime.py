@@ -14,7 +14,7 @@ from denoised_smoothing.certificates.parameters import Noise, Setting
 from denoised_smoothing.certificates.plans import Anytime, FixedBudget
 from denoised_smoothing.certificates.radii import failure_for_radius, gaussian_radius
 from denoised_smoothing.errors import CountsError, SettingError
-from denoised_smoothing.scheduling import ImageTask
+from denoised_smoothing.smoothing.scheduler import ImageTask
 
 from ..samples import Votes, conclude, counts_of, drive, setting_of, stages, streams_of
 

@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from denoised_smoothing import scheduling
 from denoised_smoothing.certificates.counts import LabelCounts, Stage
-from denoised_smoothing.scheduling import Executor, ImageTask, Part, Targets, Votes
+from denoised_smoothing.smoothing.classifier import scheduler as scheduling
+from denoised_smoothing.smoothing.scheduler import Executor, ImageTask, Part, Targets, Votes
 
 IMAGE = np.zeros((1, 2, 2), np.float32)
 CLASSES = 3

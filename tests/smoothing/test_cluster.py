@@ -19,8 +19,8 @@ from denoised_smoothing.certificates.plans import Anytime
 from denoised_smoothing.cli import main
 from denoised_smoothing.cli.clusters import cluster, with_address
 from denoised_smoothing.errors import ClassifierError, MissingExtraError, SettingError, StoreError
-from denoised_smoothing.executors import RayCluster, worker_device
 from denoised_smoothing.models.catalogue import load_classifier
+from denoised_smoothing.smoothing.cluster import RayCluster, worker_device
 from denoised_smoothing.store import Store
 
 SAMPLES = Path(__file__).parents[1] / "samples"

@@ -19,12 +19,12 @@ from denoised_smoothing.certificates.parameters import EngineName, Noise, Precis
 from denoised_smoothing.engines import Choice, Engine
 from denoised_smoothing.engines.prepared import Execution
 from denoised_smoothing.errors import MissingExtraError, SettingError, WorkerError
-from denoised_smoothing.executors.crew import Crew
-from denoised_smoothing.executors.workers import Found, Job, Worker
 from denoised_smoothing.models.fingerprints import fingerprint
 from denoised_smoothing.models.protocols import Classifier
 from denoised_smoothing.noise import chunk_size
-from denoised_smoothing.scheduling import Executor, ImageTask, Part, Votes
+from denoised_smoothing.smoothing.cluster_worker import Found, Job, Worker
+from denoised_smoothing.smoothing.crew import Crew
+from denoised_smoothing.smoothing.scheduler import Executor, ImageTask, Part, Votes
 
 _log = logging.getLogger(__name__)
 _joined: tuple[str, str] | None = None

@@ -17,7 +17,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from denoised_smoothing import images as image_forms
-from denoised_smoothing.bundles import Bundle, open_bundle, save_bundle, shape_of
 from denoised_smoothing.certificates.certificate import Certificate, SamplingPlan
 from denoised_smoothing.certificates.counts import Stage
 from denoised_smoothing.certificates.parameters import (
@@ -33,20 +32,16 @@ from denoised_smoothing.certificates.radii import check_sigma
 from denoised_smoothing.engines import Choice, Pixels
 from denoised_smoothing.engines.prepared import stated_channels
 from denoised_smoothing.errors import SettingError
-from denoised_smoothing.executors import (
-    ClusterExecution,
-    LocalExecution,
-    RayCluster,
-    choose_devices,
-    worker_device,
-)
 from denoised_smoothing.models.denoisers import check_size
 from denoised_smoothing.models.fingerprints import fingerprint
 from denoised_smoothing.models.protocols import Classifier
 from denoised_smoothing.noise import chunk_size, noisy_copies
 from denoised_smoothing.remote.protocol import CopyClassifier
-from denoised_smoothing.scheduling import ImageTask, Part, Targets, same_shape, spend
-from denoised_smoothing.voting import Voting
+from denoised_smoothing.smoothing.bundle import Bundle, open_bundle, save_bundle, shape_of
+from denoised_smoothing.smoothing.cluster import ClusterExecution, RayCluster, worker_device
+from denoised_smoothing.smoothing.devices import LocalExecution, choose_devices
+from denoised_smoothing.smoothing.scheduler import ImageTask, Part, Targets, same_shape, spend
+from denoised_smoothing.smoothing.votes import Voting
 
 
 @dataclass(frozen=True, slots=True)
@@ -337,7 +332,7 @@ class SmoothedClassifier:
 
         Args:
             tasks: the first is waited for; then None where there is none now (see
-                :func:`~denoised_smoothing.scheduling.spend`).
+                :func:`~denoised_smoothing.smoothing.scheduler.spend`).
             targets: as of :meth:`count_labels`.
             seed: of the noise of a task.
             on_batch: as of :meth:`count_labels`.

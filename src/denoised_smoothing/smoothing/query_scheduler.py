@@ -1,6 +1,6 @@
 """The loop that spends copies one by one, many on their way at once: for answers that are bought.
 
-Like :func:`~denoised_smoothing.scheduling.spend`, but nothing waits for a batch to end. Answers
+Like :func:`~denoised_smoothing.smoothing.scheduler.spend`, but nothing waits for a batch to end. Answers
 come in any order; an image's votes are added in the order of its copies, so what a plan sees is
 always the first so many copies of a stage, whichever failed or are late.
 """
@@ -18,7 +18,7 @@ from queue import SimpleQueue
 
 from denoised_smoothing.certificates.counts import Stage
 from denoised_smoothing.errors import AnswerMissingError
-from denoised_smoothing.scheduling import ImageTask, Part, Targets
+from denoised_smoothing.smoothing.scheduler import ImageTask, Part, Targets
 
 ASK_EVERY = 10
 """A plan is asked after so many copies, or when all that it wanted are there."""

@@ -14,13 +14,13 @@ from jaxtyping import Float, Int, Num
 from torch import Tensor
 
 from denoised_smoothing.certificates.parameters import Noise
-from denoised_smoothing.dispatch import spend_singly
 from denoised_smoothing.engines import Choice, Engine
 from denoised_smoothing.errors import ClassifierError
 from denoised_smoothing.noise import chunk_size, noisy_copies
 from denoised_smoothing.remote.protocol import CopySession
 from denoised_smoothing.remote.records import CopyKey
-from denoised_smoothing.scheduling import ImageTask, Part, Targets, same_shape
+from denoised_smoothing.smoothing.query_scheduler import spend_singly
+from denoised_smoothing.smoothing.scheduler import ImageTask, Part, Targets, same_shape
 
 Seed = int | Callable[[ImageTask], int]
 """Of the noise: one for all images, or that of each."""

@@ -13,8 +13,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from denoised_smoothing import bundles
-from denoised_smoothing.bundles import missing_roles, parts, read_bundle, record, restore_form
 from denoised_smoothing.certificates.parameters import EngineName, Precision
 from denoised_smoothing.certificates.plans import FixedBudget
 from denoised_smoothing.errors import ImageError, SettingError, WeightsError
@@ -25,7 +23,11 @@ from denoised_smoothing.models.classifiers.cifar_resnet import ProjectedResNet
 from denoised_smoothing.models.classifiers.preprocessing import Interpolation, Resize, Scaling
 from denoised_smoothing.models.denoisers import DnCNN, MajorityVote
 from denoised_smoothing.runs import CertificationRun
-from denoised_smoothing.smoothing import SmoothedClassifier
+from denoised_smoothing.smoothing.bundle import missing_roles, read_bundle, restore_form
+from denoised_smoothing.smoothing.classifier import SmoothedClassifier
+from denoised_smoothing.smoothing.classifier import bundle as bundles
+from denoised_smoothing.smoothing.classifier import bundle_file as record
+from denoised_smoothing.smoothing.classifier import bundle_parts as parts
 
 from .samples import KINDS, SEED, Blind, convolutional, images, noisy, residual, smoothed, unet
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from denoised_smoothing import SmoothedClassifier
 from denoised_smoothing.certificates.plans import Anytime
 from denoised_smoothing.errors import SettingError
-from denoised_smoothing.executors import LocalExecution, choose_devices
 from denoised_smoothing.remote.classifier import RemoteClassifier
+from denoised_smoothing.smoothing.devices import LocalExecution, choose_devices
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (5, 1, 8, 8)).astype(np.float32) / 255
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from denoised_smoothing.certificates.counts import LabelCounts, Stage
-from denoised_smoothing.dispatch import spend_singly
 from denoised_smoothing.errors import AnswerMissingError
-from denoised_smoothing.scheduling import ImageTask, Part
+from denoised_smoothing.smoothing.query_scheduler import spend_singly
+from denoised_smoothing.smoothing.scheduler import ImageTask, Part
 
 Counts = Mapping[Stage, LabelCounts]
 

@@ -16,8 +16,8 @@ from denoised_smoothing.certificates.parameters import EngineName
 from denoised_smoothing.engines import Choice, choose_device, limit_threads
 from denoised_smoothing.engines.prepared import Execution
 from denoised_smoothing.errors import SettingError
-from denoised_smoothing.scheduling import ImageTask, Part, Votes
-from denoised_smoothing.voting import Voting
+from denoised_smoothing.smoothing.scheduler import ImageTask, Part, Votes
+from denoised_smoothing.smoothing.votes import Voting
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from denoised_smoothing.bundles.record import Bundle
 from denoised_smoothing.certificates.parameters import EngineName
 from denoised_smoothing.engines import Engine
 from denoised_smoothing.engines.converted import (
@@ -41,6 +40,7 @@ from denoised_smoothing.models.denoisers import (
 )
 from denoised_smoothing.models.fingerprints import fingerprint
 from denoised_smoothing.models.weights import fill, load_weights, save_weights
+from denoised_smoothing.smoothing.bundle_file import Bundle
 
 MODEL = "model"
 """The folder of a converted model."""

@@ -15,8 +15,8 @@ from denoised_smoothing.certificates.counts import Stage
 from denoised_smoothing.certificates.parameters import EngineName, Noise, Precision
 from denoised_smoothing.engines.prepared import Execution
 from denoised_smoothing.errors import SettingError
-from denoised_smoothing.executors import workers
-from denoised_smoothing.executors.workers import Job, Worker
+from denoised_smoothing.smoothing.classifier import cluster_worker as workers
+from denoised_smoothing.smoothing.cluster_worker import Job, Worker
 
 IMAGE = np.full((1, 8, 8), 128 / 255, np.float32)
 CUTS = [("image", Stage.ESTIMATION, 0, 50)]

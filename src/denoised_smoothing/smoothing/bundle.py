@@ -19,7 +19,13 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from denoised_smoothing.bundles.parts import (
+from denoised_smoothing.engines import Choice
+from denoised_smoothing.engines.prepared import Execution, Fixed
+from denoised_smoothing.errors import SettingError
+from denoised_smoothing.models.fingerprints import fingerprint
+from denoised_smoothing.models.protocols import Classifier
+from denoised_smoothing.smoothing.bundle_file import Bundle, read_bundle, write_bundle
+from denoised_smoothing.smoothing.bundle_parts import (
     ConvertedPipeline,
     check_version,
     load_engine,
@@ -29,12 +35,6 @@ from denoised_smoothing.bundles.parts import (
     restore_form,
     save_parts,
 )
-from denoised_smoothing.bundles.record import Bundle, read_bundle, write_bundle
-from denoised_smoothing.engines import Choice
-from denoised_smoothing.engines.prepared import Execution, Fixed
-from denoised_smoothing.errors import SettingError
-from denoised_smoothing.models.fingerprints import fingerprint
-from denoised_smoothing.models.protocols import Classifier
 
 __all__ = [
     "Bundle",

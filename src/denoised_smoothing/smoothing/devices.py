@@ -19,8 +19,8 @@ from denoised_smoothing.engines.prepared import Execution
 from denoised_smoothing.errors import SettingError
 from denoised_smoothing.models.protocols import Classifier
 from denoised_smoothing.noise import chunk_size
-from denoised_smoothing.scheduling import Executor, Part, Votes
-from denoised_smoothing.voting import Seed, Voting
+from denoised_smoothing.smoothing.scheduler import Executor, Part, Votes
+from denoised_smoothing.smoothing.votes import Seed, Voting
 
 
 class LocalExecution(Execution):

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from denoised_smoothing.errors import SettingError, WorkerError
-from denoised_smoothing.executors.crew import TRIES, Crew
+from denoised_smoothing.smoothing.crew import TRIES, Crew
 
 exceptions = pytest.importorskip("ray.exceptions")
 WAIT = 10
