@@ -19,7 +19,7 @@ from denoised_smoothing.models.classifiers import CifarResNet, ImageClassifier, 
 from denoised_smoothing.noise import derive_key, standard_normal
 from denoised_smoothing.training.config import TrainingConfig
 from denoised_smoothing.training.job import Job
-from denoised_smoothing.training.module import (
+from denoised_smoothing.training.lightning import (
     Batch,
     check_finite,
     check_loss,

@@ -23,7 +23,7 @@ from denoised_smoothing.models.fingerprints import fingerprint
 from denoised_smoothing.models.weights import weights_digest
 from denoised_smoothing.training.config import Objective, Target
 from denoised_smoothing.training.job import Job
-from denoised_smoothing.training.module import DenoiserTraining
+from denoised_smoothing.training.lightning import DenoiserTraining
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from denoised_smoothing.training.config import (
     TrainingConfig,
     Weighting,
 )
-from denoised_smoothing.training.module import DenoiserTraining, check_loss
+from denoised_smoothing.training.lightning import DenoiserTraining, check_loss
 
 
 class Scale(DenoiserNetwork):
