@@ -1,6 +1,6 @@
 """Stored counts to tables, curves, reports and exports. Imports no deep-learning stack."""
 
-from denoised_smoothing.reporting.attacks import (
+from denoised_smoothing.attacks.report import (
     AttackOutcome,
     AttackRow,
     ShareRow,

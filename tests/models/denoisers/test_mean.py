@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from denoised_smoothing import SmoothedClassifier, load_classifier, load_denoiser
+from denoised_smoothing.attacks.soft_votes import SoftVotes
 from denoised_smoothing.engines.pipeline import folded
 from denoised_smoothing.errors import ClassifierError, SettingError, SpecError
-from denoised_smoothing.interop import SoftVotes
 from denoised_smoothing.models.catalogue import load_bundle
 from denoised_smoothing.models.denoisers import DnCNN, MeanAnswer, MeanDenoiser, UNet
 from denoised_smoothing.models.denoisers.base import DenoiserNetwork

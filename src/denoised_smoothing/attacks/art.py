@@ -8,11 +8,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from denoised_smoothing.attacks.soft_votes import SoftVotes
 from denoised_smoothing.certificates.parameters import Noise
 from denoised_smoothing.certificates.plans import FixedBudget
 from denoised_smoothing.errors import MissingExtraError, SettingError
 from denoised_smoothing.images import to_grid
-from denoised_smoothing.interop.soft_votes import SoftVotes
 from denoised_smoothing.smoothing.classifier import SmoothedClassifier
 
 try:

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor, nn
 
 from denoised_smoothing import SmoothedClassifier
+from denoised_smoothing.attacks.soft_votes import SoftVotes
 from denoised_smoothing.errors import SettingError
-from denoised_smoothing.interop import SoftVotes
 
 
 class Linear(nn.Module):

@@ -24,7 +24,7 @@ def smoothed() -> SmoothedClassifier:
 
 @pytest.fixture(scope="module")
 def estimator(smoothed: SmoothedClassifier) -> Any:
-    from denoised_smoothing.interop.art import SmoothedEstimator
+    from denoised_smoothing.attacks.art import SmoothedEstimator
 
     return SmoothedEstimator(smoothed, (1, 8, 8), 10, sample_size=50, seed=0)
 
@@ -62,7 +62,7 @@ def test_predict_and_certify_agree_with_the_smoothed_classifier(
 
 
 def test_an_abstention_is_a_row_of_zeros_or_the_most_frequent(smoothed: SmoothedClassifier) -> None:
-    from denoised_smoothing.interop.art import SmoothedEstimator
+    from denoised_smoothing.attacks.art import SmoothedEstimator
 
     unsure = SmoothedEstimator(smoothed, (1, 8, 8), 10, sample_size=5, seed=0)
     image = np.full((1, 1, 8, 8), 102 / 255, np.float32)
@@ -96,7 +96,7 @@ def test_an_attack_of_art_runs_on_it(estimator: Any, digits: tuple[np.ndarray, n
 
 
 def test_a_classifier_without_gradients_is_refused() -> None:
-    from denoised_smoothing.interop.art import SmoothedEstimator
+    from denoised_smoothing.attacks.art import SmoothedEstimator
 
     smoothed = SmoothedClassifier(lambda images: images.flatten(1), SIGMA)
     with pytest.raises(SettingError, match="no torch module; wrap a surrogate"):
@@ -105,6 +105,6 @@ def test_a_classifier_without_gradients_is_refused() -> None:
 
 def test_without_the_toolbox_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "art.estimators.classification", None)
-    monkeypatch.delitem(sys.modules, "denoised_smoothing.interop.art", raising=False)
+    monkeypatch.delitem(sys.modules, "denoised_smoothing.attacks.art", raising=False)
     with pytest.raises(MissingExtraError, match=r"'denoised-smoothing\[art\]'"):
-        import denoised_smoothing.interop.art  # noqa: F401
+        import denoised_smoothing.attacks.art  # noqa: F401

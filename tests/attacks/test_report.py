@@ -11,8 +11,7 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from denoised_smoothing.errors import MissingExtraError, SettingError
-from denoised_smoothing.reporting.attacks import (
+from denoised_smoothing.attacks.report import (
     AttackOutcome,
     AttackRow,
     ShareRow,
@@ -24,6 +23,7 @@ from denoised_smoothing.reporting.attacks import (
     to_attack,
     under_attack,
 )
+from denoised_smoothing.errors import MissingExtraError, SettingError
 from denoised_smoothing.reporting.results import RunResults
 
 from .samples import image, results
