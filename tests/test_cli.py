@@ -24,13 +24,14 @@ import torch
 import typer
 from rich.console import Console
 
-from denoised_smoothing import experiments, terminal
+from denoised_smoothing import terminal
 from denoised_smoothing.cli import app, main
 from denoised_smoothing.errors import TrainingInterruptedError
 from denoised_smoothing.models import catalogue
 from denoised_smoothing.models.denoisers import build_denoiser, load_denoiser_file, save_denoiser
 from denoised_smoothing.reporting import load_results
 from denoised_smoothing.runs import RunProgress
+from denoised_smoothing.runs import demo as experiments
 from denoised_smoothing.store import Store
 
 SAMPLES = Path(__file__).parent / "samples"

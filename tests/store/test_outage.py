@@ -86,7 +86,7 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> list[object]:
 def test_a_run_waits_for_the_network(
     server: Server, expected: list[object], monkeypatch: pytest.MonkeyPatch, seconds: float
 ) -> None:
-    from denoised_smoothing.runs import recorder
+    from denoised_smoothing.runs import writer as recorder
 
     monkeypatch.setattr(recorder, "SAVE_SECONDS", 0.0)
     proxy, passes = Proxy(server.port), iter(range(10_000))

@@ -12,9 +12,9 @@ from denoised_smoothing.errors import SettingError
 from denoised_smoothing.terminal import err
 
 if TYPE_CHECKING:
-    from denoised_smoothing.purchases import QueryEstimate
     from denoised_smoothing.remote.classifier import RemoteClassifier
     from denoised_smoothing.reporting import RunResults
+    from denoised_smoothing.runs.paid import QueryEstimate
     from denoised_smoothing.smoothing.classifier import SmoothedClassifier
 
 MaxQueries = Annotated[
@@ -59,7 +59,7 @@ def refuse_bought(smoothed: SmoothedClassifier, spec: str) -> None:
     Raises:
         SettingError: it is one.
     """
-    from denoised_smoothing.purchases import remote_of
+    from denoised_smoothing.runs.paid import remote_of
 
     if remote_of(smoothed) is not None:
         raise SettingError(

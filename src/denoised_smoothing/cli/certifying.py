@@ -103,8 +103,8 @@ def demo(
     as_json: AsJson = False,
 ) -> None:
     """The whole story on handwritten digits: certify three ways, print a table, write a report."""
-    from denoised_smoothing.experiments import RADII, run_demo
     from denoised_smoothing.reporting import best_over_sigma, comparison, to_rich
+    from denoised_smoothing.runs.demo import RADII, run_demo
 
     with run_bar() as show:
         story = run_demo(output, images=images, progress=show)
@@ -150,9 +150,9 @@ def predict(
     """The smoothed classifier's label of one image, without a radius."""
     from denoised_smoothing.datasets import load_dataset
     from denoised_smoothing.images import load_image
-    from denoised_smoothing.purchases import QueryEstimate
     from denoised_smoothing.remote.records import Spending
     from denoised_smoothing.runs import calibrate
+    from denoised_smoothing.runs.paid import QueryEstimate
 
     choice = chosen(
         context, bundle, classifier, denoiser, sigma, device=device,

@@ -28,14 +28,14 @@ from denoised_smoothing.cli.options import (
     parse_numbers,
 )
 from denoised_smoothing.errors import ImageError, SettingError
-from denoised_smoothing.published.scales import SCALES, Scale, ScaleName
+from denoised_smoothing.runs.paper.scales import SCALES, Scale, ScaleName
 from denoised_smoothing.terminal import err, out, plain_rows, print_json, run_bar
 
 if TYPE_CHECKING:
     from denoised_smoothing.datasets import ImageDataset
-    from denoised_smoothing.published.recipes import Recipe
-    from denoised_smoothing.published.tables import TableResult
     from denoised_smoothing.runs import CertificationRun
+    from denoised_smoothing.runs.paper.recipes import Recipe
+    from denoised_smoothing.runs.paper.tables import TableResult
 
 experiment = typer.Typer(no_args_is_help=True, help="The published tables, rerun on your machine.")
 
@@ -101,8 +101,8 @@ def cifar10(
     A row's denoiser is the one that ships for these networks, or is trained into the output
     folder. The same command goes on where it stopped.
     """
-    from denoised_smoothing.published.recipes import CIFAR10_RECIPES
-    from denoised_smoothing.published.tables import CIFAR10_PUBLISHED
+    from denoised_smoothing.runs.paper.recipes import CIFAR10_RECIPES
+    from denoised_smoothing.runs.paper.tables import CIFAR10_PUBLISHED
 
     plans = _Plan(
         scale=_scale(scale, limit, max_n, training_share),
@@ -160,7 +160,7 @@ def imagenet(
 
     The denoiser is the one that ships for photographs, trained for sigma up to 0.6.
     """
-    from denoised_smoothing.published.recipes import IMAGENET_RECIPES
+    from denoised_smoothing.runs.paper.recipes import IMAGENET_RECIPES
 
     plans = _Plan(
         scale=_scale(scale, limit, max_n, training_share),
@@ -277,7 +277,7 @@ def _denoisers(
 
     from denoised_smoothing.datasets import load_dataset
     from denoised_smoothing.models.catalogue import load_classifier
-    from denoised_smoothing.published.recipes import Networks, denoiser_for
+    from denoised_smoothing.runs.paper.recipes import Networks, denoiser_for
 
     def network(spec: str | None) -> nn.Module | None:
         loaded = None if spec is None else load_classifier(spec)
@@ -303,7 +303,7 @@ def _finish(
     as_json: bool,
 ) -> None:
     """Certify, write, print."""
-    from denoised_smoothing.published.tables import make_table
+    from denoised_smoothing.runs.paper.tables import make_table
     from denoised_smoothing.store import Store
 
     plans.output.mkdir(parents=True, exist_ok=True)

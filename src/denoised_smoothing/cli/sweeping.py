@@ -31,7 +31,7 @@ from denoised_smoothing.errors import ImageError
 from denoised_smoothing.terminal import out, plain_rows, print_json, run_bar
 
 if TYPE_CHECKING:
-    from denoised_smoothing.experiments import SigmaSweep
+    from denoised_smoothing.runs.demo import SigmaSweep
 
 
 def sweep(
@@ -67,9 +67,9 @@ def sweep(
     from denoised_smoothing.certificates.plans.anytime import RADII
     from denoised_smoothing.certificates.radii import check_radii
     from denoised_smoothing.datasets import load_dataset
-    from denoised_smoothing.experiments import sweep_sigma
     from denoised_smoothing.reporting import comparison, to_rich, write_report
     from denoised_smoothing.runs import CertificationRun
+    from denoised_smoothing.runs.demo import sweep_sigma
     from denoised_smoothing.store import Store
 
     usual = parse_radii(radii) or RADII

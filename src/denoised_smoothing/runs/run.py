@@ -22,7 +22,8 @@ from denoised_smoothing.certificates.plans import Anytime, FixedBudget
 from denoised_smoothing.datasets import Example, ImageDataset, select
 from denoised_smoothing.errors import ImageError, SettingError
 from denoised_smoothing.images import to_png
-from denoised_smoothing.purchases import (
+from denoised_smoothing.remote.classifier import RemoteClassifier
+from denoised_smoothing.runs.paid import (
     QueryEstimate,
     begin_offline,
     estimate,
@@ -30,9 +31,8 @@ from denoised_smoothing.purchases import (
     logged,
     remote_of,
 )
-from denoised_smoothing.remote.classifier import RemoteClassifier
-from denoised_smoothing.runs.recorder import Recorder, RunProgress, has_all
 from denoised_smoothing.runs.shards import OF_SHARDS, Shard
+from denoised_smoothing.runs.writer import Recorder, RunProgress, has_all
 from denoised_smoothing.smoothing.classifier import SmoothedClassifier
 from denoised_smoothing.store import Store, StoredExample, StoredRun
 

@@ -21,9 +21,9 @@ from denoised_smoothing.models.classifiers.cifar_resnet import save_cifar_resnet
 from denoised_smoothing.models.denoisers import UNet, load_denoiser_file, save_denoiser
 from denoised_smoothing.models.shipped import load_bundled_denoiser
 from denoised_smoothing.models.weights import weights_digest
-from denoised_smoothing.published import recipes as recipes_module
-from denoised_smoothing.published.recipes import CIFAR10_RECIPES, RECIPES, Networks, denoiser_for
-from denoised_smoothing.published.tables import CIFAR10_PUBLISHED, make_table
+from denoised_smoothing.runs.paper import recipes as recipes_module
+from denoised_smoothing.runs.paper.recipes import CIFAR10_RECIPES, RECIPES, Networks, denoiser_for
+from denoised_smoothing.runs.paper.tables import CIFAR10_PUBLISHED, make_table
 
 for package in ("jinja2", "matplotlib", "lightning"):
     pytest.importorskip(package)
