@@ -17,8 +17,8 @@ from markdown_it import MarkdownIt
 from rich.console import Console
 
 import denoised_smoothing
-from denoised_smoothing import terminal
 from denoised_smoothing.cli import main
+from denoised_smoothing.cli import output as terminal
 
 REPOSITORY = Path(__file__).parents[1]
 DOCS = REPOSITORY / "docs"

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from denoised_smoothing.certificates.counts import Stage
 from denoised_smoothing.certificates.parameters import EngineName, Precision
 from denoised_smoothing.certificates.plans import FixedBudget
-from denoised_smoothing.cli import attacking
+from denoised_smoothing.cli import attack as attacking
 from denoised_smoothing.datasets import ImageDataset, load_dataset
 from denoised_smoothing.engines import Engine, choice, converted
 from denoised_smoothing.engines import torch_engine as pytorch

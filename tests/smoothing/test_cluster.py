@@ -17,7 +17,7 @@ from denoised_smoothing import SmoothedClassifier, executors
 from denoised_smoothing.certificates.certificate import Certificate
 from denoised_smoothing.certificates.plans import Anytime
 from denoised_smoothing.cli import main
-from denoised_smoothing.cli.clusters import cluster, with_address
+from denoised_smoothing.cli.cluster_options import cluster, with_address
 from denoised_smoothing.errors import ClassifierError, MissingExtraError, SettingError, StoreError
 from denoised_smoothing.models.catalogue import load_classifier
 from denoised_smoothing.smoothing.cluster import RayCluster, worker_device

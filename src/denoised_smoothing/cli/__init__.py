@@ -7,17 +7,33 @@ from collections.abc import Sequence
 import typer
 
 from denoised_smoothing.cli import (
-    attacking,
-    bundling,
-    certifying,
-    experimenting,
-    planning,
-    results,
-    serving,
-    sweeping,
-    training,
+    attack as attacking,
 )
-from denoised_smoothing.cli.clusters import RayCommand
+from denoised_smoothing.cli import (
+    bundle as bundling,
+)
+from denoised_smoothing.cli import (
+    certify as certifying,
+)
+from denoised_smoothing.cli import (
+    experiment as experimenting,
+)
+from denoised_smoothing.cli import (
+    plan as planning,
+)
+from denoised_smoothing.cli import (
+    results,
+)
+from denoised_smoothing.cli import (
+    serve as serving,
+)
+from denoised_smoothing.cli import (
+    sweep as sweeping,
+)
+from denoised_smoothing.cli import (
+    train as training,
+)
+from denoised_smoothing.cli.cluster_options import RayCommand
 from denoised_smoothing.cli.options import FAILED, INTERRUPTED, REFUSED, fail
 from denoised_smoothing.errors import (
     DenoisedSmoothingError,

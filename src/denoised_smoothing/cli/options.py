@@ -11,8 +11,8 @@ import typer
 
 from denoised_smoothing.certificates.parameters import EngineName, Noise, Precision
 from denoised_smoothing.certificates.radii import check_radii
+from denoised_smoothing.cli.output import err
 from denoised_smoothing.errors import SettingError
-from denoised_smoothing.terminal import err
 
 REFUSED, FAILED, INTERRUPTED = 2, 1, 130
 """Exit codes: bad input, nothing was done; failed on the way, what was done is kept; Ctrl-C."""

@@ -15,8 +15,8 @@ from denoised_smoothing.cli.options import (
     StoreUrl,
     parse_radii,
 )
+from denoised_smoothing.cli.output import print_rows, print_written
 from denoised_smoothing.reporting.export import Format
-from denoised_smoothing.terminal import print_rows, print_written
 
 
 class Kind(StrEnum):

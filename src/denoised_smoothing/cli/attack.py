@@ -14,7 +14,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 from denoised_smoothing.certificates.parameters import EngineName, Precision
 from denoised_smoothing.certificates.radii import format_down
-from denoised_smoothing.cli.buying import refuse_bought
 from denoised_smoothing.cli.options import (
     FAILED,
     INTERRUPTED,
@@ -25,8 +24,9 @@ from denoised_smoothing.cli.options import (
     command_line,
     parse_radii,
 )
+from denoised_smoothing.cli.output import err, out, print_json
+from denoised_smoothing.cli.remote_options import refuse_bought
 from denoised_smoothing.errors import DenoisedSmoothingError, RunMismatchError, StoreError
-from denoised_smoothing.terminal import err, out, print_json
 
 if TYPE_CHECKING:
     import numpy as np

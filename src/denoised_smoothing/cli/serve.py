@@ -12,8 +12,8 @@ import typer
 
 from denoised_smoothing.certificates.parameters import EngineName
 from denoised_smoothing.cli.options import Device, Engine, StoreUrl
+from denoised_smoothing.cli.output import err
 from denoised_smoothing.errors import MissingExtraError, SettingError
-from denoised_smoothing.terminal import err
 
 KEY_VARIABLE = "DENOISED_SMOOTHING_API_KEY"
 

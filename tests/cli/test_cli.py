@@ -24,8 +24,8 @@ import torch
 import typer
 from rich.console import Console
 
-from denoised_smoothing import terminal
 from denoised_smoothing.cli import app, main
+from denoised_smoothing.cli import output as terminal
 from denoised_smoothing.errors import TrainingInterruptedError
 from denoised_smoothing.models import catalogue
 from denoised_smoothing.models.denoisers import build_denoiser, load_denoiser_file, save_denoiser

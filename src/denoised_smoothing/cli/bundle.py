@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from denoised_smoothing.certificates.parameters import EngineName, Noise, Precision
-from denoised_smoothing.cli.certifying import load_smoothed
+from denoised_smoothing.cli.certify import load_smoothed
 from denoised_smoothing.cli.options import (
     AsJson,
     CalibrationData,
@@ -21,7 +21,7 @@ from denoised_smoothing.cli.options import (
     Resolution,
     Sigma,
 )
-from denoised_smoothing.terminal import err, out, print_json
+from denoised_smoothing.cli.output import err, out, print_json
 
 
 def bundle(

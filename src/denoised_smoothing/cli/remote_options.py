@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from denoised_smoothing.cli.output import err
 from denoised_smoothing.errors import SettingError
-from denoised_smoothing.terminal import err
 
 if TYPE_CHECKING:
     from denoised_smoothing.remote.classifier import RemoteClassifier

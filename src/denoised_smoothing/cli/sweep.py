@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from denoised_smoothing.certificates.parameters import EngineName, Precision
-from denoised_smoothing.cli.certifying import load_smoothed
+from denoised_smoothing.cli.certify import load_smoothed
 from denoised_smoothing.cli.options import (
     FAILED,
     Alpha,
@@ -27,8 +27,8 @@ from denoised_smoothing.cli.options import (
     parse_numbers,
     parse_radii,
 )
+from denoised_smoothing.cli.output import out, plain_rows, print_json, run_bar
 from denoised_smoothing.errors import ImageError
-from denoised_smoothing.terminal import out, plain_rows, print_json, run_bar
 
 if TYPE_CHECKING:
     from denoised_smoothing.runs.demo import SigmaSweep

@@ -16,8 +16,8 @@ from denoised_smoothing.cli.options import (
     Sigma,
     command_line,
 )
+from denoised_smoothing.cli.output import err, print_card
 from denoised_smoothing.errors import MissingExtraError, SettingError
-from denoised_smoothing.terminal import err, print_card
 from denoised_smoothing.training.config import (
     Disagreement,
     Objective,

@@ -20,8 +20,8 @@ from denoised_smoothing.certificates.cost import (
 from denoised_smoothing.certificates.parameters import Noise, Setting
 from denoised_smoothing.certificates.plans import Anytime, FixedBudget
 from denoised_smoothing.cli.options import Alpha, AsJson, NoiseName, Sigma, StoreUrl
+from denoised_smoothing.cli.output import out, print_json, print_rows
 from denoised_smoothing.errors import SettingError
-from denoised_smoothing.terminal import out, print_json, print_rows
 
 
 def plan(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from denoised_smoothing.certificates.parameters import EngineName, Precision
-from denoised_smoothing.cli.certifying import load_smoothed
+from denoised_smoothing.cli.certify import load_smoothed
 from denoised_smoothing.cli.options import (
     FAILED,
     INTERRUPTED,
@@ -27,9 +27,9 @@ from denoised_smoothing.cli.options import (
     fail,
     parse_numbers,
 )
+from denoised_smoothing.cli.output import err, out, plain_rows, print_json, run_bar
 from denoised_smoothing.errors import ImageError, SettingError
 from denoised_smoothing.runs.paper.scales import SCALES, Scale, ScaleName
-from denoised_smoothing.terminal import err, out, plain_rows, print_json, run_bar
 
 if TYPE_CHECKING:
     from denoised_smoothing.datasets import ImageDataset

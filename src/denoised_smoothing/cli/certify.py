@@ -10,20 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from denoised_smoothing.certificates.parameters import EngineName, Noise, Precision
-from denoised_smoothing.cli.buying import (
-    BuyingOptions,
-    InFlight,
-    MaxCost,
-    MaxQueries,
-    Offline,
-    Price,
-    Rate,
-    Timeout,
-    Yes,
-    refuse_bought,
-    tell_lack,
-)
-from denoised_smoothing.cli.clusters import (
+from denoised_smoothing.cli.cluster_options import (
     Passes,
     Ray,
     WorkerCpus,
@@ -58,7 +45,16 @@ from denoised_smoothing.cli.options import (
     given_by_hand,
     parse_radii,
 )
-from denoised_smoothing.cli.plans import (
+from denoised_smoothing.cli.output import (
+    err,
+    out,
+    plain_rows,
+    print_json,
+    print_results,
+    print_spending,
+    run_bar,
+)
+from denoised_smoothing.cli.plan_options import (
     BOUGHT_EVERY,
     N0,
     MaxN,
@@ -71,16 +67,20 @@ from denoised_smoothing.cli.plans import (
     TwoSided,
     default_kind,
 )
-from denoised_smoothing.errors import BudgetReachedError, ImageError, SettingError
-from denoised_smoothing.terminal import (
-    err,
-    out,
-    plain_rows,
-    print_json,
-    print_results,
-    print_spending,
-    run_bar,
+from denoised_smoothing.cli.remote_options import (
+    BuyingOptions,
+    InFlight,
+    MaxCost,
+    MaxQueries,
+    Offline,
+    Price,
+    Rate,
+    Timeout,
+    Yes,
+    refuse_bought,
+    tell_lack,
 )
+from denoised_smoothing.errors import BudgetReachedError, ImageError, SettingError
 
 if TYPE_CHECKING:
     from denoised_smoothing.smoothing.classifier import SmoothedClassifier

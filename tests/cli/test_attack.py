@@ -15,7 +15,7 @@ import pytest
 
 from denoised_smoothing.attacks import Campaign
 from denoised_smoothing.cli import main
-from denoised_smoothing.cli.attacking import ALARM
+from denoised_smoothing.cli.attack import ALARM
 from denoised_smoothing.errors import ClassifierError, ImageError, StoreError
 from denoised_smoothing.images import load_image
 
