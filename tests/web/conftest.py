@@ -14,7 +14,7 @@ from denoised_smoothing.certificates.parameters import EngineName
 from denoised_smoothing.store import Store
 from denoised_smoothing.web.app import create_app
 from denoised_smoothing.web.limits import Limits
-from denoised_smoothing.web.offer import Names, Offer
+from denoised_smoothing.web.served import Names, Offer
 from denoised_smoothing.web.service import Service
 
 HERE = "http://127.0.0.1"

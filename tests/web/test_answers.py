@@ -18,8 +18,8 @@ from starlette.testclient import TestClient
 
 from denoised_smoothing.certificates.certificate import Certificate, SamplingPlan
 from denoised_smoothing.images import to_png
-from denoised_smoothing.web.offer import Offer
 from denoised_smoothing.web.schemas import AttackAnswer, CertificateAnswer, PredictionAnswer
+from denoised_smoothing.web.served import Offer
 from denoised_smoothing.web.service import Service
 
 STABILITY = "white box (stability)"

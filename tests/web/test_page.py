@@ -26,7 +26,7 @@ from denoised_smoothing.runs import CertificationRun
 from denoised_smoothing.smoothing.classifier import SmoothedClassifier
 from denoised_smoothing.store import Store
 from denoised_smoothing.web.limits import Limits
-from denoised_smoothing.web.offer import Offer
+from denoised_smoothing.web.served import Offer
 from denoised_smoothing.web.service import Service
 
 from .conftest import served

@@ -18,7 +18,7 @@ from denoised_smoothing.smoothing.classifier import SmoothedClassifier
 from denoised_smoothing.store import Store
 from denoised_smoothing.web.app import create_app
 from denoised_smoothing.web.limits import Limits
-from denoised_smoothing.web.offer import Offer
+from denoised_smoothing.web.served import Offer
 from denoised_smoothing.web.service import Service
 
 from .conftest import HERE

@@ -23,7 +23,7 @@ from schemathesis import GenerationMode
 
 from denoised_smoothing.store import Store
 from denoised_smoothing.web.limits import Limits
-from denoised_smoothing.web.offer import Offer
+from denoised_smoothing.web.served import Offer
 from denoised_smoothing.web.service import Service
 
 from .conftest import served

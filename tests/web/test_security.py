@@ -21,9 +21,9 @@ from starlette.testclient import TestClient
 from denoised_smoothing.store import Store
 from denoised_smoothing.web.app import create_app
 from denoised_smoothing.web.limits import Limits
-from denoised_smoothing.web.offer import Offer
 from denoised_smoothing.web.schemas import PredictionRequest
 from denoised_smoothing.web.security import Access
+from denoised_smoothing.web.served import Offer
 from denoised_smoothing.web.service import Service
 
 from .conftest import HERE
@@ -243,7 +243,7 @@ def test_bodies_are_read_beside_other_requests(
             called.append(None)
         return read(*args, **options)
 
-    monkeypatch.setattr(f"denoised_smoothing.web.parsing.{name}", noted)
+    monkeypatch.setattr(f"denoised_smoothing.web.request_body.{name}", noted)
     request = {"image": base64.b64encode(saved("PNG")).decode(), "n": 10}
     body = json.dumps(request).encode()
     reply = client.post(

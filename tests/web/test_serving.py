@@ -21,7 +21,7 @@ from denoised_smoothing.certificates.certificate import Certificate
 from denoised_smoothing.cli import main
 from denoised_smoothing.cli.serve import KEY_VARIABLE, pairs, read_key
 from denoised_smoothing.errors import SettingError
-from denoised_smoothing.web.offer import Offer
+from denoised_smoothing.web.served import Offer
 
 
 @contextmanager

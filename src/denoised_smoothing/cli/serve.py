@@ -79,8 +79,8 @@ def serve(
         raise MissingExtraError(error.name or "fastapi", "web", "the service") from error
     from denoised_smoothing.store import Store
     from denoised_smoothing.web.limits import Limits
-    from denoised_smoothing.web.offer import Names, Offer
     from denoised_smoothing.web.security import LOOPBACK, Access
+    from denoised_smoothing.web.served import Names, Offer
     from denoised_smoothing.web.server import listen
     from denoised_smoothing.web.server import serve as answer
     from denoised_smoothing.web.service import Service

@@ -25,15 +25,15 @@ from denoised_smoothing.images import digest, to_png
 from denoised_smoothing.noise import derive_key
 from denoised_smoothing.smoothing.classifier import SmoothedClassifier
 from denoised_smoothing.web import story
-from denoised_smoothing.web.feed import Feed
-from denoised_smoothing.web.lanes import Ticket
+from denoised_smoothing.web.batching import Ticket
+from denoised_smoothing.web.events import Feed
 from denoised_smoothing.web.limits import Limits
-from denoised_smoothing.web.offer import Model
 from denoised_smoothing.web.schemas import (
     AttackRequest,
     CertificateRequest,
     PredictionRequest,
 )
+from denoised_smoothing.web.served import Model
 
 Counts = Mapping[Stage, LabelCounts]
 

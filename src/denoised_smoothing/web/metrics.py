@@ -13,7 +13,7 @@ from prometheus_client import (
     generate_latest,
 )
 
-from denoised_smoothing.web.journal import State
+from denoised_smoothing.web.job_store import State
 
 
 class Metrics:

@@ -18,13 +18,13 @@ from denoised_smoothing.certificates.counts import LabelCounts, Stage
 from denoised_smoothing.errors import DenoisedSmoothingError, SettingError
 from denoised_smoothing.images import load_image
 from denoised_smoothing.store import Store
+from denoised_smoothing.web.batching import Lane, Ticket
+from denoised_smoothing.web.job_store import Journal, Record, State
 from denoised_smoothing.web.jobs import KINDS, AttackJob, Job
-from denoised_smoothing.web.journal import Journal, Record, State
-from denoised_smoothing.web.lanes import Lane, Ticket
 from denoised_smoothing.web.limits import Limits
 from denoised_smoothing.web.metrics import Metrics
-from denoised_smoothing.web.offer import NO_DENOISER, Offer
 from denoised_smoothing.web.schemas import Ask
+from denoised_smoothing.web.served import NO_DENOISER, Offer
 from denoised_smoothing.web.story import failure, shown_copies
 from denoised_smoothing.web.uploads import fit, read_upload
 

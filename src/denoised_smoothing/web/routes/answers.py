@@ -12,9 +12,9 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
+from denoised_smoothing.web.job_store import Record
 from denoised_smoothing.web.jobs import Job as Taken
-from denoised_smoothing.web.journal import Record
-from denoised_smoothing.web.parsing import body_of, read_request
+from denoised_smoothing.web.request_body import body_of, read_request
 from denoised_smoothing.web.schemas import (
     Ask,
     AttackAnswer,

@@ -14,7 +14,7 @@ from denoised_smoothing.certificates.counts import Stage
 from denoised_smoothing.certificates.plans import FixedBudget
 from denoised_smoothing.images import digest, to_grid
 from denoised_smoothing.smoothing.classifier import SmoothedClassifier
-from denoised_smoothing.web.lanes import Counts, Lane, Ticket
+from denoised_smoothing.web.batching import Counts, Lane, Ticket
 
 POISON = 200 / 255
 PLAN = FixedBudget(20, 400)

@@ -9,8 +9,8 @@ import pytest
 
 from denoised_smoothing.certificates.counts import LabelCounts, Stage
 from denoised_smoothing.store import Store
-from denoised_smoothing.web import journal as module
-from denoised_smoothing.web.journal import Journal, Record, State
+from denoised_smoothing.web import job_store as module
+from denoised_smoothing.web.job_store import Journal, Record, State
 
 COUNTS = (LabelCounts("a", "image", Stage.ESTIMATION, (3, 4), 1),)
 

@@ -13,7 +13,7 @@ from denoised_smoothing.errors import SettingError
 from denoised_smoothing.images import is_on_grid
 from denoised_smoothing.models.catalogue import load_classifier, load_denoiser
 from denoised_smoothing.smoothing.classifier import SmoothedClassifier
-from denoised_smoothing.web.offer import Names, Offer
+from denoised_smoothing.web.served import Names, Offer
 from denoised_smoothing.web.uploads import fit
 
 TORCH = {"engine": EngineName.TORCH, "sigmas": (0.5,)}
