@@ -15,7 +15,7 @@ from collections.abc import Callable
 import torch
 
 from denoised_smoothing.models.denoisers import ARCHITECTURES, DenoiserNetwork, build_denoiser
-from denoised_smoothing.models.shipped import load_bundled_denoiser
+from denoised_smoothing.models.shipped import load_shipped_denoiser
 
 SIGMA = 0.25
 SHIPS = "unet, as `cifar10`"
@@ -26,7 +26,7 @@ def network_of(name: str) -> DenoiserNetwork:
     """A fresh network of an architecture's own size, or of what ships."""
     if name != SHIPS:
         return build_denoiser(name)
-    return build_denoiser("unet", **load_bundled_denoiser("cifar10").config)
+    return build_denoiser("unet", **load_shipped_denoiser("cifar10").config)
 
 
 def workload(architecture: str, batch: int, training: bool) -> Callable[[], None]:

@@ -25,7 +25,7 @@ import numpy as np
 from denoised_smoothing import CertificationRun, FixedBudget, SmoothedClassifier, Store
 from denoised_smoothing.datasets import ImageDataset
 from denoised_smoothing.remote.classifier import RemoteClassifier
-from denoised_smoothing.remote.conduct import Conduct
+from denoised_smoothing.remote.conduct import ClientSettings
 from denoised_smoothing.remote.encoding import Encoding, to_levels
 
 TESTS = Path(__file__).parents[1] / "tests" / "remote"
@@ -54,7 +54,7 @@ def ours(name: str, url: str) -> RemoteClassifier:
     from denoised_smoothing.remote.vendors.http import HttpEndpoint
 
     vendor = Rekognition() if name == "aws" else HttpEndpoint(f"{url}/classify", "predictions")
-    return RemoteClassifier(vendor, conduct=Conduct(in_flight=IN_FLIGHT, rate=None))
+    return RemoteClassifier(vendor, conduct=ClientSettings(in_flight=IN_FLIGHT, rate=None))
 
 
 def images(count: int) -> ImageDataset:

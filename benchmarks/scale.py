@@ -32,7 +32,13 @@ from denoised_smoothing.certificates.plans import FixedBudget
 from denoised_smoothing.datasets import ImageDataset
 from denoised_smoothing.runs import CertificationRun
 from denoised_smoothing.smoothing.crew import Crew
-from denoised_smoothing.smoothing.scheduler import Executor, ImageTask, Part, Votes, spend
+from denoised_smoothing.smoothing.scheduler import (
+    BatchRunner,
+    CopyRange,
+    ImageTask,
+    Votes,
+    schedule_batches,
+)
 from denoised_smoothing.store import IMAGES, Store
 
 CHUNK, CLASSES = 50, 1000
@@ -46,12 +52,12 @@ ANYTIME = 50_000 * 868
 """The same by the anytime plan with one radius asked (docs/statistics.md, economy)."""
 
 
-def votes_of(parts: Sequence[Part]) -> Votes:
+def votes_of(parts: Sequence[CopyRange]) -> Votes:
     """All for one class of a thousand, as an ImageNet classifier sends them."""
     return [([0, part.size, *[0] * (CLASSES - 2)], 0) for part in parts]
 
 
-def at_once(parts: Sequence[Part]) -> Future[Votes]:
+def at_once(parts: Sequence[CopyRange]) -> Future[Votes]:
     future: Future[Votes] = Future()
     future.set_result(votes_of(parts))
     return future
@@ -60,15 +66,15 @@ def at_once(parts: Sequence[Part]) -> Future[Votes]:
 class Stub(SmoothedClassifier):
     """Whose copies are counted by an executor that is given."""
 
-    executor: Executor
+    executor: BatchRunner
 
     def count_labels(
         self, tasks: Any, targets: Any, seed: int, *, on_batch: Any = None
     ) -> Iterator[ImageTask]:
-        yield from spend(tasks, targets, self.executor, chunk=CHUNK, on_batch=on_batch)
+        yield from schedule_batches(tasks, targets, self.executor, chunk=CHUNK, on_batch=on_batch)
 
 
-def certify(images: int, executor: Executor, target: str) -> tuple[float, float]:
+def certify(images: int, executor: BatchRunner, target: str) -> tuple[float, float]:
     """Seconds that a run takes, without its preparation, and those of this process's CPU."""
     smoothed = Stub(lambda x: x.flatten(1), 0.5, device="cpu")
     smoothed.executor = executor
@@ -99,7 +105,7 @@ def driver(options: argparse.Namespace) -> None:
         for name, target in targets.items():
             for images in (options.images // 4, options.images):
                 # One chunk a batch: the most messages that there can be.
-                seconds, cpu = certify(images, Executor(at_once, CHUNK, 8, 16), f"{target}")
+                seconds, cpu = certify(images, BatchRunner(at_once, CHUNK, 8, 16), f"{target}")
                 done = images * PARTS
                 print(
                     f"| {name} | {done:,} | {seconds:.1f} | {done / seconds:,.0f} "
@@ -158,13 +164,13 @@ def workers(options: argparse.Namespace) -> None:
         crew = Crew([kind.remote() for _ in range(processes)], threads + threads // 4 + 1)
         crew.submit(lambda worker: worker.votes.remote(0.0, [1])).result()
 
-        def submit(parts: Sequence[Part], crew: Crew = crew) -> Future[Votes]:
+        def submit(parts: Sequence[CopyRange], crew: Crew = crew) -> Future[Votes]:
             sizes = [part.size for part in parts]
             return crew.submit(lambda worker: worker.votes.remote(options.seconds, sizes))
 
         images = -(-count * options.rounds // PARTS)
         with tempfile.TemporaryDirectory() as folder:
-            executor = Executor(submit, CHUNK, count, 4 * count)
+            executor = BatchRunner(submit, CHUNK, count, 4 * count)
             seconds, cpu = certify(images, executor, f"{folder}/runs.sqlite")
         batches = images * PARTS
         best = batches * options.seconds / count
@@ -201,7 +207,7 @@ def results(options: argparse.Namespace) -> None:
 
 def fill(path: Path, images: int) -> None:
     """A finished run with counts of ten classes, in which radii of all sizes occur."""
-    certify(1, Executor(at_once, CHUNK), str(path))
+    certify(1, BatchRunner(at_once, CHUNK), str(path))
     generator = np.random.default_rng(0)
     with Store(path) as store, store.transaction(write=True) as connection:
         for statement in (

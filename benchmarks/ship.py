@@ -15,10 +15,10 @@ import shutil
 import sys
 from pathlib import Path
 
-from denoised_smoothing.models.shipped import bundled_folder
+from denoised_smoothing.models.shipped import shipped_folder
 from denoised_smoothing.models.weights import load_weights
 
-FOLDER = bundled_folder("denoisers")
+FOLDER = shipped_folder("denoisers")
 CARDS = FOLDER.parent / "cards"
 MARK = "<!-- measured -->"
 

@@ -18,7 +18,7 @@ from scipy import special
 
 from denoised_smoothing.certificates.confidence_sequence import boundary
 from denoised_smoothing.certificates.counts import LabelCounts, Stage
-from denoised_smoothing.certificates.parameters import Setting
+from denoised_smoothing.certificates.parameters import SmoothingParameters
 from denoised_smoothing.certificates.plans import Anytime, FixedBudget, RadiusTarget
 from denoised_smoothing.certificates.radii import failure_for_radius
 
@@ -32,8 +32,8 @@ Integers = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
 
-def setting(sigma: float) -> Setting:
-    return Setting(sigma=sigma, alpha=ALPHA, dimension=DIMENSION, seed=0)
+def setting(sigma: float) -> SmoothingParameters:
+    return SmoothingParameters(sigma=sigma, alpha=ALPHA, dimension=DIMENSION, seed=0)
 
 
 def most_failures(n: Integers, q0: Floats | float, alpha: float) -> Integers:

@@ -34,7 +34,7 @@ from denoised_smoothing import (
     load_denoiser,
     load_results,
 )
-from denoised_smoothing.remote.log import Ledger
+from denoised_smoothing.remote.log import StoreLog
 
 ROOT = Path(__file__).parents[1]
 SHARED = Path(os.environ.get("DENOISED_SMOOTHING_SHARED", ROOT.parent / "shared"))
@@ -73,7 +73,7 @@ def measure(
         run.execute(store)
         seconds = time.perf_counter() - began
         images = load_results(store, "run").images
-        spent = Ledger(store, "run").spending()
+        spent = StoreLog(store, "run").spending()
     certified = [image for image in images if image.predicted is not None]
     cells = [
         sum(i.radius >= r and i.predicted is not None for i in images)

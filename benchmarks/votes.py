@@ -18,7 +18,7 @@ from torch.distributions import Normal
 
 from denoised_smoothing.datasets import load_dataset
 from denoised_smoothing.models.catalogue import load_classifier, load_denoiser
-from denoised_smoothing.models.denoisers.mean import answers_behind
+from denoised_smoothing.models.denoisers.mean import logits_after_denoising
 from denoised_smoothing.models.protocols import Classifier, Denoiser
 
 RADII = {0.25: (0.25, 0.5), 0.5: (0.25, 0.5, 0.75, 1.0)}
@@ -36,7 +36,7 @@ def right_votes(
         noisy = image + sigma * torch.randn(copies, *image.shape, generator=source)
         noisy = noisy.contiguous(memory_format=torch.channels_last)
         with torch.autocast("cpu", torch.bfloat16):
-            answers = answers_behind(denoiser, classifier, sigma, noisy)
+            answers = logits_after_denoising(denoiser, classifier, sigma, noisy)
         shares.append((answers.argmax(dim=1) == label).float().mean())
     return torch.stack(shares)
 

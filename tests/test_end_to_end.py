@@ -22,7 +22,7 @@ import PIL.Image
 import pytest
 
 from denoised_smoothing.errors import StoreError
-from denoised_smoothing.reporting import Format, export, load_results
+from denoised_smoothing.reporting import ExportFormat, export, load_results
 from denoised_smoothing.store import Store, StoredImage
 
 SHARED = Path(
@@ -95,7 +95,7 @@ def outcome(folder: Path) -> tuple[object, ...]:
         [run] = store.runs()
         results = load_results(store, run.name)
     tables = []
-    for form, delimiter in ((Format.TSV, "\t"), (Format.CSV, ",")):
+    for form, delimiter in ((ExportFormat.TSV, "\t"), (ExportFormat.CSV, ",")):
         export(results, form, folder / form)
         with (folder / form).open(newline="") as file:
             rows = csv.DictReader(file, delimiter=delimiter)

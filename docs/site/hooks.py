@@ -15,12 +15,12 @@ from mkdocs.structure.pages import Page
 from typer.cli import get_docs_for_click
 
 from denoised_smoothing.cli import app
-from denoised_smoothing.models.shipped import bundled_denoisers
+from denoised_smoothing.models.shipped import shipped_denoisers
 
 REPOSITORY = Path(__file__).parents[2]
 PROGRAM = "denoised-smoothing"
 ELSEWHERE = {
-    "../src/denoised_smoothing/bundled/cards": "cards.md",
+    "../src/denoised_smoothing/shipped/cards": "cards.md",
     "../src/denoised_smoothing/training/objectives.py": "reference.md#objectives-of-training",
     "../README.md": "index.md",
     "../CHANGELOG.md": "changes.md",
@@ -73,6 +73,6 @@ def command_line() -> str:
 def cards() -> str:
     """The cards of what ships, on one page."""
     folder = resources.files("denoised_smoothing.shipped") / "cards"
-    texts = [(folder / f"{name}.md").read_text("utf-8") for name in bundled_denoisers()]
+    texts = [(folder / f"{name}.md").read_text("utf-8") for name in shipped_denoisers()]
     lower = (re.sub("^##", "####", text, flags=re.MULTILINE) for text in texts)
     return "\n\n".join(["# Cards of the denoisers", *(f"#{text}" for text in lower)])

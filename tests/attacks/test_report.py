@@ -16,12 +16,12 @@ from denoised_smoothing.attacks.report import (
     AttackRow,
     ShareRow,
     Verdict,
+    accuracy_under_attack,
     attack_figure,
     by_share,
     radius_table,
     share_table,
     to_attack,
-    under_attack,
 )
 from denoised_smoothing.errors import MissingExtraError, SettingError
 from denoised_smoothing.reporting.results import RunResults
@@ -96,7 +96,7 @@ class TestToAttack:
 
 class TestUnderAttack:
     def test_counts_proven_and_unrefuted_images_of_all_finished(self, four: RunResults) -> None:
-        rows = under_attack(four, [*HELD, *CHANGED], (0.0, 0.25, 0.5, 0.7, 1.0))
+        rows = accuracy_under_attack(four, [*HELD, *CHANGED], (0.0, 0.25, 0.5, 0.7, 1.0))
         assert rows == [
             AttackRow(0.0, certified=2, unbroken=3, abstained=1, images=4),
             AttackRow(0.25, certified=2, unbroken=3, abstained=1, images=4),
@@ -107,20 +107,20 @@ class TestUnderAttack:
 
     def test_an_image_that_is_certified_as_something_else_never_counts(self) -> None:
         run = results(image(0, 0, 1, 0.5), image(1, 1, 1, 0.5))
-        assert under_attack(run, [], [0.1]) == [AttackRow(0.1, 1, 1, 0, 2)]
+        assert accuracy_under_attack(run, [], [0.1]) == [AttackRow(0.1, 1, 1, 0, 2)]
 
     @pytest.mark.parametrize("label", [1, None])
     def test_an_abstention_shows_nothing_to_be_wrong(self, label: int | None) -> None:
         """A longer run may certify what this one gave up for a larger radius."""
         labels = [image(0, label, 1, 0.5), image(1, label, None, 0.0)]
         longer = results(labels[0], image(1, label, 1, 0.1))
-        [row] = under_attack(results(*labels), [], [0.05])
+        [row] = accuracy_under_attack(results(*labels), [], [0.05])
         assert row == AttackRow(0.05, certified=1, unbroken=2, abstained=1, images=2)
-        assert row.unbroken >= under_attack(longer, [], [0.05])[0].certified == 2
+        assert row.unbroken >= accuracy_under_attack(longer, [], [0.05])[0].certified == 2
 
     def test_the_least_length_that_changes_it_breaks_an_image(self, four: RunResults) -> None:
         both = [outcome(0, 0.5, 0.9, 0), outcome(0, 0.5, 0.6, 0)]
-        assert [row.unbroken for row in under_attack(four, both, (0.55, 0.65))] == [3, 2]
+        assert [row.unbroken for row in accuracy_under_attack(four, both, (0.55, 0.65))] == [3, 2]
 
     def test_lower_bounds_are_rounded_down_and_upper_bounds_up(self) -> None:
         assert AttackRow(0.5, 1, 2, 0, images=3).texts() == ("0.5", "33.3", "66.7")
@@ -156,12 +156,12 @@ def shown(table: Table) -> str:
 
 
 def test_tables_show_the_rows(four: RunResults) -> None:
-    rows = under_attack(four, CHANGED, (0.25, 1.0))
+    rows = accuracy_under_attack(four, CHANGED, (0.25, 1.0))
     text = shown(radius_table(rows, "certified accuracy"))
     assert "Certified accuracy and what attacks leave of it (% of 4 images)" in text
     assert "0.25 50.0 75.0 1 0.0 50.0" in text
     assert text.endswith("The run abstains on 1 of them: not attacked, they count as unbroken.")
-    none = under_attack(results(image(0, 1, 1, 0.5)), [], (0.25,))
+    none = accuracy_under_attack(results(image(0, 1, 1, 0.5)), [], (0.25,))
     assert "abstains" not in shown(radius_table(none, "certified accuracy"))
     assert shown(share_table([ShareRow(3.0, 5, 6, 7)])).endswith("3 beyond 5 6 7")
 

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from denoised_smoothing.certificates.certificate import Certificate, SamplingPlan
 from denoised_smoothing.certificates.counts import LabelCounts, Stage
-from denoised_smoothing.certificates.parameters import Noise, Setting
+from denoised_smoothing.certificates.parameters import Noise, SmoothingParameters
 
 Votes = tuple[int, ...]
 Counts = dict[Stage, LabelCounts]
@@ -30,9 +30,13 @@ def stages(selection: Votes | None, estimation: Votes | None, failed: int = 0) -
     return counts
 
 
-def setting_of(sigma: float = 0.25, alpha: float = 0.001, noise: Noise = Noise.FLOAT) -> Setting:
+def setting_of(
+    sigma: float = 0.25, alpha: float = 0.001, noise: Noise = Noise.FLOAT
+) -> SmoothingParameters:
     """Without an error of the noise, unless the grid is asked for."""
-    return Setting(sigma=sigma, alpha=alpha, dimension=3072, seed=2**63 + 1, noise=noise)
+    return SmoothingParameters(
+        sigma=sigma, alpha=alpha, dimension=3072, seed=2**63 + 1, noise=noise
+    )
 
 
 def labels_of(
@@ -60,7 +64,7 @@ def tally(stage: Stage, labels: npt.NDArray[np.int64]) -> LabelCounts:
 
 
 def drive(
-    plan: SamplingPlan, setting: Setting, streams: Streams, counts: Counts | None = None
+    plan: SamplingPlan, setting: SmoothingParameters, streams: Streams, counts: Counts | None = None
 ) -> Counts:
     """The counts on which the plan ends, each stage fed from its stream of labels."""
     counts = dict(counts or {})
@@ -74,6 +78,6 @@ def drive(
         counts |= {stage: tally(stage, streams[stage][:n]) for stage, n in wanted.items()}
 
 
-def conclude(plan: SamplingPlan, setting: Setting, streams: Streams) -> Certificate:
+def conclude(plan: SamplingPlan, setting: SmoothingParameters, streams: Streams) -> Certificate:
     """The certificate on which the plan ends."""
     return plan.certificate(drive(plan, setting, streams), setting)

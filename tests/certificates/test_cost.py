@@ -18,13 +18,13 @@ from denoised_smoothing.certificates.cost import (
     least_copies,
 )
 from denoised_smoothing.certificates.counts import LabelCounts, Stage
-from denoised_smoothing.certificates.parameters import Noise, Setting
+from denoised_smoothing.certificates.parameters import Noise, SmoothingParameters
 from denoised_smoothing.certificates.plans import Anytime, FixedBudget
 from denoised_smoothing.certificates.radii import gaussian_radius
 from denoised_smoothing.errors import SettingError
 
-SETTING = Setting(sigma=0.5, alpha=0.001, dimension=3072, seed=0)
-UNIT = Setting(sigma=1.0, alpha=0.001, dimension=1, seed=0, noise=Noise.FLOAT)
+SETTING = SmoothingParameters(sigma=0.5, alpha=0.001, dimension=3072, seed=0)
+UNIT = SmoothingParameters(sigma=1.0, alpha=0.001, dimension=1, seed=0, noise=Noise.FLOAT)
 
 
 def run_plan(plan: Anytime | FixedBudget, radius: float, p: float, seed: int) -> tuple[int, bool]:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from denoised_smoothing.certificates.grid import grid_error
-from denoised_smoothing.certificates.parameters import Noise, Setting, choose_by_name
+from denoised_smoothing.certificates.parameters import Noise, SmoothingParameters, choose_by_name
 from denoised_smoothing.errors import SettingError
 
 from .samples import setting_of
@@ -29,19 +29,19 @@ def test_a_setting_out_of_range_is_refused(sigma: float, alpha: float, message: 
 @pytest.mark.parametrize("seed", [1.5, "1", True])
 def test_a_seed_is_a_whole_number(seed: Any) -> None:
     with pytest.raises(SettingError, match=f"seed of the noise is a whole number, got {seed!r}"):
-        Setting(0.25, 0.001, 3072, seed)
+        SmoothingParameters(0.25, 0.001, 3072, seed)
 
 
 @pytest.mark.parametrize("value", ["0.1", None])
 def test_alpha_and_sigma_are_numbers(value: Any) -> None:
     with pytest.raises(SettingError, match="alpha is the probability"):
-        Setting(0.25, value, 3072, 0)
+        SmoothingParameters(0.25, value, 3072, 0)
     with pytest.raises(SettingError, match="sigma is the standard deviation"):
-        Setting(value, 0.001, 3072, 0)
+        SmoothingParameters(value, 0.001, 3072, 0)
 
 
 def test_noise_is_on_the_grid_by_default() -> None:
-    assert Setting(0.25, 0.001, 3072, 0).noise is Noise.GRID
+    assert SmoothingParameters(0.25, 0.001, 3072, 0).noise is Noise.GRID
 
 
 def test_the_error_of_a_copy_is_that_of_its_pixels_together() -> None:

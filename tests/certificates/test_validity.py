@@ -18,7 +18,7 @@ from scipy import stats
 
 from denoised_smoothing.certificates.certificate import Certificate, SamplingPlan
 from denoised_smoothing.certificates.counts import LabelCounts, Stage
-from denoised_smoothing.certificates.parameters import Setting
+from denoised_smoothing.certificates.parameters import SmoothingParameters
 from denoised_smoothing.certificates.plans import Anytime, FixedBudget, RadiusTarget, fixed
 from denoised_smoothing.certificates.prediction import PredictionBudget
 
@@ -67,7 +67,7 @@ def is_wrong(certificate: Certificate, probabilities: Sequence[float]) -> bool:
     return truth <= 0.0 or certificate.radius > truth
 
 
-Judge = Callable[[SamplingPlan, Setting, Streams], Certificate]
+Judge = Callable[[SamplingPlan, SmoothingParameters, Streams], Certificate]
 
 
 def count_wrong(
@@ -182,7 +182,9 @@ def test_failed_copies_that_are_not_counted_for_the_runner_up_are_caught(
     assert chance_of_a_false_two_sided_certificate(certified, ALPHA) > ALPHA
 
 
-def dropping_failed(plan: SamplingPlan, setting: Setting, streams: Streams) -> Certificate:
+def dropping_failed(
+    plan: SamplingPlan, setting: SmoothingParameters, streams: Streams
+) -> Certificate:
     """As if copies whose query failed had never been drawn."""
     kept = {stage: labels[labels >= 0] for stage, labels in streams.items()}
     return conclude(plan, setting, kept)
@@ -197,7 +199,7 @@ def test_dropping_failed_copies_is_caught(name: str) -> None:
 
 
 def selecting_with_the_estimation(
-    plan: SamplingPlan, setting: Setting, streams: Streams
+    plan: SamplingPlan, setting: SmoothingParameters, streams: Streams
 ) -> Certificate:
     shared = streams[Stage.ESTIMATION]
     return conclude(plan, setting, {Stage.SELECTION: shared, Stage.ESTIMATION: shared})
@@ -234,7 +236,7 @@ def test_a_bound_of_twice_the_alpha_is_caught(monkeypatch: pytest.MonkeyPatch) -
 def test_peeking_at_clopper_pearson_is_caught() -> None:
     """Stop a fixed budget as soon as its bound would certify: what the anytime plan is for."""
 
-    def peeking(plan: SamplingPlan, setting: Setting, streams: Streams) -> Certificate:
+    def peeking(plan: SamplingPlan, setting: SmoothingParameters, streams: Streams) -> Certificate:
         ns = range(20, 301, 20)
         certificates = [conclude(FixedBudget(20, n), setting, streams) for n in ns]
         return max(certificates, key=lambda certificate: certificate.radius)

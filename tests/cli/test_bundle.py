@@ -12,7 +12,7 @@ import pytest
 
 from denoised_smoothing.cli import main
 
-SAMPLES = Path(__file__).parent / "samples"
+SAMPLES = Path(__file__).parents[1] / "samples"
 SPECS = ("--classifier", "digits", "--denoiser", "digits-mse", "--sigma", "0.5")
 SMALL = ("--n0", "50", "--n", "50", "--seed", "1", "--limit", "2", "--json")
 

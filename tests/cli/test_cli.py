@@ -34,8 +34,8 @@ from denoised_smoothing.runs import RunProgress
 from denoised_smoothing.runs import demo as experiments
 from denoised_smoothing.store import Store
 
-SAMPLES = Path(__file__).parent / "samples"
-README = Path(__file__).parents[1] / "README.md"
+SAMPLES = Path(__file__).parents[1] / "samples"
+README = Path(__file__).parents[2] / "README.md"
 DOCS = README.parent / "docs"
 COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 WITHIN: dict[str, Any] = {

@@ -15,12 +15,12 @@ import pytest
 
 from denoised_smoothing.certificates.cost import estimate, expected_calls
 from denoised_smoothing.certificates.counts import LabelCounts, Stage
-from denoised_smoothing.certificates.parameters import Setting
+from denoised_smoothing.certificates.parameters import SmoothingParameters
 from denoised_smoothing.certificates.plans import Anytime
 from denoised_smoothing.cli import main
 from denoised_smoothing.store import Store, StoredImage
 
-SETTING = Setting(sigma=0.5, alpha=0.001, dimension=3072, seed=0)
+SETTING = SmoothingParameters(sigma=0.5, alpha=0.001, dimension=3072, seed=0)
 
 
 @dataclass(frozen=True)

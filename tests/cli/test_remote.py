@@ -15,14 +15,14 @@ import numpy as np
 import PIL.Image
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent / "remote"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "remote"))
 
 from fake import KEY, FakeVendor, Trouble, by_chance
 from vendors import BY_NAME
 
 from denoised_smoothing import Store
 from denoised_smoothing.cli import main
-from denoised_smoothing.remote.log import Ledger
+from denoised_smoothing.remote.log import StoreLog
 from denoised_smoothing.remote.vendors.aws import Rekognition
 from denoised_smoothing.remote.vendors.base import Limits
 
@@ -101,7 +101,7 @@ class TestBuying:
         assert row["certified"]["0.25"] == 1  # of 2
         with Store(commands.folder / "s.sqlite", read_only=True) as store:
             settings = store.run("paid").settings
-            spent = Ledger(store, "paid").spending()
+            spent = StoreLog(store, "paid").spending()
         assert settings["plan"]["kind"] == "anytime"
         assert settings["plan"]["every"] == 10
         assert spent.charged == fake.attempts < 400
@@ -252,7 +252,7 @@ def test_one_clear_sentence(commands: Commands, scenario: str) -> None:
     if (commands.folder / "s.sqlite").exists():
         with Store(commands.folder / "s.sqlite", read_only=True) as store:
             for held in store.runs():
-                assert not [a for a in Ledger(store, held.name).history() if a.final]
+                assert not [a for a in StoreLog(store, held.name).history() if a.final]
 
 
 @pytest.mark.parametrize(

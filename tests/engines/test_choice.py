@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from denoised_smoothing.certificates.parameters import EngineName, Precision
 from denoised_smoothing.engines import (
-    Choice,
     Engine,
+    EngineChoice,
     Pipeline,
     Request,
     TorchEngine,
@@ -33,7 +33,7 @@ AUTO, FLOAT32 = EngineName.AUTO, Precision.FLOAT32
 
 def choose(
     classifier: Any, engine: EngineName = AUTO, precision: Precision = FLOAT32, **options: Any
-) -> Choice:
+) -> EngineChoice:
     device = options.pop("device", CPU)
     pipeline = Pipeline(classifier, None, SIGMA, CPU)
     return choose_engine(pipeline, Request(engine, precision, device, **options), noisy)

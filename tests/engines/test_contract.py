@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from denoised_smoothing.certificates.parameters import EngineName, Precision
-from denoised_smoothing.engines import Choice, Pipeline, Request, choose_engine
+from denoised_smoothing.engines import EngineChoice, Pipeline, Request, choose_engine
 from denoised_smoothing.engines.choice import TOLERANCE
 from denoised_smoothing.engines.pipeline import agrees
 from denoised_smoothing.errors import ClassifierError
@@ -57,7 +57,7 @@ def pipeline(name: str) -> Pipeline:
 
 
 @cache
-def chosen(engine: EngineName, name: str) -> Choice:
+def chosen(engine: EngineName, name: str) -> EngineChoice:
     request = Request(engine, Precision.FLOAT32, CPU)
     return choose_engine(pipeline(name), request, lambda count: noisy(count, channels(name)))
 

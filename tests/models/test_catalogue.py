@@ -14,12 +14,12 @@ from safetensors.torch import save_file
 
 from denoised_smoothing.errors import SettingError, SpecError, WeightsError
 from denoised_smoothing.models.catalogue import (
-    bundled_classifiers,
     list_classifiers,
     list_datasets,
     list_denoisers,
     load_classifier,
     load_denoiser,
+    shipped_classifiers,
 )
 from denoised_smoothing.models.classifiers import (
     CIFAR_RESNET,
@@ -35,11 +35,11 @@ from denoised_smoothing.models.denoisers import (
     UNet,
     save_denoiser,
 )
-from denoised_smoothing.models.shipped import bundled_denoisers
+from denoised_smoothing.models.shipped import shipped_denoisers
 from denoised_smoothing.models.specs import Role, forms, schemes
 from denoised_smoothing.remote.source import REMOTE_FORMS
 
-SAMPLES = Path(__file__).parent / "samples"
+SAMPLES = Path(__file__).parents[1] / "samples"
 SMALL = {
     "dncnn": DnCNN(1, width=4, depth=3),
     "dncnn-wide": DnCNN(1, width=5, depth=3),
@@ -80,7 +80,7 @@ class TestClassifiers:
         assert classifier(torch.zeros(2, 1, 8, 8)).shape == (2, 4)
 
     def test_bundled(self) -> None:
-        assert "digits" in bundled_classifiers()
+        assert "digits" in shipped_classifiers()
         classifier = load_classifier("digits")
         assert isinstance(classifier, ImageClassifier)
         assert (classifier.channels, classifier.resolution) == (1, 8)
@@ -259,8 +259,8 @@ class TestLists:
     def test_denoisers(self) -> None:
         rows = list_denoisers()
         specs = [row["spec"] for row in rows]
-        assert specs == [*bundled_denoisers(), "none", *forms(Role.DENOISER)]
-        for row in rows[: len(bundled_denoisers())]:
+        assert specs == [*shipped_denoisers(), "none", *forms(Role.DENOISER)]
+        for row in rows[: len(shipped_denoisers())]:
             assert row["what"].startswith("bundled: unet, sigma ")
             assert ", trained on " in row["what"]
 

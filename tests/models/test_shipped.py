@@ -11,14 +11,14 @@ from denoised_smoothing.errors import SpecError, WeightsError
 from denoised_smoothing.models import shipped as bundled
 from denoised_smoothing.models.denoisers import UNet, save_denoiser
 from denoised_smoothing.models.shipped import (
-    bundled_denoisers,
-    bundled_folder,
-    check_shipped,
-    load_bundled_denoiser,
+    check_checksum,
+    load_shipped_denoiser,
+    shipped_denoisers,
+    shipped_folder,
 )
 
-SHIPPED = sorted(bundled_folder("denoisers").parent.glob("*/*.safetensors"))
-CARDS = bundled_folder("denoisers").parent / "cards"
+SHIPPED = sorted(shipped_folder("denoisers").parent.glob("*/*.safetensors"))
+CARDS = shipped_folder("denoisers").parent / "cards"
 HEADINGS = ("Data", "Training", "Quality", "Intended use", "Limits")
 OPTIONS = {"sigma_min": "0.25", "sigma_max": "0.25"}
 
@@ -35,15 +35,15 @@ def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_found_and_loaded_by_name(shipped: Path) -> None:
-    assert bundled_denoisers() == {"small": shipped}
-    denoiser = load_bundled_denoiser("small")
+    assert shipped_denoisers() == {"small": shipped}
+    denoiser = load_shipped_denoiser("small")
     assert not denoiser.training
     assert denoiser.card.items() >= OPTIONS.items()
 
 
 def test_another_name_is_refused(shipped: Path) -> None:
     with pytest.raises(SpecError, match="no denoiser 'large' ships; those that do: small"):
-        load_bundled_denoiser("large")
+        load_shipped_denoiser("large")
 
 
 @pytest.mark.parametrize(
@@ -58,22 +58,22 @@ def test_another_name_is_refused(shipped: Path) -> None:
 def test_an_altered_file_is_refused(shipped: Path, damage: Callable[[bytes], bytes]) -> None:
     shipped.write_bytes(damage(shipped.read_bytes()))
     with pytest.raises(WeightsError, match=r"small\.safetensors is not the file that was shipped"):
-        load_bundled_denoiser("small")
+        load_shipped_denoiser("small")
 
 
 def test_a_file_without_checksum_is_refused(shipped: Path) -> None:
     sums = shipped.parent / "SHA256SUMS"
     sums.write_text("")
     with pytest.raises(WeightsError, match="none was expected; install the package again"):
-        load_bundled_denoiser("small")
+        load_shipped_denoiser("small")
     sums.unlink()
     with pytest.raises(WeightsError, match=r"checksums beside .* cannot be read"):
-        load_bundled_denoiser("small")
+        load_shipped_denoiser("small")
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_what_ships_is_as_it_was_made(path: Path) -> None:
-    check_shipped(path)
+    check_checksum(path)
     assert path.stat().st_size < 4e6
 
 
@@ -82,9 +82,9 @@ def test_all_of_it_is_small() -> None:
     assert sum(path.stat().st_size for path in SHIPPED) < 20e6
 
 
-@pytest.mark.parametrize("name", bundled_denoisers())
+@pytest.mark.parametrize("name", shipped_denoisers())
 def test_its_card_says_where_it_came_from(name: str) -> None:
-    card = load_bundled_denoiser(name).card
+    card = load_shipped_denoiser(name).card
     assert 0 < float(card["sigma_min"]) <= float(card["sigma_max"])
     assert json.loads(card["quality"])["validation_mse"] > 0
     text = (CARDS / f"{name}.md").read_text("utf-8")

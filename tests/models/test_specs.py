@@ -17,7 +17,7 @@ from denoised_smoothing.errors import DenoisedSmoothingError, MissingExtraError,
 from denoised_smoothing.models import specs as plugins
 from denoised_smoothing.models.specs import Role, Source, Spec, list_sources, open_spec, resolve
 
-PLUGIN = Path(__file__).parent / "plugin"
+PLUGIN = Path(__file__).parents[1] / "plugin"
 
 
 class TestSpec:

@@ -26,14 +26,14 @@ from denoised_smoothing.errors import (
 )
 from denoised_smoothing.remote.budget import Budget
 from denoised_smoothing.remote.client import QueryClient
-from denoised_smoothing.remote.conduct import Conduct
+from denoised_smoothing.remote.conduct import ClientSettings
 from denoised_smoothing.remote.encoding import Encoding
 from denoised_smoothing.remote.labels import AnswerRule
 from denoised_smoothing.remote.records import Charge, CopyKey, MemoryLog, Outcome
 from denoised_smoothing.remote.vendors.base import Vendor
 
 O, T = Outcome, Trouble  # noqa: E741
-QUICK = Conduct(
+QUICK = ClientSettings(
     in_flight=4, rate=None, timeout=0.5, attempts=3, first_wait=0.01, longest_wait=0.05,
     patience=5.0,
 )  # fmt: skip
@@ -69,7 +69,7 @@ def vendor(case: Case, fake: FakeVendor, monkeypatch: pytest.MonkeyPatch) -> Ven
 
 @contextmanager
 def client_of(
-    vendor: Vendor, log: MemoryLog | None = None, conduct: Conduct = QUICK
+    vendor: Vendor, log: MemoryLog | None = None, conduct: ClientSettings = QUICK
 ) -> Iterator[QueryClient]:
     vendor.connect(timeout=conduct.timeout, in_flight=conduct.in_flight)
     client = QueryClient(vendor, AnswerRule(), log or MemoryLog(), conduct)
@@ -291,7 +291,9 @@ def test_retry_after_is_obeyed(vendor: Vendor, fake: FakeVendor) -> None:
 
 
 def test_the_budget_is_never_passed(vendor: Vendor, fake: FakeVendor) -> None:
-    conduct = Conduct(in_flight=4, rate=None, budget=Budget(queries=17), first_wait=0.01, price=0.1)
+    conduct = ClientSettings(
+        in_flight=4, rate=None, budget=Budget(queries=17), first_wait=0.01, price=0.1
+    )
     log = MemoryLog()
     fake.script = in_turn([None, T.THROTTLED, None, T.DROPPED])
     with client_of(vendor, log, conduct) as client:
@@ -328,7 +330,7 @@ def test_secrets_are_nowhere(
 
 def test_many_threads_share_one_client(vendor: Vendor, fake: FakeVendor) -> None:
     fake.latency = 0.5
-    conduct = Conduct(in_flight=64, rate=None)
+    conduct = ClientSettings(in_flight=64, rate=None)
     with client_of(vendor, conduct=conduct) as client:
         assert all(future.result(30) in ("cat", "dog") for future in ask(client, range(150)))
     assert fake.counts() == {"answered": 150}

@@ -9,7 +9,7 @@ import pytest
 
 from denoised_smoothing.certificates.counts import Stage
 from denoised_smoothing.errors import RunNotFoundError, StoreError
-from denoised_smoothing.remote.log import Ledger
+from denoised_smoothing.remote.log import StoreLog
 from denoised_smoothing.remote.records import (
     Attempt,
     CopyKey,
@@ -21,7 +21,7 @@ from denoised_smoothing.remote.records import (
 )
 from denoised_smoothing.store import SCHEMA_VERSION, Store
 
-FIXTURES = Path(__file__).parent / "fixtures"
+FIXTURES = Path(__file__).parents[1] / "fixtures"
 
 
 def sent(copy: int, number: int = 1, image_id: str = "a") -> Attempt:
@@ -46,7 +46,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 @pytest.fixture(params=["memory", "store"])
 def log(request: pytest.FixtureRequest, store: Store) -> QueryLog:
-    return MemoryLog() if request.param == "memory" else Ledger(store, "run")
+    return MemoryLog() if request.param == "memory" else StoreLog(store, "run")
 
 
 class TestContract:
@@ -67,16 +67,16 @@ class TestContract:
 
 
 def test_runs_have_logs_of_their_own(store: Store) -> None:
-    Ledger(store, "run").write([sent(0)], [])
-    Ledger(store, "other").write([sent(0), sent(0, image_id="b")], [])
-    assert len(list(Ledger(store, "run").history())) == 1
-    assert len(list(Ledger(store, "other").history())) == 2
+    StoreLog(store, "run").write([sent(0)], [])
+    StoreLog(store, "other").write([sent(0), sent(0, image_id="b")], [])
+    assert len(list(StoreLog(store, "run").history())) == 1
+    assert len(list(StoreLog(store, "other").history())) == 2
     with pytest.raises(RunNotFoundError, match="no run 'none'"):
-        Ledger(store, "none")
+        StoreLog(store, "none")
 
 
 def test_an_attempt_cannot_begin_twice(store: Store) -> None:
-    ledger = Ledger(store, "run")
+    ledger = StoreLog(store, "run")
     ledger.write([sent(0)], [])
     with pytest.raises(Exception, match="UNIQUE"):
         ledger.write([sent(1), sent(0)], [])
@@ -84,7 +84,7 @@ def test_an_attempt_cannot_begin_twice(store: Store) -> None:
 
 
 def test_the_vendors_answer_is_kept_as_it_was(store: Store) -> None:
-    ledger = Ledger(store, "run")
+    ledger = StoreLog(store, "run")
     ledger.write([sent(0)], [answered(sent(0))])
     assert ledger.answer(sent(0).key) == '{"Labels":[]}'
     assert ledger.answer(sent(1).key) is None
@@ -92,8 +92,8 @@ def test_the_vendors_answer_is_kept_as_it_was(store: Store) -> None:
 
 def test_spending_is_counted_by_outcome(store: Store) -> None:
     attempts = [replace(sent(copy), outcome=outcome) for copy, outcome in enumerate(Outcome)]
-    Ledger(store, "run").write(attempts, [])
-    spent = Ledger(store, "run").spending()
+    StoreLog(store, "run").write(attempts, [])
+    spent = StoreLog(store, "run").spending()
     assert spent == spending_of(attempts)
     assert spent.attempts == len(Outcome) == 12
     assert (spent.charged, spent.doubtful, spent.free) == (3, 4, 5)
@@ -106,16 +106,16 @@ def test_spending_is_counted_by_outcome(store: Store) -> None:
 def test_a_store_without_the_table_gets_it_when_it_is_opened_to_write(tmp_path: Path) -> None:
     path = Path(shutil.copy(FIXTURES / "store_schema_1.sqlite", tmp_path))
     with Store(path, read_only=True) as old:
-        assert list(Ledger(old, "run").history()) == []
-        assert Ledger(old, "run").spending() == Spending()
+        assert list(StoreLog(old, "run").history()) == []
+        assert StoreLog(old, "run").spending() == Spending()
         with pytest.raises(StoreError, match="opened to read"):
-            Ledger(old, "run").write([sent(0)], [])
+            StoreLog(old, "run").write([sent(0)], [])
     with Store(path) as store, store.transaction() as connection:
         version = connection.exec_driver_sql("select version from schema_version").scalar()
     assert version == SCHEMA_VERSION
     with Store(path) as store:
-        Ledger(store, "run").write([sent(0)], [])
-        assert list(Ledger(store, "run").history()) == [sent(0)]
+        StoreLog(store, "run").write([sent(0)], [])
+        assert list(StoreLog(store, "run").history()) == [sent(0)]
 
 
 def test_labels_of_a_run_are_renamed_in_its_info_alone(store: Store) -> None:

@@ -5,9 +5,9 @@ import itertools
 import pytest
 
 from denoised_smoothing.errors import BudgetReachedError, SettingError
-from denoised_smoothing.remote.budget import Budget, Purse
-from denoised_smoothing.remote.conduct import Conduct
-from denoised_smoothing.remote.pacing import Breaker, TokenBucket
+from denoised_smoothing.remote.budget import Budget, BudgetGuard
+from denoised_smoothing.remote.conduct import ClientSettings
+from denoised_smoothing.remote.pacing import CircuitBreaker, TokenBucket
 from denoised_smoothing.remote.records import Outcome, Spending
 from denoised_smoothing.remote.vendors.base import fault_of_status, retry_after
 
@@ -36,17 +36,17 @@ class TestTokenBucket:
 
 class TestBreaker:
     def test_a_refusal_before_any_answer_opens_it(self) -> None:
-        assert Breaker(5, 30.0).failed(0.0, refused=True)
+        assert CircuitBreaker(5, 30.0).failed(0.0, refused=True)
 
     def test_later_it_takes_several_in_a_row(self) -> None:
-        breaker = Breaker(3, 30.0)
+        breaker = CircuitBreaker(3, 30.0)
         breaker.answered()
         assert [breaker.failed(0.0, refused=True) for _ in range(2)] == [False, False]
         breaker.answered()
         assert [breaker.failed(0.0, refused=True) for _ in range(3)] == [False, False, True]
 
     def test_failures_open_it_when_nothing_is_answered_for_long(self) -> None:
-        breaker = Breaker(5, 30.0)
+        breaker = CircuitBreaker(5, 30.0)
         breaker.answered()
         assert not breaker.failed(100.0, refused=False)
         assert not breaker.failed(129.0, refused=False)
@@ -57,7 +57,7 @@ class TestBreaker:
 
 class TestPurse:
     def test_what_is_on_its_way_counts(self) -> None:
-        purse = Purse(Budget(queries=3), 0.1, Spending(charged=1, cost=0.1), "All is kept")
+        purse = BudgetGuard(Budget(queries=3), 0.1, Spending(charged=1, cost=0.1), "All is kept")
         assert purse.lend()
         assert purse.lend()
         assert not purse.lend()  # it depends on the others
@@ -70,7 +70,7 @@ class TestPurse:
         assert purse.spent == Spending(2, 1, 1, pytest.approx(0.2), pytest.approx(0.1))
 
     def test_money_is_spent_to_the_last_cent_and_no_further(self) -> None:
-        purse = Purse(Budget(cost=1.0), 0.001, Spending(), "All is kept")
+        purse = BudgetGuard(Budget(cost=1.0), 0.001, Spending(), "All is kept")
         for _ in range(1000):
             assert purse.lend()
             purse.book(Outcome.ANSWERED)
@@ -85,15 +85,15 @@ class TestPurse:
 
 class TestConduct:
     def test_waits_double_with_jitter_up_to_a_limit(self) -> None:
-        conduct = Conduct(first_wait=0.5, longest_wait=4.0)
+        conduct = ClientSettings(first_wait=0.5, longest_wait=4.0)
         for repetition, least in ((1, 0.5), (2, 1.0), (3, 2.0), (4, 4.0), (9, 4.0), (99, 4.0)):
             waits = [conduct.wait(repetition, None) for _ in range(50)]
             assert least <= min(waits) <= max(waits) <= least + 0.5
             assert max(waits) > min(waits)
 
     def test_the_vendor_may_ask_for_more(self) -> None:
-        assert Conduct(first_wait=0.5).wait(1, 7.0) == 7.0
-        assert Conduct(first_wait=0.5).wait(1, 0.1) >= 0.5
+        assert ClientSettings(first_wait=0.5).wait(1, 7.0) == 7.0
+        assert ClientSettings(first_wait=0.5).wait(1, 0.1) >= 0.5
 
     @pytest.mark.parametrize(
         ("odd", "message"),
@@ -106,7 +106,7 @@ class TestConduct:
     )
     def test_odd_values_are_refused(self, odd: dict[str, float], message: str) -> None:
         with pytest.raises(SettingError, match=message):
-            Conduct(**odd)  # type: ignore[arg-type]
+            ClientSettings(**odd)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

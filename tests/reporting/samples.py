@@ -13,7 +13,7 @@ from PIL import Image
 
 from denoised_smoothing.certificates.certificate import Certificate
 from denoised_smoothing.certificates.counts import LabelCounts, Stage
-from denoised_smoothing.certificates.parameters import Setting
+from denoised_smoothing.certificates.parameters import SmoothingParameters
 from denoised_smoothing.certificates.plans import FixedBudget
 from denoised_smoothing.reporting.results import ImageResult, RunResults
 
@@ -111,7 +111,7 @@ def image(
         radius=radius,
         lower_bound=0.912345678,
         plan=FixedBudget(N0, N),
-        setting=Setting(sigma=0.5, alpha=0.001, dimension=64, seed=7),
+        setting=SmoothingParameters(sigma=0.5, alpha=0.001, dimension=64, seed=7),
         selection=counts[Stage.SELECTION],
         counts=counts[Stage.ESTIMATION],
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from denoised_smoothing.errors import MissingExtraError, SettingError
-from denoised_smoothing.reporting.export import Format, export
+from denoised_smoothing.reporting.export import ExportFormat, export
 from denoised_smoothing.reporting.results import RunResults
 
 from .samples import image, results
@@ -29,7 +29,7 @@ def mixed() -> RunResults:
 
 
 def test_tsv_is_what_the_literature_reads(mixed: RunResults, tmp_path: Path) -> None:
-    export(mixed, Format.TSV, tmp_path / "run.tsv")
+    export(mixed, ExportFormat.TSV, tmp_path / "run.tsv")
     assert (tmp_path / "run.tsv").read_bytes().decode().split("\n") == [
         "idx\tlabel\tpredict\tradius\tcorrect\ttime",
         "3\t1\t1\t0.2999\t1\t0:00:00.250000",
@@ -40,14 +40,14 @@ def test_tsv_is_what_the_literature_reads(mixed: RunResults, tmp_path: Path) -> 
 
 
 def test_tsv_gives_the_analysis_of_cohen_et_al(four: RunResults, tmp_path: Path) -> None:
-    export(four, Format.TSV, tmp_path / "run.tsv")
+    export(four, ExportFormat.TSV, tmp_path / "run.tsv")
     rows = read(tmp_path / "run.tsv", "\t")
     at = [float(row["radius"]) >= 0.25 and row["correct"] == "1" for row in rows]
     assert sum(at) / len(at) == 0.5
 
 
 def test_csv_has_what_the_certificates_rest_on(mixed: RunResults, tmp_path: Path) -> None:
-    export(mixed, Format.CSV, tmp_path / "run.csv")
+    export(mixed, ExportFormat.CSV, tmp_path / "run.csv")
     first = read(tmp_path / "run.csv", ",")[0]
     assert json.loads(first.pop("counts")) == {
         "selection": {"1": 10},
@@ -79,15 +79,15 @@ def test_failed_copies_are_votes_for_minus_one(four: RunResults, tmp_path: Path)
     one = four.images[0]
     counts = replace(one.certificate.counts, counts=(0, 990), failed=10)
     failed = replace(one, certificate=replace(one.certificate, counts=counts))
-    export(RunResults(four.run, (failed,)), Format.CSV, tmp_path / "run.csv")
+    export(RunResults(four.run, (failed,)), ExportFormat.CSV, tmp_path / "run.csv")
     votes = json.loads(read(tmp_path / "run.csv", ",")[0]["counts"])
     assert votes["estimation"] == {"1": 990, "-1": 10}
 
 
 def test_parquet_has_the_columns_of_csv_with_types(mixed: RunResults, tmp_path: Path) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
-    export(mixed, Format.PARQUET, tmp_path / "run.parquet")
-    export(mixed, Format.CSV, tmp_path / "run.csv")
+    export(mixed, ExportFormat.PARQUET, tmp_path / "run.parquet")
+    export(mixed, ExportFormat.CSV, tmp_path / "run.csv")
     rows = parquet.read_table(tmp_path / "run.parquet").to_pylist()
     assert [{name: str(value) for name, value in row.items()} for row in rows] == read(
         tmp_path / "run.csv", ","
@@ -95,9 +95,9 @@ def test_parquet_has_the_columns_of_csv_with_types(mixed: RunResults, tmp_path: 
     assert isinstance(rows[0]["radius"], float)
 
 
-@pytest.mark.parametrize("format", Format)
+@pytest.mark.parametrize("format", ExportFormat)
 def test_same_results_give_the_same_bytes(
-    format: Format, mixed: RunResults, tmp_path: Path
+    format: ExportFormat, mixed: RunResults, tmp_path: Path
 ) -> None:
     backwards = RunResults(mixed.run, mixed.images[::-1])
     export(mixed, format, tmp_path / "one")
@@ -106,7 +106,7 @@ def test_same_results_give_the_same_bytes(
 
 
 def test_without_finished_images_there_is_the_header(tmp_path: Path) -> None:
-    export(results(), Format.TSV, tmp_path / "run.tsv")
+    export(results(), ExportFormat.TSV, tmp_path / "run.tsv")
     assert read(tmp_path / "run.tsv", "\t") == []
     assert (tmp_path / "run.tsv").read_text().startswith("idx\t")
 
@@ -116,10 +116,10 @@ def test_missing_pyarrow_names_the_extra_and_leaves_no_file(
 ) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(MissingExtraError, match=r"denoised-smoothing\[parquet\]"):
-        export(four, Format.PARQUET, tmp_path / "run.parquet")
+        export(four, ExportFormat.PARQUET, tmp_path / "run.parquet")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_unwritable_output_is_refused(four: RunResults, tmp_path: Path) -> None:
     with pytest.raises(SettingError, match=r"cannot write the output .*No such file.*writable"):
-        export(four, Format.TSV, tmp_path / "missing" / "run.tsv")
+        export(four, ExportFormat.TSV, tmp_path / "missing" / "run.tsv")

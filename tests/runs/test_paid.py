@@ -31,15 +31,15 @@ from denoised_smoothing.errors import (
 )
 from denoised_smoothing.remote.budget import Budget
 from denoised_smoothing.remote.classifier import RemoteClassifier
-from denoised_smoothing.remote.conduct import Conduct
-from denoised_smoothing.remote.log import Ledger
+from denoised_smoothing.remote.conduct import ClientSettings
+from denoised_smoothing.remote.log import StoreLog
 from denoised_smoothing.remote.records import Attempt, CopyKey, Outcome
 from denoised_smoothing.remote.vendors.http import HttpEndpoint
 from denoised_smoothing.remote.vendors.simulated import Simulated
 from denoised_smoothing.reporting import load_results
 
-FAKE = Path(__file__).parent / "remote" / "fake.py"
-QUICK = Conduct(in_flight=8, rate=None, timeout=5.0, first_wait=0.005, longest_wait=0.05)
+FAKE = Path(__file__).parents[1] / "remote" / "fake.py"
+QUICK = ClientSettings(in_flight=8, rate=None, timeout=5.0, first_wait=0.005, longest_wait=0.05)
 ANYTIME = Anytime(radii=(0.25,), max_n=300, n0=20, every=10)
 
 
@@ -82,7 +82,7 @@ def request_of(
     fake: Any,
     folder: Path,
     plan: SamplingPlan = ANYTIME,
-    conduct: Conduct = QUICK,
+    conduct: ClientSettings = QUICK,
     **more: Any,
 ) -> CertificationRun:
     vendor = HttpEndpoint(f"{fake.url}/classify", "predictions")
@@ -114,7 +114,7 @@ def test_every_answer_is_a_row_and_every_row_was_counted(
         request_of(fake, folder).execute(store)
         images = store.images("run")
         assert all(image.finished for image in images)
-        ledger = Ledger(store, "run")
+        ledger = StoreLog(store, "run")
         attempts = list(ledger.history())
         counted = sum(counts.n for image in images for counts in image.counts.values())
         assert counted == len(attempts) == fake.attempts
@@ -156,10 +156,10 @@ def test_labels_of_the_data_come_first_so_that_accuracy_has_a_meaning(
 def test_no_copy_beyond_a_decision_is_bought(fake: Any, folder: Path, tmp_path: Path) -> None:
     """However many are in flight, an image takes what it takes alone with one in flight."""
     with Store(tmp_path / "s.sqlite") as store:
-        request_of(fake, folder, name="many", conduct=Conduct(in_flight=64)).execute(store)
-        request_of(fake, folder, name="one", conduct=Conduct(in_flight=1)).execute(store)
+        request_of(fake, folder, name="many", conduct=ClientSettings(in_flight=64)).execute(store)
+        request_of(fake, folder, name="one", conduct=ClientSettings(in_flight=1)).execute(store)
         assert counts_of(store, "many") == counts_of(store, "one")
-        assert Ledger(store, "many").spending() == Ledger(store, "one").spending()
+        assert StoreLog(store, "many").spending() == StoreLog(store, "one").spending()
 
 
 @pytest.mark.parametrize("after", [1, 30, 60])
@@ -173,13 +173,13 @@ def test_a_budget_stops_and_a_larger_one_goes_on_to_the_same_result(
     fake.requests.clear()
     fake.script = fake_module.at_random({fake_module.Trouble.THROTTLED: 0.2})
     with Store(tmp_path / "s.sqlite") as store:
-        limited = Conduct(
+        limited = ClientSettings(
             in_flight=8, rate=None, first_wait=0.005, budget=Budget(queries=after), price=0.5
         )
         with pytest.raises(BudgetReachedError, match=f"budget of {after} queries is used up"):
             request_of(fake, folder, conduct=limited).execute(store)
         assert fake.counts()["answered"] == after
-        assert Ledger(store, "run").spending().cost == after * 0.5
+        assert StoreLog(store, "run").spending().cost == after * 0.5
         so_far = load_results(store, "run", so_far=True)
         assert so_far.unfinished > 0
         assert sum(i.certificate.calls for i in so_far.images) <= after
@@ -192,7 +192,7 @@ def test_a_budget_stops_and_a_larger_one_goes_on_to_the_same_result(
 def test_what_is_provable_so_far_is_a_certificate(fake: Any, folder: Path, tmp_path: Path) -> None:
     plan = Anytime(radii=(0.25, 0.5), max_n=2_000, n0=20, every=10)
     fake.scores = fake_module.by_chance({"cat": 0.93, "dog": 0.07})
-    limited = Conduct(in_flight=8, rate=None, budget=Budget(queries=200))
+    limited = ClientSettings(in_flight=8, rate=None, budget=Budget(queries=200))
     with Store(tmp_path / "s.sqlite") as store:
         with pytest.raises(BudgetReachedError):
             request_of(fake, folder, plan, limited, limit=1).execute(store)
@@ -223,7 +223,7 @@ def test_offline_recomputes_without_a_query(fake: Any, folder: Path, tmp_path: P
         assert not any(image.finished for image in store.images(more.name))
         assert load_results(store, more.name).images == ()
         assert fake.attempts == bought
-        assert list(Ledger(store, run.name).history()) == []
+        assert list(StoreLog(store, run.name).history()) == []
 
 
 def test_offline_takes_nothing_from_other_copies(fake: Any, folder: Path, tmp_path: Path) -> None:
@@ -249,16 +249,16 @@ def test_a_retry_with_another_copy_is_refused(fake: Any, folder: Path, tmp_path:
         sent = Attempt(
             CopyKey(image_id, Stage.SELECTION, 0), 1, "http", "x", "0" * 64, 0.0, "2026-01-01"
         )
-        Ledger(store, "run").write([sent], [])
+        StoreLog(store, "run").write([sent], [])
         with pytest.raises(StoreError, match="only the same copy may be sent again"):
             request.execute(store)
-        assert Ledger(store, "run").spending().doubtful >= 1
+        assert StoreLog(store, "run").spending().doubtful >= 1
 
 
 def test_classifiers_in_python_buy_per_call_and_keep_their_budget() -> None:
     """Without a store nothing is reused: other seeds are other copies."""
     image = np.zeros((3, 8, 8), dtype=np.float32)
-    conduct = Conduct(in_flight=4, rate=None, price=1.0, budget=Budget(queries=150))
+    conduct = ClientSettings(in_flight=4, rate=None, price=1.0, budget=Budget(queries=150))
     classifier = RemoteClassifier(Simulated({"cat": 1.0}), conduct=conduct)
     smoothed = SmoothedClassifier(classifier, sigma=0.25)
     certificate = smoothed.certify(image, n0=10, n=50, seed=1)
@@ -301,7 +301,9 @@ with Store(sys.argv[2]) as store:
     tests.request_of(Fake, Path(sys.argv[3]), tests.KILL_PLAN, tests.KILL_CONDUCT).execute(store)
 """
 KILL_PLAN = FixedBudget(n0=100, n=int(os.environ.get("KILL_COPIES", "400")))
-KILL_CONDUCT = Conduct(in_flight=64, rate=None, timeout=10.0, first_wait=0.02, longest_wait=0.5)
+KILL_CONDUCT = ClientSettings(
+    in_flight=64, rate=None, timeout=10.0, first_wait=0.02, longest_wait=0.5
+)
 
 
 def test_killed_in_the_middle_nothing_is_bought_twice(folder: Path, tmp_path: Path) -> None:
@@ -329,7 +331,7 @@ def test_killed_in_the_middle_nothing_is_bought_twice(folder: Path, tmp_path: Pa
         run.wait()
         killed_at = settled(told)
         with Store(path, read_only=True) as store:
-            before = list(Ledger(store, "run").history())
+            before = list(StoreLog(store, "run").history())
         cut_off = [a for a in before if a.outcome is Outcome.SENT]
         assert cut_off
         # Those that were noted and not sent yet are the only difference.
@@ -340,7 +342,7 @@ def test_killed_in_the_middle_nothing_is_bought_twice(folder: Path, tmp_path: Pa
         server.kill()
         server.communicate()
     with Store(path, read_only=True) as store:
-        after = list(Ledger(store, "run").history())
+        after = list(StoreLog(store, "run").history())
         counts = counts_of(store)
     ends = Counter(a.outcome for a in after)
     print(f"\nat the kill: {len(before)} attempts noted, {killed_at['attempts']} at the server,")

@@ -19,10 +19,10 @@ from denoised_smoothing.errors import SettingError
 from denoised_smoothing.models.classifiers import CifarResNet, ImageClassifier
 from denoised_smoothing.models.classifiers.cifar_resnet import save_cifar_resnet
 from denoised_smoothing.models.denoisers import UNet, load_denoiser_file, save_denoiser
-from denoised_smoothing.models.shipped import load_bundled_denoiser
+from denoised_smoothing.models.shipped import load_shipped_denoiser
 from denoised_smoothing.models.weights import weights_digest
 from denoised_smoothing.runs.paper import recipes as recipes_module
-from denoised_smoothing.runs.paper.recipes import CIFAR10_RECIPES, RECIPES, Networks, denoiser_for
+from denoised_smoothing.runs.paper.recipes import CIFAR10_RECIPES, RECIPES, Networks, denoiser_spec
 from denoised_smoothing.runs.paper.tables import CIFAR10_PUBLISHED, make_table
 
 for package in ("jinja2", "matplotlib", "lightning"):
@@ -114,7 +114,7 @@ def test_cifar10_trains_what_is_missing_and_goes_on(
     card = load_denoiser_file(trained).card
     assert json.loads(card["surrogates"]) == [weights_digest(resnet(0))]
     assert card["start"] == "cifar10.safetensors"
-    assert json.loads(card["history"])[-1] == load_bundled_denoiser("cifar10").card["command"]
+    assert json.loads(card["history"])[-1] == load_shipped_denoiser("cifar10").card["command"]
     before = trained.stat().st_mtime_ns
 
     whole = call(*arguments)
@@ -170,9 +170,9 @@ def test_what_ships_is_taken_for_its_own_networks_alone(
         recipes_module, "load_bundled_denoiser", lambda name: load_denoiser_file(path)
     )
     ours = Networks(classifier=resnet(0), folder=tmp_path)
-    assert denoiser_for(WHITE, ours) == WHITE.name
+    assert denoiser_spec(WHITE, ours) == WHITE.name
     with pytest.raises(SettingError, match=r"'cifar10-resnet56' .* does not ship for this"):
-        denoiser_for(WHITE, replace(ours, classifier=resnet(1)))
+        denoiser_spec(WHITE, replace(ours, classifier=resnet(1)))
 
 
 def test_without_a_surrogate_the_denoiser_of_ours_is_the_start(
@@ -185,19 +185,19 @@ def test_without_a_surrogate_the_denoiser_of_ours_is_the_start(
         share=1e-5,
         flags={"accelerator": "cpu", "enable_progress_bar": False},
     )
-    spec = denoiser_for(RECIPES["cifar10-resnet56-consistency"], networks)
+    spec = denoiser_spec(RECIPES["cifar10-resnet56-consistency"], networks)
     card = load_denoiser_file(spec.partition(":")[2]).card
     assert card["start"] == "cifar10-resnet20.safetensors"
 
 
 def test_a_surrogate_is_asked_for() -> None:
     with pytest.raises(SettingError, match="trains through a surrogate, and none"):
-        denoiser_for(SURROGATE, Networks(classifier=resnet(0)))
+        denoiser_spec(SURROGATE, Networks(classifier=resnet(0)))
 
 
 def test_a_row_says_what_it_lacks_before_anything_is_trained(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match=r"'white box \(ours\)' trains through a classifier"):
-        denoiser_for(RECIPES["mean-white-box"], Networks(surrogate=resnet(0), folder=tmp_path))
+        denoiser_spec(RECIPES["mean-white-box"], Networks(surrogate=resnet(0), folder=tmp_path))
     assert not list(tmp_path.iterdir())
 
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from denoised_smoothing.certificates.certificate import Certificate, SamplingPlan
-from denoised_smoothing.certificates.parameters import Noise, Setting
+from denoised_smoothing.certificates.parameters import Noise, SmoothingParameters
 from denoised_smoothing.certificates.plans import Anytime, FixedBudget, RadiusTarget
 from denoised_smoothing.datasets import ImageDataset, load_dataset
 from denoised_smoothing.engines.engine import cores, processor
@@ -32,7 +32,7 @@ from denoised_smoothing.errors import (
 )
 from denoised_smoothing.models.classifiers import ImageClassifier
 from denoised_smoothing.noise import noisy_copies
-from denoised_smoothing.reporting import Format, export, load_results
+from denoised_smoothing.reporting import ExportFormat, export, load_results
 from denoised_smoothing.runs import CertificationRun, RunProgress
 from denoised_smoothing.runs import writer as recorder
 from denoised_smoothing.smoothing.classifier import SmoothedClassifier, Stage
@@ -135,7 +135,7 @@ def counts(store: Store, name: str = "run") -> list[tuple[object, ...]]:
 def exported(store: Store, folder: Path) -> dict[str, object]:
     """The exports of the run, but for the time."""
     results, rows = load_results(store, "run"), {}
-    for form, delimiter in ((Format.TSV, "\t"), (Format.CSV, ",")):
+    for form, delimiter in ((ExportFormat.TSV, "\t"), (ExportFormat.CSV, ",")):
         export(results, form, folder / form)
         with (folder / form).open(newline="") as file:
             rows[form.value] = list(csv.DictReader(file, delimiter=delimiter))
@@ -350,13 +350,13 @@ class TestMore:
     def certificates(store: Store) -> list[Certificate]:
         run = store.run("run")
         plan = SamplingPlan.from_dict(run.settings["plan"])
-        setting = Setting(0.5, 0.001, run.settings["dimension"], run.seed)
+        setting = SmoothingParameters(0.5, 0.001, run.settings["dimension"], run.seed)
         return [plan.certificate(image.counts, setting) for image in store.images("run")]
 
     @staticmethod
     def undecided(store: Store, plan: Anytime) -> list[bool]:
         """Whether the plan wants more copies of each image."""
-        setting = Setting(0.5, 0.001, 64, 7)
+        setting = SmoothingParameters(0.5, 0.001, 64, 7)
         wanted = [sum(plan.targets(i.counts, setting).values()) for i in store.images("run")]
         return [n > copies([i]) for n, i in zip(wanted, store.images("run"), strict=True)]
 

@@ -19,9 +19,9 @@ from denoised_smoothing.certificates.plans import Anytime, FixedBudget
 from denoised_smoothing.cli import main
 from denoised_smoothing.datasets import ImageDataset
 from denoised_smoothing.errors import RunMismatchError, SettingError
-from denoised_smoothing.remote.log import Ledger
+from denoised_smoothing.remote.log import StoreLog
 from denoised_smoothing.remote.records import Attempt, CopyKey, Outcome
-from denoised_smoothing.reporting import Format, export, load_results
+from denoised_smoothing.reporting import ExportFormat, export, load_results
 from denoised_smoothing.runs import EXAMPLES, CertificationRun, Shard, merge
 from denoised_smoothing.store import Store
 
@@ -80,7 +80,7 @@ def exported(store: Store, folder: Path) -> list[list[dict[str, str]]]:
     """The exports of the only run, but for the time."""
     [run] = store.runs()
     tables = []
-    for form, delimiter in ((Format.TSV, "\t"), (Format.CSV, ",")):
+    for form, delimiter in ((ExportFormat.TSV, "\t"), (ExportFormat.CSV, ",")):
         export(load_results(store, run.name), form, folder / form)
         with (folder / form).open(newline="") as file:
             rows = list(csv.DictReader(file, delimiter=delimiter))
@@ -178,11 +178,11 @@ def test_other_runs_and_their_queries_are_copied(tmp_path: Path) -> None:
         "2026-01-01T00:00:00+00:00", Outcome.ANSWERED, label="cat", final=True,
     )  # fmt: skip
     with Store(first) as store:
-        Ledger(store, "a").write([attempt], [])
+        StoreLog(store, "a").write([attempt], [])
     with merged([first, second], tmp_path / "all.sqlite") as store:
         assert [run.name for run in store.runs()] == ["a", "b"]
         assert [len(store.images(name)) for name in "ab"] == [2, 3]
-        assert list(Ledger(store, "a").history()) == [attempt]
+        assert list(StoreLog(store, "a").history()) == [attempt]
         with pytest.raises(RunMismatchError, match="the target holds the run 'a' already"):
             merged([first], tmp_path / "all.sqlite")
 

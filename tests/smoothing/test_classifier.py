@@ -21,7 +21,7 @@ from denoised_smoothing.certificates.bounds import binomial_test
 from denoised_smoothing.certificates.certificate import SamplingPlan
 from denoised_smoothing.certificates.counts import LabelCounts, Stage
 from denoised_smoothing.certificates.grid import grid_thresholds
-from denoised_smoothing.certificates.parameters import Noise, Setting
+from denoised_smoothing.certificates.parameters import Noise, SmoothingParameters
 from denoised_smoothing.certificates.plans import Anytime, FixedBudget, RadiusTarget
 from denoised_smoothing.errors import ClassifierError, ImageError, SettingError
 from denoised_smoothing.models.classifiers import ImageClassifier
@@ -793,7 +793,7 @@ class TestPlans:
     def test_a_fixed_budget_ends_where_the_image_will_abstain(self) -> None:
         """After each tenth, in whole chunks; the label and the radius are those of all copies."""
         early = set()
-        setting = Setting(0.25, 0.001, GREY.size, SEED)
+        setting = SmoothingParameters(0.25, 0.001, GREY.size, SEED)
         for value in (0.5, 0.515, 0.53, 0.55, 0.6):
             image, pipeline, plan = flat(value), smoothed(sums), FixedBudget(50, 1000)
             certificate = pipeline.certify(image, plan=plan, seed=SEED)
@@ -808,7 +808,7 @@ class TestPlans:
         assert early == {True, False}
 
     def test_targets_are_those_of_the_plan(self) -> None:
-        setting = Setting(0.25, 0.001, GREY.size, SEED)
+        setting = SmoothingParameters(0.25, 0.001, GREY.size, SEED)
         targets = partial(self.ANYTIME.targets, setting=setting)
         [task] = smoothed(always).count_labels([ImageTask("run", "7", GREY)], targets, SEED)
         assert task.ends_with(targets(task.counts))

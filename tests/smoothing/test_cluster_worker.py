@@ -13,10 +13,10 @@ from torch import Tensor
 
 from denoised_smoothing.certificates.counts import Stage
 from denoised_smoothing.certificates.parameters import EngineName, Noise, Precision
-from denoised_smoothing.engines.prepared import Execution
+from denoised_smoothing.engines.prepared import PreparedPipeline
 from denoised_smoothing.errors import SettingError
 from denoised_smoothing.smoothing.classifier import cluster_worker as workers
-from denoised_smoothing.smoothing.cluster_worker import Job, Worker
+from denoised_smoothing.smoothing.cluster_worker import ClusterTask, Worker
 
 IMAGE = np.full((1, 8, 8), 128 / 255, np.float32)
 CUTS = [("image", Stage.ESTIMATION, 0, 50)]
@@ -32,12 +32,12 @@ def far_from_grey(copies: Tensor) -> Tensor:
     return ((copies - 0.5).abs().mean((1, 2, 3)) > 0.2).long()  # all are, if sigma is large
 
 
-def job(sigma: float, **changes: object) -> Job:
-    model = Execution(
+def job(sigma: float, **changes: object) -> ClusterTask:
+    model = PreparedPipeline(
         far_from_grey, None, sigma, Noise.GRID, EngineName.TORCH, Precision.FLOAT32,
         torch.device("cpu"),
     )  # fmt: skip
-    return replace(Job(f"sigma {sigma}", [model], "cpu", EngineName.TORCH, 50), **changes)  # type: ignore[arg-type]
+    return replace(ClusterTask(f"sigma {sigma}", [model], "cpu", EngineName.TORCH, 50), **changes)  # type: ignore[arg-type]
 
 
 def test_votes_are_of_their_own_job_whatever_else_is_set_up(

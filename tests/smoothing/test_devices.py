@@ -14,7 +14,7 @@ from denoised_smoothing import SmoothedClassifier
 from denoised_smoothing.certificates.plans import Anytime
 from denoised_smoothing.errors import SettingError
 from denoised_smoothing.remote.classifier import RemoteClassifier
-from denoised_smoothing.smoothing.devices import LocalExecution, choose_devices
+from denoised_smoothing.smoothing.devices import Devices, choose_devices
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (5, 1, 8, 8)).astype(np.float32) / 255
 
@@ -65,7 +65,7 @@ def test_devices_of_several_kinds_are_refused() -> None:
     execution = SmoothedClassifier(Linear(), 0.5, device="cpu").execution
     devices = [torch.device("cpu"), torch.device("meta")]
     with pytest.raises(SettingError, match=r"cpu, meta are of several kinds .*of one kind"):
-        LocalExecution(
+        Devices(
             Linear(), None, 0.5, execution.noise, execution.engine, execution.precision, devices
         )
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from denoised_smoothing.certificates.counts import LabelCounts, Stage
 from denoised_smoothing.smoothing.classifier import scheduler as scheduling
-from denoised_smoothing.smoothing.scheduler import Executor, ImageTask, Part, Targets, Votes
+from denoised_smoothing.smoothing.scheduler import BatchRunner, CopyRange, ImageTask, Targets, Votes
 
 IMAGE = np.zeros((1, 2, 2), np.float32)
 CLASSES = 3
@@ -57,14 +57,14 @@ class FakeDraw:
 
     pace: float = 0.0
     now: float = 0.0
-    batches: list[list[Part]] = field(default_factory=list)
+    batches: list[list[CopyRange]] = field(default_factory=list)
 
-    def __call__(self, parts: Sequence[Part]) -> Future[Votes]:
+    def __call__(self, parts: Sequence[CopyRange]) -> Future[Votes]:
         future: Future[Votes] = Future()
         future.set_result(self.votes(parts))
         return future
 
-    def votes(self, parts: Sequence[Part]) -> Votes:
+    def votes(self, parts: Sequence[CopyRange]) -> Votes:
         assert parts, "drawing nothing is no work"
         self.batches.append(list(parts))
         self.now += self.pace * self.sizes[-1]
@@ -103,7 +103,7 @@ def spend(
     tasks: Iterable[ImageTask], targets: Targets, submit: Any, *, chunk: int, **options: Any
 ) -> Iterator[ImageTask]:
     passed = {name: options.pop(name) for name in ("on_batch", "fair") if name in options}
-    return scheduling.spend(tasks, targets, Executor(submit, **options), chunk=chunk, **passed)
+    return scheduling.spend(tasks, targets, BatchRunner(submit, **options), chunk=chunk, **passed)
 
 
 def run(
@@ -297,7 +297,7 @@ class TestTasks:
         assert told == ["01", "0", "0", "01", "1", "1"]
 
     def test_keep_their_counts_when_a_draw_fails(self) -> None:
-        def failing(_: Sequence[Part]) -> Future[Votes]:
+        def failing(_: Sequence[CopyRange]) -> Future[Votes]:
             future: Future[Votes] = Future()
             future.set_exception(ConnectionError("no answer"))
             return future
@@ -308,7 +308,7 @@ class TestTasks:
         assert task.counts == counts_of("0", selection=3)
 
     def test_whose_votes_were_lost_are_never_called_finished(self) -> None:
-        def forgetful(parts: Sequence[Part]) -> Future[Votes]:
+        def forgetful(parts: Sequence[CopyRange]) -> Future[Votes]:
             future: Future[Votes] = Future()
             future.set_result([([0], 0) for _ in parts])
             return future
@@ -323,7 +323,7 @@ class Pending:
         self.draw, self.futures = FakeDraw(), list[Future[Votes]]()
         self.most = 0
 
-    def __call__(self, parts: Sequence[Part]) -> Future[Votes]:
+    def __call__(self, parts: Sequence[CopyRange]) -> Future[Votes]:
         votes = self.draw.votes(parts)
 
         class Late(Future[Votes]):
@@ -358,7 +358,7 @@ class TestOnTheirWay:
             asked.append(min(had // 10 * 10 + 10, 40))
             return {Stage.ESTIMATION: asked[-1]}
 
-        def submit(parts: Sequence[Part]) -> Future[Votes]:
+        def submit(parts: Sequence[CopyRange]) -> Future[Votes]:
             assert all(part.stop <= max(asked) for part in parts)
             return pending(parts)
 

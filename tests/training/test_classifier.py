@@ -17,7 +17,7 @@ from denoised_smoothing.errors import DatasetError, SettingError, TrainingError
 from denoised_smoothing.models.catalogue import load_classifier
 from denoised_smoothing.models.classifiers import ImageClassifier, load_cifar_resnet
 from denoised_smoothing.models.weights import load_weights
-from denoised_smoothing.training.classifier import ClassifierJob, train_resnet
+from denoised_smoothing.training.classifier import ClassifierTrainingJob, train_resnet
 from denoised_smoothing.training.config import TrainingConfig
 from denoised_smoothing.training.data import Preparation
 
@@ -36,8 +36,8 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def digits_job(folder: Path, **changes: Any) -> ClassifierJob:
-    job = ClassifierJob(
+def digits_job(folder: Path, **changes: Any) -> ClassifierTrainingJob:
+    job = ClassifierTrainingJob(
         config=CONFIG,
         depth=8,
         dataset=load_dataset("digits:train"),
@@ -52,7 +52,7 @@ def digits_job(folder: Path, **changes: Any) -> ClassifierJob:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> ClassifierJob:
+def finished(tmp_path_factory: pytest.TempPathFactory) -> ClassifierTrainingJob:
     job = digits_job(tmp_path_factory.mktemp("finished"))
     assert train_resnet(job) == job.output
     return job
@@ -66,7 +66,7 @@ def clean_accuracy(classifier: ImageClassifier) -> float:
     return float((answers == torch.tensor(data.labels[:VALIDATED])).float().mean())
 
 
-def test_it_learns_and_measures_what_is_in_the_file(finished: ClassifierJob) -> None:
+def test_it_learns_and_measures_what_is_in_the_file(finished: ClassifierTrainingJob) -> None:
     classifier = load_classifier(f"cifar-resnet8:{finished.output}")
     assert isinstance(classifier, ImageClassifier)
     accuracy = clean_accuracy(classifier)
@@ -79,14 +79,14 @@ def weights_card(path: Path) -> dict[str, str]:
     return load_weights(path)[1]
 
 
-def test_the_file_carries_all_that_the_classifier_needs(finished: ClassifierJob) -> None:
+def test_the_file_carries_all_that_the_classifier_needs(finished: ClassifierTrainingJob) -> None:
     classifier = load_cifar_resnet(finished.output)
     assert (classifier.channels, classifier.resolution) == (1, 8)
     assert classifier.label_names == tuple("0123456789")
     assert (classifier.mean.item(), classifier.std.item()) == (0.5, 0.25)
 
 
-def test_the_card(finished: ClassifierJob) -> None:
+def test_the_card(finished: ClassifierTrainingJob) -> None:
     card = weights_card(finished.output)
     assert card["architecture"] == "cifar-resnet8"
     assert card["command"] == "denoised-smoothing train-classifier digits:train"
@@ -98,7 +98,9 @@ def test_the_card(finished: ClassifierJob) -> None:
     assert json.loads(card["settings"]) == CONFIG.to_dict()
 
 
-def test_interrupted_and_resumed_is_as_in_one_go(finished: ClassifierJob, tmp_path: Path) -> None:
+def test_interrupted_and_resumed_is_as_in_one_go(
+    finished: ClassifierTrainingJob, tmp_path: Path
+) -> None:
     whole, read = load_dataset("digits:train"), 0
 
     def reading(index: int) -> np.ndarray:
@@ -171,7 +173,7 @@ def test_images_without_labels_are_refused(tmp_path: Path) -> None:
     assert not job.folder.exists()
 
 
-def test_an_existing_output_is_not_overwritten(finished: ClassifierJob) -> None:
+def test_an_existing_output_is_not_overwritten(finished: ClassifierTrainingJob) -> None:
     before = finished.output.read_bytes()
     with pytest.raises(SettingError, match=r"resnet8\.safetensors exists already; choose another"):
         train_resnet(finished)
@@ -179,7 +181,7 @@ def test_an_existing_output_is_not_overwritten(finished: ClassifierJob) -> None:
 
 
 def test_one_that_is_trained_on_noise_stands_it_better(
-    finished: ClassifierJob, tmp_path: Path
+    finished: ClassifierTrainingJob, tmp_path: Path
 ) -> None:
     hardened = train_resnet(digits_job(tmp_path, noise=0.5))
     card = json.loads(weights_card(hardened)["quality"])

@@ -15,8 +15,8 @@ from denoised_smoothing.training.objectives import (
     mse,
     psnr,
     stability,
+    stability_target,
     variance_weights,
-    wanted_answer,
 )
 
 LABELS = torch.tensor([3, 1, 0, 2, 2])
@@ -34,19 +34,19 @@ def test_stability_towards_the_label_is_cross_entropy_with_it() -> None:
     answers, clean = logits(0), logits(1)
     labels = clean.argmax(dim=1)
     reference = functional.nll_loss(functional.log_softmax(answers, dim=1), labels)
-    torch.testing.assert_close(stability(answers, wanted_answer(clean, Target.LABEL)), reference)
+    torch.testing.assert_close(stability(answers, stability_target(clean, Target.LABEL)), reference)
 
 
 def test_stability_towards_all_probabilities() -> None:
     answers, clean = logits(0), logits(1)
     reference = -(clean.softmax(1) * answers.log_softmax(1)).sum(dim=1).mean()
-    torch.testing.assert_close(stability(answers, wanted_answer(clean, Target.SOFT)), reference)
+    torch.testing.assert_close(stability(answers, stability_target(clean, Target.SOFT)), reference)
 
 
 def test_soft_stability_is_least_where_the_answers_agree() -> None:
     clean = logits(1)
     answers = clean.clone().requires_grad_()
-    least = stability(answers, wanted_answer(clean, Target.SOFT))
+    least = stability(answers, stability_target(clean, Target.SOFT))
     least.backward()
     entropy = torch.distributions.Categorical(logits=clean).entropy().mean()
     torch.testing.assert_close(least, entropy)
@@ -58,7 +58,7 @@ def test_soft_stability_is_least_where_the_answers_agree() -> None:
 def test_stability_of_uniform_answers_is_log_k() -> None:
     for answer in (
         LABELS,
-        *(wanted_answer(logits(0), target) for target in (Target.LABEL, Target.SOFT)),
+        *(stability_target(logits(0), target) for target in (Target.LABEL, Target.SOFT)),
     ):
         assert float(stability(torch.zeros(5, 4), answer)) == pytest.approx(math.log(4))
 

@@ -14,15 +14,15 @@ from denoised_smoothing.certificates.parameters import EngineName
 from denoised_smoothing.store import Store
 from denoised_smoothing.web.app import create_app
 from denoised_smoothing.web.limits import Limits
-from denoised_smoothing.web.served import Names, Offer
+from denoised_smoothing.web.served import ServedModels, ServedNames
 from denoised_smoothing.web.service import Service
 
 HERE = "http://127.0.0.1"
 
 
 @pytest.fixture(scope="session")
-def offer() -> Offer:
-    return Offer(Names(engine=EngineName.TORCH))
+def offer() -> ServedModels:
+    return ServedModels(ServedNames(engine=EngineName.TORCH))
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 
 @pytest.fixture
-def service(offer: Offer, store: Store) -> Service:
+def service(offer: ServedModels, store: Store) -> Service:
     return Service(offer, store, Limits(copies=20_000, rate=100_000, grace=1))
 
 

@@ -19,7 +19,7 @@ from starlette.testclient import TestClient
 from denoised_smoothing.certificates.certificate import Certificate, SamplingPlan
 from denoised_smoothing.images import to_png
 from denoised_smoothing.web.schemas import AttackAnswer, CertificateAnswer, PredictionAnswer
-from denoised_smoothing.web.served import Offer
+from denoised_smoothing.web.served import ServedModels
 from denoised_smoothing.web.service import Service
 
 STABILITY = "white box (stability)"
@@ -33,7 +33,7 @@ def events(text: str) -> list[tuple[str, dict[str, Any]]]:
     return found
 
 
-def same_as_library(offer: Offer, answer: dict[str, Any], image: np.ndarray) -> bool:
+def same_as_library(offer: ServedModels, answer: dict[str, Any], image: np.ndarray) -> bool:
     """Whether the library draws the same counts with the seed of the answer."""
     certificate = Certificate.from_json(json.dumps(answer["certificate"]))
     smoothed = offer.smoothed("digits", STABILITY, certificate.sigma)
@@ -45,7 +45,7 @@ def same_as_library(offer: Offer, answer: dict[str, Any], image: np.ndarray) -> 
     ] and again.radius == certificate.radius
 
 
-def test_certificate_is_that_of_the_library(client: TestClient, offer: Offer) -> None:
+def test_certificate_is_that_of_the_library(client: TestClient, offer: ServedModels) -> None:
     image = offer.example("digits", "3").image
     encoded = base64.b64encode(to_png(image)).decode()
     request = {"image": encoded, "denoiser": STABILITY, "sigma": 0.25, "n": 500}
@@ -59,7 +59,7 @@ def test_certificate_is_that_of_the_library(client: TestClient, offer: Offer) ->
     assert same_as_library(offer, answer, image)
 
 
-def test_form_and_json_take_the_same(client: TestClient, offer: Offer) -> None:
+def test_form_and_json_take_the_same(client: TestClient, offer: ServedModels) -> None:
     image = to_png(offer.example("digits", "0").image)
     fields = {"plan": "anytime", "radii": "0.1,0.25", "max_n": "2000", "sigma": "0.5"}
     answer = client.post("/v1/certificates", data=fields, files={"image": image}).json()
@@ -87,7 +87,9 @@ def test_no_two_answers_have_the_same_noise(client: TestClient) -> None:
     assert len(seeds) == 3
 
 
-def test_many_clients_share_batches_and_get_their_own_answers(live: str, offer: Offer) -> None:
+def test_many_clients_share_batches_and_get_their_own_answers(
+    live: str, offer: ServedModels
+) -> None:
     def ask(number: int) -> tuple[int, dict[str, Any]]:
         example = str(number % 24)
         request = {"example": example, "n": 150 + 50 * (number % 3), "sigma": 0.5}
@@ -122,7 +124,9 @@ def test_events_tell_how_it_comes_about(client: TestClient) -> None:
     assert result["perturbation"]["norm"] > 0.9 * result["radius"]
 
 
-def test_shown_copies_are_the_first_that_are_counted(client: TestClient, offer: Offer) -> None:
+def test_shown_copies_are_the_first_that_are_counted(
+    client: TestClient, offer: ServedModels
+) -> None:
     request = {"example": "0", "n": 50, "pictures": True, "denoiser": STABILITY, "sigma": 0.5}
     reply = client.post("/v1/certificates", json=request, headers={"accept": "text/event-stream"})
     told = events(reply.text)

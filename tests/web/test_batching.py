@@ -14,7 +14,7 @@ from denoised_smoothing.certificates.counts import Stage
 from denoised_smoothing.certificates.plans import FixedBudget
 from denoised_smoothing.images import digest, to_grid
 from denoised_smoothing.smoothing.classifier import SmoothedClassifier
-from denoised_smoothing.web.batching import Counts, Lane, Ticket
+from denoised_smoothing.web.batching import Batcher, Counts, PendingImage
 
 POISON = 200 / 255
 PLAN = FixedBudget(20, 400)
@@ -38,7 +38,7 @@ class Asked:
         self.error: Exception | None = None
         self.ended = threading.Event()
         setting = smoothed.setting(self.image, 0.001, seed)
-        self.ticket = Ticket(
+        self.ticket = PendingImage(
             f"{level} {seed}", digest(self.image), self.image, seed, Stage.SELECTION,
             partial(PLAN.targets, setting=setting), self._told, self._end,
         )  # fmt: skip
@@ -65,12 +65,12 @@ def smoothed() -> SmoothedClassifier:
 def lane(smoothed: SmoothedClassifier) -> Any:
     ready = threading.Event()
     ready.set()
-    opened = Lane(smoothed, "test", ready)
+    opened = Batcher(smoothed, "test", ready)
     yield opened
     opened.close()
 
 
-def test_counts_are_those_of_each_image_alone(lane: Lane, smoothed: SmoothedClassifier) -> None:
+def test_counts_are_those_of_each_image_alone(lane: Batcher, smoothed: SmoothedClassifier) -> None:
     asked = [Asked(smoothed, level / 20, seed) for seed, level in enumerate((2, 5, 8, 10, 12))]
     for each in asked:
         lane.add(each.ticket)
@@ -84,7 +84,7 @@ def test_counts_are_those_of_each_image_alone(lane: Lane, smoothed: SmoothedClas
 
 
 def test_one_that_fails_does_not_take_others_with_it(
-    lane: Lane, smoothed: SmoothedClassifier
+    lane: Batcher, smoothed: SmoothedClassifier
 ) -> None:
     levels = (0.2, 0.3, POISON, 0.4, 0.45)
     asked = [Asked(smoothed, level, seed) for seed, level in enumerate(levels)]
@@ -97,7 +97,7 @@ def test_one_that_fails_does_not_take_others_with_it(
     assert all(each.is_as_alone() for each in asked if each.error is None)
 
 
-def test_cancelled_ones_end_early(lane: Lane, smoothed: SmoothedClassifier) -> None:
+def test_cancelled_ones_end_early(lane: Batcher, smoothed: SmoothedClassifier) -> None:
     first, second = Asked(smoothed, 0.3, 1), Asked(smoothed, 0.35, 2)
     first.ticket.cancelled = True
     lane.add(first.ticket)
@@ -111,7 +111,7 @@ def test_cancelled_ones_end_early(lane: Lane, smoothed: SmoothedClassifier) -> N
 
 def test_closing_keeps_what_was_counted(smoothed: SmoothedClassifier) -> None:
     ready = threading.Event()
-    lane = Lane(smoothed, "test", ready)
+    lane = Batcher(smoothed, "test", ready)
     asked = Asked(smoothed, 0.3, 1)
     lane.add(asked.ticket)
     ready.set()

@@ -10,17 +10,17 @@ import pytest
 from denoised_smoothing.certificates.counts import LabelCounts, Stage
 from denoised_smoothing.store import Store
 from denoised_smoothing.web import job_store as module
-from denoised_smoothing.web.job_store import Journal, Record, State
+from denoised_smoothing.web.job_store import JobRecord, JobStore, State
 
 COUNTS = (LabelCounts("a", "image", Stage.ESTIMATION, (3, 4), 1),)
 
 
-def record(name: str, state: State = State.RUNNING) -> Record:
-    return Record(name, "certificate", {"ask": {"n": 5}}, 2**127 + 1, b"png", state, COUNTS)
+def record(name: str, state: State = State.RUNNING) -> JobRecord:
+    return JobRecord(name, "certificate", {"ask": {"n": 5}}, 2**127 + 1, b"png", state, COUNTS)
 
 
 def test_what_is_put_is_got_back(store: Store) -> None:
-    journal = Journal(store)
+    journal = JobStore(store)
     put = record("a")
     journal.put(put)
     assert journal.get("a") == put
@@ -28,22 +28,22 @@ def test_what_is_put_is_got_back(store: Store) -> None:
     assert journal.get("a") == put
     journal.put(put.ended(State.DONE, {"label": 1}))
     journal.close()
-    with_answer = Journal(store).get("a")
+    with_answer = JobStore(store).get("a")
     assert with_answer is not None
     assert (with_answer.state, with_answer.answer, with_answer.image) == (
         State.DONE,
         {"label": 1},
         None,
     )
-    assert Journal(store).get("b") is None
+    assert JobStore(store).get("b") is None
 
 
 def test_what_was_running_is_interrupted(store: Store) -> None:
-    journal = Journal(store)
+    journal = JobStore(store)
     for name, state in (("a", State.RUNNING), ("b", State.DONE), ("c", State.FAILED)):
         journal.put(record(name, state))
     journal.close()
-    again = Journal(store)
+    again = JobStore(store)
     states = {name: held.state for name in "abc" if (held := again.get(name))}
     assert states == {"a": State.INTERRUPTED, "b": State.DONE, "c": State.FAILED}
     left = again.get("a")
@@ -54,18 +54,18 @@ def test_what_was_running_is_interrupted(store: Store) -> None:
 
 def test_the_oldest_are_dropped(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "KEPT", 3)
-    journal = Journal(store)
+    journal = JobStore(store)
     for number in range(6):
         journal.put(record(str(number), State.DONE))
         time.sleep(0.002)
     journal.close()
-    assert [held.id for held in Journal(store).newest(10)] == ["5", "4", "3"]
+    assert [held.id for held in JobStore(store).newest(10)] == ["5", "4", "3"]
 
 
 def test_a_store_of_runs_stays_one(tmp_path: Path) -> None:
     path = tmp_path / "runs.sqlite"
     with Store(path) as store:
-        Journal(store).close()
+        JobStore(store).close()
     with Store(path, read_only=True) as store:
         assert store.runs() == []
         assert store.finished() == {}

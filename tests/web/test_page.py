@@ -26,7 +26,7 @@ from denoised_smoothing.runs import CertificationRun
 from denoised_smoothing.smoothing.classifier import SmoothedClassifier
 from denoised_smoothing.store import Store
 from denoised_smoothing.web.limits import Limits
-from denoised_smoothing.web.served import Offer
+from denoised_smoothing.web.served import ServedModels
 from denoised_smoothing.web.service import Service
 
 from .conftest import served
@@ -36,7 +36,7 @@ DESKTOP, PHONE = (1280, 800), (390, 844)
 
 
 @pytest.fixture(scope="module")
-def address(offer: Offer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def address(offer: ServedModels, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with Store(tmp_path_factory.mktemp("page") / "runs.sqlite") as store:
         for name, denoiser in (("with", "digits-stability"), ("without", "none")):
             smoothed = SmoothedClassifier(load_classifier("digits"), 0.5, load_denoiser(denoiser))
@@ -123,7 +123,7 @@ def test_certify_an_example_without_and_with_denoiser(pages: Pages) -> None:
     finished(page, 1)
 
 
-def test_drop_a_file(pages: Pages, offer: Offer, tmp_path: Path) -> None:
+def test_drop_a_file(pages: Pages, offer: ServedModels, tmp_path: Path) -> None:
     path = tmp_path / "seven.png"
     path.write_bytes(to_png(load_dataset("digits")[11].image))
     page = pages.open()

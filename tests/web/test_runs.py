@@ -18,7 +18,7 @@ from denoised_smoothing.smoothing.classifier import SmoothedClassifier
 from denoised_smoothing.store import Store
 from denoised_smoothing.web.app import create_app
 from denoised_smoothing.web.limits import Limits
-from denoised_smoothing.web.served import Offer
+from denoised_smoothing.web.served import ServedModels
 from denoised_smoothing.web.service import Service
 
 from .conftest import HERE
@@ -27,7 +27,7 @@ NAMES = ["of the/stability", "none"]
 
 
 @pytest.fixture(scope="module")
-def client(offer: Offer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
+def client(offer: ServedModels, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
     with Store(tmp_path_factory.mktemp("runs") / "runs.sqlite") as store:
         for name, denoiser in zip(NAMES, ("digits-stability", "none"), strict=True):
             smoothed = SmoothedClassifier(load_classifier("digits"), 0.5, load_denoiser(denoiser))

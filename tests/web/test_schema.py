@@ -23,7 +23,7 @@ from schemathesis import GenerationMode
 
 from denoised_smoothing.store import Store
 from denoised_smoothing.web.limits import Limits
-from denoised_smoothing.web.served import Offer
+from denoised_smoothing.web.served import ServedModels
 from denoised_smoothing.web.service import Service
 
 from .conftest import served
@@ -33,7 +33,7 @@ LEAKS = ("Traceback", "site-packages", "/tmp/", "/home/", "sqlite")
 
 
 @pytest.fixture(scope="module")
-def address(offer: Offer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def address(offer: ServedModels, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     limits = Limits(copies=400, rate=10**9, queue=1_000, per_client=1_000, grace=1)
     with (
         Store(tmp_path_factory.mktemp("schema") / "runs.sqlite") as store,

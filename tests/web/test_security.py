@@ -23,7 +23,7 @@ from denoised_smoothing.web.app import create_app
 from denoised_smoothing.web.limits import Limits
 from denoised_smoothing.web.schemas import PredictionRequest
 from denoised_smoothing.web.security import Access
-from denoised_smoothing.web.served import Offer
+from denoised_smoothing.web.served import ServedModels
 from denoised_smoothing.web.service import Service
 
 from .conftest import HERE
@@ -57,7 +57,7 @@ def saved(format: str, mode: str = "L", size: tuple[int, int] = (8, 8)) -> bytes
     return file.getvalue()
 
 
-def test_without_key_only_this_machine_is_served(offer: Offer, store: Store) -> None:
+def test_without_key_only_this_machine_is_served(offer: ServedModels, store: Store) -> None:
     service = Service(offer, store)
     with TestClient(create_app(service, Access(None, KEY)), base_url="http://a.example") as client:
         assert client.get("/v1/models").status_code == 401
@@ -112,7 +112,7 @@ def test_static_files_are_those_of_the_package(client: TestClient) -> None:
         assert client.get(f"/static/{name}").status_code == 404, name
 
 
-def test_rate_and_queue_are_limited_for_each_client(offer: Offer, store: Store) -> None:
+def test_rate_and_queue_are_limited_for_each_client(offer: ServedModels, store: Store) -> None:
     service = Service(offer, store, Limits(rate=3, grace=1))
     with TestClient(create_app(service), base_url=HERE) as client:
         replies = [client.post("/v1/predictions", json={"example": "0", "n": 10}) for _ in range(4)]
@@ -120,7 +120,7 @@ def test_rate_and_queue_are_limited_for_each_client(offer: Offer, store: Store) 
     assert 1 <= int(replies[3].headers["retry-after"]) <= 60
 
 
-def test_full_queue_says_when_to_come_back(offer: Offer, store: Store) -> None:
+def test_full_queue_says_when_to_come_back(offer: ServedModels, store: Store) -> None:
     service = Service(offer, store, Limits(per_client=1, grace=1))
     request = {"example": "0", "n": 90_000}
     with TestClient(create_app(service), base_url=HERE) as client:

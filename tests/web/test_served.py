@@ -13,7 +13,7 @@ from denoised_smoothing.errors import SettingError
 from denoised_smoothing.images import is_on_grid
 from denoised_smoothing.models.catalogue import load_classifier, load_denoiser
 from denoised_smoothing.smoothing.classifier import SmoothedClassifier
-from denoised_smoothing.web.served import Names, Offer
+from denoised_smoothing.web.served import ServedModels, ServedNames
 from denoised_smoothing.web.uploads import fit
 
 TORCH = {"engine": EngineName.TORCH, "sigmas": (0.5,)}
@@ -40,14 +40,14 @@ def make_sizeless() -> object:
 
 
 def test_denoisers_go_with_classifiers_of_their_images() -> None:
-    offer = Offer(Names(denoisers={"photo": "photo", "grey": "digits-mse"}, **TORCH))
+    offer = ServedModels(ServedNames(denoisers={"photo": "photo", "grey": "digits-mse"}, **TORCH))
     assert list(offer.models["digits"].denoisers) == ["none", "grey"]
 
 
 def test_bundles_are_offered_with_what_they_hold(tmp_path: Path) -> None:
     smoothed = SmoothedClassifier(load_classifier("digits"), 0.25, load_denoiser("digits-mse"))
     smoothed.save(tmp_path / "b", classifier="digits", denoiser="digits-mse")
-    offer = Offer(Names(classifiers={}, bundles={"mine": str(tmp_path / "b")}))
+    offer = ServedModels(ServedNames(classifiers={}, bundles={"mine": str(tmp_path / "b")}))
     model = offer.models["mine"]
     assert (list(model.denoisers), model.sigmas, model.shape) == (
         ["digits-mse"],
@@ -61,8 +61,8 @@ def test_bundles_are_offered_with_what_they_hold(tmp_path: Path) -> None:
 
 def test_what_does_not_work_is_withdrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(Path(__file__).parent)
-    offer = Offer(
-        Names(classifiers={"digits": "digits", "b": "python:test_offer:make_broken"}, **TORCH)
+    offer = ServedModels(
+        ServedNames(classifiers={"digits": "digits", "b": "python:test_offer:make_broken"}, **TORCH)
     )
     offer.prepare(lambda: False)
     offer.smoothed("digits", "none", 0.5)
@@ -74,14 +74,14 @@ def test_a_classifier_without_a_size_needs_one(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.chdir(Path(__file__).parent)
     spec = {"s": "python:test_offer:make_sizeless"}
     with pytest.raises(SettingError, match="--resolution"):
-        Offer(Names(classifiers=spec, denoisers={}, **TORCH))
-    offer = Offer(Names(classifiers=spec, denoisers={}, resolution=16, **TORCH))
+        ServedModels(ServedNames(classifiers=spec, denoisers={}, **TORCH))
+    offer = ServedModels(ServedNames(classifiers=spec, denoisers={}, resolution=16, **TORCH))
     assert offer.models["s"].shape == (3, 16, 16)
 
 
 def test_bought_answers_are_not_served() -> None:
     with pytest.raises(SettingError, match="bought one by one"):
-        Offer(Names(classifiers={"s": "simulated:digits"}, denoisers={}, **TORCH))
+        ServedModels(ServedNames(classifiers={"s": "simulated:digits"}, denoisers={}, **TORCH))
 
 
 @pytest.mark.parametrize(

@@ -18,14 +18,14 @@ from denoised_smoothing.web.job_store import State
 from denoised_smoothing.web.jobs import Job
 from denoised_smoothing.web.limits import Limits
 from denoised_smoothing.web.schemas import AttackRequest, PredictionRequest
-from denoised_smoothing.web.served import Offer
+from denoised_smoothing.web.served import ServedModels
 from denoised_smoothing.web.service import BusyError, Service
 
 LONG = ("prediction", PredictionRequest(example="0", n=90_000), None, "a")
 
 
 @contextmanager
-def opened(offer: Offer, store: Store, limits: Limits) -> Iterator[Service]:
+def opened(offer: ServedModels, store: Store, limits: Limits) -> Iterator[Service]:
     service = Service(offer, store, limits)
     service.start()
     try:
@@ -68,7 +68,7 @@ def together(
 
 
 def test_the_last_place_is_given_once(
-    offer: Offer, store: Store, monkeypatch: pytest.MonkeyPatch
+    offer: ServedModels, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with opened(offer, store, Limits(queue=1, grace=1)) as service:
         told = together(service, lambda: service.submit(*LONG), monkeypatch)
@@ -77,7 +77,7 @@ def test_the_last_place_is_given_once(
 
 
 def test_a_request_is_resumed_once(
-    offer: Offer, store: Store, monkeypatch: pytest.MonkeyPatch
+    offer: ServedModels, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with opened(offer, store, Limits(grace=1)) as service:
         job = service.submit(*LONG)
@@ -91,7 +91,7 @@ def test_a_request_is_resumed_once(
         assert service.open == 1
 
 
-def test_cancelled_attacks_free_their_places_at_once(offer: Offer, store: Store) -> None:
+def test_cancelled_attacks_free_their_places_at_once(offer: ServedModels, store: Store) -> None:
     with opened(offer, store, Limits(grace=1)) as service:
         jobs = [service.submit(*ATTACK) for _ in range(4)]
         for job in jobs:
@@ -102,7 +102,7 @@ def test_cancelled_attacks_free_their_places_at_once(offer: Offer, store: Store)
 
 
 def test_the_stop_waits_for_a_step_of_an_attack_and_not_for_all(
-    offer: Offer, store: Store, monkeypatch: pytest.MonkeyPatch
+    offer: ServedModels, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     began, steps = threading.Event(), []
     gradient = pgd._gradient
@@ -125,7 +125,7 @@ def test_the_stop_waits_for_a_step_of_an_attack_and_not_for_all(
 
 
 def test_the_grace_counts_from_the_signal(
-    offer: Offer, store: Store, monkeypatch: pytest.MonkeyPatch
+    offer: ServedModels, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The server has waited already when it closes the service."""
     waits: list[float] = []

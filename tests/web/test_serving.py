@@ -21,7 +21,7 @@ from denoised_smoothing.certificates.certificate import Certificate
 from denoised_smoothing.cli import main
 from denoised_smoothing.cli.serve import KEY_VARIABLE, pairs, read_key
 from denoised_smoothing.errors import SettingError
-from denoised_smoothing.web.served import Offer
+from denoised_smoothing.web.served import ServedModels
 
 
 @contextmanager
@@ -63,7 +63,7 @@ def begin(address: str, n: int) -> str:
     return str(reply.json()["job"])
 
 
-def test_killed_stopped_and_resumed(tmp_path: Path, offer: Offer) -> None:
+def test_killed_stopped_and_resumed(tmp_path: Path, offer: ServedModels) -> None:
     """The same counts as if it had never been interrupted."""
     with serving(tmp_path) as (process, address):
         job = begin(address, 20_000)

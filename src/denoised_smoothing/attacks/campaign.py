@@ -9,11 +9,12 @@ import numpy as np
 from jaxtyping import Float
 
 from denoised_smoothing.attacks.pgd import PGD, attack, check_differentiable, check_length, distance
+from denoised_smoothing.attacks.report import AttackOutcome, Verdict
 from denoised_smoothing.certificates.bounds import check_alpha, check_copies
 from denoised_smoothing.errors import ImageError, SettingError
 from denoised_smoothing.images import is_on_grid
 from denoised_smoothing.noise import derive_key
-from denoised_smoothing.reporting import AttackOutcome, ImageResult, Verdict
+from denoised_smoothing.reporting import ImageResult
 from denoised_smoothing.smoothing.classifier import SmoothedClassifier
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from denoised_smoothing.certificates.bounds import check_copies
 from denoised_smoothing.errors import ClassifierError, DenoisedSmoothingError, SettingError
 from denoised_smoothing.images import as_image, to_grid
-from denoised_smoothing.models.denoisers import answers_behind
+from denoised_smoothing.models.denoisers import logits_after_denoising
 from denoised_smoothing.noise import derive_key, standard_normal
 from denoised_smoothing.smoothing.classifier import SmoothedClassifier
 
@@ -229,7 +229,9 @@ def _log_probability(
     """Log of the sum of the copies' probabilities of a label."""
     copies = copies.contiguous(memory_format=torch.channels_last)
     try:
-        logits = answers_behind(smoothed.denoiser, smoothed.classifier, smoothed.sigma, copies)
+        logits = logits_after_denoising(
+            smoothed.denoiser, smoothed.classifier, smoothed.sigma, copies
+        )
     except DenoisedSmoothingError:
         raise
     except Exception as error:  # of any callable

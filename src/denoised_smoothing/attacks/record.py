@@ -8,18 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from denoised_smoothing.attacks.campaign import Attacked, Campaign
+from denoised_smoothing.attacks.report import (
+    AttackOutcome,
+    Verdict,
+    accuracy_under_attack,
+    attack_figure,
+    by_share,
+)
 from denoised_smoothing.errors import SettingError
 from denoised_smoothing.files import write_atomically
 from denoised_smoothing.images import to_png
-from denoised_smoothing.reporting import (
-    AttackOutcome,
-    RunResults,
-    Verdict,
-    attack_figure,
-    by_share,
-    save_figure,
-    under_attack,
-)
+from denoised_smoothing.reporting import RunResults, save_figure
 
 FILE = "attack.json"
 """Its name in the folder."""
@@ -81,7 +80,7 @@ class AttackRecord:
     def to_dict(self, *, complete: bool) -> dict[str, Any]:
         """Plain values for JSON."""
         campaign = self._campaign
-        radii = under_attack(self._results, self.outcomes, campaign.radii)
+        radii = accuracy_under_attack(self._results, self.outcomes, campaign.radii)
         shares = by_share(self.outcomes, campaign.shares)
         return {
             "run": self._results.run.name,

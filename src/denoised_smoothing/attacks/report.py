@@ -147,7 +147,7 @@ def to_attack(
     return results, tuple(results.images[place] for place in places)
 
 
-def under_attack(
+def accuracy_under_attack(
     results: RunResults, outcomes: Iterable[AttackOutcome], radii: Sequence[float]
 ) -> list[AttackRow]:
     """At each radius: a lower bound (certified) and an upper bound (under attack) on accuracy.
@@ -203,7 +203,7 @@ def by_share(outcomes: Sequence[AttackOutcome], shares: Sequence[float]) -> list
 
 
 def radius_table(rows: Sequence[AttackRow], what: str) -> Table:
-    """The rows of :func:`under_attack` for a terminal; ``what`` is their :func:`measure`."""
+    """Rows of :func:`accuracy_under_attack` for a terminal; ``what`` is their :func:`measure`."""
     title = f"{what.capitalize()} and what attacks leave of it (% of {rows[0].images} images)"
     table = _table(
         title, ("L2 radius", "certified (at least)", "under attack (at most)"),
@@ -241,8 +241,10 @@ def attack_figure(
     reach = max((outcome.epsilon for outcome in outcomes), default=0.0)
     breaks = [norm for norm in _broken(outcomes).values() if norm < reach]
     lengths = sorted({0.0, *breaks, reach})
-    curve = under_attack(results, outcomes, lengths)
-    points = under_attack(results, outcomes, [radius for radius in radii if radius <= reach])
+    curve = accuracy_under_attack(results, outcomes, lengths)
+    points = accuracy_under_attack(
+        results, outcomes, [radius for radius in radii if radius <= reach]
+    )
     axes.step(
         lengths, [100.0 * row.unbroken / row.images for row in curve],
         where="post", color=COLOURS[1], linestyle=(0, (5, 2)), linewidth=1.6,

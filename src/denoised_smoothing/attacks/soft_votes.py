@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from denoised_smoothing.certificates.bounds import check_copies
 from denoised_smoothing.errors import SettingError
-from denoised_smoothing.models.denoisers import answers_behind
+from denoised_smoothing.models.denoisers import logits_after_denoising
 from denoised_smoothing.noise import derive_key, standard_normal
 from denoised_smoothing.smoothing.classifier import SmoothedClassifier
 
@@ -70,7 +70,7 @@ class SoftVotes(nn.Module):
     ) -> Float[Tensor, "b k"]:
         """Log of the sum of probabilities over some copies."""
         noisy = (images[:, None] + noise[None]).flatten(0, 1)
-        logits = answers_behind(self.denoiser, self.classifier, self.sigma, noisy)
+        logits = logits_after_denoising(self.denoiser, self.classifier, self.sigma, noisy)
         if logits.ndim != 2:
             raise SettingError(
                 "the classifier answers with labels, which have no soft votes; take a classifier "

@@ -11,7 +11,12 @@ from typing import Any, ClassVar
 
 from denoised_smoothing.certificates.bounds import check_alpha
 from denoised_smoothing.certificates.counts import LabelCounts, Stage
-from denoised_smoothing.certificates.parameters import EngineName, Noise, Precision, Setting
+from denoised_smoothing.certificates.parameters import (
+    EngineName,
+    Noise,
+    Precision,
+    SmoothingParameters,
+)
 from denoised_smoothing.certificates.radii import format_down, l1_radius, linf_radius, round_down
 from denoised_smoothing.errors import SettingError
 
@@ -48,7 +53,9 @@ class SamplingPlan(ABC):
         return cls.kinds[kind](**{name: value for name, value in values.items() if name != "kind"})
 
     @abstractmethod
-    def targets(self, counts: Mapping[Stage, LabelCounts], setting: Setting) -> dict[Stage, int]:
+    def targets(
+        self, counts: Mapping[Stage, LabelCounts], setting: SmoothingParameters
+    ) -> dict[Stage, int]:
         """Copies wanted in each stage, given the counts so far; each only ever grows.
 
         A decision depends on the counts at fixed numbers of copies alone, never on how many
@@ -56,7 +63,9 @@ class SamplingPlan(ABC):
         """
 
     @abstractmethod
-    def certificate(self, counts: Mapping[Stage, LabelCounts], setting: Setting) -> Certificate:
+    def certificate(
+        self, counts: Mapping[Stage, LabelCounts], setting: SmoothingParameters
+    ) -> Certificate:
         """The certificate that the finished counts prove.
 
         Raises:
@@ -114,7 +123,7 @@ class Certificate:
     radius: float
     lower_bound: float
     plan: SamplingPlan
-    setting: Setting
+    setting: SmoothingParameters
     selection: LabelCounts
     counts: LabelCounts
     continuation: LabelCounts | None = None
@@ -214,7 +223,7 @@ class Certificate:
             for stage in (Stage.SELECTION, Stage.ESTIMATION, Stage.CONTINUATION)
             if stage.value in values
         }
-        setting = Setting(
+        setting = SmoothingParameters(
             sigma=values["sigma"],
             alpha=values["alpha"],
             dimension=values["dimension"],

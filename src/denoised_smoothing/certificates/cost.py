@@ -22,7 +22,7 @@ from denoised_smoothing.certificates.confidence_sequence import (
     least_for_clopper_pearson,
     log_evidence,
 )
-from denoised_smoothing.certificates.parameters import Setting
+from denoised_smoothing.certificates.parameters import SmoothingParameters
 from denoised_smoothing.certificates.plans import Anytime, FixedBudget
 from denoised_smoothing.certificates.plans.anytime import MIXTURE_SHARE
 from denoised_smoothing.certificates.radii import check_radii, failure_for_radius
@@ -76,7 +76,7 @@ class Estimate:
     high: float
 
 
-def least_copies(bound: Bound, setting: Setting, radius: float) -> int | None:
+def least_copies(bound: Bound, setting: SmoothingParameters, radius: float) -> int | None:
     """The least n whose copies certify ``radius`` if not one of them fails.
 
     Args:
@@ -109,7 +109,7 @@ def least_copies(bound: Bound, setting: Setting, radius: float) -> int | None:
     return high
 
 
-def least_cap(plan: Anytime, setting: Setting, radius: float) -> int | None:
+def least_cap(plan: Anytime, setting: SmoothingParameters, radius: float) -> int | None:
     """The least ``max_n`` with which ``plan`` can certify ``radius``; None where none can."""
     alpha = setting.alpha if plan.n0 else setting.alpha / 2
     mixture = replace(setting, alpha=MIXTURE_SHARE * alpha)
@@ -122,7 +122,7 @@ def least_cap(plan: Anytime, setting: Setting, radius: float) -> int | None:
 
 
 def expected_calls(
-    plan: Anytime | FixedBudget, setting: Setting, radius: float, p: float
+    plan: Anytime | FixedBudget, setting: SmoothingParameters, radius: float, p: float
 ) -> Expectation:
     """Expected classifier calls and the chance to certify one radius, for an assumed p; exact.
 
@@ -178,7 +178,9 @@ def estimate(amounts: Sequence[float], images: int) -> Estimate:
     return Estimate(total, error, max(total - width, float(sum(amounts))), total + width)
 
 
-def _of_fixed(plan: FixedBudget, setting: Setting, radius: float, p: float) -> Expectation:
+def _of_fixed(
+    plan: FixedBudget, setting: SmoothingParameters, radius: float, p: float
+) -> Expectation:
     if plan.two_sided:
         raise SettingError(
             "the calls of a two-sided budget depend on the runner-up too; take two_sided=False"

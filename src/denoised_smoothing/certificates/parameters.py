@@ -66,7 +66,7 @@ def choose_by_name(kind: type[_Name], name: _Name | str, what: str) -> _Name:
 
 
 @dataclass(frozen=True, slots=True)
-class Setting:
+class SmoothingParameters:
     """What a certificate rests on beside the counts.
 
     Args:

@@ -8,7 +8,7 @@ from typing import Any
 
 from denoised_smoothing.certificates.bounds import binomial_test, check_copies, checkpoint_step
 from denoised_smoothing.certificates.counts import LabelCounts, Stage
-from denoised_smoothing.certificates.parameters import Setting
+from denoised_smoothing.certificates.parameters import SmoothingParameters
 from denoised_smoothing.errors import CountsError
 
 
@@ -25,7 +25,9 @@ class PredictionBudget:
     def __post_init__(self) -> None:
         check_copies("n", self.n)
 
-    def targets(self, counts: Mapping[Stage, LabelCounts], setting: Setting) -> dict[Stage, int]:
+    def targets(
+        self, counts: Mapping[Stage, LabelCounts], setting: SmoothingParameters
+    ) -> dict[Stage, int]:
         """All n, or fewer (looked at after every tenth) where the rest cannot change the answer."""
         step = checkpoint_step(self.n)
         votes = counts.get(Stage.PREDICTION)
@@ -36,7 +38,7 @@ class PredictionBudget:
             return {Stage.PREDICTION: had}
         return {Stage.PREDICTION: min(self.n, had + step)}
 
-    def prediction(self, votes: LabelCounts, setting: Setting) -> Prediction:
+    def prediction(self, votes: LabelCounts, setting: SmoothingParameters) -> Prediction:
         """The answer that all n copies give, from as many as decide it.
 
         Raises:
@@ -75,7 +77,7 @@ class Prediction:
 
     label: int | None
     p_value: float
-    setting: Setting
+    setting: SmoothingParameters
     counts: LabelCounts
 
     @property

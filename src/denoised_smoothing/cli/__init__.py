@@ -7,31 +7,15 @@ from collections.abc import Sequence
 import typer
 
 from denoised_smoothing.cli import (
-    attack as attacking,
-)
-from denoised_smoothing.cli import (
-    bundle as bundling,
-)
-from denoised_smoothing.cli import (
-    certify as certifying,
-)
-from denoised_smoothing.cli import (
-    experiment as experimenting,
-)
-from denoised_smoothing.cli import (
-    plan as planning,
-)
-from denoised_smoothing.cli import (
+    attack,
+    bundle,
+    certify,
+    experiment,
+    plan,
     results,
-)
-from denoised_smoothing.cli import (
-    serve as serving,
-)
-from denoised_smoothing.cli import (
-    sweep as sweeping,
-)
-from denoised_smoothing.cli import (
-    train as training,
+    serve,
+    sweep,
+    train,
 )
 from denoised_smoothing.cli.cluster_options import RayCommand
 from denoised_smoothing.cli.options import FAILED, INTERRUPTED, REFUSED, fail
@@ -55,20 +39,20 @@ app = typer.Typer(
     "3 an attack contradicts a certificate, 130 interrupted.",
 )
 
-app.command()(certifying.demo)
-app.command()(certifying.predict)
-app.command(cls=RayCommand)(certifying.certify)
-app.command()(bundling.bundle)
-app.command()(planning.plan)
-app.command()(sweeping.sweep)
-app.command()(training.train)
-app.command()(training.train_classifier)
+app.command()(certify.demo)
+app.command()(certify.predict)
+app.command(cls=RayCommand)(certify.certify)
+app.command()(bundle.bundle)
+app.command()(plan.plan)
+app.command()(sweep.sweep)
+app.command()(train.train)
+app.command()(train.train_classifier)
 app.command()(results.report)
 app.command()(results.export)
 app.command()(results.merge)
-app.command()(attacking.attack)
-app.command()(serving.serve)
-app.add_typer(experimenting.experiment, name="experiment")
+app.command()(attack.attack)
+app.command()(serve.serve)
+app.add_typer(experiment.experiment, name="experiment")
 app.command("list")(results.list_)
 
 

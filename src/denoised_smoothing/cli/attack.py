@@ -25,15 +25,16 @@ from denoised_smoothing.cli.options import (
     parse_radii,
 )
 from denoised_smoothing.cli.output import err, out, print_json
-from denoised_smoothing.cli.remote_options import refuse_bought
+from denoised_smoothing.cli.remote_options import refuse_paid
 from denoised_smoothing.errors import DenoisedSmoothingError, RunMismatchError, StoreError
 
 if TYPE_CHECKING:
     import numpy as np
 
     from denoised_smoothing.attacks import AttackRecord, Campaign
+    from denoised_smoothing.attacks.report import AttackOutcome
     from denoised_smoothing.datasets import ImageDataset
-    from denoised_smoothing.reporting import AttackOutcome, ImageResult, RunResults
+    from denoised_smoothing.reporting import ImageResult, RunResults
     from denoised_smoothing.runs import CertificationRun
     from denoised_smoothing.smoothing.classifier import SmoothedClassifier
     from denoised_smoothing.store import Store, StoredRun
@@ -98,7 +99,8 @@ def attack(
 ) -> None:
     """Attack what a run certified. Exit code 3: an attack contradicts a certificate."""
     from denoised_smoothing.attacks import PGD, AttackRecord, Campaign
-    from denoised_smoothing.reporting import load_results, to_attack
+    from denoised_smoothing.attacks.report import to_attack
+    from denoised_smoothing.reporting import load_results
     from denoised_smoothing.store import Store
 
     with Store(store, read_only=True) as opened:
@@ -160,7 +162,7 @@ def _smoothed(
         device=device,
         precision=run.settings["precision"] if as_certified else Precision.FLOAT32,
     )
-    refuse_bought(smoothed, classifier)
+    refuse_paid(smoothed, classifier)
     if as_certified:
         smoothed.execution.adopt(
             EngineName(run.settings["engine"]), run.settings["forward_shape"][0]
@@ -272,7 +274,12 @@ def _alarm(outcome: AttackOutcome, path: Path, campaign: Campaign) -> str:
 
 
 def _print(campaign: Campaign, record: AttackRecord, results: RunResults, *, as_json: bool) -> None:
-    from denoised_smoothing.reporting import by_share, radius_table, share_table, under_attack
+    from denoised_smoothing.attacks.report import (
+        accuracy_under_attack,
+        by_share,
+        radius_table,
+        share_table,
+    )
     from denoised_smoothing.reporting.tables import measure
 
     if as_json:
@@ -280,7 +287,7 @@ def _print(campaign: Campaign, record: AttackRecord, results: RunResults, *, as_
         return
     outcomes = record.outcomes
     if campaign.radii:
-        rows = under_attack(results, outcomes, campaign.radii)
+        rows = accuracy_under_attack(results, outcomes, campaign.radii)
         out.print(radius_table(rows, measure([results])))
     if campaign.shares:
         out.print(share_table(by_share(outcomes, campaign.shares)))

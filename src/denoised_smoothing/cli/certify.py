@@ -77,8 +77,8 @@ from denoised_smoothing.cli.remote_options import (
     Rate,
     Timeout,
     Yes,
-    refuse_bought,
-    tell_lack,
+    refuse_paid,
+    report_missing_answers,
 )
 from denoised_smoothing.errors import BudgetReachedError, ImageError, SettingError
 
@@ -154,7 +154,7 @@ def predict(
     from denoised_smoothing.runs import calibrate
     from denoised_smoothing.runs.paid import QueryEstimate
 
-    choice = chosen(
+    choice = smoothed_from_options(
         context, bundle, classifier, denoiser, sigma, device=device,
         noise=noise, engine=engine, precision=precision,
     )  # fmt: skip
@@ -237,7 +237,7 @@ def certify(
 ) -> None:
     """Certify images; a run that exists goes on where it stopped."""
     from denoised_smoothing.datasets import load_dataset
-    from denoised_smoothing.remote.log import Ledger
+    from denoised_smoothing.remote.log import StoreLog
     from denoised_smoothing.reporting import load_results
     from denoised_smoothing.runs import CertificationRun, Shard
     from denoised_smoothing.store import Store
@@ -245,7 +245,7 @@ def certify(
     wanted = parse_radii(radii)
     if devices is not None and given_by_hand(context, "device"):
         raise SettingError(f"--device {device} beside --devices {devices}; leave one of them out")
-    choice = chosen(
+    choice = smoothed_from_options(
         context, bundle, classifier, denoiser, sigma,
         device=devices or device, batch_size=batch_size,
         noise=noise, engine=engine, precision=precision,
@@ -309,10 +309,10 @@ def certify(
             fail(error, FAILED)
         results = load_results(opened, name, so_far=offline)
         if offline and results.unfinished:
-            tell_lack(results, run)
+            report_missing_answers(results, run)
         print_results([results], wanted, store, as_json=as_json)
         if remote is not None:
-            print_spending(Ledger(opened, name).spending())
+            print_spending(StoreLog(opened, name).spending())
 
 
 @dataclass(frozen=True)
@@ -324,7 +324,7 @@ class Chosen:
     denoiser: str
 
 
-def chosen(
+def smoothed_from_options(
     context: typer.Context,
     bundle: Path | None,
     classifier: str | None,
@@ -391,7 +391,7 @@ def load_smoothed(
         load_classifier(classifier), sigma, load_denoiser(denoiser), **options
     )
     if not bought:
-        refuse_bought(smoothed, classifier)
+        refuse_paid(smoothed, classifier)
     return smoothed
 
 

@@ -277,7 +277,7 @@ def _denoisers(
 
     from denoised_smoothing.datasets import load_dataset
     from denoised_smoothing.models.catalogue import load_classifier
-    from denoised_smoothing.runs.paper.recipes import Networks, denoiser_for
+    from denoised_smoothing.runs.paper.recipes import Networks, denoiser_spec
 
     def network(spec: str | None) -> nn.Module | None:
         loaded = None if spec is None else load_classifier(spec)
@@ -292,7 +292,7 @@ def _denoisers(
         command=command_line(),
         flags={"precision": precision, "enable_progress_bar": err.is_terminal},
     )
-    return {recipe.name: denoiser_for(recipe, networks) for recipe in recipes}
+    return {recipe.name: denoiser_spec(recipe, networks) for recipe in recipes}
 
 
 def _finish(

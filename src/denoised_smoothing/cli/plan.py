@@ -17,7 +17,7 @@ from denoised_smoothing.certificates.cost import (
     least_cap,
     least_copies,
 )
-from denoised_smoothing.certificates.parameters import Noise, Setting
+from denoised_smoothing.certificates.parameters import Noise, SmoothingParameters
 from denoised_smoothing.certificates.plans import Anytime, FixedBudget
 from denoised_smoothing.cli.options import Alpha, AsJson, NoiseName, Sigma, StoreUrl
 from denoised_smoothing.cli.output import out, print_json, print_rows
@@ -57,7 +57,9 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """Least copies, expected calls, time and cost for one radius; from a pilot run, for all."""
-    setting = Setting(sigma=sigma, alpha=alpha, dimension=parse_shape(shape), seed=0, noise=noise)
+    setting = SmoothingParameters(
+        sigma=sigma, alpha=alpha, dimension=parse_shape(shape), seed=0, noise=noise
+    )
     costs = Costs(1 if images is None else images, price, rate, steps, votes)
     plans = (Anytime(radii=(radius,), max_n=max_n), FixedBudget(n=max_n))
     if pilot is not None and images is None:
@@ -127,7 +129,7 @@ def parse_shape(text: str) -> int:
     return channels * height * width
 
 
-def _reach(asked: Anytime, setting: Setting, radius: float) -> dict[str, int | None]:
+def _reach(asked: Anytime, setting: SmoothingParameters, radius: float) -> dict[str, int | None]:
     """Copies without a failure: of a fixed n, of the mixture at whole alpha, and the least cap."""
     return {
         "fixed": least_copies(Bound.CLOPPER_PEARSON, setting, radius),
@@ -137,7 +139,7 @@ def _reach(asked: Anytime, setting: Setting, radius: float) -> dict[str, int | N
 
 
 def _row(
-    plans: tuple[Anytime, FixedBudget], setting: Setting, p: float, costs: Costs
+    plans: tuple[Anytime, FixedBudget], setting: SmoothingParameters, p: float, costs: Costs
 ) -> dict[str, Any]:
     radius = plans[0].radii[0]
     row: dict[str, Any] = {"p": p}
@@ -151,7 +153,9 @@ def _row(
     return row
 
 
-def _pilot(store: str, name: str, asked: Anytime, setting: Setting, costs: Costs) -> dict[str, Any]:
+def _pilot(
+    store: str, name: str, asked: Anytime, setting: SmoothingParameters, costs: Costs
+) -> dict[str, Any]:
     """The estimate for all images from the finished ones of a run, by the plan of that run."""
     from denoised_smoothing.reporting import load_results
     from denoised_smoothing.store import Store
@@ -184,7 +188,9 @@ def _pilot(store: str, name: str, asked: Anytime, setting: Setting, costs: Costs
     }
 
 
-def _notes(held: dict[str, Any], asked: Anytime, setting: Setting, stride: int) -> list[str]:
+def _notes(
+    held: dict[str, Any], asked: Anytime, setting: SmoothingParameters, stride: int
+) -> list[str]:
     """What keeps the pilot's images from being a sample, and its plan from being the one asked."""
     notes = []
     if stride > 1 and held.get("stride", 1) == 1:

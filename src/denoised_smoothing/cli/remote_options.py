@@ -53,22 +53,22 @@ Offline = Annotated[
 ]
 
 
-def refuse_bought(smoothed: SmoothedClassifier, spec: str) -> None:
+def refuse_paid(smoothed: SmoothedClassifier, spec: str) -> None:
     """Refuse a remote classifier where nothing limits what it may cost.
 
     Raises:
         SettingError: it is one.
     """
-    from denoised_smoothing.runs.paid import remote_of
+    from denoised_smoothing.runs.paid import remote_classifier
 
-    if remote_of(smoothed) is not None:
+    if remote_classifier(smoothed) is not None:
         raise SettingError(
             f"this command would buy answers of {spec!r} without a limit, and takes no classifier "
             "behind a wire yet; 'certify' and 'predict' do, with --max-queries and --max-cost"
         )
 
 
-def tell_lack(results: RunResults, source: str | None) -> None:
+def report_missing_answers(results: RunResults, source: str | None) -> None:
     """Say how many images lack answers in the log of run ``source`` for another plan.
 
     Raises:

@@ -16,10 +16,10 @@ from denoised_smoothing.cli.options import (
     parse_radii,
 )
 from denoised_smoothing.cli.output import print_rows, print_written
-from denoised_smoothing.reporting.export import Format
+from denoised_smoothing.reporting.export import ExportFormat
 
 
-class Kind(StrEnum):
+class Listing(StrEnum):
     """What can be listed."""
 
     CLASSIFIERS = "classifiers"
@@ -48,8 +48,8 @@ def export(
     run: Annotated[str, typer.Argument(metavar="RUN", help="Name of a run.")],
     output: Annotated[Path, typer.Option(help="The file to write.")],
     format: Annotated[
-        Format, typer.Option(help="tsv has the columns of Cohen et al. 2019.")
-    ] = Format.TSV,
+        ExportFormat, typer.Option(help="tsv has the columns of Cohen et al. 2019.")
+    ] = ExportFormat.TSV,
     store: StoreUrl = "runs.sqlite",
     as_json: AsJson = False,
 ) -> None:
@@ -90,21 +90,22 @@ def merge(
 
 def list_(
     kind: Annotated[
-        Kind | None, typer.Argument(metavar="[KIND]", help="What to list; all that can be named.")
+        Listing | None,
+        typer.Argument(metavar="[KIND]", help="What to list; all that can be named."),
     ] = None,
     store: StoreUrl = "runs.sqlite",
     as_json: AsJson = False,
 ) -> None:
     """What there is: classifiers, denoisers and data sets, and what is missing; stored runs."""
-    if kind is Kind.RUNS:
+    if kind is Listing.RUNS:
         print_rows(_list_runs(store), as_json=as_json)
         return
     from denoised_smoothing.models import catalogue
 
     listers = {
-        Kind.CLASSIFIERS: catalogue.list_classifiers,
-        Kind.DENOISERS: catalogue.list_denoisers,
-        Kind.DATASETS: catalogue.list_datasets,
+        Listing.CLASSIFIERS: catalogue.list_classifiers,
+        Listing.DENOISERS: catalogue.list_denoisers,
+        Listing.DATASETS: catalogue.list_datasets,
     }
     chosen = listers if kind is None else {kind: listers[kind]}
     rows = [{"kind": which.value, **row} for which, lister in chosen.items() for row in lister()]

@@ -80,7 +80,7 @@ def serve(
     from denoised_smoothing.store import Store
     from denoised_smoothing.web.limits import Limits
     from denoised_smoothing.web.security import LOOPBACK, Access
-    from denoised_smoothing.web.served import Names, Offer
+    from denoised_smoothing.web.served import ServedModels, ServedNames
     from denoised_smoothing.web.server import listen
     from denoised_smoothing.web.server import serve as answer
     from denoised_smoothing.web.service import Service
@@ -93,12 +93,12 @@ def serve(
             f"--api-key-file, or set {KEY_VARIABLE}; or let everybody in with --no-api-key"
         )
     own = bool(classifier or bundle)
-    asked = Names(
-        classifiers=pairs("--classifier", classifier) if own else Names().classifiers,
-        denoisers=pairs("--denoiser", denoiser) if own or denoiser else Names().denoisers,
+    asked = ServedNames(
+        classifiers=pairs("--classifier", classifier) if own else ServedNames().classifiers,
+        denoisers=pairs("--denoiser", denoiser) if own or denoiser else ServedNames().denoisers,
         bundles=pairs("--bundle", bundle),
-        sigmas=tuple(sigma or Names().sigmas),
-        examples=examples or (None if own else Names().examples),
+        sigmas=tuple(sigma or ServedNames().sigmas),
+        examples=examples or (None if own else ServedNames().examples),
         resolution=resolution,
         engine=engine,
         device=device,
@@ -106,7 +106,7 @@ def serve(
     bounds = Limits(max_copies, queue, client_queue, client_rate, max_megabytes, max_pixels, grace)
     hosts = frozenset((*LOOPBACK, host, *(allow_host or ()))) if local or allow_host else None
     with closing(listen(host, port)) as socket, Store(store) as opened:
-        service = Service(Offer(asked), opened, bounds)
+        service = Service(ServedModels(asked), opened, bounds)
         url = f"http://{host}:{socket.getsockname()[1]}/"
         err.print(f"{url} (stop with Ctrl-C)", markup=False, soft_wrap=True)
         answer(service, socket, Access(hosts, key))

@@ -208,11 +208,11 @@ def train_classifier(
     """Train a CIFAR ResNet, on clean or noisy images, for those who have no classifier yet."""
     _require_lightning()
     from denoised_smoothing.datasets import load_dataset
-    from denoised_smoothing.training.classifier import ClassifierJob, train_resnet
+    from denoised_smoothing.training.classifier import ClassifierTrainingJob, train_resnet
     from denoised_smoothing.training.data import Preparation
 
     dataset = load_dataset(data)
-    job = ClassifierJob(
+    job = ClassifierTrainingJob(
         config=TrainingConfig(
             steps=steps,
             batch_size=batch_size,

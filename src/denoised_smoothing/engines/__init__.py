@@ -1,15 +1,15 @@
 """How the pipeline denoiser-then-classifier is executed: the one place where it runs."""
 
-from denoised_smoothing.engines.choice import Choice, Request, choose_engine, limit_threads
+from denoised_smoothing.engines.choice import EngineChoice, Request, choose_engine, limit_threads
 from denoised_smoothing.engines.engine import Engine, choose_device, forward_size
-from denoised_smoothing.engines.pipeline import Pipeline, Pixels
+from denoised_smoothing.engines.pipeline import PassThrough, Pipeline
 from denoised_smoothing.engines.torch_engine import TorchEngine
 
 __all__ = [
-    "Choice",
     "Engine",
+    "EngineChoice",
+    "PassThrough",
     "Pipeline",
-    "Pixels",
     "Request",
     "TorchEngine",
     "choose_device",

@@ -58,7 +58,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Choice:
+class EngineChoice:
     """An engine, the copies of a forward pass, and what is to be told about the choice."""
 
     engine: Engine
@@ -70,7 +70,7 @@ Noisy = Callable[[int], Float[Tensor, "b c h w"]]
 """So many noisy copies, to convert, check and calibrate with; none of those of a certificate."""
 
 
-def choose_engine(pipeline: Pipeline, request: Request, noisy: Noisy) -> Choice:
+def choose_engine(pipeline: Pipeline, request: Request, noisy: Noisy) -> EngineChoice:
     """The engine that was asked for; for ``auto`` the fastest that reproduces torch's logits.
 
     ``auto`` measures for a moment which engine and which batch size is fastest, and remembers it
@@ -88,9 +88,9 @@ def choose_engine(pipeline: Pipeline, request: Request, noisy: Noisy) -> Choice:
         engine = maker.make(request.engine, forward)
         notes: tuple[str, ...] = ()
         if request.forward is None and request.device.type != "cpu":
-            forward, notes = fitting(engine, forward, noisy)
-        remark, _ = maker.remark(engine, forward)
-        return Choice(engine, forward, (*notes, remark) if remark else notes)
+            forward, notes = largest_batch(engine, forward, noisy)
+        remark, _ = maker.compare_with_torch(engine, forward)
+        return EngineChoice(engine, forward, (*notes, remark) if remark else notes)
     names, notes = _candidates(pipeline, request)
     if names == [EngineName.TORCH]:  # nothing to choose from: start at once
         torch_only = Request(EngineName.TORCH, request.precision, request.device, request.forward)
@@ -103,10 +103,12 @@ def choose_engine(pipeline: Pipeline, request: Request, noisy: Noisy) -> Choice:
         if settled:
             remember(key, known)
     forward = int(known["forward"])
-    return Choice(maker.make(EngineName(known["engine"]), forward), forward, tuple(known["notes"]))
+    return EngineChoice(
+        maker.make(EngineName(known["engine"]), forward), forward, tuple(known["notes"])
+    )
 
 
-def fitting(engine: Engine, forward: int, noisy: Noisy) -> tuple[int, tuple[str, ...]]:
+def largest_batch(engine: Engine, forward: int, noisy: Noisy) -> tuple[int, tuple[str, ...]]:
     """The copies of a forward pass that memory holds, and what to tell of it.
 
     From ``forward`` by halves: the shape is recorded, so it must not change on the way.
@@ -196,7 +198,7 @@ def _measured(maker: _Maker, names: list[EngineName]) -> tuple[dict[str, Any], b
             for forward in sorted(sizes):
                 engine = maker.make(name, forward)
                 if forward == min(sizes):
-                    remark, agrees_with_torch = maker.remark(engine, forward)
+                    remark, agrees_with_torch = maker.compare_with_torch(engine, forward)
                     notes.extend([remark] if remark else [])
                     if not agrees_with_torch:
                         break
@@ -325,7 +327,7 @@ class _Maker:
                 "--engine torch"
             ) from error
 
-    def remark(self, engine: Engine, forward: int) -> tuple[str | None, bool]:
+    def compare_with_torch(self, engine: Engine, forward: int) -> tuple[str | None, bool]:
         """What is to be told of how its answers compare with torch's in float32, and if they agree.
 
         Of a reduced precision, which is another classifier, nothing is asked.

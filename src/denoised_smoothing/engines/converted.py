@@ -21,7 +21,7 @@ from torch import Tensor
 from denoised_smoothing.certificates.parameters import EngineName, Precision
 from denoised_smoothing.engines.cache import digest_of_files
 from denoised_smoothing.engines.engine import Engine, checked_answer, cores
-from denoised_smoothing.engines.pipeline import Pipeline, Plain
+from denoised_smoothing.engines.pipeline import Pipeline, TraceablePipeline
 from denoised_smoothing.errors import ClassifierError, MissingExtraError, SettingError
 
 
@@ -110,7 +110,7 @@ class OpenVinoEngine(ConvertedEngine):
         """
         openvino = _package("openvino", "openvino", "the engine openvino")
         with _quiet(), torch.no_grad():
-            model = openvino.convert_model(Plain(pipeline), example_input=copies)
+            model = openvino.convert_model(TraceablePipeline(pipeline), example_input=copies)
             model.reshape(list(copies.shape))
             if calibration is not None:
                 nncf = _package("nncf", "int8", "the precision int8")
@@ -181,7 +181,7 @@ class OnnxRuntimeEngine(ConvertedEngine):
         _package("onnxscript", "onnxruntime", "the engine onnxruntime")
         with _quiet(), torch.no_grad():
             torch.onnx.export(
-                Plain(pipeline),
+                TraceablePipeline(pipeline),
                 (copies,),
                 folder / "model.onnx",
                 dynamo=True,

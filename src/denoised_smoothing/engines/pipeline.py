@@ -106,7 +106,7 @@ def _sums(tensors: list[Tensor]) -> bytes:
     return torch.stack(sums).cpu().numpy().tobytes() if sums else b""
 
 
-class Pixels(nn.Module):
+class PassThrough(nn.Module):
     """Stands for a classifier that is elsewhere: hands on what it would see, as [B, C * H * W]."""
 
     def forward(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d"]:
@@ -114,7 +114,7 @@ class Pixels(nn.Module):
         return images.flatten(1)
 
 
-class Plain(nn.Module):
+class TraceablePipeline(nn.Module):
     """What is traced by converters: the same computation without checks on its shapes."""
 
     def __init__(self, pipeline: Pipeline) -> None:

@@ -16,15 +16,15 @@ from torch import Tensor
 from denoised_smoothing import images as image_forms
 from denoised_smoothing.certificates.counts import Stage
 from denoised_smoothing.certificates.parameters import EngineName, Noise, Precision
-from denoised_smoothing.engines import Choice, Pipeline, Pixels, Request, choose_engine
+from denoised_smoothing.engines import EngineChoice, PassThrough, Pipeline, Request, choose_engine
 from denoised_smoothing.engines.engine import tracing
 from denoised_smoothing.errors import SettingError
 from denoised_smoothing.models.denoisers import (
     DenoiserNetwork,
-    Drafting,
     MajorityVote,
-    MeanAnswer,
     MeanDenoiser,
+    MeanLogits,
+    MultiSampleDenoiser,
     as_denoiser,
 )
 from denoised_smoothing.models.protocols import Classifier
@@ -45,10 +45,10 @@ class Fixed:
 
     shape: tuple[int, ...]
     calibration: Mapping[str, str]
-    choice: Choice | None = None
+    choice: EngineChoice | None = None
 
 
-class Execution:
+class PreparedPipeline:
     """Chooses an engine for images of a size, once, and again where weights have changed since.
 
     Args:
@@ -79,14 +79,14 @@ class Execution:
         self._parts = classifier, denoiser
         front = None if denoiser is None else as_denoiser(denoiser)
         self.pipeline = self._shown = Pipeline(classifier, front, sigma, device)
-        if isinstance(denoiser, Drafting) and denoiser.votes > 1:
-            if isinstance(classifier, Pixels):
+        if isinstance(denoiser, MultiSampleDenoiser) and denoiser.votes > 1:
+            if isinstance(classifier, PassThrough):
                 raise SettingError(
                     f"this denoiser has {denoiser.votes} answers to a noisy copy, and a remote "
                     "classifier is asked about one; take the denoiser with 1 vote, or one of a mean"
                 )
             vote = (
-                MeanAnswer(classifier, denoiser, sigma)
+                MeanLogits(classifier, denoiser, sigma)
                 if isinstance(denoiser, MeanDenoiser)
                 else MajorityVote(classifier, denoiser, sigma)
             )
@@ -99,16 +99,16 @@ class Execution:
         self._forward: int | None = None
         self._images: Float[np.ndarray, "n c h w"] | None = None
         self._calibration: dict[str, str] = {}
-        self._choices: dict[tuple[int, ...], tuple[object, Choice]] = {}
+        self._choices: dict[tuple[int, ...], tuple[object, EngineChoice]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """Without engines, which belong to a process."""
         return {**self.__dict__, "_choices": {}}
 
-    def on(self, device: torch.device) -> Execution:
+    def on(self, device: torch.device) -> PreparedPipeline:
         """The same, with copies of all modules, on another device."""
         classifier, denoiser = copy.deepcopy(self._parts)
-        there = Execution(
+        there = PreparedPipeline(
             classifier, denoiser, self.pipeline.sigma, self.noise,
             self.engine, self.precision, device,
         )  # fmt: skip
@@ -135,7 +135,7 @@ class Execution:
         self._calibration = {"calibration": image_forms.digest(self._images), **source}
         self._choices.clear()
 
-    def choice(self, image: Float[np.ndarray, "c h w"]) -> Choice:
+    def choice(self, image: Float[np.ndarray, "c h w"]) -> EngineChoice:
         """The engine for images of this size, and the copies of a forward pass.
 
         Raises:

@@ -18,10 +18,10 @@ from denoised_smoothing.models.classifiers import load_cifar_resnet
 from denoised_smoothing.models.denoisers import DenoiserNetwork, MeanDenoiser
 from denoised_smoothing.models.protocols import Classifier, Denoiser
 from denoised_smoothing.models.shipped import (
-    bundled_denoisers,
-    bundled_folder,
-    check_shipped,
-    load_bundled_denoiser,
+    check_checksum,
+    load_shipped_denoiser,
+    shipped_denoisers,
+    shipped_folder,
 )
 from denoised_smoothing.models.specs import (
     Role,
@@ -53,9 +53,9 @@ def load_classifier(spec: str) -> Classifier:
         WeightsError: the weights are missing or do not fit.
         MissingExtraError: an optional package is needed.
     """
-    bundled = bundled_classifiers()
+    bundled = shipped_classifiers()
     if spec in bundled:
-        check_shipped(bundled[spec])
+        check_checksum(bundled[spec])
         return load_cifar_resnet(bundled[spec], depth=None)
     if is_remote(spec):
         return load_remote(spec)
@@ -81,9 +81,9 @@ def load_denoiser(spec: str) -> Denoiser | None:
     """
     if spec == "none":
         return None
-    bundled = bundled_denoisers()
+    bundled = shipped_denoisers()
     if spec in bundled:
-        return load_bundled_denoiser(spec)
+        return load_shipped_denoiser(spec)
     if not has_source(Role.DENOISER, spec):
         raise unknown(Role.DENOISER, spec, ["none", *bundled])
     denoiser: Denoiser = _callable(open_spec(Role.DENOISER, spec), spec)
@@ -131,14 +131,14 @@ def _without_weights(spec: str) -> Classifier:
     return classifier
 
 
-def bundled_classifiers() -> dict[str, Path]:
+def shipped_classifiers() -> dict[str, Path]:
     """Names and files of the classifiers that ship with the package, for the demo."""
-    return {path.stem: path for path in sorted(bundled_folder("classifiers").glob("*.safetensors"))}
+    return {path.stem: path for path in sorted(shipped_folder("classifiers").glob("*.safetensors"))}
 
 
 def list_classifiers() -> list[dict[str, str]]:
     """What ``--classifier`` takes: bundled ones, the sources of specs, and remote ones."""
-    bundled = [{"spec": name, "what": "bundled", "missing": ""} for name in bundled_classifiers()]
+    bundled = [{"spec": name, "what": "bundled", "missing": ""} for name in shipped_classifiers()]
     remote = [{"spec": form, "what": "remote", "missing": ""} for form in REMOTE_FORMS]
     return [*bundled, *list_sources(Role.CLASSIFIER), *remote]
 
@@ -146,7 +146,7 @@ def list_classifiers() -> list[dict[str, str]]:
 def list_denoisers() -> list[dict[str, str]]:
     """What ``--denoiser`` takes: bundled ones with their cards, and the sources of specs."""
     bundled = []
-    for name, path in bundled_denoisers().items():
+    for name, path in shipped_denoisers().items():
         _, card = load_weights(path)
         levels = "-".join(sorted({card["sigma_min"], card["sigma_max"]}))
         what = f"bundled: {card['architecture']}, sigma {levels}, {card['objective']}"

@@ -14,34 +14,34 @@ CHECKSUMS = "SHA256SUMS"
 """Beside the files: one line each, as ``sha256sum`` prints it."""
 
 
-def bundled_folder(kind: str) -> Path:
+def shipped_folder(kind: str) -> Path:
     """Where what ships is: ``denoisers`` or ``classifiers``."""
-    return Path(str(resources.files("denoised_smoothing"))) / "bundled" / kind
+    return Path(str(resources.files("denoised_smoothing"))) / "shipped" / kind
 
 
-def bundled_denoisers() -> dict[str, Path]:
+def shipped_denoisers() -> dict[str, Path]:
     """Names and files of the denoisers that ship with the package."""
-    found = {path.stem: path for path in bundled_folder("denoisers").glob("*.safetensors")}
+    found = {path.stem: path for path in shipped_folder("denoisers").glob("*.safetensors")}
     return dict(sorted(found.items()))
 
 
-def load_bundled_denoiser(name: str) -> DenoiserNetwork:
+def load_shipped_denoiser(name: str) -> DenoiserNetwork:
     """A denoiser that ships, in evaluation mode; its card is ``card``.
 
     Raises:
         SpecError: none has that name.
         WeightsError: the file is not the one that was shipped.
     """
-    path = bundled_denoisers().get(name)
+    path = shipped_denoisers().get(name)
     if path is None:
         raise SpecError(
-            f"no denoiser {name!r} ships; those that do: {', '.join(bundled_denoisers()) or 'none'}"
+            f"no denoiser {name!r} ships; those that do: {', '.join(shipped_denoisers()) or 'none'}"
         )
-    check_shipped(path)
+    check_checksum(path)
     return load_denoiser_file(path)
 
 
-def check_shipped(path: Path) -> None:
+def check_checksum(path: Path) -> None:
     """Compare a bundled file with its checksum.
 
     Raises:

@@ -2,7 +2,7 @@
 
 The built-in sources are registered in the same way, in ``pyproject.toml``:
 
-    [project.entry-points."denoised_smoothing.models.classifiers"]
+    [project.entry-points."denoised_smoothing.classifiers"]
     timm = "denoised_smoothing.models.classifiers.timm:SOURCE"
 """
 

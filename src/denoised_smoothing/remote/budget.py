@@ -41,7 +41,7 @@ class Budget:
         return " and ".join(parts) or "no limit"
 
 
-class Purse:
+class BudgetGuard:
     """Lends the price of a query before it is sent, and books what became of it.
 
     Args:

@@ -17,7 +17,7 @@ from torch import Tensor, tensor
 from denoised_smoothing.certificates.counts import Stage
 from denoised_smoothing.errors import AnswerMissingError
 from denoised_smoothing.remote.client import QueryClient
-from denoised_smoothing.remote.conduct import Conduct
+from denoised_smoothing.remote.conduct import ClientSettings
 from denoised_smoothing.remote.encoding import Encoding, to_levels
 from denoised_smoothing.remote.labels import AnswerRule
 from denoised_smoothing.remote.records import CopyKey, MemoryLog, QueryLog, Spending, spending_of
@@ -43,10 +43,13 @@ class RemoteClassifier:
         vendor: Vendor,
         rule: AnswerRule | None = None,
         encoding: Encoding | None = None,
-        conduct: Conduct | None = None,
+        conduct: ClientSettings | None = None,
     ) -> None:
         self.vendor, self.rule = vendor, rule or AnswerRule()
-        self.encoding, self.conduct = encoding or Encoding(), conduct or Conduct(rate=vendor.rate)
+        self.encoding, self.conduct = (
+            encoding or Encoding(),
+            conduct or ClientSettings(rate=vendor.rate),
+        )
         self.offline = False
         self._log: QueryLog | None = None
         self._unlogged = Spending()
@@ -153,7 +156,7 @@ class RemoteClassifier:
                     (votes[key],) = session.ask([key], image[None])
             return tensor([votes[key].result() for key in keys])
 
-    def with_conduct(self, **changes: object) -> RemoteClassifier:
+    def with_settings(self, **changes: object) -> RemoteClassifier:
         """The same classifier, treated otherwise."""
         self.conduct = replace(self.conduct, **changes)  # type: ignore[arg-type]
         return self

@@ -12,13 +12,13 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from denoised_smoothing.errors import StoreError
-from denoised_smoothing.remote.budget import Purse
-from denoised_smoothing.remote.conduct import Conduct
+from denoised_smoothing.remote.budget import BudgetGuard
+from denoised_smoothing.remote.conduct import ClientSettings
 from denoised_smoothing.remote.history import read_history
 from denoised_smoothing.remote.labels import AnswerRule
-from denoised_smoothing.remote.queue import Copy, Desk, Sent, cleaned
-from denoised_smoothing.remote.records import CopyKey, Outcome, QueryLog, Spending, what_is_kept
-from denoised_smoothing.remote.vendors.base import Vendor, VendorFault, to_json
+from denoised_smoothing.remote.queue import AttemptResult, Copy, RequestQueue, cleaned
+from denoised_smoothing.remote.records import CopyKey, Outcome, QueryLog, Spending, resume_hint
+from denoised_smoothing.remote.vendors.base import Vendor, VendorError, to_json
 
 GATHER_SECONDS = 0.01
 """A turn begins about so often: its transaction costs as much as dozens of rows."""
@@ -27,7 +27,7 @@ ENCODERS = 2
 
 
 class QueryClient:
-    """Sends copies to a vendor and settles their votes (:class:`.desk.Desk` says how).
+    """Sends copies to a vendor and settles their votes (:class:`.desk.RequestQueue` says how).
 
     Args:
         vendor: connected.
@@ -43,7 +43,7 @@ class QueryClient:
         vendor: Vendor,
         rule: AnswerRule,
         log: QueryLog,
-        conduct: Conduct,
+        conduct: ClientSettings,
         before: Spending | None = None,
         number: Callable[[str | None], Any] = lambda label: label,
     ) -> None:
@@ -51,8 +51,8 @@ class QueryClient:
         listed = vendor.price
         self.price = conduct.price if conduct.price is not None else listed.dollars if listed else 0
         self._history = read_history(log, before or Spending())
-        self._purse = Purse(conduct.budget, self.price, self._history.spent, what_is_kept(log))
-        self._desk = Desk(
+        self._purse = BudgetGuard(conduct.budget, self.price, self._history.spent, resume_hint(log))
+        self._desk = RequestQueue(
             vendor, log, self._history, conduct, self._purse, self.price, time.monotonic, number
         )
         self._inbox: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
@@ -163,7 +163,7 @@ class QueryClient:
             sent = None if self._stopping else self._send(copy)
             self._inbox.put(partial(self._desk.take_back, copy, sent))
 
-    def _send(self, copy: Copy) -> Sent:
+    def _send(self, copy: Copy) -> AttemptResult:
         """One attempt, and what its answer means."""
         began, answer = time.perf_counter(), None
         try:
@@ -172,17 +172,17 @@ class QueryClient:
             reply = self._vendor.reply(raw)
             label = self._rule.label(reply.scored)
             label = None if label is None else cleaned(label, self._vendor.secrets())
-            return Sent(answer, label, reply.version, seconds=time.perf_counter() - began)
-        except VendorFault as error:
+            return AttemptResult(answer, label, reply.version, seconds=time.perf_counter() - began)
+        except VendorError as error:
             fault = error
             if fault.answer is not None:
                 fault.answer = cleaned(to_json(fault.answer), self._vendor.secrets())
         except (LookupError, TypeError, ValueError, AttributeError) as error:
             told = f"the answer cannot be read ({type(error).__name__}: {error})"
-            fault = VendorFault(Outcome.GARBLED, f"{told} {(answer or '')[:200]}", answer=answer)
+            fault = VendorError(Outcome.GARBLED, f"{told} {(answer or '')[:200]}", answer=answer)
         except Exception as error:  # an SDK may raise anything
-            fault = VendorFault(Outcome.DROPPED, f"{type(error).__name__}: {error}")
-        return Sent(fault=fault, seconds=time.perf_counter() - began)
+            fault = VendorError(Outcome.DROPPED, f"{type(error).__name__}: {error}")
+        return AttemptResult(fault=fault, seconds=time.perf_counter() - began)
 
 
 def _check_same(copy: Copy, sha256: str) -> None:

@@ -11,7 +11,7 @@ from denoised_smoothing.remote.budget import Budget
 
 
 @dataclass(frozen=True)
-class Conduct:
+class ClientSettings:
     """How a vendor is treated. None of it changes an answer, so it may differ between sessions.
 
     Args:

@@ -20,7 +20,7 @@ class Tried:
 
 
 @dataclass
-class History:
+class EarlierAttempts:
     """Votes, attempts without one, what was spent, and what the vendor was like."""
 
     spent: Spending
@@ -31,9 +31,9 @@ class History:
     labelled: bool = False
 
 
-def read_history(log: QueryLog, spent: Spending) -> History:
+def read_history(log: QueryLog, spent: Spending) -> EarlierAttempts:
     """The history in a log; ``spent`` is what was spent beside it."""
-    history = History(spent)
+    history = EarlierAttempts(spent)
     for attempt in log.history():
         history.spent = history.spent.plus(attempt.outcome, attempt.price)
         if attempt.outcome is Outcome.ANSWERED:

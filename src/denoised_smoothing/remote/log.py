@@ -23,7 +23,7 @@ _fields_of, _results_of = attrgetter(*_FIELDS), attrgetter(*_RESULTS)
 _READ = tuple(column for column in QUERIES.columns if column.name not in ("run", "answer"))
 
 
-class Ledger:
+class StoreLog:
     """The attempts of one run: a :class:`~denoised_smoothing.remote.records.QueryLog` on disk.
 
     Args:

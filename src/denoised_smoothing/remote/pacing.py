@@ -23,7 +23,7 @@ class TokenBucket:
         self._next = max(self._next, now) + self._step
 
 
-class Breaker:
+class CircuitBreaker:
     """Opens when nothing works any more.
 
     Args:

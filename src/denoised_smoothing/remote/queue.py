@@ -13,18 +13,18 @@ from itertools import count
 from typing import Any
 
 from denoised_smoothing.errors import BudgetReachedError, ModelChangedError, RemoteError
-from denoised_smoothing.remote.budget import Purse
-from denoised_smoothing.remote.conduct import Conduct
-from denoised_smoothing.remote.history import History
-from denoised_smoothing.remote.pacing import Breaker, TokenBucket
-from denoised_smoothing.remote.records import Attempt, CopyKey, Outcome, QueryLog, what_is_kept
-from denoised_smoothing.remote.vendors.base import Blame, Vendor, VendorFault
+from denoised_smoothing.remote.budget import BudgetGuard
+from denoised_smoothing.remote.conduct import ClientSettings
+from denoised_smoothing.remote.history import EarlierAttempts
+from denoised_smoothing.remote.pacing import CircuitBreaker, TokenBucket
+from denoised_smoothing.remote.records import Attempt, CopyKey, Outcome, QueryLog, resume_hint
+from denoised_smoothing.remote.vendors.base import FaultSource, Vendor, VendorError
 
-IN_VAIN = 20
+UNLABELLED_LIMIT = 20
 """So many answers without any label, at the beginning of a run, stop it once."""
 
 
-class Stopped(Exception):  # noqa: N818
+class NotSentError(Exception):
     """Nothing more is sent: of a copy that has no vote yet."""
 
 
@@ -44,17 +44,17 @@ class Copy:
 
 
 @dataclass(frozen=True, slots=True)
-class Sent:
+class AttemptResult:
     """The end of an attempt: an answer as JSON with its label and version, or a fault."""
 
     answer: str | None = None
     label: str | None = None
     version: str | None = None
-    fault: VendorFault | None = None
+    fault: VendorError | None = None
     seconds: float | None = None
 
 
-class Desk:
+class RequestQueue:
     """Owns all copies that have no vote; one thread works at it, turn by turn.
 
     A copy that fails is sent again, the same bytes. When it has failed too often while others
@@ -75,9 +75,9 @@ class Desk:
         self,
         vendor: Vendor,
         log: QueryLog,
-        history: History,
-        conduct: Conduct,
-        purse: Purse,
+        history: EarlierAttempts,
+        conduct: ClientSettings,
+        purse: BudgetGuard,
         price: float,
         clock: Callable[[], float],
         number: Callable[[str | None], Any],
@@ -85,7 +85,7 @@ class Desk:
         self._vendor, self._log, self._conduct = vendor, log, conduct
         self._purse, self._price, self._clock, self._number = purse, price, clock, number
         self._bucket = TokenBucket(conduct.rate)
-        self._breaker = Breaker(conduct.refusals, conduct.patience)
+        self._breaker = CircuitBreaker(conduct.refusals, conduct.patience)
         self._version, self._answers = history.version, history.answers
         self._labelled = history.labelled
         self._waiting: deque[Copy] = deque()
@@ -106,7 +106,7 @@ class Desk:
         """Hand nothing out any more."""
         self.failure, self.stopped = self.failure or failure, True
 
-    def take_back(self, copy: Copy, sent: Sent | None) -> None:
+    def take_back(self, copy: Copy, sent: AttemptResult | None) -> None:
         """The end of an attempt; None where it was not sent, as everything had stopped."""
         assert copy.attempt is not None
         attempt, copy.attempt = copy.attempt, None
@@ -177,7 +177,7 @@ class Desk:
         )  # fmt: skip
         return copy
 
-    def _answered(self, copy: Copy, attempt: Attempt, sent: Sent) -> None:
+    def _answered(self, copy: Copy, attempt: Attempt, sent: AttemptResult) -> None:
         self._version = self._version or sent.version
         changed = sent.version is not None and sent.version != self._version
         attempt = replace(
@@ -200,16 +200,16 @@ class Desk:
         self._book(attempt, copy)
         self._check_labels(attempt)
 
-    def _failed(self, copy: Copy, attempt: Attempt, fault: VendorFault) -> None:
+    def _failed(self, copy: Copy, attempt: Attempt, fault: VendorError) -> None:
         """Another attempt, a vote for no class, or the end of all."""
         attempt = replace(attempt, outcome=fault.outcome)
         if fault.answer is not None:
             attempt = replace(attempt, answer=str(fault.answer))
-        if fault.blame is Blame.IMAGE and self._answers:
+        if fault.blame is FaultSource.IMAGE and self._answers:
             self._book(replace(attempt, final=True), copy)
             return
         copy.failures += fault.outcome is not Outcome.THROTTLED
-        opened = self._breaker.failed(self._clock(), refused=fault.blame is not Blame.LOAD)
+        opened = self._breaker.failed(self._clock(), refused=fault.blame is not FaultSource.LOAD)
         exhausted = copy.failures >= self._conduct.attempts
         elsewhere = self._breaker.worked and not opened
         if exhausted and (copy.tried_before or elsewhere):
@@ -234,11 +234,11 @@ class Desk:
         """Stop once, early in a run, when no answer has a label: they would be bought in vain."""
         self._labelled = self._labelled or attempt.label is not None
         self._answers += 1
-        if self._answers == IN_VAIN and not self._labelled:
+        if self._answers == UNLABELLED_LIMIT and not self._labelled:
             self.stop(
                 RemoteError(
-                    f"none of the first {IN_VAIN} answers of {self._vendor.name} has a label that "
-                    f"counts, the last is {str(attempt.answer)[:200]}; check where the label is "
+                    f"none of the first {UNLABELLED_LIMIT} answers of {self._vendor.name} has a "
+                    f"label that counts, the last is {str(attempt.answer)[:200]}; check where it is "
                     "looked for (#label, #labels, #synonyms). The same command goes on regardless"
                 )
             )
@@ -246,16 +246,16 @@ class Desk:
     def _let_go(self) -> None:
         """Copies that wait get no vote."""
         for copy in (*self._waiting, *(copy for _, _, copy in self._later)):
-            copy.vote.set_exception(self.failure or Stopped())
+            copy.vote.set_exception(self.failure or NotSentError())
         self._waiting.clear()
         self._later.clear()
 
-    def _explain(self, fault: VendorFault) -> str:
+    def _explain(self, fault: VendorError) -> str:
         hints = {
-            Blame.ACCOUNT: "check the key, its rights and the quota of the account",
-            Blame.SETUP: "check the name of the model and the address",
-            Blame.IMAGE: "check what sizes and formats the vendor takes (#size, #format)",
-            Blame.LOAD: "try again later, or with a lower --rate or --in-flight",
+            FaultSource.ACCOUNT: "check the key, its rights and the quota of the account",
+            FaultSource.SETUP: "check the name of the model and the address",
+            FaultSource.IMAGE: "check what sizes and formats the vendor takes (#size, #format)",
+            FaultSource.LOAD: "try again later, or with a lower --rate or --in-flight",
         }
         kind = {
             Outcome.UNREACHABLE: "cannot be reached",
@@ -263,7 +263,7 @@ class Desk:
         }.get(fault.outcome, f"does not answer ({fault.outcome})")
         name = f"{self._vendor.name}:{self._vendor.model}".rstrip(":")
         told = cleaned(str(fault), self._vendor.secrets())
-        return f"{name} {kind}: {told}; {hints[fault.blame]}. {what_is_kept(self._log)}"
+        return f"{name} {kind}: {told}; {hints[fault.blame]}. {resume_hint(self._log)}"
 
 
 def cleaned(text: str, secrets: Sequence[str]) -> str:

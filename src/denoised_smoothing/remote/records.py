@@ -126,7 +126,7 @@ class MemoryLog:
         return list(self._attempts.values())
 
 
-def what_is_kept(log: QueryLog) -> str:
+def resume_hint(log: QueryLog) -> str:
     """The end of a message to a user whose queries stop."""
     if log.lasting:
         return "Everything answered is kept, and the same command goes on"

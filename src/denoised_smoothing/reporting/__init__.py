@@ -1,18 +1,6 @@
 """Stored counts to tables, curves, reports and exports. Imports no deep-learning stack."""
 
-from denoised_smoothing.attacks.report import (
-    AttackOutcome,
-    AttackRow,
-    ShareRow,
-    Verdict,
-    attack_figure,
-    by_share,
-    radius_table,
-    share_table,
-    to_attack,
-    under_attack,
-)
-from denoised_smoothing.reporting.export import Format, export
+from denoised_smoothing.reporting.export import ExportFormat, export
 from denoised_smoothing.reporting.html import write_report
 from denoised_smoothing.reporting.plots import (
     certified_accuracy_figure,
@@ -40,23 +28,17 @@ from denoised_smoothing.reporting.tables import (
 )
 
 __all__ = [
-    "AttackOutcome",
-    "AttackRow",
     "Cell",
-    "Format",
+    "ExportFormat",
     "ImageResult",
     "Row",
     "RunResults",
-    "ShareRow",
     "Summary",
-    "Verdict",
     "abstention_rate",
     "accuracy",
     "accuracy_steps",
-    "attack_figure",
     "average_certified_radius",
     "best_over_sigma",
-    "by_share",
     "certified_accuracy",
     "certified_accuracy_figure",
     "comparison",
@@ -65,14 +47,10 @@ __all__ = [
     "inline_svg",
     "load_results",
     "radius_figure",
-    "radius_table",
     "save_figure",
-    "share_table",
     "sigma_figure",
     "summary",
-    "to_attack",
     "to_markdown",
     "to_rich",
-    "under_attack",
     "write_report",
 ]

@@ -18,7 +18,7 @@ from denoised_smoothing.files import write_atomically
 from denoised_smoothing.reporting.results import ImageResult, RunResults
 
 
-class Format(StrEnum):
+class ExportFormat(StrEnum):
     """File formats of an export."""
 
     TSV = "tsv"
@@ -30,7 +30,7 @@ class Format(StrEnum):
     """The columns of csv."""
 
 
-def export(results: RunResults, format: Format, path: str | Path) -> None:
+def export(results: RunResults, format: ExportFormat, path: str | Path) -> None:
     """Write one row a finished image, sorted by index; the same results give the same bytes.
 
     Radii and bounds are rounded down. An abstention and a missing true label are -1.
@@ -40,9 +40,9 @@ def export(results: RunResults, format: Format, path: str | Path) -> None:
         SettingError: the file cannot be written.
     """
     images = sorted(results.images, key=lambda image: image.index)
-    if format is Format.TSV:
+    if format is ExportFormat.TSV:
         content = _delimited(map(_literature, images), TSV_COLUMNS, "\t")
-    elif format is Format.CSV:
+    elif format is ExportFormat.CSV:
         content = _delimited(map(_everything, images), CSV_COLUMNS, ",")
     else:
         content = _parquet([_everything(image) for image in images])

@@ -79,11 +79,11 @@ def write_report(
         trade_off=_trade_off(rows),
         caption=caption(rows),
         tables=_tables(rows),
-        differing=differing(runs),
+        differing_settings=differing_settings(runs),
         measure=rows[0].measure,
         alpha=f"{max(run.run.settings['alpha'] for run in runs):g}",
         implied=_implied(runs, rows),
-        unproven=unproven(runs),
+        unproven_runs=unproven_runs(runs),
         runs=[
             {
                 "row": row,
@@ -141,12 +141,12 @@ def _tables(rows: Sequence[Row]) -> list[dict[str, Any]]:
     ]
 
 
-def unproven(runs: Sequence[RunResults]) -> list[str]:
+def unproven_runs(runs: Sequence[RunResults]) -> list[str]:
     """Names of the runs whose noise was drawn in floating point."""
     return [run.run.name for run in runs if run.run.settings["noise"] == Noise.FLOAT]
 
 
-def differing(runs: Sequence[RunResults]) -> list[str]:
+def differing_settings(runs: Sequence[RunResults]) -> list[str]:
     """The settings that keep the rows from being on the same footing."""
     names = [
         name

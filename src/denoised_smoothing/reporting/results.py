@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING
 
 from denoised_smoothing.certificates.certificate import Certificate, SamplingPlan
 from denoised_smoothing.certificates.counts import Stage
-from denoised_smoothing.certificates.parameters import EngineName, Noise, Precision, Setting
+from denoised_smoothing.certificates.parameters import (
+    EngineName,
+    Noise,
+    Precision,
+    SmoothingParameters,
+)
 from denoised_smoothing.certificates.plans import Anytime
 
 if TYPE_CHECKING:
@@ -91,7 +96,7 @@ def load_results(store: Store, name: str, *, so_far: bool = False) -> RunResults
     """
     run = store.run(name)
     plan = SamplingPlan.from_dict(run.settings["plan"])
-    setting = Setting(
+    setting = SmoothingParameters(
         sigma=run.settings["sigma"],
         alpha=run.settings["alpha"],
         dimension=run.settings["dimension"],

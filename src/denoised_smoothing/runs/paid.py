@@ -9,7 +9,7 @@ from typing import Any
 
 from denoised_smoothing.errors import SettingError
 from denoised_smoothing.remote.classifier import RemoteClassifier
-from denoised_smoothing.remote.log import Ledger
+from denoised_smoothing.remote.log import StoreLog
 from denoised_smoothing.remote.records import Spending
 from denoised_smoothing.remote.vendors.prices import Price
 from denoised_smoothing.smoothing.classifier import SmoothedClassifier
@@ -30,7 +30,7 @@ class QueryEstimate:
         return self.most_queries * (self.price.dollars if self.price else 0.0)
 
 
-def remote_of(smoothed: SmoothedClassifier) -> RemoteClassifier | None:
+def remote_classifier(smoothed: SmoothedClassifier) -> RemoteClassifier | None:
     """The classifier, if it is behind a wire."""
     return smoothed.classifier if isinstance(smoothed.classifier, RemoteClassifier) else None
 
@@ -46,12 +46,12 @@ def estimate(store: Store, run: str, remote: RemoteClassifier, most_calls: int) 
     """
     if all(held.name != run for held in store.runs()):
         return QueryEstimate(most_calls, Spending(), remote.price)
-    ledger = Ledger(store, run)
+    ledger = StoreLog(store, run)
     settled = sum(attempt.final for attempt in ledger.history())
     return QueryEstimate(max(0, most_calls - settled), ledger.spending(), remote.price)
 
 
-def logged(
+def with_query_log(
     remote: RemoteClassifier | None, store: Store, run: StoredRun
 ) -> AbstractContextManager[None]:
     """Queries of the classifier are logged in the store, and labels numbered as in the run.
@@ -63,7 +63,7 @@ def logged(
     source = run.info.get("answers_of")
     remote.forget()
     remote.learn(run.info.get("label_names") or ())
-    return remote.logging_to(Ledger(store, source or run.name), offline=source is not None)
+    return remote.logging_to(StoreLog(store, source or run.name), offline=source is not None)
 
 
 def first_names(remote: RemoteClassifier, of_data: Iterable[str] | None) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Float
 
 from denoised_smoothing.certificates.certificate import SamplingPlan
-from denoised_smoothing.certificates.parameters import EngineName, Setting
+from denoised_smoothing.certificates.parameters import EngineName, SmoothingParameters
 from denoised_smoothing.certificates.plans import Anytime, FixedBudget
 from denoised_smoothing.datasets import Example, ImageDataset, select
 from denoised_smoothing.errors import ImageError, SettingError
@@ -28,11 +28,11 @@ from denoised_smoothing.runs.paid import (
     begin_offline,
     estimate,
     first_names,
-    logged,
-    remote_of,
+    remote_classifier,
+    with_query_log,
 )
 from denoised_smoothing.runs.shards import OF_SHARDS, Shard
-from denoised_smoothing.runs.writer import Recorder, RunProgress, has_all
+from denoised_smoothing.runs.writer import RunProgress, RunWriter, is_complete
 from denoised_smoothing.smoothing.classifier import SmoothedClassifier
 from denoised_smoothing.store import Store, StoredExample, StoredRun
 
@@ -192,8 +192,8 @@ class CertificationRun:
         run = self._begin(store)
         if not store.examples(run.name):
             store.save_examples(run.name, self._examples(run.seed))
-        with logged(self.remote, store, run):
-            recorder = Recorder(self, run, store, progress)
+        with with_query_log(self.remote, store, run):
+            recorder = RunWriter(self, run, store, progress)
             try:
                 for task in self.smoothed.count_labels(
                     recorder.tasks(), recorder.targets, run.seed, on_batch=recorder.counted
@@ -211,7 +211,7 @@ class CertificationRun:
     @property
     def remote(self) -> RemoteClassifier | None:
         """The classifier, if it is behind a wire."""
-        return remote_of(self.smoothed)
+        return remote_classifier(self.smoothed)
 
     def estimate(self, store: Store) -> QueryEstimate | None:
         """What is still to be bought at most; None where nothing is bought."""
@@ -285,15 +285,15 @@ class CertificationRun:
             return False
         plan, setting = SamplingPlan.from_dict(held.settings["plan"]), self.setting(held)
         complete = {
-            image.image_id for image in store.images(held.name) if has_all(image, plan, setting)
+            image.image_id for image in store.images(held.name) if is_complete(image, plan, setting)
         }
         return any(self.dataset.image_ids[index] not in complete for index in self.indices)
 
-    def setting(self, run: StoredRun) -> Setting:
+    def setting(self, run: StoredRun) -> SmoothingParameters:
         """What the certificates of the run rest on."""
         return self._setting(run.seed)
 
-    def _setting(self, seed: int) -> Setting:
+    def _setting(self, seed: int) -> SmoothingParameters:
         _, first = self.image(self.indices[0])
         return self.smoothed.setting(first, self.alpha, seed)
 

@@ -14,7 +14,7 @@ from jaxtyping import Float
 
 from denoised_smoothing.certificates.certificate import SamplingPlan
 from denoised_smoothing.certificates.counts import LabelCounts, Stage
-from denoised_smoothing.certificates.parameters import Setting
+from denoised_smoothing.certificates.parameters import SmoothingParameters
 from denoised_smoothing.datasets import Example
 from denoised_smoothing.errors import ImageError, StoreError
 from denoised_smoothing.images import digest
@@ -53,7 +53,7 @@ class RunProgress:
     spent: Spending | None = None
 
 
-class Recorder:
+class RunWriter:
     """Turns stored images into tasks, and tasks into stored images.
 
     Images are decoded by a thread ahead of need, and counts written by another, so that neither
@@ -75,7 +75,7 @@ class Recorder:
         self._images = {
             image_id: image
             for image_id, image in stored.items()
-            if not has_all(image, self._plan, self._setting)
+            if not is_complete(image, self._plan, self._setting)
         }
         self._todo = [
             index
@@ -206,7 +206,7 @@ class Recorder:
         )  # fmt: skip
 
 
-def has_all(image: StoredImage, plan: SamplingPlan, setting: Setting) -> bool:
+def is_complete(image: StoredImage, plan: SamplingPlan, setting: SmoothingParameters) -> bool:
     """Whether an image is finished, also if its run was allowed more copies since."""
     return image.finished and all(
         (image.counts[stage].n if stage in image.counts else 0) >= n

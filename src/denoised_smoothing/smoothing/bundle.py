@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from denoised_smoothing.engines import Choice
-from denoised_smoothing.engines.prepared import Execution, Fixed
+from denoised_smoothing.engines import EngineChoice
+from denoised_smoothing.engines.prepared import Fixed, PreparedPipeline
 from denoised_smoothing.errors import SettingError
 from denoised_smoothing.models.fingerprints import fingerprint
 from denoised_smoothing.models.protocols import Classifier
@@ -53,7 +53,7 @@ UNNAMED = "unnamed"
 
 def save_bundle(
     folder: str | Path,
-    execution: Execution,
+    execution: PreparedPipeline,
     shape: tuple[int, int, int],
     classifier: tuple[Classifier, str | None],
     denoiser: tuple[Callable[..., Tensor] | None, str | None],
@@ -104,7 +104,7 @@ def save_bundle(
 
 
 def shape_of(
-    execution: Execution, channels: int | None, resolution: int | None
+    execution: PreparedPipeline, channels: int | None, resolution: int | None
 ) -> tuple[int, int, int]:
     """The shape [C, H, W] of the images that a bundle is to answer, where it is known.
 
@@ -150,7 +150,7 @@ def open_bundle(folder: str | Path, classifier: Any = None, denoiser: Any = None
     check_version(folder, bundle)
     if bundle.converted:
         engine = load_engine(folder, bundle)
-        fixed = Fixed(bundle.shape, bundle.calibration, Choice(engine, bundle.forward))
+        fixed = Fixed(bundle.shape, bundle.calibration, EngineChoice(engine, bundle.forward))
         return Opened(bundle, ConvertedPipeline(engine, bundle), None, fixed)
     return Opened(
         bundle,

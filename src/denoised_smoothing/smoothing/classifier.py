@@ -23,13 +23,13 @@ from denoised_smoothing.certificates.parameters import (
     EngineName,
     Noise,
     Precision,
-    Setting,
+    SmoothingParameters,
     choose_by_name,
 )
-from denoised_smoothing.certificates.plans import chosen_plan
+from denoised_smoothing.certificates.plans import plan_or_budget
 from denoised_smoothing.certificates.prediction import Prediction, PredictionBudget
 from denoised_smoothing.certificates.radii import check_sigma
-from denoised_smoothing.engines import Choice, Pixels
+from denoised_smoothing.engines import EngineChoice, PassThrough
 from denoised_smoothing.engines.prepared import stated_channels
 from denoised_smoothing.errors import SettingError
 from denoised_smoothing.models.denoisers import check_size
@@ -38,10 +38,16 @@ from denoised_smoothing.models.protocols import Classifier
 from denoised_smoothing.noise import chunk_size, noisy_copies
 from denoised_smoothing.remote.protocol import CopyClassifier
 from denoised_smoothing.smoothing.bundle import Bundle, open_bundle, save_bundle, shape_of
-from denoised_smoothing.smoothing.cluster import ClusterExecution, RayCluster, worker_device
-from denoised_smoothing.smoothing.devices import LocalExecution, choose_devices
-from denoised_smoothing.smoothing.scheduler import ImageTask, Part, Targets, same_shape, spend
-from denoised_smoothing.smoothing.votes import Voting
+from denoised_smoothing.smoothing.cluster import RayBackend, RayCluster, worker_device
+from denoised_smoothing.smoothing.devices import Devices, choose_devices
+from denoised_smoothing.smoothing.scheduler import (
+    CopyRange,
+    ImageTask,
+    Targets,
+    same_shape,
+    schedule_batches,
+)
+from denoised_smoothing.smoothing.votes import VoteCounter
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,18 +119,18 @@ class SmoothedClassifier:
         # Of a classifier behind a wire, the engine executes all that is on this side of it.
         remote = isinstance(classifier, CopyClassifier)
         what = (
-            Pixels() if remote else classifier,
+            PassThrough() if remote else classifier,
             denoiser,
             self.sigma,
             self.noise,
             choose_by_name(EngineName, engine, "the engine"),
             choose_by_name(Precision, precision, "the precision"),
         )
-        self.execution: LocalExecution | ClusterExecution
+        self.execution: Devices | RayBackend
         if cluster is None:
-            self.execution = LocalExecution(*what, choose_devices(device))
+            self.execution = Devices(*what, choose_devices(device))
         else:
-            self.execution = ClusterExecution(*what, cluster, worker_device(device, cluster))
+            self.execution = RayBackend(*what, cluster, worker_device(device, cluster))
         if remote and (cluster is not None or len(self.execution.devices) > 1):
             raise SettingError(
                 "answers of a classifier behind a wire are bought by threads of this process, in "
@@ -168,7 +174,7 @@ class SmoothedClassifier:
             ClassifierError: the classifier or denoiser gave an unusable answer.
         """
         batch = self._on_grid(image_forms.as_image(image)[None])
-        return self._certify(batch, chosen_plan(plan, n0, n), alpha, seed, progress)[0]
+        return self._certify(batch, plan_or_budget(plan, n0, n), alpha, seed, progress)[0]
 
     def certify_batch(
         self,
@@ -187,7 +193,7 @@ class SmoothedClassifier:
         1 - alpha by itself, not all of them together.
         """
         batch = self._on_grid(image_forms.as_images(images))
-        return self._certify(batch, chosen_plan(plan, n0, n), alpha, seed, progress)
+        return self._certify(batch, plan_or_budget(plan, n0, n), alpha, seed, progress)
 
     def predict(
         self,
@@ -307,7 +313,7 @@ class SmoothedClassifier:
         if first is None:
             return
         if isinstance(self.classifier, CopyClassifier):
-            voting, plain = Voting(self.sigma, self.noise, self.device), self.denoiser is None
+            voting, plain = VoteCounter(self.sigma, self.noise, self.device), self.denoiser is None
             with self.classifier.session() as session:
                 yield from voting.buy(
                     first, tasks, targets, self.choice(first.image), seed, session,
@@ -315,7 +321,7 @@ class SmoothedClassifier:
                 )  # fmt: skip
             return
         with self.execution.executor(first.image, seed, self._batch_size) as executor:
-            yield from spend(
+            yield from schedule_batches(
                 same_shape(first, tasks), targets, executor,
                 chunk=chunk_size(first.image.shape), on_batch=on_batch,
             )  # fmt: skip
@@ -332,7 +338,7 @@ class SmoothedClassifier:
 
         Args:
             tasks: the first is waited for; then None where there is none now (see
-                :func:`~denoised_smoothing.smoothing.scheduler.spend`).
+                :func:`~denoised_smoothing.smoothing.scheduler.schedule_batches`).
             targets: as of :meth:`count_labels`.
             seed: of the noise of a task.
             on_batch: as of :meth:`count_labels`.
@@ -343,15 +349,15 @@ class SmoothedClassifier:
         first = next(tasks, None)
         if first is None:
             return
-        if not isinstance(self.execution, LocalExecution):
+        if not isinstance(self.execution, Devices):
             raise SettingError("images that join are counted in this process; leave out ray")
         with self.execution.executor(first.image, seed, self._batch_size) as executor:
-            yield from spend(
+            yield from schedule_batches(
                 same_shape(first, tasks), targets, executor,
                 chunk=chunk_size(first.image.shape), fair=True, on_batch=on_batch,
             )  # fmt: skip
 
-    def choice(self, image: Float[np.ndarray, "c h w"]) -> Choice:
+    def choice(self, image: Float[np.ndarray, "c h w"]) -> EngineChoice:
         """The engine for images of this size, and the copies of a forward pass.
 
         Chosen once, and again where weights have changed since.
@@ -404,8 +410,8 @@ class SmoothedClassifier:
     ) -> list[int | None]:
         """The labels of the copies that :meth:`copies` shows, None for no label."""
         task = ImageTask("shown", image_id, image)
-        parts = [Part(task, Stage.ESTIMATION, number, number + 1) for number in range(count)]
-        voting = Voting(self.sigma, self.noise, self.device)
+        parts = [CopyRange(task, Stage.ESTIMATION, number, number + 1) for number in range(count)]
+        voting = VoteCounter(self.sigma, self.noise, self.device)
         votes = voting.votes(parts, self.choice(image), seed)
         return [None if failed else counts.index(1) for counts, failed in votes]
 
@@ -423,17 +429,19 @@ class SmoothedClassifier:
 
     def _setting(
         self, batch: Float[np.ndarray, "b c h w"], alpha: float, seed: int | None
-    ) -> Setting:
+    ) -> SmoothingParameters:
         if self.channels is not None:
             image_forms.match_channels(batch[0], self.channels)
         check_size(self.denoiser, *batch.shape[2:])
         seed = secrets.randbits(128) if seed is None else seed
         return self.setting(batch[0], alpha, seed)
 
-    def setting(self, image: Float[np.ndarray, "c h w"], alpha: float, seed: int) -> Setting:
+    def setting(
+        self, image: Float[np.ndarray, "c h w"], alpha: float, seed: int
+    ) -> SmoothingParameters:
         """What certificates of images of this size rest on beside the counts."""
         engine = self.choice(image).engine
-        return Setting(
+        return SmoothingParameters(
             self.sigma, alpha, image.size, seed, self.noise,
             engine.name, engine.precision,
         )  # fmt: skip

@@ -16,15 +16,15 @@ from jaxtyping import Float, Num
 from torch import Tensor
 
 from denoised_smoothing.certificates.parameters import EngineName, Noise, Precision
-from denoised_smoothing.engines import Choice, Engine
-from denoised_smoothing.engines.prepared import Execution
+from denoised_smoothing.engines import Engine, EngineChoice
+from denoised_smoothing.engines.prepared import PreparedPipeline
 from denoised_smoothing.errors import MissingExtraError, SettingError, WorkerError
 from denoised_smoothing.models.fingerprints import fingerprint
 from denoised_smoothing.models.protocols import Classifier
 from denoised_smoothing.noise import chunk_size
-from denoised_smoothing.smoothing.cluster_worker import Found, Job, Worker
+from denoised_smoothing.smoothing.cluster_worker import ClusterTask, EngineRecord, Worker
 from denoised_smoothing.smoothing.crew import Crew
-from denoised_smoothing.smoothing.scheduler import Executor, ImageTask, Part, Votes
+from denoised_smoothing.smoothing.scheduler import BatchRunner, CopyRange, ImageTask, Votes
 
 _log = logging.getLogger(__name__)
 _joined: tuple[str, str] | None = None
@@ -123,11 +123,11 @@ class RayCluster:
         return room
 
 
-class ClusterExecution(Execution):
+class RayBackend(PreparedPipeline):
     """An execution by the workers of a cluster; what is shown of it is computed here, on the CPU.
 
     Args:
-        classifier, denoiser, sigma, noise, engine, precision: as of :class:`Execution`.
+        classifier, denoiser, sigma, noise, engine, precision: as of :class:`PreparedPipeline`.
         cluster: where the workers are.
         device: that of each worker.
     """
@@ -148,7 +148,7 @@ class ClusterExecution(Execution):
         self.cluster, self._name, self.devices = cluster, device, (cpu,)
         self._sent: tuple[object, str, list[Any]] = (None, "", [])
 
-    def choice(self, image: Float[np.ndarray, "c h w"]) -> Choice:
+    def choice(self, image: Float[np.ndarray, "c h w"]) -> EngineChoice:
         if self.fixed is not None or self.needs_calibration:
             raise SettingError(
                 "a bundle is not sent to a cluster; name its classifier and denoiser"
@@ -161,14 +161,14 @@ class ClusterExecution(Execution):
             found = crew.submit(lambda worker: worker.choose.remote(job, image)).result()
             engine = _Elsewhere(self, found)
             held = self._choices[image.shape] = (
-                state, Choice(engine, found.forward, found.notes),
+                state, EngineChoice(engine, found.forward, found.notes),
             )  # fmt: skip
         return held[1]
 
     @contextmanager
     def executor(
         self, image: Float[np.ndarray, "c h w"], seed: int, most: int | None = None
-    ) -> Iterator[Executor]:
+    ) -> Iterator[BatchRunner]:
         """The cluster, for images of this size.
 
         Args:
@@ -185,20 +185,20 @@ class ClusterExecution(Execution):
         busy = choice.engine.workers
         depth = 4 * busy if most is None else max(1, most // batch)
 
-        def submit(parts: Sequence[Part]) -> Future[Votes]:
+        def submit(parts: Sequence[CopyRange]) -> Future[Votes]:
             images = [_put(sent, part.task) for part in parts]
             cuts = [(part.task.image_id, part.stage, part.start, part.stop) for part in parts]
             return cluster.crew.submit(lambda worker: worker.votes.remote(job, seed, cuts, *images))
 
-        yield Executor(submit, batch, min(depth, busy), depth)
+        yield BatchRunner(submit, batch, min(depth, busy), depth)
 
-    def job(self, choice: Choice) -> Job:
+    def job(self, choice: EngineChoice) -> ClusterTask:
         """What workers are told, once the engine is chosen."""
         return self._job(choice.engine.name, choice.forward, choice.engine.identity())
 
     def _job(
         self, engine: EngineName, forward: int | None, identity: dict[str, str] | None = None
-    ) -> Job:
+    ) -> ClusterTask:
         """The model goes into the object store of the cluster once, and again if it changes."""
         state = (self.pipeline.state(), self.calibration)
         if self._sent[0] != state:
@@ -208,13 +208,13 @@ class ClusterExecution(Execution):
             key = fingerprint((made_of, self.calibration, self.precision.value, self.noise.value))
             self._sent = (state, key, [ray.put(self.on(self.device))])
         _, key, model = self._sent
-        return Job(key, model, self._name, engine, forward, identity)
+        return ClusterTask(key, model, self._name, engine, forward, identity)
 
 
 class _Elsewhere(Engine):
     """An engine of the workers."""
 
-    def __init__(self, execution: ClusterExecution, found: Found) -> None:
+    def __init__(self, execution: RayBackend, found: EngineRecord) -> None:
         self._execution, self._found = execution, found
         self.device, self.precision = execution.device, execution.precision
         cluster = execution.cluster

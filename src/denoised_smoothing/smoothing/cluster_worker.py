@@ -13,18 +13,18 @@ from jaxtyping import Float, Num
 
 from denoised_smoothing.certificates.counts import Stage
 from denoised_smoothing.certificates.parameters import EngineName
-from denoised_smoothing.engines import Choice, choose_device, limit_threads
-from denoised_smoothing.engines.prepared import Execution
+from denoised_smoothing.engines import EngineChoice, choose_device, limit_threads
+from denoised_smoothing.engines.prepared import PreparedPipeline
 from denoised_smoothing.errors import SettingError
-from denoised_smoothing.smoothing.scheduler import ImageTask, Part, Votes
-from denoised_smoothing.smoothing.votes import Voting
+from denoised_smoothing.smoothing.scheduler import CopyRange, ImageTask, Votes
+from denoised_smoothing.smoothing.votes import VoteCounter
 
 
 @dataclass(frozen=True)
-class Job:
+class ClusterTask:
     """What is to be executed.
 
-    ``model`` is a list of one reference to an :class:`Execution`, so that it is fetched once
+    ``model`` is a list of one reference to an :class:`PreparedPipeline`, so that it is fetched once
     by a worker and not with each call; ``fingerprint`` says which. ``engine`` and ``forward``
     (None: to be chosen) are its settings, ``identity`` what the engine must say of itself.
     """
@@ -38,8 +38,8 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Found:
-    """What a worker chose for a job: all that :class:`Choice` says, as plain values."""
+class EngineRecord:
+    """What a worker chose for a job: all that :class:`EngineChoice` says, as plain values."""
 
     engine: EngineName
     forward: int
@@ -55,10 +55,10 @@ Cut = tuple[str, Stage, int, int]
 class _Ready:
     """All that counts a job; ``turns`` are those of the engine's workers."""
 
-    job: Job
-    execution: Execution
-    voting: Voting
-    choice: Choice
+    job: ClusterTask
+    execution: PreparedPipeline
+    voting: VoteCounter
+    choice: EngineChoice
     turns: threading.Semaphore
 
 
@@ -72,32 +72,36 @@ class Worker:
     def ready(self) -> None:
         """Answers when the worker is there."""
 
-    def choose(self, job: Job, image: Float[np.ndarray, "c h w"]) -> Found:
+    def choose(self, job: ClusterTask, image: Float[np.ndarray, "c h w"]) -> EngineRecord:
         """The engine for images of this size, and the copies of a forward pass."""
         choice = self._ready_for(job, image).choice
-        return Found(choice.engine.name, choice.forward, choice.engine.identity(), choice.notes)
+        return EngineRecord(
+            choice.engine.name, choice.forward, choice.engine.identity(), choice.notes
+        )
 
     def votes(
-        self, job: Job, seed: int, cuts: Sequence[Cut], *images: Float[np.ndarray, "c h w"]
+        self, job: ClusterTask, seed: int, cuts: Sequence[Cut], *images: Float[np.ndarray, "c h w"]
     ) -> Votes:
         """The votes of a part of each of the images."""
         ready = self._ready_for(job, images[0])
         parts = [
-            Part(ImageTask("", image_id, image), stage, start, stop)
+            CopyRange(ImageTask("", image_id, image), stage, start, stop)
             for image, (image_id, stage, start, stop) in zip(images, cuts, strict=True)
         ]
         with ready.turns:
             limit_threads(ready.choice.engine)
             return ready.voting.votes(parts, ready.choice, seed)
 
-    def answer(self, job: Job, copies: Float[np.ndarray, "b c h w"]) -> Num[np.ndarray, "b ..."]:
+    def answer(
+        self, job: ClusterTask, copies: Float[np.ndarray, "b c h w"]
+    ) -> Num[np.ndarray, "b ..."]:
         """The engine's answer on noisy copies."""
         ready = self._ready_for(job, copies[0])
         engine = ready.choice.engine
         with ready.turns:
             return engine.answer(torch.tensor(copies, device=engine.device)).cpu().numpy()
 
-    def _ready_for(self, job: Job, image: Float[np.ndarray, "c h w"]) -> _Ready:
+    def _ready_for(self, job: ClusterTask, image: Float[np.ndarray, "c h w"]) -> _Ready:
         """What counts this job, whatever other calls set up meanwhile.
 
         Raises:
@@ -111,7 +115,9 @@ class Worker:
             self._held = self._set_up(job, image, held)
             return self._held
 
-    def _set_up(self, job: Job, image: Float[np.ndarray, "c h w"], held: _Ready | None) -> _Ready:
+    def _set_up(
+        self, job: ClusterTask, image: Float[np.ndarray, "c h w"], held: _Ready | None
+    ) -> _Ready:
         if held is not None and held.job.fingerprint == job.fingerprint:
             execution, voting = held.execution, held.voting
         else:
@@ -119,14 +125,14 @@ class Worker:
 
             device = choose_device(job.device)
             execution = ray.get(job.model[0]).on(device)
-            voting = Voting(execution.pipeline.sigma, execution.noise, device)
+            voting = VoteCounter(execution.pipeline.sigma, execution.noise, device)
         execution.adopt(job.engine, job.forward)
         choice = execution.choice(image)
         self._check(job, choice)
         turns = threading.Semaphore(choice.engine.workers)
         return _Ready(job, execution, voting, choice, turns)
 
-    def _check(self, job: Job, choice: Choice) -> None:
+    def _check(self, job: ClusterTask, choice: EngineChoice) -> None:
         found = choice.engine.identity()
         if job.identity is not None and found != job.identity:
             differs = "; ".join(

@@ -14,20 +14,20 @@ from jaxtyping import Float
 from torch import Tensor
 
 from denoised_smoothing.certificates.parameters import EngineName, Noise, Precision
-from denoised_smoothing.engines import Choice, choose_device, limit_threads
-from denoised_smoothing.engines.prepared import Execution
+from denoised_smoothing.engines import EngineChoice, choose_device, limit_threads
+from denoised_smoothing.engines.prepared import PreparedPipeline
 from denoised_smoothing.errors import SettingError
 from denoised_smoothing.models.protocols import Classifier
 from denoised_smoothing.noise import chunk_size
-from denoised_smoothing.smoothing.scheduler import Executor, Part, Votes
-from denoised_smoothing.smoothing.votes import Seed, Voting
+from denoised_smoothing.smoothing.scheduler import BatchRunner, CopyRange, Votes
+from denoised_smoothing.smoothing.votes import Seed, VoteCounter
 
 
-class LocalExecution(Execution):
+class Devices(PreparedPipeline):
     """An execution in this process; several devices have a copy of the modules each.
 
     Args:
-        classifier, denoiser, sigma, noise, engine, precision: as of :class:`Execution`.
+        classifier, denoiser, sigma, noise, engine, precision: as of :class:`PreparedPipeline`.
         devices: where, all of one kind; the first one's engine and forward shape are those of all.
 
     Raises:
@@ -47,8 +47,8 @@ class LocalExecution(Execution):
     ) -> None:
         super().__init__(classifier, denoiser, sigma, noise, engine, precision, devices[0])
         self.devices = tuple(devices)
-        self._votings = [Voting(sigma, noise, device) for device in devices]
-        self._copies: tuple[object, list[Execution]] = (None, [])
+        self._votings = [VoteCounter(sigma, noise, device) for device in devices]
+        self._copies: tuple[object, list[PreparedPipeline]] = (None, [])
         _check_alike(self.devices)
         if len(devices) > 1 and not self.pipeline.is_module:
             raise SettingError(
@@ -57,14 +57,14 @@ class LocalExecution(Execution):
             )
 
     @property
-    def voting(self) -> Voting:
+    def voting(self) -> VoteCounter:
         """That of the first device."""
         return self._votings[0]
 
     @contextmanager
     def executor(
         self, image: Float[np.ndarray, "c h w"], seed: Seed, most: int | None = None
-    ) -> Iterator[Executor]:
+    ) -> Iterator[BatchRunner]:
         """Threads, as many as the engines want, for images of this size.
 
         Args:
@@ -77,7 +77,7 @@ class LocalExecution(Execution):
         batch = forward * -(-chunk // forward)  # whole chunks and whole passes
         workers = sum(choice.engine.workers for choice in choices)
         depth = 2 * workers if most is None else max(1, most // batch)
-        places: SimpleQueue[tuple[Voting, Choice]] = SimpleQueue()
+        places: SimpleQueue[tuple[VoteCounter, EngineChoice]] = SimpleQueue()
         for _ in range(choices[0].engine.workers):  # in turn, so that no device is left out
             for place in zip(self._votings, choices, strict=True):
                 places.put(place)
@@ -87,21 +87,21 @@ class LocalExecution(Execution):
             mine.voting, mine.choice = places.get()
             limit_threads(mine.choice.engine)
 
-        def count(parts: list[Part]) -> Votes:
+        def count(parts: list[CopyRange]) -> Votes:
             votes: Votes = mine.voting.votes(parts, mine.choice, seed)
             return votes
 
         before = torch.get_num_threads()
         pool = ThreadPoolExecutor(workers, initializer=begin)
         try:
-            yield Executor(
+            yield BatchRunner(
                 lambda parts: pool.submit(count, list(parts)), batch, min(depth, workers), depth
             )
         finally:
             pool.shutdown(cancel_futures=True)
             torch.set_num_threads(before)
 
-    def _others(self, image: Float[np.ndarray, "c h w"]) -> list[Execution]:
+    def _others(self, image: Float[np.ndarray, "c h w"]) -> list[PreparedPipeline]:
         """On the further devices; copied again where weights have changed since."""
         choice, state = self.choice(image), self.pipeline.state()
         if self._copies[0] != state:

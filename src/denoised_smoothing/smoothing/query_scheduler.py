@@ -1,8 +1,8 @@
 """The loop that spends copies one by one, many on their way at once: for answers that are bought.
 
-Like :func:`~denoised_smoothing.smoothing.scheduler.spend`, but nothing waits for a batch to end. Answers
-come in any order; an image's votes are added in the order of its copies, so what a plan sees is
-always the first so many copies of a stage, whichever failed or are late.
+Like :func:`~denoised_smoothing.smoothing.scheduler.spend`, but nothing waits for a batch to end.
+Answers come in any order. Votes are added in the order of the copies, so a plan always sees the
+first N copies of a stage, whichever failed or are late.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from queue import SimpleQueue
 
 from denoised_smoothing.certificates.counts import Stage
 from denoised_smoothing.errors import AnswerMissingError
-from denoised_smoothing.smoothing.scheduler import ImageTask, Part, Targets
+from denoised_smoothing.smoothing.scheduler import CopyRange, ImageTask, Targets
 
 ASK_EVERY = 10
 """A plan is asked after so many copies, or when all that it wanted are there."""
@@ -27,12 +27,12 @@ GATHER_SECONDS = 0.01
 TELL_SECONDS = 0.05
 """Listeners hear of votes about so often."""
 
-Ask = Callable[[Sequence[Part]], Sequence[Sequence[Future[int]]]]
+Ask = Callable[[Sequence[CopyRange]], Sequence[Sequence[Future[int]]]]
 """From parts to the future labels of their copies, -1 for no class."""
 
 
 @dataclass(eq=False)
-class _Line:
+class _OpenImage:
     """An image whose copies are on their way: futures by stage, in the order of the copies."""
 
     task: ImageTask
@@ -75,10 +75,10 @@ class _Dispatcher:
     ) -> None:
         self._source, self._targets, self._ask = iter(tasks), targets, ask
         self._chunk, self._forward, self._room = chunk, forward, room
-        self.lines: list[_Line] = []
+        self.lines: list[_OpenImage] = []
         self.on_way = 0
         self.failure: BaseException | None = None
-        self._arrived: SimpleQueue[tuple[_Line, Future[int]]] = SimpleQueue()
+        self._arrived: SimpleQueue[tuple[_OpenImage, Future[int]]] = SimpleQueue()
         self._received = 0.0
 
     def send(self) -> None:
@@ -94,10 +94,10 @@ class _Dispatcher:
                 for future in futures:
                     future.add_done_callback(partial(self._arrive, line))
 
-    def _arrive(self, line: _Line, answer: Future[int]) -> None:
+    def _arrive(self, line: _OpenImage, answer: Future[int]) -> None:
         self._arrived.put((line, answer))
 
-    def receive(self) -> dict[_Line, None]:
+    def receive(self) -> dict[_OpenImage, None]:
         """Wait for an answer; lines with answers. Notes what stops everything."""
         arrived = [self._arrived.get()]
         time.sleep(max(0.0, self._received + GATHER_SECONDS - time.monotonic()))
@@ -112,15 +112,15 @@ class _Dispatcher:
                     self.failure = self.failure or error
         return dict.fromkeys(line for line, _ in arrived)
 
-    def finished(self, line: _Line) -> bool:
+    def finished(self, line: _OpenImage) -> bool:
         """Whether a line has all that its plan wants, which is asked now and then."""
         if line.unasked < ASK_EVERY and not line.task.ends_with(line.wanted):
             return False
         line.wanted, line.unasked = self._targets(line.task.counts), 0
         return line.task.ends_with(line.wanted)
 
-    def _gather(self) -> list[tuple[_Line, Part]]:
-        batch: list[tuple[_Line, Part]] = []
+    def _gather(self) -> list[tuple[_OpenImage, CopyRange]]:
+        batch: list[tuple[_OpenImage, CopyRange]] = []
         room = self._forward
         for line in chain(list(self.lines), self._new()):
             while room and not line.given_up:
@@ -133,14 +133,14 @@ class _Dispatcher:
                 break
         return batch
 
-    def _new(self) -> Iterator[_Line]:
+    def _new(self) -> Iterator[_OpenImage]:
         for task in self._source:
-            line = _Line(task, self._targets(task.counts))
+            line = _OpenImage(task, self._targets(task.counts))
             self.lines.append(line)
             yield line
 
 
-def spend_singly(
+def schedule_queries(
     tasks: Iterable[ImageTask],
     targets: Targets,
     ask: Ask,
@@ -168,7 +168,7 @@ def spend_singly(
         Exception: that of an answer, once all on their way are in and counted as far as they go.
     """
     loop = _Dispatcher(tasks, targets, ask, chunk, forward, room + forward)
-    told = _Telling(on_batch)
+    told = _ProgressThrottle(on_batch)
     while True:
         began = time.perf_counter()
         if loop.failure is None:
@@ -197,7 +197,7 @@ def spend_singly(
         raise loop.failure
 
 
-class _Telling:
+class _ProgressThrottle:
     """Tells a listener of tasks with new votes, not of every single one."""
 
     def __init__(self, listener: Callable[[Sequence[ImageTask]], None] | None) -> None:

@@ -48,14 +48,14 @@ class ImageTask:
         """Copies counted so far."""
         return sum(counts.n for counts in self.counts.values())
 
-    def next_part(self, targets: Mapping[Stage, int], room: int, chunk: int) -> Part | None:
+    def next_part(self, targets: Mapping[Stage, int], room: int, chunk: int) -> CopyRange | None:
         """The next copies that are wanted, at most ``room`` and of one chunk of noise."""
         for stage, target in targets.items():
             start = self.issued.get(stage, 0)
             if start < target:
                 stop = min(target, (start // chunk + 1) * chunk, start + room)
                 self.issued[stage] = stop
-                return Part(self, stage, start, stop)
+                return CopyRange(self, stage, start, stop)
         return None
 
     def ends_with(self, targets: Mapping[Stage, int]) -> bool:
@@ -72,7 +72,7 @@ class ImageTask:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class CopyRange:
     """Copies ``start`` to ``stop`` of one stage of one image."""
 
     task: ImageTask
@@ -91,7 +91,7 @@ Votes = Sequence[tuple[Sequence[int], int]]
 
 
 @dataclass(frozen=True, slots=True)
-class Executor:
+class BatchRunner:
     """Where batches are counted: in threads of this process, or by workers elsewhere.
 
     ``submit`` starts a batch: its copies are made, classified and counted. ``batch`` is the most
@@ -99,16 +99,16 @@ class Executor:
     than ``depth``.
     """
 
-    submit: Callable[[Sequence[Part]], Future[Votes]]
+    submit: Callable[[Sequence[CopyRange]], Future[Votes]]
     batch: int
     busy: int = 1
     depth: int = 1
 
 
-def spend(
+def schedule_batches(
     tasks: Iterable[ImageTask | None],
     targets: Targets,
-    executor: Executor,
+    executor: BatchRunner,
     *,
     chunk: int,
     fair: bool = False,
@@ -130,9 +130,9 @@ def spend(
             the other.
         on_batch: called after each batch with the tasks that got votes.
     """
-    supply, batch = _Supply(tasks, targets, chunk, fair=fair), executor.batch
-    on_their_way: deque[tuple[list[Part], Future[Votes]]] = deque()
-    held: list[Part] = []
+    supply, batch = _OpenTasks(tasks, targets, chunk, fair=fair), executor.batch
+    on_their_way: deque[tuple[list[CopyRange], Future[Votes]]] = deque()
+    held: list[CopyRange] = []
     began = time.perf_counter()
     try:
         while True:
@@ -178,7 +178,7 @@ def same_shape(first: ImageTask, rest: Iterable[_Task]) -> Iterator[_Task]:
         yield task
 
 
-class _Supply:
+class _OpenTasks:
     """The unfinished tasks, and what each wants next."""
 
     def __init__(
@@ -190,11 +190,11 @@ class _Supply:
         self._finished: list[ImageTask] = []
         self.exhausted = False
 
-    def parts(self, room: int) -> list[Part]:
+    def parts(self, room: int) -> list[CopyRange]:
         """Parts of the active tasks, then of new ones, of at most ``room`` copies."""
         if self._fair:
             return self._in_turn(room)
-        parts: list[Part] = []
+        parts: list[CopyRange] = []
         for task in self._active():
             while room and (part := task.next_part(self._wanted[task], room, self._chunk)):
                 parts.append(part)
@@ -203,11 +203,11 @@ class _Supply:
                 break
         return parts
 
-    def _in_turn(self, room: int) -> list[Part]:
+    def _in_turn(self, room: int) -> list[CopyRange]:
         """A chunk of each unfinished task in turn, beginning with those that waited longest."""
         while not self.exhausted and (task := self._take()) is not None:
             self._update(task)
-        parts: list[Part] = []
+        parts: list[CopyRange] = []
         turns, resting = deque(self._wanted), []
         while room and turns:
             task = turns.popleft()
@@ -229,7 +229,7 @@ class _Supply:
             self.exhausted = True
             return None
 
-    def add(self, parts: Sequence[Part], votes: Votes, seconds: float) -> list[ImageTask]:
+    def add(self, parts: Sequence[CopyRange], votes: Votes, seconds: float) -> list[ImageTask]:
         """Add the votes of a batch that took ``seconds``; returns the tasks that it served."""
         copies = _copies(parts)
         for part, (counts, failed) in zip(parts, votes, strict=True):
@@ -264,5 +264,5 @@ class _Supply:
             self._wanted[task] = wanted
 
 
-def _copies(parts: Sequence[Part]) -> int:
+def _copies(parts: Sequence[CopyRange]) -> int:
     return sum(part.size for part in parts)

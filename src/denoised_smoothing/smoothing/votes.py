@@ -14,19 +14,19 @@ from jaxtyping import Float, Int, Num
 from torch import Tensor
 
 from denoised_smoothing.certificates.parameters import Noise
-from denoised_smoothing.engines import Choice, Engine
+from denoised_smoothing.engines import Engine, EngineChoice
 from denoised_smoothing.errors import ClassifierError
 from denoised_smoothing.noise import chunk_size, noisy_copies
 from denoised_smoothing.remote.protocol import CopySession
 from denoised_smoothing.remote.records import CopyKey
-from denoised_smoothing.smoothing.query_scheduler import spend_singly
-from denoised_smoothing.smoothing.scheduler import ImageTask, Part, Targets, same_shape
+from denoised_smoothing.smoothing.query_scheduler import schedule_queries
+from denoised_smoothing.smoothing.scheduler import CopyRange, ImageTask, Targets, same_shape
 
 Seed = int | Callable[[ImageTask], int]
 """Of the noise: one for all images, or that of each."""
 
 
-class Voting:
+class VoteCounter:
     """Draws copies and counts the labels that an engine gives them, in any number of threads.
 
     The form of the answers (labels, or logits of so many classes) is that of the first.
@@ -44,7 +44,7 @@ class Voting:
         first: ImageTask,
         rest: Iterable[ImageTask],
         targets: Targets,
-        choice: Choice,
+        choice: EngineChoice,
         seed: int,
         session: CopySession,
         *,
@@ -66,7 +66,7 @@ class Voting:
         if plain:  # adding noise is over sooner than threads of torch agree on their shares
             torch.set_num_threads(1)
         try:
-            yield from spend_singly(
+            yield from schedule_queries(
                 same_shape(first, rest),
                 targets,
                 partial(self._ask, session, None if plain else choice, seed),
@@ -79,7 +79,11 @@ class Voting:
             torch.set_num_threads(threads)
 
     def _ask(
-        self, session: CopySession, choice: Choice | None, seed: int, parts: Sequence[Part]
+        self,
+        session: CopySession,
+        choice: EngineChoice | None,
+        seed: int,
+        parts: Sequence[CopyRange],
     ) -> list[list[Future[int]]]:
         """Have the copies of each part classified one by one; known answers need no copy."""
         keys = [
@@ -99,7 +103,7 @@ class Voting:
         return answers
 
     def votes(
-        self, parts: Sequence[Part], choice: Choice, seed: Seed
+        self, parts: Sequence[CopyRange], choice: EngineChoice, seed: Seed
     ) -> list[tuple[list[int], int]]:
         """The votes of each part; they leave the device once, as one small table.
 
@@ -126,7 +130,7 @@ class Voting:
         return [(votes, failed) for _, failed, *votes in table]
 
     def pixels(
-        self, parts: Sequence[Part], choice: Choice | None, seed: int
+        self, parts: Sequence[CopyRange], choice: EngineChoice | None, seed: int
     ) -> list[Float[np.ndarray, "n c h w"]]:
         """What a classifier elsewhere sees of each part: answers of an engine, or plain copies."""
         copies = torch.cat([self._noisy(part, seed) for part in parts])
@@ -171,7 +175,7 @@ class Voting:
                 self._inside, self._alone = self._inside - 1, False
                 self._turns.notify_all()
 
-    def _noisy(self, part: Part, seed: Seed) -> Float[Tensor, "n c h w"]:
+    def _noisy(self, part: CopyRange, seed: Seed) -> Float[Tensor, "n c h w"]:
         image = torch.tensor(part.task.image, device=self.device)  # may be a read-only array
         return noisy_copies(
             image, self.sigma, noise=self.noise,

@@ -18,7 +18,7 @@ from denoised_smoothing.errors import DatasetError, SettingError
 from denoised_smoothing.models.classifiers import CifarResNet, ImageClassifier, save_cifar_resnet
 from denoised_smoothing.noise import derive_key, standard_normal
 from denoised_smoothing.training.config import TrainingConfig
-from denoised_smoothing.training.job import Job
+from denoised_smoothing.training.job import Training
 from denoised_smoothing.training.lightning import (
     Batch,
     check_finite,
@@ -28,8 +28,8 @@ from denoised_smoothing.training.lightning import (
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassifierJob(Job):
-    """The training of a classifier; arguments as :class:`Job` and these.
+class ClassifierTrainingJob(Training):
+    """The training of a classifier; arguments as :class:`Training` and these.
 
     Args:
         depth: 6n + 2 layers.
@@ -93,7 +93,7 @@ class ClassifierTraining(lightning.LightningModule):
         return images + self.noise * standard_normal(key, images.shape, images.device)
 
 
-def train_resnet(job: ClassifierJob) -> Path:
+def train_resnet(job: ClassifierTrainingJob) -> Path:
     """Train a CIFAR ResNet and write its weights and card; returns the file.
 
     Goes on from the last checkpoint in ``job.folder`` if there is one of the same settings.
@@ -101,7 +101,7 @@ def train_resnet(job: ClassifierJob) -> Path:
     Raises:
         SettingError: the depth is not 6n + 2, or the output exists already.
         DatasetError: an image has no label.
-        TrainingError: as :meth:`Job.fit`.
+        TrainingError: as :meth:`Training.fit`.
     """
     known = [label for label in job.dataset.labels if label is not None]
     if len(known) < len(job.dataset):

@@ -22,13 +22,13 @@ from denoised_smoothing.models.denoisers import (
 from denoised_smoothing.models.fingerprints import fingerprint
 from denoised_smoothing.models.weights import weights_digest
 from denoised_smoothing.training.config import Objective, Target
-from denoised_smoothing.training.job import Job
+from denoised_smoothing.training.job import Training
 from denoised_smoothing.training.lightning import DenoiserTraining
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingJob(Job):
-    """The training of a denoiser; arguments as :class:`Job` and these.
+class TrainingJob(Training):
+    """The training of a denoiser; arguments as :class:`Training` and these.
 
     Args:
         architecture: name of the denoiser's architecture.
@@ -66,8 +66,8 @@ def train_denoiser(job: TrainingJob) -> Path:
     Raises:
         SettingError: stability without a classifier, or towards labels that are missing; a start
             or classifier for other channels; options of the architecture that change what the
-            start computes; or as :meth:`Job.fit`.
-        TrainingError: as :meth:`Job.fit`.
+            start computes; or as :meth:`Training.fit`.
+        TrainingError: as :meth:`Training.fit`.
     """
     if job.config.objective is not Objective.MSE and not job.surrogates:
         raise SettingError(

@@ -40,7 +40,7 @@ from denoised_smoothing.training.data import (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class Training:
     """A training: settings, data, and where its results go.
 
     Args:

@@ -25,8 +25,8 @@ from denoised_smoothing.training.objectives import (
     mse,
     psnr,
     stability,
+    stability_target,
     variance_weights,
-    wanted_answer,
 )
 
 Batch = tuple[Tensor, Tensor, Tensor]
@@ -95,7 +95,7 @@ class DenoiserTraining(lightning.LightningModule):
             answer = labels
         else:
             with torch.no_grad():
-                answer = wanted_answer(surrogate(clean), config.target)
+                answer = stability_target(surrogate(clean), config.target)
         answers = answer.repeat(copies, *[1] * (answer.ndim - 1))
         noisy, sigmas = self._corrupt(clean, "training", step, self.global_rank, copies)
         if config.adversary:

@@ -46,7 +46,7 @@ def stability(
 ) -> Float[Tensor, ""]:
     """Cross-entropy between the answers on denoised images and those wanted, in nats.
 
-    Salman et al. 2020, equation 5; see :func:`wanted_answer`.
+    Salman et al. 2020, equation 5; see :func:`stability_target`.
     """
     return functional.cross_entropy(logits, answer)
 
@@ -66,7 +66,7 @@ def lost_votes(
     return 1 - (votes * answer).sum(dim=1).mean()
 
 
-def wanted_answer(
+def stability_target(
     clean_logits: Float[Tensor, "b k"], target: Target
 ) -> Float[Tensor, "b k"] | Int[Tensor, " b"]:
     """What stability aims at of a classifier's answer: of ``LABEL`` classes [B], of ``SOFT``

@@ -21,7 +21,7 @@ Counts = Mapping[Stage, LabelCounts]
 
 
 @dataclass(eq=False)
-class Ticket:
+class PendingImage:
     """An image in a lane, what it wants, and whom to tell.
 
     ``on_counts`` is called after each batch with votes for it, ``on_end`` once: with None when
@@ -49,7 +49,7 @@ class Ticket:
         return self.task
 
 
-class Lane:
+class Batcher:
     """Counts the copies of all its tickets together, in batches that they share.
 
     A batch that fails does not say whose image it was: then those on their way are counted once
@@ -64,14 +64,14 @@ class Lane:
 
     def __init__(self, smoothed: SmoothedClassifier, name: str, ready: threading.Event) -> None:
         self.smoothed, self._ready = smoothed, ready
-        self._waiting: deque[Ticket] = deque()
-        self._running: dict[str, Ticket] = {}
+        self._waiting: deque[PendingImage] = deque()
+        self._running: dict[str, PendingImage] = {}
         self._news = threading.Condition()
         self._closed = False
         self._thread = threading.Thread(target=self._work, name=f"lane {name}", daemon=True)
         self._thread.start()
 
-    def add(self, ticket: Ticket) -> None:
+    def add(self, ticket: PendingImage) -> None:
         """Have the copies of a ticket counted."""
         with self._news:
             self._waiting.append(ticket)
@@ -110,7 +110,7 @@ class Lane:
                     return
             yield None if ticket is None else ticket.begin()
 
-    def _take(self) -> Ticket | None:
+    def _take(self) -> PendingImage | None:
         """The next ticket, if it may run beside those that do."""
         if not self._waiting or any(ticket.alone for ticket in self._running.values()):
             return None

@@ -13,7 +13,7 @@ QUIET_SECONDS = 15.0
 """After which followers hear that there is nothing new."""
 
 
-class Feed:
+class EventStream:
     """The events of one request. A client that is slow skips progress, and nothing else.
 
     Any thread may publish; followers are coroutines, and each sees all copies, then the progress

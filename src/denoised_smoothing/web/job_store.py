@@ -51,7 +51,7 @@ class State(StrEnum):
 
 
 @dataclass(frozen=True)
-class Record:
+class JobRecord:
     """A request as it is kept; the image (PNG) only until it is answered."""
 
     id: str
@@ -64,13 +64,13 @@ class Record:
     answer: dict[str, Any] | None = None
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat())
 
-    def ended(self, state: State, answer: dict[str, Any] | None = None) -> Record:
+    def ended(self, state: State, answer: dict[str, Any] | None = None) -> JobRecord:
         """With its end; what can be resumed keeps its image."""
         image = self.image if state is State.INTERRUPTED else None
         return replace(self, state=state, answer=answer, image=image)
 
 
-class Journal:
+class JobStore:
     """Requests in a table of their own beside the runs, written by a thread of its own.
 
     One service at a time writes to a store: what an earlier one left running is marked as
@@ -86,14 +86,14 @@ class Journal:
             _metadata.create_all(connection)
             left = _jobs.c.state == State.RUNNING.value
             connection.execute(sa.update(_jobs).where(left).values(state=State.INTERRUPTED.value))
-        self._changed: dict[str, Record] = {}
-        self._on_its_way: dict[str, Record] = {}
+        self._changed: dict[str, JobRecord] = {}
+        self._on_its_way: dict[str, JobRecord] = {}
         self._lock, self._writing = threading.Lock(), threading.Lock()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._work, name="journal", daemon=True)
         self._thread.start()
 
-    def put(self, record: Record) -> None:
+    def put(self, record: JobRecord) -> None:
         """Have it written soon, in place of what was there of it."""
         with self._lock:
             self._changed[record.id] = record
@@ -117,7 +117,7 @@ class Journal:
                 with self._lock:
                     self._on_its_way = {}
 
-    def get(self, id: str) -> Record | None:
+    def get(self, id: str) -> JobRecord | None:
         """The request of that name, if it is kept."""
         with self._lock:
             held = self._changed.get(id) or self._on_its_way.get(id)
@@ -127,14 +127,14 @@ class Journal:
             row = connection.execute(sa.select(_jobs).where(_jobs.c.id == id)).one_or_none()
         return None if row is None else _record(row)
 
-    def newest(self, limit: int) -> list[Record]:
+    def newest(self, limit: int) -> list[JobRecord]:
         """The newest requests, without images and counts."""
         self.flush()
         columns = (_jobs.c.id, _jobs.c.kind, _jobs.c.state, _jobs.c.request, _jobs.c.created)
         query = sa.select(*columns).order_by(_jobs.c.created.desc()).limit(limit)
         with self._store.transaction() as connection:
             return [
-                Record(name, kind, request, 0, None, State(state), created=created)
+                JobRecord(name, kind, request, 0, None, State(state), created=created)
                 for name, kind, state, request, created in connection.execute(query)
             ]
 
@@ -151,7 +151,7 @@ class Journal:
             except StoreError as error:
                 _log.error("requests could not be recorded: %s", error)
 
-    def _write(self, records: Iterable[Record]) -> None:
+    def _write(self, records: Iterable[JobRecord]) -> None:
         rows = [_row(record) for record in records]
         if not rows:
             return
@@ -164,18 +164,18 @@ class Journal:
                 connection.execute(sa.delete(_jobs).where(_jobs.c.created <= oldest))
 
 
-def _row(record: Record) -> dict[str, Any]:
+def _row(record: JobRecord) -> dict[str, Any]:
     counts = [[c.run, c.image_id, c.stage.value, c.counts, c.failed] for c in record.counts]
     values = {**vars(record), "state": record.state.value, "seed": str(record.seed)}
     return {**values, "counts": counts}
 
 
-def _record(row: Any) -> Record:
+def _record(row: Any) -> JobRecord:
     counts = tuple(
         LabelCounts(run, image_id, Stage(stage), tuple(votes), failed)
         for run, image_id, stage, votes, failed in row.counts
     )
-    return Record(
+    return JobRecord(
         row.id, row.kind, row.request, int(row.seed), row.image,
         State(row.state), counts, row.answer, row.created,
     )  # fmt: skip

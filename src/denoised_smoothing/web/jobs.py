@@ -18,15 +18,15 @@ from denoised_smoothing.attacks import PGD, attack
 from denoised_smoothing.attacks.pgd import distance
 from denoised_smoothing.certificates.certificate import SamplingPlan
 from denoised_smoothing.certificates.counts import LabelCounts, Stage
-from denoised_smoothing.certificates.parameters import Setting
+from denoised_smoothing.certificates.parameters import SmoothingParameters
 from denoised_smoothing.certificates.prediction import PredictionBudget
 from denoised_smoothing.errors import SettingError
 from denoised_smoothing.images import digest, to_png
 from denoised_smoothing.noise import derive_key
 from denoised_smoothing.smoothing.classifier import SmoothedClassifier
 from denoised_smoothing.web import story
-from denoised_smoothing.web.batching import Ticket
-from denoised_smoothing.web.events import Feed
+from denoised_smoothing.web.batching import PendingImage
+from denoised_smoothing.web.events import EventStream
 from denoised_smoothing.web.limits import Limits
 from denoised_smoothing.web.schemas import (
     AttackRequest,
@@ -55,8 +55,8 @@ class Job(ABC):
     id: str = field(default_factory=lambda: secrets.token_hex(8))
     seed: int = field(default_factory=lambda: secrets.randbits(128))
     counts: Counts = field(default_factory=dict)
-    feed: Feed = field(default_factory=Feed)
-    ticket: Ticket | None = None
+    feed: EventStream = field(default_factory=EventStream)
+    ticket: PendingImage | None = None
     shown: Future[None] | None = None
     began: float = field(default_factory=time.monotonic)
     cancelled: bool = False
@@ -70,7 +70,7 @@ class Job(ABC):
         return digest(self.image)
 
     @cached_property
-    def setting(self) -> Setting:
+    def setting(self) -> SmoothingParameters:
         """What the answer rests on beside the counts."""
         return self.smoothed.setting(self.image, self.request.alpha, self.seed)
 

@@ -13,9 +13,9 @@ from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from denoised_smoothing.web.schemas import Ask
+from denoised_smoothing.web.schemas import ImageRequest
 
-_Ask = TypeVar("_Ask", bound=Ask)
+_Ask = TypeVar("_Ask", bound=ImageRequest)
 _FIELDS = 20
 
 
@@ -37,7 +37,7 @@ async def read_request(request: Request, kind: type[_Ask]) -> tuple[_Ask, bytes 
     return await run_in_threadpool(_checked, kind, values, content)
 
 
-def body_of(kind: type[Ask]) -> dict[str, Any]:
+def body_of(kind: type[ImageRequest]) -> dict[str, Any]:
     """The description of both forms of the body, for OpenAPI."""
     schema = kind.model_json_schema()
     examples = schema.pop("examples", [])

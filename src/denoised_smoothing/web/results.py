@@ -17,7 +17,7 @@ from denoised_smoothing.reporting import (
     default_radii,
     load_results,
 )
-from denoised_smoothing.reporting.html import differing, unproven
+from denoised_smoothing.reporting.html import differing_settings, unproven_runs
 from denoised_smoothing.reporting.tables import caption, headings, measure, method_names
 from denoised_smoothing.store import Store, StoredRun
 from denoised_smoothing.web.story import name_of, votes
@@ -56,8 +56,8 @@ def compared(store: Store, names: Sequence[str]) -> dict[str, Any]:
     return {
         "caption": caption(rows),
         "measure": measure(runs),
-        "differing": differing(runs),
-        "unproven": unproven(runs),
+        "differing": differing_settings(runs),
+        "unproven": unproven_runs(runs),
         "tables": [
             {"headings": headings(table), "rows": [row.texts() for row in table]}
             for table in tables

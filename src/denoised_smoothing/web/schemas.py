@@ -25,7 +25,7 @@ Alpha = Annotated[
 PlanKind = Literal["fixed", "anytime", "radius"]
 
 
-class Ask(BaseModel):
+class ImageRequest(BaseModel):
     """What all requests say: which image, and who answers. Names are those of ``/v1/models``."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -41,7 +41,7 @@ class Ask(BaseModel):
     pictures: bool = Field(False, description="Send pictures of noisy copies and of the radius.")
 
 
-class PredictionRequest(Ask):
+class PredictionRequest(ImageRequest):
     """An image, and how many noisy copies shall vote."""
 
     model_config = ConfigDict(
@@ -51,7 +51,7 @@ class PredictionRequest(Ask):
     n: Copies = 1_000
 
 
-class CertificateRequest(Ask):
+class CertificateRequest(ImageRequest):
     """An image, and how many noisy copies it gets: a fixed number, or as many as it takes."""
 
     model_config = ConfigDict(
@@ -101,7 +101,7 @@ class CertificateRequest(Ask):
         return plans[self.plan](**given)
 
 
-class AttackRequest(Ask):
+class AttackRequest(ImageRequest):
     """An image, its label, and how far the attack may move it."""
 
     model_config = ConfigDict(

@@ -21,7 +21,7 @@ from denoised_smoothing.web.metrics import Metrics
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]", "::1")
 BODY_SECONDS = 30.0
 """For each piece of a body to arrive."""
-OPEN_PATHS = ("/v1/", "/metrics")
+PROTECTED_PREFIXES = ("/v1/", "/metrics")
 """Beginnings of the paths that need the key, where there is one."""
 METHODS = frozenset(("GET", "HEAD", "POST", "DELETE", "OPTIONS"))
 """Counted by name. Clients may send any word, and each would stay in memory."""
@@ -99,7 +99,7 @@ class Guard:
         origin = headers.get("origin")
         if origin is not None and origin.partition("://")[2] != host:
             return problem(403, "requests from pages of other sites are refused")
-        if path.startswith(OPEN_PATHS) and not self._knows(headers):
+        if path.startswith(PROTECTED_PREFIXES) and not self._knows(headers):
             return problem(
                 401,
                 "an API key is needed: Authorization: Bearer KEY",

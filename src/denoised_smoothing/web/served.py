@@ -53,7 +53,7 @@ class Model:
 
 
 @dataclass(frozen=True)
-class Names:
+class ServedNames:
     """What the operator named: specs by name, folders of bundles by name.
 
     Args:
@@ -80,7 +80,7 @@ class Names:
     device: str = "auto"
 
 
-class Offer:
+class ServedModels:
     """The models by name, and the smoothed classifiers made of them, each once.
 
     Everything is loaded when the service starts; a request names, and never loads.
@@ -90,7 +90,7 @@ class Offer:
             answers that are bought.
     """
 
-    def __init__(self, names: Names) -> None:
+    def __init__(self, names: ServedNames) -> None:
         self._names, self._lock = names, threading.Lock()
         self._sigmas = tuple(sorted(map(check_sigma, names.sigmas)))
         self._made: dict[tuple[str, str, float], SmoothedClassifier] = {}

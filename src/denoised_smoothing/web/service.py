@@ -18,13 +18,13 @@ from denoised_smoothing.certificates.counts import LabelCounts, Stage
 from denoised_smoothing.errors import DenoisedSmoothingError, SettingError
 from denoised_smoothing.images import load_image
 from denoised_smoothing.store import Store
-from denoised_smoothing.web.batching import Lane, Ticket
-from denoised_smoothing.web.job_store import Journal, Record, State
+from denoised_smoothing.web.batching import Batcher, PendingImage
+from denoised_smoothing.web.job_store import JobRecord, JobStore, State
 from denoised_smoothing.web.jobs import KINDS, AttackJob, Job
 from denoised_smoothing.web.limits import Limits
 from denoised_smoothing.web.metrics import Metrics
-from denoised_smoothing.web.schemas import Ask
-from denoised_smoothing.web.served import NO_DENOISER, Offer
+from denoised_smoothing.web.schemas import ImageRequest
+from denoised_smoothing.web.served import NO_DENOISER, ServedModels
 from denoised_smoothing.web.story import failure, shown_copies
 from denoised_smoothing.web.uploads import fit, read_upload
 
@@ -38,7 +38,7 @@ _log = logging.getLogger(__name__)
 Counts = Mapping[Stage, LabelCounts]
 
 
-class _Teller:
+class _ProgressReporter:
     """Tells of a request after each batch with votes for it; called by the lane's thread."""
 
     def __init__(self, service: Service, job: Job) -> None:
@@ -77,15 +77,15 @@ class Service:
         limits: of requests.
     """
 
-    def __init__(self, offer: Offer, store: Store, limits: Limits | None = None) -> None:
+    def __init__(self, offer: ServedModels, store: Store, limits: Limits | None = None) -> None:
         self.offer, self.store, self.limits = offer, store, limits or Limits()
         self.metrics = Metrics()
-        self.journal = Journal(store)
+        self.journal = JobStore(store)
         self.ready = threading.Event()
         self.closing = False
         self._until = math.inf  # of the monotonic clock, when requests have had their grace
         self._jobs: dict[str, Job] = {}
-        self._lanes: dict[tuple[str, str, float], Lane] = {}
+        self._lanes: dict[tuple[str, str, float], Batcher] = {}
         self._lock = threading.Lock()
         self._pictures = ThreadPoolExecutor(2, thread_name_prefix="pictures")
         self._attacks = ThreadPoolExecutor(1, thread_name_prefix="attacks")
@@ -96,7 +96,7 @@ class Service:
         """Prepare what is offered, beside everything else."""
         self._preparing.start()
 
-    def read(self, ask: Ask, content: bytes | None) -> tuple[str, np.ndarray, list[str]]:
+    def read(self, ask: ImageRequest, content: bytes | None) -> tuple[str, np.ndarray, list[str]]:
         """The classifier's name, the image as it is answered, and what was changed of it.
 
         Raises:
@@ -115,7 +115,7 @@ class Service:
         image = read_upload(content, pixels=self.limits.pixels)
         return name, *fit(image, self.offer.models[name].shape)
 
-    def submit(self, kind: str, ask: Ask, content: bytes | None, client: str) -> Job:
+    def submit(self, kind: str, ask: ImageRequest, content: bytes | None, client: str) -> Job:
         """Take a request and have it counted.
 
         Raises:
@@ -130,7 +130,7 @@ class Service:
         self._start(job)
         return job
 
-    def resume(self, record: Record, client: str) -> Job:
+    def resume(self, record: JobRecord, client: str) -> Job:
         """Go on with a request that was interrupted: the same seed, the counts that it has.
 
         Raises:
@@ -207,7 +207,7 @@ class Service:
     def _job(
         self,
         kind: str,
-        ask: Ask,
+        ask: ImageRequest,
         client: str,
         classifier: str,
         image: Float[np.ndarray, "c h w"],
@@ -251,20 +251,20 @@ class Service:
             self._finish(job, job.counts, error)
 
     def _count(self, job: Job) -> None:
-        job.ticket = Ticket(
+        job.ticket = PendingImage(
             job.id, job.image_id, job.image, job.seed, job.first, job.targets,
-            on_counts=_Teller(self, job),
+            on_counts=_ProgressReporter(self, job),
             on_end=lambda counts, error: self._ended(job, counts, error),
             counts=dict(job.counts),
         )  # fmt: skip
         job.ticket.cancelled = job.cancelled  # now: it may have been while the ticket was made
         self._lane(job).add(job.ticket)
 
-    def _lane(self, job: Job) -> Lane:
+    def _lane(self, job: Job) -> Batcher:
         key = (job.request.classifier, job.request.denoiser, job.request.sigma)
         with self._lock:
             if key not in self._lanes:
-                self._lanes[key] = Lane(job.smoothed, " ".join(map(str, key)), self.ready)
+                self._lanes[key] = Batcher(job.smoothed, " ".join(map(str, key)), self.ready)
             return self._lanes[key]
 
     def _show(self, job: Job) -> None:
@@ -317,12 +317,12 @@ class Service:
         wanted = job.targets(counts)
         return any((counts[s].n if s in counts else 0) < n for s, n in wanted.items())
 
-    def _record(self, job: Job, counts: Counts) -> Record:
+    def _record(self, job: Job, counts: Counts) -> JobRecord:
         ask = job.request.model_dump(mode="json", exclude={"image", "example"}, exclude_none=True)
         request = {"ask": ask, "classifier": job.request.classifier, "changes": job.changes}
         # An attack is resumed from its start, as its image is not the one that it began with.
         kept = () if isinstance(job, AttackJob) else tuple(counts.values())
-        return Record(job.id, job.kind, request, job.seed, job.png, State.RUNNING, kept)
+        return JobRecord(job.id, job.kind, request, job.seed, job.png, State.RUNNING, kept)
 
     def _prepare(self) -> None:
         try:

@@ -13,7 +13,7 @@ from denoised_smoothing.attacks.pgd import distance, to_grid_within
 from denoised_smoothing.certificates.bounds import clopper_pearson_upper
 from denoised_smoothing.certificates.certificate import Certificate, SamplingPlan
 from denoised_smoothing.certificates.counts import LabelCounts, Stage
-from denoised_smoothing.certificates.parameters import Setting
+from denoised_smoothing.certificates.parameters import SmoothingParameters
 from denoised_smoothing.certificates.plans import Anytime
 from denoised_smoothing.certificates.prediction import Prediction
 from denoised_smoothing.certificates.radii import format_down, gaussian_radius, round_down
@@ -22,14 +22,14 @@ from denoised_smoothing.images import to_png
 from denoised_smoothing.smoothing.classifier import SmoothedClassifier
 
 Counts = Mapping[Stage, LabelCounts]
-Names = Sequence[str] | None
+ServedNames = Sequence[str] | None
 SHOWN_VOTES = 5
 """Labels with the most votes that are shown."""
 AT_ONCE = 4
 """Copies that are sent together."""
 
 
-def name_of(label: int | None, names: Names) -> str | None:
+def name_of(label: int | None, names: ServedNames) -> str | None:
     """The name of a label: its number where it has none."""
     if label is None:
         return None
@@ -41,7 +41,7 @@ def picture(image: Float[np.ndarray, "c h w"]) -> str:
     return "data:image/png;base64," + base64.b64encode(to_png(image)).decode()
 
 
-def votes(counts: LabelCounts, names: Names) -> list[dict[str, Any]]:
+def votes(counts: LabelCounts, names: ServedNames) -> list[dict[str, Any]]:
     """The labels with the most votes, the first ones."""
     top = sorted(range(len(counts.counts)), key=lambda label: (-counts.of(label), label))
     return [
@@ -52,7 +52,7 @@ def votes(counts: LabelCounts, names: Names) -> list[dict[str, Any]]:
 
 
 def certifying(
-    plan: SamplingPlan, setting: Setting, counts: Counts, names: Names
+    plan: SamplingPlan, setting: SmoothingParameters, counts: Counts, names: ServedNames
 ) -> dict[str, Any]:
     """How far a certificate is: votes, and the bound and the radius from the copies so far.
 
@@ -81,7 +81,7 @@ def certifying(
 
 
 def _as_if_fixed(
-    setting: Setting, selection: LabelCounts | None, estimation: LabelCounts | None
+    setting: SmoothingParameters, selection: LabelCounts | None, estimation: LabelCounts | None
 ) -> tuple[float, float]:
     candidate = None if selection is None else selection.top()
     if candidate is None or estimation is None or not estimation.n:
@@ -91,14 +91,14 @@ def _as_if_fixed(
     return 1.0 - failure, gaussian_radius(setting.sigma, failure, setting.error)
 
 
-def predicting(n: int, counts: Counts, names: Names) -> dict[str, Any]:
+def predicting(n: int, counts: Counts, names: ServedNames) -> dict[str, Any]:
     """How far a prediction is."""
     shown = counts[Stage.PREDICTION]
     return {"calls": shown.n, "of": n, "n": shown.n, "votes": votes(shown, names),
             "counted": shown.n}  # fmt: skip
 
 
-def certified(certificate: Certificate, names: Names) -> dict[str, Any]:
+def certified(certificate: Certificate, names: ServedNames) -> dict[str, Any]:
     """The answer with its radius, in plain words too."""
     return {
         "label": certificate.label,
@@ -111,7 +111,7 @@ def certified(certificate: Certificate, names: Names) -> dict[str, Any]:
     }
 
 
-def sentence(certificate: Certificate, names: Names) -> str:
+def sentence(certificate: Certificate, names: ServedNames) -> str:
     """What the certificate says, for readers who never heard of one."""
     confidence = f"confidence {_percent(certificate.alpha)} %"
     name = name_of(certificate.label, names)
@@ -126,7 +126,7 @@ def sentence(certificate: Certificate, names: Names) -> str:
     )
 
 
-def predicted(prediction: Prediction, names: Names) -> dict[str, Any]:
+def predicted(prediction: Prediction, names: ServedNames) -> dict[str, Any]:
     """The answer without a radius."""
     name = name_of(prediction.label, names)
     confidence = f"confidence {_percent(prediction.alpha)} %"
@@ -151,7 +151,7 @@ def shown_copies(
     image: Float[np.ndarray, "c h w"],
     image_id: str,
     seed: int,
-    names: Names,
+    names: ServedNames,
 ) -> list[dict[str, Any]]:
     """Pictures of the first copies that a certificate counts, each with the classifier's answer."""
     count = 24 if max(image.shape[1:]) <= 64 else 8

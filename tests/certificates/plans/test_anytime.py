@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from denoised_smoothing.certificates.bounds import clopper_pearson_upper
 from denoised_smoothing.certificates.confidence_sequence import mixture_failure_bound
 from denoised_smoothing.certificates.counts import LabelCounts, Stage
-from denoised_smoothing.certificates.parameters import Noise, Setting
+from denoised_smoothing.certificates.parameters import Noise, SmoothingParameters
 from denoised_smoothing.certificates.plans import Anytime, FixedBudget
 from denoised_smoothing.certificates.radii import failure_for_radius, gaussian_radius
 from denoised_smoothing.errors import CountsError, SettingError
@@ -316,7 +316,7 @@ class TestNextDecision:
         self, n0: int, p: float, every: int
     ) -> None:
         plan = Anytime(radii=(0.1, 0.25, 0.4), max_n=400, n0=n0, every=every)
-        setting = Setting(sigma=0.25, alpha=0.001, dimension=12, seed=0)
+        setting = SmoothingParameters(sigma=0.25, alpha=0.001, dimension=12, seed=0)
         votes = (np.random.default_rng(n0 + every).random(400) >= p).astype(int)
 
         def counted(stage: Stage, labels: np.ndarray) -> LabelCounts:

@@ -19,7 +19,7 @@ from denoised_smoothing.models.classifiers import (
 )
 
 SHARED = Path(
-    os.environ.get("DENOISED_SMOOTHING_SHARED", Path(__file__).resolve().parents[3] / "shared")
+    os.environ.get("DENOISED_SMOOTHING_SHARED", Path(__file__).resolve().parents[4] / "shared")
 )
 RESNET56 = SHARED / "data/cifar10_classifiers/resnet56.safetensors"
 CIFAR10 = SHARED / "data/cifar10/test.parquet"

@@ -21,7 +21,7 @@ from denoised_smoothing.models.classifiers.cifar_resnet import ProjectedResNet
 
 from . import models
 
-README = Path(__file__).parents[2] / "README.md"
+README = Path(__file__).parents[3] / "README.md"
 ROW = re.compile(r"^\| [^|]+ \| `(denoised-smoothing certify [^`]+ --classifier [^`]+)` \|$", re.M)
 NAMES = ("cat", "dog", "fox")
 

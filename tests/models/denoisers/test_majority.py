@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from denoised_smoothing import SmoothedClassifier, load_classifier
 from denoised_smoothing.errors import SettingError
-from denoised_smoothing.models.denoisers import Drafting, MajorityVote
+from denoised_smoothing.models.denoisers import MajorityVote, MultiSampleDenoiser
 
 
 class Scripted(nn.Module):
@@ -48,7 +48,7 @@ class Shown(nn.Module):
 
 def test_the_majority_wins_and_a_tie_goes_to_the_lowest() -> None:
     drafts = Scripted([[3, 1, 2, -1, 5], [3, 2, 1, -1, 7], [4, 2, 0, 6, 7]])
-    assert isinstance(drafts, Drafting)
+    assert isinstance(drafts, MultiSampleDenoiser)
     vote = MajorityVote(shown, drafts, 0.5)
     assert vote(torch.zeros(5, 1, 2, 2)).tolist() == [3, 2, 0, -1, 7]
 

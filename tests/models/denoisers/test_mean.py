@@ -11,7 +11,7 @@ from denoised_smoothing.attacks.soft_votes import SoftVotes
 from denoised_smoothing.engines.pipeline import folded
 from denoised_smoothing.errors import ClassifierError, SettingError, SpecError
 from denoised_smoothing.models.catalogue import load_bundle
-from denoised_smoothing.models.denoisers import DnCNN, MeanAnswer, MeanDenoiser, UNet
+from denoised_smoothing.models.denoisers import DnCNN, MeanDenoiser, MeanLogits, UNet
 from denoised_smoothing.models.denoisers.base import DenoiserNetwork
 from denoised_smoothing.models.fingerprints import fingerprint
 from denoised_smoothing.noise import derive_key, standard_normal
@@ -37,16 +37,16 @@ class Corners(nn.Module):
 
 def test_scores_are_averaged_over_denoisers_and_mirror_images() -> None:
     image = torch.tensor([[[[1.0, 5.0]]]])
-    plain = MeanAnswer(Corners(), MeanDenoiser([Adding(0), Adding(2)]), 0.5)
+    plain = MeanLogits(Corners(), MeanDenoiser([Adding(0), Adding(2)]), 0.5)
     assert plain(image).tolist() == [[2, 6]]
     mirrored = MeanDenoiser([Adding(0), Adding(2)], mirror=True)
     assert mirrored.votes == 4
-    assert MeanAnswer(Corners(), mirrored, 0.5)(image).tolist() == [[4, 4]]
+    assert MeanLogits(Corners(), mirrored, 0.5)(image).tolist() == [[4, 4]]
     torch.testing.assert_close(mirrored(image, 0.5), image)
 
 
 def test_labels_have_no_mean() -> None:
-    mean = MeanAnswer(lambda images: torch.zeros(len(images)), MeanDenoiser([Adding(0)] * 2), 0.5)
+    mean = MeanLogits(lambda images: torch.zeros(len(images)), MeanDenoiser([Adding(0)] * 2), 0.5)
     with pytest.raises(ClassifierError, match="answers with labels, which have no mean"):
         mean(torch.zeros(1, 1, 2, 2))
 
@@ -121,7 +121,7 @@ def test_gradients_follow_every_view(image: Tensor, mean: MeanDenoiser) -> None:
     soft = SoftVotes(smoothed, copies=1, fresh=False)
     key = derive_key(0, "soft votes", 0)
     noisy = image[None] + 0.5 * standard_normal(key, (1, 1, 8, 8), torch.device("cpu"))
-    logits = MeanAnswer(smoothed.classifier, mean, 0.5)(noisy)
+    logits = MeanLogits(smoothed.classifier, mean, 0.5)(noisy)
     torch.testing.assert_close(soft(image[None]), torch.log_softmax(logits, dim=1))
 
 

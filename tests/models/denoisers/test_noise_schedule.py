@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from denoised_smoothing.errors import ImageError, SettingError, WeightsError
-from denoised_smoothing.models.denoisers.diffusion import DiffusionDenoiser, Walk
+from denoised_smoothing.models.denoisers.diffusion import DiffusionDenoiser, ReverseDiffusion
 from denoised_smoothing.models.denoisers.noise_schedule import (
     Prediction,
     VariancePreserving,
@@ -198,7 +198,7 @@ class TestSteps:
         end = MEAN + (y - MEAN) * SPREAD / (SPREAD**2 + 1.0) ** 0.5
         errors = []
         for steps in (1, 10, 100):
-            walk = Walk(steps=steps)
+            walk = ReverseDiffusion(steps=steps)
             denoiser = DiffusionDenoiser(network, levels_of(scheduler, whole=False), walk=walk)
             assert denoiser.model_calls == steps
             errors.append(float((denoiser(noisy, 0.5) - (end + 1) / 2).abs().max()))
@@ -215,7 +215,7 @@ class TestSteps:
 
         scheduler = diffusers.DDPMScheduler()
         network = Counting(scheduler.alphas_cumprod, "epsilon")
-        walk = Walk(steps=3, votes=4)
+        walk = ReverseDiffusion(steps=3, votes=4)
         denoiser = DiffusionDenoiser(network, levels_of(scheduler, whole=False), walk=walk)
         drafts = list(denoiser.drafts(noisy_images(0.5), 0.5))
         assert len(drafts) == denoiser.votes == 4
@@ -228,7 +228,7 @@ class TestSteps:
         network = IdealVP(scheduler.alphas_cumprod, "epsilon")
 
         def drafts(noisy: Tensor, seed: int = 0) -> list[Tensor]:
-            walk = Walk(steps=3, votes=2, seed=seed)
+            walk = ReverseDiffusion(steps=3, votes=2, seed=seed)
             made = DiffusionDenoiser(network, levels_of(scheduler, whole=False), walk=walk)
             return list(made.drafts(noisy, 0.5))
 
@@ -247,7 +247,7 @@ class TestSteps:
         """
         scheduler = diffusers.DDPMScheduler()
         network = IdealVP(scheduler.alphas_cumprod, "epsilon")
-        walk = Walk(steps=40, votes=25)
+        walk = ReverseDiffusion(steps=40, votes=25)
         denoiser = DiffusionDenoiser(network, levels_of(scheduler, whole=False), walk=walk)
         noisy = torch.full((1, 1, 10, 10), 0.6)
         ends = torch.stack(list(denoiser.drafts(noisy, 0.5))).flatten()
@@ -258,9 +258,9 @@ class TestSteps:
 
     def test_votes_over_one_step_are_refused(self) -> None:
         with pytest.raises(SettingError, match="3 votes over walks of 1 step are all the same"):
-            Walk(votes=3)
+            ReverseDiffusion(votes=3)
         with pytest.raises(SettingError, match="must be at least 1"):
-            Walk(steps=0)
+            ReverseDiffusion(steps=0)
 
 
 class TestRefused:

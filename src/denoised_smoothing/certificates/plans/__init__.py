@@ -13,7 +13,7 @@ from denoised_smoothing.errors import SettingError
 __all__ = ["Anytime", "FixedBudget", "RadiusTarget", "chosen_plan"]
 
 
-def chosen_plan(plan: SamplingPlan | None, n0: int | None, n: int | None) -> SamplingPlan:
+def plan_or_budget(plan: SamplingPlan | None, n0: int | None, n: int | None) -> SamplingPlan:
     """The plan, or the fixed budget of n0 and n; those not given are as by default.
 
     Raises:

@@ -16,7 +16,7 @@ from denoised_smoothing.certificates.confidence_sequence import (
     mixture_failure_bound,
 )
 from denoised_smoothing.certificates.counts import LabelCounts, Stage
-from denoised_smoothing.certificates.parameters import Setting
+from denoised_smoothing.certificates.parameters import SmoothingParameters
 from denoised_smoothing.certificates.plans.fixed import Counts, check_independent
 from denoised_smoothing.certificates.radii import (
     check_radii,
@@ -38,8 +38,8 @@ class Anytime(SamplingPlan):
     A bound that holds at all times at once (the truncated Krichevsky-Trofimov mixture of
     :mod:`~denoised_smoothing.certificates.confidence_sequence`) at 3/4 of alpha, and one
     Clopper-Pearson look at ``max_n`` copies at 1/4: together wrong with probability at most alpha.
-    All radii are judged on one stream at no price in alpha, for their hypotheses are nested. It ends when
-    all radii are certified, or when the smallest that is not certified is out of reach or
+    All radii are judged on one stream at no price in alpha, for their hypotheses are nested. It
+    ends when all radii are certified, or when the smallest that is not certified is out of reach or
     improbable. The run may be continued (``more``) and stays valid; the look is not repeated.
 
     Args:
@@ -69,7 +69,7 @@ class Anytime(SamplingPlan):
             if value != 0:
                 check_copies(name, value)
 
-    def targets(self, counts: Counts, setting: Setting) -> dict[Stage, int]:
+    def targets(self, counts: Counts, setting: SmoothingParameters) -> dict[Stage, int]:
         selection = {Stage.SELECTION: self.n0} if self.n0 else {}
         boundaries = self.boundaries(setting)
         if not boundaries:  # whatever the copies say, nothing can be certified
@@ -78,7 +78,7 @@ class Anytime(SamplingPlan):
         beyond = {Stage.CONTINUATION: wanted - self.max_n} if wanted > self.max_n else {}
         return {**selection, Stage.ESTIMATION: min(wanted, self.max_n), **beyond}
 
-    def certificate(self, counts: Counts, setting: Setting) -> Certificate:
+    def certificate(self, counts: Counts, setting: SmoothingParameters) -> Certificate:
         estimation, later = counts.get(Stage.ESTIMATION), counts.get(Stage.CONTINUATION)
         if estimation is None:
             raise CountsError("an anytime certificate needs counts of estimation, got none")
@@ -139,7 +139,7 @@ class Anytime(SamplingPlan):
                 f"after {estimation.n}"
             )
 
-    def boundaries(self, setting: Setting) -> list[tuple[float, Boundary]]:
+    def boundaries(self, setting: SmoothingParameters) -> list[tuple[float, Boundary]]:
         """The radii that can be reached, ascending, each with its decisions."""
         mixture, look = self._alphas(setting)
         pairs = []
@@ -151,7 +151,7 @@ class Anytime(SamplingPlan):
                     pairs.append((radius, found))
         return pairs
 
-    def _alphas(self, setting: Setting) -> tuple[float, float]:
+    def _alphas(self, setting: SmoothingParameters) -> tuple[float, float]:
         """Levels of the mixture and of the look."""
         alpha = check_anytime_alpha(setting.alpha) / (1 if self.n0 else 2)
         return MIXTURE_SHARE * alpha, (1 - MIXTURE_SHARE) * alpha
@@ -220,7 +220,9 @@ class Anytime(SamplingPlan):
         candidate = self._candidate(counts, votes)
         return 0 if candidate is None else votes.of(candidate)
 
-    def _failure_bound(self, counts: Counts, setting: Setting) -> tuple[float, int | None]:
+    def _failure_bound(
+        self, counts: Counts, setting: SmoothingParameters
+    ) -> tuple[float, int | None]:
         """The smallest bound on q that holds, and the label that it is about.
 
         Of all copies; of those up to the cap, for what was certified there stays certified; and

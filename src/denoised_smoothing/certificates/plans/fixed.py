@@ -13,7 +13,7 @@ from denoised_smoothing.certificates.bounds import (
 )
 from denoised_smoothing.certificates.certificate import Certificate, SamplingPlan
 from denoised_smoothing.certificates.counts import LabelCounts, Stage
-from denoised_smoothing.certificates.parameters import Setting
+from denoised_smoothing.certificates.parameters import SmoothingParameters
 from denoised_smoothing.certificates.radii import gaussian_radius, two_sided_radius
 from denoised_smoothing.errors import CountsError
 
@@ -48,11 +48,11 @@ class FixedBudget(SamplingPlan):
         check_copies("n0", self.n0)
         check_copies("n", self.n)
 
-    def targets(self, counts: Counts, setting: Setting) -> dict[Stage, int]:
+    def targets(self, counts: Counts, setting: SmoothingParameters) -> dict[Stage, int]:
         wanted = estimation_target(counts, self.n0, self.n, setting.alpha, two_sided=self.two_sided)
         return {Stage.SELECTION: self.n0, Stage.ESTIMATION: wanted}
 
-    def certificate(self, counts: Counts, setting: Setting) -> Certificate:
+    def certificate(self, counts: Counts, setting: SmoothingParameters) -> Certificate:
         return fixed_certificate(self, counts, (self.n0, self.n), setting, two_sided=self.two_sided)
 
     def most_calls(self) -> int:
@@ -121,7 +121,7 @@ def fixed_certificate(
     plan: SamplingPlan,
     counts: Counts,
     budget: tuple[int, int],
-    setting: Setting,
+    setting: SmoothingParameters,
     *,
     two_sided: bool = False,
 ) -> Certificate:

@@ -13,7 +13,7 @@ from scipy import special, stats
 from denoised_smoothing.certificates.bounds import check_copies
 from denoised_smoothing.certificates.certificate import Certificate, SamplingPlan
 from denoised_smoothing.certificates.counts import Stage
-from denoised_smoothing.certificates.parameters import Setting
+from denoised_smoothing.certificates.parameters import SmoothingParameters
 from denoised_smoothing.certificates.plans.fixed import (
     Counts,
     estimation_target,
@@ -61,7 +61,7 @@ class RadiusTarget(SamplingPlan):
             object.__setattr__(self, "n0", max(100, self.of_n // 10))
         check_copies("n0", self.n0)
 
-    def n(self, counts: Counts, setting: Setting) -> int | None:
+    def n(self, counts: Counts, setting: SmoothingParameters) -> int | None:
         """Copies of the estimation stage; None until the pilot is complete."""
         pilot = counts.get(Stage.SELECTION)
         if pilot is None or pilot.n < self.n0:
@@ -70,14 +70,14 @@ class RadiusTarget(SamplingPlan):
         successes = 0 if candidate is None else pilot.of(candidate)
         return _copies(successes, self.n0, self.of_n, self.share, setting.alpha)
 
-    def targets(self, counts: Counts, setting: Setting) -> dict[Stage, int]:
+    def targets(self, counts: Counts, setting: SmoothingParameters) -> dict[Stage, int]:
         n = self.n(counts, setting)
         if n is None:
             return {Stage.SELECTION: self.n0, Stage.ESTIMATION: 0}
         wanted = estimation_target(counts, self.n0, n, setting.alpha)
         return {Stage.SELECTION: self.n0, Stage.ESTIMATION: wanted}
 
-    def certificate(self, counts: Counts, setting: Setting) -> Certificate:
+    def certificate(self, counts: Counts, setting: SmoothingParameters) -> Certificate:
         n = self.n(counts, setting) or self.of_n  # without a pilot, refused just below
         return fixed_certificate(self, counts, (self.n0, n), setting)
 

@@ -35,7 +35,7 @@ def load_zero_shot(named: str, labels: Sequence[str], template: str = TEMPLATE) 
     Raises:
         SpecError: the template has no ``{}``.
         WeightsError: it cannot be had, or is of another kind.
-        SettingError: as :func:`~denoised_smoothing.models.classifiers.transformers.load_transformers`.
+        SettingError: as :func:`.load_transformers`.
         ImportError: transformers is not installed.
     """
     import transformers

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from denoised_smoothing.errors import SpecError, WeightsError
-from denoised_smoothing.models.denoisers.diffusion import CARD, DiffusionDenoiser, Walk
+from denoised_smoothing.models.denoisers.diffusion import CARD, DiffusionDenoiser, ReverseDiffusion
 from denoised_smoothing.models.denoisers.noise_schedule import levels_of
 from denoised_smoothing.models.hub import model_folder
 from denoised_smoothing.models.specs import Source, Spec
 
 
-def load_diffusion(named: str, walk: Walk | None = None) -> DiffusionDenoiser:
+def load_diffusion(named: str, walk: ReverseDiffusion | None = None) -> DiffusionDenoiser:
     """An unconditional pixel diffusion model of diffusers, in evaluation mode.
 
     Args:
@@ -103,7 +103,7 @@ def _load(spec: Spec) -> DiffusionDenoiser:
     seed = spec.options.get("seed", "0")
     if not seed.isdecimal():
         raise SpecError(f"{spec.text!r}: seed must be a whole number, got {seed!r}")
-    walk = Walk(spec.number("steps", 1), spec.number("votes", 1), int(seed))
+    walk = ReverseDiffusion(spec.number("steps", 1), spec.number("votes", 1), int(seed))
     return load_diffusion(spec.rest, walk)
 
 

@@ -23,7 +23,7 @@ _RHO = 7.0
 
 
 @dataclass(frozen=True)
-class Walk:
+class ReverseDiffusion:
     """How a noisy image goes down to a clean one.
 
     Args:
@@ -79,13 +79,13 @@ class DiffusionDenoiser(DenoiserNetwork):
         image_channels: int = 3,
         size: int | None = None,
         clip: float | None = None,
-        walk: Walk | None = None,
+        walk: ReverseDiffusion | None = None,
         scheduler: Any = None,
         **config: Any,
     ) -> None:
         super().__init__(image_channels=image_channels, **config)
         self.unet, self.levels, self.scheduler = unet, levels, scheduler
-        self.size, self.clip, self.walk = size, clip, walk or Walk()
+        self.size, self.clip, self.walk = size, clip, walk or ReverseDiffusion()
 
     @property
     def votes(self) -> int:

@@ -13,7 +13,7 @@ from denoised_smoothing.models.protocols import Classifier
 
 
 @runtime_checkable
-class Drafting(Protocol):
+class MultiSampleDenoiser(Protocol):
     """A denoiser with several answers to one noisy image."""
 
     @property
@@ -38,7 +38,7 @@ class MajorityVote(nn.Module):
         sigma: the noise's standard deviation on images in [0, 1].
     """
 
-    def __init__(self, classifier: Classifier, denoiser: Drafting, sigma: float) -> None:
+    def __init__(self, classifier: Classifier, denoiser: MultiSampleDenoiser, sigma: float) -> None:
         super().__init__()
         self.classifier, self.denoiser, self.sigma = classifier, denoiser, sigma
 

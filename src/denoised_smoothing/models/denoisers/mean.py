@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from denoised_smoothing.errors import ClassifierError, SettingError
 from denoised_smoothing.models.denoisers.base import DenoiserNetwork, as_denoiser
-from denoised_smoothing.models.denoisers.majority import Drafting
+from denoised_smoothing.models.denoisers.majority import MultiSampleDenoiser
 from denoised_smoothing.models.protocols import Classifier, Denoiser
 
 
@@ -45,7 +45,7 @@ class MeanDenoiser(DenoiserNetwork):
                 f"denoisers for images of {' and '.join(map(str, sorted(channels)))} channels "
                 "have no mean; take denoisers for the same images"
             )
-        if any(isinstance(denoiser, Drafting) for denoiser in denoisers):
+        if any(isinstance(denoiser, MultiSampleDenoiser) for denoiser in denoisers):
             raise SettingError("a mean is of unet, dncnn or memnet, not of diffusion or of means")
         super().__init__(image_channels=channels.pop())
         self.denoisers, self.mirror = nn.ModuleList(denoisers), mirror
@@ -76,7 +76,7 @@ class MeanDenoiser(DenoiserNetwork):
         return next(self.drafts(noisy, sigma))
 
 
-class MeanAnswer(nn.Module):
+class MeanLogits(nn.Module):
     """Mean logits [B, K] of a classifier over the views of a :class:`MeanDenoiser`.
 
     Args:
@@ -109,7 +109,7 @@ class MeanAnswer(nn.Module):
         return torch.stack(answers).float().mean(dim=0)
 
 
-def answers_behind(
+def logits_after_denoising(
     denoiser: Denoiser | None,
     classifier: Classifier,
     sigma: float,
@@ -128,5 +128,5 @@ def answers_behind(
         ClassifierError: a mean over answers that are labels.
     """
     if isinstance(denoiser, MeanDenoiser):
-        return MeanAnswer(classifier, denoiser, sigma).forward(noisy)
+        return MeanLogits(classifier, denoiser, sigma).forward(noisy)
     return classifier(noisy if denoiser is None else as_denoiser(denoiser)(noisy, sigma))

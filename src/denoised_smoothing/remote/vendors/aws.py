@@ -9,11 +9,11 @@ from denoised_smoothing.errors import SettingError
 from denoised_smoothing.remote.labels import Scored
 from denoised_smoothing.remote.records import Outcome
 from denoised_smoothing.remote.vendors.base import (
-    Blame,
+    FaultSource,
     Limits,
     Reply,
     Vendor,
-    VendorFault,
+    VendorError,
     fault_of_status,
     needed,
     retry_after,
@@ -110,19 +110,19 @@ class Rekognition(Vendor):
         except errors.ClientError as error:
             raise _fault(error.response) from error
         except errors.ReadTimeoutError as error:
-            raise VendorFault(Outcome.TIMEOUT, f"no answer in time ({error})") from error
+            raise VendorError(Outcome.TIMEOUT, f"no answer in time ({error})") from error
         except (
             errors.EndpointConnectionError,
             errors.ConnectTimeoutError,
             errors.ProxyConnectionError,
         ) as error:
-            raise VendorFault(Outcome.UNREACHABLE, f"no connection ({error})") from error
+            raise VendorError(Outcome.UNREACHABLE, f"no connection ({error})") from error
         except errors.HTTPClientError as error:
-            raise VendorFault(Outcome.DROPPED, f"the connection ended ({error})") from error
+            raise VendorError(Outcome.DROPPED, f"the connection ended ({error})") from error
         except self._parsers.ResponseParserError as error:
-            raise VendorFault(Outcome.GARBLED, f"the answer cannot be read ({error})") from error
+            raise VendorError(Outcome.GARBLED, f"the answer cannot be read ({error})") from error
         except errors.BotoCoreError as error:  # credentials that expired, an odd name
-            raise VendorFault(Outcome.REFUSED, str(error), Blame.ACCOUNT) from error
+            raise VendorError(Outcome.REFUSED, str(error), FaultSource.ACCOUNT) from error
         return {key: value for key, value in answer.items() if key != "ResponseMetadata"}
 
     def reply(self, answer: Any) -> Reply:
@@ -137,18 +137,18 @@ class Rekognition(Vendor):
         return {**super().fingerprint_parts(), **more}
 
 
-def _fault(response: Any) -> VendorFault:
+def _fault(response: Any) -> VendorError:
     told, meta = response.get("Error", {}), response.get("ResponseMetadata", {})
     code, status = str(told.get("Code", "")), int(meta.get("HTTPStatusCode", 0))
     message, headers = f"{code}: {told.get('Message', '')}", meta.get("HTTPHeaders", {})
     kinds = (
-        (_THROTTLED, Outcome.THROTTLED, Blame.LOAD),
-        (_ACCOUNT, Outcome.REFUSED, Blame.ACCOUNT),
-        (_IMAGE, Outcome.REJECTED, Blame.IMAGE),
+        (_THROTTLED, Outcome.THROTTLED, FaultSource.LOAD),
+        (_ACCOUNT, Outcome.REFUSED, FaultSource.ACCOUNT),
+        (_IMAGE, Outcome.REJECTED, FaultSource.IMAGE),
     )
     for words, outcome, blame in kinds:
         if any(word in code for word in words):
-            return VendorFault(
+            return VendorError(
                 outcome, message, blame, retry_after=retry_after(headers), answer=told
             )
     return fault_of_status(status, message, headers, told)

@@ -13,7 +13,7 @@ from denoised_smoothing.remote.vendors.base import (
     Limits,
     Reply,
     Vendor,
-    VendorFault,
+    VendorError,
     fault_of_status,
     needed,
 )
@@ -76,18 +76,18 @@ class ImageAnalysis(Vendor):
         except (errors.ServiceResponseTimeoutError, errors.IncompleteReadError) as error:
             timed_out = isinstance(error, errors.ServiceResponseTimeoutError)
             outcome = Outcome.TIMEOUT if timed_out else Outcome.DROPPED
-            raise VendorFault(outcome, f"no whole answer ({error})") from error
+            raise VendorError(outcome, f"no whole answer ({error})") from error
         except (errors.DecodeError, errors.DeserializationError) as error:
-            raise VendorFault(Outcome.GARBLED, f"the answer cannot be read ({error})") from error
+            raise VendorError(Outcome.GARBLED, f"the answer cannot be read ({error})") from error
         except errors.HttpResponseError as error:
             raise _fault(error) from error
         except errors.ServiceRequestError as error:
-            raise VendorFault(Outcome.UNREACHABLE, f"no connection ({error})") from error
+            raise VendorError(Outcome.UNREACHABLE, f"no connection ({error})") from error
         except errors.ServiceResponseError as error:
             outcome = Outcome.TIMEOUT if "timed out" in str(error) else Outcome.DROPPED
-            raise VendorFault(outcome, f"the connection ended ({error})") from error
+            raise VendorError(outcome, f"the connection ended ({error})") from error
         except ValueError as error:
-            raise VendorFault(Outcome.GARBLED, f"the answer cannot be read ({error})") from error
+            raise VendorError(Outcome.GARBLED, f"the answer cannot be read ({error})") from error
 
     def reply(self, answer: Any) -> Reply:
         tags = (answer.get("tagsResult") or {}).get("values") or []
@@ -108,7 +108,7 @@ def _transport(timeout: float, in_flight: int) -> Any:
     )
 
 
-def _fault(error: Any) -> VendorFault:
+def _fault(error: Any) -> VendorError:
     response = error.response
     told = getattr(error, "error", None)
     message = f"{told.code}: {told.message}" if told is not None else str(error.message)

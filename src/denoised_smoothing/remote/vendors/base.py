@@ -27,7 +27,7 @@ class Limits:
     max_bytes: int | None = None
 
 
-class Blame(Enum):
+class FaultSource(Enum):
     """Where to look when a query fails."""
 
     LOAD = "load"
@@ -40,7 +40,7 @@ class Blame(Enum):
     """A name, an address or a request that the vendor does not know."""
 
 
-class VendorFault(Exception):  # noqa: N818
+class VendorError(Exception):
     """An attempt that brought no answer.
 
     Args:
@@ -55,7 +55,7 @@ class VendorFault(Exception):  # noqa: N818
         self,
         outcome: Outcome,
         message: str,
-        blame: Blame = Blame.LOAD,
+        blame: FaultSource = FaultSource.LOAD,
         *,
         retry_after: float | None = None,
         answer: Any = None,
@@ -163,34 +163,34 @@ def retry_after(headers: Mapping[str, str] | None) -> float | None:
 
 
 _BLAMES = {
-    400: (Outcome.REJECTED, Blame.IMAGE),
-    401: (Outcome.REFUSED, Blame.ACCOUNT),
-    402: (Outcome.REFUSED, Blame.ACCOUNT),
-    403: (Outcome.REFUSED, Blame.ACCOUNT),
-    404: (Outcome.REFUSED, Blame.SETUP),
-    405: (Outcome.REFUSED, Blame.SETUP),
-    407: (Outcome.REFUSED, Blame.SETUP),
-    408: (Outcome.TIMEOUT, Blame.LOAD),
-    410: (Outcome.REFUSED, Blame.SETUP),
-    413: (Outcome.REJECTED, Blame.IMAGE),
-    415: (Outcome.REJECTED, Blame.IMAGE),
-    422: (Outcome.REJECTED, Blame.IMAGE),
-    429: (Outcome.THROTTLED, Blame.LOAD),
-    503: (Outcome.THROTTLED, Blame.LOAD),
+    400: (Outcome.REJECTED, FaultSource.IMAGE),
+    401: (Outcome.REFUSED, FaultSource.ACCOUNT),
+    402: (Outcome.REFUSED, FaultSource.ACCOUNT),
+    403: (Outcome.REFUSED, FaultSource.ACCOUNT),
+    404: (Outcome.REFUSED, FaultSource.SETUP),
+    405: (Outcome.REFUSED, FaultSource.SETUP),
+    407: (Outcome.REFUSED, FaultSource.SETUP),
+    408: (Outcome.TIMEOUT, FaultSource.LOAD),
+    410: (Outcome.REFUSED, FaultSource.SETUP),
+    413: (Outcome.REJECTED, FaultSource.IMAGE),
+    415: (Outcome.REJECTED, FaultSource.IMAGE),
+    422: (Outcome.REJECTED, FaultSource.IMAGE),
+    429: (Outcome.THROTTLED, FaultSource.LOAD),
+    503: (Outcome.THROTTLED, FaultSource.LOAD),
 }
 
 
 def fault_of_status(
     status: int, message: str, headers: Mapping[str, str] | None = None, answer: Any = None
-) -> VendorFault:
+) -> VendorError:
     """The fault that an HTTP status stands for. 503 with ``Retry-After`` counts as throttled."""
     after = retry_after(headers)
-    outcome, blame = _BLAMES.get(status, (Outcome.FAILED, Blame.LOAD))
+    outcome, blame = _BLAMES.get(status, (Outcome.FAILED, FaultSource.LOAD))
     if status == 503 and after is None:
         outcome = Outcome.FAILED
     if 300 <= status < 400:
-        outcome, blame = Outcome.REFUSED, Blame.SETUP
-    return VendorFault(
+        outcome, blame = Outcome.REFUSED, FaultSource.SETUP
+    return VendorError(
         outcome, f"HTTP {status}: {message}", blame, retry_after=after, answer=answer
     )
 

@@ -11,10 +11,10 @@ from denoised_smoothing.errors import SettingError
 from denoised_smoothing.remote.labels import Scored
 from denoised_smoothing.remote.records import Outcome
 from denoised_smoothing.remote.vendors.base import (
-    Blame,
+    FaultSource,
     Limits,
     Reply,
-    VendorFault,
+    VendorError,
     fault_of_status,
     retry_after,
 )
@@ -22,14 +22,14 @@ from denoised_smoothing.remote.vendors.http import checked_url
 from denoised_smoothing.remote.vendors.wire import WireVendor
 
 _FAULTS = {
-    range(11000, 11003): (Outcome.REFUSED, Blame.ACCOUNT),
-    range(11003, 11004): (Outcome.THROTTLED, Blame.LOAD),
-    range(11004, 11005): (Outcome.REFUSED, Blame.ACCOUNT),
-    range(11005, 11006): (Outcome.THROTTLED, Blame.LOAD),
-    range(11006, 11100): (Outcome.REFUSED, Blame.ACCOUNT),
-    range(21200, 21300): (Outcome.REFUSED, Blame.SETUP),
-    range(30000, 31000): (Outcome.REJECTED, Blame.IMAGE),
-    range(98004, 98006): (Outcome.THROTTLED, Blame.LOAD),
+    range(11000, 11003): (Outcome.REFUSED, FaultSource.ACCOUNT),
+    range(11003, 11004): (Outcome.THROTTLED, FaultSource.LOAD),
+    range(11004, 11005): (Outcome.REFUSED, FaultSource.ACCOUNT),
+    range(11005, 11006): (Outcome.THROTTLED, FaultSource.LOAD),
+    range(11006, 11100): (Outcome.REFUSED, FaultSource.ACCOUNT),
+    range(21200, 21300): (Outcome.REFUSED, FaultSource.SETUP),
+    range(30000, 31000): (Outcome.REJECTED, FaultSource.IMAGE),
+    range(98004, 98006): (Outcome.THROTTLED, FaultSource.LOAD),
 }
 """Its own status codes, which say more than those of HTTP."""
 
@@ -73,14 +73,14 @@ class Clarifai(WireVendor):
         encoded = base64.b64encode(image).decode()
         return {"json": {"inputs": [{"data": {"image": {"base64": encoded}}}]}}
 
-    def fault(self, status: int, answer: Any, headers: Mapping[str, str]) -> VendorFault:
+    def fault(self, status: int, answer: Any, headers: Mapping[str, str]) -> VendorError:
         told = answer.get("status") if isinstance(answer, dict) else None
         if isinstance(told, dict) and isinstance(code := told.get("code"), int):
             for codes, (outcome, blame) in _FAULTS.items():
                 if code in codes:
                     message = f"{code} {told.get('description')} {told.get('details', '')}"
                     after = retry_after(headers)
-                    return VendorFault(outcome, message, blame, retry_after=after, answer=answer)
+                    return VendorError(outcome, message, blame, retry_after=after, answer=answer)
         return fault_of_status(status, str(told or "no further word"), headers, answer)
 
     def reply(self, answer: Any) -> Reply:

@@ -10,11 +10,11 @@ from denoised_smoothing.errors import SettingError
 from denoised_smoothing.remote.labels import Scored
 from denoised_smoothing.remote.records import Outcome
 from denoised_smoothing.remote.vendors.base import (
-    Blame,
+    FaultSource,
     Limits,
     Reply,
     Vendor,
-    VendorFault,
+    VendorError,
     fault_of_status,
     needed,
 )
@@ -93,18 +93,18 @@ class CloudVision(Vendor):
         except errors.GoogleAPICallError as error:
             raise _fault(error) from error
         except (requests.ConnectTimeout, requests.ProxyError) as error:
-            raise VendorFault(Outcome.UNREACHABLE, f"no connection ({error})") from error
+            raise VendorError(Outcome.UNREACHABLE, f"no connection ({error})") from error
         except requests.Timeout as error:
-            raise VendorFault(Outcome.TIMEOUT, "no answer in time") from error
+            raise VendorError(Outcome.TIMEOUT, "no answer in time") from error
         except requests.ConnectionError as error:
             # One class for a connection that never was and for one that was lost.
             never = "NewConnectionError" in repr(error) or "NameResolution" in repr(error)
             outcome = Outcome.UNREACHABLE if never else Outcome.DROPPED
-            raise VendorFault(outcome, f"the connection failed ({error})") from error
+            raise VendorError(outcome, f"the connection failed ({error})") from error
         except requests.RequestException as error:
-            raise VendorFault(Outcome.DROPPED, f"the connection ended ({error})") from error
+            raise VendorError(Outcome.DROPPED, f"the connection ended ({error})") from error
         except (ValueError, self._parsing.Error) as error:  # no JSON, or not that of a response
-            raise VendorFault(Outcome.GARBLED, f"the answer cannot be read ({error})") from error
+            raise VendorError(Outcome.GARBLED, f"the answer cannot be read ({error})") from error
         return _checked(type(answer).to_dict(answer, use_integers_for_enums=False))
 
     def reply(self, answer: Any) -> Reply:
@@ -134,10 +134,10 @@ def _checked(answer: dict[str, Any]) -> dict[str, Any]:
     return answer
 
 
-def _fault(error: Any) -> VendorFault:
+def _fault(error: Any) -> VendorError:
     response = getattr(error, "response", None)
     headers = getattr(response, "headers", None)
     status = int(error.code or 0)
     if status == 400 and "API key" in str(error):
-        return VendorFault(Outcome.REFUSED, str(error), Blame.ACCOUNT)
+        return VendorError(Outcome.REFUSED, str(error), FaultSource.ACCOUNT)
     return fault_of_status(status, str(error.message or error), headers)

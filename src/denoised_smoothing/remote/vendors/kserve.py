@@ -13,7 +13,7 @@ import PIL.Image
 
 from denoised_smoothing.remote.labels import Scored
 from denoised_smoothing.remote.records import Outcome
-from denoised_smoothing.remote.vendors.base import Blame, Reply, VendorFault
+from denoised_smoothing.remote.vendors.base import FaultSource, Reply, VendorError
 from denoised_smoothing.remote.vendors.http import checked_url, token_of
 from denoised_smoothing.remote.vendors.wire import WireVendor
 
@@ -100,10 +100,10 @@ class KServe(WireVendor):
                 try:
                     self._input = {k: answer["inputs"][0][k] for k in ("name", "datatype", "shape")}
                 except (LookupError, TypeError) as error:
-                    raise VendorFault(
+                    raise VendorError(
                         Outcome.REFUSED,
                         f"{self.model} gives no metadata of the v2 protocol: {str(answer)[:200]}",
-                        Blame.SETUP,
+                        FaultSource.SETUP,
                     ) from error
             return self._input
 

@@ -11,11 +11,11 @@ from denoised_smoothing.errors import SettingError
 from denoised_smoothing.remote.labels import Scored, normalised
 from denoised_smoothing.remote.records import Outcome
 from denoised_smoothing.remote.vendors.base import (
-    Blame,
+    FaultSource,
     Limits,
     Reply,
     Vendor,
-    VendorFault,
+    VendorError,
     fault_of_status,
     needed,
 )
@@ -86,17 +86,17 @@ class OpenAI(Vendor):
         except sdk.APITimeoutError as error:
             if "Connect" in type(error.__cause__).__name__:
                 raise self._unreachable(error) from error
-            raise VendorFault(Outcome.TIMEOUT, "no answer in time") from error
+            raise VendorError(Outcome.TIMEOUT, "no answer in time") from error
         except sdk.APIConnectionError as error:
             if "Connect" in type(error.__cause__).__name__:
                 raise self._unreachable(error) from error
-            raise VendorFault(
+            raise VendorError(
                 Outcome.DROPPED, f"the connection ended ({error.__cause__})"
             ) from error
         except sdk.APIStatusError as error:
             raise _fault(error) from error
         except ValueError as error:
-            raise VendorFault(Outcome.GARBLED, f"the answer is not JSON ({error})") from error
+            raise VendorError(Outcome.GARBLED, f"the answer is not JSON ({error})") from error
 
     def reply(self, answer: Any) -> Reply:
         (choice,) = answer["choices"]
@@ -137,16 +137,16 @@ class OpenAI(Vendor):
             },
         }
 
-    def _unreachable(self, error: Exception) -> VendorFault:
+    def _unreachable(self, error: Exception) -> VendorError:
         base = self._client.base_url
-        return VendorFault(Outcome.UNREACHABLE, f"no connection to {base} ({error.__cause__})")
+        return VendorError(Outcome.UNREACHABLE, f"no connection to {base} ({error.__cause__})")
 
 
-def _fault(error: Any) -> VendorFault:
+def _fault(error: Any) -> VendorError:
     """What a status of the protocol means; a used-up quota comes as 429 as well."""
     body = error.body if isinstance(error.body, dict) else {}
     message = str(body.get("message") or error.message)
     fault = fault_of_status(error.status_code, message, error.response.headers, error.body)
     if body.get("code") in _QUOTA or body.get("type") in _QUOTA:
-        return VendorFault(Outcome.REFUSED, message, Blame.ACCOUNT, answer=error.body)
+        return VendorError(Outcome.REFUSED, message, FaultSource.ACCOUNT, answer=error.body)
     return fault

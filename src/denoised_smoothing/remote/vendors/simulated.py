@@ -13,7 +13,7 @@ import numpy as np
 from denoised_smoothing.errors import SettingError
 from denoised_smoothing.remote.labels import Scored
 from denoised_smoothing.remote.records import Outcome
-from denoised_smoothing.remote.vendors.base import Reply, Vendor, VendorFault
+from denoised_smoothing.remote.vendors.base import Reply, Vendor, VendorError
 from denoised_smoothing.remote.vendors.prices import Price
 
 
@@ -70,7 +70,7 @@ class Simulated(Vendor):
             time.sleep(self._latency)
         if failed:
             outcomes = (Outcome.THROTTLED, Outcome.FAILED, Outcome.DROPPED)
-            raise VendorFault(outcomes[number % 3], "a simulated failure")
+            raise VendorError(outcomes[number % 3], "a simulated failure")
         uniform = int.from_bytes(hashlib.sha256(image).digest()[:7], "big") / 2**56
         place = int(np.searchsorted(self._bounds, uniform, side="right"))
         return {"label": list(self._labels)[min(place, len(self._labels) - 1)]}

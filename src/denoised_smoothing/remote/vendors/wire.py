@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 
 from denoised_smoothing.remote.records import Outcome
 from denoised_smoothing.remote.vendors.base import (
-    Blame,
+    FaultSource,
     Vendor,
-    VendorFault,
+    VendorError,
     fault_of_status,
     needed,
 )
@@ -50,7 +50,7 @@ class WireVendor(Vendor):
         request = self.request(image)
         return self._answer(lambda client: client.post(self.url, **request))
 
-    def fault(self, status: int, answer: Any, headers: Mapping[str, str]) -> VendorFault:
+    def fault(self, status: int, answer: Any, headers: Mapping[str, str]) -> VendorError:
         """What a status of 300 or more means."""
         return fault_of_status(status, _message(answer), headers, answer)
 
@@ -60,17 +60,17 @@ class WireVendor(Vendor):
         try:
             response = call(client)
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError) as error:
-            raise VendorFault(
-                Outcome.UNREACHABLE, f"no connection to {self.url} ({error})", Blame.LOAD
+            raise VendorError(
+                Outcome.UNREACHABLE, f"no connection to {self.url} ({error})", FaultSource.LOAD
             ) from error
         except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
-            raise VendorFault(
-                Outcome.REFUSED, f"{self.url!r} is no address ({error})", Blame.SETUP
+            raise VendorError(
+                Outcome.REFUSED, f"{self.url!r} is no address ({error})", FaultSource.SETUP
             ) from error
         except httpx.TimeoutException as error:
-            raise VendorFault(Outcome.TIMEOUT, f"no answer in time ({error!r})") from error
+            raise VendorError(Outcome.TIMEOUT, f"no answer in time ({error!r})") from error
         except httpx.TransportError as error:
-            raise VendorFault(Outcome.DROPPED, f"the connection ended ({error})") from error
+            raise VendorError(Outcome.DROPPED, f"the connection ended ({error})") from error
         finally:
             self._clients.put(client)
         try:
@@ -78,7 +78,7 @@ class WireVendor(Vendor):
         except ValueError as error:
             answer = None
             if response.status_code < 300:
-                raise VendorFault(
+                raise VendorError(
                     Outcome.GARBLED, f"the answer is not JSON: {response.text[:200]!r}",
                     answer=response.text[:2000],
                 ) from error  # fmt: skip

@@ -12,7 +12,7 @@ from torch import nn
 
 from denoised_smoothing.datasets import ImageDataset
 from denoised_smoothing.errors import SettingError
-from denoised_smoothing.models.shipped import bundled_denoisers, load_bundled_denoiser
+from denoised_smoothing.models.shipped import load_shipped_denoiser, shipped_denoisers
 from denoised_smoothing.models.weights import weights_digest
 from denoised_smoothing.training.config import Objective, Target, TrainingConfig
 from denoised_smoothing.training.data import Preparation
@@ -148,7 +148,7 @@ class Networks:
         return [network]
 
 
-def denoiser_for(recipe: Recipe, networks: Networks) -> str:
+def denoiser_spec(recipe: Recipe, networks: Networks) -> str:
     """The spec of a row's denoiser, which is trained now if there is none.
 
     One that ships is taken if it was trained through these very networks (or through none);
@@ -166,7 +166,7 @@ def denoiser_for(recipe: Recipe, networks: Networks) -> str:
                 "pass through was given; name one, or leave the row out"
             )
     if recipe.mean:
-        specs = [denoiser_for(RECIPES[name], networks) for name in recipe.mean]
+        specs = [denoiser_spec(RECIPES[name], networks) for name in recipe.mean]
         return f"mean:{'+'.join(specs)}?mirror=yes"
     if recipe.config is None:
         return "none"
@@ -180,9 +180,9 @@ def denoiser_for(recipe: Recipe, networks: Networks) -> str:
 
 
 def _ships(name: str, through: Sequence[nn.Module]) -> bool:
-    if name not in bundled_denoisers():
+    if name not in shipped_denoisers():
         return False
-    card = load_bundled_denoiser(name).card
+    card = load_shipped_denoiser(name).card
     trained_through = json.loads(card.get("surrogates", "[]"))
     return bool(trained_through == [weights_digest(network) for network in through])
 
@@ -221,9 +221,9 @@ def _train(recipe: Recipe, networks: Networks, path: Path) -> None:
 def _start(recipe: Recipe, networks: Networks) -> str:
     if recipe.through == "surrogate" and networks.surrogate is None:
         return recipe.name
-    return denoiser_for(recipe, networks)
+    return denoiser_spec(recipe, networks)
 
 
 def _file(spec: str) -> Path:
-    bundled = bundled_denoisers()
+    bundled = shipped_denoisers()
     return bundled[spec] if spec in bundled else Path(spec.partition(":")[2])

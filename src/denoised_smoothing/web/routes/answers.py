@@ -12,15 +12,15 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from denoised_smoothing.web.job_store import Record
+from denoised_smoothing.web.job_store import JobRecord
 from denoised_smoothing.web.jobs import Job as Taken
 from denoised_smoothing.web.request_body import body_of, read_request
 from denoised_smoothing.web.schemas import (
-    Ask,
     AttackAnswer,
     AttackRequest,
     CertificateAnswer,
     CertificateRequest,
+    ImageRequest,
     Job,
     PredictionAnswer,
     PredictionRequest,
@@ -149,7 +149,7 @@ def cancel(request: Request, job: _Id) -> Response:
     return Response(status_code=204)
 
 
-async def _answer(request: Request, kind: str, form: type[Ask]) -> Response:
+async def _answer(request: Request, kind: str, form: type[ImageRequest]) -> Response:
     ask, content = await read_request(request, form)
     client, service = client_of(request.scope), service_of(request)
     taken = await run_in_threadpool(service.submit, kind, ask, content, client)
@@ -206,14 +206,14 @@ def _event(event: str, values: dict[str, Any]) -> str:
     return f"event: {event}\ndata: {json.dumps(values)}\n\n"
 
 
-def _found(request: Request, id: str) -> Record:
+def _found(request: Request, id: str) -> JobRecord:
     record = service_of(request).journal.get(id)
     if record is None:
         raise HTTPException(404, "no such request is kept")
     return record
 
 
-def _told(record: Record) -> dict[str, Any]:
+def _told(record: JobRecord) -> dict[str, Any]:
     return {
         "job": record.id,
         "kind": record.kind,

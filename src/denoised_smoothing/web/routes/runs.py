@@ -13,15 +13,15 @@ from starlette.responses import JSONResponse, Response
 
 from denoised_smoothing.reporting import export as write_export
 from denoised_smoothing.reporting import load_results, write_report
-from denoised_smoothing.reporting.export import Format
+from denoised_smoothing.reporting.export import ExportFormat
 from denoised_smoothing.web import results
 from denoised_smoothing.web.routes.answers import REFUSALS, service_of
 from denoised_smoothing.web.schemas import Problem
 
 _TYPES = {
-    Format.TSV: "text/tab-separated-values",
-    Format.CSV: "text/csv",
-    Format.PARQUET: "application/vnd.apache.parquet",
+    ExportFormat.TSV: "text/tab-separated-values",
+    ExportFormat.CSV: "text/csv",
+    ExportFormat.PARQUET: "application/vnd.apache.parquet",
 }
 _REFUSALS = {**REFUSALS, 404: {"model": Problem, "description": "There is no run of that name."}}
 _Run = Annotated[str, Path(max_length=300, description="The name of a run.")]
@@ -77,7 +77,7 @@ def images(
     "/runs/{name:path}/export",
     responses={200: {"content": {kind: {} for kind in _TYPES.values()}}},
 )
-def export(request: Request, name: _Run, format: Format = Format.TSV) -> Response:
+def export(request: Request, name: _Run, format: ExportFormat = ExportFormat.TSV) -> Response:
     """The run as a file: tsv with the columns of Cohen et al. 2019, csv or parquet with all."""
     run = load_results(service_of(request).store, name)
     return _download(
