@@ -50,12 +50,12 @@ def tasks(count: int) -> Iterable[ImageTask]:
 def measure(engine: str, precision: str, count: int, n: int) -> dict[str, float]:
     """Copies a second and peak memory in MiB."""
     classifier, plan = smoothed(engine, precision), FixedBudget(100, n)
-    setting = classifier.setting(images(1)[0], 0.001, SEED)
-    warm = classifier.count_labels(tasks(1), lambda c: plan.targets(c, setting), SEED)
+    parameters = classifier.parameters(images(1)[0], 0.001, SEED)
+    warm = classifier.count_labels(tasks(1), lambda c: plan.targets(c, parameters), SEED)
     list(warm)
     began, calls = time.perf_counter(), 0
     for task in classifier.count_labels(
-        tasks(count), lambda counts: plan.targets(counts, setting), SEED
+        tasks(count), lambda counts: plan.targets(counts, parameters), SEED
     ):
         calls += task.calls
     rate = calls / (time.perf_counter() - began)

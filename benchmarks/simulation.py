@@ -32,7 +32,7 @@ Integers = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
 
-def setting(sigma: float) -> SmoothingParameters:
+def parameters(sigma: float) -> SmoothingParameters:
     return SmoothingParameters(sigma=sigma, alpha=ALPHA, dimension=DIMENSION, seed=0)
 
 
@@ -185,7 +185,7 @@ def _is_false(plan: FixedBudget, kind: Sequence[int], truth: Floats) -> bool:
         Stage.SELECTION: LabelCounts("", "", Stage.SELECTION, (plan.n0,)),
         Stage.ESTIMATION: LabelCounts("", "", Stage.ESTIMATION, (own, other, *spread), failed),
     }
-    certificate = plan.certificate(counts, setting(1.0))
+    certificate = plan.certificate(counts, parameters(1.0))
     runner_up = np.delete(truth, candidate).max()
     radius = (special.ndtri(truth[candidate]) - special.ndtri(runner_up)) / 2
     return certificate.label is not None and (radius < 1e-12 or certificate.radius > radius)
@@ -213,7 +213,7 @@ def judge(plan: Anytime, sigma: float, q: Floats, random: np.random.Generator) -
 
     Radii that the plan cannot reach are left out of both.
     """
-    pairs = plan.boundaries(setting(sigma))
+    pairs = plan.boundaries(parameters(sigma))
     at_end = [
         int(most_failures(np.array(plan.max_n), failure_for_radius(sigma, radius), ALPHA))
         for radius, _ in pairs
@@ -317,7 +317,7 @@ def radius_plan(
 
 def _size(plan: RadiusTarget, successes: int) -> int:
     pilot = LabelCounts("", "", Stage.SELECTION, (successes,), plan.n0 - successes)
-    n = plan.n({Stage.SELECTION: pilot}, setting(1.0))
+    n = plan.n({Stage.SELECTION: pilot}, parameters(1.0))
     assert n is not None
     return n
 

@@ -64,12 +64,15 @@ def tally(stage: Stage, labels: npt.NDArray[np.int64]) -> LabelCounts:
 
 
 def drive(
-    plan: SamplingPlan, setting: SmoothingParameters, streams: Streams, counts: Counts | None = None
+    plan: SamplingPlan,
+    parameters: SmoothingParameters,
+    streams: Streams,
+    counts: Counts | None = None,
 ) -> Counts:
     """The counts on which the plan ends, each stage fed from its stream of labels."""
     counts = dict(counts or {})
     while True:
-        wanted = plan.targets(counts, setting)
+        wanted = plan.targets(counts, parameters)
         had = {stage: counts[stage].n for stage in wanted if stage in counts}
         assert all(wanted[stage] >= n for stage, n in had.items()), "targets only ever grow"
         if had == wanted:
@@ -78,6 +81,6 @@ def drive(
         counts |= {stage: tally(stage, streams[stage][:n]) for stage, n in wanted.items()}
 
 
-def conclude(plan: SamplingPlan, setting: SmoothingParameters, streams: Streams) -> Certificate:
+def conclude(plan: SamplingPlan, parameters: SmoothingParameters, streams: Streams) -> Certificate:
     """The certificate on which the plan ends."""
-    return plan.certificate(drive(plan, setting, streams), setting)
+    return plan.certificate(drive(plan, parameters, streams), parameters)

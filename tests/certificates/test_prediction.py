@@ -69,7 +69,7 @@ class TestCurtailment:
     def test_gives_the_label_that_all_copies_give(
         self, seed: int, weights: list[float], n: int, alpha: float
     ) -> None:
-        random, setting, budget = (
+        random, parameters, budget = (
             np.random.default_rng(seed),
             setting_of(alpha=alpha),
             PredictionBudget(n),
@@ -78,33 +78,33 @@ class TestCurtailment:
         labels = random.choice(np.arange(-1, len(weights)), n, p=shares / shares.sum())
         counts = {}
         while True:
-            wanted = budget.targets(counts, setting)[Stage.PREDICTION]
+            wanted = budget.targets(counts, parameters)[Stage.PREDICTION]
             if counts and counts[Stage.PREDICTION].n == wanted:
                 break
             counts = {Stage.PREDICTION: tally(Stage.PREDICTION, labels[:wanted])}
-        early = budget.prediction(counts[Stage.PREDICTION], setting)
-        late = budget.prediction(tally(Stage.PREDICTION, labels), setting)
+        early = budget.prediction(counts[Stage.PREDICTION], parameters)
+        late = budget.prediction(tally(Stage.PREDICTION, labels), parameters)
         assert early.label == late.label
         assert abs(early.p_value - alpha) <= abs(late.p_value - alpha) * (1 + 1e-9)
 
     def test_ends_when_the_rest_cannot_change_the_answer(self) -> None:
         """600 to 0 of 1000 stay 600 to 400 at least, p-value 2.7e-10; 550 to 450 is 0.0017."""
-        budget, setting = PredictionBudget(1000), setting_of()
+        budget, parameters = PredictionBudget(1000), setting_of()
         for votes, wanted in (((600,), 600), ((500,), 600), ((0, 300), 400), ((300, 300), 700)):
             counts = {Stage.PREDICTION: counts_of(Stage.PREDICTION, votes)}
-            assert budget.targets(counts, setting) == {Stage.PREDICTION: wanted}
-        early = budget.prediction(counts_of(Stage.PREDICTION, (600,)), setting)
+            assert budget.targets(counts, parameters) == {Stage.PREDICTION: wanted}
+        early = budget.prediction(counts_of(Stage.PREDICTION, (600,)), parameters)
         assert early.p_value == pytest.approx(stats.binomtest(600, 1000).pvalue)
         with pytest.raises(
             CountsError, match=r"prediction from 1000 copies cannot be made of 500$"
         ):
-            budget.prediction(counts_of(Stage.PREDICTION, (500,)), setting)
+            budget.prediction(counts_of(Stage.PREDICTION, (500,)), parameters)
 
     def test_is_looked_at_after_every_tenth(self) -> None:
-        budget, setting = PredictionBudget(1000), setting_of()
-        assert budget.targets({}, setting) == {Stage.PREDICTION: 100}
+        budget, parameters = PredictionBudget(1000), setting_of()
+        assert budget.targets({}, parameters) == {Stage.PREDICTION: 100}
         counts = {Stage.PREDICTION: counts_of(Stage.PREDICTION, (130,))}
-        assert budget.targets(counts, setting) == {Stage.PREDICTION: 200}
+        assert budget.targets(counts, parameters) == {Stage.PREDICTION: 200}
 
 
 def test_more_copies_than_the_budget_are_refused() -> None:

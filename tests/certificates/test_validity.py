@@ -127,9 +127,9 @@ def chance_of_a_false_two_sided_certificate(p: Sequence[float], alpha: float) ->
     The candidate is label 0; copies of the fourth kind fail that would be votes for label 1. It
     is never the most probable label by more than p[0] - p[1] - p[3].
     """
-    n, setting = 100, setting_of(0.5, alpha)
+    n, parameters = 100, setting_of(0.5, alpha)
     plan = FixedBudget(n0=20, n=n, two_sided=True)
-    truth = float(stats.norm.ppf(p[0]) - stats.norm.ppf(p[1] + p[3])) * setting.sigma / 2
+    truth = float(stats.norm.ppf(p[0]) - stats.norm.ppf(p[1] + p[3])) * parameters.sigma / 2
     chance = 0.0
     for own in range(n + 1):
         for failed in range(n + 1 - own if p[3] else 1):
@@ -138,7 +138,7 @@ def chance_of_a_false_two_sided_certificate(p: Sequence[float], alpha: float) ->
                 if third and not p[2]:
                     continue
                 votes = (own, other, third)
-                certificate = plan.certificate(stages((20,), votes, failed), setting)
+                certificate = plan.certificate(stages((20,), votes, failed), parameters)
                 if certificate.label is not None and (truth < 1e-9 or certificate.radius > truth):
                     chance += float(stats.multinomial.pmf((*votes, failed), n, p))
     return chance
@@ -183,11 +183,11 @@ def test_failed_copies_that_are_not_counted_for_the_runner_up_are_caught(
 
 
 def dropping_failed(
-    plan: SamplingPlan, setting: SmoothingParameters, streams: Streams
+    plan: SamplingPlan, parameters: SmoothingParameters, streams: Streams
 ) -> Certificate:
     """As if copies whose query failed had never been drawn."""
     kept = {stage: labels[labels >= 0] for stage, labels in streams.items()}
-    return conclude(plan, setting, kept)
+    return conclude(plan, parameters, kept)
 
 
 @pytest.mark.parametrize("name", ["fixed", "anytime", "pooled", "continued", "radius"])
@@ -199,10 +199,10 @@ def test_dropping_failed_copies_is_caught(name: str) -> None:
 
 
 def selecting_with_the_estimation(
-    plan: SamplingPlan, setting: SmoothingParameters, streams: Streams
+    plan: SamplingPlan, parameters: SmoothingParameters, streams: Streams
 ) -> Certificate:
     shared = streams[Stage.ESTIMATION]
-    return conclude(plan, setting, {Stage.SELECTION: shared, Stage.ESTIMATION: shared})
+    return conclude(plan, parameters, {Stage.SELECTION: shared, Stage.ESTIMATION: shared})
 
 
 def test_selecting_with_the_copies_that_estimate_is_caught() -> None:
@@ -236,9 +236,11 @@ def test_a_bound_of_twice_the_alpha_is_caught(monkeypatch: pytest.MonkeyPatch) -
 def test_peeking_at_clopper_pearson_is_caught() -> None:
     """Stop a fixed budget as soon as its bound would certify: what the anytime plan is for."""
 
-    def peeking(plan: SamplingPlan, setting: SmoothingParameters, streams: Streams) -> Certificate:
+    def peeking(
+        plan: SamplingPlan, parameters: SmoothingParameters, streams: Streams
+    ) -> Certificate:
         ns = range(20, 301, 20)
-        certificates = [conclude(FixedBudget(20, n), setting, streams) for n in ns]
+        certificates = [conclude(FixedBudget(20, n), parameters, streams) for n in ns]
         return max(certificates, key=lambda certificate: certificate.radius)
 
     assert promise_broken(*count_wrong(PLANS["fixed"], COIN, 400, peeking))

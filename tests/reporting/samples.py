@@ -111,7 +111,7 @@ def image(
         radius=radius,
         lower_bound=0.912345678,
         plan=FixedBudget(N0, N),
-        setting=SmoothingParameters(sigma=0.5, alpha=0.001, dimension=64, seed=7),
+        parameters=SmoothingParameters(sigma=0.5, alpha=0.001, dimension=64, seed=7),
         selection=counts[Stage.SELECTION],
         counts=counts[Stage.ESTIMATION],
     )

@@ -350,14 +350,14 @@ class TestMore:
     def certificates(store: Store) -> list[Certificate]:
         run = store.run("run")
         plan = SamplingPlan.from_dict(run.settings["plan"])
-        setting = SmoothingParameters(0.5, 0.001, run.settings["dimension"], run.seed)
-        return [plan.certificate(image.counts, setting) for image in store.images("run")]
+        parameters = SmoothingParameters(0.5, 0.001, run.settings["dimension"], run.seed)
+        return [plan.certificate(image.counts, parameters) for image in store.images("run")]
 
     @staticmethod
     def undecided(store: Store, plan: Anytime) -> list[bool]:
         """Whether the plan wants more copies of each image."""
-        setting = SmoothingParameters(0.5, 0.001, 64, 7)
-        wanted = [sum(plan.targets(i.counts, setting).values()) for i in store.images("run")]
+        parameters = SmoothingParameters(0.5, 0.001, 64, 7)
+        wanted = [sum(plan.targets(i.counts, parameters).values()) for i in store.images("run")]
         return [n > copies([i]) for n, i in zip(wanted, store.images("run"), strict=True)]
 
     def test_only_undecided_images_get_more_copies(self, begun: Store) -> None:

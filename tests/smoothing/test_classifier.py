@@ -346,7 +346,7 @@ class TestSeed:
 
     def test_of_a_prediction_is_recorded(self) -> None:
         prediction = smoothed().predict(GREY, n=300)
-        again = smoothed().predict(GREY, n=300, seed=prediction.setting.seed)
+        again = smoothed().predict(GREY, n=300, seed=prediction.parameters.seed)
         assert again == prediction
 
     def test_the_stages_have_noise_of_their_own(self) -> None:
@@ -709,8 +709,8 @@ class TestNoise:
     def test_the_certificate_says_which(self) -> None:
         for noise in Noise:
             certificate = smoothed(always, noise=noise.value).certify(GREY, n0=5, n=50)
-            assert certificate.noise is certificate.setting.noise is noise
-            assert smoothed(noise=noise).predict(GREY, n=50).setting.noise is noise
+            assert certificate.noise is certificate.parameters.noise is noise
+            assert smoothed(noise=noise).predict(GREY, n=50).parameters.noise is noise
         assert smoothed().noise is Noise.GRID
 
     def test_its_error_is_in_the_radius(self) -> None:
@@ -718,7 +718,7 @@ class TestNoise:
         grid, float_ = (
             smoothed(always, noise=noise).certify(GREY, n0=5, n=50, seed=SEED) for noise in Noise
         )
-        assert float_.setting.error == 0 < grid.setting.error < 1e-14
+        assert float_.parameters.error == 0 < grid.parameters.error < 1e-14
         assert float_.radius - 1e-13 < grid.radius <= float_.radius
 
 
@@ -793,14 +793,14 @@ class TestPlans:
     def test_a_fixed_budget_ends_where_the_image_will_abstain(self) -> None:
         """After each tenth, in whole chunks; the label and the radius are those of all copies."""
         early = set()
-        setting = SmoothingParameters(0.25, 0.001, GREY.size, SEED)
+        parameters = SmoothingParameters(0.25, 0.001, GREY.size, SEED)
         for value in (0.5, 0.515, 0.53, 0.55, 0.6):
             image, pipeline, plan = flat(value), smoothed(sums), FixedBudget(50, 1000)
             certificate = pipeline.certify(image, plan=plan, seed=SEED)
             name = f"seed {SEED}"
             tasks = [ImageTask(name, image_forms.digest(image), image)]
             [counted] = pipeline.count_labels(tasks, whole(50, 1000), SEED)
-            full = plan.certificate(counted.counts, setting)
+            full = plan.certificate(counted.counts, parameters)
             assert (certificate.label, certificate.radius) == (full.label, full.radius)
             assert certificate.counts.n == 1000 or certificate.label is None
             assert certificate.counts.n % 100 == 0
@@ -808,7 +808,7 @@ class TestPlans:
         assert early == {True, False}
 
     def test_targets_are_those_of_the_plan(self) -> None:
-        setting = SmoothingParameters(0.25, 0.001, GREY.size, SEED)
-        targets = partial(self.ANYTIME.targets, setting=setting)
+        parameters = SmoothingParameters(0.25, 0.001, GREY.size, SEED)
+        targets = partial(self.ANYTIME.targets, parameters=parameters)
         [task] = smoothed(always).count_labels([ImageTask("run", "7", GREY)], targets, SEED)
         assert task.ends_with(targets(task.counts))

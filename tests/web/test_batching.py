@@ -37,10 +37,10 @@ class Asked:
         self.counts: Counts = {}
         self.error: Exception | None = None
         self.ended = threading.Event()
-        setting = smoothed.setting(self.image, 0.001, seed)
+        parameters = smoothed.parameters(self.image, 0.001, seed)
         self.ticket = PendingImage(
             f"{level} {seed}", digest(self.image), self.image, seed, Stage.SELECTION,
-            partial(PLAN.targets, setting=setting), self._told, self._end,
+            partial(PLAN.targets, parameters=parameters), self._told, self._end,
         )  # fmt: skip
 
     def _told(self, _: Counts) -> None:
@@ -52,7 +52,7 @@ class Asked:
 
     def is_as_alone(self) -> bool:
         certificate = self.smoothed.certify(self.image, plan=PLAN, seed=self.seed)
-        mine = PLAN.certificate(self.counts, certificate.setting)
+        mine = PLAN.certificate(self.counts, certificate.parameters)
         return [s.counts for s in mine.stages] == [s.counts for s in certificate.stages]
 
 

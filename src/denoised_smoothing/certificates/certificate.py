@@ -54,7 +54,7 @@ class SamplingPlan(ABC):
 
     @abstractmethod
     def targets(
-        self, counts: Mapping[Stage, LabelCounts], setting: SmoothingParameters
+        self, counts: Mapping[Stage, LabelCounts], parameters: SmoothingParameters
     ) -> dict[Stage, int]:
         """Copies wanted in each stage, given the counts so far; each only ever grows.
 
@@ -64,7 +64,7 @@ class SamplingPlan(ABC):
 
     @abstractmethod
     def certificate(
-        self, counts: Mapping[Stage, LabelCounts], setting: SmoothingParameters
+        self, counts: Mapping[Stage, LabelCounts], parameters: SmoothingParameters
     ) -> Certificate:
         """The certificate that the finished counts prove.
 
@@ -123,7 +123,7 @@ class Certificate:
     radius: float
     lower_bound: float
     plan: SamplingPlan
-    setting: SmoothingParameters
+    parameters: SmoothingParameters
     selection: LabelCounts
     counts: LabelCounts
     continuation: LabelCounts | None = None
@@ -132,22 +132,22 @@ class Certificate:
     @property
     def sigma(self) -> float:
         """Standard deviation of the noise."""
-        return self.setting.sigma
+        return self.parameters.sigma
 
     @property
     def alpha(self) -> float:
         """Probability, over the noise, that the certificate is wrong."""
-        return self.setting.alpha
+        return self.parameters.alpha
 
     @property
     def seed(self) -> int:
         """The seed of the noise, with which the same counts are drawn again."""
-        return self.setting.seed
+        return self.parameters.seed
 
     @property
     def noise(self) -> Noise:
         """The sampler that the certificate rests on."""
-        return self.setting.noise
+        return self.parameters.noise
 
     @property
     def calls(self) -> int:
@@ -168,7 +168,7 @@ class Certificate:
     @cached_property
     def radius_linf(self) -> float:
         """The radius in Linf that the L2 radius implies: radius / sqrt(C * H * W)."""
-        return linf_radius(self.radius, self.setting.dimension)
+        return linf_radius(self.radius, self.parameters.dimension)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON, radii and the bound rounded down to 6 decimals."""
@@ -188,9 +188,9 @@ class Certificate:
             "plan": self.plan.to_dict(),
             "calls": self.calls,
             "noise": self.noise.value,
-            "engine": self.setting.engine.value,
-            "precision": self.setting.precision.value,
-            "dimension": self.setting.dimension,
+            "engine": self.parameters.engine.value,
+            "precision": self.parameters.precision.value,
+            "dimension": self.parameters.dimension,
             "seed": str(self.seed),
             "run": self.counts.run,
             "image_id": self.counts.image_id,
@@ -223,7 +223,7 @@ class Certificate:
             for stage in (Stage.SELECTION, Stage.ESTIMATION, Stage.CONTINUATION)
             if stage.value in values
         }
-        setting = SmoothingParameters(
+        parameters = SmoothingParameters(
             sigma=values["sigma"],
             alpha=values["alpha"],
             dimension=values["dimension"],
@@ -232,13 +232,13 @@ class Certificate:
             engine=EngineName(values.get("engine", "torch")),
             precision=Precision(values.get("precision", "float32")),
         )
-        return SamplingPlan.from_dict(values["plan"]).certificate(counts, setting)
+        return SamplingPlan.from_dict(values["plan"]).certificate(counts, parameters)
 
     def __str__(self) -> str:
         bound = f"lower bound {format_down(self.lower_bound)} at alpha {self.alpha:g}"
         rest = (
             f"sigma {self.sigma:g}, {self.calls:,} classifier calls, {self.noise.described}, "
-            f"{self.setting.engine} {self.setting.precision}"
+            f"{self.parameters.engine} {self.parameters.precision}"
         )
         if self.label is None:
             return f"abstains: nothing certified ({bound}, {rest})"
@@ -260,7 +260,7 @@ class Certificate:
             "alpha": f"{self.alpha:g}",
             "classifier calls": f"{self.calls:,}",
             "noise": self.noise.described,
-            "engine": f"{self.setting.engine}, {self.setting.precision}",
+            "engine": f"{self.parameters.engine}, {self.parameters.precision}",
         }
         cells = "".join(f"<tr><th>{name}</th><td>{value}</td></tr>" for name, value in rows.items())
         return f"<table>{cells}</table>"

@@ -76,12 +76,12 @@ class Estimate:
     high: float
 
 
-def least_copies(bound: Bound, setting: SmoothingParameters, radius: float) -> int | None:
+def least_copies(bound: Bound, parameters: SmoothingParameters, radius: float) -> int | None:
     """The least n whose copies certify ``radius`` if not one of them fails.
 
     Args:
-        bound: on the failure probability, at the whole alpha of ``setting``.
-        setting: sigma, alpha, and the noise whose error the radius carries.
+        bound: on the failure probability, at the whole alpha of ``parameters``.
+        parameters: sigma, alpha, and the noise whose error the radius carries.
         radius: L2 radius in pixel values in [0, 1], at least 0.
 
     Returns:
@@ -91,13 +91,13 @@ def least_copies(bound: Bound, setting: SmoothingParameters, radius: float) -> i
         SettingError: the radius or alpha is out of its range.
     """
     [radius] = check_radii((radius,))
-    q0 = failure_for_radius(setting.sigma, radius, setting.error)
+    q0 = failure_for_radius(parameters.sigma, radius, parameters.error)
     if q0 <= 0.0:
         return None
     if bound is Bound.CLOPPER_PEARSON:  # 1 - alpha^(1/n) <= q0
-        n = math.log(setting.alpha) / math.log1p(-q0)
+        n = math.log(parameters.alpha) / math.log1p(-q0)
         return math.ceil(n * (1.0 - 1e-14)) if n <= MOST_COPIES else None
-    wanted = -math.log(check_anytime_alpha(setting.alpha))
+    wanted = -math.log(check_anytime_alpha(parameters.alpha))
     low, high = 0, 1
     while log_evidence(high, 0, q0) < wanted:
         low, high = high, 2 * high
@@ -109,11 +109,11 @@ def least_copies(bound: Bound, setting: SmoothingParameters, radius: float) -> i
     return high
 
 
-def least_cap(plan: Anytime, setting: SmoothingParameters, radius: float) -> int | None:
+def least_cap(plan: Anytime, parameters: SmoothingParameters, radius: float) -> int | None:
     """The least ``max_n`` with which ``plan`` can certify ``radius``; None where none can."""
-    alpha = setting.alpha if plan.n0 else setting.alpha / 2
-    mixture = replace(setting, alpha=MIXTURE_SHARE * alpha)
-    look = replace(setting, alpha=(1 - MIXTURE_SHARE) * alpha)
+    alpha = parameters.alpha if plan.n0 else parameters.alpha / 2
+    mixture = replace(parameters, alpha=MIXTURE_SHARE * alpha)
+    look = replace(parameters, alpha=(1 - MIXTURE_SHARE) * alpha)
     least = (
         least_copies(Bound.MIXTURE, mixture, radius),
         least_copies(Bound.CLOPPER_PEARSON, look, radius),
@@ -122,7 +122,7 @@ def least_cap(plan: Anytime, setting: SmoothingParameters, radius: float) -> int
 
 
 def expected_calls(
-    plan: Anytime | FixedBudget, setting: SmoothingParameters, radius: float, p: float
+    plan: Anytime | FixedBudget, parameters: SmoothingParameters, radius: float, p: float
 ) -> Expectation:
     """Expected classifier calls and the chance to certify one radius, for an assumed p; exact.
 
@@ -132,7 +132,7 @@ def expected_calls(
     Args:
         plan: an anytime plan, asked about ``radius`` alone whatever its own radii are, or a fixed
             budget with the early end of images that will abstain.
-        setting: sigma, alpha, and the noise.
+        parameters: sigma, alpha, and the noise.
         radius: L2 radius in pixel values in [0, 1], at least 0.
         p: probability of the candidate class, in [0, 1].
 
@@ -143,8 +143,8 @@ def expected_calls(
         raise SettingError(f"p is the probability of a class and lies in [0, 1], got {p!r}")
     [radius] = check_radii((radius,))
     if isinstance(plan, FixedBudget):
-        return _of_fixed(plan, setting, radius, p)
-    found = replace(plan, radii=(radius,)).boundaries(setting)
+        return _of_fixed(plan, parameters, radius, p)
+    found = replace(plan, radii=(radius,)).boundaries(parameters)
     if not found:  # the plan draws nothing where nothing can be certified
         return Expectation(0.0, 0.0)
     calls, certified = _walk(found[0][1], p)
@@ -179,20 +179,20 @@ def estimate(amounts: Sequence[float], images: int) -> Estimate:
 
 
 def _of_fixed(
-    plan: FixedBudget, setting: SmoothingParameters, radius: float, p: float
+    plan: FixedBudget, parameters: SmoothingParameters, radius: float, p: float
 ) -> Expectation:
     if plan.two_sided:
         raise SettingError(
             "the calls of a two-sided budget depend on the runner-up too; take two_sided=False"
         )
-    q0 = failure_for_radius(setting.sigma, radius, setting.error)
+    q0 = failure_for_radius(parameters.sigma, radius, parameters.error)
     step = checkpoint_step(plan.n)
     had = np.append(np.arange(step, plan.n, step), plan.n).astype(np.int64)
     # It ends early where not even successes alone would spare it an abstention.
-    abstains = least_for_clopper_pearson(plan.n, 0.5, setting.alpha) - (plan.n - had) - 1
+    abstains = least_for_clopper_pearson(plan.n, 0.5, parameters.alpha) - (plan.n - had) - 1
     give_up = np.append(abstains[:-1], plan.n)
     calls, _ = _walk(Boundary(had, had + 1, give_up), p)
-    least = least_for_clopper_pearson(plan.n, q0, setting.alpha) if q0 > 0.0 else plan.n + 1
+    least = least_for_clopper_pearson(plan.n, q0, parameters.alpha) if q0 > 0.0 else plan.n + 1
     certified = float(special.bdtr(plan.n - least, plan.n, 1.0 - p)) if least <= plan.n else 0.0
     return Expectation(plan.n0 + calls, certified)
 

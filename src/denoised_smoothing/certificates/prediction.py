@@ -26,7 +26,7 @@ class PredictionBudget:
         check_copies("n", self.n)
 
     def targets(
-        self, counts: Mapping[Stage, LabelCounts], setting: SmoothingParameters
+        self, counts: Mapping[Stage, LabelCounts], parameters: SmoothingParameters
     ) -> dict[Stage, int]:
         """All n, or fewer (looked at after every tenth) where the rest cannot change the answer."""
         step = checkpoint_step(self.n)
@@ -34,21 +34,21 @@ class PredictionBudget:
         had = 0 if votes is None else votes.n
         if had % step and had != self.n:
             return {Stage.PREDICTION: min(self.n, had + step - had % step)}
-        if votes is not None and self._decided(votes, setting.alpha) is not None:
+        if votes is not None and self._decided(votes, parameters.alpha) is not None:
             return {Stage.PREDICTION: had}
         return {Stage.PREDICTION: min(self.n, had + step)}
 
-    def prediction(self, votes: LabelCounts, setting: SmoothingParameters) -> Prediction:
+    def prediction(self, votes: LabelCounts, parameters: SmoothingParameters) -> Prediction:
         """The answer that all n copies give, from as many as decide it.
 
         Raises:
             CountsError: more copies than n, or fewer than decide it.
         """
-        p_value = self._decided(votes, setting.alpha) if votes.n <= self.n else None
+        p_value = self._decided(votes, parameters.alpha) if votes.n <= self.n else None
         if p_value is None:
             raise CountsError(f"a prediction from {self.n} copies cannot be made of {votes.n}")
-        label = votes.top() if p_value <= setting.alpha else None
-        return Prediction(label, p_value, setting, votes)
+        label = votes.top() if p_value <= parameters.alpha else None
+        return Prediction(label, p_value, parameters, votes)
 
     def _decided(self, votes: LabelCounts, alpha: float) -> float | None:
         """The p-value that the rest can only move away from alpha, or None.
@@ -77,13 +77,13 @@ class Prediction:
 
     label: int | None
     p_value: float
-    setting: SmoothingParameters
+    parameters: SmoothingParameters
     counts: LabelCounts
 
     @property
     def alpha(self) -> float:
         """Probability, over the noise, that another class is the most probable one."""
-        return self.setting.alpha
+        return self.parameters.alpha
 
     @property
     def calls(self) -> int:
@@ -95,13 +95,13 @@ class Prediction:
         return {
             "label": self.label,
             "p_value": self.p_value,
-            "sigma": self.setting.sigma,
+            "sigma": self.parameters.sigma,
             "alpha": self.alpha,
             "calls": self.calls,
-            "noise": self.setting.noise.value,
-            "engine": self.setting.engine.value,
-            "precision": self.setting.precision.value,
-            "seed": str(self.setting.seed),
+            "noise": self.parameters.noise.value,
+            "engine": self.parameters.engine.value,
+            "precision": self.parameters.precision.value,
+            "seed": str(self.parameters.seed),
             "counts": list(self.counts.counts),
             "failed": self.counts.failed,
         }

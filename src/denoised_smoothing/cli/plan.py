@@ -57,14 +57,14 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """Least copies, expected calls, time and cost for one radius; from a pilot run, for all."""
-    setting = SmoothingParameters(
+    parameters = SmoothingParameters(
         sigma=sigma, alpha=alpha, dimension=parse_shape(shape), seed=0, noise=noise
     )
     costs = Costs(1 if images is None else images, price, rate, steps, votes)
     plans = (Anytime(radii=(radius,), max_n=max_n), FixedBudget(n=max_n))
     if pilot is not None and images is None:
         raise SettingError(f"--pilot {pilot} needs --images, how many the whole data set has")
-    reach = _reach(plans[0], setting, radius)
+    reach = _reach(plans[0], parameters, radius)
     answer: dict[str, Any] = {
         "sigma": sigma,
         "radius": radius,
@@ -72,11 +72,11 @@ def plan(
         "max_n": max_n,
         "images": costs.images,
         "least_n": reach,
-        "reachable": bool(plans[0].boundaries(setting)),
-        "expected": [_row(plans, setting, p, costs) for p in PROBABILITIES],
+        "reachable": bool(plans[0].boundaries(parameters)),
+        "expected": [_row(plans, parameters, p, costs) for p in PROBABILITIES],
     }
     if pilot is not None:
-        answer["pilot"] = _pilot(store, pilot, plans[0], setting, costs)
+        answer["pilot"] = _pilot(store, pilot, plans[0], parameters, costs)
     if as_json:
         print_json(answer)
         return
@@ -129,22 +129,22 @@ def parse_shape(text: str) -> int:
     return channels * height * width
 
 
-def _reach(asked: Anytime, setting: SmoothingParameters, radius: float) -> dict[str, int | None]:
+def _reach(asked: Anytime, parameters: SmoothingParameters, radius: float) -> dict[str, int | None]:
     """Copies without a failure: of a fixed n, of the mixture at whole alpha, and the least cap."""
     return {
-        "fixed": least_copies(Bound.CLOPPER_PEARSON, setting, radius),
-        "mixture": least_copies(Bound.MIXTURE, setting, radius),
-        "anytime": least_cap(asked, setting, radius),
+        "fixed": least_copies(Bound.CLOPPER_PEARSON, parameters, radius),
+        "mixture": least_copies(Bound.MIXTURE, parameters, radius),
+        "anytime": least_cap(asked, parameters, radius),
     }
 
 
 def _row(
-    plans: tuple[Anytime, FixedBudget], setting: SmoothingParameters, p: float, costs: Costs
+    plans: tuple[Anytime, FixedBudget], parameters: SmoothingParameters, p: float, costs: Costs
 ) -> dict[str, Any]:
     radius = plans[0].radii[0]
     row: dict[str, Any] = {"p": p}
     for which in plans:
-        one: Expectation = expected_calls(which, setting, radius, p)
+        one: Expectation = expected_calls(which, parameters, radius, p)
         row[which.kind] = {
             "certified": one.certified,
             **costs.of(one.calls),
@@ -154,7 +154,7 @@ def _row(
 
 
 def _pilot(
-    store: str, name: str, asked: Anytime, setting: SmoothingParameters, costs: Costs
+    store: str, name: str, asked: Anytime, parameters: SmoothingParameters, costs: Costs
 ) -> dict[str, Any]:
     """The estimate for all images from the finished ones of a run, by the plan of that run."""
     from denoised_smoothing.reporting import load_results
@@ -163,7 +163,7 @@ def _pilot(
     with Store(store, read_only=True) as opened:
         results = load_results(opened, name)
     held = results.run.settings
-    for option, ours in (("sigma", setting.sigma), ("alpha", setting.alpha)):
+    for option, ours in (("sigma", parameters.sigma), ("alpha", parameters.alpha)):
         if held[option] != ours:
             raise SettingError(
                 f"the pilot {name!r} was run with {option} {held[option]:g}, --{option} is "
@@ -184,12 +184,12 @@ def _pilot(
         "plan": held["plan"]["kind"],
         "images": len(results.images),
         **values,
-        "notes": _notes(held, asked, setting, costs.images // len(results.images)),
+        "notes": _notes(held, asked, parameters, costs.images // len(results.images)),
     }
 
 
 def _notes(
-    held: dict[str, Any], asked: Anytime, setting: SmoothingParameters, stride: int
+    held: dict[str, Any], asked: Anytime, parameters: SmoothingParameters, stride: int
 ) -> list[str]:
     """What keeps the pilot's images from being a sample, and its plan from being the one asked."""
     notes = []
@@ -201,8 +201,8 @@ def _notes(
     plan = held["plan"]
     cap = next(plan[key] for key in ("max_n", "n", "of_n") if key in plan) + plan.get("more", 0)
     pairs: list[tuple[str, Any, Any]] = [
-        ("noise", held["noise"], setting.noise.value),
-        ("values an image (--shape)", held["dimension"], setting.dimension),
+        ("noise", held["noise"], parameters.noise.value),
+        ("values an image (--shape)", held["dimension"], parameters.dimension),
         ("copies an image at most (--max-n)", cap, asked.max_n),
     ]
     if "radii" in plan:

@@ -238,8 +238,8 @@ class RequestQueue:
             self.stop(
                 RemoteError(
                     f"none of the first {UNLABELLED_LIMIT} answers of {self._vendor.name} has a "
-                    f"label that counts, the last is {str(attempt.answer)[:200]}; check where it is "
-                    "looked for (#label, #labels, #synonyms). The same command goes on regardless"
+                    f"label that counts, the last is {str(attempt.answer)[:200]}; check where it "
+                    "is looked for (#label, #labels, #synonyms). The same command resumes"
                 )
             )
 

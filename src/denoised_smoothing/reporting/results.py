@@ -96,7 +96,7 @@ def load_results(store: Store, name: str, *, so_far: bool = False) -> RunResults
     """
     run = store.run(name)
     plan = SamplingPlan.from_dict(run.settings["plan"])
-    setting = SmoothingParameters(
+    parameters = SmoothingParameters(
         sigma=run.settings["sigma"],
         alpha=run.settings["alpha"],
         dimension=run.settings["dimension"],
@@ -111,7 +111,7 @@ def load_results(store: Store, name: str, *, so_far: bool = False) -> RunResults
         if image.finished or (
             so_far and isinstance(plan, Anytime) and Stage.ESTIMATION in image.counts
         ):
-            certificate = plan.certificate(image.counts, setting)
+            certificate = plan.certificate(image.counts, parameters)
             results.append(
                 ImageResult(
                     image.index, image.image_id, image.label, certificate, image.seconds,

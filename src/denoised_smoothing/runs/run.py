@@ -283,19 +283,21 @@ class CertificationRun:
         begun = [command.removesuffix(named) for command in held.info.get("continued", [])]
         if begun[-1:] != [self.command.removesuffix(named)]:
             return False
-        plan, setting = SamplingPlan.from_dict(held.settings["plan"]), self.setting(held)
+        plan, parameters = SamplingPlan.from_dict(held.settings["plan"]), self.parameters(held)
         complete = {
-            image.image_id for image in store.images(held.name) if is_complete(image, plan, setting)
+            image.image_id
+            for image in store.images(held.name)
+            if is_complete(image, plan, parameters)
         }
         return any(self.dataset.image_ids[index] not in complete for index in self.indices)
 
-    def setting(self, run: StoredRun) -> SmoothingParameters:
+    def parameters(self, run: StoredRun) -> SmoothingParameters:
         """What the certificates of the run rest on."""
-        return self._setting(run.seed)
+        return self._parameters(run.seed)
 
-    def _setting(self, seed: int) -> SmoothingParameters:
+    def _parameters(self, seed: int) -> SmoothingParameters:
         _, first = self.image(self.indices[0])
-        return self.smoothed.setting(first, self.alpha, seed)
+        return self.smoothed.parameters(first, self.alpha, seed)
 
     @property
     def label_note(self) -> str | None:
@@ -321,7 +323,7 @@ class CertificationRun:
         """What to tell the user where the plan can certify none of its radii, or None."""
         if not isinstance(self.plan, Anytime):
             return None
-        if self.plan.boundaries(self._setting(seed=0)):
+        if self.plan.boundaries(self._parameters(seed=0)):
             return None
         return (
             f"no radius of {self.plan.radii} can be certified at sigma {self.smoothed.sigma:g} by "

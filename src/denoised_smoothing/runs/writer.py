@@ -69,13 +69,13 @@ class RunWriter:
     ) -> None:
         self._request, self._run, self._store, self._progress = request, run, store, progress
         self._plan = SamplingPlan.from_dict(run.settings["plan"])
-        self._setting = request.setting(run)
+        self._parameters = request.parameters(run)
         stored = {image.image_id: image for image in store.images(run.name)}
         ids = request.dataset.image_ids
         self._images = {
             image_id: image
             for image_id, image in stored.items()
-            if not is_complete(image, self._plan, self._setting)
+            if not is_complete(image, self._plan, self._parameters)
         }
         self._todo = [
             index
@@ -94,7 +94,7 @@ class RunWriter:
 
     def targets(self, counts: Mapping[Stage, LabelCounts]) -> dict[Stage, int]:
         """The plan's, for this run."""
-        return self._plan.targets(counts, self._setting)
+        return self._plan.targets(counts, self._parameters)
 
     def tasks(self) -> Iterator[ImageTask]:
         """Images that are not finished, with the counts that they have, one by one."""
@@ -189,7 +189,7 @@ class RunWriter:
         return image
 
     def _is_certified(self, image: StoredImage) -> bool:
-        return self._plan.certificate(image.counts, self._setting).label is not None
+        return self._plan.certificate(image.counts, self._parameters).label is not None
 
     def _report(self) -> None:
         if self._progress is None:
@@ -206,11 +206,11 @@ class RunWriter:
         )  # fmt: skip
 
 
-def is_complete(image: StoredImage, plan: SamplingPlan, setting: SmoothingParameters) -> bool:
+def is_complete(image: StoredImage, plan: SamplingPlan, parameters: SmoothingParameters) -> bool:
     """Whether an image is finished, also if its run was allowed more copies since."""
     return image.finished and all(
         (image.counts[stage].n if stage in image.counts else 0) >= n
-        for stage, n in plan.targets(image.counts, setting).items()
+        for stage, n in plan.targets(image.counts, parameters).items()
     )
 
 

@@ -210,10 +210,10 @@ class SmoothedClassifier:
         """
         budget = PredictionBudget(n)
         batch = self._on_grid(image_forms.as_image(image)[None])
-        setting = self._setting(batch, alpha, seed)
-        targets = partial(budget.targets, setting=setting)
-        (task,) = self._count(batch, targets, setting.seed, progress)
-        return budget.prediction(task.counts[Stage.PREDICTION], setting)
+        parameters = self._parameters(batch, alpha, seed)
+        targets = partial(budget.targets, parameters=parameters)
+        (task,) = self._count(batch, targets, parameters.seed, progress)
+        return budget.prediction(task.counts[Stage.PREDICTION], parameters)
 
     def save(
         self,
@@ -423,20 +423,22 @@ class SmoothedClassifier:
         seed: int | None,
         progress: Callable[[Progress], None] | None,
     ) -> list[Certificate]:
-        setting = self._setting(batch, alpha, seed)
-        tasks = self._count(batch, partial(plan.targets, setting=setting), setting.seed, progress)
-        return [plan.certificate(task.counts, setting) for task in tasks]
+        parameters = self._parameters(batch, alpha, seed)
+        tasks = self._count(
+            batch, partial(plan.targets, parameters=parameters), parameters.seed, progress
+        )
+        return [plan.certificate(task.counts, parameters) for task in tasks]
 
-    def _setting(
+    def _parameters(
         self, batch: Float[np.ndarray, "b c h w"], alpha: float, seed: int | None
     ) -> SmoothingParameters:
         if self.channels is not None:
             image_forms.match_channels(batch[0], self.channels)
         check_size(self.denoiser, *batch.shape[2:])
         seed = secrets.randbits(128) if seed is None else seed
-        return self.setting(batch[0], alpha, seed)
+        return self.parameters(batch[0], alpha, seed)
 
-    def setting(
+    def parameters(
         self, image: Float[np.ndarray, "c h w"], alpha: float, seed: int
     ) -> SmoothingParameters:
         """What certificates of images of this size rest on beside the counts."""

@@ -70,9 +70,9 @@ class Job(ABC):
         return digest(self.image)
 
     @cached_property
-    def setting(self) -> SmoothingParameters:
+    def parameters(self) -> SmoothingParameters:
         """What the answer rests on beside the counts."""
-        return self.smoothed.setting(self.image, self.request.alpha, self.seed)
+        return self.smoothed.parameters(self.image, self.request.alpha, self.seed)
 
     @cached_property
     def png(self) -> bytes:
@@ -144,13 +144,13 @@ class CertificateJob(Job):
         check_budget(self.plan.most_calls(), limits)
 
     def targets(self, counts: Counts) -> Mapping[Stage, int]:
-        return self.plan.targets(counts, self.setting)
+        return self.plan.targets(counts, self.parameters)
 
     def progress(self, counts: Counts) -> dict[str, Any]:
-        return story.certifying(self.plan, self.setting, counts, self.names)
+        return story.certifying(self.plan, self.parameters, counts, self.names)
 
     def answer(self, counts: Counts) -> dict[str, Any]:
-        certificate = self.plan.certificate(counts, self.setting)
+        certificate = self.plan.certificate(counts, self.parameters)
         answer = {**self.common(counts), **story.certified(certificate, self.names)}
         if self.request.pictures and certificate.label is not None:
             key = derive_key(self.seed, "perturbation")
@@ -174,13 +174,13 @@ class PredictionJob(Job):
         check_budget(self.budget.n, limits)
 
     def targets(self, counts: Counts) -> Mapping[Stage, int]:
-        return self.budget.targets(counts, self.setting)
+        return self.budget.targets(counts, self.parameters)
 
     def progress(self, counts: Counts) -> dict[str, Any]:
         return story.predicting(self.budget.n, counts, self.names)
 
     def answer(self, counts: Counts) -> dict[str, Any]:
-        prediction = self.budget.prediction(counts[Stage.PREDICTION], self.setting)
+        prediction = self.budget.prediction(counts[Stage.PREDICTION], self.parameters)
         return {**self.common(counts), **story.predicted(prediction, self.names)}
 
 

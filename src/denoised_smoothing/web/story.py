@@ -52,7 +52,7 @@ def votes(counts: LabelCounts, names: ServedNames) -> list[dict[str, Any]]:
 
 
 def certifying(
-    plan: SamplingPlan, setting: SmoothingParameters, counts: Counts, names: ServedNames
+    plan: SamplingPlan, parameters: SmoothingParameters, counts: Counts, names: ServedNames
 ) -> dict[str, Any]:
     """How far a certificate is: votes, and the bound and the radius from the copies so far.
 
@@ -63,10 +63,10 @@ def certifying(
     estimation = counts.get(Stage.ESTIMATION)
     shown = estimation if estimation is not None and estimation.n else selection
     if isinstance(plan, Anytime) and estimation is not None and estimation.n:
-        so_far = plan.certificate(counts, setting)
+        so_far = plan.certificate(counts, parameters)
         lower, radius, proven = so_far.lower_bound, so_far.radius, True
     else:
-        lower, radius, proven = *_as_if_fixed(setting, selection, estimation), False
+        lower, radius, proven = *_as_if_fixed(parameters, selection, estimation), False
     return {
         "calls": sum(votes.n for votes in counts.values()),
         "of": plan.most_calls(),
@@ -81,14 +81,14 @@ def certifying(
 
 
 def _as_if_fixed(
-    setting: SmoothingParameters, selection: LabelCounts | None, estimation: LabelCounts | None
+    parameters: SmoothingParameters, selection: LabelCounts | None, estimation: LabelCounts | None
 ) -> tuple[float, float]:
     candidate = None if selection is None else selection.top()
     if candidate is None or estimation is None or not estimation.n:
         return 0.0, 0.0
     others = estimation.n - estimation.of(candidate)
-    failure = clopper_pearson_upper(others, estimation.n, setting.alpha)
-    return 1.0 - failure, gaussian_radius(setting.sigma, failure, setting.error)
+    failure = clopper_pearson_upper(others, estimation.n, parameters.alpha)
+    return 1.0 - failure, gaussian_radius(parameters.sigma, failure, parameters.error)
 
 
 def predicting(n: int, counts: Counts, names: ServedNames) -> dict[str, Any]:

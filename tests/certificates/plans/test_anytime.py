@@ -316,7 +316,7 @@ class TestNextDecision:
         self, n0: int, p: float, every: int
     ) -> None:
         plan = Anytime(radii=(0.1, 0.25, 0.4), max_n=400, n0=n0, every=every)
-        setting = SmoothingParameters(sigma=0.25, alpha=0.001, dimension=12, seed=0)
+        parameters = SmoothingParameters(sigma=0.25, alpha=0.001, dimension=12, seed=0)
         votes = (np.random.default_rng(n0 + every).random(400) >= p).astype(int)
 
         def counted(stage: Stage, labels: np.ndarray) -> LabelCounts:
@@ -326,7 +326,7 @@ class TestNextDecision:
         had, steps = 0, list[int]()
         while True:
             counts = {**selection, Stage.ESTIMATION: counted(Stage.ESTIMATION, votes[:had])}
-            wanted = plan.targets(counts, setting)[Stage.ESTIMATION]
+            wanted = plan.targets(counts, parameters)[Stage.ESTIMATION]
             if wanted <= had:
                 break
             # Nothing could have been decided at any checkpoint before, whatever the votes.
@@ -336,18 +336,18 @@ class TestNextDecision:
                         rest = np.full(between - had, kind)
                         then = counted(Stage.ESTIMATION, np.append(votes[:had], rest))
                         later = {**selection, Stage.ESTIMATION: then}
-                        assert plan.targets(later, setting)[Stage.ESTIMATION] > between
+                        assert plan.targets(later, parameters)[Stage.ESTIMATION] > between
             # Part of the copies asks for no fewer in all.
             for between in {had + 1, (had + wanted) // 2, wanted - 1} - {had, wanted}:
                 part = {**selection, Stage.ESTIMATION: counted(Stage.ESTIMATION, votes[:between])}
-                assert plan.targets(part, setting)[Stage.ESTIMATION] >= wanted
+                assert plan.targets(part, parameters)[Stage.ESTIMATION] >= wanted
             steps.append(wanted)
             had = wanted
         # The first checkpoint at which the plan, asked there, wants no more.
         checkpoints = [n for n in range(1, 401) if n % every == 0 or n == 400]
         for n in checkpoints:
             counts = {**selection, Stage.ESTIMATION: counted(Stage.ESTIMATION, votes[:n])}
-            if plan.targets(counts, setting)[Stage.ESTIMATION] <= n:
+            if plan.targets(counts, parameters)[Stage.ESTIMATION] <= n:
                 assert had == n
                 break
         else:

@@ -220,13 +220,13 @@ class TestCurtailment:
             np.arange(-1, len(weights)), 2 * self.N, p=np.roll(shares / shares.sum(), 1)
         )
         streams = {Stage.SELECTION: labels[self.N :], Stage.ESTIMATION: labels[: self.N]}
-        plan, setting = FixedBudget(self.N0, self.N, two_sided=two_sided), setting_of()
-        stopped = drive(plan, setting, streams)
+        plan, parameters = FixedBudget(self.N0, self.N, two_sided=two_sided), setting_of()
+        stopped = drive(plan, parameters, streams)
         whole = {
             Stage.SELECTION: tally(Stage.SELECTION, streams[Stage.SELECTION][: self.N0]),
             Stage.ESTIMATION: tally(Stage.ESTIMATION, streams[Stage.ESTIMATION]),
         }
-        early, late = plan.certificate(stopped, setting), plan.certificate(whole, setting)
+        early, late = plan.certificate(stopped, parameters), plan.certificate(whole, parameters)
         assert (early.label, early.radius) == (late.label, late.radius)
         assert early.lower_bound <= late.lower_bound
         if late.upper_bound is not None:

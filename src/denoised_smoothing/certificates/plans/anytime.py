@@ -69,16 +69,16 @@ class Anytime(SamplingPlan):
             if value != 0:
                 check_copies(name, value)
 
-    def targets(self, counts: Counts, setting: SmoothingParameters) -> dict[Stage, int]:
+    def targets(self, counts: Counts, parameters: SmoothingParameters) -> dict[Stage, int]:
         selection = {Stage.SELECTION: self.n0} if self.n0 else {}
-        boundaries = self.boundaries(setting)
+        boundaries = self.boundaries(parameters)
         if not boundaries:  # whatever the copies say, nothing can be certified
             return dict.fromkeys([*selection, Stage.ESTIMATION], 0)
         wanted = self._wanted(counts, boundaries)
         beyond = {Stage.CONTINUATION: wanted - self.max_n} if wanted > self.max_n else {}
         return {**selection, Stage.ESTIMATION: min(wanted, self.max_n), **beyond}
 
-    def certificate(self, counts: Counts, setting: SmoothingParameters) -> Certificate:
+    def certificate(self, counts: Counts, parameters: SmoothingParameters) -> Certificate:
         estimation, later = counts.get(Stage.ESTIMATION), counts.get(Stage.CONTINUATION)
         if estimation is None:
             raise CountsError("an anytime certificate needs counts of estimation, got none")
@@ -86,14 +86,16 @@ class Anytime(SamplingPlan):
         selection = counts.get(Stage.SELECTION, empty)
         check_independent(selection, estimation)
         self._check_numbers(selection, estimation, later)
-        failure, label = self._failure_bound(counts, setting)
+        failure, label = self._failure_bound(counts, parameters)
         certified = label is not None and failure <= 0.5
         return Certificate(
             label=label if certified else None,
-            radius=gaussian_radius(setting.sigma, failure, setting.error) if certified else 0.0,
+            radius=gaussian_radius(parameters.sigma, failure, parameters.error)
+            if certified
+            else 0.0,
             lower_bound=1.0 - failure,
             plan=self,
-            setting=setting,
+            parameters=parameters,
             selection=selection,
             counts=estimation,
             continuation=later,
@@ -139,21 +141,21 @@ class Anytime(SamplingPlan):
                 f"after {estimation.n}"
             )
 
-    def boundaries(self, setting: SmoothingParameters) -> list[tuple[float, Boundary]]:
+    def boundaries(self, parameters: SmoothingParameters) -> list[tuple[float, Boundary]]:
         """The radii that can be reached, ascending, each with its decisions."""
-        mixture, look = self._alphas(setting)
+        mixture, look = self._alphas(parameters)
         pairs = []
         for radius in self.radii:
-            q0 = failure_for_radius(setting.sigma, radius, setting.error)
+            q0 = failure_for_radius(parameters.sigma, radius, parameters.error)
             if q0 > 0.0:
                 found = boundary(q0, mixture, look, self.max_n, self.more, self.every)
                 if found.reachable:
                     pairs.append((radius, found))
         return pairs
 
-    def _alphas(self, setting: SmoothingParameters) -> tuple[float, float]:
+    def _alphas(self, parameters: SmoothingParameters) -> tuple[float, float]:
         """Levels of the mixture and of the look."""
-        alpha = check_anytime_alpha(setting.alpha) / (1 if self.n0 else 2)
+        alpha = check_anytime_alpha(parameters.alpha) / (1 if self.n0 else 2)
         return MIXTURE_SHARE * alpha, (1 - MIXTURE_SHARE) * alpha
 
     def _wanted(self, counts: Counts, boundaries: list[tuple[float, Boundary]]) -> int:
@@ -221,14 +223,14 @@ class Anytime(SamplingPlan):
         return 0 if candidate is None else votes.of(candidate)
 
     def _failure_bound(
-        self, counts: Counts, setting: SmoothingParameters
+        self, counts: Counts, parameters: SmoothingParameters
     ) -> tuple[float, int | None]:
         """The smallest bound on q that holds, and the label that it is about.
 
         Of all copies; of those up to the cap, for what was certified there stays certified; and
         of the one look at the cap.
         """
-        mixture, look = self._alphas(setting)
+        mixture, look = self._alphas(parameters)
         estimation = counts[Stage.ESTIMATION]
         found: list[tuple[float, int | None]] = [(1.0, None)]
         total = estimation.followed_by(counts.get(Stage.CONTINUATION))

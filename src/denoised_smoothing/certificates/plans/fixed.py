@@ -48,12 +48,16 @@ class FixedBudget(SamplingPlan):
         check_copies("n0", self.n0)
         check_copies("n", self.n)
 
-    def targets(self, counts: Counts, setting: SmoothingParameters) -> dict[Stage, int]:
-        wanted = estimation_target(counts, self.n0, self.n, setting.alpha, two_sided=self.two_sided)
+    def targets(self, counts: Counts, parameters: SmoothingParameters) -> dict[Stage, int]:
+        wanted = estimation_target(
+            counts, self.n0, self.n, parameters.alpha, two_sided=self.two_sided
+        )
         return {Stage.SELECTION: self.n0, Stage.ESTIMATION: wanted}
 
-    def certificate(self, counts: Counts, setting: SmoothingParameters) -> Certificate:
-        return fixed_certificate(self, counts, (self.n0, self.n), setting, two_sided=self.two_sided)
+    def certificate(self, counts: Counts, parameters: SmoothingParameters) -> Certificate:
+        return fixed_certificate(
+            self, counts, (self.n0, self.n), parameters, two_sided=self.two_sided
+        )
 
     def most_calls(self) -> int:
         return self.n0 + self.n
@@ -121,7 +125,7 @@ def fixed_certificate(
     plan: SamplingPlan,
     counts: Counts,
     budget: tuple[int, int],
-    setting: SmoothingParameters,
+    parameters: SmoothingParameters,
     *,
     two_sided: bool = False,
 ) -> Certificate:
@@ -139,7 +143,7 @@ def fixed_certificate(
     if (
         estimation is None
         or estimation.n >= n
-        or not _abstains(selection, estimation, n, setting.alpha, two_sided=two_sided)
+        or not _abstains(selection, estimation, n, parameters.alpha, two_sided=two_sided)
     ):
         _check_number(estimation, Stage.ESTIMATION, n)
     assert estimation is not None
@@ -150,19 +154,19 @@ def fixed_certificate(
     successes = 0 if candidate is None else estimation.of(candidate)
     other = estimation.top_other(-1 if candidate is None else candidate)
     bounds = _bounds(
-        successes, other + estimation.failed + missing, n, setting.alpha, two_sided=two_sided
+        successes, other + estimation.failed + missing, n, parameters.alpha, two_sided=two_sided
     )
     certified = candidate is not None and bounds.certified
     if bounds.other is None:
-        radius = gaussian_radius(setting.sigma, bounds.failure, setting.error)
+        radius = gaussian_radius(parameters.sigma, bounds.failure, parameters.error)
     else:
-        radius = two_sided_radius(setting.sigma, bounds.failure, bounds.other, setting.error)
+        radius = two_sided_radius(parameters.sigma, bounds.failure, bounds.other, parameters.error)
     return Certificate(
         label=candidate if certified else None,
         radius=radius if certified else 0.0,
         lower_bound=1.0 - bounds.failure,
         plan=plan,
-        setting=setting,
+        parameters=parameters,
         selection=selection,
         counts=estimation,
         upper_bound=bounds.other,

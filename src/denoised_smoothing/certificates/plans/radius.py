@@ -61,25 +61,25 @@ class RadiusTarget(SamplingPlan):
             object.__setattr__(self, "n0", max(100, self.of_n // 10))
         check_copies("n0", self.n0)
 
-    def n(self, counts: Counts, setting: SmoothingParameters) -> int | None:
+    def n(self, counts: Counts, parameters: SmoothingParameters) -> int | None:
         """Copies of the estimation stage; None until the pilot is complete."""
         pilot = counts.get(Stage.SELECTION)
         if pilot is None or pilot.n < self.n0:
             return None
         candidate = pilot.top()
         successes = 0 if candidate is None else pilot.of(candidate)
-        return _copies(successes, self.n0, self.of_n, self.share, setting.alpha)
+        return _copies(successes, self.n0, self.of_n, self.share, parameters.alpha)
 
-    def targets(self, counts: Counts, setting: SmoothingParameters) -> dict[Stage, int]:
-        n = self.n(counts, setting)
+    def targets(self, counts: Counts, parameters: SmoothingParameters) -> dict[Stage, int]:
+        n = self.n(counts, parameters)
         if n is None:
             return {Stage.SELECTION: self.n0, Stage.ESTIMATION: 0}
-        wanted = estimation_target(counts, self.n0, n, setting.alpha)
+        wanted = estimation_target(counts, self.n0, n, parameters.alpha)
         return {Stage.SELECTION: self.n0, Stage.ESTIMATION: wanted}
 
-    def certificate(self, counts: Counts, setting: SmoothingParameters) -> Certificate:
-        n = self.n(counts, setting) or self.of_n  # without a pilot, refused just below
-        return fixed_certificate(self, counts, (self.n0, n), setting)
+    def certificate(self, counts: Counts, parameters: SmoothingParameters) -> Certificate:
+        n = self.n(counts, parameters) or self.of_n  # without a pilot, refused just below
+        return fixed_certificate(self, counts, (self.n0, n), parameters)
 
     def most_calls(self) -> int:
         return self.n0 + self.of_n
