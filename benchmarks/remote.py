@@ -25,8 +25,8 @@ import numpy as np
 from denoised_smoothing import CertificationRun, FixedBudget, SmoothedClassifier, Store
 from denoised_smoothing.datasets import ImageDataset
 from denoised_smoothing.remote.classifier import RemoteClassifier
-from denoised_smoothing.remote.conduct import ClientSettings
 from denoised_smoothing.remote.encoding import Encoding, to_levels
+from denoised_smoothing.remote.limits import ClientSettings
 
 TESTS = Path(__file__).parents[1] / "tests" / "remote"
 IN_FLIGHT = 64

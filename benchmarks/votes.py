@@ -18,7 +18,7 @@ from torch.distributions import Normal
 
 from denoised_smoothing.datasets import load_dataset
 from denoised_smoothing.models.catalogue import load_classifier, load_denoiser
-from denoised_smoothing.models.denoisers.mean import logits_after_denoising
+from denoised_smoothing.models.denoisers.ensemble import logits_after_denoising
 from denoised_smoothing.models.protocols import Classifier, Denoiser
 
 RADII = {0.25: (0.25, 0.5), 0.5: (0.25, 0.5, 0.75, 1.0)}

@@ -21,7 +21,7 @@ from denoised_smoothing.engines import (
 from denoised_smoothing.engines import (
     torch_engine as pytorch,
 )
-from denoised_smoothing.engines.engine import exact_float32, tracing
+from denoised_smoothing.engines.locks import exact_float32, tracing
 from denoised_smoothing.errors import ClassifierError, SettingError
 from denoised_smoothing.models.denoisers import as_denoiser
 

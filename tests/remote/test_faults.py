@@ -24,12 +24,12 @@ from denoised_smoothing.errors import (
     RemoteError,
     SettingError,
 )
-from denoised_smoothing.remote.budget import Budget
 from denoised_smoothing.remote.client import QueryClient
-from denoised_smoothing.remote.conduct import ClientSettings
 from denoised_smoothing.remote.encoding import Encoding
 from denoised_smoothing.remote.labels import AnswerRule
-from denoised_smoothing.remote.records import Charge, CopyKey, MemoryLog, Outcome
+from denoised_smoothing.remote.limits import Budget, ClientSettings
+from denoised_smoothing.remote.log import MemoryLog
+from denoised_smoothing.remote.records import Charge, CopyKey, Outcome
 from denoised_smoothing.remote.vendors.base import Vendor
 
 O, T = Outcome, Trouble  # noqa: E741

@@ -9,16 +9,8 @@ import pytest
 
 from denoised_smoothing.certificates.counts import Stage
 from denoised_smoothing.errors import RunNotFoundError, StoreError
-from denoised_smoothing.remote.log import StoreLog
-from denoised_smoothing.remote.records import (
-    Attempt,
-    CopyKey,
-    MemoryLog,
-    Outcome,
-    QueryLog,
-    Spending,
-    spending_of,
-)
+from denoised_smoothing.remote.log import MemoryLog, QueryLog, StoreLog
+from denoised_smoothing.remote.records import Attempt, CopyKey, Outcome, Spending, spending_of
 from denoised_smoothing.store import SCHEMA_VERSION, Store
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"

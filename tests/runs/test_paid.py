@@ -29,9 +29,8 @@ from denoised_smoothing.errors import (
     SettingError,
     StoreError,
 )
-from denoised_smoothing.remote.budget import Budget
 from denoised_smoothing.remote.classifier import RemoteClassifier
-from denoised_smoothing.remote.conduct import ClientSettings
+from denoised_smoothing.remote.limits import Budget, ClientSettings
 from denoised_smoothing.remote.log import StoreLog
 from denoised_smoothing.remote.records import Attempt, CopyKey, Outcome
 from denoised_smoothing.remote.vendors.http import HttpEndpoint

@@ -29,7 +29,7 @@ from denoised_smoothing.cli.options import (
 )
 from denoised_smoothing.cli.output import err, out, plain_rows, print_json, run_bar
 from denoised_smoothing.errors import ImageError, SettingError
-from denoised_smoothing.runs.paper.scales import SCALES, Scale, ScaleName
+from denoised_smoothing.runs.paper.recipes import SCALES, Scale, ScaleName
 
 if TYPE_CHECKING:
     from denoised_smoothing.datasets import ImageDataset

@@ -108,8 +108,8 @@ class BuyingOptions:
         Raises:
             SettingError: an option is out of range, or is for remote classifiers.
         """
-        from denoised_smoothing.remote.budget import Budget
         from denoised_smoothing.remote.classifier import RemoteClassifier
+        from denoised_smoothing.remote.limits import Budget
 
         if not isinstance(classifier, RemoteClassifier):
             given = [name for name, value in vars(self).items() if value not in (None, False)]

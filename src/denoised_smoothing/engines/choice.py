@@ -24,7 +24,8 @@ from denoised_smoothing.engines.converted import (
     OnnxRuntimeEngine,
     OpenVinoEngine,
 )
-from denoised_smoothing.engines.engine import Engine, cores, forward_size, processor, tracing
+from denoised_smoothing.engines.engine import Engine, cores, forward_size, processor
+from denoised_smoothing.engines.locks import tracing
 from denoised_smoothing.engines.pipeline import Pipeline, agrees, folded
 from denoised_smoothing.engines.torch_engine import CompiledTorchEngine, TorchEngine
 from denoised_smoothing.errors import (

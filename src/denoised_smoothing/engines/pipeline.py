@@ -11,7 +11,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.fx.experimental.optimization import fuse
 
-from denoised_smoothing.engines.engine import checked_answer, checked_call, tracing
+from denoised_smoothing.engines.engine import checked_answer, checked_call
+from denoised_smoothing.engines.locks import tracing
 from denoised_smoothing.errors import ClassifierError
 from denoised_smoothing.models.protocols import Classifier, Denoiser
 

@@ -17,7 +17,7 @@ from denoised_smoothing import images as image_forms
 from denoised_smoothing.certificates.counts import Stage
 from denoised_smoothing.certificates.parameters import EngineName, Noise, Precision
 from denoised_smoothing.engines import EngineChoice, PassThrough, Pipeline, Request, choose_engine
-from denoised_smoothing.engines.engine import tracing
+from denoised_smoothing.engines.locks import tracing
 from denoised_smoothing.errors import SettingError
 from denoised_smoothing.models.denoisers import (
     DenoiserNetwork,

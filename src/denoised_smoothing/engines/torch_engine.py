@@ -9,7 +9,8 @@ from jaxtyping import Float, Num
 from torch import Tensor
 
 from denoised_smoothing.certificates.parameters import EngineName, Precision
-from denoised_smoothing.engines.engine import Engine, checked_answer, cores, exact_float32, tracing
+from denoised_smoothing.engines.engine import Engine, checked_answer, cores
+from denoised_smoothing.engines.locks import exact_float32, tracing
 from denoised_smoothing.engines.pipeline import Pipeline
 from denoised_smoothing.errors import SettingError
 

@@ -17,10 +17,11 @@ from torch import Tensor, tensor
 from denoised_smoothing.certificates.counts import Stage
 from denoised_smoothing.errors import AnswerMissingError
 from denoised_smoothing.remote.client import QueryClient
-from denoised_smoothing.remote.conduct import ClientSettings
 from denoised_smoothing.remote.encoding import Encoding, to_levels
 from denoised_smoothing.remote.labels import AnswerRule
-from denoised_smoothing.remote.records import CopyKey, MemoryLog, QueryLog, Spending, spending_of
+from denoised_smoothing.remote.limits import ClientSettings
+from denoised_smoothing.remote.log import MemoryLog, QueryLog
+from denoised_smoothing.remote.records import CopyKey, Spending, spending_of
 from denoised_smoothing.remote.vendors.base import Vendor
 from denoised_smoothing.remote.vendors.prices import Price
 

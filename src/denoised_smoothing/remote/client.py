@@ -12,12 +12,11 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from denoised_smoothing.errors import StoreError
-from denoised_smoothing.remote.budget import BudgetGuard
-from denoised_smoothing.remote.conduct import ClientSettings
-from denoised_smoothing.remote.history import read_history
 from denoised_smoothing.remote.labels import AnswerRule
+from denoised_smoothing.remote.limits import BudgetGuard, ClientSettings
+from denoised_smoothing.remote.log import QueryLog, read_history, resume_hint
 from denoised_smoothing.remote.queue import AttemptResult, Copy, RequestQueue, cleaned
-from denoised_smoothing.remote.records import CopyKey, Outcome, QueryLog, Spending, resume_hint
+from denoised_smoothing.remote.records import CopyKey, Outcome, Spending
 from denoised_smoothing.remote.vendors.base import Vendor, VendorError, to_json
 
 GATHER_SECONDS = 0.01

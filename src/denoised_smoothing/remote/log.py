@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import fields
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, fields
 from itertools import count
 from operator import attrgetter
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import sqlalchemy as sa
 
@@ -23,8 +23,48 @@ _fields_of, _results_of = attrgetter(*_FIELDS), attrgetter(*_RESULTS)
 _READ = tuple(column for column in QUERIES.columns if column.name not in ("run", "answer"))
 
 
+@runtime_checkable
+class QueryLog(Protocol):
+    """Where attempts are noted. Threads may share it."""
+
+    lasting: bool
+    """Whether what is noted survives the process, and may be called kept."""
+
+    def write(self, begun: Sequence[Attempt], finished: Sequence[Attempt]) -> None:
+        """Note attempts that are about to be sent, and what became of others, all or none.
+
+        When it returns they are where they shall survive the process.
+        """
+
+    def history(self) -> Iterable[Attempt]:
+        """All attempts noted, those of a copy in their order; the answers themselves left out."""
+
+
+class MemoryLog:
+    """Keeps attempts as long as the process lives."""
+
+    lasting = False
+
+    def __init__(self) -> None:
+        self._attempts: dict[tuple[CopyKey, int], Attempt] = {}
+
+    def write(self, begun: Sequence[Attempt], finished: Sequence[Attempt]) -> None:
+        for attempt in (*begun, *finished):
+            self._attempts[attempt.key, attempt.number] = attempt
+
+    def history(self) -> list[Attempt]:
+        return list(self._attempts.values())
+
+
+def resume_hint(log: QueryLog) -> str:
+    """The end of a message to a user whose queries stop."""
+    if log.lasting:
+        return "Everything answered is kept, and the same command goes on"
+    return "Answers are not kept here: runs in a store ('certify', CertificationRun) keep them"
+
+
 class StoreLog:
-    """The attempts of one run: a :class:`~denoised_smoothing.remote.records.QueryLog` on disk.
+    """The attempts of one run: a :class:`~denoised_smoothing.remote.log.QueryLog` on disk.
 
     Args:
         store: where they are.
@@ -104,3 +144,46 @@ def _attempt(row: Any) -> Attempt:
     values = dict(row)
     key = CopyKey(values.pop("image_id"), Stage(values.pop("stage")), values.pop("copy"))
     return Attempt(key=key, **{**values, "outcome": Outcome(values["outcome"])})
+
+
+_HARMLESS = (Outcome.THROTTLED, Outcome.SENT, Outcome.WITHHELD)
+"""Ends of attempts that say nothing about the copy."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """What was done about a copy that has no vote yet."""
+
+    number: int
+    failures: int
+    sha256: str
+
+
+@dataclass
+class EarlierAttempts:
+    """Votes, attempts without one, what was spent, and what the vendor was like."""
+
+    spent: Spending
+    votes: dict[CopyKey, str | None] = field(default_factory=dict)
+    tried: dict[CopyKey, Tried] = field(default_factory=dict)
+    version: str | None = None
+    answers: int = 0
+    labelled: bool = False
+
+
+def read_history(log: QueryLog, spent: Spending) -> EarlierAttempts:
+    """The history in a log; ``spent`` is what was spent beside it."""
+    history = EarlierAttempts(spent)
+    for attempt in log.history():
+        history.spent = history.spent.plus(attempt.outcome, attempt.price)
+        if attempt.outcome is Outcome.ANSWERED:
+            history.answers += 1
+            history.version = history.version or attempt.version
+            history.labelled = history.labelled or attempt.label is not None
+        if attempt.final:
+            history.votes[attempt.key] = attempt.label
+            continue
+        before = history.tried.get(attempt.key)
+        failures = (before.failures if before else 0) + (attempt.outcome not in _HARMLESS)
+        history.tried[attempt.key] = Tried(attempt.number, failures, attempt.sha256)
+    return history

@@ -13,11 +13,14 @@ from itertools import count
 from typing import Any
 
 from denoised_smoothing.errors import BudgetReachedError, ModelChangedError, RemoteError
-from denoised_smoothing.remote.budget import BudgetGuard
-from denoised_smoothing.remote.conduct import ClientSettings
-from denoised_smoothing.remote.history import EarlierAttempts
-from denoised_smoothing.remote.pacing import CircuitBreaker, TokenBucket
-from denoised_smoothing.remote.records import Attempt, CopyKey, Outcome, QueryLog, resume_hint
+from denoised_smoothing.remote.limits import (
+    BudgetGuard,
+    CircuitBreaker,
+    ClientSettings,
+    TokenBucket,
+)
+from denoised_smoothing.remote.log import EarlierAttempts, QueryLog, resume_hint
+from denoised_smoothing.remote.records import Attempt, CopyKey, Outcome
 from denoised_smoothing.remote.vendors.base import FaultSource, Vendor, VendorError
 
 UNLABELLED_LIMIT = 20

@@ -6,10 +6,10 @@ whatever became of the process. Needs no torch: the store reads and writes it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple
 
 from denoised_smoothing.certificates.counts import Stage
 
@@ -91,46 +91,6 @@ class Attempt:
     version: str | None = None
     answer: str | None = None
     seconds: float | None = None
-
-
-@runtime_checkable
-class QueryLog(Protocol):
-    """Where attempts are noted. Threads may share it."""
-
-    lasting: bool
-    """Whether what is noted survives the process, and may be called kept."""
-
-    def write(self, begun: Sequence[Attempt], finished: Sequence[Attempt]) -> None:
-        """Note attempts that are about to be sent, and what became of others, all or none.
-
-        When it returns they are where they shall survive the process.
-        """
-
-    def history(self) -> Iterable[Attempt]:
-        """All attempts noted, those of a copy in their order; the answers themselves left out."""
-
-
-class MemoryLog:
-    """Keeps attempts as long as the process lives."""
-
-    lasting = False
-
-    def __init__(self) -> None:
-        self._attempts: dict[tuple[CopyKey, int], Attempt] = {}
-
-    def write(self, begun: Sequence[Attempt], finished: Sequence[Attempt]) -> None:
-        for attempt in (*begun, *finished):
-            self._attempts[attempt.key, attempt.number] = attempt
-
-    def history(self) -> list[Attempt]:
-        return list(self._attempts.values())
-
-
-def resume_hint(log: QueryLog) -> str:
-    """The end of a message to a user whose queries stop."""
-    if log.lasting:
-        return "Everything answered is kept, and the same command goes on"
-    return "Answers are not kept here: runs in a store ('certify', CertificationRun) keep them"
 
 
 @dataclass(frozen=True, slots=True)

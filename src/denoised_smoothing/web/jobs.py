@@ -24,7 +24,7 @@ from denoised_smoothing.errors import SettingError
 from denoised_smoothing.images import digest, to_png
 from denoised_smoothing.noise import derive_key
 from denoised_smoothing.smoothing.classifier import SmoothedClassifier
-from denoised_smoothing.web import story
+from denoised_smoothing.web import views as story
 from denoised_smoothing.web.batching import PendingImage
 from denoised_smoothing.web.events import EventStream
 from denoised_smoothing.web.limits import Limits

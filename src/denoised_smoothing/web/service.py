@@ -25,8 +25,8 @@ from denoised_smoothing.web.limits import Limits
 from denoised_smoothing.web.metrics import Metrics
 from denoised_smoothing.web.schemas import ImageRequest
 from denoised_smoothing.web.served import NO_DENOISER, ServedModels
-from denoised_smoothing.web.story import failure, shown_copies
 from denoised_smoothing.web.uploads import fit, read_upload
+from denoised_smoothing.web.views import failure, shown_copies
 
 PROGRESS_SECONDS = 0.03
 """Progress of a request is told at most this often."""

@@ -10,18 +10,19 @@ from denoised_smoothing.models.denoisers.diffusion import (
     check_size,
 )
 from denoised_smoothing.models.denoisers.dncnn import DnCNN
+from denoised_smoothing.models.denoisers.ensemble import (
+    MajorityVote,
+    MeanDenoiser,
+    MeanLogits,
+    MultiSampleDenoiser,
+    logits_after_denoising,
+)
 from denoised_smoothing.models.denoisers.files import (
     ARCHITECTURES,
     build_denoiser,
     load_card,
     load_denoiser_file,
     save_denoiser,
-)
-from denoised_smoothing.models.denoisers.majority import MajorityVote, MultiSampleDenoiser
-from denoised_smoothing.models.denoisers.mean import (
-    MeanDenoiser,
-    MeanLogits,
-    logits_after_denoising,
 )
 from denoised_smoothing.models.denoisers.memnet import MemNet
 from denoised_smoothing.models.denoisers.unet import UNet

@@ -18,8 +18,7 @@ from denoised_smoothing.remote.vendors.base import (
     fault_of_status,
     retry_after,
 )
-from denoised_smoothing.remote.vendors.http import checked_url
-from denoised_smoothing.remote.vendors.wire import WireVendor
+from denoised_smoothing.remote.vendors.http import WireVendor, checked_url
 
 _FAULTS = {
     range(11000, 11003): (Outcome.REFUSED, FaultSource.ACCOUNT),

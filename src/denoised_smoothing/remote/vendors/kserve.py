@@ -14,8 +14,7 @@ import PIL.Image
 from denoised_smoothing.remote.labels import Scored
 from denoised_smoothing.remote.records import Outcome
 from denoised_smoothing.remote.vendors.base import FaultSource, Reply, VendorError
-from denoised_smoothing.remote.vendors.http import checked_url, token_of
-from denoised_smoothing.remote.vendors.wire import WireVendor
+from denoised_smoothing.remote.vendors.http import WireVendor, checked_url, token_of
 
 
 class KServe(WireVendor):

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from denoised_smoothing.certificates.plans import Anytime
+from denoised_smoothing.certificates.plans.anytime import RADII
 from denoised_smoothing.datasets import ImageDataset
 from denoised_smoothing.errors import SettingError
 from denoised_smoothing.models.shipped import load_shipped_denoiser, shipped_denoisers
@@ -227,3 +230,38 @@ def _start(recipe: Recipe, networks: Networks) -> str:
 def _file(spec: str) -> Path:
     bundled = shipped_denoisers()
     return bundled[spec] if spec in bundled else Path(spec.partition(":")[2])
+
+
+class ScaleName(StrEnum):
+    """How much an experiment spends."""
+
+    QUICK = "quick"
+    """An hour or two; a small cap on copies can only lower the numbers, as little training does."""
+    FULL = "full"
+    """The scale of the paper."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What an experiment spends.
+
+    Args:
+        images: at most so many.
+        max_n: cap on the copies of an image.
+        training: share of a recipe's steps, where a denoiser must be trained.
+    """
+
+    images: int
+    max_n: int
+    training: float
+
+    @property
+    def plan(self) -> Anytime:
+        """The sampling plan, which asks about the radii of the paper's tables."""
+        return Anytime(RADII, max_n=self.max_n)
+
+
+SCALES = {
+    ScaleName.QUICK: Scale(images=200, max_n=1_000, training=0.02),
+    ScaleName.FULL: Scale(images=500, max_n=10_000, training=1.0),
+}

@@ -11,7 +11,7 @@ from denoised_smoothing.images import to_png
 from denoised_smoothing.web.routes.answers import REFUSALS, service_of
 from denoised_smoothing.web.schemas import Problem
 from denoised_smoothing.web.security import problem
-from denoised_smoothing.web.story import name_of
+from denoised_smoothing.web.views import name_of
 
 router = APIRouter()
 _PNG: dict[int | str, dict[str, Any]] = {200: {"content": {"image/png": {}}}, **REFUSALS}

@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, Response
 from denoised_smoothing.reporting import export as write_export
 from denoised_smoothing.reporting import load_results, write_report
 from denoised_smoothing.reporting.export import ExportFormat
-from denoised_smoothing.web import results
+from denoised_smoothing.web import views as results
 from denoised_smoothing.web.routes.answers import REFUSALS, service_of
 from denoised_smoothing.web.schemas import Problem
 

@@ -5,9 +5,13 @@ import itertools
 import pytest
 
 from denoised_smoothing.errors import BudgetReachedError, SettingError
-from denoised_smoothing.remote.budget import Budget, BudgetGuard
-from denoised_smoothing.remote.conduct import ClientSettings
-from denoised_smoothing.remote.pacing import CircuitBreaker, TokenBucket
+from denoised_smoothing.remote.limits import (
+    Budget,
+    BudgetGuard,
+    CircuitBreaker,
+    ClientSettings,
+    TokenBucket,
+)
 from denoised_smoothing.remote.records import Outcome, Spending
 from denoised_smoothing.remote.vendors.base import fault_of_status, retry_after
 
