@@ -30,7 +30,7 @@ import sqlalchemy as sa
 from denoised_smoothing import SmoothedClassifier
 from denoised_smoothing.certificates.plans import FixedBudget
 from denoised_smoothing.datasets import ImageDataset
-from denoised_smoothing.runs import CertificationRun
+from denoised_smoothing.runs.run import CertificationRun
 from denoised_smoothing.smoothing.crew import Crew
 from denoised_smoothing.smoothing.scheduler import (
     BatchRunner,

@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from denoised_smoothing.models.catalogue import load_classifier, load_denoiser
     from denoised_smoothing.models.classifiers.base import ImageClassifier
     from denoised_smoothing.reporting import load_results, write_report
-    from denoised_smoothing.runs import CertificationRun
-    from denoised_smoothing.smoothing.classifier import SmoothedClassifier
+    from denoised_smoothing.runs.run import CertificationRun
+    from denoised_smoothing.smoothing import SmoothedClassifier
     from denoised_smoothing.store import Store
 
 _HOMES = {
     "Anytime": "certificates.plans",
     "Certificate": "certificates.certificate",
-    "CertificationRun": "runs",
+    "CertificationRun": "runs.run",
     "DenoisedSmoothingError": "errors",
     "FixedBudget": "certificates.plans",
     "ImageClassifier": "models.classifiers.base",

@@ -26,7 +26,7 @@ from denoised_smoothing.attacks.report import (
 from denoised_smoothing.errors import MissingExtraError, SettingError
 from denoised_smoothing.reporting.results import RunResults
 
-from .samples import image, results
+from ..reporting.samples import image, results
 
 
 def outcome(

@@ -30,8 +30,8 @@ from denoised_smoothing.errors import TrainingInterruptedError
 from denoised_smoothing.models import catalogue
 from denoised_smoothing.models.denoisers import build_denoiser, load_denoiser_file, save_denoiser
 from denoised_smoothing.reporting import load_results
-from denoised_smoothing.runs import RunProgress
 from denoised_smoothing.runs import demo as experiments
+from denoised_smoothing.runs.writer import RunProgress
 from denoised_smoothing.store import Store
 
 SAMPLES = Path(__file__).parents[1] / "samples"

@@ -272,16 +272,16 @@ def test_what_no_fingerprint_sees_but_changes_the_answer_converts_again(
 
 class TestFitting:
     def test_halves_until_it_fits(self) -> None:
-        forward, notes = choice.fitting(Small(300), 1000, noisy)
+        forward, notes = choice.largest_batch(Small(300), 1000, noisy)
         assert forward == 250
         assert notes == ("250 copies a forward pass: memory does not hold 1000",)
 
     def test_what_fits_stays(self) -> None:
-        assert choice.fitting(Small(1000), 1000, noisy) == (1000, ())
+        assert choice.largest_batch(Small(1000), 1000, noisy) == (1000, ())
 
     def test_a_single_copy_that_does_not_fit_is_an_error(self) -> None:
         with pytest.raises(ClassifierError, match="does not hold the pipeline with a single copy"):
-            choice.fitting(Small(0), 8, noisy)
+            choice.largest_batch(Small(0), 8, noisy)
 
 
 @OPENVINO

@@ -21,7 +21,7 @@ from denoised_smoothing.engines import Engine, choice, converted
 from denoised_smoothing.engines import torch_engine as pytorch
 from denoised_smoothing.errors import ClassifierError, RunMismatchError
 from denoised_smoothing.models.catalogue import load_classifier
-from denoised_smoothing.runs import CertificationRun
+from denoised_smoothing.runs.run import CertificationRun
 from denoised_smoothing.smoothing.classifier import SmoothedClassifier
 from denoised_smoothing.smoothing.scheduler import ImageTask
 from denoised_smoothing.store import Store

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from denoised_smoothing.errors import SpecError, WeightsError
-from denoised_smoothing.models import shipped as bundled
+from denoised_smoothing.models import shipped as module
 from denoised_smoothing.models.denoisers import UNet, save_denoiser
 from denoised_smoothing.models.shipped import (
     check_checksum,
@@ -26,8 +26,8 @@ OPTIONS = {"sigma_min": "0.25", "sigma_max": "0.25"}
 @pytest.fixture
 def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A package that ships one denoiser, ``small``."""
-    monkeypatch.setattr(bundled.resources, "files", lambda package: tmp_path)
-    path = tmp_path / "bundled" / "denoisers" / "small.safetensors"
+    monkeypatch.setattr(module.resources, "files", lambda package: tmp_path)
+    path = tmp_path / "shipped" / "denoisers" / "small.safetensors"
     save_denoiser(path, UNet(width=8, outer=1, inner=1), "unet", OPTIONS, half=True)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     (path.parent / "SHA256SUMS").write_text(f"{digest}  {path.name}\n")

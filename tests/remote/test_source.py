@@ -41,7 +41,7 @@ def test_every_form_is_a_remote_spec() -> None:
 
 def test_what_does_not_change_answers_is_no_part_of_the_classifier() -> None:
     one, other = load_remote("simulated"), load_remote("simulated#latency=1#errors=0.1")
-    other.with_conduct(in_flight=3, rate=1.0)
+    other.with_settings(in_flight=3, rate=1.0)
     assert fingerprint(one) == fingerprint(other)
     assert fingerprint(one) != fingerprint(load_remote("simulated#size=40"))
 

@@ -14,9 +14,9 @@ from denoised_smoothing.certificates.plans import FixedBudget
 from denoised_smoothing.cli import main
 from denoised_smoothing.errors import SettingError, StoreError
 from denoised_smoothing.reporting import load_results
-from denoised_smoothing.runs import RunProgress
 from denoised_smoothing.runs import demo as experiments
 from denoised_smoothing.runs.demo import METHODS, RADII, SIGMAS, DemoStory, run_demo
+from denoised_smoothing.runs.writer import RunProgress
 from denoised_smoothing.store import Store
 
 for package in ("sklearn", "jinja2", "matplotlib"):

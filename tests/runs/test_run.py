@@ -33,10 +33,11 @@ from denoised_smoothing.errors import (
 from denoised_smoothing.models.classifiers import ImageClassifier
 from denoised_smoothing.noise import noisy_copies
 from denoised_smoothing.reporting import ExportFormat, export, load_results
-from denoised_smoothing.runs import CertificationRun, RunProgress
 from denoised_smoothing.runs import writer as recorder
+from denoised_smoothing.runs.run import CertificationRun
+from denoised_smoothing.runs.writer import RunProgress
+from denoised_smoothing.smoothing import scheduler as scheduling
 from denoised_smoothing.smoothing.classifier import SmoothedClassifier, Stage
-from denoised_smoothing.smoothing.classifier import scheduler as scheduling
 from denoised_smoothing.store import Store, StoredImage
 
 IMAGES = 12

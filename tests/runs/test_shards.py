@@ -22,7 +22,8 @@ from denoised_smoothing.errors import RunMismatchError, SettingError
 from denoised_smoothing.remote.log import StoreLog
 from denoised_smoothing.remote.records import Attempt, CopyKey, Outcome
 from denoised_smoothing.reporting import ExportFormat, export, load_results
-from denoised_smoothing.runs import EXAMPLES, CertificationRun, Shard, merge
+from denoised_smoothing.runs.run import EXAMPLES, CertificationRun
+from denoised_smoothing.runs.shards import Shard, merge
 from denoised_smoothing.store import Store
 
 IMAGES, SHARDS = 37, 16

@@ -17,8 +17,8 @@ from denoised_smoothing.cli import main
 from denoised_smoothing.datasets import load_dataset
 from denoised_smoothing.errors import SettingError
 from denoised_smoothing.reporting import comparison, sigma_figure, write_report
-from denoised_smoothing.runs import CertificationRun
 from denoised_smoothing.runs.demo import sweep_sigma
+from denoised_smoothing.runs.run import CertificationRun
 from denoised_smoothing.smoothing.classifier import SmoothedClassifier
 from denoised_smoothing.store import Store
 

@@ -22,14 +22,24 @@ from denoised_smoothing.models.classifiers import ImageClassifier
 from denoised_smoothing.models.classifiers.cifar_resnet import ProjectedResNet
 from denoised_smoothing.models.classifiers.preprocessing import Interpolation, Resize, Scaling
 from denoised_smoothing.models.denoisers import DnCNN, MajorityVote
-from denoised_smoothing.runs import CertificationRun
+from denoised_smoothing.runs.run import CertificationRun
+from denoised_smoothing.smoothing import bundle as bundles
+from denoised_smoothing.smoothing import bundle_file as record
+from denoised_smoothing.smoothing import bundle_parts as parts
 from denoised_smoothing.smoothing.bundle import missing_roles, read_bundle, restore_form
 from denoised_smoothing.smoothing.classifier import SmoothedClassifier
-from denoised_smoothing.smoothing.classifier import bundle as bundles
-from denoised_smoothing.smoothing.classifier import bundle_file as record
-from denoised_smoothing.smoothing.classifier import bundle_parts as parts
 
-from .samples import KINDS, SEED, Blind, convolutional, images, noisy, residual, smoothed, unet
+from ..engines.samples import (
+    KINDS,
+    SEED,
+    Blind,
+    convolutional,
+    images,
+    noisy,
+    residual,
+    smoothed,
+    unet,
+)
 
 PLAN = FixedBudget(20, 50)
 

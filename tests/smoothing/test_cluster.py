@@ -13,13 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from denoised_smoothing import SmoothedClassifier, executors
+from denoised_smoothing import SmoothedClassifier
 from denoised_smoothing.certificates.certificate import Certificate
 from denoised_smoothing.certificates.plans import Anytime
 from denoised_smoothing.cli import main
-from denoised_smoothing.cli.cluster_options import cluster, with_address
+from denoised_smoothing.cli.cluster_options import with_address
 from denoised_smoothing.errors import ClassifierError, MissingExtraError, SettingError, StoreError
 from denoised_smoothing.models.catalogue import load_classifier
+from denoised_smoothing.smoothing import cluster
 from denoised_smoothing.smoothing.cluster import RayCluster, worker_device
 from denoised_smoothing.store import Store
 
@@ -139,7 +140,7 @@ def test_room_is_that_of_each_node() -> None:
 def test_waiting_for_a_node_that_has_room_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     # Not by what is logged: some library may have switched off all loggers that there were.
-    monkeypatch.setattr(executors.cluster._log, "warning", lambda text, *a: said.append(text % a))
+    monkeypatch.setattr(cluster._log, "warning", lambda text, *a: said.append(text % a))
     nodes = [{"CPU": 4.0}, {"CPU": 4.0}]
     assert RayCluster(workers=3, cpus=2.0)._room(nodes) == 4
     assert not said
@@ -167,9 +168,9 @@ class FakeRay:
 
 
 def test_a_second_cluster_at_another_address_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(executors.cluster, "_joined", None)
+    monkeypatch.setattr(cluster, "_joined", None)
     monkeypatch.setitem(sys.modules, "ray", FakeRay())
-    connect = executors.cluster._connect
+    connect = cluster._connect
     for address in ("head:6379", "head:6379", "10.0.0.1:6379", "auto", None):
         assert connect(address).gcs_address == "10.0.0.1:6379"
     with pytest.raises(
@@ -211,8 +212,8 @@ class TestOptions:
         assert with_address([]) == []
 
     def test_become_a_cluster(self) -> None:
-        assert cluster(None, None, 1.0, 0.0, None, 1) is None
-        made = cluster("local", 3, 2.0, 0.5, "a100=1, disk=0.25", 4)
+        assert cluster_options.cluster(None, None, 1.0, 0.0, None, 1) is None
+        made = cluster_options.cluster("local", 3, 2.0, 0.5, "a100=1, disk=0.25", 4)
         assert made is not None
         assert (made.address, made.workers, made.cpus, made.gpus, made.passes) == (
             None, 3, 2, 0.5, 4,
@@ -221,8 +222,8 @@ class TestOptions:
 
     def test_need_ray(self) -> None:
         with pytest.raises(SettingError, match="about the workers of a cluster; add --ray"):
-            cluster(None, 4, 1.0, 0.0, None, 1)
+            cluster_options.cluster(None, 4, 1.0, 0.0, None, 1)
 
     def test_resources_are_names_and_amounts(self) -> None:
         with pytest.raises(SettingError, match="such as a100=1, got 'a100'"):
-            cluster("local", None, 1.0, 0.0, "a100", 1)
+            cluster_options.cluster("local", None, 1.0, 0.0, "a100", 1)

@@ -15,7 +15,7 @@ from denoised_smoothing.certificates.counts import Stage
 from denoised_smoothing.certificates.parameters import EngineName, Noise, Precision
 from denoised_smoothing.engines.prepared import PreparedPipeline
 from denoised_smoothing.errors import SettingError
-from denoised_smoothing.smoothing.classifier import cluster_worker as workers
+from denoised_smoothing.smoothing import cluster_worker as workers
 from denoised_smoothing.smoothing.cluster_worker import ClusterTask, Worker
 
 IMAGE = np.full((1, 8, 8), 128 / 255, np.float32)

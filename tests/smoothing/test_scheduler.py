@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from denoised_smoothing.certificates.counts import LabelCounts, Stage
-from denoised_smoothing.smoothing.classifier import scheduler as scheduling
+from denoised_smoothing.smoothing import scheduler as scheduling
 from denoised_smoothing.smoothing.scheduler import BatchRunner, CopyRange, ImageTask, Targets, Votes
 
 IMAGE = np.zeros((1, 2, 2), np.float32)
@@ -103,7 +103,9 @@ def spend(
     tasks: Iterable[ImageTask], targets: Targets, submit: Any, *, chunk: int, **options: Any
 ) -> Iterator[ImageTask]:
     passed = {name: options.pop(name) for name in ("on_batch", "fair") if name in options}
-    return scheduling.spend(tasks, targets, BatchRunner(submit, **options), chunk=chunk, **passed)
+    return scheduling.schedule_batches(
+        tasks, targets, BatchRunner(submit, **options), chunk=chunk, **passed
+    )
 
 
 def run(

@@ -20,7 +20,7 @@ from denoised_smoothing.certificates.plans import FixedBudget
 from denoised_smoothing.cli import main
 from denoised_smoothing.datasets import ImageDataset
 from denoised_smoothing.errors import StoreUnreachableError
-from denoised_smoothing.runs import CertificationRun
+from denoised_smoothing.runs.run import CertificationRun
 from denoised_smoothing.store import Store, database
 
 from .servers import Proxy, Server, running

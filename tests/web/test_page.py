@@ -22,7 +22,7 @@ from denoised_smoothing.certificates.plans import FixedBudget
 from denoised_smoothing.datasets import load_dataset
 from denoised_smoothing.images import to_png
 from denoised_smoothing.models.catalogue import load_classifier, load_denoiser
-from denoised_smoothing.runs import CertificationRun
+from denoised_smoothing.runs.run import CertificationRun
 from denoised_smoothing.smoothing.classifier import SmoothedClassifier
 from denoised_smoothing.store import Store
 from denoised_smoothing.web.limits import Limits

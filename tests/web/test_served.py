@@ -62,7 +62,9 @@ def test_bundles_are_offered_with_what_they_hold(tmp_path: Path) -> None:
 def test_what_does_not_work_is_withdrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(Path(__file__).parent)
     offer = ServedModels(
-        ServedNames(classifiers={"digits": "digits", "b": "python:test_offer:make_broken"}, **TORCH)
+        ServedNames(
+            classifiers={"digits": "digits", "b": "python:test_served:make_broken"}, **TORCH
+        )
     )
     offer.prepare(lambda: False)
     offer.smoothed("digits", "none", 0.5)
@@ -72,7 +74,7 @@ def test_what_does_not_work_is_withdrawn(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_a_classifier_without_a_size_needs_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(Path(__file__).parent)
-    spec = {"s": "python:test_offer:make_sizeless"}
+    spec = {"s": "python:test_served:make_sizeless"}
     with pytest.raises(SettingError, match="--resolution"):
         ServedModels(ServedNames(classifiers=spec, denoisers={}, **TORCH))
     offer = ServedModels(ServedNames(classifiers=spec, denoisers={}, resolution=16, **TORCH))

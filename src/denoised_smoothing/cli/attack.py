@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from denoised_smoothing.attacks.report import AttackOutcome
     from denoised_smoothing.datasets import ImageDataset
     from denoised_smoothing.reporting import ImageResult, RunResults
-    from denoised_smoothing.runs import CertificationRun
+    from denoised_smoothing.runs.run import CertificationRun
     from denoised_smoothing.smoothing.classifier import SmoothedClassifier
     from denoised_smoothing.store import Store, StoredRun
 
@@ -180,7 +180,7 @@ def _request(
     """
     from denoised_smoothing.certificates.certificate import SamplingPlan
     from denoised_smoothing.datasets import load_dataset
-    from denoised_smoothing.runs import CertificationRun
+    from denoised_smoothing.runs.run import CertificationRun
 
     settings = run.settings
     specs = (classifier or settings["classifier"], denoiser or settings["denoiser"])

@@ -39,7 +39,7 @@ def bundle(
 ) -> None:
     """Write all that answers into one folder, for --bundle of predict and certify."""
     from denoised_smoothing.datasets import load_dataset
-    from denoised_smoothing.runs import calibrate
+    from denoised_smoothing.runs.run import calibrate
     from denoised_smoothing.smoothing.bundle import read_bundle, shape_of
 
     smoothed = load_smoothed(

@@ -151,8 +151,8 @@ def predict(
     from denoised_smoothing.datasets import load_dataset
     from denoised_smoothing.images import load_image
     from denoised_smoothing.remote.records import Spending
-    from denoised_smoothing.runs import calibrate
     from denoised_smoothing.runs.paid import QueryEstimate
+    from denoised_smoothing.runs.run import calibrate
 
     choice = smoothed_from_options(
         context, bundle, classifier, denoiser, sigma, device=device,
@@ -239,7 +239,8 @@ def certify(
     from denoised_smoothing.datasets import load_dataset
     from denoised_smoothing.remote.log import StoreLog
     from denoised_smoothing.reporting import load_results
-    from denoised_smoothing.runs import CertificationRun, Shard
+    from denoised_smoothing.runs.run import CertificationRun
+    from denoised_smoothing.runs.shards import Shard
     from denoised_smoothing.store import Store
 
     wanted = parse_radii(radii)

@@ -33,9 +33,9 @@ from denoised_smoothing.runs.paper.recipes import SCALES, Scale, ScaleName
 
 if TYPE_CHECKING:
     from denoised_smoothing.datasets import ImageDataset
-    from denoised_smoothing.runs import CertificationRun
     from denoised_smoothing.runs.paper.recipes import Recipe
     from denoised_smoothing.runs.paper.tables import TableResult
+    from denoised_smoothing.runs.run import CertificationRun
 
 experiment = typer.Typer(no_args_is_help=True, help="The published tables, rerun on your machine.")
 
@@ -221,7 +221,7 @@ class _Plan:
     ) -> Iterator[CertificationRun]:
         """One run for each sigma."""
         from denoised_smoothing.datasets import load_dataset
-        from denoised_smoothing.runs import CertificationRun
+        from denoised_smoothing.runs.run import CertificationRun
 
         calibration = None if self.calibration is None else load_dataset(self.calibration)
         short = Path(classifier.split(":")[1] if ":" in classifier else classifier).stem

@@ -25,7 +25,7 @@ from denoised_smoothing.reporting import (
 
 if TYPE_CHECKING:
     from denoised_smoothing.remote.records import Spending
-    from denoised_smoothing.runs import RunProgress
+    from denoised_smoothing.runs.writer import RunProgress
 
 out, err = Console(), Console(stderr=True)
 

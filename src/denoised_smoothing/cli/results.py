@@ -76,8 +76,8 @@ def merge(
     as_json: AsJson = False,
 ) -> None:
     """Copy the runs of several stores into one; the shards of a run become that run."""
-    from denoised_smoothing.runs import EXAMPLES
-    from denoised_smoothing.runs import merge as join
+    from denoised_smoothing.runs.run import EXAMPLES
+    from denoised_smoothing.runs.shards import merge as join
     from denoised_smoothing.store import Store
 
     with ExitStack() as opened:

@@ -79,11 +79,11 @@ def write_report(
         trade_off=_trade_off(rows),
         caption=caption(rows),
         tables=_tables(rows),
-        differing_settings=differing_settings(runs),
+        differing=differing_settings(runs),
         measure=rows[0].measure,
         alpha=f"{max(run.run.settings['alpha'] for run in runs):g}",
         implied=_implied(runs, rows),
-        unproven_runs=unproven_runs(runs),
+        unproven=unproven_runs(runs),
         runs=[
             {
                 "row": row,

@@ -7,18 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
-
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from denoised_smoothing.certificates.plans import Anytime
 from denoised_smoothing.certificates.plans.anytime import RADII
 from denoised_smoothing.datasets import ImageDataset
 from denoised_smoothing.errors import SettingError
-from denoised_smoothing.models.shipped import load_shipped_denoiser, shipped_denoisers
-from denoised_smoothing.models.weights import weights_digest
 from denoised_smoothing.training.config import Objective, Target, TrainingConfig
-from denoised_smoothing.training.data import Preparation
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 @dataclass(frozen=True)
@@ -183,6 +181,9 @@ def denoiser_spec(recipe: Recipe, networks: Networks) -> str:
 
 
 def _ships(name: str, through: Sequence[nn.Module]) -> bool:
+    from denoised_smoothing.models.shipped import load_shipped_denoiser, shipped_denoisers
+    from denoised_smoothing.models.weights import weights_digest
+
     if name not in shipped_denoisers():
         return False
     card = load_shipped_denoiser(name).card
@@ -191,6 +192,7 @@ def _ships(name: str, through: Sequence[nn.Module]) -> bool:
 
 
 def _train(recipe: Recipe, networks: Networks, path: Path) -> None:
+    from denoised_smoothing.training.data import Preparation
     from denoised_smoothing.training.fit import TrainingJob, train_denoiser
 
     if networks.training is None:
@@ -228,6 +230,8 @@ def _start(recipe: Recipe, networks: Networks) -> str:
 
 
 def _file(spec: str) -> Path:
+    from denoised_smoothing.models.shipped import shipped_denoisers
+
     bundled = shipped_denoisers()
     return bundled[spec] if spec in bundled else Path(spec.partition(":")[2])
 

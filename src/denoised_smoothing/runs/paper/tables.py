@@ -20,7 +20,8 @@ from denoised_smoothing.reporting import (
     to_markdown,
     write_report,
 )
-from denoised_smoothing.runs import CertificationRun, RunProgress
+from denoised_smoothing.runs.run import CertificationRun
+from denoised_smoothing.runs.writer import RunProgress
 from denoised_smoothing.store import Store
 
 
