@@ -293,7 +293,7 @@ KILLED = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[4])
-import test_remote_runs as tests
+import test_paid as tests
 from denoised_smoothing import Store
 class Fake: url = sys.argv[1]
 with Store(sys.argv[2]) as store:

@@ -16,6 +16,7 @@ from PIL import Image
 from denoised_smoothing.cli import main
 from denoised_smoothing.datasets import load_dataset
 from denoised_smoothing.errors import SettingError
+from denoised_smoothing.models import shipped
 from denoised_smoothing.models.classifiers import CifarResNet, ImageClassifier
 from denoised_smoothing.models.classifiers.cifar_resnet import save_cifar_resnet
 from denoised_smoothing.models.denoisers import UNet, load_denoiser_file, save_denoiser
@@ -165,7 +166,7 @@ def test_what_ships_is_taken_for_its_own_networks_alone(
     path = tmp_path / "shipped.safetensors"
     told = {"surrogates": json.dumps([weights_digest(resnet(0))])}
     save_denoiser(path, UNet(width=8, outer=1, inner=1), "unet", told)
-    monkeypatch.setattr(recipes_module, "bundled_denoisers", lambda: {WHITE.name: path})
+    monkeypatch.setattr(shipped, "shipped_denoisers", lambda: {WHITE.name: path})
     monkeypatch.setattr(
         recipes_module, "load_bundled_denoiser", lambda name: load_denoiser_file(path)
     )

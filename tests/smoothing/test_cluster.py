@@ -16,7 +16,7 @@ import pytest
 from denoised_smoothing import SmoothedClassifier
 from denoised_smoothing.certificates.certificate import Certificate
 from denoised_smoothing.certificates.plans import Anytime
-from denoised_smoothing.cli import main
+from denoised_smoothing.cli import cluster_options, main
 from denoised_smoothing.cli.cluster_options import with_address
 from denoised_smoothing.errors import ClassifierError, MissingExtraError, SettingError, StoreError
 from denoised_smoothing.models.catalogue import load_classifier
