@@ -18,15 +18,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from objectives import AdversarialTraining, VotesTraining
 from torch.distributions import Normal
 from votes import right_votes
 
 from denoised_smoothing.datasets import ImageDataset, load_dataset
 from denoised_smoothing.models.catalogue import load_classifier
 from denoised_smoothing.models.denoisers import load_denoiser_file
-from denoised_smoothing.training.config import Disagreement, Objective, Target, TrainingConfig
+from denoised_smoothing.training.config import Objective, Target, TrainingConfig
 from denoised_smoothing.training.data import Preparation
 from denoised_smoothing.training.fit import TrainingJob, train_denoiser
+from denoised_smoothing.training.lightning import DenoiserTraining
 
 FIRST = 500
 """The first row that judges; rows 0 to 499 are left to the certified tables."""
@@ -35,7 +37,6 @@ QUESTIONS = ((0.25, 0.0), (0.25, 0.25), (0.25, 0.5), (0.5, 0.0), (0.5, 0.5), (0.
 """(sigma, radius) pairs."""
 TRUTH = {"target": Target.TRUTH}
 PAIR = {**TRUTH, "copies": 2, "batch_size": 32}
-VOTES = {**TRUTH, "disagreement": Disagreement.VOTES}
 
 OBJECTIVES: dict[str, dict[str, Any] | None] = {
     "mse alone": None,
@@ -43,22 +44,30 @@ OBJECTIVES: dict[str, dict[str, Any] | None] = {
     "stability, soft": {"target": Target.SOFT},
     "truth": TRUTH,
     "truth, temperature 4": {**TRUTH, "temperature": 4.0},
-    "votes": VOTES,
-    "votes, temperature 4": {**VOTES, "temperature": 4.0},
+    "votes": TRUTH,
+    "votes, temperature 4": {**TRUTH, "temperature": 4.0},
     "temperature 4, consistency 1": {**PAIR, "temperature": 4.0, "consistency": 1.0},
     "temperature 4, consistency 5": {**PAIR, "temperature": 4.0, "consistency": 5.0},
-    "temperature 4, adversary 0.25": {**TRUTH, "temperature": 4.0, "adversary": 0.25},
+    "temperature 4, adversary 0.25": {**TRUTH, "temperature": 4.0},
     "temperature 4, anchor 10": {**TRUTH, "temperature": 4.0, "anchor": 10.0},
     "temperature 4, rate 3e-4": {**TRUTH, "temperature": 4.0, "learning_rate": 3e-4},
     "temperature 16": {**TRUTH, "temperature": 16.0},
     "soft, temperature 4": {"target": Target.SOFT, "temperature": 4.0},
-    "votes, rate 3e-4": {**VOTES, "learning_rate": 3e-4},
+    "votes, rate 3e-4": {**TRUTH, "learning_rate": 3e-4},
 }
 
 
-def passes(config: TrainingConfig) -> int:
-    """Copies that go through the classifier, forward and backward, in one step."""
-    attack = config.adversary_steps if config.adversary else 0
+def training(name: str) -> type[DenoiserTraining]:
+    """Return the Lightning module of an objective."""
+    if name.startswith("votes"):
+        return VotesTraining
+    return AdversarialTraining if "adversary" in name else DenoiserTraining
+
+
+def passes(name: str, config: TrainingConfig) -> int:
+    """Return the number of copies that one step passes forward and backward."""
+    kind = training(name)
+    attack = kind.steps if issubclass(kind, AdversarialTraining) else 0
     return config.batch_size * config.copies * (1 + attack)
 
 
@@ -77,7 +86,7 @@ def trained(
         "ema": 0.99,
         **changes,
     }
-    steps = budget // passes(TrainingConfig(**settings))
+    steps = budget // passes(name, TrainingConfig(**settings))
     config = TrainingConfig(**settings, steps=steps, epoch_steps=steps)
     path = folder / f"{name.replace(' ', '-')}.safetensors"
     job = TrainingJob(
@@ -96,7 +105,7 @@ def trained(
         },
     )
     began = time.process_time()
-    train_denoiser(job)
+    train_denoiser(job, training(name))
     seconds = time.process_time() - began
     return {"path": str(path), "images": steps * config.batch_size, "seconds": seconds}
 

@@ -613,7 +613,9 @@ class TestTrain:
         Path("unet.safetensors").unlink()
         outcome = run(*self.ARGUMENTS, "--seed", "1")
         assert outcome.code == 1
-        assert "holds a training with other settings: seed (0 there, 1 asked)" in outcome.message
+        assert (
+            "holds a training with other settings: seed (0 there, 1 requested)" in outcome.message
+        )
 
     def test_a_classifier_and_certify_it(self, run: Run) -> None:
         pytest.importorskip("lightning")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from typing import Any
@@ -8,7 +9,6 @@ import pytest
 
 from denoised_smoothing.errors import SettingError
 from denoised_smoothing.training.config import (
-    Disagreement,
     Objective,
     Target,
     TrainingConfig,
@@ -22,25 +22,33 @@ from denoised_smoothing.training.config import (
         ({"sigma": 0.0}, r"sigma .*0\.0"),
         ({"sigma": math.nan}, "sigma .*nan"),
         ({"sigma_max": math.inf}, "sigma .*inf"),
-        ({"sigma": 0.5, "sigma_max": 0.25}, r"ends below its start: 0\.5 to 0\.25"),
-        ({"steps": 0}, "steps must be at least 1, got 0"),
-        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
-        ({"epoch_steps": -1}, "epoch_steps must be at least 1, got -1"),
-        ({"learning_rate": 0.0}, r"learning rate must be above 0, got 0\.0"),
-        ({"learning_rate": math.nan}, "learning rate must be above 0, got nan"),
-        ({"learning_rate": math.inf}, "learning rate must be above 0, got inf"),
-        ({"ema": 1.0}, r"average must be in \[0, 1\), got 1\.0"),
-        ({"ema": -0.1}, r"average must be in \[0, 1\), got -0\.1"),
-        ({"steps": 10, "mse_steps": 11}, "between 0 and the 10 steps, got 11"),
-        ({"temperature": 0.0}, r"temperature must be above 0, got 0\.0"),
-        ({"temperature": math.inf}, "temperature must be above 0, got inf"),
-        ({"copies": 0}, "copies must be at least 1, got 0"),
-        ({"adversary_steps": 0}, "adversary_steps must be at least 1, got 0"),
-        ({"anchor": -1.0}, r"anchor must be at least 0, got -1\.0"),
-        ({"consistency": math.nan, "copies": 2}, "consistency must be at least 0, got nan"),
-        ({"consistency": 1.0}, "got copies=1; take at least 2"),
-        ({"entropy": 1.0}, "got copies=1; take at least 2"),
-        ({"mse_steps": -1}, "between 0 and the 8000 steps, got -1"),
+        (
+            {"sigma": 0.5, "sigma_max": 0.25},
+            r"sigma_max must be at least sigma, got 0\.25 and 0\.5",
+        ),
+        (
+            {"steps": 0},
+            "^steps must be at least 1 and finite, got 0. Omit it to use the default, 8000",
+        ),
+        ({"batch_size": 0}, "batch_size must be at least 1 and finite, got 0"),
+        ({"epoch_steps": -1}, "epoch_steps must be at least 1 and finite, got -1"),
+        ({"learning_rate": 0.0}, r"learning_rate must be above 0 and finite, got 0\.0"),
+        ({"learning_rate": math.nan}, "learning_rate must be above 0 and finite, got nan"),
+        ({"learning_rate": math.inf}, "learning_rate must be above 0 and finite, got inf"),
+        ({"ema": 1.0}, r"ema must be in \[0, 1\), got 1\.0"),
+        ({"ema": -0.1}, r"ema must be in \[0, 1\), got -0\.1"),
+        ({"steps": 10, "mse_steps": 11}, r"in \[0, 10\], the number of steps, got 11"),
+        ({"temperature": 0.0}, r"temperature must be above 0 and finite, got 0\.0"),
+        ({"temperature": math.inf}, "temperature must be above 0 and finite, got inf"),
+        ({"copies": 0}, "copies must be at least 1 and finite, got 0"),
+        ({"anchor": -1.0}, r"anchor must be at least 0 and finite, got -1\.0"),
+        (
+            {"consistency": math.nan, "copies": 2},
+            "consistency must be at least 0 and finite, got nan",
+        ),
+        ({"consistency": 1.0}, r"got copies=1\. Use at least 2"),
+        ({"entropy": 1.0}, r"got copies=1\. Use at least 2"),
+        ({"mse_steps": -1}, r"in \[0, 8000\], the number of steps, got -1"),
     ],
 )
 def test_senseless_settings_are_refused(settings: dict[str, Any], message: str) -> None:
@@ -96,14 +104,16 @@ def test_plain_values_say_it_all() -> None:
         target=Target.LABEL,
         sigma_max=1.0,
         weighting=Weighting.VARIANCE,
-        disagreement=Disagreement.VOTES,
     )
     plain = json.loads(json.dumps(config.to_dict()))
     enums = {
         "objective": Objective("hybrid"),
         "target": Target("label"),
         "weighting": Weighting("variance"),
-        "disagreement": Disagreement("votes"),
     }
     again = {**plain, **enums}
     assert TrainingConfig(**again) == config
+
+
+def test_every_setting_has_a_help_text() -> None:
+    assert all(field.metadata["help"].endswith(".") for field in dataclasses.fields(TrainingConfig))

@@ -230,15 +230,18 @@ def test_killed_before_it_wrote_its_file(finished: TrainingJob, unwritten: Train
     [
         (
             {"config": replace(CONFIG, learning_rate=0.02, seed=7)},
-            r"learning_rate \(0\.01 there, 0\.02 asked\), seed \(0 there, 7 asked\); choose",
+            r"learning_rate \(0\.01 there, 0\.02 requested\), seed \(0 there, 7 requested\)\. ",
         ),
         (
             {"architecture": "dncnn", "architecture_options": {"width": 9}},
-            r"architecture \(unet there, dncnn asked\), .*architecture\.width \(8 there, 9 asked\)",
+            r"architecture \(unet there, dncnn requested\), .*architecture\.width \(8 there, 9 req",
         ),
         ({"dataset": load_dataset("digits:test")}, r"data \(digits:train \w+ there, digits:test"),
-        ({"preparation": Preparation(1, crop=8, pad=2)}, r"preparation\.pad \(1 there, 2 asked"),
-        ({"surrogates": (nn.Flatten(),)}, r"surrogates \(\[\] there, \['\w+'\] asked\)"),
+        (
+            {"preparation": Preparation(1, crop=8, pad=2)},
+            r"preparation\.pad \(1 there, 2 requested",
+        ),
+        ({"surrogates": (nn.Flatten(),)}, r"surrogates \(\[\] there, \['\w+'\] requested\)"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
@@ -249,6 +252,14 @@ def test_going_on_with_other_settings_is_refused(
     with pytest.raises(TrainingError, match=differs):
         train_denoiser(replace(unwritten, **changes))
     assert (unwritten.folder / "settings.json").read_text() == before
+
+
+def test_a_checkpoint_of_a_removed_objective_is_refused(unwritten: TrainingJob) -> None:
+    path = unwritten.folder / "settings.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "adversary": 0.25}))
+    message = r"other settings: adversary \(0\.25 there, unset requested\)\. Choose another output"
+    with pytest.raises(TrainingError, match=message):
+        train_denoiser(unwritten)
 
 
 def test_a_checkpoint_with_code_is_not_opened(unwritten: TrainingJob, tmp_path: Path) -> None:
@@ -331,7 +342,9 @@ def test_starts_from_a_file(finished: TrainingJob, unwritten: TrainingJob, tmp_p
     for name, tensor in weights(finished.output).items():
         torch.testing.assert_close(weights(job.output)[name], tensor, rtol=0, atol=1e-6)
     assert load_denoiser_file(job.output).card["start"] == "denoiser.safetensors"
-    with pytest.raises(TrainingError, match=r"start \(None there, .*denoiser\.safetensors asked\)"):
+    with pytest.raises(
+        TrainingError, match=r"start \(None there, .*denoiser\.safetensors requested\)"
+    ):
         train_denoiser(replace(unwritten, start=finished.output))
     other = digits_job(tmp_path / "other", start=finished.output, architecture="dncnn")
     with pytest.raises(WeightsError, match="holds unet, not dncnn"):

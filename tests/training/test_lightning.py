@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from denoised_smoothing.errors import TrainingError
 from denoised_smoothing.models.denoisers import DenoiserNetwork, DnCNN
 from denoised_smoothing.training.config import (
-    Disagreement,
     Objective,
     Target,
     TrainingConfig,
@@ -263,21 +262,6 @@ def test_temperature_divides_the_logits_of_both_answers() -> None:
     clean = (surrogate(batch(8)[0]) / 4).softmax(dim=1)
     answers = (surrogate(training.denoiser.seen[0]) / 4).log_softmax(dim=1)  # type: ignore[index]
     torch.testing.assert_close(loss.detach(), -(clean * answers).sum(dim=1).mean().detach())
-
-
-def test_votes_are_lost_where_nats_are_counted_otherwise() -> None:
-    votes = stability_training(disagreement=Disagreement.VOTES, target=Target.TRUTH)
-    loss = float(votes.training_step(batch(8), 0).detach())
-    answers = votes._fixed.surrogates[0](votes.denoiser.seen[0])  # type: ignore[index]
-    assert loss == pytest.approx(1 - float(answers.softmax(dim=1)[:, 0].mean().detach()))
-
-
-def test_an_adversary_raises_the_loss_and_leaves_no_gradient() -> None:
-    plain = stability_training().training_step(batch(), 0)
-    training = stability_training(adversary=0.5, adversary_steps=2)
-    attacked = training.training_step(batch(), 0)
-    assert float(attacked.detach()) > float(plain.detach())
-    assert training.denoiser.factor.grad is None  # type: ignore[union-attr]
 
 
 def test_weighted_mse_counts_weak_noise_more() -> None:

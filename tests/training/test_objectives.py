@@ -11,7 +11,6 @@ from denoised_smoothing.training.config import Target
 from denoised_smoothing.training.objectives import (
     answer_entropy,
     consistency,
-    lost_votes,
     mse,
     psnr,
     stability,
@@ -61,20 +60,6 @@ def test_stability_of_uniform_answers_is_log_k() -> None:
         *(stability_target(logits(0), target) for target in (Target.LABEL, Target.SOFT)),
     ):
         assert float(stability(torch.zeros(5, 4), answer)) == pytest.approx(math.log(4))
-
-
-def test_lost_votes_are_the_share_of_copies_where_the_classifier_is_sure() -> None:
-    sure = 100.0 * functional.one_hot(torch.tensor([3, 1, 1, 2, 0]), 4)
-    assert float(lost_votes(sure, LABELS)) == pytest.approx(2 / 5)
-    soft = functional.one_hot(LABELS, 4).float()
-    assert float(lost_votes(sure, soft)) == pytest.approx(2 / 5)
-    assert float(lost_votes(torch.zeros(5, 4), LABELS)) == pytest.approx(3 / 4)
-
-
-def test_a_sure_and_wrong_answer_costs_at_most_one_vote() -> None:
-    wrong = 1000.0 * functional.one_hot((LABELS + 1) % 4, 4)
-    assert float(lost_votes(wrong, LABELS)) == pytest.approx(1.0)
-    assert float(stability(wrong, LABELS)) == pytest.approx(1000.0)
 
 
 def test_consistency_is_the_divergence_of_every_copy_from_their_mean() -> None:

@@ -19,7 +19,6 @@ from denoised_smoothing.cli.options import (
 from denoised_smoothing.cli.output import err, print_card
 from denoised_smoothing.errors import MissingExtraError, SettingError
 from denoised_smoothing.training.config import (
-    Disagreement,
     Objective,
     Target,
     TrainingConfig,
@@ -71,9 +70,6 @@ def train(
         Target,
         typer.Option(help="Stability: the clean image's label, its probabilities, or the truth."),
     ] = Target.SOFT,
-    disagreement: Annotated[
-        Disagreement, typer.Option(help="Stability: cross-entropy in nats, or lost votes.")
-    ] = Disagreement.NATS,
     temperature: Annotated[
         float, typer.Option(help="Stability: what logits are divided by.")
     ] = TrainingConfig.temperature,
@@ -89,12 +85,6 @@ def train(
     anchor: Annotated[
         float, typer.Option(help="Stability: weight of mse beside it.")
     ] = TrainingConfig.anchor,
-    adversary: Annotated[
-        float, typer.Option(help="Stability: L2 length of an attack on the noisy images.")
-    ] = TrainingConfig.adversary,
-    adversary_steps: Annotated[
-        int, typer.Option(help="Gradient steps of that attack.")
-    ] = TrainingConfig.adversary_steps,
     weighting: Annotated[
         Weighting, typer.Option(help="Mse: how images with different sigma count.")
     ] = Weighting.EQUAL,
@@ -136,14 +126,11 @@ def train(
         steps=steps,
         mse_steps=mse_steps,
         target=target,
-        disagreement=disagreement,
         temperature=temperature,
         copies=copies,
         consistency=consistency,
         entropy=entropy,
         anchor=anchor,
-        adversary=adversary,
-        adversary_steps=adversary_steps,
         weighting=weighting,
         batch_size=batch_size,
         learning_rate=learning_rate,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -58,10 +58,16 @@ class TrainingJob(Training):
         }
 
 
-def train_denoiser(job: TrainingJob) -> Path:
-    """Train a denoiser and write its averaged weights and card; returns the file.
+def train_denoiser(
+    job: TrainingJob, training: Callable[..., DenoiserTraining] = DenoiserTraining
+) -> Path:
+    """Train a denoiser, write its averaged weights and card, and return the file.
 
-    Goes on from the last checkpoint in ``job.folder`` if there is one of the same settings.
+    Resumes from the last checkpoint in ``job.folder`` if there is one of the same settings.
+
+    Args:
+        job: the training.
+        training: the Lightning module's class, such as one with another objective.
 
     Raises:
         SettingError: stability without a classifier, or towards labels that are missing; a start
@@ -88,7 +94,7 @@ def train_denoiser(job: TrainingJob) -> Path:
         )
     network = _network(job)
     about = _about(job, network.card)
-    module = DenoiserTraining(network, job.config, job.surrogates, dict(job.judges))
+    module = training(network, job.config, job.surrogates, dict(job.judges))
     return job.fit(
         module,
         lambda card: save_denoiser(

@@ -150,14 +150,14 @@ class Training:
         if checkpoint.exists() and settings.exists():
             before = json.loads(settings.read_text())
             differs = [
-                f"{name} ({before.get(name)} there, {identity.get(name)} asked)"
+                f"{name} ({old} there, {new} requested)"
                 for name in sorted(before.keys() | identity.keys())
-                if before.get(name) != identity.get(name)
+                if (old := before.get(name, "unset")) != (new := identity.get(name, "unset"))
             ]
             if differs:
                 raise TrainingError(
-                    f"{self.folder} holds a training with other settings: {', '.join(differs)}; "
-                    "choose another output, or remove that folder to start anew"
+                    f"{self.folder} holds a training with other settings: {', '.join(differs)}. "
+                    "Choose another output, or delete that folder to start again."
                 )
             return checkpoint
         settings.write_text(json.dumps(identity, indent=1))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import lightning
@@ -16,12 +16,10 @@ from denoised_smoothing.errors import TrainingError
 from denoised_smoothing.models.classifiers import folded
 from denoised_smoothing.models.denoisers import DenoiserNetwork
 from denoised_smoothing.noise import derive_key, standard_normal
-from denoised_smoothing.training.adversary import adversarial_shift
-from denoised_smoothing.training.config import Disagreement, Target, TrainingConfig, Weighting
+from denoised_smoothing.training.config import Target, TrainingConfig, Weighting
 from denoised_smoothing.training.objectives import (
     answer_entropy,
     consistency,
-    lost_votes,
     mse,
     psnr,
     stability,
@@ -44,6 +42,9 @@ class DenoiserTraining(lightning.LightningModule):
             itself (white box) or stand-ins for it (black box).
         judges: classifiers behind which validation measures accuracy under noise, by name.
     """
+
+    distance = staticmethod(stability)
+    """The distance between logits and the answers that stability aims at."""
 
     def __init__(
         self,
@@ -82,10 +83,9 @@ class DenoiserTraining(lightning.LightningModule):
         return loss
 
     def _stability(self, clean: Tensor, labels: Tensor, step: int) -> Tensor:
-        """The objective of a step that trains through a classifier, with all its terms."""
-        config, copies = self.config, self.config.copies
+        """Return the loss of a step that trains through a surrogate, with all its terms."""
+        config = self.config
         network = self._fixed.surrogates[step % len(self._fixed.surrogates)]
-        distance = lost_votes if config.disagreement is Disagreement.VOTES else stability
 
         def surrogate(images: Tensor) -> Tensor:
             logits: Tensor = network(images).float() / config.temperature
@@ -96,26 +96,36 @@ class DenoiserTraining(lightning.LightningModule):
         else:
             with torch.no_grad():
                 answer = stability_target(surrogate(clean), config.target)
-        answers = answer.repeat(copies, *[1] * (answer.ndim - 1))
-        noisy, sigmas = self._corrupt(clean, "training", step, self.global_rank, copies)
-        if config.adversary:
-            noisy = noisy + adversarial_shift(
-                lambda shift: distance(
-                    surrogate(self.denoiser(noisy + shift.repeat(copies, 1, 1, 1), sigmas)), answers
-                ),
-                clean,
-                config.adversary,
-                config.adversary_steps,
-            ).repeat(copies, 1, 1, 1)
+        answers = answer.repeat(config.copies, *[1] * (answer.ndim - 1))
+        noisy, sigmas = self._corrupt(clean, "training", step, self.global_rank, config.copies)
+        return self.stability_of_copies(surrogate, clean, noisy, sigmas, answers)
+
+    def stability_of_copies(
+        self,
+        surrogate: Callable[[Tensor], Tensor],
+        clean: Tensor,
+        noisy: Tensor,
+        sigmas: Tensor,
+        answers: Tensor,
+    ) -> Tensor:
+        """Return the stability of noisy copies, plus the weighted terms of the config.
+
+        Args:
+            surrogate: images to logits.
+            clean: B images.
+            noisy: M copies of each, ordered as by ``clean.repeat(M, 1, 1, 1)``.
+            sigmas, answers: one for each copy.
+        """
+        config = self.config
         denoised = self.denoiser(noisy, sigmas)
         logits = surrogate(denoised)
-        loss = distance(logits, answers)
+        loss = self.distance(logits, answers)
         if config.consistency or config.entropy:
-            of_copies = logits.reshape(copies, len(clean), -1)
+            of_copies = logits.reshape(config.copies, len(clean), -1)
             loss = loss + config.consistency * consistency(of_copies)
             loss = loss + config.entropy * answer_entropy(of_copies)
         if config.anchor:
-            target = clean.repeat(copies, 1, 1, 1)
+            target = clean.repeat(config.copies, 1, 1, 1)
             loss = loss + config.anchor * self._mse(denoised, target, sigmas)
         return loss
 
