@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 
 import pytest
 
 from denoised_smoothing.errors import SettingError
-from denoised_smoothing.files import write_atomically
+from denoised_smoothing.files import cache_folder, sha256_of, write_atomically
 
 
 def test_replaces_and_leaves_nothing_else(tmp_path: Path) -> None:
@@ -23,7 +24,7 @@ def test_a_failure_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.Monkey
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(SettingError, match=r"file': No space left on device; name a file"):
+    with pytest.raises(SettingError, match=r"file': No space left on device. Name a file"):
         write_atomically(tmp_path / "file", b"new")
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"old"]
 
@@ -31,3 +32,23 @@ def test_a_failure_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_a_folder_is_no_output(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match="cannot write the output"):
         write_atomically(tmp_path, b"")
+
+
+def test_a_checksum_is_that_of_the_contents_together(tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    one.write_bytes(b"a" * 100_000)
+    two.write_bytes(b"b")
+    assert sha256_of(one) == hashlib.sha256(b"a" * 100_000).hexdigest()
+    assert sha256_of(one, two) == hashlib.sha256(b"a" * 100_000 + b"b").hexdigest()
+
+
+def test_the_cache_folder_follows_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DENOISED_SMOOTHING_CACHE", str(tmp_path / "named"))
+    assert cache_folder() == tmp_path / "named"
+    monkeypatch.delenv("DENOISED_SMOOTHING_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache_folder() == tmp_path / "denoised-smoothing"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert cache_folder() == Path.home() / ".cache" / "denoised-smoothing"

@@ -23,6 +23,7 @@ from denoised_smoothing.errors import (
     SettingError,
     SpecError,
 )
+from denoised_smoothing.files import cache_folder, sha256_of
 from denoised_smoothing.images import SUFFIXES, load_image
 from denoised_smoothing.models.specs import Role, Source, Spec, has_source, open_spec, schemes
 
@@ -155,7 +156,7 @@ def _load_digits(spec: Spec) -> ImageDataset:
 def _load_cifar10(spec: Spec) -> ImageDataset:
     head, _, tail = spec.rest.partition(":")
     split, given = (head, tail) if head in ("train", "test") else ("test", spec.rest)
-    folder = Path(given).expanduser() if given else _data_folder()
+    folder = Path(given or os.environ.get(DATA_FOLDER_VARIABLE) or cache_folder()).expanduser()
     try:
         from torchvision.datasets import CIFAR10
     except ImportError as error:
@@ -183,11 +184,6 @@ def _load_cifar10(spec: Spec) -> ImageDataset:
         labels=cifar.targets,
         label_names=tuple(cifar.classes),
     )
-
-
-def _data_folder() -> Path:
-    named = os.environ.get(DATA_FOLDER_VARIABLE)
-    return Path(named) if named else Path.home() / ".cache" / "denoised-smoothing"
 
 
 def _from_values(values: np.ndarray, index: int) -> np.ndarray:
@@ -236,7 +232,7 @@ def _load_file(spec: str, path: Path) -> ImageDataset:
     if not path.is_file():
         raise DatasetError(f"there is no image file {spec!r}; check the path")
     read = partial(_from_folder, path.parent, [path.name])
-    return ImageDataset(spec, _sha256([path]), [path.name], read, [None])
+    return ImageDataset(spec, sha256_of(path), [path.name], read, [None])
 
 
 def _load_parquet(spec: Spec) -> ImageDataset:
@@ -262,7 +258,7 @@ def _load_parquet(spec: Spec) -> ImageDataset:
         )
     return ImageDataset(
         name=spec.text,
-        fingerprint=_sha256(files),
+        fingerprint=sha256_of(*files),
         image_ids=[str(row) for row in range(len(encoded))],
         read=partial(_from_row, spec.text, encoded),
         labels=labels,
@@ -334,14 +330,6 @@ def _from_row(spec: str, encoded: Sequence[bytes | None], index: int) -> np.ndar
     if content is None:
         raise ImageError(f"{name} holds no bytes; write the file with its images embedded")
     return load_image(content, name=name)
-
-
-def _sha256(files: Iterable[Path]) -> str:
-    digest = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as stream:
-            hashlib.file_digest(stream, lambda: digest)
-    return digest.hexdigest()
 
 
 def _suffixes() -> str:

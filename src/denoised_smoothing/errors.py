@@ -7,21 +7,25 @@
     │   ├── DatasetError                 a data set: missing, empty, without the columns
     │   └── SpecError                    a spec string that names nothing known
     ├── WeightsError                     a weights file: a pickle, altered, another architecture
-    ├── ClassifierError                  a classifier or denoiser answered what cannot be used
-    ├── RemoteError                      a classifier behind a wire cannot go on; answers are kept
+    ├── ClassifierError                  a classifier or denoiser returned an unusable result
+    ├── RemoteError                      a remote classifier cannot resume; answers are kept
     │   ├── BudgetReachedError           the limit of queries or cost
     │   ├── ModelChangedError            the vendor answers with another model than before
     │   └── AnswerMissingError           without queries, and the log has no answer
     ├── WorkerError                      workers of a cluster cannot be reached, or are lost
     ├── CountsError                      counts that do not belong together
-    ├── TrainingError                    a training that cannot start or go on
-    │   └── TrainingInterruptedError     stopped by Ctrl-C; the same command goes on
+    ├── TrainingError                    a training that cannot start or resume
+    │   └── TrainingInterruptedError     stopped by Ctrl-C; the same command resumes it
     ├── StoreError                       the store cannot be read or written
-    │   ├── StoreUnreachableError        a server that is away, and may come back
+    │   ├── StoreUnreachableError        a server that is unreachable, and may come back
     │   ├── RunBusyError                 another driver works on the run
     │   ├── SchemaTooNewError            written by a newer version of this package
     │   ├── RunNotFoundError             no run of that name
     │   └── RunMismatchError             the run exists, with other settings
+    ├── BusyError                        the service has its maximum of pending requests
+    ├── ClosingError                     the service is being stopped
+    ├── BodyTooLargeError                the body of a request is larger than the limit
+    ├── BodyTooSlowError                 the body of a request did not arrive in time
     └── MissingExtraError (also an ImportError)   an optional package is not installed
 
 A message names the value it got, what was expected, and what to do next.
@@ -29,13 +33,21 @@ A message names the value it got, what was expected, and what to do next.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
 
 class DenoisedSmoothingError(Exception):
     """Base of all errors of this package."""
 
+    exit_code: ClassVar[int] = 1
+    """Of a command that ends with this error: 1 failed midway, 2 refused, 130 interrupted."""
+
 
 class InputError(DenoisedSmoothingError, ValueError):
-    """Something the caller gave cannot be used; nothing was done yet."""
+    """An input of the caller cannot be used; nothing was done yet."""
+
+    exit_code = 2
 
 
 class SettingError(InputError):
@@ -47,7 +59,7 @@ class ImageError(InputError):
 
 
 class DatasetError(InputError):
-    """A data set is missing, empty or not of the expected form."""
+    """A data set is missing, empty or not in the expected format."""
 
 
 class SpecError(InputError):
@@ -57,13 +69,15 @@ class SpecError(InputError):
 class WeightsError(DenoisedSmoothingError):
     """A weights file is refused: a pickle, altered, or of another architecture."""
 
+    exit_code = 2
+
 
 class ClassifierError(DenoisedSmoothingError):
     """A classifier or a denoiser returned something that cannot be used."""
 
 
 class RemoteError(DenoisedSmoothingError):
-    """A classifier behind a wire cannot go on; every answer so far is kept."""
+    """A remote classifier cannot resume; every answer so far is kept."""
 
 
 class BudgetReachedError(RemoteError):
@@ -87,11 +101,13 @@ class CountsError(DenoisedSmoothingError):
 
 
 class TrainingError(DenoisedSmoothingError):
-    """A training cannot start or cannot go on."""
+    """A training cannot start or cannot resume."""
 
 
 class TrainingInterruptedError(TrainingError):
-    """A training was stopped from outside; it goes on from its last checkpoint."""
+    """A training was stopped from outside; it resumes from its last checkpoint."""
+
+    exit_code = 130
 
 
 class StoreError(DenoisedSmoothingError):
@@ -99,39 +115,92 @@ class StoreError(DenoisedSmoothingError):
 
 
 class StoreUnreachableError(StoreError):
-    """The server of the store is away; it may come back."""
+    """The server of the store is unreachable; it may come back."""
 
 
 class RunBusyError(StoreError):
     """Another driver works on the run."""
 
+    exit_code = 2
+
 
 class SchemaTooNewError(StoreError):
     """The store was written by a newer version of this package."""
+
+    exit_code = 2
 
 
 class RunNotFoundError(StoreError):
     """The store holds no run of that name."""
 
+    exit_code = 2
+
 
 class RunMismatchError(StoreError):
-    """The run exists, but with other settings than the ones asked for."""
+    """The run exists, but with other settings than the requested ones."""
+
+    exit_code = 2
+
+
+class BusyError(DenoisedSmoothingError):
+    """The service has its maximum of pending requests; retry after ``retry_after`` seconds."""
+
+    def __init__(self, message: str, retry_after: int) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class ClosingError(DenoisedSmoothingError):
+    """The service is being stopped."""
+
+
+class BodyTooLargeError(DenoisedSmoothingError):
+    """The body of a request is larger than the limit; its header did not state the length."""
+
+
+class BodyTooSlowError(DenoisedSmoothingError):
+    """The next piece of the body of a request did not arrive in time."""
 
 
 class MissingExtraError(DenoisedSmoothingError, ImportError):
-    """An optional package is needed; the message names the extra that brings it.
+    """An optional package is not installed; the message names the extra that installs it.
 
-    ``install`` is the command that brings it; without an extra, the package by itself.
+    ``install`` is the command that installs it; without an extra, the package alone.
     """
+
+    exit_code = 2
 
     def __init__(self, package: str, extra: str | None, purpose: str) -> None:
         wanted = f"'denoised-smoothing[{extra}]'" if extra else package
         self.install = f"pip install {wanted}"
         super().__init__(
-            f"{purpose} needs the package '{package}', which is not installed; "
-            f"install it with: {self.install}"
+            f"{purpose} needs the package '{package}', which is not installed. "
+            f"Install it with: {self.install}"
         )
         self.package, self.extra, self.purpose = package, extra, purpose
 
     def __reduce__(self) -> tuple[object, ...]:
         return type(self), (self.package, self.extra, self.purpose)
+
+
+def differences(
+    held: Mapping[str, Any],
+    requested: Mapping[str, Any],
+    *,
+    where: tuple[str, str] = ("in the run", "requested"),
+) -> list[str]:
+    """List the settings that differ, for the message of an error; nested ones by their path."""
+    held, requested = _flatten(held), _flatten(requested)
+    return [
+        f"{key}: {held.get(key)!r} {where[0]}, {requested.get(key)!r} {where[1]}"
+        for key in sorted(held | requested)
+        if held.get(key) != requested.get(key)
+    ]
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        nested = isinstance(value, dict)
+        flat |= _flatten(value, f"{prefix}{key}.") if nested else {prefix + key: value}
+    return flat

@@ -1,8 +1,9 @@
-"""Files that are either complete or not there."""
+"""Files: atomic writes, checksums, and the folder for what can be made again."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from denoised_smoothing.errors import SettingError
 
 
 def write_atomically(path: str | Path, content: bytes) -> None:
-    """Write ``content`` beside ``path`` and move it there, so that no half file is ever seen.
+    """Write ``content`` to a temporary file and move it to ``path``: readers see all or nothing.
 
     Raises:
         SettingError: the file cannot be written.
@@ -22,9 +23,25 @@ def write_atomically(path: str | Path, content: bytes) -> None:
         os.replace(temporary, path)
     except OSError as error:
         raise SettingError(
-            f"cannot write the output {str(path)!r}: {error.strerror}; "
-            "name a file in a folder that exists, is writable and has space left"
+            f"cannot write the output {str(path)!r}: {error.strerror}. "
+            "Name a file in a folder that exists, is writable and has space left."
         ) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
+
+
+def sha256_of(*paths: Path) -> str:
+    """Return the SHA-256, in hex, of the contents of the files, one after the other."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            hashlib.file_digest(file, lambda: digest)
+    return digest.hexdigest()
+
+
+def cache_folder() -> Path:
+    """Return ``DENOISED_SMOOTHING_CACHE``, or our folder in the user's cache folder."""
+    if named := os.environ.get("DENOISED_SMOOTHING_CACHE"):
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "denoised-smoothing"

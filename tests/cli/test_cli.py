@@ -238,7 +238,7 @@ class TestCertify:
         assert outcome.code == 0
         outcome = run(*DIGITS, "--run", "a", "--noise", "float")
         assert outcome.code == 2
-        assert "noise: 'grid' in the run, 'float' asked" in outcome.message
+        assert "noise: 'grid' in the run, 'float' requested" in outcome.message
         answer = run("predict", "grey.png", *TOY, "--noise", "float", "--n", "50", "--json").json
         assert answer["noise"] == "float"
 
@@ -256,7 +256,7 @@ class TestCertify:
         assert run(*DIGITS, "--run", "a").code == 0
         outcome = run(*DIGITS, "--run", "a", "--alpha", "0.01")
         assert (outcome.code, outcome.out) == (2, "")
-        assert "alpha: 0.001 in the run, 0.01 asked" in outcome.message
+        assert "alpha: 0.001 in the run, 0.01 requested" in outcome.message
 
     def test_a_broken_image_in_the_middle_keeps_what_was_counted(self, run: Run) -> None:
         Path("images").mkdir()
@@ -614,7 +614,7 @@ class TestTrain:
         outcome = run(*self.ARGUMENTS, "--seed", "1")
         assert outcome.code == 1
         assert (
-            "holds a training with other settings: seed (0 there, 1 requested)" in outcome.message
+            "holds a training with other settings (seed: 0 there, 1 requested)" in outcome.message
         )
 
     def test_a_classifier_and_certify_it(self, run: Run) -> None:

@@ -156,7 +156,7 @@ class TestInstalledPlugin:
         ("spec", "said"),
         [
             ("broken:x", r"plug-in 'broken' \(brightness_plugin:no_such_name\) cannot be loaded"),
-            ("lacking:x", "lacking:X needs .* install it with: pip install no_such_package"),
+            ("lacking:x", "lacking:X needs .* Install it with: pip install no_such_package"),
             ("brightnes:x", r"did you mean brightness:THRESHOLD\?"),
             ("brightness:", "is not complete; write brightness:THRESHOLD"),
             ("brightness:0.4?steep=3", "'steep=3' is not known; .* the names steepness"),

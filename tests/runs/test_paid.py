@@ -230,7 +230,7 @@ def test_offline_takes_nothing_from_other_copies(fake: Any, folder: Path, tmp_pa
         request_of(fake, folder, FixedBudget(n0=5, n=20)).execute(store)
         plan = FixedBudget(n0=5, n=20)
         other = request_of(fake, folder, plan, name=None, answers_of="run", sigma=0.3)
-        with pytest.raises(RunMismatchError, match=r"sigma: 0\.25 in the run, 0\.3 asked"):
+        with pytest.raises(RunMismatchError, match=r"sigma: 0\.25 in the run, 0\.3 requested"):
             other.execute(store)
         local = SmoothedClassifier(lambda images: images.mean(dim=(2, 3)), sigma=0.25)
         with pytest.raises(SettingError, match="keeps none; leave it out"):

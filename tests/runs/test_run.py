@@ -264,23 +264,26 @@ class TestIdentity:
     @pytest.mark.parametrize(
         ("changes", "said"),
         [
-            ({"smoothed": smoothed(sigma=0.25)}, "sigma: 0.5 in the run, 0.25 asked"),
-            ({"plan": FixedBudget(100, 51)}, "plan.n: 50 in the run, 51 asked"),
-            ({"plan": FixedBudget(101, 50)}, "plan.n0: 100 in the run, 101 asked"),
+            ({"smoothed": smoothed(sigma=0.25)}, "sigma: 0.5 in the run, 0.25 requested"),
+            ({"plan": FixedBudget(100, 51)}, "plan.n: 50 in the run, 51 requested"),
+            ({"plan": FixedBudget(101, 50)}, "plan.n0: 100 in the run, 101 requested"),
             ({"plan": replace(PLAN, two_sided=True)}, "plan.two_sided: None in the run, True"),
-            ({"plan": Anytime()}, "plan.kind: 'fixed' in the run, 'anytime' asked"),
-            ({"plan": RadiusTarget()}, "plan.kind: 'fixed' in the run, 'radius' asked"),
-            ({"smoothed": smoothed(noise="float")}, "noise: 'grid' in the run, 'float' asked"),
-            ({"alpha": 0.01}, "alpha: 0.001 in the run, 0.01 asked"),
-            ({"seed": 8}, "seed: 7 in the run, 8 asked"),
-            ({"stride": 2}, "stride: 1 in the run, 2 asked"),
-            ({"resolution": 4}, "dimension: 64 in the run, 16 asked; forward_shape: "),
-            ({"classifier": "other"}, "classifier: 'toy' in the run, 'other' asked"),
+            ({"plan": Anytime()}, "plan.kind: 'fixed' in the run, 'anytime' requested"),
+            ({"plan": RadiusTarget()}, "plan.kind: 'fixed' in the run, 'radius' requested"),
+            ({"smoothed": smoothed(noise="float")}, "noise: 'grid' in the run, 'float' requested"),
+            ({"alpha": 0.01}, "alpha: 0.001 in the run, 0.01 requested"),
+            ({"seed": 8}, "seed: 7 in the run, 8 requested"),
+            ({"stride": 2}, "stride: 1 in the run, 2 requested"),
+            ({"resolution": 4}, "dimension: 64 in the run, 16 requested; forward_shape: "),
+            ({"classifier": "other"}, "classifier: 'toy' in the run, 'other' requested"),
             ({"smoothed": smoothed(Classes(seed=1))}, "classifier_fingerprint: '"),
-            ({"denoiser": "unet:x"}, "denoiser: 'none' in the run, 'unet:x' asked"),
+            ({"denoiser": "unet:x"}, "denoiser: 'none' in the run, 'unet:x' requested"),
             ({"smoothed": smoothed(denoiser=nn.Identity())}, "denoiser_fingerprint: '"),
-            ({"dataset": made(name="digits")}, "data: 'folder:made' in the run, 'digits' asked"),
-            ({"dataset": made(fingerprint="g")}, "data_fingerprint: 'f' in the run, 'g' asked"),
+            (
+                {"dataset": made(name="digits")},
+                "data: 'folder:made' in the run, 'digits' requested",
+            ),
+            ({"dataset": made(fingerprint="g")}, "data_fingerprint: 'f' in the run, 'g' requested"),
         ],
         ids=lambda value: value.partition(":")[0] if isinstance(value, str) else "",
     )
@@ -292,8 +295,9 @@ class TestIdentity:
             request(**changes).execute(uninterrupted)
         assert str(caught.value).startswith("the run 'run' exists with other settings (")
         assert said in str(caught.value)
-        assert str(caught.value).endswith("start a new one with another --run name, or go on "
-                                          "with the settings it has")  # fmt: skip
+        assert str(caught.value).endswith(
+            "Use another name with --run, or resume it with the settings it has."
+        )
         assert counts(uninterrupted) == before
 
     def test_all_that_differs_is_named(self, uninterrupted: Store) -> None:
@@ -497,9 +501,9 @@ class TestMore:
         ("changes", "said"),
         [
             ({"smoothed": smoothed(noise="float"), "more": 9}, "noise: 'grid' in the run, 'float'"),
-            ({"alpha": 0.01, "more": 9}, "alpha: 0.001 in the run, 0.01 asked"),
+            ({"alpha": 0.01, "more": 9}, "alpha: 0.001 in the run, 0.01 requested"),
             ({"plan": replace(ANYTIME, max_n=700), "alpha": 0.01}, "alpha: 0.001 in the run"),
-            ({"plan": replace(ANYTIME, n0=0)}, "plan.n0: 20 in the run, 0 asked"),
+            ({"plan": replace(ANYTIME, n0=0)}, "plan.n0: 20 in the run, 0 requested"),
             ({"plan": replace(ANYTIME, radii=(0.1,), max_n=700)}, "plan.radii"),
         ],
     )

@@ -131,9 +131,9 @@ class TestContract:
         with pytest.raises(RunMismatchError) as caught:
             store.begin("run", asked | {"resolution": 8}, seed=2, info={})
         assert (
-            "the run 'run' exists with other settings (denoiser: None in the run, 'unet' asked; "
-            "plan.n: 1000 in the run, 2000 asked; resolution: None in the run, 8 asked; "
-            "seed: 1 in the run, 2 asked); start a new one with another --run name"
+            "the run 'run' exists with other settings (denoiser: None in the run, 'unet' "
+            "requested; plan.n: 1000 in the run, 2000 requested; resolution: None in the run, 8 "
+            "requested; seed: 1 in the run, 2 requested). Use another name with --run"
         ) in str(caught.value)
         assert store.runs() == [begun]
 

@@ -114,9 +114,7 @@ def test_interrupted_and_resumed_is_as_in_one_go(
     with pytest.raises(TrainingError, match=r"at step 25 of 45; the same command continues it"):
         train_resnet(replace(job, dataset=replace(whole, read=reading)))
     assert not job.output.exists()
-    with pytest.raises(
-        TrainingError, match=r"other settings: depth \(8 there, 14 requested\)\. Choose"
-    ):
+    with pytest.raises(TrainingError, match=r"settings \(depth: 8 there, 14 requested\). Choose"):
         train_resnet(replace(job, depth=14))
     train_resnet(job)
     one, other = (load_cifar_resnet(path).state_dict() for path in (finished.output, job.output))

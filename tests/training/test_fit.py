@@ -230,18 +230,15 @@ def test_killed_before_it_wrote_its_file(finished: TrainingJob, unwritten: Train
     [
         (
             {"config": replace(CONFIG, learning_rate=0.02, seed=7)},
-            r"learning_rate \(0\.01 there, 0\.02 requested\), seed \(0 there, 7 requested\)\. ",
+            r"learning_rate: 0\.01 there, 0\.02 requested; seed: 0 there, 7 requested\). Choose",
         ),
         (
             {"architecture": "dncnn", "architecture_options": {"width": 9}},
-            r"architecture \(unet there, dncnn requested\), .*architecture\.width \(8 there, 9 req",
+            r"architecture: 'unet' there, 'dncnn' requested; .*architecture\.width: 8 there, 9 req",
         ),
-        ({"dataset": load_dataset("digits:test")}, r"data \(digits:train \w+ there, digits:test"),
-        (
-            {"preparation": Preparation(1, crop=8, pad=2)},
-            r"preparation\.pad \(1 there, 2 requested",
-        ),
-        ({"surrogates": (nn.Flatten(),)}, r"surrogates \(\[\] there, \['\w+'\] requested\)"),
+        ({"dataset": load_dataset("digits:test")}, r"data: 'digits:train \w+' there, 'digits:test"),
+        ({"preparation": Preparation(1, crop=8, pad=2)}, r"preparation\.pad: 1 there, 2 requested"),
+        ({"surrogates": (nn.Flatten(),)}, r"surrogates: \[\] there, \['\w+'\] requested\)"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
@@ -257,7 +254,7 @@ def test_going_on_with_other_settings_is_refused(
 def test_a_checkpoint_of_a_removed_objective_is_refused(unwritten: TrainingJob) -> None:
     path = unwritten.folder / "settings.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "adversary": 0.25}))
-    message = r"other settings: adversary \(0\.25 there, unset requested\)\. Choose another output"
+    message = r"other settings \(adversary: 0\.25 there, None requested\)\. Choose another output"
     with pytest.raises(TrainingError, match=message):
         train_denoiser(unwritten)
 
@@ -343,7 +340,7 @@ def test_starts_from_a_file(finished: TrainingJob, unwritten: TrainingJob, tmp_p
         torch.testing.assert_close(weights(job.output)[name], tensor, rtol=0, atol=1e-6)
     assert load_denoiser_file(job.output).card["start"] == "denoiser.safetensors"
     with pytest.raises(
-        TrainingError, match=r"start \(None there, .*denoiser\.safetensors requested\)"
+        TrainingError, match=r"start: 'None' there, .*denoiser\.safetensors' requested\)"
     ):
         train_denoiser(replace(unwritten, start=finished.output))
     other = digits_job(tmp_path / "other", start=finished.output, architecture="dncnn")

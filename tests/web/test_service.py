@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import pytest
 
 from denoised_smoothing.attacks import pgd
-from denoised_smoothing.errors import SettingError
+from denoised_smoothing.errors import BusyError, SettingError
 from denoised_smoothing.store import Store
 from denoised_smoothing.web import service as service_module
 from denoised_smoothing.web.job_store import State
@@ -19,7 +19,7 @@ from denoised_smoothing.web.jobs import Job
 from denoised_smoothing.web.limits import Limits
 from denoised_smoothing.web.schemas import AttackRequest, PredictionRequest
 from denoised_smoothing.web.served import ServedModels
-from denoised_smoothing.web.service import BusyError, Service
+from denoised_smoothing.web.service import Service
 
 LONG = ("prediction", PredictionRequest(example="0", n=90_000), None, "a")
 

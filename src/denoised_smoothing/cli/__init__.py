@@ -18,18 +18,8 @@ from denoised_smoothing.cli import (
     train,
 )
 from denoised_smoothing.cli.cluster_options import RayCommand
-from denoised_smoothing.cli.options import FAILED, INTERRUPTED, REFUSED, fail
-from denoised_smoothing.errors import (
-    DenoisedSmoothingError,
-    InputError,
-    MissingExtraError,
-    RunBusyError,
-    RunMismatchError,
-    RunNotFoundError,
-    SchemaTooNewError,
-    TrainingInterruptedError,
-    WeightsError,
-)
+from denoised_smoothing.cli.options import fail
+from denoised_smoothing.errors import DenoisedSmoothingError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -61,15 +51,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         app(args=arguments, prog_name="denoised-smoothing")
     except DenoisedSmoothingError as error:
-        refused = (
-            InputError,
-            MissingExtraError,
-            RunBusyError,
-            RunMismatchError,
-            RunNotFoundError,
-            SchemaTooNewError,
-            WeightsError,
-        )
-        if isinstance(error, TrainingInterruptedError):
-            fail(error, INTERRUPTED)
-        fail(error, REFUSED if isinstance(error, refused) else FAILED)
+        fail(error, error.exit_code)

@@ -14,9 +14,8 @@ from denoised_smoothing.certificates.radii import check_radii
 from denoised_smoothing.cli.output import err
 from denoised_smoothing.errors import SettingError
 
-REFUSED, FAILED, INTERRUPTED = 2, 1, 130
-"""Exit codes: bad input, nothing was done; failed on the way, what was done is kept; Ctrl-C."""
-
+FAILED, INTERRUPTED = 1, 130
+"""Exit codes of a failure that kept what was done, and of Ctrl-C."""
 
 Data = Annotated[
     str,

@@ -12,13 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-
-def cache_folder() -> Path:
-    """``DENOISED_SMOOTHING_CACHE``, or ``denoised-smoothing`` in the user's cache folder."""
-    named = os.environ.get("DENOISED_SMOOTHING_CACHE")
-    if named:
-        return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "denoised-smoothing"
+from denoised_smoothing.files import cache_folder
 
 
 def cache_key(*parts: object) -> str:

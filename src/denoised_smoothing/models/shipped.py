@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from importlib import resources
 from pathlib import Path
 
 from denoised_smoothing.errors import SpecError, WeightsError
+from denoised_smoothing.files import sha256_of
 from denoised_smoothing.models.denoisers.base import DenoiserNetwork
 from denoised_smoothing.models.denoisers.files import load_denoiser_file
 
@@ -54,7 +54,7 @@ def check_checksum(path: Path) -> None:
             f"the checksums beside {path} cannot be read ({error}); install the package again"
         ) from error
     expected = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    found = sha256_of(path)
     if expected.get(path.name) != found:
         raise WeightsError(
             f"{path} is not the file that was shipped: its SHA-256 is {found}, and "

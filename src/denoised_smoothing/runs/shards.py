@@ -9,8 +9,8 @@ from typing import Any, Self
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from denoised_smoothing.errors import RunMismatchError, SettingError
-from denoised_smoothing.store import EXAMPLES, IMAGES, QUERIES, RUNS, Store, StoredRun, differences
+from denoised_smoothing.errors import RunMismatchError, SettingError, differences
+from denoised_smoothing.store import EXAMPLES, IMAGES, QUERIES, RUNS, Store, StoredRun
 
 OF_SHARDS = ("shard", "images")
 """Settings of a shard that the run does not have which it is a part of."""

@@ -13,6 +13,7 @@ from typing import Any
 
 from denoised_smoothing.certificates.parameters import EngineName, Noise, Precision
 from denoised_smoothing.errors import SettingError, WeightsError
+from denoised_smoothing.files import sha256_of
 
 FORMAT = 1
 """Of the folder; a newer one is refused."""
@@ -69,7 +70,7 @@ def write_bundle(folder: Path, bundle: Bundle, fill_folder: Callable[[Path], Non
         part.mkdir(parents=True)
         fill_folder(part)
         files = {
-            path.relative_to(part).as_posix(): _sha256(path)
+            path.relative_to(part).as_posix(): sha256_of(path)
             for path in sorted(part.rglob("*"))
             if path.is_file()
         }
@@ -114,7 +115,7 @@ def read_bundle(folder: str | Path) -> Bundle:
             "again from where it was written"
         )
     for name, expected in record["files"].items():
-        found = _sha256(folder / name) if (folder / name).is_file() else "none"
+        found = sha256_of(folder / name) if (folder / name).is_file() else "none"
         if found != expected:
             what = "is missing from" if found == "none" else "was altered in"
             raise WeightsError(
@@ -130,11 +131,6 @@ def read_bundle(folder: str | Path) -> Bundle:
         "label_names": None if names is None else tuple(names),
     }
     return Bundle(**{name: record[name] for name in Bundle.__dataclass_fields__})
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _own_sha256(record: Mapping[str, Any]) -> str:

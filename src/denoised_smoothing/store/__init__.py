@@ -23,7 +23,7 @@ even to read.
 from __future__ import annotations
 
 from denoised_smoothing.store.database import Store, patient
-from denoised_smoothing.store.records import StoredExample, StoredImage, StoredRun, differences
+from denoised_smoothing.store.records import StoredExample, StoredImage, StoredRun
 from denoised_smoothing.store.tables import EXAMPLES, IMAGES, QUERIES, RUNS, SCHEMA_VERSION
 
 __all__ = [
@@ -36,6 +36,5 @@ __all__ = [
     "StoredExample",
     "StoredImage",
     "StoredRun",
-    "differences",
     "patient",
 ]

@@ -23,6 +23,7 @@ from denoised_smoothing.errors import (
     RunNotFoundError,
     StoreError,
     StoreUnreachableError,
+    differences,
 )
 from denoised_smoothing.store.claims import Claim, claim_on
 from denoised_smoothing.store.connections import is_unreachable, open_engine, to_json, url_of
@@ -30,7 +31,6 @@ from denoised_smoothing.store.records import (
     StoredExample,
     StoredImage,
     StoredRun,
-    differences,
     from_row,
     to_row,
 )
@@ -142,8 +142,8 @@ class Store:
         wanted["seed"] = run.seed if seed is None else seed
         if differs := differences({**run.settings, "seed": run.seed}, wanted):
             raise RunMismatchError(
-                f"the run {name!r} exists with other settings ({'; '.join(differs)}); "
-                "start a new one with another --run name, or go on with the settings it has"
+                f"the run {name!r} exists with other settings ({'; '.join(differs)}). "
+                "Use another name with --run, or resume it with the settings it has."
             )
         return run
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
@@ -47,26 +46,6 @@ class StoredExample:
     kind: str
     position: int
     png: bytes
-
-
-def differences(
-    held: dict[str, Any], asked: dict[str, Any], *, where: tuple[str, str] = ("in the run", "asked")
-) -> list[str]:
-    """What differs between the settings of a run and others; nested ones by their path."""
-    held, asked = _flatten(held), _flatten(asked)
-    return [
-        f"{key}: {held.get(key)!r} {where[0]}, {asked.get(key)!r} {where[1]}"
-        for key in sorted(held | asked)
-        if held.get(key) != asked.get(key)
-    ]
-
-
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        nested = isinstance(value, dict)
-        flat |= _flatten(value, f"{prefix}{key}.") if nested else {prefix + key: value}
-    return flat
 
 
 def to_row(run: str, image: StoredImage) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from denoised_smoothing.errors import (
     SettingError,
     TrainingError,
     TrainingInterruptedError,
+    differences,
 )
 from denoised_smoothing.training.config import TrainingConfig
 from denoised_smoothing.training.data import (
@@ -149,14 +150,9 @@ class Training:
         identity = json.loads(json.dumps(self.identity()))
         if checkpoint.exists() and settings.exists():
             before = json.loads(settings.read_text())
-            differs = [
-                f"{name} ({old} there, {new} requested)"
-                for name in sorted(before.keys() | identity.keys())
-                if (old := before.get(name, "unset")) != (new := identity.get(name, "unset"))
-            ]
-            if differs:
+            if differs := differences(before, identity, where=("there", "requested")):
                 raise TrainingError(
-                    f"{self.folder} holds a training with other settings: {', '.join(differs)}. "
+                    f"{self.folder} holds a training with other settings ({'; '.join(differs)}). "
                     "Choose another output, or delete that folder to start again."
                 )
             return checkpoint

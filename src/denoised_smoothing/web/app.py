@@ -15,6 +15,10 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp
 
 from denoised_smoothing.errors import (
+    BodyTooLargeError,
+    BodyTooSlowError,
+    BusyError,
+    ClosingError,
     DenoisedSmoothingError,
     InputError,
     MissingExtraError,
@@ -22,14 +26,8 @@ from denoised_smoothing.errors import (
     StoreError,
 )
 from denoised_smoothing.web.routes import answers, operations, pages, runs
-from denoised_smoothing.web.security import (
-    Access,
-    BodyTooLargeError,
-    BodyTooSlowError,
-    Guard,
-    problem,
-)
-from denoised_smoothing.web.service import BusyError, ClosingError, Service
+from denoised_smoothing.web.security import Access, Guard, problem
+from denoised_smoothing.web.service import Service
 
 DESCRIPTION = """Certified predictions for image classifiers that already exist: a label, and the
 L2 radius within which no change of the image changes it. Radii are in pixel values in [0, 1] of the

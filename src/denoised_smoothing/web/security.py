@@ -15,6 +15,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from denoised_smoothing.errors import BodyTooLargeError, BodyTooSlowError
 from denoised_smoothing.web.limits import Limits
 from denoised_smoothing.web.metrics import Metrics
 
@@ -126,14 +127,6 @@ class Guard:
             return True
         given = headers.get("authorization", "").removeprefix("Bearer ").strip()
         return hmac.compare_digest(given.encode(), key.encode())
-
-
-class BodyTooLargeError(Exception):
-    """More arrived than may; known only once it has, as its length was not told."""
-
-
-class BodyTooSlowError(Exception):
-    """The next piece of the body did not arrive in time."""
 
 
 class _Bounded:

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float
 
 from denoised_smoothing.certificates.counts import LabelCounts, Stage
-from denoised_smoothing.errors import DenoisedSmoothingError, SettingError
+from denoised_smoothing.errors import BusyError, ClosingError, SettingError
 from denoised_smoothing.images import load_image
 from denoised_smoothing.store import Store
 from denoised_smoothing.web.batching import Batcher, PendingImage
@@ -54,18 +54,6 @@ class _ProgressReporter:
         if now - self._saved >= SAVE_SECONDS:
             self._saved = now
             self._service.save(job)
-
-
-class BusyError(DenoisedSmoothingError):
-    """No room for another request now."""
-
-    def __init__(self, message: str, retry_after: int) -> None:
-        super().__init__(message)
-        self.retry_after = retry_after
-
-
-class ClosingError(DenoisedSmoothingError):
-    """The service is being stopped."""
 
 
 class Service:

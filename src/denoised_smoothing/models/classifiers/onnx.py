@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from denoised_smoothing.errors import ClassifierError, SettingError, WeightsError
+from denoised_smoothing.files import sha256_of
 from denoised_smoothing.models.classifiers.base import check_channels
 from denoised_smoothing.models.classifiers.preprocessing import Interpolation, Resize
 from denoised_smoothing.models.specs import Source, Spec
@@ -81,7 +82,8 @@ class OnnxClassifier:
         self._preparation = preparation or Preparation()
         session = _opened(self._path)
         self._sessions, given = _Sessions(self._path, session), session.get_inputs()
-        self.content = _digest([self._path, *_data_files(self._path)])
+        digests = [sha256_of(path) for path in (self._path, *_data_files(self._path))]
+        self.content = hashlib.sha256(bytes.fromhex("".join(digests))).hexdigest()
         self.runtime = _runtime_version()
         if len(given) != 1 or given[0].type not in _TYPES or len(given[0].shape) != 4:
             inputs = ", ".join(f"{item.name}: {item.type}{item.shape}" for item in given)
@@ -210,14 +212,6 @@ def _data_files(path: Path) -> list[Path]:
             if entry.key == "location"
         }
     )
-
-
-def _digest(paths: Sequence[Path]) -> str:
-    digest = hashlib.sha256()
-    for path in paths:
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
 
 
 def _layout(
