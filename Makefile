@@ -1,10 +1,11 @@
 PYTHON ?= python3
 BIN := .venv/bin
+MARKDOWN := README.md CHANGELOG.md CONTRIBUTING.md docs/*.md
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test lint docs format benchmark clean
 
-help:  ## what there is
+help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 12
 
 install: .venv/installed  ## a virtual environment in .venv with everything, at tested versions
@@ -28,13 +29,15 @@ lint: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/hadolint Dockerfile
+	$(BIN)/mdformat --check $(MARKDOWN)
 
 docs: install  ## the documentation as a site in build/site, warnings as errors
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
-format: install  ## format the code
+format: install  ## format code and Markdown
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+	$(BIN)/mdformat $(MARKDOWN)
 
 benchmark: install  ## throughput against the bare model and the original loop
 	$(BIN)/python benchmarks/throughput.py

@@ -17,6 +17,7 @@ from markdown_it import MarkdownIt
 from rich.console import Console
 
 import denoised_smoothing
+from denoised_smoothing import SmoothedClassifier
 from denoised_smoothing.cli import main
 from denoised_smoothing.cli import output as terminal
 
@@ -121,14 +122,39 @@ def run_python(page: str, names: dict[str, Any]) -> None:
 
 
 def test_the_python_of_the_readme_runs(reader: dict[str, Any], printed: Callable[[], str]) -> None:
-    for module in ("lightning", "jinja2", "matplotlib"):
-        pytest.importorskip(module)
     run_python("README.md", reader)
     assert re.match(r"label \d within L2 radius 0\.\d+|abstains: ", printed())
-    assert reader["smoothed"].execution.precision == "int8"
-    assert {path.name for path in Path().iterdir()} >= {
-        "report.html", "runs.sqlite", "unet-mse.safetensors",
-    }  # fmt: skip
+    assert reader["smoothed"].sigma == 0.25
+
+
+def test_the_readme_is_short() -> None:
+    assert len((REPOSITORY / "README.md").read_text("utf-8")) <= 7_000
+
+
+def test_the_python_about_runs_runs(reader: dict[str, Any]) -> None:
+    for module in ("jinja2", "matplotlib"):
+        pytest.importorskip(module)
+    reader["smoothed"] = SmoothedClassifier(reader["model"], sigma=0.25)
+    run_python("docs/runs.md", reader)
+    assert {path.name for path in Path().iterdir()} >= {"report.html", "runs.sqlite"}
+
+
+def test_the_python_about_plans_runs(reader: dict[str, Any]) -> None:
+    reader["smoothed"] = SmoothedClassifier(reader["model"], sigma=0.25)
+    run_python("docs/plans.md", reader)
+
+
+def test_the_python_about_training_runs(reader: dict[str, Any]) -> None:
+    pytest.importorskip("lightning")
+    run_python("docs/training.md", reader)
+    assert Path("unet-mse.safetensors").exists()
+
+
+def test_the_python_about_performance_runs(reader: dict[str, Any]) -> None:
+    pytest.importorskip("openvino")
+    pytest.importorskip("nncf")
+    run_python("docs/performance.md", reader)
+    assert reader["smoothed"].prepared.precision == "int8"
 
 
 def test_the_python_about_models_runs(reader: dict[str, Any]) -> None:

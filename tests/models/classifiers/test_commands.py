@@ -1,4 +1,4 @@
-"""The README's table: every row is run, on a model of its kind that is saved to a folder here."""
+"""The table of classifiers in the documentation: every row is run, on a model of its kind that is saved to a folder here."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from denoised_smoothing.models.classifiers.cifar_resnet import ProjectedResNet
 
 from . import models
 
-README = Path(__file__).parents[3] / "README.md"
+PAGE = Path(__file__).parents[3] / "docs" / "models.md"
 ROW = re.compile(r"^\| [^|]+ \| `(denoised-smoothing certify [^`]+ --classifier [^`]+)` \|$", re.M)
 NAMES = ("cat", "dog", "fox")
 
 
 def rows() -> dict[str, list[str]]:
     """The classifier of each row of the table, and the whole command."""
-    if not README.exists():
+    if not PAGE.exists():
         return {}
-    found = (shlex.split(row)[1:] for row in ROW.findall(README.read_text(encoding="utf-8")))
+    found = (shlex.split(row)[1:] for row in ROW.findall(PAGE.read_text(encoding="utf-8")))
     return {words[words.index("--classifier") + 1]: words for words in found}
 
 
@@ -110,8 +110,8 @@ LOCAL: dict[str, Callable[[Path], str]] = {
 
 
 def test_the_table_is_that_of_the_readme() -> None:
-    if not README.exists():
-        pytest.skip("there is no README.md beside the tests")
+    if not PAGE.exists():
+        pytest.skip("there is no models.md next to the tests")
     assert list(rows()) == list(LOCAL)
 
 
