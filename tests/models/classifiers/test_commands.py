@@ -1,4 +1,4 @@
-"""The table of classifiers in the documentation: every row is run, on a model of its kind that is saved to a folder here."""
+"""Every row of the documentation's table of classifiers runs, on a saved model of its kind."""
 
 from __future__ import annotations
 
