@@ -17,7 +17,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from denoised_smoothing.models.classifiers import ImageClassifier
+from denoised_smoothing.models.classifiers import CifarResNet, ImageClassifier
+from denoised_smoothing.models.classifiers.base import check_channels
+from denoised_smoothing.models.denoisers import UNet
 from denoised_smoothing.models.fingerprints import fingerprint
 from denoised_smoothing.models.weights import fill, load_weights, save_weights
 
@@ -240,6 +242,25 @@ def scripted(gain: float) -> torch.jit.ScriptModule:
 )
 def test_a_fingerprint_sees_what_is_not_in_a_dictionary(make: Callable[[float], object]) -> None:
     assert fingerprint(make(2.0)) == fingerprint(make(2.0)) != fingerprint(make(3.0))
+
+
+@pytest.mark.parametrize("kind", [CifarResNet, ImageClassifier, UNet])
+def test_own_code_counts_by_name_without_its_module(
+    kind: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Moving a file of the package must not change the fingerprint of a stored run."""
+    before = fingerprint(kind)
+    monkeypatch.setattr(kind, "__module__", "denoised_smoothing.another.place")
+    assert fingerprint(kind) == before
+    monkeypatch.setattr(kind, "__module__", "timm.models")
+    assert fingerprint(kind) != before
+
+
+def test_own_functions_count_by_name_without_their_module(monkeypatch: pytest.MonkeyPatch) -> None:
+    held = partial(check_channels, 3)
+    before = fingerprint(held)
+    monkeypatch.setattr(check_channels, "__module__", "denoised_smoothing.another.place")
+    assert fingerprint(held) == before != fingerprint(partial(fill, 3))
 
 
 def test_which_module_is_used_twice_makes_a_difference() -> None:

@@ -20,8 +20,9 @@ _PLAIN = (
     *(np.generic, torch.dtype, torch.device, type(Ellipsis)),
 )
 """Values that their text tells whole."""
+_OWN = "denoised_smoothing"
 _LIBRARIES = {
-    *("denoised_smoothing", "diffusers", "lightning", "numpy", "onnxruntime", "PIL", "scipy"),
+    *(_OWN, "diffusers", "lightning", "numpy", "onnxruntime", "PIL", "scipy"),
     *("timm", "torch", "torchvision", "transformers"),
 }
 """Packages whose code counts by name, beside those of Python itself."""
@@ -54,7 +55,10 @@ def _feed(digest: hashlib._Hash, thing: object, seen: dict[int, tuple[int, objec
             return
         seen[id(thing)] = len(seen), thing  # kept, so that nothing else gets its id
     named = thing if hasattr(thing, "__qualname__") else type(thing)
-    digest.update(f"{getattr(named, '__module__', '')}.{named.__qualname__}(".encode())
+    home = getattr(named, "__module__", "")
+    if _package(home) == _OWN:  # so that a class may move to another module
+        home = _OWN
+    digest.update(f"{home}.{named.__qualname__}(".encode())
     for part in _parts(digest, thing):
         _feed(digest, part, seen)
     digest.update(b");")
