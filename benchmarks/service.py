@@ -135,7 +135,7 @@ def check(smoothed: SmoothedClassifier, sample: list[tuple[int, str]]) -> int:
     for seed, text in sample:
         held = Certificate.from_json(text)
         again = smoothed.certify(image(seed), plan=held.plan, seed=held.seed)
-        other += again.counts.counts != held.counts.counts
+        other += again.counts.votes != held.counts.votes
     return other
 
 

@@ -30,7 +30,7 @@ def test_addition_adds_every_label_and_every_failed_copy(a: LabelCounts, b: Labe
     total = a + b
     assert [total.of(label) for label in range(6)] == [a.of(k) + b.of(k) for k in range(6)]
     assert (total.failed, total.n) == (a.failed + b.failed, a.n + b.n)
-    assert a.with_votes(b.counts, b.failed) == total
+    assert a.with_votes(b.votes, b.failed) == total
 
 
 def test_shorter_counts_are_padded_and_failed_copies_stay_in_n() -> None:
@@ -56,7 +56,7 @@ def test_counts_that_do_not_belong_together_are_refused(
 
 @pytest.mark.parametrize(("counts", "failed"), [((3, -1), 0), ((3, 1), -2)])
 def test_negative_counts_are_refused(counts: tuple[int, ...], failed: int) -> None:
-    message = rf"cannot be negative, got counts=\({counts[0]}, {counts[1]}\), failed={failed}"
+    message = rf"cannot be negative, got votes=\({counts[0]}, {counts[1]}\), failed={failed}"
     with pytest.raises(CountsError, match=message):
         LabelCounts("run", "7", Stage.ESTIMATION, counts, failed)
 

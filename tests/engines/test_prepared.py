@@ -46,7 +46,7 @@ def whole(_: object) -> dict[Stage, int]:
 
 def counted(pipeline: SmoothedClassifier, todo: Sequence[ImageTask]) -> dict[str, Any]:
     done = list(pipeline.count_labels(todo, whole, SEED))
-    return {task.image_id: {s: c.counts for s, c in task.counts.items()} for task in done}
+    return {task.image_id: {s: c.votes for s, c in task.counts.items()} for task in done}
 
 
 def on_cores(monkeypatch: pytest.MonkeyPatch, count: int) -> None:

@@ -77,7 +77,7 @@ def test_failed_copies_are_votes_for_minus_one(four: RunResults, tmp_path: Path)
     from dataclasses import replace
 
     one = four.images[0]
-    counts = replace(one.certificate.counts, counts=(0, 990), failed=10)
+    counts = replace(one.certificate.counts, votes=(0, 990), failed=10)
     failed = replace(one, certificate=replace(one.certificate, counts=counts))
     export(RunResults(four.run, (failed,)), ExportFormat.CSV, tmp_path / "run.csv")
     votes = json.loads(read(tmp_path / "run.csv", ",")[0]["counts"])

@@ -46,7 +46,7 @@ PLAN = FixedBudget(20, 50)
 
 def counted(pipeline: SmoothedClassifier) -> list[tuple[object, ...]]:
     certificates = pipeline.certify_batch(images(), plan=PLAN, seed=SEED)
-    return [(c.selection.counts, c.counts.counts, c.parameters) for c in certificates]
+    return [(c.selection.votes, c.counts.votes, c.parameters) for c in certificates]
 
 
 @pytest.fixture

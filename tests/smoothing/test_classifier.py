@@ -90,7 +90,7 @@ def smoothed(classifier: Any = quarters, sigma: float = 0.25, **options: Any) ->
 
 def votes(counts: LabelCounts) -> tuple[tuple[int, ...], int]:
     """Counts without the zeros at their end, and failures."""
-    return tuple(np.trim_zeros(counts.counts, "b")), counts.failed
+    return tuple(np.trim_zeros(counts.votes, "b")), counts.failed
 
 
 class NeverCalled:
@@ -159,14 +159,14 @@ class TestCounts:
                 self.count(classifier, task.image, noise, stage, copies)
                 for stage, copies in ((Stage.SELECTION, 60), (Stage.ESTIMATION, 230))
             )
-            assert task.counts[Stage.SELECTION].counts == selection
-            assert task.counts[Stage.ESTIMATION].counts == estimation
+            assert task.counts[Stage.SELECTION].votes == selection
+            assert task.counts[Stage.ESTIMATION].votes == estimation
             assert len([votes for votes in estimation if votes]) > 1
             certificate = pipeline.certify(task.image, n0=60, n=230, seed=SEED)
-            assert certificate.selection.counts == selection
+            assert certificate.selection.votes == selection
             drawn = certificate.counts.n  # up to where it will abstain anyhow
             expected = self.count(classifier, task.image, noise, Stage.ESTIMATION, drawn)
-            assert certificate.counts.counts == expected
+            assert certificate.counts.votes == expected
 
     @staticmethod
     def count(
@@ -202,7 +202,7 @@ class TestCounts:
         order = [2, 0, 3, 1]
         pipeline = smoothed(classifier, 0.5, batch_size=batch_size)
         assert pipeline.certify_batch(images[order], **options) == [alone[i] for i in order]
-        assert len({certificate.counts.counts for certificate in alone}) == 4
+        assert len({certificate.counts.votes for certificate in alone}) == 4
 
     def test_go_on_where_they_stopped(self) -> None:
         pipeline, image = smoothed(network(), 0.5), random_images(1)[0]
@@ -341,7 +341,7 @@ class TestSeed:
     def test_decides_the_counts(self) -> None:
         pipeline = smoothed(network(), 0.5)
         image = random_images(1)[0]
-        counts = {pipeline.certify(image, n=500, seed=seed).counts.counts for seed in range(4)}
+        counts = {pipeline.certify(image, n=500, seed=seed).counts.votes for seed in range(4)}
         assert len(counts) == 4
 
     def test_of_a_prediction_is_recorded(self) -> None:
@@ -355,7 +355,7 @@ class TestSeed:
         certificate = pipeline.certify(image, n0=400, n=400, seed=SEED)
         prediction = pipeline.predict(image, n=400, seed=SEED)
         stages = (certificate.selection, certificate.counts, prediction.counts)
-        assert len({counts.counts for counts in stages}) == 3
+        assert len({counts.votes for counts in stages}) == 3
 
 
 class TestPredict:
@@ -381,7 +381,7 @@ class TestPredict:
             prediction = pipeline.predict(image, n=1000, seed=seed)
             task = ImageTask("run", image_forms.digest(image), image)
             [counted] = pipeline.count_labels([task], lambda _: {Stage.PREDICTION: 1000}, seed)
-            votes = sorted(counted.counts[Stage.PREDICTION].counts, reverse=True)
+            votes = sorted(counted.counts[Stage.PREDICTION].votes, reverse=True)
             certain = binomial_test(votes[0], (*votes, 0)[1]) <= 0.001
             label = counted.counts[Stage.PREDICTION].top() if certain else None
             assert prediction.label == label
@@ -626,7 +626,7 @@ class TestUnusableAnswers:
         with pytest.raises(ClassifierError):
             pipeline.certify(GREY, n=100)
         certificate = pipeline.certify(GREY, n=100)
-        assert Counter(certificate.counts.counts) == Counter((100, 0, 0))
+        assert Counter(certificate.counts.votes) == Counter((100, 0, 0))
 
 
 class TestPlanAndChannels:

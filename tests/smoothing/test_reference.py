@@ -129,7 +129,7 @@ def product(case: Case) -> SmoothedClassifier:
 
 def counter(counts: LabelCounts) -> Counter[int]:
     """Votes by label without zeros; failures under -1."""
-    return +Counter({-1: counts.failed, **dict(enumerate(counts.counts))})
+    return +Counter({-1: counts.failed, **dict(enumerate(counts.votes))})
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -194,7 +194,7 @@ def test_its_own_noise_gives_the_same_law() -> None:
     weights = torch.tensor([0.1, -0.7, 0.5, 0.5])  # of norm 1
     image = image_forms.to_grid(np.array([[[0.2, 0.4], [0.6, 0.7]]], np.float32))
     exact = 0.4
-    bias = exact - float((torch.tensor(image).flatten() @ weights))
+    bias = exact - float(torch.tensor(image).flatten() @ weights)
 
     def linear(images: Tensor) -> Tensor:
         return (images.flatten(1) @ weights + bias > 0).long()

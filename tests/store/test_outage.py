@@ -169,6 +169,6 @@ def test_two_drivers_one_killed_and_the_server_restarted(
 def votes(store: Store, run: str) -> list[object]:
     """All that is counted, whatever the name of the run."""
     return [
-        (i.image_id, i.finished, {s: (c.counts, c.failed) for s, c in i.counts.items()})
+        (i.image_id, i.finished, {s: (c.votes, c.failed) for s, c in i.counts.items()})
         for i in store.images(run)
     ]

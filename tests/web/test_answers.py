@@ -40,8 +40,8 @@ def same_as_library(offer: ServedModels, answer: dict[str, Any], image: np.ndarr
     again = smoothed.certify(
         image, plan=certificate.plan, alpha=certificate.alpha, seed=certificate.seed
     )
-    return [stage.counts for stage in again.stages] == [
-        stage.counts for stage in certificate.stages
+    return [stage.votes for stage in again.stages] == [
+        stage.votes for stage in certificate.stages
     ] and again.radius == certificate.radius
 
 
@@ -135,7 +135,7 @@ def test_shown_copies_are_the_first_that_are_counted(
     smoothed, image = offer.smoothed("digits", STABILITY, 0.5), offer.example("digits", "0").image
     plan = SamplingPlan.from_dict({"kind": "fixed", "n0": 100, "n": 24})
     counts = smoothed.certify(image, plan=plan, seed=seed).counts
-    assert [labels.count(label) for label in range(10)] == list(counts.counts)
+    assert [labels.count(label) for label in range(10)] == list(counts.votes)
 
 
 @pytest.mark.parametrize(("share", "outcome"), [(0.9, "stands"), (20.0, None)])

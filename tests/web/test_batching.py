@@ -53,7 +53,7 @@ class Asked:
     def is_as_alone(self) -> bool:
         certificate = self.smoothed.certify(self.image, plan=PLAN, seed=self.seed)
         mine = PLAN.certificate(self.counts, certificate.parameters)
-        return [s.counts for s in mine.stages] == [s.counts for s in certificate.stages]
+        return [s.votes for s in mine.stages] == [s.votes for s in certificate.stages]
 
 
 @pytest.fixture

@@ -82,7 +82,7 @@ def test_killed_stopped_and_resumed(tmp_path: Path, offer: ServedModels) -> None
     again = offer.smoothed("digits", "white box (stability)", 0.5).certify(
         offer.example("digits", "0").image, n=20_000, seed=certificate.seed
     )
-    assert again.counts.counts == certificate.counts.counts
+    assert again.counts.votes == certificate.counts.votes
     with sqlite3.connect(tmp_path / "runs.sqlite") as database:
         query = "SELECT state, image IS NULL FROM service_jobs WHERE id = ?"
         assert database.execute(query, (stopped,)).fetchone() == ("interrupted", 0)

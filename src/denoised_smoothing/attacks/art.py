@@ -91,7 +91,7 @@ class SmoothedEstimator(PyTorchClassifier):  # type: ignore[misc]
             )
             label = prediction.label
             if label is None and not kwargs.get("is_abstain", True):
-                label = int(np.argmax(prediction.counts.counts))
+                label = int(np.argmax(prediction.counts.votes))
             if label is not None:
                 row[label] = 1
         return rows

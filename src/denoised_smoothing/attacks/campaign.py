@@ -161,7 +161,7 @@ class Campaign:
             norm=distance(before, after),
             label=prediction.label,
             p_value=prediction.p_value,
-            counts=prediction.counts.counts,
+            counts=prediction.counts.votes,
             failed=prediction.counts.failed,
         )
 

@@ -195,7 +195,7 @@ class Certificate:
             "run": self.counts.run,
             "image_id": self.counts.image_id,
             **{
-                counts.stage.value: {"counts": list(counts.counts), "failed": counts.failed}
+                counts.stage.value: {"counts": list(counts.votes), "failed": counts.failed}
                 for counts in self.stages
             },
         }

@@ -28,7 +28,7 @@ class Stage(StrEnum):
 class LabelCounts:
     """Votes of the noisy copies of one image in one stage of one run.
 
-    ``counts[k]`` is the number of copies labelled ``k``; ``failed`` the number of copies for
+    ``votes[k]`` is the number of copies labelled ``k``; ``failed`` the number of copies for
     which no label could be had, which stay in ``n`` as votes for no class. Adding two of them
     is chunking, resuming and distribution in one operation.
 
@@ -39,33 +39,33 @@ class LabelCounts:
     run: str
     image_id: str
     stage: Stage
-    counts: tuple[int, ...] = ()
+    votes: tuple[int, ...] = ()
     failed: int = 0
 
     def __post_init__(self) -> None:
-        if self.failed < 0 or min(self.counts, default=0) < 0:
+        if self.failed < 0 or min(self.votes, default=0) < 0:
             raise CountsError(
-                f"label counts cannot be negative, got counts={self.counts}, failed={self.failed}"
+                f"label counts cannot be negative, got votes={self.votes}, failed={self.failed}"
             )
 
     @property
     def n(self) -> int:
         """Number of copies counted, failed ones included."""
-        return sum(self.counts) + self.failed
+        return sum(self.votes) + self.failed
 
     def of(self, label: int) -> int:
         """Number of copies labelled ``label`` (0 for a label that was never seen)."""
-        return self.counts[label] if 0 <= label < len(self.counts) else 0
+        return self.votes[label] if 0 <= label < len(self.votes) else 0
 
     def top_other(self, label: int) -> int:
         """Number of copies of the most frequent label but ``label``."""
-        return max((n for other, n in enumerate(self.counts) if other != label), default=0)
+        return max((n for other, n in enumerate(self.votes) if other != label), default=0)
 
     def top(self) -> int | None:
         """The most frequent label, the smallest of equals; None if no copy has a label."""
-        if not any(self.counts):
+        if not any(self.votes):
             return None
-        return max(range(len(self.counts)), key=lambda label: (self.counts[label], -label))
+        return max(range(len(self.votes)), key=lambda label: (self.votes[label], -label))
 
     def __add__(self, other: LabelCounts) -> LabelCounts:
         for name in ("run", "image_id", "stage"):
@@ -79,7 +79,7 @@ class LabelCounts:
             self.run,
             self.image_id,
             self.stage,
-            tuple(starmap(add, zip_longest(self.counts, other.counts, fillvalue=0))),
+            tuple(starmap(add, zip_longest(self.votes, other.votes, fillvalue=0))),
             self.failed + other.failed,
         )
 
@@ -87,8 +87,8 @@ class LabelCounts:
         """These copies and those of a later stage of the same run and image, taken together."""
         if later is None:
             return self
-        return self + LabelCounts(later.run, later.image_id, self.stage, later.counts, later.failed)
+        return self + LabelCounts(later.run, later.image_id, self.stage, later.votes, later.failed)
 
-    def with_votes(self, counts: Iterable[int], failed: int = 0) -> LabelCounts:
+    def with_votes(self, votes: Iterable[int], failed: int = 0) -> LabelCounts:
         """These counts plus the votes of further copies of the same run, image and stage."""
-        return self + LabelCounts(self.run, self.image_id, self.stage, tuple(counts), failed)
+        return self + LabelCounts(self.run, self.image_id, self.stage, tuple(votes), failed)

@@ -57,7 +57,7 @@ class PredictionBudget:
         it most by going to the second, and lower it most by going to the first.
         """
         rest = self.n - votes.n
-        first, second, *_ = [*sorted(votes.counts, reverse=True), 0, 0]
+        first, second, *_ = [*sorted(votes.votes, reverse=True), 0, 0]
         highest = binomial_test(first, second + rest) if first >= second + rest else 1.0
         lowest = binomial_test(first + rest, second)
         if highest <= alpha:
@@ -102,7 +102,7 @@ class Prediction:
             "engine": self.parameters.engine.value,
             "precision": self.parameters.precision.value,
             "seed": str(self.parameters.seed),
-            "counts": list(self.counts.counts),
+            "counts": list(self.counts.votes),
             "failed": self.counts.failed,
         }
 

@@ -89,7 +89,7 @@ def _everything(image: ImageResult) -> dict[str, Any]:
 
 def _votes(counts: LabelCounts) -> dict[int, int]:
     """Votes by label, without the labels that got none; -1 is a vote for no class."""
-    votes = {label: count for label, count in enumerate(counts.counts) if count}
+    votes = {label: count for label, count in enumerate(counts.votes) if count}
     return votes | ({-1: counts.failed} if counts.failed else {})
 
 

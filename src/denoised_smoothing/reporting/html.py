@@ -214,7 +214,7 @@ def _picture(png: bytes) -> dict[str, Any]:
 def _votes(image: ImageResult, names: Sequence[str] | None) -> list[dict[str, Any]]:
     """The three labels with the most votes of the estimation stage."""
     counts = image.certificate.counts
-    top = sorted(range(len(counts.counts)), key=lambda label: (-counts.of(label), label))[:3]
+    top = sorted(range(len(counts.votes)), key=lambda label: (-counts.of(label), label))[:3]
     return [
         {
             "name": _name(label, names),

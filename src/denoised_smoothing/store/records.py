@@ -60,7 +60,7 @@ def to_row(run: str, image: StoredImage) -> dict[str, Any]:
                 f"{counts.stage} counts of image {counts.image_id!r} in run {counts.run!r} cannot "
                 f"be saved as {stage} counts of image {image.image_id!r} in run {run!r}"
             )
-    votes = {stage: [counts.counts, counts.failed] for stage, counts in image.counts.items()}
+    votes = {stage: [counts.votes, counts.failed] for stage, counts in image.counts.items()}
     return {**asdict(image), "run": run, "counts": votes}
 
 

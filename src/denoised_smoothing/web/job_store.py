@@ -165,7 +165,7 @@ class JobStore:
 
 
 def _row(record: JobRecord) -> dict[str, Any]:
-    counts = [[c.run, c.image_id, c.stage.value, c.counts, c.failed] for c in record.counts]
+    counts = [[c.run, c.image_id, c.stage.value, c.votes, c.failed] for c in record.counts]
     values = {**vars(record), "state": record.state.value, "seed": str(record.seed)}
     return {**values, "counts": counts}
 

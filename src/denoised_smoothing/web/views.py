@@ -168,7 +168,7 @@ def picture(image: Float[np.ndarray, "c h w"]) -> str:
 
 def votes(counts: LabelCounts, names: ServedNames) -> list[dict[str, Any]]:
     """The labels with the most votes, the first ones."""
-    top = sorted(range(len(counts.counts)), key=lambda label: (-counts.of(label), label))
+    top = sorted(range(len(counts.votes)), key=lambda label: (-counts.of(label), label))
     return [
         {"label": label, "name": name_of(label, names), "count": counts.of(label)}
         for label in top[:SHOWN_VOTES]

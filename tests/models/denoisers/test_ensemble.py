@@ -113,7 +113,7 @@ def test_a_copy_has_one_vote_which_is_that_of_the_mean(
 
 
 def counts(smoothed: SmoothedClassifier, image: Tensor) -> list[list[int]]:
-    return [list(stage.counts) for stage in smoothed.certify(image, n0=10, n=200, seed=0).stages]
+    return [list(stage.votes) for stage in smoothed.certify(image, n0=10, n=200, seed=0).stages]
 
 
 def test_gradients_follow_every_view(image: Tensor, mean: MeanDenoiser) -> None:
