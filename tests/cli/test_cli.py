@@ -309,7 +309,7 @@ def test_a_password_of_a_store_is_not_shown(run: Run) -> None:
         ("--stride 0", "stride is a number of images and must be at least 1, got 0"),
         ("--resolution 1", "resolution is a number of pixels and must be at least 2, got 1"),
         ("--batch-size 0", "batch_size must be at least 1, got 0"),
-        ("--device gpu", "device 'gpu' cannot be used here .* use auto, cpu, cuda"),
+        ("--device gpu", "device 'gpu' is not available here .* Use auto, cpu, cuda"),
         ("--device cpu --devices cpu,cpu", "--device cpu beside --devices cpu,cpu; leave one"),
         ("--classifier digitz", r"unknown classifier 'digitz'; did you mean digits\?"),
         ("--classifier cifar-resnet56:toy.pt", "toy.pt is a pickle .* is refused"),
@@ -455,7 +455,7 @@ class TestPredict:
         picture("large.png", size=(20, 30))
         assert run("predict", "large.png", *TOY, "--resolution", "8").code == 0
         outcome = run("predict", "large.png", *TOY)
-        assert (outcome.code, "the classifier failed on images of shape" in outcome.err) == (
+        assert (outcome.code, "The classifier failed on images of shape" in outcome.err) == (
             1,
             True,
         )

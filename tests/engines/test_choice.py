@@ -17,7 +17,6 @@ from denoised_smoothing.engines import (
     Engine,
     EngineChoice,
     Pipeline,
-    Request,
     TorchEngine,
     choice,
     choose_engine,
@@ -36,7 +35,9 @@ def choose(
 ) -> EngineChoice:
     device = options.pop("device", CPU)
     pipeline = Pipeline(classifier, None, SIGMA, CPU)
-    return choose_engine(pipeline, Request(engine, precision, device, **options), noisy)
+    return choose_engine(
+        pipeline, noisy, engine=engine, precision=precision, device=device, **options
+    )
 
 
 @pytest.fixture
@@ -97,7 +98,7 @@ class TestAuto:
         ("classifier", "reason"),
         [
             (Winding, "openvino: its logits differ from torch's by more than 0.001"),
-            (Untraceable, "not openvino: openvino cannot convert this pipeline .*; take --engine"),
+            (Untraceable, "not openvino: openvino cannot convert this pipeline .*\\. Use --engine"),
         ],
     )
     @pytest.mark.usefixtures("fresh", "measured")
@@ -118,7 +119,7 @@ class TestAuto:
         chosen = choose(lambda images: images.flatten(1))
         assert chosen.engine.name == "torch"
         assert "is no torch module" in chosen.notes[0]
-        with pytest.raises(ClassifierError, match="another callable; take --engine torch"):
+        with pytest.raises(ClassifierError, match=r"another callable. Use --engine torch"):
             choose(lambda images: images.flatten(1), EngineName.OPENVINO)
 
 
@@ -150,10 +151,14 @@ def test_a_missing_package_is_named_with_its_extra(
 @pytest.mark.parametrize(
     ("engine", "precision", "message"),
     [
-        (EngineName.TORCH, Precision.FLOAT16, "torch does not run float16 on cpu; take bfloat16"),
-        (EngineName.TORCH, Precision.INT8, "torch does not run int8 on cpu; take .*openvino"),
-        (EngineName.OPENVINO, Precision.FLOAT16, "openvino does not run float16 on a CPU"),
-        (EngineName.ONNXRUNTIME, Precision.INT8, "onnxruntime runs float32 alone here, not int8"),
+        (
+            EngineName.TORCH,
+            Precision.FLOAT16,
+            "torch does not compute in float16 on cpu. Use bfloat16",
+        ),
+        (EngineName.TORCH, Precision.INT8, "torch does not compute in int8 on cpu. Use .*openvino"),
+        (EngineName.OPENVINO, Precision.FLOAT16, "openvino does not compute in float16 on a CPU"),
+        (EngineName.ONNXRUNTIME, Precision.INT8, "onnxruntime computes in float32 only, got int8"),
     ],
 )
 def test_a_precision_that_an_engine_has_not_is_refused(
@@ -165,9 +170,10 @@ def test_a_precision_that_an_engine_has_not_is_refused(
 
 def test_what_is_converted_runs_on_a_cpu() -> None:
     pipeline = Pipeline(convolutional(), None, SIGMA, CPU)
-    request = Request(EngineName.OPENVINO, FLOAT32, torch.device("meta"), forward=4)
-    with pytest.raises(SettingError, match="runs on a CPU here, not on meta; take --engine torch"):
-        choose_engine(pipeline, request, noisy)
+    with pytest.raises(SettingError, match=r"runs on a CPU, got device meta. Use --engine torch"):
+        choose_engine(
+            pipeline, noisy, engine=EngineName.OPENVINO, device=torch.device("meta"), forward=4
+        )
 
 
 @OPENVINO

@@ -8,8 +8,8 @@ from functools import cache
 import pytest
 import torch
 
-from denoised_smoothing.certificates.parameters import EngineName, Precision
-from denoised_smoothing.engines import EngineChoice, Pipeline, Request, choose_engine
+from denoised_smoothing.certificates.parameters import EngineName
+from denoised_smoothing.engines import EngineChoice, Pipeline, choose_engine
 from denoised_smoothing.engines.choice import TOLERANCE
 from denoised_smoothing.engines.pipeline import agrees
 from denoised_smoothing.errors import ClassifierError
@@ -58,8 +58,9 @@ def pipeline(name: str) -> Pipeline:
 
 @cache
 def chosen(engine: EngineName, name: str) -> EngineChoice:
-    request = Request(engine, Precision.FLOAT32, CPU)
-    return choose_engine(pipeline(name), request, lambda count: noisy(count, channels(name)))
+    return choose_engine(
+        pipeline(name), lambda count: noisy(count, channels(name)), engine=engine, device=CPU
+    )
 
 
 @pytest.mark.parametrize(("engine", "name"), TABLE)

@@ -76,7 +76,7 @@ def test_a_function_cannot_be_copied_to_devices() -> None:
 
 
 def test_a_device_that_is_not_there_is_named() -> None:
-    with pytest.raises(SettingError, match="device 'cuda:77' cannot be used here"):
+    with pytest.raises(SettingError, match="device 'cuda:77' is not available here"):
         choose_devices("cpu, cuda:77")
 
 

@@ -1,7 +1,7 @@
-"""How the pipeline denoiser-then-classifier is executed: the one place where it runs."""
+"""Engines that execute denoiser and classifier, and the choice between them."""
 
-from denoised_smoothing.engines.choice import EngineChoice, Request, choose_engine, limit_threads
-from denoised_smoothing.engines.engine import Engine, choose_device, forward_size
+from denoised_smoothing.engines.choice import EngineChoice, choose_engine
+from denoised_smoothing.engines.engine import Engine, choose_device, forward_size, limit_threads
 from denoised_smoothing.engines.pipeline import PassThrough, Pipeline
 from denoised_smoothing.engines.torch_engine import TorchEngine
 
@@ -10,7 +10,6 @@ __all__ = [
     "EngineChoice",
     "PassThrough",
     "Pipeline",
-    "Request",
     "TorchEngine",
     "choose_device",
     "choose_engine",

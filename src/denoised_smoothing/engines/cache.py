@@ -1,4 +1,4 @@
-"""Converted models and measured choices on disk, found again by a key of all they depend on."""
+"""Converted models and measured choices on disk, under a hash of all they depend on."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from denoised_smoothing.files import cache_folder
 
 
 def cache_key(*parts: object) -> str:
-    """A hash of ``parts``."""
+    """Return a hash of ``parts``."""
     return hashlib.sha256(json.dumps([str(part) for part in parts]).encode()).hexdigest()[:32]
 
 
 def cached_folder(key: str, make: Callable[[Path], None]) -> Path:
-    """The folder of that key, made by ``make`` in a folder of its own if there is none yet.
+    """Return the folder of that key; ``make`` fills it if there is none yet.
 
     It appears whole or not at all, also if two processes make it at once. Where the cache cannot
     be written, it is a temporary folder.
@@ -47,7 +47,7 @@ def cached_folder(key: str, make: Callable[[Path], None]) -> Path:
 
 
 def recall(key: str) -> dict[str, Any] | None:
-    """What was remembered under that key, or None."""
+    """Return the values remembered under that key, or None."""
     try:
         found: dict[str, Any] = json.loads((cache_folder() / f"{key}.json").read_text())
     except (OSError, ValueError):
@@ -56,7 +56,7 @@ def recall(key: str) -> dict[str, Any] | None:
 
 
 def remember(key: str, values: dict[str, Any]) -> None:
-    """Remember plain values; where the cache cannot be written, nothing is remembered."""
+    """Remember plain values, unless the cache cannot be written."""
     with contextlib.suppress(OSError):
         folder = cache_folder()
         folder.mkdir(parents=True, exist_ok=True)
@@ -66,7 +66,7 @@ def remember(key: str, values: dict[str, Any]) -> None:
 
 
 def digest_of_files(folder: Path) -> str:
-    """A hash of the contents of all files of a folder, in the order of their names."""
+    """Return a hash of all files of a folder, in the order of their names."""
     digest = hashlib.sha256()
     for path in sorted(folder.iterdir()):
         digest.update(f"{path.name} {path.stat().st_size};".encode())

@@ -20,21 +20,21 @@ from torch import Tensor
 
 from denoised_smoothing.certificates.parameters import EngineName, Precision
 from denoised_smoothing.engines.cache import digest_of_files
-from denoised_smoothing.engines.engine import Engine, checked_answer, cores
+from denoised_smoothing.engines.engine import Engine, cores
 from denoised_smoothing.engines.pipeline import Pipeline, TraceablePipeline
 from denoised_smoothing.errors import ClassifierError, MissingExtraError, SettingError
 
 
 class ConvertedEngine(Engine):
-    """A model in a folder, compiled for batches of one shape; each thread has a copy to itself.
+    """A model in a folder, compiled for batches of one shape; each thread has its own copy.
 
     Args:
-        folder: with the files that ``convert`` wrote.
-        shape: of a batch, [B, C, H, W].
-        precision: what it computes in.
+        folder: the folder with the files that ``convert`` wrote.
+        shape: the shape of a batch, [B, C, H, W].
+        precision: the precision of the computation.
 
     Raises:
-        SettingError: the precision is not to be had from this engine.
+        SettingError: the engine does not have this precision.
         MissingExtraError: its package is not installed.
     """
 
@@ -51,13 +51,12 @@ class ConvertedEngine(Engine):
     def answer(self, copies: Float[Tensor, "b c h w"]) -> Num[Tensor, "b ..."]:
         if tuple(copies.shape) != self.shape:
             raise ClassifierError(
-                f"this model was converted for batches of shape {list(self.shape)}, got "
-                f"{list(copies.shape)}; give images of that size"
+                f"This model was converted for batches of shape {list(self.shape)}, got "
+                f"{list(copies.shape)}. Use images of that size."
             )
         if not hasattr(self._own, "infer"):
             self._own.infer = self._worker()
-        answer = torch.from_numpy(np.array(self._own.infer(copies.contiguous().numpy())))
-        return checked_answer(answer, copies)
+        return torch.from_numpy(np.array(self._own.infer(copies.contiguous().numpy())))
 
     def identity(self) -> dict[str, str]:
         return {**super().identity(), "model_digest": self.model_digest}
@@ -65,11 +64,7 @@ class ConvertedEngine(Engine):
     @staticmethod
     @abstractmethod
     def check(precision: Precision) -> None:
-        """Refuse a precision that this engine does not have, before any work.
-
-        Raises:
-            SettingError: it does not.
-        """
+        """Raise SettingError for a precision that this engine does not have, before any work."""
 
     @abstractmethod
     def _compile(self) -> None:
@@ -77,13 +72,13 @@ class ConvertedEngine(Engine):
 
     @abstractmethod
     def _worker(self) -> Callable[[np.ndarray], np.ndarray]:
-        """What answers batches in one thread."""
+        """Return a function that answers batches in one thread."""
 
 
 class OpenVinoEngine(ConvertedEngine):
-    """OpenVINO on a CPU: as many streams as cores, each with a thread of its own.
+    """OpenVINO on a CPU, with one stream and one thread per core.
 
-    So a batch is computed by one thread, and its last bits do not depend on how many there are.
+    One thread computes a batch, so its last bits do not depend on the number of threads.
     """
 
     name = EngineName.OPENVINO
@@ -92,7 +87,8 @@ class OpenVinoEngine(ConvertedEngine):
     def check(precision: Precision) -> None:
         if precision is Precision.FLOAT16:
             raise SettingError(
-                "openvino does not run float16 on a CPU; take bfloat16 or int8, or float32"
+                "Engine openvino does not compute in float16 on a CPU. Use float32, bfloat16 or "
+                "int8."
             )
 
     @staticmethod
@@ -102,11 +98,11 @@ class OpenVinoEngine(ConvertedEngine):
         folder: Path,
         calibration: Sequence[np.ndarray] | None = None,
     ) -> None:
-        """Write the pipeline for batches like ``copies``; in int8 where ``calibration`` is given.
+        """Write the pipeline for batches like ``copies``, in int8 if ``calibration`` is given.
 
         Args:
-            calibration: batches [B, C, H, W] of noisy copies, from which the ranges of int8 are
-                taken (post-training quantisation by NNCF).
+            calibration: batches [B, C, H, W] of noisy copies, which give the ranges of int8
+                (post-training quantisation by NNCF).
         """
         openvino = _package("openvino", "openvino", "the engine openvino")
         with _quiet(), torch.no_grad():
@@ -143,8 +139,8 @@ class OpenVinoEngine(ConvertedEngine):
         used = self._model.get_property("INFERENCE_PRECISION_HINT").get_type_name()
         if reduced and used != "bf16":
             raise SettingError(
-                f"openvino computes in {used} on this processor, not in bfloat16; take float32 or "
-                "int8"
+                f"Engine openvino computes in {used} on this processor, not in bfloat16. Use "
+                "float32 or int8."
             )
 
     def _worker(self) -> Callable[[np.ndarray], np.ndarray]:
@@ -166,8 +162,8 @@ class OnnxRuntimeEngine(ConvertedEngine):
     def check(precision: Precision) -> None:
         if precision is not Precision.FLOAT32:
             raise SettingError(
-                f"onnxruntime runs float32 alone here, not {precision.value}; take "
-                "--engine openvino for bfloat16 or int8"
+                f"Engine onnxruntime computes in float32 only, got {precision.value}. Use "
+                "--engine openvino for bfloat16 or int8."
             )
 
     @staticmethod
@@ -214,9 +210,9 @@ class OnnxRuntimeEngine(ConvertedEngine):
 
 
 def _rename(model: Any) -> None:
-    """Give nodes names that say where they are, instead of numbers that count up in a process.
+    """Name nodes by their place, not by numbers that count up in a process.
 
-    So that the same pipeline is the same file whenever and wherever it is converted.
+    The same pipeline is then the same file whenever and wherever it is converted.
     """
     model.set_friendly_name("pipeline")
     for number, node in enumerate(model.get_ordered_ops()):
@@ -234,7 +230,7 @@ def _package(name: str, extra: str, purpose: str) -> Any:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the progress and warnings of converters; torch on one thread, as it only traces."""
+    """Hide the progress and warnings of converters; torch only traces, so it gets one thread."""
     threads = torch.get_num_threads()
     level = logging.root.manager.disable
     torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""Locks around what belongs to the whole process: flags of CUDA, and the tracing of modules."""
+"""Locks around the state of the whole process: flags of CUDA, and the tracing of modules."""
 
 from __future__ import annotations
 
@@ -16,11 +16,8 @@ class _Exact:
         self._lock, self._inside, self._flags = threading.Lock(), 0, ExitStack()
 
     @contextmanager
-    def __call__(self, device: torch.device) -> Iterator[None]:
+    def __call__(self) -> Iterator[None]:
         """No TensorFloat-32, the default of convolutions on CUDA, and fixed algorithms."""
-        if device.type != "cuda":
-            yield
-            return
         with self._lock:
             if self._inside == 0:
                 self._flags.enter_context(
@@ -42,47 +39,36 @@ class _Exact:
 exact_float32 = _Exact()
 
 
-class _Tracing:
-    """Tracing a module changes ``nn.Module`` for the whole process: nothing else may run meanwhile.
+class ReadersWriterLock:
+    """Held by several threads at once, or by one alone.
 
-    Who runs modules holds ``shared``, who traces one ``alone``, which waits for the others. It is
-    not fair: who runs is let in though a tracer waits, as one that runs may call another.
+    The thread that holds it alone may enter it again. The lock is not fair: threads that share
+    it enter although another waits to be alone, since one that shares may wait for another.
     """
 
     def __init__(self) -> None:
-        self._change, self._running, self._traced = threading.Condition(), 0, 0
-        self._mine = threading.local()
+        self._changed, self._inside = threading.Condition(), 0
+        self._owner: int | None = None
 
     @contextmanager
-    def shared(self) -> Iterator[None]:
-        """While modules are run."""
-        with self._change:
-            self._change.wait_for(lambda: not self._traced or self._is_mine())
-            self._running += 1
+    def __call__(self, *, alone: bool = False) -> Iterator[None]:
+        """Hold the lock, together with other threads or ``alone``."""
+        me = threading.get_ident()
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._owner == me or not (self._owner or (alone and self._inside))
+            )
+            before, self._owner = self._owner, me if alone else self._owner
+            self._inside += 1
         try:
             yield
         finally:
-            with self._change:
-                self._running -= 1
-                self._change.notify_all()
-
-    @contextmanager
-    def alone(self) -> Iterator[None]:
-        """While a module is traced."""
-        with self._change:
-            self._change.wait_for(lambda: self._is_mine() or not (self._traced or self._running))
-            self._traced += 1
-            self._mine.traces = True
-        try:
-            yield
-        finally:
-            with self._change:
-                self._traced -= 1
-                self._mine.traces = self._traced > 0
-                self._change.notify_all()
-
-    def _is_mine(self) -> bool:
-        return getattr(self._mine, "traces", False)
+            with self._changed:
+                self._owner = before
+                self._inside -= 1
+                self._changed.notify_all()
 
 
-tracing = _Tracing()
+tracing = ReadersWriterLock()
+"""Shared by threads that run modules. A thread that traces one holds it alone, since tracing
+changes ``nn.Module`` for the whole process."""

@@ -1,8 +1,9 @@
-"""Denoiser and classifier as one module, prepared for inference."""
+"""Denoiser and classifier as one module, ready for inference."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from contextlib import suppress
 from itertools import chain
 
@@ -11,9 +12,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.fx.experimental.optimization import fuse
 
-from denoised_smoothing.engines.engine import checked_answer, checked_call
 from denoised_smoothing.engines.locks import tracing
-from denoised_smoothing.errors import ClassifierError
+from denoised_smoothing.errors import ClassifierError, DenoisedSmoothingError
 from denoised_smoothing.models.protocols import Classifier, Denoiser
 
 
@@ -24,9 +24,9 @@ class Pipeline(nn.Module):
 
     Args:
         classifier: images [B, C, H, W] to logits [B, K] or labels [B].
-        denoiser: noisy images and sigma to denoised ones, or None for none.
+        denoiser: noisy images and sigma to denoised images, or None for none.
         sigma: standard deviation of the noise on images in [0, 1].
-        device: where it is to run.
+        device: the device that computes.
     """
 
     def __init__(
@@ -38,85 +38,105 @@ class Pipeline(nn.Module):
     ) -> None:
         super().__init__()
         self.classifier, self.denoiser, self.sigma = classifier, denoiser, sigma
+        parts = [part for part in (classifier, denoiser) if part is not None]
+        self.is_module = all(isinstance(part, nn.Module) for part in parts)
+        """Whether all parts are modules, which can be copied and traced."""
         for part in self.children():
             part.eval().to(device).to(memory_format=torch.channels_last)
-
-    @property
-    def is_module(self) -> bool:
-        """Whether all of it are modules, which can be copied and traced."""
-        parts = (part for part in (self.classifier, self.denoiser) if part is not None)
-        return all(isinstance(part, nn.Module) for part in parts)
 
     @property
     def may_be_shared(self) -> bool:
         """Whether several threads may call it at once: modules without hooks, or what says so."""
         parts = (part for part in (self.classifier, self.denoiser) if part is not None)
-        return not self.is_hooked and all(
+        hooked = any(part._forward_hooks or part._forward_pre_hooks for part in self.modules())
+        return not hooked and all(
             isinstance(part, nn.Module) or getattr(part, "may_be_shared", False) for part in parts
         )
 
-    @property
-    def is_hooked(self) -> bool:
-        """Whether a module has hooks of its forward pass."""
-        return any(part._forward_hooks or part._forward_pre_hooks for part in self.modules())
-
     def forward(self, copies: Float[Tensor, "b c h w"]) -> Tensor:
-        """Logits [B, K] or labels [B], whatever the classifier gave."""
-        return checked_call("classifier", self.classifier, self.denoise(copies))
+        """Return logits [B, K] or labels [B].
+
+        Raises:
+            ClassifierError: a part failed, or its answer has another shape.
+        """
+        answer = _call("classifier", self.classifier, self.denoise(copies))
+        if answer.ndim not in (1, 2) or len(answer) != len(copies):
+            raise ClassifierError(
+                f"The classifier answered {list(copies.shape)} images with a tensor of shape "
+                f"{list(answer.shape)}, expected logits [{len(copies)}, K] or labels "
+                f"[{len(copies)}]. Return one row or one label per image."
+            )
+        return answer
 
     def denoise(self, copies: Float[Tensor, "b c h w"]) -> Tensor:
-        """Denoised copies, or the copies themselves without a denoiser.
+        """Return denoised copies, or the copies themselves without a denoiser.
 
         Raises:
             ClassifierError: the denoiser failed, or changed the shape.
         """
         if self.denoiser is None:
             return copies
-        denoised = checked_call("denoiser", self.denoiser, copies, self.sigma)
+        denoised = _call("denoiser", self.denoiser, copies, self.sigma)
         if denoised.shape != copies.shape:
             raise ClassifierError(
-                f"the denoiser turned images of shape {list(copies.shape)} into "
-                f"{list(denoised.shape)}; it must keep the shape"
+                f"The denoiser turned images of shape {list(copies.shape)} into "
+                f"{list(denoised.shape)}. Use a denoiser that keeps the shape."
             )
         return denoised
 
     def state(self) -> tuple[object, ...]:
-        """What changes when any weight does: address, version and sums of each tensor.
+        """Return what changes with any weight: address, version and two sums of each tensor.
 
-        The sums, as what is written through ``.data`` leaves the version as it was.
+        Writing through ``.data`` changes no version, but a sum: in float64, weighted by the place
+        along the first side and along the others. As bytes, since NaN is not equal to itself.
         """
         tensors = list(chain(self.parameters(), self.buffers()))
         versions = [-1 if tensor.is_inference() else tensor._version for tensor in tensors]
-        addresses = [tensor.data_ptr() for tensor in tensors]
-        return (*addresses, *versions, _sums(tensors))
+        sums = []
+        with torch.inference_mode():
+            for tensor in tensors:
+                real = torch.view_as_real(tensor) if tensor.is_complex() else tensor
+                rows = real.reshape(len(real) if real.ndim else 1, -1)
+                for side in (0, 1):
+                    line = rows.sum(dim=side, dtype=torch.float64)
+                    places = torch.arange(1, len(line) + 1, dtype=line.dtype, device=line.device)
+                    sums.append(line @ places)
+            held = torch.stack(sums).cpu().numpy().tobytes() if sums else b""
+        return (*(tensor.data_ptr() for tensor in tensors), *versions, held)
 
 
-@torch.inference_mode()
-def _sums(tensors: list[Tensor]) -> bytes:
-    """Two sums of each tensor, in float64, that tell the order along the first side and the others.
-
-    As bytes, since NaN is not equal to itself.
-    """
-    sums = []
-    for tensor in tensors:
-        real = torch.view_as_real(tensor) if tensor.is_complex() else tensor
-        rows = real.reshape(len(real) if real.ndim else 1, -1)
-        for side in (0, 1):
-            line = rows.sum(dim=side, dtype=torch.float64)
-            sums.append(line @ torch.arange(1, len(line) + 1, dtype=line.dtype, device=line.device))
-    return torch.stack(sums).cpu().numpy().tobytes() if sums else b""
+def _call(role: str, function: Callable[..., Tensor], images: Tensor, *more: object) -> Tensor:
+    """Return the answer of a classifier or denoiser on images [B, C, H, W]."""
+    try:
+        answer = function(images, *more)
+    except DenoisedSmoothingError:
+        raise
+    except torch.OutOfMemoryError:
+        raise  # the caller, which chose the batch, takes a smaller one
+    except Exception as error:
+        raise ClassifierError(
+            f"The {role} failed on images of shape {list(images.shape)} with "
+            f"{type(error).__name__}: {error}. Check that it takes [B, C, H, W] in [0, 1] with "
+            "these channels and this size."
+        ) from error
+    if not isinstance(answer, Tensor):
+        raise ClassifierError(
+            f"The {role} answered with {type(answer).__name__}, expected a torch.Tensor. "
+            "Convert its answer."
+        )
+    return answer
 
 
 class PassThrough(nn.Module):
-    """Stands for a classifier that is elsewhere: hands on what it would see, as [B, C * H * W]."""
+    """The stand-in of a remote classifier: returns the images that it would see, flattened."""
 
     def forward(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d"]:
-        """The images, flattened."""
+        """Return the images as [B, C * H * W]."""
         return images.flatten(1)
 
 
 class TraceablePipeline(nn.Module):
-    """What is traced by converters: the same computation without checks on its shapes."""
+    """The same computation without checks on shapes, for converters that trace it."""
 
     def __init__(self, pipeline: Pipeline) -> None:
         super().__init__()
@@ -129,25 +149,23 @@ class TraceablePipeline(nn.Module):
 
 
 def folded(pipeline: Pipeline, copies: Float[Tensor, "b c h w"]) -> Pipeline:
-    """The pipeline with batch normalisation folded into the convolutions before it.
+    """Return a copy of the pipeline with batch normalisation folded into convolutions.
 
-    A copy; the pipeline itself where there is nothing to fold, or where the folded one does not
-    reproduce its answer on ``copies`` to within :data:`FOLD_TOLERANCE`.
+    Return the pipeline itself where there is nothing to fold, or where the folded one does not
+    reproduce its answer on ``copies`` to within :data:`FOLD_TOLERANCE`. A copy would not call
+    hooks, so a pipeline with hooks stays as it is: modules that may not be shared have some.
     """
-    modules = list(pipeline.modules())
-    normalised = any(isinstance(module, nn.BatchNorm2d) for module in modules)
-    if not pipeline.is_module or not normalised or pipeline.is_hooked:
+    normalised = any(isinstance(module, nn.BatchNorm2d) for module in pipeline.modules())
+    if not (pipeline.is_module and normalised and pipeline.may_be_shared):
         return pipeline
     candidate = copy.copy(pipeline)
-    with tracing.alone():
+    with tracing(alone=True):
         candidate._modules = {name: _fold(part) for name, part in pipeline._modules.items()}
     with torch.inference_mode():
-        expected = checked_answer(pipeline(copies), copies)
-        try:
+        expected = pipeline(copies)
+        with suppress(ClassifierError):  # code that needs its parts, such as their number
             if agrees(candidate(copies), expected, FOLD_TOLERANCE):
                 return candidate
-        except ClassifierError:  # its code asks for parts as they were, such as their length
-            pass
     return pipeline
 
 
@@ -156,7 +174,7 @@ FOLD_TOLERANCE = 1e-4
 
 
 def agrees(answer: Tensor, expected: Tensor, tolerance: float) -> bool:
-    """Whether logits differ by at most ``tolerance`` times the largest, or labels not at all."""
+    """Return whether labels are equal, or logits but for ``tolerance`` times the largest."""
     if answer.shape != expected.shape:
         return False
     if not expected.is_floating_point():
@@ -166,11 +184,11 @@ def agrees(answer: Tensor, expected: Tensor, tolerance: float) -> bool:
 
 
 def _fold(module: nn.Module | None) -> nn.Module | None:
-    """A copy in which whatever can be traced is folded; parts of what cannot, by themselves."""
+    """Return a copy with all folded that can be traced; else its parts are tried one by one."""
     if module is None or not any(isinstance(part, nn.BatchNorm2d) for part in module.modules()):
         return module
     if not hasattr(module, "drafts"):  # traced, that would have its first answer alone
-        with suppress(Exception):  # control flow that depends on values or shapes: try its parts
+        with suppress(Exception):  # control flow that depends on values or shapes
             return fuse(module)
     parent = copy.copy(module)
     parent._modules = {name: _fold(part) for name, part in module._modules.items()}

@@ -16,7 +16,7 @@ from torch import Tensor
 from denoised_smoothing import images as image_forms
 from denoised_smoothing.certificates.counts import Stage
 from denoised_smoothing.certificates.parameters import EngineName, Noise, Precision
-from denoised_smoothing.engines import EngineChoice, PassThrough, Pipeline, Request, choose_engine
+from denoised_smoothing.engines import EngineChoice, PassThrough, Pipeline, choose_engine
 from denoised_smoothing.engines.locks import tracing
 from denoised_smoothing.errors import SettingError
 from denoised_smoothing.models.denoisers import (
@@ -156,8 +156,10 @@ class PreparedPipeline:
             )
         state, held = self.pipeline.state(), self._choices.get(image.shape)
         if held is None or held[0] != state:
-            request = Request(self.engine, self.precision, self.device, self._forward)
-            choice = choose_engine(self.pipeline, request, partial(self._sample, image))
+            choice = choose_engine(
+                self.pipeline, partial(self._sample, image), engine=self.engine,
+                precision=self.precision, device=self.device, forward=self._forward,
+            )  # fmt: skip
             held = self._choices[image.shape] = (state, choice)
         return held[1]
 
@@ -187,7 +189,7 @@ class PreparedPipeline:
         Raises:
             ClassifierError: the denoiser failed, or changed the shape.
         """
-        with tracing.shared():
+        with tracing():
             return self._shown.denoise(copies)
 
     def notes(self, shape: tuple[int, ...]) -> tuple[str, ...]:

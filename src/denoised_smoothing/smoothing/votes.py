@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
 from functools import partial
 
 import numpy as np
@@ -15,6 +13,7 @@ from torch import Tensor
 
 from denoised_smoothing.certificates.parameters import Noise
 from denoised_smoothing.engines import Engine, EngineChoice
+from denoised_smoothing.engines.locks import ReadersWriterLock
 from denoised_smoothing.errors import ClassifierError
 from denoised_smoothing.noise import chunk_size, noisy_copies
 from denoised_smoothing.remote.protocol import CopySession
@@ -34,8 +33,7 @@ class VoteCounter:
 
     def __init__(self, sigma: float, noise: Noise, device: torch.device) -> None:
         self.sigma, self.noise, self.device = sigma, noise, device
-        self._turns = threading.Condition()
-        self._inside, self._alone, self._crowded = 0, False, False
+        self._memory, self._crowded = ReadersWriterLock(), False
         self._form: str | None = None
         self._classes = 0
 
@@ -146,11 +144,11 @@ class VoteCounter:
         """The engine's answer; once memory did not hold all threads' copies, one at a time."""
         if not self._crowded:
             try:
-                with self._turn(alone=False):
+                with self._memory():
                     return engine.answer(copies)
             except torch.OutOfMemoryError:
                 self._crowded = True
-        with self._turn(alone=True):
+        with self._memory(alone=True):
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
             try:
@@ -161,19 +159,6 @@ class VoteCounter:
                     f"{list(copies.shape[1:])} any more: {error}; what was counted is kept: free "
                     "memory, or take a device with more of it, and go on"
                 ) from error
-
-    @contextmanager
-    def _turn(self, *, alone: bool) -> Iterator[None]:
-        """While no other thread has a turn alone or, if it is to be alone, no turn at all."""
-        with self._turns:
-            self._turns.wait_for(lambda: not (self._alone or (alone and self._inside)))
-            self._inside, self._alone = self._inside + 1, alone
-        try:
-            yield
-        finally:
-            with self._turns:
-                self._inside, self._alone = self._inside - 1, False
-                self._turns.notify_all()
 
     def _noisy(self, part: CopyRange, seed: Seed) -> Float[Tensor, "n c h w"]:
         image = torch.tensor(part.task.image, device=self.device)  # may be a read-only array
