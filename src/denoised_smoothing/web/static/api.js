@@ -1,4 +1,4 @@
-// The service: JSON, and events as they come.
+// Requests to the service: JSON, files and streams of events.
 
 import { byId } from "./dom.js";
 
@@ -23,8 +23,8 @@ async function call(path, options = {}) {
     response = await fetch(path, { ...options, headers: headers(options.headers) });
   }
   if (!response.ok) {
-    const told = await response.json().catch(() => ({}));
-    throw new Error(told.detail || `The service answered with ${response.status}.`);
+    const problem = await response.json().catch(() => ({}));
+    throw new Error(problem.detail || `The service returned status ${response.status}. Retry later.`);
   }
   return response;
 }
@@ -43,8 +43,8 @@ export async function download(path, name) {
   setTimeout(() => URL.revokeObjectURL(link.href), 10000);
 }
 
-// Calls tell(event, values) for each event; ends with the result, or throws.
-export async function post(path, fields, image, tell, signal) {
+// Calls report(event, values) for each event; returns the result, or throws.
+export async function post(path, fields, image, report, signal) {
   const form = new FormData();
   for (const [name, value] of Object.entries(fields)) {
     if (value !== undefined && value !== null) form.append(name, value);
@@ -57,7 +57,7 @@ export async function post(path, fields, image, tell, signal) {
   let text = "";
   for (;;) {
     const { done, value } = await reader.read();
-    if (done) throw new Error("The service went away before the answer was there.");
+    if (done) throw new Error("The service closed the connection before the result. Retry later.");
     text += value;
     const events = text.split("\n\n");
     text = events.pop();
@@ -67,7 +67,7 @@ export async function post(path, fields, image, tell, signal) {
       const [, event, data] = found;
       const values = JSON.parse(data);
       if (event === "error") throw new Error(values.detail);
-      tell(event, values);
+      report(event, values);
       if (event === "result") return values;
     }
   }

@@ -1,20 +1,20 @@
 // The view on which an image is certified.
 
 import { get, picture } from "./api.js";
-import { byId, calm, complain, h, picked, radios, thousands } from "./dom.js";
-import { lane } from "./lane.js";
+import { byId, calm, showProblem, h, picked, radios, thousands } from "./dom.js";
+import { panel } from "./panel.js";
 
 const NONE = "none";
-let offer, model, chosen, running;
+let served, model, chosen, running;
 
-const plans = (most) => [1000, 10000, 100000]
-  .filter((n) => n + 100 <= most || n === 1000)
+const plans = (limit) => [1000, 10000, 100000]
+  .filter((n) => n + 100 <= limit || n === 1000)
   .map((n) => ({ value: n, text: thousands(n), title: `${thousands(n)} copies` }))
-  .concat({ value: "anytime", text: "as needed", title: "As many as it takes to decide about the usual radii" });
+  .concat({ value: "anytime", text: "as needed", title: "Stops when all radii of the table are decided" });
 
 async function choose(example) {
   const source = `/v1/models/${encodeURIComponent(model.classifier)}/examples/${encodeURIComponent(example.name)}`;
-  set({ example: example.name, truth: example.label, url: await picture(source) }, example.label === null ? "" : `It shows “${example.label}”.`);
+  set({ example: example.name, truth: example.label, url: await picture(source) }, example.label === null ? "" : `True label: “${example.label}”.`);
   for (const button of byId("examples").children) {
     const is = button.dataset.name === example.name;
     button.setAttribute("aria-checked", is);
@@ -24,8 +24,8 @@ async function choose(example) {
 
 function take(file) {
   if (!file) return;
-  if (file.size > offer.limits.bytes) {
-    complain(byId("problem"), new Error(`This file is larger than ${offer.limits.bytes / 1e6} MB.`));
+  if (file.size > served.limits.bytes) {
+    showProblem(byId("problem"), new Error(`The file is larger than ${served.limits.bytes / 1e6} MB, the maximum. Choose a smaller one.`));
     return;
   }
   for (const button of byId("examples").children) button.setAttribute("aria-checked", false);
@@ -36,18 +36,18 @@ function set(image, note) {
   chosen = image;
   byId("chosen").src = image.url;
   byId("chosen-note").textContent = note;
-  complain(byId("problem"), null);
+  showProblem(byId("problem"), null);
 }
 
-async function offerModel() {
-  model = offer.models.find(({ classifier }) => classifier === byId("classifier").value);
+async function showModel() {
+  model = served.models.find(({ classifier }) => classifier === byId("classifier").value);
   const small = Math.max(...model.shape.slice(1)) < 96;
   byId("chosen").className = small ? "small" : "";
   const fronts = model.denoisers.filter((name) => name !== NONE);
   byId("denoiser").replaceChildren(...[...fronts, ...model.denoisers.filter((name) => name === NONE)].map((name) => h("option", { value: name }, name)));
   byId("compare-field").hidden = !(fronts.length && model.denoisers.includes(NONE));
   radios(byId("sigmas"), "sigma", model.sigmas.map((value) => ({ value, text: value })), model.sigmas.at(-1));
-  radios(byId("plans"), "plan", plans(offer.limits.copies), 10000 <= offer.limits.copies - 100 ? 10000 : 1000);
+  radios(byId("plans"), "plan", plans(served.limits.copies), 10000 <= served.limits.copies - 100 ? 10000 : 1000);
   byId("examples").replaceChildren();
   byId("examples").hidden = !model.examples.length;
   for (const example of model.examples) {
@@ -58,7 +58,7 @@ async function offerModel() {
   if (model.examples.length) await choose(model.examples[0]);
 }
 
-// A group of radios: arrows move and choose.
+// The examples are a group of radio buttons: arrow keys move and choose.
 function arrows(event) {
   const move = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
   if (!move) return;
@@ -74,7 +74,7 @@ function wanted(denoiser) {
   const { sigmas } = model;
   const radii = [0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 1.5].filter((r) => r <= 4 * Math.max(...sigmas));
   const numbers = plan === "anytime"
-    ? { plan: "anytime", max_n: Math.min(50000, offer.limits.copies - 50), radii: radii.join(",") }
+    ? { plan: "anytime", max_n: Math.min(50000, served.limits.copies - 50), radii: radii.join(",") }
     : { plan: "fixed", n0: 100, n: plan };
   return { classifier: model.classifier, denoiser, sigma: picked("sigma"), pictures: true, example: chosen.example, ...numbers };
 }
@@ -82,7 +82,7 @@ function wanted(denoiser) {
 async function certify(event) {
   event.preventDefault();
   if (!chosen) {
-    complain(byId("problem"), new Error("Choose an image first."));
+    showProblem(byId("problem"), new Error("No image is chosen. Choose an example or a file."));
     return;
   }
   running?.abort();
@@ -90,37 +90,37 @@ async function certify(event) {
   const denoiser = byId("denoiser").value;
   const both = byId("compare").checked && !byId("compare-field").hidden && denoiser !== NONE;
   const small = Math.max(...model.shape.slice(1)) < 96;
-  const lanes = (both ? [NONE, denoiser] : [denoiser]).map((name) => lane({
+  const panels = (both ? [NONE, denoiser] : [denoiser]).map((name) => panel({
     title: name === NONE ? "Without denoiser" : `With denoiser: ${name}`,
     fields: wanted(name), image: chosen.file, truth: chosen.truth, small, signal: mine.signal,
   }));
-  complain(byId("problem"), null);
-  byId("lanes").className = both ? "lanes two" : "lanes";
-  byId("lanes").replaceChildren(...lanes.map(({ element }) => element));
-  if (matchMedia("(max-width: 48rem)").matches) byId("lanes").scrollIntoView({ behavior: calm() ? "auto" : "smooth" });
+  showProblem(byId("problem"), null);
+  byId("panels").className = both ? "panels two" : "panels";
+  byId("panels").replaceChildren(...panels.map(({ element }) => element));
+  if (matchMedia("(max-width: 48rem)").matches) byId("panels").scrollIntoView({ behavior: calm() ? "auto" : "smooth" });
   byId("go").textContent = "Certifying …";
-  await Promise.all(lanes.map((each) => each.run()));
+  await Promise.all(panels.map((each) => each.run()));
   if (running === mine) byId("go").textContent = "Certify again";
 }
 
-// Models are converted when the service starts; until then the button says so.
+// The service converts models when it starts; until then the button is disabled.
 async function ready() {
   const go = byId("go");
-  while (!offer.ready) {
+  while (!served.ready) {
     go.disabled = true;
     go.textContent = "Preparing models …";
     await new Promise((later) => setTimeout(later, 500));
-    offer = await get("/v1/models");
+    served = await get("/v1/models");
   }
   go.disabled = false;
   go.textContent = "Certify";
 }
 
 export async function start() {
-  offer = await get("/v1/models");
-  byId("classifier").replaceChildren(...offer.models.map(({ classifier }) => h("option", { value: classifier }, classifier)));
-  byId("classifier-field").hidden = offer.models.length === 1;
-  byId("classifier").addEventListener("change", offerModel);
+  served = await get("/v1/models");
+  byId("classifier").replaceChildren(...served.models.map(({ classifier }) => h("option", { value: classifier }, classifier)));
+  byId("classifier-field").hidden = served.models.length === 1;
+  byId("classifier").addEventListener("change", showModel);
   byId("controls").addEventListener("submit", certify);
   byId("examples").addEventListener("keydown", arrows);
   byId("file").addEventListener("change", () => take(byId("file").files[0]));
@@ -129,7 +129,7 @@ export async function start() {
   for (const name of ["dragleave", "drop"]) drop.addEventListener(name, () => drop.classList.remove("over"));
   drop.addEventListener("drop", (event) => { event.preventDefault(); take(event.dataTransfer.files[0]); });
   addEventListener("pagehide", () => running?.abort());
-  await offerModel();
+  await showModel();
   await ready();
   document.documentElement.dataset.ready = "certify";
 }

@@ -12,14 +12,14 @@ export function growing({ name, top, rule, format }) {
   const last = s("text", { x: right, y: height - 3, "text-anchor": "end" }, "");
   const highest = s("text", { x: 0, y: 10 }, "");
   const ruled = rule === undefined ? null : s("line", { class: "rule", x1: 0, x2: right });
-  const told = s("text", { x: 0, y: 0, "text-anchor": "middle", visibility: "hidden" });
+  const label = s("text", { x: 0, y: 0, "text-anchor": "middle", visibility: "hidden" });
   const svg = s("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": name },
     s("line", { class: "axis", x1: 0, x2: right, y1: bottom, y2: bottom }), ruled, highest,
-    s("text", { x: 0, y: height - 3 }, "0"), last, curve, now, told);
+    s("text", { x: 0, y: height - 3 }, "0"), last, curve, now, label);
   const value = h("p", { class: "value" }, "–");
-  let points = [], most = 1, scale = top;
+  let points = [], max = 1, scale = top;
 
-  const x = (n) => (n / most) * right;
+  const x = (n) => (n / max) * right;
   const y = (v) => bottom - (v / scale) * (bottom - 18);
 
   function draw() {
@@ -39,19 +39,19 @@ export function growing({ name, top, rule, format }) {
     const box = svg.getBoundingClientRect();
     const at = ((event.clientX - box.left) / box.width) * width;
     const near = points.reduce((best, p) => (Math.abs(x(p[0]) - at) < Math.abs(x(best[0]) - at) ? p : best));
-    told.textContent = `${format(near[1])} at ${thousands(near[0])}`;
-    told.setAttribute("x", Math.min(Math.max(x(near[0]), 55), right - 55));
-    told.setAttribute("y", Math.max(y(near[1]) - 8, 10));
-    told.setAttribute("visibility", "visible");
+    label.textContent = `${format(near[1])} at ${thousands(near[0])}`;
+    label.setAttribute("x", Math.min(Math.max(x(near[0]), 55), right - 55));
+    label.setAttribute("y", Math.max(y(near[1]) - 8, 10));
+    label.setAttribute("visibility", "visible");
   }
   svg.addEventListener("pointermove", (event) => points.length && show(event));
-  svg.addEventListener("pointerleave", () => told.setAttribute("visibility", "hidden"));
+  svg.addEventListener("pointerleave", () => label.setAttribute("visibility", "hidden"));
 
   return {
     element: h("div", { class: "chart" }, value, svg),
     add(n, v, of) {
-      most = Math.max(of, n);
-      last.textContent = `${short(most)} copies`;
+      max = Math.max(of, n);
+      last.textContent = `${short(max)} copies`;
       points.push([n, v]);
       draw();
     },
@@ -66,15 +66,15 @@ export function steps(curves, measure) {
   const width = Math.min(760, Math.max(320, innerWidth - 32)), height = Math.min(360, width * 0.75), left = 48, bottom = height - 40, right = width - 10, top = 12;
   const methods = [...new Set(curves.map((curve) => curve.method))];
   const sigmas = [...new Set(curves.map((curve) => curve.sigma))].sort((a, b) => a - b);
-  const most = Math.max(0.1, ...curves.map((curve) => curve.radii.at(-1))) * 1.04;
-  const x = (radius) => left + (radius / most) * (right - left);
+  const max = Math.max(0.1, ...curves.map((curve) => curve.radii.at(-1))) * 1.04;
+  const x = (radius) => left + (radius / max) * (right - left);
   const y = (share) => bottom - share * (bottom - top);
   const stroke = (curve) => ({
     fill: "none", "stroke-width": 2, "stroke-dasharray": DASHES[sigmas.indexOf(curve.sigma) % DASHES.length],
     stroke: `var(--curve-${(methods.indexOf(curve.method) % COLOURS) + 1})`,
   });
-  const tick = [1, 0.5, 0.25, 0.2, 0.1, 0.05, 0.02, 0.01].find((step) => most / step >= (width < 500 ? 3 : 5)) ?? 0.01;
-  const ticks = Array.from({ length: Math.floor(most / tick) + 1 }, (_, i) => i * tick);
+  const tick = [1, 0.5, 0.25, 0.2, 0.1, 0.05, 0.02, 0.01].find((step) => max / step >= (width < 500 ? 3 : 5)) ?? 0.01;
+  const ticks = Array.from({ length: Math.floor(max / tick) + 1 }, (_, i) => i * tick);
   const cross = s("line", { class: "cross", y1: top, y2: bottom, visibility: "hidden" });
   const svg = s("svg", {
     viewBox: `0 0 ${width} ${height}`, role: "img", tabindex: 0,
@@ -100,7 +100,7 @@ export function steps(curves, measure) {
   let at = 0;
 
   function show(radius) {
-    at = Math.min(Math.max(radius, 0), most);
+    at = Math.min(Math.max(radius, 0), max);
     cross.setAttribute("x1", x(at));
     cross.setAttribute("x2", x(at));
     cross.setAttribute("visibility", "visible");
@@ -113,11 +113,11 @@ export function steps(curves, measure) {
   }
   svg.addEventListener("pointermove", (event) => {
     const box = svg.getBoundingClientRect();
-    show(((((event.clientX - box.left) / box.width) * width - left) / (right - left)) * most);
+    show(((((event.clientX - box.left) / box.width) * width - left) / (right - left)) * max);
   });
   svg.addEventListener("keydown", (event) => {
     const move = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
-    if (move) { show(at + (move * most) / 50); event.preventDefault(); }
+    if (move) { show(at + (move * max) / 50); event.preventDefault(); }
   });
   show(0);
   return h("figure", { class: "chart curves" }, svg, h("figcaption", {}, where, legend));

@@ -1,4 +1,4 @@
-// Elements without markup in strings: texts stay texts, whatever they hold.
+// Elements without markup in strings: texts from the service are never parsed as HTML.
 
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -23,7 +23,7 @@ export const byId = (id) => document.getElementById(id);
 
 export const thousands = (number) => number.toLocaleString("en-US");
 
-// Down, never up: a radius that was rounded up was not proven.
+// Rounds down: a radius that is rounded up is not proven.
 export function down(value, digits = 4) {
   const scale = 10 ** digits;
   return (Math.floor(Number((value * scale).toFixed(6))) / scale).toFixed(digits);
@@ -42,7 +42,7 @@ export function radios(box, name, options, chosen, changed) {
 
 export const picked = (name) => document.querySelector(`input[name="${name}"]:checked`)?.value;
 
-export function complain(box, error) {
+export function showProblem(box, error) {
   box.textContent = error ? error.message : "";
   box.hidden = !error;
 }

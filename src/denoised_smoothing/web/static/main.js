@@ -1,10 +1,10 @@
-// Which view is shown: the part of the address after #.
+// Shows the view that the address names after #.
 
 import { start } from "./certify.js";
-import { byId, complain } from "./dom.js";
-import { show } from "./runs.js";
+import { byId, showProblem } from "./dom.js";
+import { showRuns } from "./runs.js";
 
-let begun = false;
+let started = false;
 
 async function route() {
   const [view, ...rest] = (location.hash.slice(1) || "certify").split("/");
@@ -12,19 +12,19 @@ async function route() {
   byId("view-certify").hidden = runs;
   byId("view-runs").hidden = !runs;
   for (const link of document.querySelectorAll(".top nav a")) {
-    const is = link.hash === (runs ? "#runs" : "#certify");
-    if (is) link.setAttribute("aria-current", "page");
+    const current = link.hash === (runs ? "#runs" : "#certify");
+    if (current) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
   document.title = `${runs ? "Runs" : "Certify"} · Denoised Smoothing`;
   if (runs) {
-    await show(decodeURIComponent(rest.join("/")));
-  } else if (!begun) {
-    begun = true;
+    await showRuns(decodeURIComponent(rest.join("/")));
+  } else if (!started) {
+    started = true;
     try {
       await start();
     } catch (error) {
-      complain(byId("problem"), error);
+      showProblem(byId("problem"), error);
     }
   }
 }

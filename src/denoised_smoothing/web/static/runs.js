@@ -1,8 +1,8 @@
-// The view on stored runs.
+// The view of stored runs.
 
 import { download, get } from "./api.js";
 import { steps } from "./chart.js";
-import { byId, complain, down, h, thousands } from "./dom.js";
+import { byId, showProblem, down, h, thousands } from "./dom.js";
 
 const chosen = new Set();
 const query = (names) => names.map((name) => `run=${encodeURIComponent(name)}`).join("&");
@@ -16,28 +16,28 @@ function table(headings, rows, caption, captioned = true) {
 
 function list(runs) {
   if (!runs.length) {
-    return h("p", { class: "empty" }, "No runs yet. ", h("code", {}, "denoised-smoothing certify"), " stores some; give it the same ", h("code", {}, "--store"), ".");
+    return h("p", { class: "empty" }, "The store has no runs. ", h("code", {}, "denoised-smoothing certify"), " adds one; use the same ", h("code", {}, "--store"), ".");
   }
-  const compare = h("button", { type: "button", class: "primary", onclick: () => look([...chosen]) }, "Compare");
-  const told = () => {
+  const compare = h("button", { type: "button", class: "primary", onclick: () => show([...chosen]) }, "Compare");
+  const update = () => {
     compare.disabled = chosen.size < 1;
-    compare.textContent = chosen.size > 1 ? `Compare ${chosen.size} runs` : "Look into the chosen run";
+    compare.textContent = chosen.size > 1 ? `Compare ${chosen.size} runs` : "Show the chosen run";
   };
   const row = (run) => h("tr", {},
     h("td", {}, h("input", {
       type: "checkbox", "aria-label": `choose ${run.run}`, checked: chosen.has(run.run),
-      onchange: (event) => { chosen[event.target.checked ? "add" : "delete"](run.run); told(); },
+      onchange: (event) => { chosen[event.target.checked ? "add" : "delete"](run.run); update(); },
     })),
     h("td", {}, h("a", { href: `#runs/${encodeURIComponent(run.run)}` }, run.run)),
     h("td", {}, run.data), h("td", {}, run.denoiser === "none" ? "–" : run.denoiser),
     h("td", { class: "number" }, String(run.sigma)), h("td", { class: "number" }, thousands(run.finished)),
     h("td", {}, run.created.slice(0, 16).replace("T", " ")));
-  told();
+  update();
   return h("div", {},
     h("div", { class: "wide", tabindex: 0, role: "region", "aria-label": "Stored runs" }, h("table", { class: "run-table" },
       h("thead", {}, h("tr", {}, h("th", {}, h("span", { class: "skip" }, "choose")),
         ["Run", "Data", "Denoiser"].map((text) => h("th", { scope: "col" }, text)),
-        ["σ", "Images"].map((text) => h("th", { scope: "col", class: "number" }, text)), h("th", { scope: "col" }, "Begun (UTC)"))),
+        ["σ", "Images"].map((text) => h("th", { scope: "col", class: "number" }, text)), h("th", { scope: "col" }, "Started (UTC)"))),
       h("tbody", {}, runs.map(row)))),
     h("div", { class: "actions" }, compare));
 }
@@ -51,7 +51,7 @@ async function images(name) {
     thousands(image.calls)];
   const shown = table(["Image", "True label", "Answer", "Radius", "Correct", "Calls"], rows.map(cells), "Images", false);
   shown.classList.add("image-table");
-  return h("div", {}, h("h2", {}, `${thousands(total)} images`), h("p", { class: "soft" }, "Choose one to see its votes."), shown);
+  return h("div", {}, h("h2", {}, `${thousands(total)} images`), h("p", { class: "soft" }, "Choose an image to see its votes."), shown);
 }
 
 async function details(name, index) {
@@ -85,17 +85,17 @@ function settings(run) {
     Object.entries(all).map(([name, value]) => h("tr", {}, h("th", { scope: "row" }, name), h("td", {}, text(value)))))));
 }
 
-async function look(names) {
+async function show(names) {
   const box = byId("runs-detail");
-  complain(byId("runs-problem"), null);
+  showProblem(byId("runs-problem"), null);
   try {
     const compared = await get(`/v1/comparison?${query(names)}`);
     const parts = [
       h("h2", {}, names.length === 1 ? names[0] : `${names.length} runs compared`),
-      compared.differing.length ? h("p", { class: "wrong" }, `Read the rows with care: the runs differ in ${compared.differing.join(", ")}.`) : null,
+      compared.differing.length ? h("p", { class: "wrong" }, `The runs differ in ${compared.differing.join(", ")}, so their rows are not comparable as they stand.`) : null,
       compared.unproven.length ? h("p", { class: "wrong" }, `Unproven in floating point (float noise): ${compared.unproven.join(", ")}.`) : null,
       steps(compared.curves, compared.measure),
-      ...compared.tables.map(({ headings, rows }, i) => table(headings, rows, compared.caption + (i ? "; at each radius the best σ, chosen in hindsight" : ""))),
+      ...compared.tables.map(({ headings, rows }, i) => table(headings, rows, compared.caption + (i ? "; the best σ at each radius, chosen after the runs" : ""))),
       downloads(names),
     ];
     if (names.length === 1) parts.push(settings(await get(path(names[0]))), await images(names[0]));
@@ -103,16 +103,16 @@ async function look(names) {
     box.scrollIntoView({ block: "start" });
   } catch (error) {
     box.replaceChildren();
-    complain(byId("runs-problem"), error);
+    showProblem(byId("runs-problem"), error);
   }
 }
 
-export async function show(name) {
+export async function showRuns(name) {
   try {
     byId("runs-list").replaceChildren(list(await get("/v1/runs")));
-    if (name) await look([name]);
+    if (name) await show([name]);
     document.documentElement.dataset.ready = "runs";
   } catch (error) {
-    complain(byId("runs-problem"), error);
+    showProblem(byId("runs-problem"), error);
   }
 }

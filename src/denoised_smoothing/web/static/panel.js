@@ -1,16 +1,16 @@
-// One lane: from noisy copies to the answer, and what its radius means.
+// One panel: noisy copies, votes, bound and radius of one certificate, and its meaning.
 
 import { post } from "./api.js";
 import { breaking } from "./breakit.js";
 import { growing } from "./chart.js";
 import { calm, down, h, thousands } from "./dom.js";
 
-const BEAT = 40; // milliseconds between the moments that are shown
+const BEAT = 40; // milliseconds between events that are shown
 
-export function lane({ title, fields, image, truth, small, signal }) {
-  const answer = h("p", { class: "answer waiting", "aria-live": "polite" }, "Making noisy copies …");
+export function panel({ title, fields, image, truth, small, signal }) {
+  const answer = h("p", { class: "answer waiting", "aria-live": "polite" }, "Drawing noisy copies …");
   const done = h("i", { "width%": 0 });
-  const grid = h("ul", { class: `grid${small ? "" : " large"}`, "aria-label": "Noisy copies and the classifier’s answers" });
+  const grid = h("ul", { class: `grid${small ? "" : " large"}`, "aria-label": "Noisy copies and their labels" });
   const votes = h("div", { class: "votes" });
   const counted = h("small", {}, "");
   const bound = growing({ name: "Lower bound on the probability of the answer", top: 1, rule: 0.5, format: (v, d) => down(v, d ?? 3) });
@@ -19,10 +19,10 @@ export function lane({ title, fields, image, truth, small, signal }) {
   const meaning = h("div", { class: "block", hidden: true });
   const block = (name, more, ...children) => h("div", { class: "block" }, h("h3", {}, name, more), ...children);
 
-  const element = h("section", { class: "lane", "aria-label": title, "aria-busy": "true" },
+  const element = h("section", { class: "panel", "aria-label": title, "aria-busy": "true" },
     h("header", {}, h("h2", {}, title), answer, h("div", { class: "bar" }, done)),
     block(fields.denoiser === "none" ? "Noisy copies" : "Noisy copies, denoised",
-      h("small", {}, "the first ones"), grid),
+      h("small", {}, "the first copies"), grid),
     block("Votes", counted, votes),
     h("div", { class: "charts" },
       block("Lower bound", null, bound.element), block("Radius", null, radius.element)),
@@ -75,21 +75,21 @@ export function lane({ title, fields, image, truth, small, signal }) {
     if (values.radius > 0) answer.textContent = `So far “${values.votes[0].name}” …`;
     else answer.textContent = "Counting votes …";
     note.textContent = values.proven ? "" :
-      "While it runs: what so many copies prove if their number was fixed before. The last values count.";
+      "Bound and radius are preliminary: they hold when all copies are counted.";
   }
 
   function result(values) {
     const { certificate } = values;
     done.style.width = "100%";
     vote(values.votes, values.counted);
-    if (values.counted >= (certificate.plan.n ?? 0)) { // not ended early, which counts the rest as failures
+    if (values.counted >= (certificate.plan.n ?? 0)) { // ended early, the bound counts the rest as failures
       bound.add(values.counted, certificate.lower_bound, values.counted);
       radius.add(values.counted, values.radius, values.counted);
     }
     answer.className = "answer";
     answer.textContent = values.sentence;
     note.textContent = `${thousands(values.calls)} classifier calls, σ = ${certificate.sigma}, ` +
-      `${certificate.engine} in ${certificate.precision}. ${remark(values)}`;
+      `engine ${certificate.engine} in ${certificate.precision}. ${remark(values)}`;
     element.setAttribute("aria-busy", "false");
     element.dataset.state = "done";
     element.dataset.label = values.label_name ?? "abstains";
@@ -98,9 +98,9 @@ export function lane({ title, fields, image, truth, small, signal }) {
   }
 
   function remark({ label, label_name: name, image: { changes } }) {
-    const changed = changes.length ? `The image was ${changes.join(" and ")}; the radius is in those pixels. ` : "";
+    const changed = changes.length ? `The image was ${changes.join(" and ")}; the radius is in the pixels of the result. ` : "";
     if (label === null || truth === null) return changed;
-    return changed + (name === truth ? "The answer is right." : `The guarantee is about the answer, which is wrong: the image shows “${truth}”.`);
+    return changed + (name === truth ? "The answer is correct." : `The certificate is about the answer, which is wrong: the true label is “${truth}”.`);
   }
 
   function explain({ radius: length, label, label_name: name, image: { picture }, perturbation }) {
@@ -109,25 +109,25 @@ export function lane({ title, fields, image, truth, small, signal }) {
       h("div", { class: "sum" }, show(picture, "the image"), h("span", { class: "sign", "aria-hidden": true }, "+"),
         show(perturbation.change, `a random change of length ${down(perturbation.norm)}`),
         h("span", { class: "sign", "aria-hidden": true }, "="), show(perturbation.image, `still “${name}”, provably`)),
-      h("p", { class: "soft" }, `No change shorter than ${down(length)} leads to another answer, not this one and not the worst there is. ` +
-        `Here a pixel changes by up to ${Math.round(255 * perturbation.largest)} of 255 levels.`),
+      h("p", { class: "soft" }, `No change shorter than ${down(length)} leads to another answer, neither a random nor the worst one. ` +
+        `In this example a pixel changes by up to ${Math.round(255 * perturbation.largest)} of 255 levels.`),
     ] : [h("p", { class: "soft" }, "The radius is shorter than the smallest change of a pixel.")];
-    meaning.replaceChildren(h("h3", {}, `What radius ${down(length)} means here`), ...sum,
+    meaning.replaceChildren(h("h3", {}, `A change within radius ${down(length)}`), ...sum,
       breaking({ fields, image, label, name, radius: length, small, signal }));
     meaning.hidden = false;
   }
 
-  // Moments are shown one after the other, so that a fast machine can be followed by eye.
+  // Shows events one after the other, so that the eye can follow a fast machine.
   async function play() {
-    const moments = [];
+    const events = [];
     let ended = false;
-    const running = post("/v1/certificates", fields, image, (event, values) => moments.push([event, values]), signal)
+    const running = post("/v1/certificates", fields, image, (event, values) => events.push([event, values]), signal)
       .finally(() => { ended = true; });
     running.catch(() => {});
     const show = { copies, progress, result, accepted: () => {} };
-    while (!ended || moments.length) {
-      const due = calm() ? moments.length : Math.ceil(moments.length / 20);
-      for (const [event, values] of moments.splice(0, due)) show[event]?.(values);
+    while (!ended || events.length) {
+      const due = calm() ? events.length : Math.ceil(events.length / 20);
+      for (const [event, values] of events.splice(0, due)) show[event]?.(values);
       await new Promise((next) => setTimeout(next, BEAT));
     }
     await running;
