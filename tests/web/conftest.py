@@ -21,7 +21,7 @@ HERE = "http://127.0.0.1"
 
 
 @pytest.fixture(scope="session")
-def offer() -> ServedModels:
+def models() -> ServedModels:
     return ServedModels(ServedNames(engine=EngineName.TORCH))
 
 
@@ -32,8 +32,8 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 
 @pytest.fixture
-def service(offer: ServedModels, store: Store) -> Service:
-    return Service(offer, store, Limits(copies=20_000, rate=100_000, grace=1))
+def service(models: ServedModels, store: Store) -> Service:
+    return Service(models, store, Limits(copies=20_000, rate=100_000, grace=1))
 
 
 @pytest.fixture
@@ -43,8 +43,8 @@ def client(service: Service) -> Iterator[TestClient]:
 
 
 @contextmanager
-def served(service: Service) -> Iterator[str]:
-    """The address of a server in a thread."""
+def running(service: Service) -> Iterator[str]:
+    """Run a server in a thread; yields its address."""
     config = uvicorn.Config(create_app(service), "127.0.0.1", 0, log_level="error")
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
@@ -58,5 +58,5 @@ def served(service: Service) -> Iterator[str]:
 
 @pytest.fixture
 def live(service: Service) -> Iterator[str]:
-    with served(service) as address:
+    with running(service) as address:
         yield address

@@ -33,10 +33,10 @@ def events(text: str) -> list[tuple[str, dict[str, Any]]]:
     return found
 
 
-def same_as_library(offer: ServedModels, answer: dict[str, Any], image: np.ndarray) -> bool:
+def same_as_library(models: ServedModels, answer: dict[str, Any], image: np.ndarray) -> bool:
     """Whether the library draws the same counts with the seed of the answer."""
     certificate = Certificate.from_json(json.dumps(answer["certificate"]))
-    smoothed = offer.smoothed("digits", STABILITY, certificate.sigma)
+    smoothed = models.smoothed("digits", STABILITY, certificate.sigma)
     again = smoothed.certify(
         image, plan=certificate.plan, alpha=certificate.alpha, seed=certificate.seed
     )
@@ -45,8 +45,8 @@ def same_as_library(offer: ServedModels, answer: dict[str, Any], image: np.ndarr
     ] and again.radius == certificate.radius
 
 
-def test_certificate_is_that_of_the_library(client: TestClient, offer: ServedModels) -> None:
-    image = offer.example("digits", "3").image
+def test_certificate_is_that_of_the_library(client: TestClient, models: ServedModels) -> None:
+    image = models.model("digits").example("3").image
     encoded = base64.b64encode(to_png(image)).decode()
     request = {"image": encoded, "denoiser": STABILITY, "sigma": 0.25, "n": 500}
     answer = client.post("/v1/certificates", json=request).json()
@@ -56,17 +56,17 @@ def test_certificate_is_that_of_the_library(client: TestClient, offer: ServedMod
     assert answer["radius"] > 0.1
     assert answer["calls"] == 600
     assert f"cannot change within radius {str(answer['radius'])[:6]}" in answer["sentence"]
-    assert same_as_library(offer, answer, image)
+    assert same_as_library(models, answer, image)
 
 
-def test_form_and_json_take_the_same(client: TestClient, offer: ServedModels) -> None:
-    image = to_png(offer.example("digits", "0").image)
+def test_form_and_json_take_the_same(client: TestClient, models: ServedModels) -> None:
+    image = to_png(models.model("digits").example("0").image)
     fields = {"plan": "anytime", "radii": "0.1,0.25", "max_n": "2000", "sigma": "0.5"}
     answer = client.post("/v1/certificates", data=fields, files={"image": image}).json()
     plan = answer["certificate"]["plan"]
     assert plan["kind"] == "anytime"
     assert plan["radii"] == [0.1, 0.25]
-    assert same_as_library(offer, answer, offer.example("digits", "0").image)
+    assert same_as_library(models, answer, models.model("digits").example("0").image)
 
 
 def test_prediction(client: TestClient) -> None:
@@ -77,7 +77,7 @@ def test_prediction(client: TestClient) -> None:
 
 
 def test_no_two_answers_have_the_same_noise(client: TestClient) -> None:
-    """Whoever chose the image must not know the noise."""
+    """The attacker must not know the noise."""
     seeds = {
         client.post("/v1/certificates", json={"example": "0", "n": 50}).json()["certificate"][
             "seed"
@@ -88,7 +88,7 @@ def test_no_two_answers_have_the_same_noise(client: TestClient) -> None:
 
 
 def test_many_clients_share_batches_and_get_their_own_answers(
-    live: str, offer: ServedModels
+    live: str, models: ServedModels
 ) -> None:
     def ask(number: int) -> tuple[int, dict[str, Any]]:
         example = str(number % 24)
@@ -102,44 +102,49 @@ def test_many_clients_share_batches_and_get_their_own_answers(
     assert len({answer["job"] for _, answer in answers}) == 24
     for number, answer in answers:
         assert answer["certificate"]["plan"]["n"] == 150 + 50 * (number % 3)
-        assert same_as_library(offer, answer, offer.example("digits", str(number % 24)).image)
+        assert same_as_library(
+            models, answer, models.model("digits").example(str(number % 24)).image
+        )
 
 
-def test_events_tell_how_it_comes_about(client: TestClient) -> None:
+def test_events_show_the_progress(client: TestClient) -> None:
     request = {"example": "0", "n": 3000, "pictures": True, "denoiser": STABILITY}
     reply = client.post("/v1/certificates", json=request, headers={"accept": "text/event-stream"})
-    told = events(reply.text)
-    names = [name for name, _ in told]
+    received = events(reply.text)
+    names = [name for name, _ in received]
     assert names[0] == "accepted"
     assert names[-1] == "result"
     assert {"copies", "progress"} <= set(names)
-    copies = [copy for name, values in told if name == "copies" for copy in values["copies"]]
+    copies = [copy for name, values in received if name == "copies" for copy in values["copies"]]
     assert len(copies) == 24
     assert all(copy["noisy"].startswith("data:image/png") and copy["denoised"] for copy in copies)
-    progress = [values for name, values in told if name == "progress"]
+    progress = [values for name, values in received if name == "progress"]
     assert all(a["calls"] < b["calls"] for a, b in pairwise(progress))
     assert not any(values["proven"] for values in progress)
-    result = told[-1][1]
+    result = received[-1][1]
     assert result["perturbation"]["norm"] < result["radius"]
     assert result["perturbation"]["norm"] > 0.9 * result["radius"]
 
 
 def test_shown_copies_are_the_first_that_are_counted(
-    client: TestClient, offer: ServedModels
+    client: TestClient, models: ServedModels
 ) -> None:
     request = {"example": "0", "n": 50, "pictures": True, "denoiser": STABILITY, "sigma": 0.5}
     reply = client.post("/v1/certificates", json=request, headers={"accept": "text/event-stream"})
-    told = events(reply.text)
-    labels = [copy["label"] for name, v in told if name == "copies" for copy in v["copies"]]
-    seed = int(told[-1][1]["certificate"]["seed"])
-    smoothed, image = offer.smoothed("digits", STABILITY, 0.5), offer.example("digits", "0").image
+    received = events(reply.text)
+    labels = [copy["label"] for name, v in received if name == "copies" for copy in v["copies"]]
+    seed = int(received[-1][1]["certificate"]["seed"])
+    smoothed, image = (
+        models.smoothed("digits", STABILITY, 0.5),
+        models.model("digits").example("0").image,
+    )
     plan = SamplingPlan.from_dict({"kind": "fixed", "n0": 100, "n": 24})
     counts = smoothed.certify(image, plan=plan, seed=seed).counts
     assert [labels.count(label) for label in range(10)] == list(counts.votes)
 
 
 @pytest.mark.parametrize(("share", "outcome"), [(0.9, "stands"), (20.0, None)])
-def test_an_attack_within_the_radius_is_in_vain(
+def test_an_attack_within_the_radius_fails(
     client: TestClient, share: float, outcome: str | None
 ) -> None:
     who = {"example": "0", "denoiser": STABILITY, "sigma": 0.5}
@@ -168,11 +173,11 @@ def test_requests_are_found_later(client: TestClient, service: Service) -> None:
     assert client.get("/v1/jobs/0000").status_code == 404
     resumed = client.post(f"{path}/resume")
     assert resumed.status_code == 422
-    assert "only interrupted ones" in resumed.json()["detail"]
+    assert "only interrupted requests" in resumed.json()["detail"]
 
 
 def leave(url: str, request: dict[str, Any], headers: dict[str, str]) -> None:
-    """Ask, and go away after the first line of the answer, or after a moment without one."""
+    """Send a request, and disconnect after the first line of the answer or a moment."""
     with (
         suppress(httpx.ReadTimeout),
         httpx.stream("POST", url, json=request, headers=headers, timeout=0.3) as reply,
@@ -184,9 +189,9 @@ def test_a_client_that_goes_away_frees_its_work(live: str, service: Service) -> 
     for headers in ({}, {"accept": "text/event-stream"}):
         leave(f"{live}/v1/certificates", {"example": "0", "n": 19_000}, headers)
         until = time.monotonic() + 20
-        while service.open and time.monotonic() < until:
+        while service.pending and time.monotonic() < until:
             time.sleep(0.05)
-        assert service.open == 0
+        assert service.pending == 0
     states = {job["state"] for job in httpx.get(f"{live}/v1/jobs").json()}
     assert states == {"cancelled"}
 
@@ -195,7 +200,7 @@ def test_a_client_that_goes_away_frees_its_work(live: str, service: Service) -> 
 def test_a_client_that_goes_away_frees_the_place_of_its_attack(
     live: str, service: Service, monkeypatch: pytest.MonkeyPatch, headers: dict[str, str]
 ) -> None:
-    """At once, even while a step goes on."""
+    """At once, even during a step."""
     step = threading.Event()
 
     def slow(*args: Any, **_: Any) -> np.ndarray:
@@ -207,9 +212,9 @@ def test_a_client_that_goes_away_frees_the_place_of_its_attack(
     try:
         leave(f"{live}/v1/attacks", {"example": "0", "label": 0, "epsilon": 0.5}, headers)
         until = time.monotonic() + 20
-        while service.open and time.monotonic() < until:
+        while service.pending and time.monotonic() < until:
             time.sleep(0.05)
-        assert service.open == 0
+        assert service.pending == 0
     finally:
         step.set()
     assert [job["state"] for job in httpx.get(f"{live}/v1/jobs").json()] == ["cancelled"]
@@ -217,14 +222,14 @@ def test_a_client_that_goes_away_frees_the_place_of_its_attack(
 
 def test_what_is_refused_says_why(client: TestClient) -> None:
     cases: list[tuple[dict[str, Any], str]] = [
-        ({}, "give the image or the name of an example"),
+        ({}, "Send an image or the name of an example"),
         ({"example": "0", "image": "AAAA"}, "not both"),
-        ({"example": "x"}, "no example 'x' is offered"),
-        ({"example": "0", "classifier": "python:os:getcwd"}, "no classifier"),
-        ({"example": "0", "denoiser": "unet:/etc/passwd"}, "no denoiser"),
+        ({"example": "x"}, "The example 'x' is not served"),
+        ({"example": "0", "classifier": "python:os:getcwd"}, "The classifier"),
+        ({"example": "0", "denoiser": "unet:/etc/passwd"}, "The denoiser"),
         ({"example": "0", "sigma": 0.3}, "expected one of 0.25, 0.5"),
         ({"example": "0", "n": 10**6}, "at most 20,000 are allowed"),
-        ({"example": "0", "plan": "anytime", "n": 5}, "takes no n"),
+        ({"example": "0", "plan": "anytime", "n": 5}, "does not accept n"),
         ({"example": "0", "n0": 0}, "n0"),
         ({"example": "0", "alpha": 0}, "alpha"),
         ({"example": "0", "path": "/etc/passwd"}, "path"),

@@ -29,7 +29,7 @@ def classify(images: torch.Tensor) -> torch.Tensor:
 
 
 class Asked:
-    """A ticket and what its lane told of it."""
+    """A pending image and the events of its batcher."""
 
     def __init__(self, smoothed: SmoothedClassifier, level: float, seed: int) -> None:
         self.image = to_grid(np.full((1, 16, 16), level, np.float32))
@@ -38,12 +38,12 @@ class Asked:
         self.error: Exception | None = None
         self.ended = threading.Event()
         parameters = smoothed.parameters(self.image, 0.001, seed)
-        self.ticket = PendingImage(
+        self.pending = PendingImage(
             f"{level} {seed}", digest(self.image), self.image, seed, Stage.SELECTION,
-            partial(PLAN.targets, parameters=parameters), self._told, self._end,
+            partial(PLAN.targets, parameters=parameters), self._note, self._end,
         )  # fmt: skip
 
-    def _told(self, _: Counts) -> None:
+    def _note(self, _: Counts) -> None:
         self.progress += 1
 
     def _end(self, counts: Counts, error: Exception | None) -> None:
@@ -62,7 +62,7 @@ def smoothed() -> SmoothedClassifier:
 
 
 @pytest.fixture
-def lane(smoothed: SmoothedClassifier) -> Any:
+def batcher(smoothed: SmoothedClassifier) -> Any:
     ready = threading.Event()
     ready.set()
     opened = Batcher(smoothed, "test", ready)
@@ -70,26 +70,28 @@ def lane(smoothed: SmoothedClassifier) -> Any:
     opened.close()
 
 
-def test_counts_are_those_of_each_image_alone(lane: Batcher, smoothed: SmoothedClassifier) -> None:
+def test_counts_are_those_of_each_image_alone(
+    batcher: Batcher, smoothed: SmoothedClassifier
+) -> None:
     asked = [Asked(smoothed, level / 20, seed) for seed, level in enumerate((2, 5, 8, 10, 12))]
     for each in asked:
-        lane.add(each.ticket)
+        batcher.add(each.pending)
     for each in asked:
         assert each.ended.wait(60)
-    late = Asked(smoothed, 0.4, 99)  # after the lane was idle
-    lane.add(late.ticket)
+    late = Asked(smoothed, 0.4, 99)  # after the batcher was idle
+    batcher.add(late.pending)
     assert late.ended.wait(60)
     assert all(each.error is None and each.is_as_alone() for each in (*asked, late))
     assert all(each.progress for each in asked)
 
 
-def test_one_that_fails_does_not_take_others_with_it(
-    lane: Batcher, smoothed: SmoothedClassifier
+def test_an_image_that_fails_does_not_fail_others(
+    batcher: Batcher, smoothed: SmoothedClassifier
 ) -> None:
     levels = (0.2, 0.3, POISON, 0.4, 0.45)
     asked = [Asked(smoothed, level, seed) for seed, level in enumerate(levels)]
     for each in asked:
-        lane.add(each.ticket)
+        batcher.add(each.pending)
     for each in asked:
         assert each.ended.wait(60)
     assert [each.error is not None for each in asked] == [level == POISON for level in levels]
@@ -97,11 +99,11 @@ def test_one_that_fails_does_not_take_others_with_it(
     assert all(each.is_as_alone() for each in asked if each.error is None)
 
 
-def test_cancelled_ones_end_early(lane: Batcher, smoothed: SmoothedClassifier) -> None:
+def test_cancelled_ones_end_early(batcher: Batcher, smoothed: SmoothedClassifier) -> None:
     first, second = Asked(smoothed, 0.3, 1), Asked(smoothed, 0.35, 2)
-    first.ticket.cancelled = True
-    lane.add(first.ticket)
-    lane.add(second.ticket)
+    first.pending.cancelled = True
+    batcher.add(first.pending)
+    batcher.add(second.pending)
     assert first.ended.wait(60)
     assert second.ended.wait(60)
     assert sum(votes.n for votes in first.counts.values()) == 0
@@ -109,11 +111,11 @@ def test_cancelled_ones_end_early(lane: Batcher, smoothed: SmoothedClassifier) -
     assert second.is_as_alone()
 
 
-def test_closing_keeps_what_was_counted(smoothed: SmoothedClassifier) -> None:
+def test_closing_keeps_the_counts(smoothed: SmoothedClassifier) -> None:
     ready = threading.Event()
-    lane = Batcher(smoothed, "test", ready)
+    batcher = Batcher(smoothed, "test", ready)
     asked = Asked(smoothed, 0.3, 1)
-    lane.add(asked.ticket)
+    batcher.add(asked.pending)
     ready.set()
-    lane.close()
+    batcher.close()
     assert asked.ended.is_set()

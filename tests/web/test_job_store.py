@@ -20,14 +20,14 @@ def record(name: str, state: State = State.RUNNING) -> JobRecord:
 
 
 def test_what_is_put_is_got_back(store: Store) -> None:
-    journal = JobStore(store)
+    jobs = JobStore(store)
     put = record("a")
-    journal.put(put)
-    assert journal.get("a") == put
-    journal.flush()
-    assert journal.get("a") == put
-    journal.put(put.ended(State.DONE, {"label": 1}))
-    journal.close()
+    jobs.put(put)
+    assert jobs.get("a") == put
+    jobs.flush()
+    assert jobs.get("a") == put
+    jobs.put(put.ended(State.DONE, {"label": 1}))
+    jobs.close()
     with_answer = JobStore(store).get("a")
     assert with_answer is not None
     assert (with_answer.state, with_answer.answer, with_answer.image) == (
@@ -39,10 +39,10 @@ def test_what_is_put_is_got_back(store: Store) -> None:
 
 
 def test_what_was_running_is_interrupted(store: Store) -> None:
-    journal = JobStore(store)
+    jobs = JobStore(store)
     for name, state in (("a", State.RUNNING), ("b", State.DONE), ("c", State.FAILED)):
-        journal.put(record(name, state))
-    journal.close()
+        jobs.put(record(name, state))
+    jobs.close()
     again = JobStore(store)
     states = {name: held.state for name in "abc" if (held := again.get(name))}
     assert states == {"a": State.INTERRUPTED, "b": State.DONE, "c": State.FAILED}
@@ -54,11 +54,11 @@ def test_what_was_running_is_interrupted(store: Store) -> None:
 
 def test_the_oldest_are_dropped(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "KEPT", 3)
-    journal = JobStore(store)
+    jobs = JobStore(store)
     for number in range(6):
-        journal.put(record(str(number), State.DONE))
+        jobs.put(record(str(number), State.DONE))
         time.sleep(0.002)
-    journal.close()
+    jobs.close()
     assert [held.id for held in JobStore(store).newest(10)] == ["5", "4", "3"]
 
 

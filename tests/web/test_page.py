@@ -1,4 +1,4 @@
-"""The page in a browser: certify, drop a file, break it, compare runs; keyboard, phone, axe."""
+"""The page in a browser: certify, drop a file, attack, compare runs; keyboard, phone, axe."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from denoised_smoothing.web.limits import Limits
 from denoised_smoothing.web.served import ServedModels
 from denoised_smoothing.web.service import Service
 
-from .conftest import served
+from .conftest import running
 
 WAIT = 60_000
 DESKTOP, PHONE = (1280, 800), (390, 844)
 
 
 @pytest.fixture(scope="module")
-def address(offer: ServedModels, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def address(models: ServedModels, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with Store(tmp_path_factory.mktemp("page") / "runs.sqlite") as store:
         for name, denoiser in (("with", "digits-stability"), ("without", "none")):
             smoothed = SmoothedClassifier(load_classifier("digits"), 0.5, load_denoiser(denoiser))
@@ -44,7 +44,7 @@ def address(offer: ServedModels, tmp_path_factory: pytest.TempPathFactory) -> It
                 smoothed, load_dataset("digits"), FixedBudget(20, 200), 0.001, "digits", denoiser,
                 name=name, limit=6,
             ).execute(store)  # fmt: skip
-        with served(Service(offer, store, Limits(rate=10_000, grace=1))) as opened:
+        with running(Service(models, store, Limits(rate=10_000, grace=1))) as opened:
             yield opened
 
 
@@ -57,11 +57,11 @@ def browser() -> Iterator[Browser]:
 
 
 class Pages:
-    """Opens pages that may say nothing on the console, and ask for nothing elsewhere."""
+    """Opens pages that may print nothing on the console and load nothing from other sites."""
 
     def __init__(self, browser: Browser, address: str) -> None:
         self._browser, self.address = browser, address
-        self.complaints: list[str] = []
+        self.messages: list[str] = []
         self._contexts: list[Any] = []
 
     def open(self, size: tuple[int, int] = DESKTOP, view: str = "certify", **more: Any) -> Page:
@@ -69,8 +69,8 @@ class Pages:
         self._contexts.append(context)
         page = context.new_page()
         page.set_default_timeout(WAIT)
-        page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        page.on("console", lambda said: self.complaints.append(said.text))
+        page.on("pageerror", lambda error: self.messages.append(str(error)))
+        page.on("console", lambda message: self.messages.append(message.text))
         page.on("request", self._check_request)
         page.goto(f"{self.address}/#{view}")
         page.wait_for_selector(f"html[data-ready={view}]")
@@ -78,12 +78,12 @@ class Pages:
 
     def _check_request(self, request: Any) -> None:
         if not request.url.startswith((self.address, "data:", "blob:")):
-            self.complaints.append(f"asked for {request.url}")
+            self.messages.append(f"loaded {request.url}")
 
     def close(self) -> None:
         for context in self._contexts:
             context.close()
-        assert self.complaints == []
+        assert self.messages == []
 
 
 @pytest.fixture
@@ -93,8 +93,8 @@ def pages(browser: Browser, address: str) -> Iterator[Pages]:
     opened.close()
 
 
-def finished(page: Page, lanes: int) -> None:
-    expect(page.locator(".lane[data-state=done]")).to_have_count(lanes, timeout=WAIT)
+def finished(page: Page, panels: int) -> None:
+    expect(page.locator(".panel[data-state=done]")).to_have_count(panels, timeout=WAIT)
 
 
 def fits(page: Page) -> None:
@@ -109,7 +109,7 @@ def test_certify_an_example_without_and_with_denoiser(pages: Pages) -> None:
     page.get_by_text("1,000", exact=True).click()
     page.click("#go")
     finished(page, 2)
-    without, with_denoiser = page.locator(".lane").all()
+    without, with_denoiser = page.locator(".panel").all()
     assert with_denoiser.get_attribute("data-label") == "2"
     assert float(with_denoiser.get_attribute("data-radius") or 0) > 0.1
     assert float(without.get_attribute("data-radius") or 0) < 0.1
@@ -123,7 +123,7 @@ def test_certify_an_example_without_and_with_denoiser(pages: Pages) -> None:
     finished(page, 1)
 
 
-def test_drop_a_file(pages: Pages, offer: ServedModels, tmp_path: Path) -> None:
+def test_drop_a_file(pages: Pages, models: ServedModels, tmp_path: Path) -> None:
     path = tmp_path / "seven.png"
     path.write_bytes(to_png(load_dataset("digits")[11].image))
     page = pages.open()
@@ -133,27 +133,27 @@ def test_drop_a_file(pages: Pages, offer: ServedModels, tmp_path: Path) -> None:
     page.uncheck("#compare")
     page.click("#go")
     finished(page, 1)
-    assert page.locator(".lane").get_attribute("data-label") == "7"
+    assert page.locator(".panel").get_attribute("data-label") == "7"
     dropped = page.evaluate_handle("() => new DataTransfer()")
     page.evaluate(
         "(to) => to.items.add(new File(['no image'], 'notes.txt', {type: 'text/plain'}))", dropped
     )
     page.dispatch_event("#drop", "drop", {"dataTransfer": dropped})
     page.click("#go")
-    expect(page.locator(".lane .answer")).to_contain_text("expected an intact file", timeout=WAIT)
-    pages.complaints.clear()  # the browser notes the refusal
+    expect(page.locator(".panel .answer")).to_contain_text("expected an intact file", timeout=WAIT)
+    pages.messages.clear()  # the browser notes the refusal
 
 
-def test_break_it(pages: Pages) -> None:
+def test_attack_the_image(pages: Pages) -> None:
     page = pages.open()
     page.uncheck("#compare")
     page.click("#go")
     finished(page, 1)
-    page.get_by_role("button", name="Try to break it").click()
+    page.get_by_role("button", name="Attack the image").click()
     expect(page.locator(".tries li")).to_have_count(1, timeout=WAIT)
     assert page.locator(".tries li").first.get_attribute("data-outcome") == "stands"
     page.locator(".break input").fill("6")
-    page.get_by_role("button", name="Try to break it").click()
+    page.get_by_role("button", name="Attack the image").click()
     expect(page.locator(".tries li")).to_have_count(2, timeout=WAIT)
     assert page.locator(".tries li").first.get_attribute("data-outcome") != "stands"
 
@@ -212,7 +212,7 @@ def test_keyboard_alone(pages: Pages) -> None:
     until("#examples button")
     page.keyboard.press("ArrowRight")
     expect(page.locator("#examples button").nth(1)).to_have_attribute("aria-checked", "true")
-    expect(page.locator("#chosen-note")).to_have_text("It shows “4”.")
+    expect(page.locator("#chosen-note")).to_have_text("True label: “4”.")
     until("#denoiser")
     until("input[name=sigma]")
     page.keyboard.press("ArrowLeft")
@@ -223,7 +223,7 @@ def test_keyboard_alone(pages: Pages) -> None:
     until("#go", 2)
     page.keyboard.press("Enter")
     finished(page, 1)
-    assert page.locator(".lane").get_attribute("data-label") == "4"
+    assert page.locator(".panel").get_attribute("data-label") == "4"
     until(".break input[type=range]")
     until(".break button")
     page.keyboard.press("Enter")
@@ -246,7 +246,7 @@ def test_no_serious_findings_of_axe(pages: Pages, scheme: str) -> None:
     page.get_by_text("1,000", exact=True).click()
     page.click("#go")
     finished(page, 2)
-    page.get_by_role("button", name="Try to break it").last.click()
+    page.get_by_role("button", name="Attack the image").last.click()
     expect(page.locator(".tries li")).to_have_count(1, timeout=WAIT)
     check(page)
     page.goto(f"{pages.address}/#runs")

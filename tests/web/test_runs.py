@@ -27,7 +27,7 @@ NAMES = ["of the/stability", "none"]
 
 
 @pytest.fixture(scope="module")
-def client(offer: ServedModels, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
+def client(models: ServedModels, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
     with Store(tmp_path_factory.mktemp("runs") / "runs.sqlite") as store:
         for name, denoiser in zip(NAMES, ("digits-stability", "none"), strict=True):
             smoothed = SmoothedClassifier(load_classifier("digits"), 0.5, load_denoiser(denoiser))
@@ -35,7 +35,7 @@ def client(offer: ServedModels, tmp_path_factory: pytest.TempPathFactory) -> Ite
                 smoothed, load_dataset("digits"), FixedBudget(20, 200), 0.001, "digits", denoiser,
                 name=name, limit=8,
             ).execute(store)  # fmt: skip
-        service = Service(offer, store, Limits(grace=1))
+        service = Service(models, store, Limits(grace=1))
         with TestClient(create_app(service), base_url=HERE) as opened:
             opened.store = store  # type: ignore[attr-defined]
             yield opened
@@ -48,9 +48,9 @@ def test_list(client: TestClient) -> None:
     )
 
 
-def test_nothing_is_told_of_where_things_lie(client: TestClient) -> None:
-    told = client.get(f"/v1/runs/{NAMES[1]}").text + client.get("/v1/models").text
-    assert "command" not in told
+def test_no_path_or_command_is_shown(client: TestClient) -> None:
+    shown = client.get(f"/v1/runs/{NAMES[1]}").text + client.get("/v1/models").text
+    assert "command" not in shown
     assert "spec" not in client.get("/v1/models").json()["models"][0]
 
 

@@ -1,6 +1,6 @@
-"""Requests made up from the description of the service: none may fail on this side.
+"""Requests generated from the description of the service: none may fail on the server's side.
 
-As many for each operation as the environment variable DENOISED_SMOOTHING_BAD_REQUESTS says.
+The environment variable DENOISED_SMOOTHING_BAD_REQUESTS sets their number for each operation.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from denoised_smoothing.web.limits import Limits
 from denoised_smoothing.web.served import ServedModels
 from denoised_smoothing.web.service import Service
 
-from .conftest import served
+from .conftest import running
 
 EACH = int(os.environ.get("DENOISED_SMOOTHING_BAD_REQUESTS", "6"))
 LEAKS = ("Traceback", "site-packages", "/tmp/", "/home/", "sqlite")
 
 
 @pytest.fixture(scope="module")
-def address(offer: ServedModels, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def address(models: ServedModels, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     limits = Limits(copies=400, rate=10**9, queue=1_000, per_client=1_000, grace=1)
     with (
         Store(tmp_path_factory.mktemp("schema") / "runs.sqlite") as store,
-        served(Service(offer, store, limits)) as opened,
+        running(Service(models, store, limits)) as opened,
     ):
         yield opened
 
@@ -75,7 +75,7 @@ def test_examples_of_the_description_are_answered(address: str, description: Any
 
 
 @pytest.mark.parametrize("mode", list(GenerationMode))
-def test_no_generated_request_fails_on_this_side(
+def test_no_generated_request_fails_on_the_server(
     address: str, description: Any, mode: GenerationMode
 ) -> None:
     seen: Counter[int] = Counter()

@@ -1,4 +1,4 @@
-"""Who may ask, how much, and what a browser is told."""
+"""Access, limits of requests, and security headers."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ def saved(format: str, mode: str = "L", size: tuple[int, int] = (8, 8)) -> bytes
     return file.getvalue()
 
 
-def test_without_key_only_this_machine_is_served(offer: ServedModels, store: Store) -> None:
-    service = Service(offer, store)
+def test_without_key_only_this_machine_is_served(models: ServedModels, store: Store) -> None:
+    service = Service(models, store)
     with TestClient(create_app(service, Access(None, KEY)), base_url="http://a.example") as client:
         assert client.get("/v1/models").status_code == 401
         assert client.get("/metrics").status_code == 401
@@ -112,16 +112,16 @@ def test_static_files_are_those_of_the_package(client: TestClient) -> None:
         assert client.get(f"/static/{name}").status_code == 404, name
 
 
-def test_rate_and_queue_are_limited_for_each_client(offer: ServedModels, store: Store) -> None:
-    service = Service(offer, store, Limits(rate=3, grace=1))
+def test_rate_and_queue_are_limited_for_each_client(models: ServedModels, store: Store) -> None:
+    service = Service(models, store, Limits(rate=3, grace=1))
     with TestClient(create_app(service), base_url=HERE) as client:
         replies = [client.post("/v1/predictions", json={"example": "0", "n": 10}) for _ in range(4)]
     assert [reply.status_code for reply in replies] == [200, 200, 200, 429]
     assert 1 <= int(replies[3].headers["retry-after"]) <= 60
 
 
-def test_full_queue_says_when_to_come_back(offer: ServedModels, store: Store) -> None:
-    service = Service(offer, store, Limits(per_client=1, grace=1))
+def test_full_queue_says_when_to_retry(models: ServedModels, store: Store) -> None:
+    service = Service(models, store, Limits(per_client=1, grace=1))
     request = {"example": "0", "n": 90_000}
     with TestClient(create_app(service), base_url=HERE) as client:
         first = client.post("/v1/certificates", json=request, headers={"prefer": "respond-async"})
@@ -131,7 +131,7 @@ def test_full_queue_says_when_to_come_back(offer: ServedModels, store: Store) ->
         job = f"/v1/jobs/{first.json()['job']}"
         assert client.delete(job).status_code == 204
         until = time.monotonic() + 20
-        while service.open and time.monotonic() < until:
+        while service.pending and time.monotonic() < until:
             time.sleep(0.05)
         assert client.get(job).json()["state"] == "cancelled"
         assert client.delete(job).status_code == 404
@@ -176,7 +176,7 @@ def test_hostile_images_are_refused(client: TestClient, name: str) -> None:
     assert time.monotonic() - began < 10
 
 
-def test_polyglot_is_only_the_image_that_it_is(client: TestClient) -> None:
+def test_polyglot_is_only_an_image(client: TestClient) -> None:
     """What follows an image is never stored, run or sent back."""
     both = saved("PNG") + b"<script>alert(1)</script>PK\x03\x04"
     reply = client.post(
@@ -198,16 +198,16 @@ def test_methods_that_clients_make_up_are_counted_together(
     assert "BREW" not in metrics
 
 
-def test_bodies_are_bounded_told_or_not(live: str) -> None:
+def test_bodies_are_bounded_with_or_without_a_length(live: str) -> None:
     large = b"x" * 11_000_000
     headers = {"content-type": "application/json"}
     with pytest.MonkeyPatch.context():
         assert (
             httpx.post(f"{live}/v1/predictions", content=large, headers=headers).status_code == 413
         )
-    untold = (large[i : i + 65_536] for i in range(0, len(large), 65_536))
+    chunks = (large[i : i + 65_536] for i in range(0, len(large), 65_536))
     try:
-        reply = httpx.post(f"{live}/v1/predictions", content=untold, headers=headers)
+        reply = httpx.post(f"{live}/v1/predictions", content=chunks, headers=headers)
         assert reply.status_code == 413
     except httpx.WriteError:  # it hung up while the rest was being sent
         pass
@@ -229,7 +229,7 @@ def test_many_fields_are_refused_before_each_is_looked_at(
 
 
 @pytest.mark.parametrize("name", ["json.loads", "base64.b64decode"])
-def test_bodies_are_read_beside_other_requests(
+def test_bodies_are_read_next_to_other_requests(
     client: TestClient, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     """Not by the thread that serves all of them."""
@@ -254,7 +254,7 @@ def test_bodies_are_read_beside_other_requests(
     assert called == [None]
 
 
-def test_strange_requests_end_below_500(live: str) -> None:
+def test_malformed_requests_end_below_500(live: str) -> None:
     """Over the wire, as clients libraries would not send them."""
     import socket
     from urllib.parse import urlsplit
@@ -266,8 +266,8 @@ def test_strange_requests_end_below_500(live: str) -> None:
         return b"GET " + path + b" HTTP/1.1\r\n" + head + more + b"\r\n"
 
     def post(length: bytes, body: bytes, kind: bytes = b"application/json") -> bytes:
-        told = b"Content-Type: " + kind + b"\r\nContent-Length: " + length + b"\r\n\r\n"
-        return b"POST /v1/predictions HTTP/1.1\r\n" + head + told + body
+        headers = b"Content-Type: " + kind + b"\r\nContent-Length: " + length + b"\r\n\r\n"
+        return b"POST /v1/predictions HTTP/1.1\r\n" + head + headers + body
 
     cases = [
         get(b"/", b"X-Long: " + b"a" * 200_000 + b"\r\n"),
@@ -330,7 +330,7 @@ def test_slow_bodies_do_not_hold_others(live: str, monkeypatch: pytest.MonkeyPat
     assert replies == [408]
 
 
-def test_an_unexpected_error_tells_nothing_of_the_inside(
+def test_an_unexpected_error_shows_no_details(
     client: TestClient, service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object) -> None:

@@ -1,4 +1,4 @@
-"""What is offered by name, and images brought to the form of a classifier."""
+"""The served models, and images converted to the format of a classifier."""
 
 from __future__ import annotations
 
@@ -40,36 +40,36 @@ def make_sizeless() -> object:
 
 
 def test_denoisers_go_with_classifiers_of_their_images() -> None:
-    offer = ServedModels(ServedNames(denoisers={"photo": "photo", "grey": "digits-mse"}, **TORCH))
-    assert list(offer.models["digits"].denoisers) == ["none", "grey"]
+    models = ServedModels(ServedNames(denoisers={"photo": "photo", "grey": "digits-mse"}, **TORCH))
+    assert list(models.models["digits"].denoisers) == ["none", "grey"]
 
 
-def test_bundles_are_offered_with_what_they_hold(tmp_path: Path) -> None:
+def test_bundles_are_served_with_their_models(tmp_path: Path) -> None:
     smoothed = SmoothedClassifier(load_classifier("digits"), 0.25, load_denoiser("digits-mse"))
     smoothed.save(tmp_path / "b", classifier="digits", denoiser="digits-mse")
-    offer = ServedModels(ServedNames(classifiers={}, bundles={"mine": str(tmp_path / "b")}))
-    model = offer.models["mine"]
+    models = ServedModels(ServedNames(classifiers={}, bundles={"mine": str(tmp_path / "b")}))
+    model = models.models["mine"]
     assert (list(model.denoisers), model.sigmas, model.shape) == (
         ["digits-mse"],
         (0.25,),
         (1, 8, 8),
     )
     assert len(model.examples) == 24
-    offer.prepare(lambda: False)
-    assert offer.smoothed("mine", "digits-mse", 0.25).sigma == 0.25
+    models.prepare(lambda: False)
+    assert models.smoothed("mine", "digits-mse", 0.25).sigma == 0.25
 
 
-def test_what_does_not_work_is_withdrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_models_that_fail_are_withdrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(Path(__file__).parent)
-    offer = ServedModels(
+    models = ServedModels(
         ServedNames(
             classifiers={"digits": "digits", "b": "python:test_served:make_broken"}, **TORCH
         )
     )
-    offer.prepare(lambda: False)
-    offer.smoothed("digits", "none", 0.5)
-    with pytest.raises(SettingError, match="does not work here"):
-        offer.smoothed("b", "none", 0.5)
+    models.prepare(lambda: False)
+    models.smoothed("digits", "none", 0.5)
+    with pytest.raises(SettingError, match="failed when the service started"):
+        models.smoothed("b", "none", 0.5)
 
 
 def test_a_classifier_without_a_size_needs_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,12 +77,12 @@ def test_a_classifier_without_a_size_needs_one(monkeypatch: pytest.MonkeyPatch) 
     spec = {"s": "python:test_served:make_sizeless"}
     with pytest.raises(SettingError, match="--resolution"):
         ServedModels(ServedNames(classifiers=spec, denoisers={}, **TORCH))
-    offer = ServedModels(ServedNames(classifiers=spec, denoisers={}, resolution=16, **TORCH))
-    assert offer.models["s"].shape == (3, 16, 16)
+    models = ServedModels(ServedNames(classifiers=spec, denoisers={}, resolution=16, **TORCH))
+    assert models.models["s"].shape == (3, 16, 16)
 
 
-def test_bought_answers_are_not_served() -> None:
-    with pytest.raises(SettingError, match="bought one by one"):
+def test_remote_classifiers_are_not_served() -> None:
+    with pytest.raises(SettingError, match="is remote"):
         ServedModels(ServedNames(classifiers={"s": "simulated:digits"}, denoisers={}, **TORCH))
 
 
@@ -95,11 +95,11 @@ def test_bought_answers_are_not_served() -> None:
         ((3, 40, 30), (1, 8, 8), 2),
     ],
 )
-def test_images_are_brought_to_the_form_and_it_is_said(
+def test_images_are_converted_and_the_changes_are_named(
     shape: tuple[int, int, int], wanted: tuple[int, int, int], changes: int
 ) -> None:
     image = np.random.default_rng(0).integers(0, 256, shape).astype(np.float32) / np.float32(255)
-    fitted, said = fit(image, wanted)
+    fitted, named = fit(image, wanted)
     assert fitted.shape == wanted
     assert is_on_grid(fitted)
-    assert len(said) == changes
+    assert len(named) == changes

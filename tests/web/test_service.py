@@ -15,18 +15,18 @@ from denoised_smoothing.errors import BusyError, SettingError
 from denoised_smoothing.store import Store
 from denoised_smoothing.web import service as service_module
 from denoised_smoothing.web.job_store import State
-from denoised_smoothing.web.jobs import Job
+from denoised_smoothing.web.jobs import AttackJob, Job, PredictionJob
 from denoised_smoothing.web.limits import Limits
 from denoised_smoothing.web.schemas import AttackRequest, PredictionRequest
 from denoised_smoothing.web.served import ServedModels
 from denoised_smoothing.web.service import Service
 
-LONG = ("prediction", PredictionRequest(example="0", n=90_000), None, "a")
+LONG = (PredictionJob, PredictionRequest(example="0", n=90_000), None, "a")
 
 
 @contextmanager
-def opened(offer: ServedModels, store: Store, limits: Limits) -> Iterator[Service]:
-    service = Service(offer, store, limits)
+def opened(models: ServedModels, store: Store, limits: Limits) -> Iterator[Service]:
+    service = Service(models, store, limits)
     service.start()
     try:
         yield service
@@ -35,12 +35,12 @@ def opened(offer: ServedModels, store: Store, limits: Limits) -> Iterator[Servic
 
 
 ATTACK = (
-    "attack",
+    AttackJob,
     AttackRequest(example="0", label=0, epsilon=1.0, steps=200, copies=256),
     None,
     "a",
 )
-"""Goes on for many seconds."""
+"""Takes many seconds."""
 
 
 def wait_for(what: Callable[[], bool], seconds: float = 20) -> bool:
@@ -53,7 +53,7 @@ def wait_for(what: Callable[[], bool], seconds: float = 20) -> bool:
 def together(
     service: Service, ask: Callable[[], Job], monkeypatch: pytest.MonkeyPatch
 ) -> list[Job | Exception]:
-    """What comes of asking twice, when both have passed the checks before the image is read."""
+    """Send two requests that both pass the checks before the image is read."""
     both, made = threading.Barrier(2, timeout=20), service._job
 
     def meet(*args: object) -> Job:
@@ -68,41 +68,41 @@ def together(
 
 
 def test_the_last_place_is_given_once(
-    offer: ServedModels, store: Store, monkeypatch: pytest.MonkeyPatch
+    models: ServedModels, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with opened(offer, store, Limits(queue=1, grace=1)) as service:
-        told = together(service, lambda: service.submit(*LONG), monkeypatch)
-        assert sorted(isinstance(answer, BusyError) for answer in told) == [False, True]
-        assert service.open == 1
+    with opened(models, store, Limits(queue=1, grace=1)) as service:
+        answers = together(service, lambda: service.submit(*LONG), monkeypatch)
+        assert sorted(isinstance(answer, BusyError) for answer in answers) == [False, True]
+        assert service.pending == 1
 
 
 def test_a_request_is_resumed_once(
-    offer: ServedModels, store: Store, monkeypatch: pytest.MonkeyPatch
+    models: ServedModels, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with opened(offer, store, Limits(grace=1)) as service:
+    with opened(models, store, Limits(grace=1)) as service:
         job = service.submit(*LONG)
         service.cancel(job)
-        assert wait_for(lambda: service.open == 0)
+        assert wait_for(lambda: service.pending == 0)
         record = service._record(job, {}).ended(State.INTERRUPTED)
-        told = together(service, lambda: service.resume(record, "a"), monkeypatch)
-        refused = [answer for answer in told if isinstance(answer, SettingError)]
+        answers = together(service, lambda: service.resume(record, "a"), monkeypatch)
+        refused = [answer for answer in answers if isinstance(answer, SettingError)]
         assert len(refused) == 1
-        assert "on its way already" in str(refused[0])
-        assert service.open == 1
+        assert "already pending" in str(refused[0])
+        assert service.pending == 1
 
 
-def test_cancelled_attacks_free_their_places_at_once(offer: ServedModels, store: Store) -> None:
-    with opened(offer, store, Limits(grace=1)) as service:
+def test_cancelled_attacks_free_their_places_at_once(models: ServedModels, store: Store) -> None:
+    with opened(models, store, Limits(grace=1)) as service:
         jobs = [service.submit(*ATTACK) for _ in range(4)]
         for job in jobs:
             service.cancel(job)
-        assert service.open == 0
-        states = {record.state for record in service.journal.newest(10)}
+        assert service.pending == 0
+        states = {record.state for record in service.job_store.newest(10)}
         assert states == {State.CANCELLED}
 
 
 def test_the_stop_waits_for_a_step_of_an_attack_and_not_for_all(
-    offer: ServedModels, store: Store, monkeypatch: pytest.MonkeyPatch
+    models: ServedModels, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     began, steps = threading.Event(), []
     gradient = pgd._gradient
@@ -114,22 +114,22 @@ def test_the_stop_waits_for_a_step_of_an_attack_and_not_for_all(
         return gradient(*args)  # type: ignore[arg-type]
 
     monkeypatch.setattr(pgd, "_gradient", counted)
-    with opened(offer, store, Limits(grace=1)) as service:
+    with opened(models, store, Limits(grace=1)) as service:
         job = service.submit(*ATTACK)
         assert began.wait(60)
     assert 1 <= len(steps) < 200
-    record = service.journal.get(job.id)
+    record = service.job_store.get(job.id)
     assert record is not None
     assert record.state is State.INTERRUPTED
     assert record.image is not None
 
 
 def test_the_grace_counts_from_the_signal(
-    offer: ServedModels, store: Store, monkeypatch: pytest.MonkeyPatch
+    models: ServedModels, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The server has waited already when it closes the service."""
     waits: list[float] = []
-    with opened(offer, store, Limits(grace=1)) as service:
+    with opened(models, store, Limits(grace=1)) as service:
         service.submit(*ATTACK)
         service.begin_closing()
         time.sleep(1.05)

@@ -54,7 +54,7 @@ def serving(folder: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
 
 
 def begin(address: str, n: int) -> str:
-    """A request that goes on for a while, begun and recorded."""
+    """Begin a request that takes a while, and store it."""
     reply = httpx.post(
         f"{address}/v1/certificates", json={"example": "0", "n": n},
         headers={"prefer": "respond-async"}, timeout=60,
@@ -63,7 +63,7 @@ def begin(address: str, n: int) -> str:
     return str(reply.json()["job"])
 
 
-def test_killed_stopped_and_resumed(tmp_path: Path, offer: ServedModels) -> None:
+def test_killed_stopped_and_resumed(tmp_path: Path, models: ServedModels) -> None:
     """The same counts as if it had never been interrupted."""
     with serving(tmp_path) as (process, address):
         job = begin(address, 20_000)
@@ -79,8 +79,8 @@ def test_killed_stopped_and_resumed(tmp_path: Path, offer: ServedModels) -> None
         certificate = Certificate.from_json(json.dumps(resumed.json()["certificate"]))
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) in (0, -signal.SIGTERM)
-    again = offer.smoothed("digits", "white box (stability)", 0.5).certify(
-        offer.example("digits", "0").image, n=20_000, seed=certificate.seed
+    again = models.smoothed("digits", "white box (stability)", 0.5).certify(
+        models.model("digits").example("0").image, n=20_000, seed=certificate.seed
     )
     assert again.counts.votes == certificate.counts.votes
     with sqlite3.connect(tmp_path / "runs.sqlite") as database:

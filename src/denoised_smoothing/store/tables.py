@@ -72,3 +72,18 @@ DRIVERS = sa.Table(
     sa.Column("since", sa.String, nullable=False),
 )
 """Who works on which run: what a driver writes under a token that is not here is refused."""
+
+JOBS = sa.Table(
+    "service_jobs",
+    sa.MetaData(),
+    sa.Column("id", sa.String, primary_key=True),
+    sa.Column("kind", sa.String, nullable=False),
+    sa.Column("state", sa.String, nullable=False, index=True),
+    sa.Column("request", sa.JSON, nullable=False),
+    sa.Column("seed", sa.String, nullable=False),
+    sa.Column("image", sa.LargeBinary),
+    sa.Column("counts", sa.JSON, nullable=False),
+    sa.Column("answer", sa.JSON),
+    sa.Column("created", sa.String, nullable=False, index=True),
+)
+"""The requests of the web service, which creates the table: a store without service has none."""

@@ -1,1 +1,1 @@
-"""The web page and the service: certified predictions over HTTP, and how they come about."""
+"""The web page and the HTTP API."""

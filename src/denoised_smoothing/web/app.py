@@ -1,4 +1,4 @@
-"""The application: routes, errors without traces, the guard in front."""
+"""The application: the routes, the responses to errors, and the guard in front of them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from denoised_smoothing.errors import (
@@ -25,19 +25,21 @@ from denoised_smoothing.errors import (
     RunNotFoundError,
     StoreError,
 )
+from denoised_smoothing.web.request_body import faults
 from denoised_smoothing.web.routes import answers, operations, pages, runs
 from denoised_smoothing.web.security import Access, Guard, problem
 from denoised_smoothing.web.service import Service
+from denoised_smoothing.web.views import failure
 
-DESCRIPTION = """Certified predictions for image classifiers that already exist: a label, and the
-L2 radius within which no change of the image changes it. Radii are in pixel values in [0, 1] of the
-image as it is answered, rounded down. Classifiers, denoisers and noise levels are named as in
-`GET /v1/models`; what else a request may ask for is limited by the operator."""
+DESCRIPTION = """Certify image classifiers that already exist: the API returns a label, and the L2
+radius within which no change of the image changes it. Radii are in pixel values in [0, 1] of the
+converted image, rounded down. `GET /v1/models` lists the names of classifiers, denoisers and noise
+levels. The operator limits the size of requests."""
 _log = logging.getLogger(__name__)
 
 
 def create_app(service: Service, access: Access | None = None) -> ASGIApp:
-    """The application of a service, which it starts and closes."""
+    """Return the application, which starts and closes the service."""
     access = access or Access()
 
     @asynccontextmanager
@@ -53,20 +55,16 @@ def create_app(service: Service, access: Access | None = None) -> ASGIApp:
         version=metadata.version("denoised-smoothing"),
         description=DESCRIPTION,
         lifespan=lifespan,
-        docs_url=None,  # they load scripts from elsewhere
+        docs_url=None,  # it and ReDoc load scripts from other sites
         redoc_url=None,
         generate_unique_id_function=lambda route: route.name,
     )
     app.state.service = service
     for routes in (answers, runs, operations, pages):
         app.include_router(routes.router)
-    app.add_exception_handler(Exception, _unexpected)
-    app.add_exception_handler(DenoisedSmoothingError, _refused)
-    app.add_exception_handler(HTTPException, _refused)
-    app.add_exception_handler(RequestValidationError, _refused)
-    app.add_exception_handler(BodyTooLargeError, _cut)
-    app.add_exception_handler(BodyTooSlowError, _cut)
-    # Now: routes are completed when they are first asked for, which is not safe beside threads.
+    for kind in (Exception, DenoisedSmoothingError, HTTPException, RequestValidationError):
+        app.add_exception_handler(kind, _refused)
+    # Now: FastAPI completes the routes at the first request, which is not safe with threads.
     described = app.openapi()
     if access.key is not None:
         scheme = {"type": "http", "scheme": "bearer"}
@@ -76,7 +74,7 @@ def create_app(service: Service, access: Access | None = None) -> ASGIApp:
 
 
 def _refused(_: Request, error: Exception) -> Response:
-    """The message of an error that a client can do something about; no path of this machine."""
+    """Turn an error into a response; unexpected messages, which may hold paths, are logged."""
     match error:
         case BusyError():
             return problem(429, str(error), **{"retry-after": str(error.retry_after)})
@@ -85,27 +83,19 @@ def _refused(_: Request, error: Exception) -> Response:
         case HTTPException():
             return problem(error.status_code, str(error.detail), **dict(error.headers or {}))
         case RequestValidationError():
-            faults = "; ".join(
-                f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()
-            )
-            return problem(422, faults[:500])
+            return problem(422, faults(error.errors()))
         case RunNotFoundError():
-            return problem(404, "there is no run of that name")
+            return problem(404, "The store has no run of that name. GET /v1/runs lists all.")
         case InputError():
             return problem(422, str(error))
         case MissingExtraError():
             return problem(501, str(error))
+        case BodyTooLargeError():
+            return problem(413, str(error))
+        case BodyTooSlowError():
+            return problem(408, str(error))
         case StoreError():
             _log.error("the store failed", exc_info=error)
-            return problem(503, "the store cannot be read now")
-    return _unexpected(_, error)
-
-
-def _cut(_: Request, error: Exception) -> Response:
-    large = isinstance(error, BodyTooLargeError)
-    return problem(413, "the body is too large") if large else problem(408, "the body is too slow")
-
-
-def _unexpected(_: Request, error: Exception) -> JSONResponse:
+            return problem(503, "The store cannot be read. Retry later.")
     _log.error("a request failed", exc_info=error)
-    return problem(500, "something went wrong here; the log of the service says what")
+    return problem(500, failure(None))

@@ -1,4 +1,4 @@
-"""Requests that share batches: one thread for each smoothed classifier, which images join."""
+"""One thread for each smoothed classifier; images that join it share batches."""
 
 from __future__ import annotations
 
@@ -22,11 +22,10 @@ Counts = Mapping[Stage, LabelCounts]
 
 @dataclass(eq=False)
 class PendingImage:
-    """An image in a lane, what it wants, and whom to tell.
+    """An image whose copies a batcher counts.
 
-    ``on_counts`` is called after each batch with votes for it, ``on_end`` once: with None when
-    it has all it wants or was cancelled, or with what went wrong. Both are called by the lane's
-    thread.
+    The batcher's thread calls ``on_counts`` after each batch with votes for the image. It calls
+    ``on_end`` once: with None when the image has its targets or was cancelled, or with the error.
     """
 
     name: str
@@ -37,53 +36,53 @@ class PendingImage:
     targets: Targets
     on_counts: Callable[[Counts], None]
     on_end: Callable[[Counts, Exception | None], None]
-    counts: dict[Stage, LabelCounts] = field(default_factory=dict)
+    counts: Counts = field(default_factory=dict)
     cancelled: bool = False
     alone: bool = False
     task: ImageTask | None = None
 
     def begin(self) -> ImageTask:
-        """The task, whose counts so far name it, so that its targets are found from them."""
+        """Make the task; its counts hold the name by which its targets are looked up."""
         empty = {self.first: LabelCounts(self.name, self.image_id, self.first)}
         self.task = ImageTask(self.name, self.image_id, self.image, {**empty, **self.counts})
         return self.task
 
 
 class Batcher:
-    """Counts the copies of all its tickets together, in batches that they share.
+    """Counts the copies of all its pending images together, in batches that they share.
 
-    A batch that fails does not say whose image it was: then those on their way are counted once
-    more one by one, and only the one that fails by itself gets the error. As noise is keyed, this
-    gives the same counts.
+    An error of a batch does not name the image that caused it. All images in flight are then
+    counted again one by one, and only one that fails alone gets the error. Noise is keyed, so
+    this gives the same counts.
 
     Args:
-        smoothed: what answers.
+        smoothed: classifies the copies.
         name: of the thread.
-        ready: nothing is counted before it is set.
+        ready: an event; nothing is counted before it is set.
     """
 
     def __init__(self, smoothed: SmoothedClassifier, name: str, ready: threading.Event) -> None:
         self.smoothed, self._ready = smoothed, ready
         self._waiting: deque[PendingImage] = deque()
         self._running: dict[str, PendingImage] = {}
-        self._news = threading.Condition()
+        self._changed = threading.Condition()
         self._closed = False
-        self._thread = threading.Thread(target=self._work, name=f"lane {name}", daemon=True)
+        self._thread = threading.Thread(target=self._work, name=f"batcher {name}", daemon=True)
         self._thread.start()
 
-    def add(self, ticket: PendingImage) -> None:
-        """Have the copies of a ticket counted."""
-        with self._news:
-            self._waiting.append(ticket)
-            self._news.notify()
+    def add(self, pending: PendingImage) -> None:
+        """Count the copies of an image."""
+        with self._changed:
+            self._waiting.append(pending)
+            self._changed.notify()
 
     def close(self) -> None:
-        """End all tickets with the counts that they have, and wait for the batches on their way."""
-        with self._news:
+        """End all images with the counts that they have; wait for the batches in flight."""
+        with self._changed:
             self._closed = True
-            for ticket in (*self._waiting, *self._running.values()):
-                ticket.cancelled = True
-            self._news.notify()
+            for pending in (*self._waiting, *self._running.values()):
+                pending.cancelled = True
+            self._changed.notify()
         self._thread.join()
 
     def _work(self) -> None:
@@ -91,62 +90,55 @@ class Batcher:
         while not self._closed or self._waiting:
             try:
                 for task in self.smoothed.count_as_they_come(
-                    self._tasks(), self._targets, self._seed, on_batch=self._counted
+                    self._tasks(), self._targets, self._seed, on_batch=self._report
                 ):
-                    ticket = self._running.pop(task.run, None)
-                    if ticket is not None:
-                        ticket.on_end(task.counts, None)
+                    self._running.pop(task.run).on_end(task.counts, None)
             except Exception as error:
                 self._recover(error)
 
     def _tasks(self) -> Iterator[ImageTask | None]:
-        """Tickets that came meanwhile; waits for one if there is nothing else to do."""
+        """Yield images that joined meanwhile; wait for one if nothing else is left to do."""
         while True:
-            with self._news:
+            with self._changed:
                 while not self._waiting and not self._running and not self._closed:
-                    self._news.wait()
-                ticket = self._take()
-                if ticket is None and not self._running and self._closed:
+                    self._changed.wait()
+                pending = self._take()
+                if pending is None and not self._running and self._closed:
                     return
-            yield None if ticket is None else ticket.begin()
+            yield None if pending is None else pending.begin()
 
     def _take(self) -> PendingImage | None:
-        """The next ticket, if it may run beside those that do."""
-        if not self._waiting or any(ticket.alone for ticket in self._running.values()):
+        """Take the next image, if it may run together with those that run."""
+        if not self._waiting or any(pending.alone for pending in self._running.values()):
             return None
         if self._waiting[0].alone and self._running:
             return None
-        ticket = self._waiting.popleft()
-        self._running[ticket.name] = ticket
-        return ticket
+        pending = self._waiting.popleft()
+        self._running[pending.name] = pending
+        return pending
 
     def _targets(self, counts: Counts) -> Mapping[Stage, int]:
-        ticket = self._running.get(next(iter(counts.values())).run)
-        if ticket is None or ticket.cancelled:  # what is on its way comes back, and no more
-            task = None if ticket is None else ticket.task
-            return (
-                {stage: votes.n for stage, votes in counts.items()}
-                if task is None
-                else dict(task.issued)
-            )
-        return ticket.targets(counts)
+        pending = self._running[next(iter(counts.values())).run]
+        if pending.cancelled and pending.task is not None:  # copies in flight come back, no more
+            return dict(pending.task.issued)
+        return pending.targets(counts)
 
     def _seed(self, task: ImageTask) -> int:
         return self._running[task.run].seed
 
-    def _counted(self, tasks: Sequence[ImageTask]) -> None:
+    def _report(self, tasks: Sequence[ImageTask]) -> None:
         for task in tasks:
-            if (ticket := self._running.get(task.run)) is not None:
-                ticket.on_counts(task.counts)
+            self._running[task.run].on_counts(task.counts)
 
     def _recover(self, error: Exception) -> None:
         running, self._running = list(self._running.values()), {}
         _log.warning("a batch of %d requests failed", len(running), exc_info=error)
-        for ticket in running:
-            counts = ticket.counts if ticket.task is None else ticket.task.counts
-            if ticket.alone or not isinstance(error, ClassifierError) or ticket.cancelled:
-                ticket.on_end(counts, error)
+        for pending in running:
+            if pending.task is not None:
+                pending.counts = dict(pending.task.counts)
+            if pending.alone or not isinstance(error, ClassifierError) or pending.cancelled:
+                pending.on_end(pending.counts, error)
                 continue
-            ticket.alone, ticket.counts = True, dict(counts)
-            with self._news:
-                self._waiting.append(ticket)
+            pending.alone = True
+            with self._changed:
+                self._waiting.append(pending)

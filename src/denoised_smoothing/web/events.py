@@ -1,4 +1,4 @@
-"""Events from the threads that count to the clients that watch."""
+"""Events of a request, from the threads that count to the clients that follow it."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any
 
 Event = tuple[str, dict[str, Any]]
 QUIET_SECONDS = 15.0
-"""After which followers hear that there is nothing new."""
+"""Seconds without an event after which clients get a sign of life."""
 
 
 class EventStream:
-    """The events of one request. A client that is slow skips progress, and nothing else.
+    """The events of one request. A slow client skips progress, and nothing else.
 
-    Any thread may publish; followers are coroutines, and each sees all copies, then the progress
-    that is newest when it asks, and at last the end.
+    Any thread may publish. Clients are coroutines: each gets all copies, then the progress that is
+    newest when it asks, and at last the end.
     """
 
     def __init__(self) -> None:
@@ -26,35 +26,35 @@ class EventStream:
         self._progress: dict[str, Any] | None = None
         self._end: Event | None = None
         self._listeners: set[Callable[[], object]] = set()
-        self._watching = 0
+        self._followers = 0
 
     def copies(self, values: list[dict[str, Any]]) -> None:
-        """Show further noisy copies."""
+        """Publish further noisy copies."""
         with self._lock:
             self._copies += values
         self._wake()
 
     def progress(self, values: dict[str, Any]) -> None:
-        """Show how far it is."""
+        """Publish the progress."""
         with self._lock:
             self._progress = values
         self._wake()
 
     def end(self, event: str, values: dict[str, Any]) -> None:
-        """Show the end, after which nothing follows; the first one stays."""
+        """Publish the end, after which nothing follows; the first one stays."""
         with self._lock:
             self._end = self._end or (event, values)
         self._wake()
 
     @property
-    def watched(self) -> bool:
-        """Whether anybody wants to know how far it is."""
-        return bool(self._watching)
+    def followed(self) -> bool:
+        """Whether any client waits for progress."""
+        return bool(self._followers)
 
     async def follow(self) -> AsyncIterator[tuple[str, dict[str, Any] | None]]:
-        """All events, up to the end; one without values where nothing happens for a while."""
+        """Yield all events up to the end; one without values after a quiet time."""
         sent, shown = 0, None
-        self._watching += 1
+        self._followers += 1
         try:
             async with aclosing(self._news()) as news:
                 async for quiet in news:
@@ -72,7 +72,7 @@ class EventStream:
                     if quiet:
                         yield "quiet", None
         finally:
-            self._watching -= 1
+            self._followers -= 1
 
     async def ended(self) -> Event:
         """Wait for the end."""
@@ -80,25 +80,25 @@ class EventStream:
             async for _ in news:
                 if self._end is not None:
                     return self._end
-        raise AssertionError("there is always news")
+        raise AssertionError("the loop ends only by a return")
 
     async def _news(self) -> AsyncGenerator[bool, None]:
-        """Once, then whenever there is something new, or nothing for a while: then True."""
-        loop, news = asyncio.get_running_loop(), asyncio.Event()
+        """Yield False at once and after each change, True after a quiet time."""
+        loop, changed = asyncio.get_running_loop(), asyncio.Event()
 
         def wake() -> None:
-            loop.call_soon_threadsafe(news.set)
+            loop.call_soon_threadsafe(changed.set)
 
         with self._lock:
             self._listeners.add(wake)
         quiet = False
         try:
             while True:
-                news.clear()
+                changed.clear()
                 yield quiet
-                quiet = False
                 try:
-                    await asyncio.wait_for(news.wait(), QUIET_SECONDS)
+                    await asyncio.wait_for(changed.wait(), QUIET_SECONDS)
+                    quiet = False
                 except TimeoutError:
                     quiet = True
         finally:

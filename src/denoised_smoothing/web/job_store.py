@@ -1,4 +1,4 @@
-"""The requests that the service took, in the store: so that none is lost when it is killed."""
+"""The accepted requests in the store, so that none is lost when the service is killed."""
 
 from __future__ import annotations
 
@@ -15,44 +15,31 @@ import sqlalchemy as sa
 from denoised_smoothing.certificates.counts import LabelCounts, Stage
 from denoised_smoothing.errors import StoreError
 from denoised_smoothing.store import Store
+from denoised_smoothing.store.tables import JOBS
 
 FLUSH_SECONDS = 0.25
-"""Changes wait at most this long before they are written, many in one transaction."""
+"""Changes wait at most this long; one transaction then writes them together."""
 KEPT = 10_000
-"""Finished requests that are kept, the newest."""
+"""Maximum number of requests that are kept, the newest."""
 
 _log = logging.getLogger(__name__)
-_metadata = sa.MetaData()
-_jobs = sa.Table(
-    "service_jobs",
-    _metadata,
-    sa.Column("id", sa.String, primary_key=True),
-    sa.Column("kind", sa.String, nullable=False),
-    sa.Column("state", sa.String, nullable=False, index=True),
-    sa.Column("request", sa.JSON, nullable=False),
-    sa.Column("seed", sa.String, nullable=False),
-    sa.Column("image", sa.LargeBinary),
-    sa.Column("counts", sa.JSON, nullable=False),
-    sa.Column("answer", sa.JSON),
-    sa.Column("created", sa.String, nullable=False, index=True),
-)
 
 
 class State(StrEnum):
-    """Of a request."""
+    """The state of a request."""
 
     RUNNING = "running"
     DONE = "done"
     FAILED = "failed"
     CANCELLED = "cancelled"
-    """Its client went away."""
+    """The client went away."""
     INTERRUPTED = "interrupted"
-    """The service ended before it; it can be resumed."""
+    """The service stopped before the request was done; it can be resumed."""
 
 
 @dataclass(frozen=True)
 class JobRecord:
-    """A request as it is kept; the image (PNG) only until it is answered."""
+    """A request as it is stored; the image (PNG) only until the request ends."""
 
     id: str
     kind: str
@@ -65,16 +52,16 @@ class JobRecord:
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat())
 
     def ended(self, state: State, answer: dict[str, Any] | None = None) -> JobRecord:
-        """With its end; what can be resumed keeps its image."""
+        """Return the record with its end; one that can be resumed keeps its image."""
         image = self.image if state is State.INTERRUPTED else None
         return replace(self, state=state, answer=answer, image=image)
 
 
 class JobStore:
-    """Requests in a table of their own beside the runs, written by a thread of its own.
+    """Requests in their own table of the store, written by a thread.
 
-    One service at a time writes to a store: what an earlier one left running is marked as
-    interrupted when it is opened.
+    One service at a time writes to a store. Opening marks the requests that an earlier service
+    left running as interrupted.
 
     Raises:
         StoreError: the store cannot be written.
@@ -83,55 +70,55 @@ class JobStore:
     def __init__(self, store: Store) -> None:
         self._store = store
         with store.transaction(write=True) as connection:
-            _metadata.create_all(connection)
-            left = _jobs.c.state == State.RUNNING.value
-            connection.execute(sa.update(_jobs).where(left).values(state=State.INTERRUPTED.value))
+            JOBS.create(connection, checkfirst=True)
+            left = JOBS.c.state == State.RUNNING.value
+            connection.execute(sa.update(JOBS).where(left).values(state=State.INTERRUPTED.value))
         self._changed: dict[str, JobRecord] = {}
-        self._on_its_way: dict[str, JobRecord] = {}
+        self._in_flight: dict[str, JobRecord] = {}
         self._lock, self._writing = threading.Lock(), threading.Lock()
         self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._work, name="journal", daemon=True)
+        self._thread = threading.Thread(target=self._work, name="job store", daemon=True)
         self._thread.start()
 
     def put(self, record: JobRecord) -> None:
-        """Have it written soon, in place of what was there of it."""
+        """Write a record soon, in place of an earlier one of its name."""
         with self._lock:
             self._changed[record.id] = record
 
     def flush(self) -> None:
-        """Write what has changed; on disk when it returns.
+        """Write all changes to disk.
 
         Raises:
-            StoreError: it cannot be; it is tried again later.
+            StoreError: they cannot be written; they are written later.
         """
         with self._writing:
             with self._lock:
-                self._on_its_way, self._changed = self._changed, {}
+                self._in_flight, self._changed = self._changed, {}
             try:
-                self._write(self._on_its_way.values())
+                self._write(self._in_flight.values())
             except StoreError:
                 with self._lock:
-                    self._changed = self._on_its_way | self._changed
+                    self._changed = self._in_flight | self._changed
                 raise
             finally:
                 with self._lock:
-                    self._on_its_way = {}
+                    self._in_flight = {}
 
     def get(self, id: str) -> JobRecord | None:
-        """The request of that name, if it is kept."""
+        """Return the request of that name, or None."""
         with self._lock:
-            held = self._changed.get(id) or self._on_its_way.get(id)
+            held = self._changed.get(id) or self._in_flight.get(id)
         if held is not None:
             return held
         with self._store.transaction() as connection:
-            row = connection.execute(sa.select(_jobs).where(_jobs.c.id == id)).one_or_none()
+            row = connection.execute(sa.select(JOBS).where(JOBS.c.id == id)).one_or_none()
         return None if row is None else _record(row)
 
     def newest(self, limit: int) -> list[JobRecord]:
-        """The newest requests, without images and counts."""
+        """Return the newest requests, without images and counts."""
         self.flush()
-        columns = (_jobs.c.id, _jobs.c.kind, _jobs.c.state, _jobs.c.request, _jobs.c.created)
-        query = sa.select(*columns).order_by(_jobs.c.created.desc()).limit(limit)
+        columns = (JOBS.c.id, JOBS.c.kind, JOBS.c.state, JOBS.c.request, JOBS.c.created)
+        query = sa.select(*columns).order_by(JOBS.c.created.desc()).limit(limit)
         with self._store.transaction() as connection:
             return [
                 JobRecord(name, kind, request, 0, None, State(state), created=created)
@@ -139,7 +126,7 @@ class JobStore:
             ]
 
     def close(self) -> None:
-        """Write what has changed, and end the thread."""
+        """Write all changes, and end the thread."""
         self._closing.set()
         self._thread.join()
         self.flush()
@@ -149,19 +136,19 @@ class JobStore:
             try:
                 self.flush()
             except StoreError as error:
-                _log.error("requests could not be recorded: %s", error)
+                _log.error("cannot store requests; trying again: %s", error)
 
     def _write(self, records: Iterable[JobRecord]) -> None:
         rows = [_row(record) for record in records]
         if not rows:
             return
         with self._store.transaction(write=True) as connection:
-            connection.execute(sa.delete(_jobs).where(_jobs.c.id == sa.bindparam("id")), rows)
-            connection.execute(sa.insert(_jobs), rows)
-            newest = sa.select(_jobs.c.created).order_by(_jobs.c.created.desc())
+            connection.execute(sa.delete(JOBS).where(JOBS.c.id == sa.bindparam("id")), rows)
+            connection.execute(sa.insert(JOBS), rows)
+            newest = sa.select(JOBS.c.created).order_by(JOBS.c.created.desc())
             oldest = connection.execute(newest.offset(KEPT).limit(1)).scalar()
             if oldest is not None:
-                connection.execute(sa.delete(_jobs).where(_jobs.c.created <= oldest))
+                connection.execute(sa.delete(JOBS).where(JOBS.c.created <= oldest))
 
 
 def _row(record: JobRecord) -> dict[str, Any]:

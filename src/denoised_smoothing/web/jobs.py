@@ -1,4 +1,4 @@
-"""A request from its image to its answer: what is counted for it, what is told of it."""
+"""A request from its image to its answer: the copies that it needs, its progress, its result."""
 
 from __future__ import annotations
 
@@ -17,32 +17,24 @@ from jaxtyping import Float
 from denoised_smoothing.attacks import PGD, attack
 from denoised_smoothing.attacks.pgd import distance
 from denoised_smoothing.certificates.certificate import SamplingPlan
-from denoised_smoothing.certificates.counts import LabelCounts, Stage
+from denoised_smoothing.certificates.counts import Stage
 from denoised_smoothing.certificates.parameters import SmoothingParameters
 from denoised_smoothing.certificates.prediction import PredictionBudget
 from denoised_smoothing.errors import SettingError
 from denoised_smoothing.images import digest, to_png
-from denoised_smoothing.noise import derive_key
 from denoised_smoothing.smoothing.classifier import SmoothedClassifier
-from denoised_smoothing.web import views as story
-from denoised_smoothing.web.batching import PendingImage
+from denoised_smoothing.web import schemas, views
+from denoised_smoothing.web.batching import Counts, PendingImage
 from denoised_smoothing.web.events import EventStream
 from denoised_smoothing.web.limits import Limits
-from denoised_smoothing.web.schemas import (
-    AttackRequest,
-    CertificateRequest,
-    PredictionRequest,
-)
 from denoised_smoothing.web.served import Model
-
-Counts = Mapping[Stage, LabelCounts]
 
 
 @dataclass(eq=False)
 class Job(ABC):
-    """A request that was taken, with the image [C, H, W] as it is answered.
+    """An accepted request, with the image [C, H, W] that it is about.
 
-    The seed is fresh entropy: whoever chose the image does not know the noise.
+    The seed is fresh entropy: the client, who chose the image, does not know the noise.
     """
 
     request: Any
@@ -51,192 +43,181 @@ class Job(ABC):
     smoothed: SmoothedClassifier
     image: Float[np.ndarray, "c h w"]
     changes: list[str]
-    names: tuple[str, ...] | None
+    """How the client's image was converted to the classifier's format."""
     id: str = field(default_factory=lambda: secrets.token_hex(8))
     seed: int = field(default_factory=lambda: secrets.randbits(128))
     counts: Counts = field(default_factory=dict)
-    feed: EventStream = field(default_factory=EventStream)
-    ticket: PendingImage | None = None
-    shown: Future[None] | None = None
+    events: EventStream = field(default_factory=EventStream)
+    pending: PendingImage | None = None
+    pictures: Future[None] | None = None
     began: float = field(default_factory=time.monotonic)
+    reported: float = 0.0
+    saved: float = 0.0
     cancelled: bool = False
 
     kind: ClassVar[str]
+    schema: ClassVar[type[schemas.ImageRequest]]
     first: ClassVar[Stage]
 
-    @cached_property
+    @property
     def image_id(self) -> str:
-        """What the image shows, by which its noise is keyed."""
+        """The digest of the image, by which its noise is keyed."""
         return digest(self.image)
 
     @cached_property
     def parameters(self) -> SmoothingParameters:
-        """What the answer rests on beside the counts."""
+        """The smoothing parameters of the answer."""
         return self.smoothed.parameters(self.image, self.request.alpha, self.seed)
 
     @cached_property
     def png(self) -> bytes:
-        """The image as it was taken."""
+        """The image, as it is first asked for: before an attack."""
         return to_png(self.image)
 
     def cancel(self) -> None:
-        """Want no more copies than are on their way."""
+        """Draw no more copies than those in flight."""
         self.cancelled = True
-        if self.ticket is not None:
-            self.ticket.cancelled = True
+        if self.pending is not None:
+            self.pending.cancelled = True
 
-    @abstractmethod
     def check(self, limits: Limits) -> None:
-        """Refuse what is out of range, before any work.
+        """Refuse a request that is out of range, before any work.
 
         Raises:
-            SettingError: it is.
+            SettingError: it needs more copies than the operator allows, or its plan is invalid.
         """
+        if self.most_calls() > limits.copies:
+            raise SettingError(
+                f"The request needs up to {self.most_calls():,} noisy copies; at most "
+                f"{limits.copies:,} are allowed. Use fewer copies."
+            )
+
+    @abstractmethod
+    def most_calls(self) -> int:
+        """Return the maximum number of classifier calls."""
+
+    def prepare(self) -> None:  # noqa: B027
+        """Do what comes before the copies."""
 
     @abstractmethod
     def targets(self, counts: Counts) -> Mapping[Stage, int]:
-        """Copies wanted in each stage, given the counts so far."""
+        """Return the copies wanted in each stage, given the counts so far."""
 
     @abstractmethod
     def progress(self, counts: Counts) -> dict[str, Any]:
-        """How far it is."""
+        """View the progress."""
 
     @abstractmethod
     def answer(self, counts: Counts) -> dict[str, Any]:
-        """What the finished counts say."""
+        """View the result of the finished counts."""
 
-    def prepare(self) -> None:  # noqa: B027
-        """Work before the copies are counted."""
-
-    def common(self, counts: Counts) -> dict[str, Any]:
-        """What every answer says."""
+    def _common(self, counts: Counts) -> dict[str, Any]:
         image: dict[str, Any] = {"shape": list(self.image.shape), "changes": self.changes}
         if self.request.pictures:
-            image["picture"] = story.picture(self.image)
-        return {
-            "job": self.id,
-            "kind": self.kind,
-            "state": "done",
-            "image": image,
-            "calls": sum(votes.n for votes in counts.values()),
-        }
+            image["picture"] = views.picture(self.image)
+        calls = sum(votes.n for votes in counts.values())
+        return {"job": self.id, "kind": self.kind, "state": "done", "image": image, "calls": calls}
 
 
 class CertificateJob(Job):
-    """Asks for a label and a radius."""
+    """A request for a label and a radius."""
 
-    request: CertificateRequest
+    request: schemas.CertificateRequest
     kind = "certificate"
+    schema = schemas.CertificateRequest
     first = Stage.SELECTION
 
     @cached_property
     def plan(self) -> SamplingPlan:
-        """How many copies, and what may be concluded from them."""
-        try:
-            return self.request.sampling_plan()
-        except SettingError:
-            raise
-        except ValueError as error:
-            raise SettingError(str(error)) from error
+        """The sampling plan of the request."""
+        return self.request.sampling_plan()
 
     def check(self, limits: Limits) -> None:
         self.plan.check_alpha(self.request.alpha)
-        check_budget(self.plan.most_calls(), limits)
+        super().check(limits)
+
+    def most_calls(self) -> int:
+        return self.plan.most_calls()
 
     def targets(self, counts: Counts) -> Mapping[Stage, int]:
         return self.plan.targets(counts, self.parameters)
 
     def progress(self, counts: Counts) -> dict[str, Any]:
-        return story.certifying(self.plan, self.parameters, counts, self.names)
+        return views.certificate_progress(
+            self.plan, self.parameters, counts, self.model.label_names
+        )
 
     def answer(self, counts: Counts) -> dict[str, Any]:
         certificate = self.plan.certificate(counts, self.parameters)
-        answer = {**self.common(counts), **story.certified(certificate, self.names)}
+        answer = {**self._common(counts), **views.result(certificate, self.model.label_names)}
         if self.request.pictures and certificate.label is not None:
-            key = derive_key(self.seed, "perturbation")
-            answer["perturbation"] = story.perturbed(self.image, certificate.radius, key)
+            answer["perturbation"] = views.random_change(self.image, certificate.radius, self.seed)
         return answer
 
 
 class PredictionJob(Job):
-    """Asks for a label."""
+    """A request for a label."""
 
-    request: PredictionRequest
+    request: schemas.PredictionRequest
     kind = "prediction"
+    schema: ClassVar[type[schemas.ImageRequest]] = schemas.PredictionRequest
     first = Stage.PREDICTION
 
     @cached_property
-    def budget(self) -> PredictionBudget:
-        """How many copies."""
+    def plan(self) -> PredictionBudget:
+        """The number of copies."""
         return PredictionBudget(self.request.n)
 
-    def check(self, limits: Limits) -> None:
-        check_budget(self.budget.n, limits)
+    def most_calls(self) -> int:
+        return self.plan.n
 
     def targets(self, counts: Counts) -> Mapping[Stage, int]:
-        return self.budget.targets(counts, self.parameters)
+        return self.plan.targets(counts, self.parameters)
 
     def progress(self, counts: Counts) -> dict[str, Any]:
-        return story.predicting(self.budget.n, counts, self.names)
+        votes = counts[Stage.PREDICTION]
+        return views.prediction_progress(self.plan.n, votes, self.model.label_names)
 
     def answer(self, counts: Counts) -> dict[str, Any]:
-        prediction = self.budget.prediction(counts[Stage.PREDICTION], self.parameters)
-        return {**self.common(counts), **story.predicted(prediction, self.names)}
+        prediction = self.plan.prediction(counts[Stage.PREDICTION], self.parameters)
+        return {**self._common(counts), **views.result(prediction, self.model.label_names)}
 
 
 class AttackJob(PredictionJob):
-    """Asks whether a change of a certain length leads to another label.
+    """A request to find a change of a certain length that leads to another label.
 
-    The verdict is a prediction on noise that the attack never saw.
+    The verdict is a prediction on noise that the attack did not use.
     """
 
-    request: AttackRequest  # type: ignore[assignment]
+    request: schemas.AttackRequest
     kind = "attack"
+    schema = schemas.AttackRequest
 
-    def check(self, limits: Limits) -> None:
-        check_budget(self.request.steps * self.request.copies + self.budget.n, limits)
+    def most_calls(self) -> int:
+        return self.plan.n + self.request.steps * self.request.copies
 
     def prepare(self) -> None:
-        """Move the image, until it is cancelled; from here on it is the attacked one."""
+        """Attack the image until the job is cancelled, and replace it by the attacked one."""
         self._before = self.image
         self.image = attack(
             self.smoothed, self._before, self.request.label, self.request.epsilon,
-            PGD(self.request.steps, self.request.copies), seed=derive_key(self.seed, "attack"),
+            PGD(self.request.steps, self.request.copies), seed=self.seed,
             stopped=lambda: self.cancelled,
         )  # fmt: skip
-        self.__dict__.pop("image_id", None)
 
     def answer(self, counts: Counts) -> dict[str, Any]:
-        answer, change = super().answer(counts), self.image - self._before
-        stands = answer["label"] == self.request.label
-        outcome = "stands" if stands else "open" if answer["label"] is None else "falls"
+        answer, label = super().answer(counts), self.request.label
+        outcome = "open" if answer["label"] is None else "falls"
         answer["attack"] = {
             "epsilon": self.request.epsilon,
             "norm": round(distance(self._before, self.image), 6),
-            "outcome": outcome,
-            "from": self.request.label,
-            "from_name": story.name_of(self.request.label, self.names),
+            "outcome": "stands" if answer["label"] == label else outcome,
+            "from": label,
+            "from_name": views.label_name(label, self.model.label_names),
         }
         if self.request.pictures:
-            answer["attack"]["change"] = story.picture(0.5 + change / 2)
+            answer["attack"]["change"] = views.picture(0.5 + (self.image - self._before) / 2)
         return answer
 
 
-KINDS: dict[str, tuple[type[Job], type[Any]]] = {
-    "certificate": (CertificateJob, CertificateRequest),
-    "prediction": (PredictionJob, PredictionRequest),
-    "attack": (AttackJob, AttackRequest),
-}
-
-
-def check_budget(calls: int, limits: Limits) -> None:
-    """Refuse more copies than the operator allows.
-
-    Raises:
-        SettingError: more are asked for.
-    """
-    if calls > limits.copies:
-        raise SettingError(
-            f"this asks for up to {calls:,} noisy copies, and at most {limits.copies:,} are "
-            "allowed here; ask for fewer"
-        )
+KINDS = {kind.kind: kind for kind in (CertificateJob, PredictionJob, AttackJob)}

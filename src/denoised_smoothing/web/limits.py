@@ -1,4 +1,4 @@
-"""What a request may ask for: the operator's limits."""
+"""The operator's limits of requests."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from denoised_smoothing.errors import SettingError
 
 @dataclass(frozen=True)
 class Limits:
-    """The operator's limits; each is a whole number of at least 1.
+    """Maximum values of requests; each is at least 1.
 
     Args:
-        copies: noisy copies that a request may ask for.
-        queue: requests that are being answered or wait at once; beyond it 429.
-        per_client: the same of one client.
-        rate: requests for copies of one client in a minute.
-        megabytes: of the body of a request.
+        copies: noisy copies of a request.
+        queue: pending requests; the service answers further ones with 429.
+        per_client: pending requests of one client.
+        rate: requests for copies per minute and client.
+        megabytes: size of the body of a request.
         pixels: of an uploaded image, width times height.
         grace: seconds that running requests get when the server is stopped.
 
@@ -36,11 +36,11 @@ class Limits:
         for name, value in vars(self).items():
             if value < 1:
                 raise SettingError(
-                    f"the limit {name} is a whole number of at least 1, got {value}; leave it "
-                    "out for the default"
+                    f"The limit {name} must be a whole number of at least 1, got {value}. Omit it "
+                    "to use the default."
                 )
 
     @property
     def body(self) -> int:
-        """Bytes of the body of a request: an image in base64, and what is said about it."""
+        """Maximum number of bytes of the body of a request."""
         return self.megabytes * 1_000_000

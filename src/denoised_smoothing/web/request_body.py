@@ -1,11 +1,12 @@
-"""Requests to what they ask: JSON with the image in base64, or a form with the image as a file."""
+"""The body of a request: JSON with the image in base64, or a form with the image as a file."""
 
 from __future__ import annotations
 
 import base64
 import binascii
 import json
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
 from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
@@ -15,57 +16,65 @@ from starlette.requests import Request
 
 from denoised_smoothing.web.schemas import ImageRequest
 
-_Ask = TypeVar("_Ask", bound=ImageRequest)
 _FIELDS = 20
 
 
-async def read_request(request: Request, kind: type[_Ask]) -> tuple[_Ask, bytes | None]:
-    """What is asked, and the bytes of the image, if it is not named.
+async def read_body(
+    request: Request, schema: type[ImageRequest]
+) -> tuple[ImageRequest, bytes | None]:
+    """Return the parameters of a request, and the bytes of its image if it has one.
 
-    Reading them may take a while, so it is done in a thread, beside other requests.
+    A thread parses them, so that other requests do not wait.
 
     Raises:
-        HTTPException: 400, 415 or 422, saying what is wrong.
+        HTTPException: 400, 415 or 422, with the reason.
     """
-    form = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if form == "application/json":
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind == "application/json":
         values, content = await run_in_threadpool(_json, await request.body()), None
-    elif form == "multipart/form-data":
+    elif kind == "multipart/form-data":
         values, content = await _form(request)
     else:
-        raise HTTPException(415, "send application/json, or multipart/form-data with the image")
-    return await run_in_threadpool(_checked, kind, values, content)
+        raise HTTPException(
+            415,
+            f"The content type is {kind[:100]!r}; expected application/json or "
+            "multipart/form-data. Send the parameters in one of them.",
+        )
+    return await run_in_threadpool(_validate, schema, values, content)
 
 
-def body_of(kind: type[ImageRequest]) -> dict[str, Any]:
-    """The description of both forms of the body, for OpenAPI."""
-    schema = kind.model_json_schema()
-    examples = schema.pop("examples", [])
-    form = {**schema, "properties": {**schema["properties"]}}
+def body_of(schema: type[ImageRequest]) -> dict[str, Any]:
+    """Describe both content types of the body for OpenAPI."""
+    described = schema.model_json_schema()
+    examples = described.pop("examples", [])
+    form = {**described, "properties": {**described["properties"]}}
     form["properties"]["image"] = {"type": "string", "format": "binary"}
     if "radii" in form["properties"]:
-        form["properties"]["radii"] = {"type": "string", "description": "such as 0.25,0.5"}
-    return {
-        "requestBody": {
-            "required": True,
-            "content": {
-                "application/json": {
-                    "schema": schema,
-                    "examples": {f"example {i}": {"value": e} for i, e in enumerate(examples, 1)},
-                },
-                "multipart/form-data": {"schema": form},
-            },
-        }
+        form["properties"]["radii"] = {"type": "string", "description": "For example 0.25,0.5."}
+    named = {f"example {i}": {"value": value} for i, value in enumerate(examples, 1)}
+    content = {
+        "application/json": {"schema": described, "examples": named},
+        "multipart/form-data": {"schema": form},
     }
+    return {"requestBody": {"required": True, "content": content}}
+
+
+def faults(errors: Sequence[Any]) -> str:
+    """Name field and fault of at most five errors of pydantic, without the values sent."""
+    texts = (
+        f"{'.'.join(str(part) for part in error['loc']) or 'body'}: {error['msg']}"[:200]
+        for error in errors[:5]
+    )
+    return "; ".join(texts)
 
 
 def _json(body: bytes) -> dict[str, Any]:
     try:
         values = json.loads(body)
     except (ValueError, RecursionError) as error:
-        raise HTTPException(400, "the body is no JSON") from error
+        raise HTTPException(400, "The body is not valid JSON. Send a JSON object.") from error
     if not isinstance(values, dict):
-        raise HTTPException(422, "the body is no JSON object")
+        raise HTTPException(422, "The body is not a JSON object. Send one.")
     return values
 
 
@@ -74,43 +83,37 @@ async def _form(request: Request) -> tuple[dict[str, Any], bytes | None]:
     content = None
     async with request.form(max_files=1, max_fields=_FIELDS) as form:
         for name, value in form.multi_items():
-            if isinstance(value, UploadFile):
-                if name != "image":
-                    raise HTTPException(422, "the only file is that of the field image")
+            if not isinstance(value, UploadFile):
+                values[name] = value
+            elif name == "image":
                 content = await value.read()
             else:
-                values[name] = value
+                raise HTTPException(
+                    422, "A file was sent in an unexpected field. Send it in the field image."
+                )
     if "radii" in values:
         values["radii"] = values["radii"].split(",")
     if content is not None and "image" in values:
-        raise HTTPException(422, "the field image is there twice")
+        raise HTTPException(422, "The field image was sent twice. Send one image.")
     return values, content
 
 
-def _checked(
-    kind: type[_Ask], values: dict[str, Any], content: bytes | None
-) -> tuple[_Ask, bytes | None]:
-    known = kind.model_fields
-    if len(values) > len(known):  # before each unknown one becomes an error of its own
+def _validate(
+    schema: type[ImageRequest], values: dict[str, Any], content: bytes | None
+) -> tuple[ImageRequest, bytes | None]:
+    known = schema.model_fields
+    if len(values) > len(known):  # before each unknown field becomes an error
         raise HTTPException(
-            422, f"the body has {len(values)} fields; expected some of {', '.join(known)}"
+            422, f"The body has {len(values)} fields; expected some of {', '.join(known)}."
         )
     try:
-        ask = kind.model_validate(values)
+        body = schema.model_validate(values)
     except ValidationError as error:
-        raise HTTPException(422, _told(error)) from error
-    if ask.image is not None and content is None:
+        errors = error.errors(include_url=False, include_input=False, include_context=False)
+        raise HTTPException(422, faults(errors)) from error
+    if body.image is not None and content is None:
         try:
-            content = base64.b64decode(ask.image.rpartition(",")[2], validate=True)
+            content = base64.b64decode(body.image.rpartition(",")[2], validate=True)
         except (binascii.Error, ValueError) as error:
-            raise HTTPException(422, "image: not in base64") from error
-    return ask.model_copy(update={"image": None}), content
-
-
-def _told(error: ValidationError) -> str:
-    """Field and fault of each error, without what was sent."""
-    faults = error.errors(include_url=False, include_input=False, include_context=False)
-    return "; ".join(
-        f"{'.'.join(map(str, fault['loc'])) or 'body'}: {fault['msg']}"[:200]
-        for fault in faults[:5]
-    )
+            raise HTTPException(422, "image: not valid base64. Encode the file.") from error
+    return body.model_copy(update={"image": None}), content

@@ -1,4 +1,4 @@
-"""What is checked before a request is looked at, and what is said to browsers with an answer."""
+"""The checks before a request is read, and the security headers of responses."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from denoised_smoothing.web.metrics import Metrics
 
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]", "::1")
 BODY_SECONDS = 30.0
-"""For each piece of a body to arrive."""
+"""Maximum wait for each piece of a body."""
 PROTECTED_PREFIXES = ("/v1/", "/metrics")
-"""Beginnings of the paths that need the key, where there is one."""
+"""Prefixes of the paths that need the key, if one is set."""
 METHODS = frozenset(("GET", "HEAD", "POST", "DELETE", "OPTIONS"))
-"""Counted by name. Clients may send any word, and each would stay in memory."""
+"""Methods counted by name. Clients may send any word, and each would stay in memory."""
 POLICY = "; ".join(
     (
         "default-src 'none'",
@@ -51,12 +51,12 @@ HEADERS: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class Access:
-    """Who may ask.
+    """Who may send requests.
 
     Args:
-        hosts: names by which the service may be called (the header Host); None for any. That of
-            a page elsewhere, whose name was pointed at this machine, is not among them.
-        key: that requests must carry; None where none is needed.
+        hosts: accepted names in the header Host; None for any. A page of another site, whose name
+            was pointed at this machine, sends its own name and is refused.
+        key: required of requests; None if none is needed.
     """
 
     hosts: frozenset[str] | None = frozenset(LOOPBACK)
@@ -64,7 +64,7 @@ class Access:
 
 
 class Guard:
-    """Refuses requests of strangers, too many, and too large; adds the headers for browsers."""
+    """Refuses requests without access, too frequent or too large; adds security headers."""
 
     def __init__(self, app: ASGIApp, access: Access, limits: Limits, metrics: Metrics) -> None:
         self._app, self._access, self._limits, self._metrics = app, access, limits, metrics
@@ -76,7 +76,7 @@ class Guard:
             await self._app(scope, receive, send)
             return
 
-        async def dressed(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
@@ -87,28 +87,32 @@ class Guard:
 
         refusal = self._refusal(scope)
         if refusal is not None:
-            await refusal(scope, receive, dressed)
+            await refusal(scope, receive, send_with_headers)
             return
-        await self._app(scope, _Bounded(receive, self._limits.body), dressed)
+        await self._app(scope, _Bounded(receive, self._limits.body), send_with_headers)
 
     def _refusal(self, scope: Scope) -> JSONResponse | None:
         headers, path = Headers(scope=scope), scope["path"]
         host = headers.get("host", "")
         name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
         if self._access.hosts is not None and name not in self._access.hosts:
-            return problem(403, "this host name is not served; see the option --allow-host")
+            return problem(
+                403, "The host name is not accepted. The operator can add it with --allow-host."
+            )
         origin = headers.get("origin")
         if origin is not None and origin.partition("://")[2] != host:
-            return problem(403, "requests from pages of other sites are refused")
-        if path.startswith(PROTECTED_PREFIXES) and not self._knows(headers):
+            return problem(
+                403, "The request comes from a page of another site. Send it from this one."
+            )
+        if path.startswith(PROTECTED_PREFIXES) and not self._has_key(headers):
             return problem(
                 401,
-                "an API key is needed: Authorization: Bearer KEY",
+                "An API key is needed. Send the header Authorization: Bearer KEY.",
                 **{"www-authenticate": "Bearer"},
             )
         length = headers.get("content-length", "0")
         if not length.isdigit() or int(length) > self._limits.body:
-            return problem(413, f"the body is larger than {self._limits.megabytes} MB")
+            return problem(413, _too_large(self._limits.body))
         if scope["method"] == "POST":
             client = client_of(scope)
             if not self._windows.hit(self._rate, client):
@@ -116,12 +120,13 @@ class Guard:
                 seconds = max(1, round(until - time.time()))
                 return problem(
                     429,
-                    f"more than {self._limits.rate} requests in a minute",
+                    f"This client sent {self._limits.rate} requests in a minute, its maximum. "
+                    f"Retry in {seconds} seconds.",
                     **{"retry-after": str(seconds)},
                 )
         return None
 
-    def _knows(self, headers: Headers) -> bool:
+    def _has_key(self, headers: Headers) -> bool:
         key = self._access.key
         if key is None:
             return True
@@ -130,30 +135,36 @@ class Guard:
 
 
 class _Bounded:
-    """Receives a body of at most so many bytes."""
+    """Receives a body of at most N bytes."""
 
-    def __init__(self, receive: Receive, most: int) -> None:
-        self._receive, self._left, self._whole = receive, most, False
+    def __init__(self, receive: Receive, limit: int) -> None:
+        self._receive, self._limit, self._left, self._whole = receive, limit, limit, False
 
     async def __call__(self) -> Message:
-        if self._whole:  # what comes now is that the client goes away
+        if self._whole:  # the next message says that the client went away
             return await self._receive()
         try:
             message = await asyncio.wait_for(self._receive(), BODY_SECONDS)
         except TimeoutError as error:
-            raise BodyTooSlowError from error
+            raise BodyTooSlowError(
+                f"No piece of the body arrived in {BODY_SECONDS:g} seconds. Send it faster."
+            ) from error
         self._left -= len(message.get("body", b""))
         self._whole = not message.get("more_body", False)
         if self._left < 0:
-            raise BodyTooLargeError
+            raise BodyTooLargeError(_too_large(self._limit))
         return message
 
 
+def _too_large(limit: int) -> str:
+    return f"The body is larger than {limit / 1e6:g} MB, the maximum. Send a smaller image."
+
+
 def client_of(scope: Scope) -> str:
-    """The address of the client, by which requests are limited."""
+    """Return the address of the client, by which requests are limited."""
     return scope["client"][0] if scope.get("client") else "unknown"
 
 
 def problem(status: int, detail: str, **headers: str) -> JSONResponse:
-    """A refusal that says why."""
+    """Return a refusal with its reason."""
     return JSONResponse({"detail": detail}, status, headers)

@@ -1,12 +1,11 @@
-"""What the operator offers by name: classifiers, denoisers, noise levels, example images."""
+"""The served models by name: classifiers, denoisers, noise levels and example images."""
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Float
@@ -21,9 +20,9 @@ from denoised_smoothing.remote.protocol import CopyClassifier
 from denoised_smoothing.smoothing.classifier import SmoothedClassifier
 
 NO_DENOISER = "none"
-_ROUNDS = 4
 EXAMPLES = 24
-"""Images of the data set that are offered."""
+"""Number of images of the data set that are served."""
+_ROUNDS = 4
 
 _log = logging.getLogger(__name__)
 
@@ -39,29 +38,50 @@ class ExampleImage:
 
 @dataclass(frozen=True)
 class Model:
-    """A classifier with the denoisers and noise levels that go with it."""
+    """A classifier with the denoisers and noise levels that fit it.
+
+    Args:
+        name: of the classifier.
+        denoisers: names.
+        sigmas: noise levels.
+        shape: [C, H, W] of the images; others are converted to it.
+        label_names: by label; None if unknown.
+        examples: images of that shape.
+    """
 
     name: str
-    spec: str
-    denoisers: Mapping[str, str]
-    """Specs by name."""
+    denoisers: tuple[str, ...]
     sigmas: tuple[float, ...]
     shape: tuple[int, int, int]
-    """[C, H, W] of the images, to which others are brought."""
     label_names: tuple[str, ...] | None
     examples: tuple[ExampleImage, ...]
+
+    @property
+    def default_denoiser(self) -> str:
+        """The first denoiser, if there is one."""
+        return next((name for name in self.denoisers if name != NO_DENOISER), NO_DENOISER)
+
+    def example(self, name: str) -> ExampleImage:
+        """Return the example of that name.
+
+        Raises:
+            SettingError: there is none.
+        """
+        examples = {example.name: example for example in self.examples}
+        _check_served("example", name, examples)
+        return examples[name]
 
 
 @dataclass(frozen=True)
 class ServedNames:
-    """What the operator named: specs by name, folders of bundles by name.
+    """The names that the operator gives to specs and bundles.
 
     Args:
-        classifiers, denoisers: specs by name; ``none`` is a denoiser without being named.
+        classifiers, denoisers: specs by name; the denoiser ``none`` is always served.
         bundles: folders by name.
-        sigmas: noise levels that may be asked for.
-        examples: the data set whose first images are offered where they fit; None for none.
-        resolution: side of the images for classifiers that do not say theirs.
+        sigmas: noise levels.
+        examples: the data set whose first images are served to the models that fit; None for none.
+        resolution: side of the images, for classifiers that do not state it.
         engine, device: as of :class:`SmoothedClassifier`.
     """
 
@@ -83,95 +103,98 @@ class ServedNames:
 class ServedModels:
     """The models by name, and the smoothed classifiers made of them, each once.
 
-    Everything is loaded when the service starts; a request names, and never loads.
+    All models are loaded when the service starts. A request names models and never loads one.
 
     Raises:
-        SettingError: nothing is offered, or a classifier does not say its resolution or has
-            answers that are bought.
+        SettingError: no model is named, a classifier does not state its resolution, or is remote.
     """
 
     def __init__(self, names: ServedNames) -> None:
         self._names, self._lock = names, threading.Lock()
         self._sigmas = tuple(sorted(map(check_sigma, names.sigmas)))
-        self._made: dict[tuple[str, str, float], SmoothedClassifier] = {}
+        self._smoothed: dict[tuple[str, str, float], SmoothedClassifier] = {}
         self._withdrawn: set[tuple[str, str, float]] = set()
-        self._denoisers = {name: load_denoiser(spec) for name, spec in names.denoisers.items()}
-        self._denoisers.pop(NO_DENOISER, None)
+        denoisers = {NO_DENOISER: NO_DENOISER, **names.denoisers}
+        self._denoisers = {name: load_denoiser(spec) for name, spec in denoisers.items()}
+        self._denoisers[NO_DENOISER] = None
         self._classifiers: dict[str, Classifier] = {}
-        self._examples = _examples(names.examples)
-        self.label_names = (
-            None if names.examples is None else load_dataset(names.examples).label_names
-        )
-        models = [self._classifier(name, spec) for name, spec in names.classifiers.items()]
-        models += [self._bundle(name, folder) for name, folder in names.bundles.items()]
+        self._examples: tuple[ExampleImage, ...] = ()
+        self._label_names: tuple[str, ...] | None = None
+        if names.examples is not None:
+            dataset = load_dataset(names.examples)
+            first = (dataset[index] for index in range(min(EXAMPLES, len(dataset))))
+            self._examples = tuple(ExampleImage(str(e.index), e.image, e.label) for e in first)
+            self._label_names = dataset.label_names
+        models = [self._load(name, spec) for name, spec in names.classifiers.items()]
+        models += [self._load_bundle(name, folder) for name, folder in names.bundles.items()]
         if not models:
-            raise SettingError("nothing to serve; name a --classifier NAME=SPEC or a --bundle")
+            raise SettingError("No model is named. Name one with --classifier or --bundle.")
         self.models = {model.name: model for model in models}
 
-    def smoothed(self, model: str, denoiser: str, sigma: float) -> SmoothedClassifier:
-        """The smoothed classifier of these names.
+    def model(self, name: str | None) -> Model:
+        """Return the model of that name, or the first one.
 
         Raises:
-            SettingError: one of them is not offered; names those that are.
+            SettingError: it is not served.
         """
-        found = _named("classifier", model, self.models)
-        _named("denoiser", denoiser, found.denoisers)
-        if sigma not in found.sigmas:
-            offered = ", ".join(f"{value:g}" for value in found.sigmas)
-            raise SettingError(f"sigma {sigma:g} is not offered; expected one of {offered}")
-        key = (model, denoiser, sigma)
+        name = name or next(iter(self.models))
+        _check_served("classifier", name, self.models)
+        return self.models[name]
+
+    def smoothed(self, classifier: str, denoiser: str, sigma: float) -> SmoothedClassifier:
+        """Return the smoothed classifier of these names.
+
+        Raises:
+            SettingError: one of them is not served; the message names those that are.
+        """
+        model, key = self.model(classifier), (classifier, denoiser, sigma)
+        _check_served("denoiser", denoiser, model.denoisers)
+        _check_served("sigma", sigma, model.sigmas)
         if key in self._withdrawn:
             raise SettingError(
-                f"{model} with {denoiser} at sigma {sigma:g} does not work here; the log of the "
-                "service says why"
+                f"{classifier} with denoiser {denoiser} at sigma {sigma:g} failed when the service "
+                "started. Its log names the reason; choose another denoiser or sigma."
             )
         with self._lock:
-            if key not in self._made:
-                front = self._denoisers[denoiser] if denoiser != NO_DENOISER else None
-                self._made[key] = self._smooth(self._classifiers[model], sigma, front)
-            return self._made[key]
+            if key not in self._smoothed:
+                self._smoothed[key] = self._smooth(
+                    self._classifiers[classifier], sigma, self._denoisers[denoiser]
+                )
+            return self._smoothed[key]
 
     def prepare(self, stopped: Callable[[], bool]) -> None:
-        """Convert and compile all that is offered; what does not work is offered no longer.
+        """Convert and compile all models; withdraw those that fail.
 
-        Before anything is counted: tracing a model changes how modules are called in the whole
-        process. Converting one pipeline may touch weights that another shares, which is then
-        converted again: so in rounds, until nothing changes.
+        This comes before anything is counted: tracing a model changes how modules are called in
+        the whole process. Converting a pipeline may touch weights that another one shares, which
+        is then converted again, so this takes rounds until nothing changes.
         """
-        held: list[object] = []
+        earlier: list[object] = []
         for _ in range(_ROUNDS):
-            made = [
+            engines = [
                 None if stopped() else self._engine(model, denoiser, sigma)
                 for model in self.models.values()
                 for sigma in model.sigmas
                 for denoiser in model.denoisers
             ]
-            if made == held or stopped():
+            if engines == earlier or stopped():
                 return
-            held = made
+            earlier = engines
 
     def _engine(self, model: Model, denoiser: str, sigma: float) -> object:
-        """What executes a combination, after it was executed once; None where it does not work."""
-        if (model.name, denoiser, sigma) in self._withdrawn:
+        """Return the engine of a combination, after one forward pass; None if it fails."""
+        key = (model.name, denoiser, sigma)
+        if key in self._withdrawn:
             return None
         image = np.full(model.shape, 128 / 255, np.float32)
         try:
-            smoothed = self.smoothed(model.name, denoiser, sigma)
+            smoothed = self.smoothed(*key)
             smoothed.labels(image, "prepared", 0, 1)
             return smoothed.choice(image).engine
         except DenoisedSmoothingError as error:
-            _log.error("%s, %s, sigma %g: %s", model.name, denoiser, sigma, error)
-            self._withdrawn.add((model.name, denoiser, sigma))
+            _log.error("%s, %s, sigma %g: %s", *key, error)
+            self._withdrawn.add(key)
             return None
-
-    def example(self, model: str, name: str) -> ExampleImage:
-        """The example of that name.
-
-        Raises:
-            SettingError: there is none.
-        """
-        examples = {example.name: example for example in self.models[model].examples}
-        return _named("example", name, examples)
 
     def _smooth(
         self, classifier: Classifier, sigma: float, denoiser: Denoiser | None
@@ -180,72 +203,60 @@ class ServedModels:
             classifier, sigma, denoiser, engine=self._names.engine, device=self._names.device
         )
 
-    def _classifier(self, name: str, spec: str) -> Model:
+    def _load(self, name: str, spec: str) -> Model:
         classifier = self._classifiers[name] = load_classifier(spec)
         if isinstance(classifier, CopyClassifier):
             raise SettingError(
-                f"the answers of {spec!r} are bought one by one, and a service would buy them for "
-                "whoever asks; serve a classifier that runs here"
+                f"The classifier {spec!r} is remote, and every client would spend its budget. "
+                "Serve a classifier that runs on this machine."
             )
         plain = self._smooth(classifier, self._sigmas[0], None)
         side = plain.resolution or self._names.resolution
         if side is None:
             raise SettingError(
-                f"the classifier {name!r} does not say the size of its images; name it with "
-                "--resolution PIXELS, to which images are brought before the noise"
+                f"The classifier {name!r} does not state the size of its images. Set it with "
+                "--resolution PIXELS; images are resized and cropped to it before the noise."
             )
         shape = (plain.channels or 3, side, side)
-        fitting = {NO_DENOISER: NO_DENOISER}
-        for key, front in self._denoisers.items():
+        fitting = []
+        for key, denoiser in self._denoisers.items():
             try:
-                self._smooth(classifier, self._sigmas[0], front).prepare(
+                self._smooth(classifier, self._sigmas[0], denoiser).prepare(
                     np.zeros(shape, np.float32)
                 )
             except (SettingError, ImageError):  # made for other images
                 continue
-            fitting[key] = self._names.denoisers[key]
-        return self._model(name, spec, fitting, self._sigmas, shape, classifier)
+            fitting.append(key)
+        return self._model(name, classifier, fitting, self._sigmas, shape)
 
-    def _bundle(self, name: str, folder: str) -> Model:
+    def _load_bundle(self, name: str, folder: str) -> Model:
         smoothed = load_bundle(folder, device=self._names.device)
-        fixed, bundle = smoothed.execution.fixed, smoothed.bundle
-        assert fixed is not None
+        bundle = smoothed.bundle
         assert bundle is not None
         whole = bundle.denoiser.startswith("mean:")
         denoiser = bundle.denoiser if whole else bundle.denoiser.rpartition("/")[2]
-        self._made[name, denoiser, smoothed.sigma] = smoothed
-        channels, height, width = fixed.shape
-        shape, specs = (channels, height, width), {denoiser: bundle.denoiser}
-        return self._model(
-            name, bundle.classifier, specs, (smoothed.sigma,), shape, smoothed.classifier
-        )
+        self._smoothed[name, denoiser, smoothed.sigma] = smoothed
+        return self._model(name, smoothed.classifier, [denoiser], (smoothed.sigma,), bundle.shape)
 
     def _model(
         self,
         name: str,
-        spec: str,
-        denoisers: Mapping[str, str],
+        classifier: object,
+        denoisers: Sequence[str],
         sigmas: tuple[float, ...],
         shape: tuple[int, int, int],
-        classifier: object,
     ) -> Model:
         examples = tuple(e for e in self._examples if e.image.shape == shape)
-        names = getattr(classifier, "label_names", None) or (self.label_names if examples else None)
-        return Model(name, spec, denoisers, sigmas, shape, names, examples)
+        names = getattr(classifier, "label_names", None) or (
+            self._label_names if examples else None
+        )
+        return Model(name, tuple(denoisers), sigmas, shape, names, examples)
 
 
-def _examples(spec: str | None) -> tuple[ExampleImage, ...]:
-    if spec is None:
-        return ()
-    dataset = load_dataset(spec)
-    found = (dataset[index] for index in range(min(EXAMPLES, len(dataset))))
-    return tuple(ExampleImage(str(e.index), e.image, e.label) for e in found)
-
-
-_Thing = TypeVar("_Thing")
-
-
-def _named(kind: str, name: str, known: Mapping[str, _Thing]) -> _Thing:
+def _check_served(kind: str, name: str | float, known: Iterable[str | float]) -> None:
     if name not in known:
-        raise SettingError(f"no {kind} {name!r} is offered; expected one of {', '.join(known)}")
-    return known[name]
+        names = ", ".join(f"{each:g}" if isinstance(each, float) else each for each in known)
+        shown = f"{name:g}" if isinstance(name, float) else repr(name)
+        raise SettingError(
+            f"The {kind} {shown} is not served; expected one of {names}. Choose one."
+        )

@@ -1,4 +1,4 @@
-"""The server: uvicorn, stopped so that requests come to their end or are kept."""
+"""The HTTP server (uvicorn); when it stops, requests end or are stored."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _IDLE_SECONDS = 15
 
 
 class _Server(uvicorn.Server):
-    """Tells the service of the signal, so that it takes no more and knows why clients go."""
+    """Closes the service at the signal, before clients are disconnected."""
 
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
         super().__init__(config)
@@ -29,10 +29,10 @@ class _Server(uvicorn.Server):
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens, before anything is loaded; port 0 takes a free one.
+    """Open a socket before models are loaded; port 0 takes a free one.
 
     Raises:
-        SettingError: the address cannot be had.
+        SettingError: the address is not available.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     opened = socket.socket(family)
@@ -42,14 +42,14 @@ def listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         opened.close()
         raise SettingError(
-            f"cannot listen on {host} port {port} ({error.strerror or error}); name a free one "
-            "with --port, and an address of this machine with --host"
+            f"Cannot listen on {host} port {port}: {error.strerror or error}. Choose a free port "
+            "with --port, and an address of this machine with --host."
         ) from error
     return opened
 
 
 def serve(service: Service, opened: socket.socket, access: Access) -> None:
-    """Answer requests until SIGINT or SIGTERM; then as long as the limits grant, and no longer."""
+    """Answer requests until SIGINT or SIGTERM, and pending ones until their grace ends."""
     config = uvicorn.Config(
         create_app(service, access),
         log_level="warning",

@@ -1,4 +1,7 @@
-"""Stored runs as plain values for JSON; the numbers are those of :mod:`.reporting`."""
+"""JSON views of the progress and the result of a request, and of stored runs.
+
+Radii are rounded down; the numbers of runs are those of :mod:`~denoised_smoothing.reporting`.
+"""
 
 from __future__ import annotations
 
@@ -33,170 +36,68 @@ from denoised_smoothing.reporting.tables import caption, headings, measure, meth
 from denoised_smoothing.smoothing.classifier import SmoothedClassifier
 from denoised_smoothing.store import Store, StoredRun
 
-
-def listed(run: StoredRun, finished: int) -> dict[str, Any]:
-    """A run in the list."""
-    settings = run.settings
-    return {
-        "run": run.name,
-        "data": settings["data"],
-        "classifier": settings["classifier"],
-        "denoiser": settings["denoiser"],
-        "sigma": settings["sigma"],
-        "plan": settings["plan"]["kind"],
-        "finished": finished,
-        "created": run.created.isoformat(timespec="seconds"),
-    }
-
-
-def compared(store: Store, names: Sequence[str]) -> dict[str, Any]:
-    """Table and curves of one or several runs.
-
-    Raises:
-        RunNotFoundError: there is no run of one of the names.
-        SettingError: they cannot be compared, or have no finished image.
-    """
-    if not names or len(names) > 20:
-        raise SettingError(f"name 1 to 20 runs to compare, got {len(names)}")
-    runs = [load_results(store, name) for name in names]
-    rows = comparison(runs, default_radii(runs))
-    tables = [rows]
-    best = best_over_sigma(rows)
-    if len(best) < len(rows):
-        tables.append(best)
-    return {
-        "caption": caption(rows),
-        "measure": measure(runs),
-        "differing": differing_settings(runs),
-        "unproven": unproven_runs(runs),
-        "tables": [
-            {"headings": headings(table), "rows": [row.texts() for row in table]}
-            for table in tables
-        ],
-        "curves": [_curve(name, run) for name, run in zip(method_names(runs), runs, strict=True)],
-    }
-
-
-def described(store: Store, name: str) -> dict[str, Any]:
-    """A run with its settings."""
-    run = load_results(store, name)
-    return {
-        **listed(run.run, len(run.images)),
-        "unfinished": run.unfinished,
-        "method": run.method,
-        "settings": {**run.run.settings, "seed": str(run.run.seed)},
-        "info": {key: run.run.info.get(key) for key in ("versions", "engine")},
-        "with_pictures": sorted({example.image_id for example in store.examples(name)}),
-    }
-
-
-def image_rows(run: RunResults) -> list[dict[str, Any]]:
-    """One row an image."""
-    names = run.run.info.get("label_names")
-    return [_image(image, names) for image in run.images]
-
-
-def image_details(store: Store, name: str, index: int) -> dict[str, Any]:
-    """An image of a run: votes, certificate and, where they were kept, pictures.
-
-    Raises:
-        RunNotFoundError: there is no run of that name.
-        SettingError: it has no finished image of that index.
-    """
-    run = load_results(store, name)
-    names = run.run.info.get("label_names")
-    image = next((image for image in run.images if image.index == index), None)
-    if image is None:
-        raise SettingError(f"the run has no finished image {index}")
-    pictures: dict[str, list[str]] = {}
-    for example in store.examples(name):
-        if example.image_id == image.image_id:
-            uri = "data:image/png;base64," + base64.b64encode(example.png).decode()
-            pictures.setdefault(example.kind, []).append(uri)
-    return {
-        **_image(image, names),
-        "votes": votes(image.certificate.counts, names),
-        "counted": image.certificate.counts.n,
-        "pictures": pictures,
-        "certificate": image.certificate.to_dict(),
-    }
-
-
-def _image(image: ImageResult, names: Sequence[str] | None) -> dict[str, Any]:
-    return {
-        "index": image.index,
-        "image_id": image.image_id,
-        "true_label": name_of(image.true_label, names),
-        "label": name_of(image.predicted, names),
-        "radius": round_down(image.radius),
-        "correct": image.correct if image.true_label is not None else None,
-        "calls": image.certificate.calls,
-        "seconds": round(image.seconds, 4),
-    }
-
-
-def _curve(name: str, run: RunResults) -> dict[str, Any]:
-    radii, shares = accuracy_steps(run)
-    return {
-        "run": run.run.name,
-        "method": name,
-        "sigma": run.sigma,
-        "radii": [round_down(float(radius), 6) for radius in radii],
-        "shares": [round(float(share), 4) for share in shares],
-    }
-
-
-Counts = Mapping[Stage, LabelCounts]
-ServedNames = Sequence[str] | None
+LabelNames = Sequence[str] | None
 SHOWN_VOTES = 5
-"""Labels with the most votes that are shown."""
-AT_ONCE = 4
-"""Copies that are sent together."""
+"""Number of labels shown, those with the most votes."""
+COPIES_IN_EVENT = 4
+"""Number of noisy copies sent together."""
 
 
-def name_of(label: int | None, names: ServedNames) -> str | None:
-    """The name of a label: its number where it has none."""
+def label_name(label: int | None, names: LabelNames) -> str | None:
+    """Return the name of a label, or its number if it has no name."""
     if label is None:
         return None
     return str(names[label]) if names and 0 <= label < len(names) else str(label)
 
 
-def picture(image: Float[np.ndarray, "c h w"]) -> str:
-    """The image as a data URI; values beyond [0, 1] are clipped."""
-    return "data:image/png;base64," + base64.b64encode(to_png(image)).decode()
-
-
-def votes(counts: LabelCounts, names: ServedNames) -> list[dict[str, Any]]:
-    """The labels with the most votes, the first ones."""
+def votes(counts: LabelCounts, names: LabelNames) -> list[dict[str, Any]]:
+    """View the labels with the most votes."""
     top = sorted(range(len(counts.votes)), key=lambda label: (-counts.of(label), label))
     return [
-        {"label": label, "name": name_of(label, names), "count": counts.of(label)}
+        {"label": label, "name": label_name(label, names), "count": counts.of(label)}
         for label in top[:SHOWN_VOTES]
         if counts.of(label)
     ]
 
 
-def certifying(
-    plan: SamplingPlan, parameters: SmoothingParameters, counts: Counts, names: ServedNames
-) -> dict[str, Any]:
-    """How far a certificate is: votes, and the bound and the radius from the copies so far.
+def picture(image: Float[np.ndarray, "c h w"]) -> str:
+    """Return the image as a data URI; values beyond [0, 1] are clipped."""
+    return _data_uri(to_png(image))
 
-    Of an anytime plan they are proven at any moment. Of others ``proven`` is false: they are what
-    so many copies prove if their number was fixed before, and only the last are.
+
+def _data_uri(png: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(png).decode()
+
+
+def certificate_progress(
+    plan: SamplingPlan,
+    parameters: SmoothingParameters,
+    counts: Mapping[Stage, LabelCounts],
+    names: LabelNames,
+) -> dict[str, Any]:
+    """View votes, and the lower bound and radius of the copies so far.
+
+    ``proven`` is true for an anytime plan, whose bound holds at any time. For other plans it is
+    false: bound and radius would hold if the number of copies had been fixed in advance.
     """
-    selection = counts.get(Stage.SELECTION)
-    estimation = counts.get(Stage.ESTIMATION)
-    shown = estimation if estimation is not None and estimation.n else selection
-    if isinstance(plan, Anytime) and estimation is not None and estimation.n:
-        so_far = plan.certificate(counts, parameters)
-        lower, radius, proven = so_far.lower_bound, so_far.radius, True
-    else:
-        lower, radius, proven = *_as_if_fixed(parameters, selection, estimation), False
+    selection, estimation = counts.get(Stage.SELECTION), counts.get(Stage.ESTIMATION)
+    n, lower, radius, proven = 0, 0.0, 0.0, False
+    if estimation is not None and estimation.n:
+        n, proven = estimation.n, isinstance(plan, Anytime)
+        candidate = None if selection is None else selection.top()
+        if proven:
+            so_far = plan.certificate(counts, parameters)
+            lower, radius = so_far.lower_bound, so_far.radius
+        elif candidate is not None:
+            failure = clopper_pearson_upper(n - estimation.of(candidate), n, parameters.alpha)
+            lower = 1.0 - failure
+            radius = gaussian_radius(parameters.sigma, failure, parameters.error)
+    shown = estimation if n else selection
     return {
-        "calls": sum(votes.n for votes in counts.values()),
+        "calls": sum(stage.n for stage in counts.values()),
         "of": plan.most_calls(),
-        "n": 0 if estimation is None else estimation.n,
-        "stage": Stage.SELECTION.value if shown is selection else Stage.ESTIMATION.value,
+        "n": n,
+        "stage": Stage.ESTIMATION.value if n else Stage.SELECTION.value,
         "votes": [] if shown is None else votes(shown, names),
         "counted": 0 if shown is None else shown.n,
         "lower_bound": round_down(lower, 6),
@@ -205,70 +106,33 @@ def certifying(
     }
 
 
-def _as_if_fixed(
-    parameters: SmoothingParameters, selection: LabelCounts | None, estimation: LabelCounts | None
-) -> tuple[float, float]:
-    candidate = None if selection is None else selection.top()
-    if candidate is None or estimation is None or not estimation.n:
-        return 0.0, 0.0
-    others = estimation.n - estimation.of(candidate)
-    failure = clopper_pearson_upper(others, estimation.n, parameters.alpha)
-    return 1.0 - failure, gaussian_radius(parameters.sigma, failure, parameters.error)
+def prediction_progress(n: int, counts: LabelCounts, names: LabelNames) -> dict[str, Any]:
+    """View the votes so far of ``n`` copies."""
+    shown = votes(counts, names)
+    return {"calls": counts.n, "of": n, "n": counts.n, "votes": shown, "counted": counts.n}
 
 
-def predicting(n: int, counts: Counts, names: ServedNames) -> dict[str, Any]:
-    """How far a prediction is."""
-    shown = counts[Stage.PREDICTION]
-    return {"calls": shown.n, "of": n, "n": shown.n, "votes": votes(shown, names),
-            "counted": shown.n}  # fmt: skip
-
-
-def certified(certificate: Certificate, names: ServedNames) -> dict[str, Any]:
-    """The answer with its radius, in plain words too."""
-    return {
-        "label": certificate.label,
-        "label_name": name_of(certificate.label, names),
-        "radius": round_down(certificate.radius, 6),
-        "sentence": sentence(certificate, names),
-        "votes": votes(certificate.counts, names),
-        "counted": certificate.counts.n,
-        "certificate": certificate.to_dict(),
-    }
-
-
-def sentence(certificate: Certificate, names: ServedNames) -> str:
-    """What the certificate says, for readers who never heard of one."""
-    confidence = f"confidence {_percent(certificate.alpha)} %"
-    name = name_of(certificate.label, names)
-    if name is None:
-        return (
-            "No answer can be guaranteed: the noisy copies do not agree enough on one label to "
-            f"prove anything ({confidence})."
-        )
-    return (
-        f"The answer is “{name}”, and it cannot change within radius "
-        f"{format_down(certificate.radius)} ({confidence})."
-    )
-
-
-def predicted(prediction: Prediction, names: ServedNames) -> dict[str, Any]:
-    """The answer without a radius."""
-    name = name_of(prediction.label, names)
-    confidence = f"confidence {_percent(prediction.alpha)} %"
-    return {
-        "label": prediction.label,
+def result(found: Certificate | Prediction, names: LabelNames) -> dict[str, Any]:
+    """View a certificate or a prediction, also as a sentence."""
+    name, certified = label_name(found.label, names), isinstance(found, Certificate)
+    confidence = f"confidence {100 * (1 - found.alpha):.10g} %"
+    view: dict[str, Any] = {
+        "label": found.label,
         "label_name": name,
-        "sentence": f"The answer is “{name}” ({confidence})."
-        if name is not None
-        else f"The copies do not agree enough to say which label wins ({confidence}).",
-        "votes": votes(prediction.counts, names),
-        "counted": prediction.counts.n,
-        "prediction": prediction.to_dict(),
+        "votes": votes(found.counts, names),
+        "counted": found.counts.n,
+        "certificate" if certified else "prediction": found.to_dict(),
     }
-
-
-def _percent(alpha: float) -> str:
-    return f"{100 * (1 - alpha):.10g}"
+    within = ""
+    if isinstance(found, Certificate):
+        view["radius"] = round_down(found.radius, 6)
+        within = f", and it cannot change within radius {format_down(found.radius)}"
+    view["sentence"] = (
+        f"The classifier abstains: too few noisy copies agree on one label ({confidence})."
+        if name is None
+        else f"The answer is “{name}”{within} ({confidence})."
+    )
+    return view
 
 
 def shown_copies(
@@ -276,9 +140,9 @@ def shown_copies(
     image: Float[np.ndarray, "c h w"],
     image_id: str,
     seed: int,
-    names: ServedNames,
+    names: LabelNames,
 ) -> list[dict[str, Any]]:
-    """Pictures of the first copies that a certificate counts, each with the classifier's answer."""
+    """View the first copies that a certificate counts, each with the classifier's label."""
     count = 24 if max(image.shape[1:]) <= 64 else 8
     noisy, denoised = smoothed.copies(image, image_id, seed, count)
     labels = smoothed.labels(image, image_id, seed, count)
@@ -287,21 +151,23 @@ def shown_copies(
             "noisy": picture(noisy[i]),
             "denoised": None if smoothed.denoiser is None else picture(denoised[i]),
             "label": labels[i],
-            "name": name_of(labels[i], names),
+            "name": label_name(labels[i], names),
         }
         for i in range(count)
     ]
     return [
-        {"first": start, "of": count, "copies": copies[start : start + AT_ONCE]}
-        for start in range(0, count, AT_ONCE)
+        {"first": start, "of": count, "copies": copies[start : start + COPIES_IN_EVENT]}
+        for start in range(0, count, COPIES_IN_EVENT)
     ]
 
 
-def perturbed(image: Float[np.ndarray, "c h w"], radius: float, seed: int) -> dict[str, Any] | None:
-    """A random change as long as the radius allows, and the image with it, on the 8-bit grid.
+def random_change(
+    image: Float[np.ndarray, "c h w"], radius: float, seed: int
+) -> dict[str, Any] | None:
+    """View a random change as long as the radius allows, and the image with it.
 
-    Its direction is uniform over all directions; the pixels stay in [0, 1]. None where the radius
-    is too small to change a pixel.
+    Its direction is uniform over all directions; the pixels stay in [0, 1] and on the 8-bit grid.
+    None if the radius is too small to change a pixel.
     """
     random = np.random.default_rng(seed)
     moved = image + random.standard_normal(image.shape).astype(np.float32) * radius
@@ -317,6 +183,120 @@ def perturbed(image: Float[np.ndarray, "c h w"], radius: float, seed: int) -> di
     }
 
 
-def failure(error: Exception) -> str:
-    """What a client is told went wrong: messages of this package, and no others."""
-    return str(error) if isinstance(error, DenoisedSmoothingError) else "something went wrong here"
+def without_pictures(answer: dict[str, Any]) -> dict[str, Any]:
+    """Return an answer as it is stored: without pictures that can be drawn again."""
+    kept = {key: value for key, value in answer.items() if key != "perturbation"}
+    image = {key: value for key, value in answer["image"].items() if key != "picture"}
+    return {**kept, "image": image}
+
+
+def failure(error: BaseException | None) -> str:
+    """Return the message of an error of this package; other errors may name private paths."""
+    known = isinstance(error, DenoisedSmoothingError)
+    return str(error) if known else "The request failed. The log of the service names the reason."
+
+
+def run_row(run: StoredRun, finished: int) -> dict[str, Any]:
+    """View a run in the list."""
+    settings = run.settings
+    return {
+        "run": run.name,
+        "data": settings["data"],
+        "classifier": settings["classifier"],
+        "denoiser": settings["denoiser"],
+        "sigma": settings["sigma"],
+        "plan": settings["plan"]["kind"],
+        "finished": finished,
+        "created": run.created.isoformat(timespec="seconds"),
+    }
+
+
+def run_details(store: Store, name: str) -> dict[str, Any]:
+    """View a run with its settings."""
+    run = load_results(store, name)
+    return {
+        **run_row(run.run, len(run.images)),
+        "unfinished": run.unfinished,
+        "method": run.method,
+        "settings": {**run.run.settings, "seed": str(run.run.seed)},
+        "info": {key: run.run.info.get(key) for key in ("versions", "engine")},
+        "with_pictures": sorted({example.image_id for example in store.examples(name)}),
+    }
+
+
+def compared_runs(store: Store, names: Sequence[str]) -> dict[str, Any]:
+    """View tables and curves of one or several runs.
+
+    Raises:
+        RunNotFoundError: there is no run of one of the names.
+        SettingError: the runs cannot be compared, or have no finished image.
+    """
+    runs = [load_results(store, name) for name in names]
+    rows = comparison(runs, default_radii(runs))
+    best = best_over_sigma(rows)
+    tables = [rows, best] if len(best) < len(rows) else [rows]
+    return {
+        "caption": caption(rows),
+        "measure": measure(runs),
+        "differing": differing_settings(runs),
+        "unproven": unproven_runs(runs),
+        "tables": [
+            {"headings": headings(table), "rows": [row.texts() for row in table]}
+            for table in tables
+        ],
+        "curves": [_curve(name, run) for name, run in zip(method_names(runs), runs, strict=True)],
+    }
+
+
+def _curve(name: str, run: RunResults) -> dict[str, Any]:
+    radii, shares = accuracy_steps(run)
+    return {
+        "run": run.run.name,
+        "method": name,
+        "sigma": run.sigma,
+        "radii": [round_down(float(radius), 6) for radius in radii],
+        "shares": [round(float(share), 4) for share in shares],
+    }
+
+
+def image_rows(run: RunResults) -> list[dict[str, Any]]:
+    """View the images of a run, one row each."""
+    return [_image(image, run.run.info.get("label_names")) for image in run.images]
+
+
+def image_details(store: Store, name: str, index: int) -> dict[str, Any]:
+    """View an image of a run: votes, certificate and stored pictures.
+
+    Raises:
+        RunNotFoundError: there is no run of that name.
+        SettingError: it has no finished image of that index.
+    """
+    run = load_results(store, name)
+    names = run.run.info.get("label_names")
+    image = next((image for image in run.images if image.index == index), None)
+    if image is None:
+        raise SettingError(f"The run has no finished image {index}. Choose one of its images.")
+    pictures: dict[str, list[str]] = {}
+    for example in store.examples(name):
+        if example.image_id == image.image_id:
+            pictures.setdefault(example.kind, []).append(_data_uri(example.png))
+    return {
+        **_image(image, names),
+        "votes": votes(image.certificate.counts, names),
+        "counted": image.certificate.counts.n,
+        "pictures": pictures,
+        "certificate": image.certificate.to_dict(),
+    }
+
+
+def _image(image: ImageResult, names: LabelNames) -> dict[str, Any]:
+    return {
+        "index": image.index,
+        "image_id": image.image_id,
+        "true_label": label_name(image.true_label, names),
+        "label": label_name(image.predicted, names),
+        "radius": round_down(image.radius),
+        "correct": image.correct if image.true_label is not None else None,
+        "calls": image.certificate.calls,
+        "seconds": round(image.seconds, 4),
+    }

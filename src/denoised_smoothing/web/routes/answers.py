@@ -1,4 +1,4 @@
-"""Predictions, certificates and attacks; the requests that were taken."""
+"""Predictions, certificates and attacks, and the list of accepted requests."""
 
 from __future__ import annotations
 
@@ -12,42 +12,30 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
+from denoised_smoothing.web import schemas
 from denoised_smoothing.web.job_store import JobRecord
-from denoised_smoothing.web.jobs import Job as Taken
-from denoised_smoothing.web.request_body import body_of, read_request
-from denoised_smoothing.web.schemas import (
-    AttackAnswer,
-    AttackRequest,
-    CertificateAnswer,
-    CertificateRequest,
-    ImageRequest,
-    Job,
-    PredictionAnswer,
-    PredictionRequest,
-    Problem,
-)
+from denoised_smoothing.web.jobs import AttackJob, CertificateJob, Job, PredictionJob
+from denoised_smoothing.web.request_body import body_of, read_body
+from denoised_smoothing.web.schemas import Problem
 from denoised_smoothing.web.security import client_of, problem
 from denoised_smoothing.web.service import Service
 
-REFUSALS: dict[int | str, dict[str, Any]] = {
+Responses = dict[int | str, dict[str, Any]]
+REFUSALS: Responses = {
     400: {"model": Problem, "description": "The body cannot be read."},
     401: {"model": Problem, "description": "An API key is needed."},
-    403: {"model": Problem, "description": "Another host name, or a page of another site."},
+    403: {"model": Problem, "description": "Unexpected host name, or a page of another site."},
     413: {"model": Problem, "description": "The body is too large."},
-    422: {"model": Problem, "description": "Something asked for is out of range; says what."},
+    422: {"model": Problem, "description": "A parameter is out of range; the detail names it."},
     429: {
         "model": Problem,
-        "description": "Too many requests; Retry-After says when to come back.",
+        "description": "Too many requests; Retry-After says when to retry.",
         "headers": {"Retry-After": {"schema": {"type": "integer"}, "description": "Seconds."}},
     },
-    500: {"model": Problem, "description": "The classifier failed, or the service."},
+    500: {"model": Problem, "description": "The classifier or the service failed."},
     503: {"model": Problem, "description": "The service is being stopped, or its store fails."},
 }
-ANSWERING = {
-    **REFUSALS,
-    202: {"model": Job, "description": "Taken (with Prefer: respond-async)."},
-    415: {"model": Problem, "description": "Neither JSON nor a form."},
-}
+NOT_FOUND: Responses = {404: {"model": Problem}, **REFUSALS}
 EVENTS = {
     "text/event-stream": {
         "schema": {"type": "string"},
@@ -60,145 +48,147 @@ router = APIRouter(prefix="/v1", tags=["answers"])
 
 
 def service_of(request: Request) -> Service:
-    """The service of the application."""
+    """Return the service of the application."""
     service: Service = request.app.state.service
     return service
 
 
+def _responses(answer: type[schemas.Answer]) -> Responses:
+    return {
+        200: {"model": answer, "content": EVENTS},
+        202: {"model": schemas.Job, "description": "Accepted (with Prefer: respond-async)."},
+        415: {"model": Problem, "description": "The body is neither JSON nor a form."},
+        **REFUSALS,
+    }
+
+
 @router.post(
     "/predictions",
-    openapi_extra=body_of(PredictionRequest),
-    responses={200: {"model": PredictionAnswer, "content": EVENTS}, **ANSWERING},
+    openapi_extra=body_of(schemas.PredictionRequest),
+    responses=_responses(schemas.PredictionAnswer),
 )
 async def predict(request: Request) -> Response:
-    """The smoothed classifier's label of an image, without a radius.
+    """Predict the label of an image, without a radius.
 
-    With ``Accept: text/event-stream`` its progress as events (progress, result or error), with
-    ``Prefer: respond-async`` only the name under which it is found later. Otherwise the answer;
-    a client that goes away before it frees the work.
+    With ``Accept: text/event-stream`` the response is a stream of events: progress, then result or
+    error. With ``Prefer: respond-async`` it is the name of the request, whose answer
+    ``GET /v1/jobs/{job}`` returns later. Otherwise it is the answer; if the client disconnects
+    before, the request is cancelled.
     """
-    return await _answer(request, "prediction", PredictionRequest)
+    return await _answer(request, PredictionJob)
 
 
 @router.post(
     "/certificates",
-    openapi_extra=body_of(CertificateRequest),
-    responses={200: {"model": CertificateAnswer, "content": EVENTS}, **ANSWERING},
+    openapi_extra=body_of(schemas.CertificateRequest),
+    responses=_responses(schemas.CertificateAnswer),
 )
 async def certify(request: Request) -> Response:
-    """The label of an image, and the radius within which it provably does not change.
+    """Return the label of an image, and the radius within which it provably does not change.
 
     Headers as for predictions; with ``pictures`` there are also events ``copies``.
     """
-    return await _answer(request, "certificate", CertificateRequest)
+    return await _answer(request, CertificateJob)
 
 
 @router.post(
     "/attacks",
-    openapi_extra=body_of(AttackRequest),
-    responses={200: {"model": AttackAnswer, "content": EVENTS}, **ANSWERING},
+    openapi_extra=body_of(schemas.AttackRequest),
+    responses=_responses(schemas.AttackAnswer),
 )
 async def break_it(request: Request) -> Response:
-    """Look for a change of at most a length that leads to another label (PGD); judge it anew."""
-    return await _answer(request, "attack", AttackRequest)
+    """Attack an image (PGD) with a change of limited length, and predict its label again."""
+    return await _answer(request, AttackJob)
 
 
-@router.get("/jobs", responses={200: {"model": list[Job]}, **REFUSALS})
+@router.get("/jobs", responses={200: {"model": list[schemas.Job]}, **REFUSALS})
 def jobs(request: Request, limit: Annotated[int, Query(ge=1, le=200)] = 50) -> JSONResponse:
-    """The newest requests that were taken."""
-    return JSONResponse([_told(record) for record in service_of(request).journal.newest(limit)])
+    """List the newest accepted requests."""
+    return JSONResponse([_view(job) for job in service_of(request).job_store.newest(limit)])
 
 
-@router.get("/jobs/{job}", responses={200: {"model": Job}, 404: {"model": Problem}, **REFUSALS})
+@router.get("/jobs/{job}", responses={200: {"model": schemas.Job}, **NOT_FOUND})
 def job(request: Request, job: _Id) -> JSONResponse:
-    """What became of a request."""
-    return JSONResponse(_told(_found(request, job)))
+    """Return the state of a request, and its answer if it is done."""
+    return JSONResponse(_view(_stored(request, job)))
 
 
-@router.get(
-    "/jobs/{job}/events",
-    responses={200: {"content": EVENTS}, 404: {"model": Problem}, **REFUSALS},
-)
+@router.get("/jobs/{job}/events", responses={200: {"content": EVENTS}, **NOT_FOUND})
 async def watch(request: Request, job: _Id) -> Response:
-    """The events of a request that is on its way; leaving does not end it."""
-    running = service_of(request).job(job)
-    if running is None:
-        raise HTTPException(404, "no such request is on its way")
-    return StreamingResponse(_events(running), media_type="text/event-stream")
+    """Stream the events of a pending request. Disconnecting does not cancel it."""
+    return _stream(_events(_pending(request, job)))
 
 
-@router.post(
-    "/jobs/{job}/resume",
-    responses={200: {"model": CertificateAnswer}, 404: {"model": Problem}, **ANSWERING},
-)
+@router.post("/jobs/{job}/resume", responses={**_responses(schemas.CertificateAnswer), **NOT_FOUND})
 async def resume(request: Request, job: _Id) -> Response:
-    """Go on with a request that was interrupted: same noise, no copy twice."""
-    record = await run_in_threadpool(_found, request, job)
-    service = service_of(request)
-    taken = await run_in_threadpool(service.resume, record, client_of(request.scope))
-    return await _respond(request, taken)
+    """Resume a request that was interrupted, with the same noise and the counts so far."""
+    record = await run_in_threadpool(_stored, request, job)
+    client = client_of(request.scope)
+    return await _respond(
+        request, await run_in_threadpool(service_of(request).resume, record, client)
+    )
 
 
-@router.delete("/jobs/{job}", status_code=204, responses={404: {"model": Problem}, **REFUSALS})
+@router.delete("/jobs/{job}", status_code=204, responses=NOT_FOUND)
 def cancel(request: Request, job: _Id) -> Response:
-    """Let go of a request that is on its way."""
-    running = service_of(request).job(job)
-    if running is None:
-        raise HTTPException(404, "no such request is on its way")
-    service_of(request).cancel(running)
+    """Cancel a pending request."""
+    service_of(request).cancel(_pending(request, job))
     return Response(status_code=204)
 
 
-async def _answer(request: Request, kind: str, form: type[ImageRequest]) -> Response:
-    ask, content = await read_request(request, form)
-    client, service = client_of(request.scope), service_of(request)
-    taken = await run_in_threadpool(service.submit, kind, ask, content, client)
-    return await _respond(request, taken)
+async def _answer(request: Request, kind: type[Job]) -> Response:
+    body, content = await read_body(request, kind.schema)
+    service, client = service_of(request), client_of(request.scope)
+    job = await run_in_threadpool(service.submit, kind, body, content, client)
+    return await _respond(request, job)
 
 
-async def _respond(request: Request, taken: Taken) -> Response:
+async def _respond(request: Request, job: Job) -> Response:
     service = service_of(request)
     if "text/event-stream" in request.headers.get("accept", ""):
-        return StreamingResponse(_owned(service, taken), media_type="text/event-stream")
+        return _stream(_own_events(service, job))
     if "respond-async" in request.headers.get("prefer", ""):
-        await run_in_threadpool(service.journal.flush)
-        record = await run_in_threadpool(service.journal.get, taken.id)
-        return JSONResponse(None if record is None else _told(record), 202)
-    end = asyncio.create_task(taken.feed.ended())
+        await run_in_threadpool(service.job_store.flush)
+        return JSONResponse(_view(await run_in_threadpool(_stored, request, job.id)), 202)
+    end = asyncio.create_task(job.events.ended())
     gone = asyncio.create_task(_gone(request))
     try:
         await asyncio.wait((end, gone), return_when=asyncio.FIRST_COMPLETED)
         if not end.done():
-            return Response(status_code=499)  # nobody reads it
+            return Response(status_code=499)  # the client disconnected
         event, values = end.result()
     finally:
         for task in (end, gone):
             task.cancel()
-        service.cancel(taken)  # unless it is at its end, nobody waits for it any more
+        service.cancel(job)  # without effect on one that ended
     if event == "result":
         return JSONResponse(values)
     return problem(503 if service.closing else 500, values["detail"])
 
 
 async def _gone(request: Request) -> None:
-    """Wait until the client goes away."""
+    """Wait until the client disconnects."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
 
-async def _owned(service: Service, taken: Taken) -> AsyncIterator[str]:
-    """The events of a request that is for this client alone."""
+def _stream(events: AsyncIterator[str]) -> Response:
+    return StreamingResponse(events, media_type="text/event-stream")
+
+
+async def _own_events(service: Service, job: Job) -> AsyncIterator[str]:
+    """Yield the events of a request, and cancel it if its client disconnects."""
     try:
-        async for text in _events(taken):
+        async for text in _events(job):
             yield text
     finally:
         if not service.closing:
-            service.cancel(taken)
+            service.cancel(job)
 
 
-async def _events(taken: Taken) -> AsyncIterator[str]:
-    yield _event("accepted", {"job": taken.id, "kind": taken.kind})
-    async for event, values in taken.feed.follow():
+async def _events(job: Job) -> AsyncIterator[str]:
+    yield _event("accepted", {"job": job.id, "kind": job.kind})
+    async for event, values in job.events.follow():
         yield _event(event, values) if values is not None else ": still here\n\n"
 
 
@@ -206,14 +196,21 @@ def _event(event: str, values: dict[str, Any]) -> str:
     return f"event: {event}\ndata: {json.dumps(values)}\n\n"
 
 
-def _found(request: Request, id: str) -> JobRecord:
-    record = service_of(request).journal.get(id)
+def _pending(request: Request, id: str) -> Job:
+    job = service_of(request).job(id)
+    if job is None:
+        raise HTTPException(404, "No request of that name is pending. GET /v1/jobs lists all.")
+    return job
+
+
+def _stored(request: Request, id: str) -> JobRecord:
+    record = service_of(request).job_store.get(id)
     if record is None:
-        raise HTTPException(404, "no such request is kept")
+        raise HTTPException(404, "No request of that name is stored. GET /v1/jobs lists all.")
     return record
 
 
-def _told(record: JobRecord) -> dict[str, Any]:
+def _view(record: JobRecord) -> dict[str, Any]:
     return {
         "job": record.id,
         "kind": record.kind,

@@ -1,4 +1,4 @@
-"""What is offered, and whether the service is well."""
+"""The served models, and the health and metrics of the service."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Request
 from starlette.responses import JSONResponse, Response
 
+from denoised_smoothing.errors import SettingError
 from denoised_smoothing.images import to_png
-from denoised_smoothing.web.routes.answers import REFUSALS, service_of
+from denoised_smoothing.web.routes.answers import NOT_FOUND, REFUSALS, service_of
 from denoised_smoothing.web.schemas import Problem
 from denoised_smoothing.web.security import problem
-from denoised_smoothing.web.views import name_of
+from denoised_smoothing.web.views import label_name
 
 router = APIRouter()
-_PNG: dict[int | str, dict[str, Any]] = {200: {"content": {"image/png": {}}}, **REFUSALS}
 
 
-@router.get("/v1/models", tags=["what is offered"], responses=REFUSALS)
+@router.get("/v1/models", tags=["models"], responses=REFUSALS)
 def models(request: Request) -> dict[str, Any]:
-    """Classifiers, denoisers, noise levels and examples by name, and the limits of requests."""
+    """List the names of classifiers, denoisers, noise levels and examples, and the limits."""
     service = service_of(request)
     return {
         "ready": service.ready.is_set(),
@@ -36,36 +36,36 @@ def models(request: Request) -> dict[str, Any]:
                 "shape": list(model.shape),
                 "label_names": model.label_names,
                 "examples": [
-                    {"name": example.name, "label": name_of(example.label, model.label_names)}
+                    {"name": example.name, "label": label_name(example.label, model.label_names)}
                     for example in model.examples
                 ],
             }
-            for model in service.offer.models.values()
+            for model in service.served.models.values()
         ],
     }
 
 
 @router.get(
     "/v1/models/{classifier}/examples/{example}",
-    tags=["what is offered"],
-    responses={**_PNG, 404: {"model": Problem}},
+    tags=["models"],
+    responses={200: {"content": {"image/png": {}}}, **NOT_FOUND},
 )
 def example(
     request: Request,
     classifier: Annotated[str, Path(max_length=200)],
     example: Annotated[str, Path(max_length=200)],
 ) -> Response:
-    """The picture of an example."""
-    model = service_of(request).offer.models.get(classifier)
-    found = {} if model is None else {e.name: e for e in model.examples}
-    if example not in found:
-        return problem(404, "there is no such example")
-    return Response(to_png(found[example].image), media_type="image/png")
+    """Return the picture of an example."""
+    try:
+        image = service_of(request).served.model(classifier).example(example).image
+    except SettingError as error:
+        return problem(404, str(error))
+    return Response(to_png(image), media_type="image/png")
 
 
 @router.get("/healthz", tags=["operation"], responses={403: {"model": Problem}})
 def healthz() -> dict[str, str]:
-    """Whether the process answers at all."""
+    """Return whether the process answers."""
     return {"status": "ok"}
 
 
@@ -73,12 +73,12 @@ def healthz() -> dict[str, str]:
     "/readyz", tags=["operation"], responses={403: {"model": Problem}, 503: {"model": Problem}}
 )
 def readyz(request: Request) -> JSONResponse:
-    """Whether requests are answered without delay: models are loaded, and it is not stopped."""
+    """Return whether the models are prepared and the service is not being stopped."""
     service = service_of(request)
     if service.closing:
-        return problem(503, "the service is being stopped")
+        return problem(503, "The service is being stopped. Retry when it is back.")
     if not service.ready.is_set():
-        return problem(503, "models are still being prepared")
+        return problem(503, "The service is still preparing its models. Retry later.")
     return JSONResponse({"status": "ready"})
 
 
@@ -86,6 +86,6 @@ def readyz(request: Request) -> JSONResponse:
     "/metrics", tags=["operation"], responses={200: {"content": {"text/plain": {}}}, **REFUSALS}
 )
 def metrics(request: Request) -> Response:
-    """Counters in the text format of Prometheus."""
+    """Return counters in the text format of Prometheus."""
     text = service_of(request).metrics.text()
     return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")

@@ -1,4 +1,4 @@
-"""The page: static files of the package, read once; nothing else can be named."""
+"""The web page: static files of the package, read once; no other file can be requested."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ router = APIRouter(include_in_schema=False)
 
 @router.get("/")
 def index(request: Request) -> Response:
-    """The page."""
+    """Return the page."""
     return _file(request, "index.html")
 
 
 @router.get("/static/{name}")
 def static(request: Request, name: str) -> Response:
-    """A file of the page."""
+    """Return a file of the page."""
     return _file(request, name)
 
 
 @cache
 def _files() -> dict[str, tuple[bytes, str]]:
-    """Content and tag of each file by its name; the theme is that of the report."""
+    """Return content and tag of each file by its name; the theme is that of the report."""
     found = [*(resources.files("denoised_smoothing.web") / "static").iterdir()]
     found.append(resources.files("denoised_smoothing.reporting") / "theme.css")
     contents = {
@@ -47,7 +47,7 @@ def _files() -> dict[str, tuple[bytes, str]]:
 
 def _file(request: Request, name: str) -> Response:
     if name not in _files():
-        raise HTTPException(404, "there is no such file")
+        raise HTTPException(404, "The page has no file of that name.")
     content, tag = _files()[name]
     headers = {"etag": tag, "cache-control": "no-cache"}
     if request.headers.get("if-none-match") == tag:

@@ -1,4 +1,4 @@
-"""Stored runs: list, table and curves, images, downloads, report."""
+"""Stored runs: list, tables and curves, images, downloads, report."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, Response
 from denoised_smoothing.reporting import export as write_export
 from denoised_smoothing.reporting import load_results, write_report
 from denoised_smoothing.reporting.export import ExportFormat
-from denoised_smoothing.web import views as results
+from denoised_smoothing.web import views
 from denoised_smoothing.web.routes.answers import REFUSALS, service_of
 from denoised_smoothing.web.schemas import Problem
 
@@ -23,7 +23,10 @@ _TYPES = {
     ExportFormat.CSV: "text/csv",
     ExportFormat.PARQUET: "application/vnd.apache.parquet",
 }
-_REFUSALS = {**REFUSALS, 404: {"model": Problem, "description": "There is no run of that name."}}
+_REFUSALS = {
+    **REFUSALS,
+    404: {"model": Problem, "description": "The store has no run of that name."},
+}
 _Run = Annotated[str, Path(max_length=300, description="The name of a run.")]
 _Runs = Annotated[list[str], Query(alias="run", max_length=20, description="Names of runs.")]
 
@@ -32,33 +35,31 @@ router = APIRouter(prefix="/v1", tags=["runs"], responses=_REFUSALS)
 
 @router.get("/runs")
 def runs(request: Request) -> list[dict[str, Any]]:
-    """All runs, the newest first."""
+    """List all runs, the newest first."""
     store = service_of(request).store
     finished = store.finished()
-    return [results.listed(run, finished.get(run.name, 0)) for run in reversed(store.runs())]
+    return [views.run_row(run, finished.get(run.name, 0)) for run in reversed(store.runs())]
 
 
 @router.get("/comparison")
 def comparison(request: Request, run: _Runs) -> dict[str, Any]:
-    """Table and curves of certified accuracy of one or several runs."""
-    return results.compared(service_of(request).store, run)
+    """Compare one or several runs: tables and curves of certified accuracy."""
+    return views.compared_runs(service_of(request).store, run)
 
 
 @router.get("/report", responses={200: {"content": {"text/html": {}}}})
 def report(request: Request, run: _Runs) -> Response:
-    """The report of one or several runs: one HTML file that needs nothing else."""
+    """Return an HTML report of one or several runs, in one file."""
     store = service_of(request).store
-
-    def write(path: File) -> None:
-        write_report(store, run, path)
-
-    return _download(write, "report.html", "text/html; charset=utf-8")
+    return _download(
+        lambda path: write_report(store, run, path), "report.html", "text/html; charset=utf-8"
+    )
 
 
 @router.get("/runs/{name:path}/images/{index}")
 def image(request: Request, name: _Run, index: Annotated[int, Path(ge=0, le=2**31)]) -> Any:
-    """An image of a run: votes, certificate, pictures where they were kept."""
-    return results.image_details(service_of(request).store, name, index)
+    """Return an image of a run: votes, certificate and stored pictures."""
+    return views.image_details(service_of(request).store, name, index)
 
 
 @router.get("/runs/{name:path}/images")
@@ -68,8 +69,8 @@ def images(
     offset: Annotated[int, Query(ge=0, le=2**31)] = 0,
     limit: Annotated[int, Query(ge=1, le=1000)] = 200,
 ) -> dict[str, Any]:
-    """The images of a run, by index."""
-    rows = results.image_rows(load_results(service_of(request).store, name))
+    """List the images of a run, by index."""
+    rows = views.image_rows(load_results(service_of(request).store, name))
     return {"total": len(rows), "images": rows[offset : offset + limit]}
 
 
@@ -78,7 +79,7 @@ def images(
     responses={200: {"content": {kind: {} for kind in _TYPES.values()}}},
 )
 def export(request: Request, name: _Run, format: ExportFormat = ExportFormat.TSV) -> Response:
-    """The run as a file: tsv with the columns of Cohen et al. 2019, csv or parquet with all."""
+    """Export a run: tsv with the columns of Cohen et al. 2019, csv or parquet with all."""
     run = load_results(service_of(request).store, name)
     return _download(
         lambda path: write_export(run, format, path), f"run.{format.value}", _TYPES[format]
@@ -87,14 +88,14 @@ def export(request: Request, name: _Run, format: ExportFormat = ExportFormat.TSV
 
 @router.get("/runs/{name:path}")
 def run(request: Request, name: _Run) -> JSONResponse:
-    """A run with its settings."""
+    """Return a run with its settings."""
     if not name:
-        raise HTTPException(404, "name a run")
-    return JSONResponse(results.described(service_of(request).store, name))
+        raise HTTPException(404, "The path names no run. GET /v1/runs lists all.")
+    return JSONResponse(views.run_details(service_of(request).store, name))
 
 
 def _download(write: Callable[[File], None], name: str, kind: str) -> Response:
-    """What a function writes into a file, as a download."""
+    """Return the file that a function writes."""
     with tempfile.TemporaryDirectory() as folder:
         path = File(folder) / name
         write(path)
