@@ -225,7 +225,7 @@ class TestCertify:
         assert after == before
         outcome = run(*DIGITS, "--run", "b", "--more", "100")
         assert outcome.code == 2
-        assert "there is no run 'b' to continue by 100 copies" in outcome.message
+        assert "There is no run 'b' to extend by 100 copies" in outcome.message
 
     def test_noise_is_on_the_grid_unless_asked(self, run: Run) -> None:
         arguments = ("certify", picture("grey.png"), *TOY, *SMALL, "--json")
@@ -248,8 +248,8 @@ class TestCertify:
 
     def test_label_names_that_differ_are_noted(self, run: Run) -> None:
         outcome = run(*DIGITS, "--json")
-        assert outcome.err.startswith("note: the label names of the data (0, 1, 2, ...) and of")
-        assert "differ; labels are compared by their numbers" in outcome.message
+        assert outcome.err.startswith("note: The label names of the data (0, 1, 2, ...) and of")
+        assert "differ. Labels are compared by their numbers" in outcome.message
         assert outcome.json
 
     def test_other_settings_under_the_same_name_are_refused(self, run: Run) -> None:

@@ -233,7 +233,7 @@ def test_offline_takes_nothing_from_other_copies(fake: Any, folder: Path, tmp_pa
         with pytest.raises(RunMismatchError, match=r"sigma: 0\.25 in the run, 0\.3 requested"):
             other.execute(store)
         local = SmoothedClassifier(lambda images: images.mean(dim=(2, 3)), sigma=0.25)
-        with pytest.raises(SettingError, match="keeps none; leave it out"):
+        with pytest.raises(SettingError, match=r"is a local one\. Remove --offline"):
             CertificationRun(
                 local, load_dataset(f"folder:{folder}"), ANYTIME, 0.001, "python:a:b", "none",
                 answers_of="run",

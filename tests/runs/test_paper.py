@@ -167,9 +167,7 @@ def test_what_ships_is_taken_for_its_own_networks_alone(
     told = {"surrogates": json.dumps([weights_digest(resnet(0))])}
     save_denoiser(path, UNet(width=8, outer=1, inner=1), "unet", told)
     monkeypatch.setattr(shipped, "shipped_denoisers", lambda: {WHITE.name: path})
-    monkeypatch.setattr(
-        recipes_module, "load_bundled_denoiser", lambda name: load_denoiser_file(path)
-    )
+    monkeypatch.setattr(shipped, "load_shipped_denoiser", lambda name: load_denoiser_file(path))
     ours = Networks(classifier=resnet(0), folder=tmp_path)
     assert denoiser_spec(WHITE, ours) == WHITE.name
     with pytest.raises(SettingError, match=r"'cifar10-resnet56' .* does not ship for this"):

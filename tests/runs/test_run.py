@@ -1,4 +1,4 @@
-"""runs.py: what is stored, what goes on, what is refused, and what survives."""
+"""Runs: what is stored, resumed and refused, and what survives a failure."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import csv
 import io
 import math
 import platform
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
@@ -33,8 +34,9 @@ from denoised_smoothing.errors import (
 from denoised_smoothing.models.classifiers import ImageClassifier
 from denoised_smoothing.noise import noisy_copies
 from denoised_smoothing.reporting import ExportFormat, export, load_results
-from denoised_smoothing.runs import writer as recorder
+from denoised_smoothing.runs import writer
 from denoised_smoothing.runs.run import CertificationRun
+from denoised_smoothing.runs.shards import Shard
 from denoised_smoothing.runs.writer import RunProgress
 from denoised_smoothing.smoothing import scheduler as scheduling
 from denoised_smoothing.smoothing.classifier import SmoothedClassifier, Stage
@@ -335,7 +337,7 @@ class TestIdentity:
         before = counts(store)
         [begun] = [image for image in store.images("run") if not image.finished]
         changed = made(read=lambda index: 1 - VALUES[index])
-        said = f"image '{begun.image_id}' is not the one that run 'run' began with: the data"
+        said = f"Image '{begun.image_id}' differs from the one that run 'run' began with: the data"
         with pytest.raises(StoreError, match=said):
             request(dataset=changed).execute(store)
         assert counts(store) == before
@@ -472,21 +474,23 @@ class TestMore:
         assert store.run("run") == run
 
     @pytest.mark.parametrize("cap", [300, 700])
-    def test_beside_another_cap_is_refused(self, begun: Store, cap: int) -> None:
+    def test_together_with_another_cap_is_refused(self, begun: Store, cap: int) -> None:
         before, run = counts(begun), begun.run("run")
         said = (
-            rf"a cap of {cap} copies beside --more 50, for the run 'run' with a cap of 400; leave "
-            "--plan and --max-n out to add .*, or --more to set a larger cap"
+            rf"Got both --max-n {cap} and --more 50, but the run 'run' has a cap of 400 copies. "
+            "Omit --plan and --max-n to add copies, or omit --more to set a larger cap"
         )
         with pytest.raises(SettingError, match=said):
             request(plan=replace(ANYTIME, max_n=cap), more=50).execute(begun)
         assert (counts(begun), begun.run("run")) == (before, run)
         request(plan=ANYTIME, more=300).execute(begun)
-        with pytest.raises(SettingError, match=r"cap of 700 .* a cap of 400 and 300 more; leave"):
+        with pytest.raises(
+            SettingError, match=r"--max-n 700 .* a cap of 400 and 300 more copies\. Omit"
+        ):
             request(plan=replace(ANYTIME, max_n=700), more=50).execute(begun)
 
     def test_without_a_run_is_refused(self, store: Store) -> None:
-        said = r"there is no run 'run' to continue by 300 copies; name one with --run, or leave"
+        said = r"There is no run 'run' to extend by 300 copies\. Name one with --run, or omit"
         with pytest.raises(SettingError, match=said):
             request(plan=ANYTIME, more=300).execute(store)
         assert store.runs() == []
@@ -676,7 +680,7 @@ class Clock:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 100.0
         monkeypatch.setattr(scheduling.time, "perf_counter", lambda: self.now)
-        monkeypatch.setattr(recorder.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(writer.time, "monotonic", lambda: self.now)
 
 
 class TestExamples:
@@ -761,11 +765,55 @@ class TestProgress:
         assert next(p.seconds_left for p in seen if p.images_done == 4) == pytest.approx(60.0)
 
 
+class TestWork:
+    """What is done when, and how often an image is decoded."""
+
+    @staticmethod
+    def counted() -> tuple[ImageDataset, Counter[int]]:
+        """A data set that counts how often each image is decoded."""
+        decoded = Counter[int]()
+
+        def read(index: int) -> np.ndarray:
+            decoded[index] += 1
+            return VALUES[index]
+
+        return made(read=read), decoded
+
+    def test_an_image_is_decoded_once_and_once_more_for_its_pictures(self, store: Store) -> None:
+        dataset, decoded = self.counted()
+        run = request(dataset=dataset, plan=ANYTIME, name=None)
+        assert not decoded
+        run.prepare()
+        assert (run.notes, run.run_name, run.settings["dimension"]) == ((), run.run_name, 64)
+        assert decoded == {0: 1}
+        run.execute(store)
+        assert decoded == {0: 1, **dict.fromkeys(range(1, 6), 2), **dict.fromkeys(range(6, 12), 1)}
+
+    def test_a_finished_run_decodes_the_first_image_alone(self, store: Store) -> None:
+        request().execute(store)
+        dataset, decoded = self.counted()
+        request(dataset=dataset).execute(store)
+        assert decoded == {0: 1}
+
+    def test_preparing_says_what_takes_time(self) -> None:
+        said: list[str] = []
+        run = request()
+        run.prepare(said.append)
+        assert said == ["choosing the engine for images of shape [1, 8, 8]"]
+        assert run.smoothed.fingerprints()[0] == run.settings["classifier_fingerprint"]
+
+    def test_without_specs_the_types_are_recorded(self) -> None:
+        settings = request(classifier=None, denoiser=None).settings
+        assert (settings["classifier"], settings["denoiser"]) == ("Classes", "none")
+        halved = smoothed(denoiser=nn.Identity())
+        assert request(smoothed=halved, denoiser=None).settings["denoiser"] == "Identity"
+
+
 class TestFailures:
     def test_a_store_that_fails_keeps_what_was_saved(
         self, store: Store, uninterrupted: Store, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(recorder, "SAVE_SECONDS", 0)
+        monkeypatch.setattr(writer, "SAVE_SECONDS", 0)
         save, calls = Store.save_images, []
 
         def failing(self: Store, name: str, images: Any) -> None:
@@ -804,7 +852,10 @@ class TestFailures:
         def read(index: int) -> np.ndarray:
             return np.zeros((1, 8, 8 + index // 7), np.float32)
 
-        said = r"5 of 12 images .*'image-7' has shape \[1, 8, 9\], the first one \[1, 8, 8\]; bring"
+        said = (
+            r"5 of 12 images .*'image-7' has shape \[1, 8, 9\], but the first image has "
+            r"\[1, 8, 8\]\. Set"
+        )
         with pytest.raises(ImageError, match=said):
             request(dataset=made(read=read)).execute(store)
         assert [image.finished for image in store.images("run")] == [True] * 7
@@ -820,20 +871,29 @@ class TestFailures:
             ({"plan": ANYTIME, "alpha": 0.5}, SettingError, "alpha up to 0.36"),
             ({"limit": 0}, SettingError, "limit is a number of images .* got 0"),
             ({"stride": -1}, SettingError, "stride is a number of images .* got -1"),
-            ({"resolution": 0}, SettingError, "resolution is a number of pixels"),
-            (
-                {"dataset": made(read=lambda index: np.zeros((3, 8, 8), np.float32)),
-                 "smoothed": smoothed(ImageClassifier(Classes(), (0.5,), (0.5,)))},
-                ImageError, "image 'image-0' is RGB, but the classifier takes grey images",
-            ),
+            ({"resolution": 0}, SettingError, "resolution must be at least 2 pixels, got 0"),
+            ({"shard": Shard(1, 2), "seed": None}, SettingError, "Shard 1/2 has no seed"),
         ],
-        ids=["alpha", "alpha of a plan", "limit", "stride", "resolution", "channels"],
-    )  # fmt: skip
+        ids=["alpha", "alpha of a plan", "limit", "stride", "resolution", "shard"],
+    )
     def test_bad_input_is_refused_before_any_work(
         self, changes: dict[str, Any], error: type[Exception], said: str
     ) -> None:
         with pytest.raises(error, match=said):
             request(**changes)
+
+    def test_an_image_of_other_channels_is_refused_before_the_store_is_touched(
+        self, store: Store
+    ) -> None:
+        coloured = request(
+            dataset=made(read=lambda index: np.zeros((3, 8, 8), np.float32)),
+            smoothed=smoothed(ImageClassifier(Classes(), (0.5,), (0.5,))),
+        )
+        said = "image 'image-0' is RGB, but the classifier takes grey images"
+        for work in (coloured.prepare, lambda: coloured.execute(store)):
+            with pytest.raises(ImageError, match=said):
+                work()
+        assert store.runs() == []
 
 
 class AtOnce:
@@ -860,7 +920,7 @@ def test_what_is_counted_is_stored_within_half_a_second(
 ) -> None:
     """At the end of any forward pass, by a clock that nothing else moves."""
     clock, behind = Clock(monkeypatch), list[float]()
-    monkeypatch.setattr(recorder, "ThreadPoolExecutor", AtOnce)
+    monkeypatch.setattr(writer, "ThreadPoolExecutor", AtOnce)
 
     def told(progress: RunProgress) -> None:
         behind.append((progress.calls - copies(counted(store))) / FORWARD * seconds)
@@ -884,13 +944,13 @@ def test_what_is_counted_is_stored_within_half_a_second(
         (NAMES[:4], NAMES, True),
     ],
 )
-def test_label_note(
+def test_label_names_that_differ_are_noted(
     of_classifier: tuple[str, ...] | None, of_data: tuple[str, ...] | None, noted: bool
 ) -> None:
     classifier = Classes()
     classifier.label_names = of_classifier
-    note = request(smoothed=smoothed(classifier), dataset=made(label_names=of_data)).label_note
-    assert (note is not None) == noted
-    if note:
-        assert note.startswith("the label names of the data (a, b, c, ...) and of the classifier (")
-        assert note.endswith("differ; labels are compared by their numbers")
+    notes = request(smoothed=smoothed(classifier), dataset=made(label_names=of_data)).notes
+    assert len(notes) == noted
+    for note in notes:
+        assert note.startswith("The label names of the data (a, b, c, ...) and of the classifier (")
+        assert note.endswith("differ. Labels are compared by their numbers.")

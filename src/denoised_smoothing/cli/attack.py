@@ -110,7 +110,10 @@ def attack(
     lengths = _lengths(results, radii, share)
     guide = None
     if surrogate is not None or surrogate_denoiser is not None:
-        specs = (surrogate or request.classifier, surrogate_denoiser or request.denoiser)
+        specs = (
+            surrogate or request.settings["classifier"],
+            surrogate_denoiser or request.settings["denoiser"],
+        )
         guide = _smoothed(results.run, *specs, device)
     campaign = Campaign(
         request.smoothed,

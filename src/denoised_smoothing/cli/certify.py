@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from denoised_smoothing.certificates.parameters import EngineName, Noise, Precision
 from denoised_smoothing.cli.cluster_options import (
@@ -280,18 +281,17 @@ def certify(
         calibration=None if calibration is None else load_dataset(calibration),
         command=command_line(),
     )
+    with err.status("preparing") as status:
+        request.prepare(lambda text: status.update(escape(text)))
     for note in (
-        request.label_note,
-        request.reach_note,
+        *request.notes,
         price_note(request.smoothed),
-        *request.engine_notes,
         UNPROVEN if choice.smoothed.noise is Noise.FLOAT else None,
     ):
         if note:
             err.print(f"note: {note}", markup=False)
     with Store(store) as opened:
-        estimate = request.estimate(opened)
-        if remote is not None and estimate is not None:
+        if remote is not None and (estimate := request.estimate(opened)):
             buying.confirm(estimate, remote, choice.classifier)
         try:
             with run_bar() as show:

@@ -59,9 +59,9 @@ def refuse_paid(smoothed: SmoothedClassifier, spec: str) -> None:
     Raises:
         SettingError: it is one.
     """
-    from denoised_smoothing.runs.paid import remote_classifier
+    from denoised_smoothing.remote.classifier import RemoteClassifier
 
-    if remote_classifier(smoothed) is not None:
+    if isinstance(smoothed.classifier, RemoteClassifier):
         raise SettingError(
             f"this command would buy answers of {spec!r} without a limit, and takes no classifier "
             "behind a wire yet; 'certify' and 'predict' do, with --max-queries and --max-cost"

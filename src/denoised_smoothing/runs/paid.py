@@ -1,24 +1,23 @@
-"""What a run has to do with a classifier whose answers are bought: log, labels, cost."""
+"""What a run does for a remote classifier: query log, label numbers, cost."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
-from denoised_smoothing.errors import SettingError
+from denoised_smoothing.errors import RunNotFoundError, SettingError
 from denoised_smoothing.remote.classifier import RemoteClassifier
 from denoised_smoothing.remote.log import StoreLog
 from denoised_smoothing.remote.records import Spending
 from denoised_smoothing.remote.vendors.prices import Price
-from denoised_smoothing.smoothing.classifier import SmoothedClassifier
 from denoised_smoothing.store import Store, StoredRun
 
 
 @dataclass(frozen=True, slots=True)
 class QueryEstimate:
-    """Before queries are bought: the most that are left, what was spent, and the price of one."""
+    """Queries that a run still needs at most, its spending so far, and the price of one query."""
 
     most_queries: int
     spent: Spending
@@ -26,40 +25,35 @@ class QueryEstimate:
 
     @property
     def most_cost(self) -> float:
-        """US dollars for the most queries; 0.0 where the price is not known."""
+        """US dollars for these queries; 0.0 where the price is not known."""
         return self.most_queries * (self.price.dollars if self.price else 0.0)
 
 
-def remote_classifier(smoothed: SmoothedClassifier) -> RemoteClassifier | None:
-    """The classifier, if it is behind a wire."""
-    return smoothed.classifier if isinstance(smoothed.classifier, RemoteClassifier) else None
-
-
 def estimate(store: Store, run: str, remote: RemoteClassifier, most_calls: int) -> QueryEstimate:
-    """What is still to be bought for a run, at most.
+    """Return the queries that a run still needs at most.
 
     Args:
         store: may hold the run already.
         run: its name.
         remote: its classifier.
-        most_calls: classifier calls of the whole run at most.
+        most_calls: maximum classifier calls of the whole run.
     """
-    if all(held.name != run for held in store.runs()):
+    try:
+        store.run(run)
+    except RunNotFoundError:
         return QueryEstimate(most_calls, Spending(), remote.price)
-    ledger = StoreLog(store, run)
-    settled = sum(attempt.final for attempt in ledger.history())
-    return QueryEstimate(max(0, most_calls - settled), ledger.spending(), remote.price)
+    log = StoreLog(store, run)
+    settled = sum(attempt.final for attempt in log.history())
+    return QueryEstimate(max(0, most_calls - settled), log.spending(), remote.price)
 
 
 def with_query_log(
-    remote: RemoteClassifier | None, store: Store, run: StoredRun
+    remote: RemoteClassifier, store: Store, run: StoredRun
 ) -> AbstractContextManager[None]:
-    """Queries of the classifier are logged in the store, and labels numbered as in the run.
+    """Log the classifier's queries in the store, and number its labels as the run does.
 
-    A run on the answers of another one sends nothing.
+    A run on the answers of another one sends no query.
     """
-    if remote is None:
-        return nullcontext()
     source = run.info.get("answers_of")
     remote.forget()
     remote.learn(run.info.get("label_names") or ())
@@ -67,14 +61,14 @@ def with_query_log(
 
 
 def first_names(remote: RemoteClassifier, of_data: Iterable[str] | None) -> tuple[str, ...]:
-    """The labels of a new run by number: those of the data, then those that the rule allows."""
+    """Return the labels of a new run by number: those of the data, then those of the rule."""
     remote.forget()
     return remote.named_after(of_data or ())
 
 
 def begin_offline(
     store: Store,
-    source: str,
+    source: StoredRun,
     name: str,
     *,
     remote: RemoteClassifier | None,
@@ -82,20 +76,20 @@ def begin_offline(
     seed: int | None,
     info: Mapping[str, Any],
 ) -> StoredRun:
-    """A run of its own, on the noise and the answers of another; alpha and plan may differ.
+    """Begin a run on the noise and the answers of another one; alpha and plan may differ.
 
     Raises:
-        SettingError: the classifier keeps no log.
-        RunMismatchError: anything else differs, so that the answers are not of these copies.
+        SettingError: the classifier is a local one, which keeps no log.
+        RunMismatchError: another setting differs, so that the answers are not for these copies.
     """
     if remote is None:
         raise SettingError(
-            f"--offline takes answers from a query log, and the classifier "
-            f"{settings['classifier']!r} keeps none; leave it out"
+            "--offline needs the query log of a remote classifier, and "
+            f"{settings['classifier']!r} is a local one. Remove --offline."
         )
-    held = store.run(source)
-    same = {key: held.settings[key] for key in ("alpha", "plan")}
-    store.begin(source, {**settings, **same}, seed=seed, info={})
-    names = held.info.get("label_names") or info["label_names"]
-    info = {**info, "label_names": names, "answers_of": held.info.get("answers_of", source)}
-    return store.begin(name, settings, seed=held.seed, info=info)
+    same = {key: source.settings[key] for key in ("alpha", "plan")}
+    store.begin(source.name, {**settings, **same}, seed=seed, info={})
+    names = source.info.get("label_names") or info["label_names"]
+    answers_of = source.info.get("answers_of", source.name)
+    info = {**info, "label_names": names, "answers_of": answers_of}
+    return store.begin(name, settings, seed=source.seed, info=info)

@@ -1,4 +1,4 @@
-"""A run: what is stored already, what is left to do, doing it, and recording it."""
+"""A run: which images are certified, under which settings, and the certifying itself."""
 
 from __future__ import annotations
 
@@ -6,84 +6,85 @@ import hashlib
 import json
 import platform
 import re
-import shlex
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import metadata
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 
 from denoised_smoothing.certificates.certificate import SamplingPlan
 from denoised_smoothing.certificates.parameters import EngineName, SmoothingParameters
-from denoised_smoothing.certificates.plans import Anytime, FixedBudget
-from denoised_smoothing.datasets import Example, ImageDataset, select
-from denoised_smoothing.errors import ImageError, SettingError
+from denoised_smoothing.certificates.plans import Anytime
+from denoised_smoothing.datasets import ImageDataset, select
+from denoised_smoothing.errors import ImageError, RunNotFoundError, SettingError
 from denoised_smoothing.images import to_png
+from denoised_smoothing.models import specs
 from denoised_smoothing.remote.classifier import RemoteClassifier
 from denoised_smoothing.runs.paid import (
     QueryEstimate,
     begin_offline,
     estimate,
     first_names,
-    remote_classifier,
     with_query_log,
 )
+from denoised_smoothing.runs.resume import resume
 from denoised_smoothing.runs.shards import OF_SHARDS, Shard
-from denoised_smoothing.runs.writer import RunProgress, RunWriter, is_complete
+from denoised_smoothing.runs.writer import Loaded, RunProgress, RunWriter
 from denoised_smoothing.smoothing.classifier import SmoothedClassifier
 from denoised_smoothing.store import Store, StoredExample, StoredRun
 
 CALIBRATION_IMAGES = 50
-"""Images from whose noisy copies int8 takes its ranges."""
+"""Images whose noisy copies calibrate int8."""
 EXAMPLES = 6
-"""Images of a run that are shown in the report."""
+"""Images of a run that the report shows."""
 EXAMPLE_COPIES = 3
-"""Noisy copies shown of each."""
-
-
-_FOUND = ("engine_version", "forward_shape", "model_digest", "processor")
-"""Settings that the machine decides."""
+"""Noisy copies of each that the report shows."""
+_OF_MACHINE = ("engine_version", "forward_shape", "model_digest", "processor")
+"""Run settings that the machine decides."""
 
 
 @dataclass(frozen=True)
 class CertificationRun:
-    """Certifies images of a data set and stores their counts; goes on where it stopped.
+    """A run that certifies images of a data set and stores their counts; it can be resumed.
+
+    The constructor checks its arguments and does no work; see :meth:`prepare`.
 
     Args:
         smoothed: the smoothed classifier.
         dataset: the images.
         plan: how many noisy copies each image gets.
         alpha: probability that a certificate is wrong, in (0, 1).
-        classifier, denoiser: the specs that name them, for the record.
-        name: of the run; None derives one from the settings, so that the same settings go on.
-        seed: of the noise; None for that of the run if it exists, else for fresh entropy.
-        resolution: side in pixels to which images are brought before the noise; None for the
-            classifier's own, or as they are.
-        limit, stride: which images: every ``stride``-th, at most ``limit``.
-        shard: which part of those images: counts of all parts are joined by :func:`merge`. Parts
-            need one seed, so it must be given.
-        more: continue a run that exists with so many more copies an image, where its plan allows
-            it; the same as a plan with a larger cap.
-        answers_of: send no query: take the answers in the query log of this run, whose alpha and
-            plan may have been others. Images that lack some stay unfinished.
-        calibration: images like those of ``dataset``, from whose noisy copies int8 takes its
-            ranges; None takes those of ``dataset`` (without their labels).
-        method: the run's name in tables.
-        command: what was typed, for the record.
+        classifier, denoiser: their specs, to record. Omit them to use those by which the objects
+            were loaded, or the names of their types.
+        name: of the run; None derives it from the settings, so that equal settings resume it.
+        seed: of the noise; None takes that of the stored run or, for a new one, fresh entropy.
+        resolution: side in pixels to which images are resized and cropped before the noise; None
+            for that of the classifier or, without one, the images as they are.
+        limit, stride: use every ``stride``-th image, at most ``limit``.
+        shard: the part of those images to certify; :func:`merge` joins the counts of all parts.
+            It needs a seed, which all parts share.
+        more: extend the stored run by this many copies of each image, where its plan allows it;
+            the same as a plan with a larger cap.
+        answers_of: send no queries: take the answers in the query log of this run, whose alpha
+            and plan may differ. Images without all answers stay unfinished.
+        calibration: images for the int8 calibration; None takes those of ``dataset`` (without
+            their labels).
+        method: name of the run in tables.
+        command: the command line, to record.
 
     Raises:
-        SettingError, ImageError: bad input.
+        SettingError: an argument is out of range, or a shard has no seed.
     """
 
     smoothed: SmoothedClassifier
     dataset: ImageDataset
     plan: SamplingPlan
     alpha: float
-    classifier: str
-    denoiser: str
+    classifier: str | None = None
+    denoiser: str | None = None
     name: str | None = None
     seed: int | None = None
     resolution: int | None = None
@@ -95,65 +96,62 @@ class CertificationRun:
     calibration: ImageDataset | None = None
     method: str | None = None
     command: str = ""
+    _loaded: dict[int, Loaded] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         self.plan.check_alpha(self.alpha)
+        if self.resolution is not None and self.resolution < 2:
+            raise SettingError(f"resolution must be at least 2 pixels, got {self.resolution}")
         if self.shard is not None and self.seed is None:
             raise SettingError(
-                f"the shards of a run have one seed, so that they can be merged; give --seed to "
-                f"shard {self.shard} and to all others"
+                f"Shard {self.shard} has no seed. Give the same --seed to all shards of a run, so "
+                "that they can be merged."
             )
-        _ = self.settings
+        _ = self.indices
 
     @cached_property
     def indices(self) -> list[int]:
         """Positions in the data set of the images to certify."""
-        indices = self._undivided
+        indices = select(self.dataset, limit=self.limit, stride=self.stride)
         return indices if self.shard is None else self.shard.of_indices(indices)
 
-    @cached_property
-    def _undivided(self) -> list[int]:
-        """Those of all shards."""
-        return select(self.dataset, limit=self.limit, stride=self.stride)
+    def prepare(self, say: Callable[[str], None] = lambda text: None) -> None:
+        """Decode the first image, calibrate int8, and choose the engine. Repeating costs nothing.
 
-    @cached_property
-    def run_name(self) -> str:
-        """The given name, or one that the settings (and a given seed) determine."""
-        if self.name is not None:
-            return self.name
-        # Without the cap, so that a larger one finds the run that it continues.
-        plan = {k: v for k, v in self.settings["plan"].items() if k not in ("max_n", "more")}
-        # What was asked for, not what was found here: another machine continues the same run. All
-        # shards of a run have its name.
-        asked = {k: v for k, v in self.settings.items() if k not in (*_FOUND, *OF_SHARDS)}
-        asked |= {"plan": plan, "engine": self.smoothed.execution.engine.value}
-        identity = json.dumps([asked, self.seed], sort_keys=True)
-        parts = (self.dataset.name, self.classifier, self.denoiser)
-        words = [re.sub(r"\.\w+$", "", part.rstrip("/").rpartition("/")[2]) for part in parts]
-        short = re.sub(r"[^\w.]+", "-", "-".join(words))
-        code = hashlib.sha256(identity.encode()).hexdigest()[:6]
-        if self.answers_of is not None:
-            return f"{self.answers_of}-offline-{code}"
-        return f"{short}-{self.smoothed.sigma:g}-{code}"
+        :meth:`execute` does this if it was not done.
 
-    @cached_property
-    def settings(self) -> dict[str, Any]:
-        """What must be equal for counts to belong to one run."""
+        Args:
+            say: called with a message before each step that takes time.
+
+        Raises:
+            ImageError: an image cannot be read, or its size or channels do not fit.
+            SettingError, MissingExtraError, ClassifierError: the engine is not available.
+        """
         _, first = self.image(self.indices[0])
         if self.smoothed.execution.needs_calibration:
             data = self.dataset if self.calibration is None else self.calibration
+            say(f"calibrating int8 with images of {data.name}")
             calibrate(self.smoothed, data, self.resolution)
+        say(f"choosing the engine for images of shape {list(first.shape)}")
+        self.smoothed.choice(first)
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """The run settings: all that must be equal for counts to belong to one run."""
+        self.prepare()
+        _, first = self.image(self.indices[0])
         classifier, denoiser = self.smoothed.fingerprints()
+        whole = len(select(self.dataset, limit=self.limit, stride=self.stride))
         return {
             "data": self.dataset.name,
             "data_fingerprint": self.dataset.fingerprint,
             "resolution": self.smoothed.resolution if self.resolution is None else self.resolution,
             "stride": self.stride,
-            **({} if self.shard is None else self.shard.settings(len(self._undivided))),
+            **({} if self.shard is None else self.shard.settings(whole)),
             "dimension": int(first.size),
-            "classifier": self.classifier,
+            "classifier": self.classifier or _spec_of(self.smoothed.classifier),
             "classifier_fingerprint": classifier,
-            "denoiser": self.denoiser,
+            "denoiser": self.denoiser or _spec_of(self.smoothed.denoiser),
             "denoiser_fingerprint": denoiser,
             "sigma": self.smoothed.sigma,
             "alpha": self.alpha,
@@ -162,204 +160,176 @@ class CertificationRun:
             **self.smoothed.execution.record(first),
         }
 
-    def image(self, index: int) -> tuple[Example, Float[np.ndarray, "c h w"]]:
-        """An example, and its image at the run's resolution and on the 8-bit grid.
+    @cached_property
+    def run_name(self) -> str:
+        """The given name, or one that the settings (and a given seed) determine."""
+        if self.name is not None:
+            return self.name
+        # Without the cap, so that a larger one finds the run that it extends.
+        plan = {k: v for k, v in self.settings["plan"].items() if k not in ("max_n", "more")}
+        # The requested engine, not the one found here: another machine resumes the same run. All
+        # shards of a run have its name.
+        asked = {k: v for k, v in self.settings.items() if k not in (*_OF_MACHINE, *OF_SHARDS)}
+        asked |= {"plan": plan, "engine": self.smoothed.execution.engine.value}
+        identity = json.dumps([asked, self.seed], sort_keys=True)
+        code = hashlib.sha256(identity.encode()).hexdigest()[:6]
+        if self.answers_of is not None:
+            return f"{self.answers_of}-offline-{code}"
+        parts = [str(self.settings[key]) for key in ("data", "classifier", "denoiser")]
+        words = [re.sub(r"\.\w+$", "", part.rstrip("/").rpartition("/")[2]) for part in parts]
+        short = re.sub(r"[^\w.]+", "-", "-".join(words))
+        return f"{short}-{self.smoothed.sigma:g}-{code}"
+
+    def image(self, index: int) -> Loaded:
+        """Return an example, and its image at the run's resolution and on the 8-bit grid.
 
         Raises:
             ImageError: it cannot be read, or has other channels than the classifier takes.
         """
+        if index in self._loaded:
+            return self._loaded[index]
         example = self.dataset[index]
         name = f"image {example.image_id!r}"
-        return example, self.smoothed.prepare(example.image, self.resolution, name=name)
+        loaded = example, self.smoothed.prepare(example.image, self.resolution, name=name)
+        if index == self.indices[0]:  # needed for engine, parameters and pictures, too
+            self._loaded[index] = loaded
+        return loaded
 
-    def execute(
-        self, store: Store, progress: Callable[[RunProgress], None] | None = None
-    ) -> StoredRun:
-        """Certify what is not yet certified; everything counted is kept whatever happens.
-
-        Raises:
-            RunMismatchError: the run exists with other settings; names what differs.
-            StoreError: the store cannot be written, or the data changed under the run.
-            RemoteError: a classifier behind a wire cannot go on, or its budget is used up.
-            ClassifierError: an answer cannot be used.
-            RunBusyError: another driver works on the run.
-            ImageError: images that cannot be read, or of another size, after all others.
-        """
-        with store.claim(self.run_name):
-            return self._execute(store, progress)
-
-    def _execute(self, store: Store, progress: Callable[[RunProgress], None] | None) -> StoredRun:
-        run = self._begin(store)
-        if not store.examples(run.name):
-            store.save_examples(run.name, self._examples(run.seed))
-        with with_query_log(self.remote, store, run):
-            recorder = RunWriter(self, run, store, progress)
-            try:
-                for task in self.smoothed.count_labels(
-                    recorder.tasks(), recorder.targets, run.seed, on_batch=recorder.counted
-                ):
-                    recorder.finished(task)
-            finally:
-                recorder.close()
-        if recorder.refused:
-            raise ImageError(
-                f"{len(recorder.refused)} of {len(self.indices)} images could not be certified, "
-                f"all others of run {run.name!r} are: {'; '.join(recorder.refused[:3])}"
-            )
-        return run
-
-    @property
-    def remote(self) -> RemoteClassifier | None:
-        """The classifier, if it is behind a wire."""
-        return remote_classifier(self.smoothed)
-
-    def estimate(self, store: Store) -> QueryEstimate | None:
-        """What is still to be bought at most; None where nothing is bought."""
-        if self.remote is None or self.answers_of is not None:
-            return None
-        most_calls = len(self.indices) * self.plan.most_calls()
-        return estimate(store, self.run_name, self.remote, most_calls)
-
-    def _begin(self, store: Store) -> StoredRun:
-        """The run in the store: new, as it was, or with more copies allowed than it was."""
-        if self.answers_of is not None:
-            self._adopt(store.run(self.answers_of))
-            return begin_offline(
-                store, self.answers_of, self.run_name, remote=self.remote,
-                settings=self.settings, seed=self.seed, info=self._info(),
-            )  # fmt: skip
-        held = next((run for run in store.runs() if run.name == self.run_name), None)
-        if held is None:
-            if self.more is not None:
-                raise SettingError(
-                    f"there is no run {self.run_name!r} to continue by {self.more} copies; name "
-                    "one with --run, or leave --more out to start one"
-                )
-            return store.begin(self.run_name, self.settings, seed=self.seed, info=self._info())
-        self._adopt(held)
-        plan = SamplingPlan.from_dict(held.settings["plan"])
-        wanted: SamplingPlan | None
-        # A continuation has the run's own plan, unless another is asked for by name.
-        asked = plan if self.more is not None and self.plan == FixedBudget() else self.plan
-        if self.more is not None:
-            self._check_one_cap(plan, asked)
-        if self.more is None or plan.joined(asked) is None:
-            wanted = plan.joined(self.plan)
-        else:
-            wanted = plan if self._was_interrupted(store, held) else plan.extended(self.more)
-        settings = {**self.settings, "plan": plan.to_dict()}
-        if wanted is None:  # of another kind: the store says what differs
-            settings["plan"] = self.plan.to_dict()
-        store.begin(held.name, settings, seed=self.seed, info={})
-        if wanted is None or wanted == plan:
-            return held
-        return store.extend(held.name, wanted.to_dict(), command=self.command)
-
-    def _adopt(self, held: StoredRun) -> None:
-        """Go on with the engine that the run began with, where none was asked for by name."""
-        if self.smoothed.execution.engine is EngineName.AUTO:
-            engine, (forward, *_) = held.settings["engine"], held.settings["forward_shape"]
-            self.smoothed.execution.adopt(EngineName(engine), forward)
-            del self.__dict__["settings"]
-
-    def _check_one_cap(self, plan: SamplingPlan, asked: SamplingPlan) -> None:
-        """Refuse another cap beside more copies: it is not clear how many are meant in all."""
-        if not (isinstance(plan, Anytime) and isinstance(asked, Anytime)):
-            return
-        if asked.max_n != plan.max_n:
-            held = f"{plan.max_n:,}" + (f" and {plan.more:,} more" if plan.more else "")
-            raise SettingError(
-                f"a cap of {asked.max_n:,} copies beside --more {self.more}, for the run "
-                f"{self.run_name!r} with a cap of {held}; leave --plan and --max-n out to add to "
-                "what it has, or --more to set a larger cap"
-            )
-
-    def _was_interrupted(self, store: Store, held: StoredRun) -> bool:
-        """Whether this very continuation was begun before and has not come to its end.
-
-        The command that an interruption prints names the run as well.
-        """
-        named = f" --run {shlex.quote(held.name)}"
-        begun = [command.removesuffix(named) for command in held.info.get("continued", [])]
-        if begun[-1:] != [self.command.removesuffix(named)]:
-            return False
-        plan, parameters = SamplingPlan.from_dict(held.settings["plan"]), self.parameters(held)
-        complete = {
-            image.image_id
-            for image in store.images(held.name)
-            if is_complete(image, plan, parameters)
-        }
-        return any(self.dataset.image_ids[index] not in complete for index in self.indices)
-
-    def parameters(self, run: StoredRun) -> SmoothingParameters:
-        """What the certificates of the run rest on."""
-        return self._parameters(run.seed)
-
-    def _parameters(self, seed: int) -> SmoothingParameters:
+    def parameters(self, seed: int) -> SmoothingParameters:
+        """Return what the certificates of the run rest on besides the counts."""
         _, first = self.image(self.indices[0])
         return self.smoothed.parameters(first, self.alpha, seed)
 
     @property
-    def label_note(self) -> str | None:
-        """What to tell the user where label names of data and classifier differ, or None."""
-        if self.remote is not None:  # whose labels are compared by their names
-            return None
+    def remote(self) -> RemoteClassifier | None:
+        """The classifier, if it is a remote one."""
+        classifier = self.smoothed.classifier
+        return classifier if isinstance(classifier, RemoteClassifier) else None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know before the images are certified."""
+        _, first = self.image(self.indices[0])
+        notes = list(self.smoothed.choice(first).notes)
         ours = getattr(self.smoothed.classifier, "label_names", None)
         theirs = self.dataset.label_names
-        if ours is None or theirs is None or ours == theirs:
+        # Labels of a remote classifier are compared by their names.
+        if self.remote is None and ours is not None and theirs is not None and ours != theirs:
+            notes.append(
+                f"The label names of the data ({', '.join(theirs[:3])}, ...) and of the classifier "
+                f"({', '.join(ours[:3])}, ...) differ. Labels are compared by their numbers."
+            )
+        if isinstance(self.plan, Anytime) and not self.plan.boundaries(self.parameters(seed=0)):
+            notes.append(
+                f"No radius of {self.plan.radii} can be certified at sigma {self.smoothed.sigma:g} "
+                f"by up to {self.plan.max_n:,} copies, so no copy is drawn. Use a larger sigma, "
+                "smaller --radii or a larger --max-n; 'denoised-smoothing plan' prints the minimum."
+            )
+        return tuple(notes)
+
+    def estimate(self, store: Store) -> QueryEstimate | None:
+        """Return how many queries the run still needs at most; None where it sends none."""
+        if self.remote is None or self.answers_of is not None:
             return None
-        return (
-            f"the label names of the data ({', '.join(theirs[:3])}, ...) and of the classifier "
-            f"({', '.join(ours[:3])}, ...) differ; labels are compared by their numbers"
+        return estimate(
+            store, self.run_name, self.remote, len(self.indices) * self.plan.most_calls()
         )
 
-    @property
-    def engine_notes(self) -> tuple[str, ...]:
-        """What to tell the user about the engine that was chosen."""
-        return self.smoothed.choice(self.image(self.indices[0])[1]).notes
+    def execute(
+        self, store: Store, progress: Callable[[RunProgress], None] | None = None
+    ) -> StoredRun:
+        """Certify the images that are not yet certified. All counts are kept, whatever happens.
 
-    @property
-    def reach_note(self) -> str | None:
-        """What to tell the user where the plan can certify none of its radii, or None."""
-        if not isinstance(self.plan, Anytime):
-            return None
-        if self.plan.boundaries(self._parameters(seed=0)):
-            return None
-        return (
-            f"no radius of {self.plan.radii} can be certified at sigma {self.smoothed.sigma:g} by "
-            f"up to {self.plan.max_n:,} copies, so none is drawn; take a larger sigma, smaller "
-            "--radii or a larger --max-n ('denoised-smoothing plan' names the least)"
-        )
+        Raises:
+            RunMismatchError: the run exists with other settings; names the differences.
+            StoreError: the store cannot be written, or the data changed under the run.
+            RemoteError: a remote classifier failed, or its budget is used up.
+            ClassifierError: an answer cannot be used.
+            RunBusyError: another driver executes the run.
+            ImageError: images that cannot be read, or of another size, after all others.
+        """
+        with store.claim(self.run_name):
+            run = self._begin(store)
+            if not store.examples(run.name):
+                store.save_examples(run.name, list(self._examples(run.seed)))
+            remote = self.remote
+            with nullcontext() if remote is None else with_query_log(remote, store, run):
+                writer = RunWriter(
+                    run,
+                    store,
+                    SamplingPlan.from_dict(run.settings["plan"]),
+                    self.parameters(run.seed),
+                    self.indices,
+                    self.dataset.image_ids,
+                    self.image,
+                    self.image(self.indices[0])[1].shape,
+                    remote,
+                    progress,
+                )
+                try:
+                    for task in self.smoothed.count_labels(
+                        writer.tasks(), writer.targets, run.seed, on_batch=writer.counted
+                    ):
+                        writer.finished(task)
+                finally:
+                    writer.close()
+        if writer.refused:
+            raise ImageError(
+                f"{len(writer.refused)} of {len(self.indices)} images could not be certified; all "
+                f"others of run {run.name!r} are: {' '.join(writer.refused[:3])}"
+            )
+        return run
+
+    def _begin(self, store: Store) -> StoredRun:
+        """Return the stored run: a new one, or the one to resume, on the engine it began with."""
+        try:
+            run = store.run(self.answers_of or self.run_name)
+        except RunNotFoundError:
+            if self.answers_of is not None:
+                raise
+            if self.more is not None:
+                raise SettingError(
+                    f"There is no run {self.run_name!r} to extend by {self.more} copies. Name one "
+                    "with --run, or omit --more to start one."
+                ) from None
+            return store.begin(self.run_name, self.settings, seed=self.seed, info=self._info())
+        if self.smoothed.execution.engine is EngineName.AUTO:
+            engine, (forward, *_) = run.settings["engine"], run.settings["forward_shape"]
+            self.smoothed.execution.adopt(EngineName(engine), forward)
+            self.__dict__.pop("settings", None)
+        if self.answers_of is not None:
+            return begin_offline(
+                store, run, self.run_name, remote=self.remote,
+                settings=self.settings, seed=self.seed, info=self._info(),
+            )  # fmt: skip
+        return resume(
+            store, run, self.settings, self.plan, seed=self.seed, more=self.more,
+            command=self.command, parameters=self.parameters(run.seed),
+            image_ids=[self.dataset.image_ids[index] for index in self.indices],
+        )  # fmt: skip
 
     def _info(self) -> dict[str, Any]:
+        """Return what a new run records about its origin."""
         names = getattr(self.smoothed.classifier, "label_names", None) or self.dataset.label_names
         if self.remote is not None:  # the labels of the data first, so that numbers agree
             names = first_names(self.remote, self.dataset.label_names)
+        choice = self.smoothed.choice(self.image(self.indices[0])[1])
+        packages = ("denoised-smoothing", "torch", "numpy", "scipy")
+        versions = {package: metadata.version(package) for package in packages}
         return {
             "command": self.command,
-            "engine": self._engine_record(),
+            "engine": {"workers": choice.engine.workers, "notes": list(choice.notes)},
             "method": self.method,
             "label_names": None if names is None else list(names),
-            "versions": {
-                "python": platform.python_version(),
-                **{
-                    package: metadata.version(package)
-                    for package in ("denoised-smoothing", "torch", "numpy", "scipy")
-                },
-            },
+            "versions": {"python": platform.python_version(), **versions},
         }
 
-    def _engine_record(self) -> dict[str, Any]:
-        """How the copies are executed here, where it makes no difference to the counts."""
-        choice = self.smoothed.choice(self.image(self.indices[0])[1])
-        return {"workers": choice.engine.workers, "notes": list(choice.notes)}
-
     def _examples(self, seed: int) -> Iterator[StoredExample]:
-        """Pictures of the first images: clean, noisy copies, denoised copies."""
+        """Yield pictures of the first images: clean, noisy copies, denoised copies."""
         for index in self.indices[:EXAMPLES]:
             try:
                 example, image = self.image(index)
-            except ImageError:  # will be named after all others are certified
+            except ImageError:  # reported after all others are certified
                 continue
             noisy, denoised = self.smoothed.copies(image, example.image_id, seed, EXAMPLE_COPIES)
             kinds = [("clean", image[None]), ("noisy", noisy)]
@@ -371,10 +341,10 @@ class CertificationRun:
 
 
 def calibrate(smoothed: SmoothedClassifier, dataset: ImageDataset, resolution: int | None) -> None:
-    """Take the ranges of int8 from images spread evenly over a data set, as they are certified.
+    """Calibrate int8 with images spread evenly over a data set, prepared as those to certify.
 
     Raises:
-        ImageError: one cannot be read, or they differ in size.
+        ImageError: an image cannot be read, or they differ in size.
     """
     stride = max(1, len(dataset.image_ids) // CALIBRATION_IMAGES)
     images = [
@@ -383,11 +353,19 @@ def calibrate(smoothed: SmoothedClassifier, dataset: ImageDataset, resolution: i
     ]
     if len({image.shape for image in images}) > 1:
         raise ImageError(
-            f"the calibration images of {dataset.name} differ in size; bring them to one "
-            "(a resolution)"
+            f"The calibration images of {dataset.name} differ in size. Set a resolution for all "
+            "images."
         )
     smoothed.execution.calibrate(
         np.stack(images),
         calibration_data=dataset.name,
         calibration_fingerprint=dataset.fingerprint,
     )
+
+
+def _spec_of(model: object) -> str:
+    """Return the spec by which a model was loaded, else the name of its type."""
+    if model is None:
+        return "none"
+    remembered = getattr(specs, "spec_of", lambda _: None)(model)
+    return remembered or type(model).__name__

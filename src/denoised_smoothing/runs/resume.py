@@ -1,0 +1,102 @@
+"""The rules by which a stored run resumes, or is extended by more copies of each image."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from denoised_smoothing.certificates.certificate import SamplingPlan
+from denoised_smoothing.certificates.parameters import SmoothingParameters
+from denoised_smoothing.certificates.plans import Anytime, FixedBudget
+from denoised_smoothing.errors import SettingError
+from denoised_smoothing.store import Store, StoredImage, StoredRun
+
+
+def is_complete(image: StoredImage, plan: SamplingPlan, parameters: SmoothingParameters) -> bool:
+    """Return whether an image has all copies of the plan, also after the run was extended."""
+    return image.finished and all(
+        (image.counts[stage].n if stage in image.counts else 0) >= n
+        for stage, n in plan.targets(image.counts, parameters).items()
+    )
+
+
+def resume(
+    store: Store,
+    run: StoredRun,
+    settings: Mapping[str, Any],
+    plan: SamplingPlan,
+    *,
+    seed: int | None,
+    more: int | None,
+    command: str,
+    parameters: SmoothingParameters,
+    image_ids: Sequence[str],
+) -> StoredRun:
+    """Return the stored run, extended if the request needs more copies than its plan allows.
+
+    Args:
+        store: holds the run.
+        run: the stored run.
+        settings, seed: those of the request, to compare.
+        plan: of the request. With ``more``, the default plan stands for that of the run.
+        more: copies of each image to add, or None.
+        command: recorded if the run is extended. A repeated command adds its copies once.
+        parameters: of the run's certificates.
+        image_ids: of the images in the request.
+
+    Raises:
+        RunMismatchError: the request has other settings than the run.
+        SettingError: the plan of the run cannot be extended by ``more``.
+    """
+    held = SamplingPlan.from_dict(run.settings["plan"])
+    if more is not None and plan == FixedBudget():
+        plan = held
+    wanted = held.joined(plan)
+    if more is not None:
+        _check_one_cap(run.name, held, plan, more)
+        if wanted is not None:
+            interrupted = _was_interrupted(store, run, command, held, parameters, image_ids)
+            wanted = held if interrupted else held.extended(more)
+    compared = plan if wanted is None else held  # of another kind: the store names the difference
+    store.begin(run.name, {**settings, "plan": compared.to_dict()}, seed=seed, info={})
+    if wanted is None or wanted == held:
+        return run
+    return store.extend(run.name, wanted.to_dict(), command=command)
+
+
+def _check_one_cap(name: str, held: SamplingPlan, plan: SamplingPlan, more: int) -> None:
+    """Refuse a different cap together with ``more``: the total would be ambiguous."""
+    if not (isinstance(held, Anytime) and isinstance(plan, Anytime)):
+        return
+    if plan.max_n != held.max_n:
+        cap = f"{held.max_n:,}" + (f" and {held.more:,} more" if held.more else "")
+        raise SettingError(
+            f"Got both --max-n {plan.max_n} and --more {more}, but the run {name!r} has a cap of "
+            f"{cap} copies. Omit --plan and --max-n to add copies, or omit --more to set a "
+            "larger cap."
+        )
+
+
+def _was_interrupted(
+    store: Store,
+    run: StoredRun,
+    command: str,
+    plan: SamplingPlan,
+    parameters: SmoothingParameters,
+    image_ids: Sequence[str],
+) -> bool:
+    """Return whether this command extended the run before and did not finish.
+
+    The command that an interruption prints names the run as well.
+    """
+    named = f" --run {shlex.quote(run.name)}"
+    begun = [text.removesuffix(named) for text in run.info.get("continued", [])]
+    if begun[-1:] != [command.removesuffix(named)]:
+        return False
+    complete = {
+        image.image_id
+        for image in store.stream_images(run.name)
+        if is_complete(image, plan, parameters)
+    }
+    return not complete.issuperset(image_ids)
