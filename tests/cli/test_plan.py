@@ -114,16 +114,20 @@ def test_rate_and_price_give_time_and_cost_for_one_image_and_for_all(run: Any) -
         assert part in text.words
 
 
-def test_steps_and_votes_of_a_diffusion_denoiser_are_reckoned_with(run: Any) -> None:
+def test_steps_and_samples_of_a_diffusion_denoiser_are_reckoned_with(run: Any) -> None:
     arguments = ("--radius", "0.5", "--rate", "50", "--price", "0.01", "--images", "10")
-    row = run(*arguments, "--steps", "5", "--votes", "7", "--json").json["expected"][-1]["anytime"]
+    row = run(*arguments, "--steps", "5", "--samples", "7", "--json").json["expected"][-1][
+        "anytime"
+    ]
     assert row["calls"] == pytest.approx(1050)
     assert (row["passes"], row["all_passes"]) == (pytest.approx(5250), pytest.approx(52_500))
     assert (row["seconds"], row["cost"]) == (pytest.approx(21), pytest.approx(10.5))
     assert "passes are those of the denoiser" in run(*arguments, "--steps", "5").words
-    refused = run(*arguments, "--votes", "7")
+    refused = run(*arguments, "--samples", "7")
     assert refused.code == 2
-    assert "--votes 7 over walks of 1 step are all the same" in refused.err
+    assert "samples of 1 step are all equal" in refused.err
+    old = run(*arguments, "--votes", "7")
+    assert (old.code, "Use --samples 7" in old.err) == (2, True)
 
 
 def test_a_radius_beyond_the_cap_names_the_cap_that_reaches_it(run: Any) -> None:

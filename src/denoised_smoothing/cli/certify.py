@@ -399,8 +399,8 @@ def load_smoothed(
 def price_note(smoothed: SmoothedClassifier) -> str | None:
     """What a noisy copy costs, where the denoiser takes several passes of a model."""
     passes = getattr(smoothed.denoiser, "model_calls", 1)
-    votes = getattr(smoothed.denoiser, "votes", 1)
+    samples = getattr(smoothed.denoiser, "samples", 1)
     if passes == 1:
         return None
-    more = f" and {votes} of the classifier" if votes > 1 else ""
+    more = f" and {samples} of the classifier" if samples > 1 else ""
     return f"each noisy copy costs {passes} passes of the denoising model{more}"

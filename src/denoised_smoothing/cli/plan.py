@@ -40,11 +40,12 @@ def plan(
     ] = None,
     price: Annotated[float | None, typer.Option(help="What one classifier call costs.")] = None,
     rate: Annotated[float | None, typer.Option(help="Classifier calls a second.")] = None,
-    steps: Annotated[int, typer.Option(min=1, help="Of a diffusion denoiser: steps a walk.")] = 1,
-    votes: Annotated[
+    steps: Annotated[int, typer.Option(min=1, help="Diffusion denoiser: number of steps.")] = 1,
+    samples: Annotated[
         int,
-        typer.Option(min=1, help="Of a diffusion denoiser: walks, each with a classifier call."),
+        typer.Option(min=1, help="Diffusion denoiser: samples, each with a classifier call."),
     ] = 1,
+    votes: Annotated[int | None, typer.Option(hidden=True)] = None,
     pilot: Annotated[
         str | None,
         typer.Option(
@@ -60,7 +61,9 @@ def plan(
     parameters = SmoothingParameters(
         sigma=sigma, alpha=alpha, dimension=parse_shape(shape), seed=0, noise=noise
     )
-    costs = Costs(1 if images is None else images, price, rate, steps, votes)
+    if votes is not None:
+        raise SettingError(f"--votes is now --samples, got --votes {votes}. Use --samples {votes}.")
+    costs = Costs(1 if images is None else images, price, rate, steps, samples)
     plans = (Anytime(radii=(radius,), max_n=max_n), FixedBudget(n=max_n))
     if pilot is not None and images is None:
         raise SettingError(f"--pilot {pilot} needs --images, how many the whole data set has")
@@ -95,21 +98,21 @@ class Costs:
     price: float | None
     rate: float | None
     steps: int = 1
-    votes: int = 1
+    samples: int = 1
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             if value is not None and not 0.0 < value < float("inf"):
                 raise SettingError(f"--{name} must be above 0 and finite, got {value!r}")
-        if self.votes > 1 and self.steps == 1:
+        if self.samples > 1 and self.steps == 1:
             raise SettingError(
-                f"--votes {self.votes} over walks of 1 step are all the same: noise is drawn "
-                "between steps; take --steps 2 or more"
+                "samples of 1 step are all equal, because noise is drawn between steps, got "
+                f"--samples {self.samples}. Use --steps 2 or more."
             )
 
     def of(self, copies: float) -> dict[str, float]:
         """Calls of the classifier for some noisy copies; passes, seconds and cost where known."""
-        calls = copies * self.votes
+        calls = copies * self.samples
         values = {"calls": calls}
         if self.steps > 1:
             values["passes"] = calls * self.steps
@@ -170,15 +173,15 @@ def _pilot(
                 f"{ours:g}; the calls depend on it, so take that of the pilot"
             )
     calls = estimate([image.certificate.calls for image in results.images], costs.images)
-    values = {"calls": _plain(calls, costs.votes)}
+    values = {"calls": _plain(calls, costs.samples)}
     if costs.steps > 1:
-        values["passes"] = _plain(calls, costs.steps * costs.votes)
+        values["passes"] = _plain(calls, costs.steps * costs.samples)
     if costs.rate is not None:
-        values["seconds"] = _plain(calls, costs.votes / costs.rate)
+        values["seconds"] = _plain(calls, costs.samples / costs.rate)
     else:
         values["seconds"] = _plain(estimate([i.seconds for i in results.images], costs.images), 1.0)
     if costs.price is not None:
-        values["cost"] = _plain(calls, costs.price * costs.votes)
+        values["cost"] = _plain(calls, costs.price * costs.samples)
     return {
         "run": name,
         "plan": held["plan"]["kind"],

@@ -187,7 +187,7 @@ def _fold(module: nn.Module | None) -> nn.Module | None:
     """Return a copy with all folded that can be traced; else its parts are tried one by one."""
     if module is None or not any(isinstance(part, nn.BatchNorm2d) for part in module.modules()):
         return module
-    if not hasattr(module, "drafts"):  # traced, that would have its first answer alone
+    if not hasattr(module, "denoise_samples"):  # a trace would hold its first sample only
         with suppress(Exception):  # control flow that depends on values or shapes
             return fuse(module)
     parent = copy.copy(module)

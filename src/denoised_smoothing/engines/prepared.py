@@ -21,9 +21,7 @@ from denoised_smoothing.engines.locks import tracing
 from denoised_smoothing.errors import SettingError
 from denoised_smoothing.models.denoisers import (
     DenoiserNetwork,
-    MajorityVote,
-    MeanDenoiser,
-    MeanLogits,
+    EnsembleClassifier,
     MultiSampleDenoiser,
     as_denoiser,
 )
@@ -79,20 +77,16 @@ class PreparedPipeline:
         self._parts = classifier, denoiser
         front = None if denoiser is None else as_denoiser(denoiser)
         self.pipeline = self._shown = Pipeline(classifier, front, sigma, device)
-        if isinstance(denoiser, MultiSampleDenoiser) and denoiser.votes > 1:
+        if isinstance(denoiser, MultiSampleDenoiser) and denoiser.samples > 1:
             if isinstance(classifier, PassThrough):
                 raise SettingError(
-                    f"this denoiser has {denoiser.votes} answers to a noisy copy, and a remote "
-                    "classifier is asked about one; take the denoiser with 1 vote, or one of a mean"
+                    "a remote classifier needs a denoiser with one sample, got "
+                    f"{denoiser.samples}. Use samples=1, or one denoiser of the mean."
                 )
-            vote = (
-                MeanLogits(classifier, denoiser, sigma)
-                if isinstance(denoiser, MeanDenoiser)
-                else MajorityVote(classifier, denoiser, sigma)
-            )
+            ensemble = EnsembleClassifier(classifier, denoiser, sigma)
             # What is not made of modules must not look like one: it is neither shared nor traced.
             whole = self._shown.is_module
-            self.pipeline = Pipeline(vote if whole else vote.forward, None, sigma, device)
+            self.pipeline = Pipeline(ensemble if whole else ensemble.forward, None, sigma, device)
         self.noise, self.device = noise, device
         self.engine, self.precision = engine, precision
         self.fixed: Fixed | None = None

@@ -11,7 +11,7 @@ from denoised_smoothing.attacks.soft_votes import SoftVotes
 from denoised_smoothing.engines.pipeline import folded
 from denoised_smoothing.errors import ClassifierError, SettingError, SpecError
 from denoised_smoothing.models.catalogue import load_bundle
-from denoised_smoothing.models.denoisers import DnCNN, MeanDenoiser, MeanLogits, UNet
+from denoised_smoothing.models.denoisers import DnCNN, EnsembleClassifier, MeanDenoiser, UNet
 from denoised_smoothing.models.denoisers.base import DenoiserNetwork
 from denoised_smoothing.models.fingerprints import fingerprint
 from denoised_smoothing.noise import derive_key, standard_normal
@@ -37,27 +37,29 @@ class Corners(nn.Module):
 
 def test_scores_are_averaged_over_denoisers_and_mirror_images() -> None:
     image = torch.tensor([[[[1.0, 5.0]]]])
-    plain = MeanLogits(Corners(), MeanDenoiser([Adding(0), Adding(2)]), 0.5)
+    plain = EnsembleClassifier(Corners(), MeanDenoiser([Adding(0), Adding(2)]), 0.5)
     assert plain(image).tolist() == [[2, 6]]
     mirrored = MeanDenoiser([Adding(0), Adding(2)], mirror=True)
-    assert mirrored.votes == 4
-    assert MeanLogits(Corners(), mirrored, 0.5)(image).tolist() == [[4, 4]]
+    assert mirrored.samples == 4
+    assert EnsembleClassifier(Corners(), mirrored, 0.5)(image).tolist() == [[4, 4]]
     torch.testing.assert_close(mirrored(image, 0.5), image)
 
 
 def test_labels_have_no_mean() -> None:
-    mean = MeanLogits(lambda images: torch.zeros(len(images)), MeanDenoiser([Adding(0)] * 2), 0.5)
-    with pytest.raises(ClassifierError, match="answers with labels, which have no mean"):
+    mean = EnsembleClassifier(
+        lambda images: torch.zeros(len(images)), MeanDenoiser([Adding(0)] * 2), 0.5
+    )
+    with pytest.raises(ClassifierError, match="needs logits, got labels"):
         mean(torch.zeros(1, 1, 2, 2))
 
 
 @pytest.mark.parametrize(
     ("denoisers", "said"),
     [
-        ([UNet()], "a mean needs a second view: name another denoiser, or mirror"),
-        ([], "a mean needs a second view"),
-        ([UNet(), UNet(image_channels=1)], "for images of 1 and 3 channels have no mean"),
-        ([MeanDenoiser([UNet()], mirror=True), UNet()], "not of diffusion or of means"),
+        ([UNet()], r"at least 2 members, got 1\. Add a denoiser"),
+        ([], "at least 2 members, got 0"),
+        ([UNet(), UNet(image_channels=1)], "must have equal channels, got 1 and 3"),
+        ([MeanDenoiser([UNet()], mirror=True), UNet()], "got a diffusion model or a mean"),
     ],
 )
 def test_what_has_no_mean_is_refused(denoisers: list[DenoiserNetwork], said: str) -> None:
@@ -121,7 +123,7 @@ def test_gradients_follow_every_view(image: Tensor, mean: MeanDenoiser) -> None:
     soft = SoftVotes(smoothed, copies=1, fresh=False)
     key = derive_key(0, "soft votes", 0)
     noisy = image[None] + 0.5 * standard_normal(key, (1, 1, 8, 8), torch.device("cpu"))
-    logits = MeanLogits(smoothed.classifier, mean, 0.5)(noisy)
+    logits = EnsembleClassifier(smoothed.classifier, mean, 0.5)(noisy)
     torch.testing.assert_close(soft(image[None]), torch.log_softmax(logits, dim=1))
 
 
@@ -148,5 +150,7 @@ def test_batch_normalisation_of_the_parts_is_folded() -> None:
 
 def test_a_remote_classifier_is_asked_about_one_image_a_copy() -> None:
     denoiser = MeanDenoiser([DnCNN(), UNet()])
-    with pytest.raises(SettingError, match="has 2 answers to a noisy copy, and a remote class"):
+    with pytest.raises(
+        SettingError, match="a remote classifier needs a denoiser with one sample, got 2"
+    ):
         SmoothedClassifier(load_classifier("simulated"), 0.25, denoiser)

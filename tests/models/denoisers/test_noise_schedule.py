@@ -198,8 +198,10 @@ class TestSteps:
         end = MEAN + (y - MEAN) * SPREAD / (SPREAD**2 + 1.0) ** 0.5
         errors = []
         for steps in (1, 10, 100):
-            walk = ReverseDiffusion(steps=steps)
-            denoiser = DiffusionDenoiser(network, levels_of(scheduler, whole=False), walk=walk)
+            reverse = ReverseDiffusion(steps=steps)
+            denoiser = DiffusionDenoiser(
+                network, levels_of(scheduler, whole=False), reverse=reverse
+            )
             assert denoiser.model_calls == steps
             errors.append(float((denoiser(noisy, 0.5) - (end + 1) / 2).abs().max()))
         assert errors[0] > 5 * errors[1] > 25 * errors[2]
@@ -215,50 +217,52 @@ class TestSteps:
 
         scheduler = diffusers.DDPMScheduler()
         network = Counting(scheduler.alphas_cumprod, "epsilon")
-        walk = ReverseDiffusion(steps=3, votes=4)
-        denoiser = DiffusionDenoiser(network, levels_of(scheduler, whole=False), walk=walk)
-        drafts = list(denoiser.drafts(noisy_images(0.5), 0.5))
-        assert len(drafts) == denoiser.votes == 4
+        reverse = ReverseDiffusion(steps=3, samples=4)
+        denoiser = DiffusionDenoiser(network, levels_of(scheduler, whole=False), reverse=reverse)
+        samples = list(denoiser.denoise_samples(noisy_images(0.5), 0.5))
+        assert len(samples) == denoiser.samples == 4
         assert len(calls) == denoiser.model_calls == 12
         times = [float(time[0]) for time in calls[:3]]
         assert times == sorted(times, reverse=True)
 
-    def test_votes_have_noise_of_their_own_that_comes_back_and_is_the_same_for_all(self) -> None:
+    def test_samples_have_noise_of_their_own_that_comes_back_and_is_the_same_for_all(self) -> None:
         scheduler = diffusers.DDPMScheduler()
         network = IdealVP(scheduler.alphas_cumprod, "epsilon")
 
-        def drafts(noisy: Tensor, seed: int = 0) -> list[Tensor]:
-            walk = ReverseDiffusion(steps=3, votes=2, seed=seed)
-            made = DiffusionDenoiser(network, levels_of(scheduler, whole=False), walk=walk)
-            return list(made.drafts(noisy, 0.5))
+        def samples(noisy: Tensor, seed: int = 0) -> list[Tensor]:
+            reverse = ReverseDiffusion(steps=3, samples=2, seed=seed)
+            made = DiffusionDenoiser(network, levels_of(scheduler, whole=False), reverse=reverse)
+            return list(made.denoise_samples(noisy, 0.5))
 
         noisy = noisy_images(0.5)
-        first, second = drafts(noisy)
+        first, second = samples(noisy)
         assert not torch.equal(first, second)
-        assert torch.equal(first, drafts(noisy)[0])
-        assert not torch.equal(first, drafts(noisy, seed=1)[0])
-        torch.testing.assert_close(drafts(noisy[2:3])[0], first[2:3])
+        assert torch.equal(first, samples(noisy)[0])
+        assert not torch.equal(first, samples(noisy, seed=1)[0])
+        torch.testing.assert_close(samples(noisy[2:3])[0], first[2:3])
 
-    def test_a_walk_of_many_steps_draws_from_the_posterior(self) -> None:
-        """Mean and variance of the end, over 400 votes on one pixel's noisy value.
+    def test_many_steps_draw_from_the_posterior(self) -> None:
+        """Mean and variance of the end, over 400 samples on one pixel's noisy value.
 
         The standard error of the mean is 0.02 standard deviations and that of the variance
         0.07 of it; refused are 5 of them.
         """
         scheduler = diffusers.DDPMScheduler()
         network = IdealVP(scheduler.alphas_cumprod, "epsilon")
-        walk = ReverseDiffusion(steps=40, votes=25)
-        denoiser = DiffusionDenoiser(network, levels_of(scheduler, whole=False), walk=walk)
+        reverse = ReverseDiffusion(steps=40, samples=25)
+        denoiser = DiffusionDenoiser(network, levels_of(scheduler, whole=False), reverse=reverse)
         noisy = torch.full((1, 1, 10, 10), 0.6)
-        ends = torch.stack(list(denoiser.drafts(noisy, 0.5))).flatten()
+        ends = torch.stack(list(denoiser.denoise_samples(noisy, 0.5))).flatten()
         mean = float(expected(noisy, 0.5).mean())
         variance = SPREAD**2 / (SPREAD**2 + 1) / 4
         assert float(ends.mean()) == pytest.approx(mean, abs=0.1 * variance**0.5)
         assert float(ends.var()) == pytest.approx(variance, rel=0.25)
 
-    def test_votes_over_one_step_are_refused(self) -> None:
-        with pytest.raises(SettingError, match="3 votes over walks of 1 step are all the same"):
-            ReverseDiffusion(votes=3)
+    def test_samples_of_one_step_are_refused(self) -> None:
+        with pytest.raises(
+            SettingError, match=r"samples of 1 step are all equal, .* got samples=3"
+        ):
+            ReverseDiffusion(samples=3)
         with pytest.raises(SettingError, match="must be at least 1"):
             ReverseDiffusion(steps=0)
 
@@ -267,7 +271,7 @@ class TestRefused:
     @pytest.mark.parametrize("sigma", [0.004, 80.0])
     def test_a_sigma_out_of_range(self, sigma: float) -> None:
         denoiser = ideal_vp("DDPMScheduler", "linear", "epsilon")
-        said = r"knows noise of sigma 0\.005001 to 78\.7 on images in \[0, 1\], got"
+        said = r"range of this diffusion model, 0\.005001 to 78\.7, got"
         with pytest.raises(SettingError, match=said):
             denoiser(noisy_images(0.5), sigma)
 
@@ -275,7 +279,7 @@ class TestRefused:
         scheduler = diffusers.DDPMScheduler()
         network = IdealVP(scheduler.alphas_cumprod, "epsilon")
         denoiser = DiffusionDenoiser(network, levels_of(scheduler, whole=False), size=32)
-        with pytest.raises(ImageError, match=r"of 32x32 pixels, got 6x6; .*--resolution 32"):
+        with pytest.raises(ImageError, match=r"32x32 pixels, .* got 6x6\. .*--resolution 32"):
             denoiser(noisy_images(0.5), 0.5)
 
     def test_a_process_that_is_not_known(self) -> None:

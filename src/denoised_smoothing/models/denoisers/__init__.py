@@ -1,4 +1,4 @@
-"""Denoisers: DnCNN, MemNet and a UNet that takes sigma, by name and from files."""
+"""Denoisers: DnCNN, MemNet, UNet, diffusion models and ensembles, from files and by name."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from denoised_smoothing.models.denoisers.diffusion import (
 )
 from denoised_smoothing.models.denoisers.dncnn import DnCNN
 from denoised_smoothing.models.denoisers.ensemble import (
-    MajorityVote,
+    EnsembleClassifier,
     MeanDenoiser,
-    MeanLogits,
     MultiSampleDenoiser,
     logits_after_denoising,
 )
@@ -32,9 +31,8 @@ __all__ = [
     "DenoiserNetwork",
     "DiffusionDenoiser",
     "DnCNN",
-    "MajorityVote",
+    "EnsembleClassifier",
     "MeanDenoiser",
-    "MeanLogits",
     "MemNet",
     "MultiSampleDenoiser",
     "ReverseDiffusion",

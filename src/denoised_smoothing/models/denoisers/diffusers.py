@@ -13,17 +13,17 @@ from denoised_smoothing.models.hub import model_folder
 from denoised_smoothing.models.specs import Source, Spec
 
 
-def load_diffusion(named: str, walk: ReverseDiffusion | None = None) -> DiffusionDenoiser:
-    """An unconditional pixel diffusion model of diffusers, in evaluation mode.
+def load_diffusion(named: str, reverse: ReverseDiffusion | None = None) -> DiffusionDenoiser:
+    """Load an unconditional pixel diffusion model of diffusers, in evaluation mode.
 
     Args:
         named: a folder with ``model_index.json``, as ``save_pretrained`` of a pipeline writes,
-            or ``OWNER/NAME`` on the hub, fetched once.
-        walk: steps and votes.
+            or ``OWNER/NAME`` on the hub, downloaded once.
+        reverse: steps and samples.
 
     Raises:
-        WeightsError: it cannot be had, is conditional, works on latents, or has a scheduler
-            whose levels are not known.
+        WeightsError: the model is not available, is conditional, works on latents, or has a
+            scheduler of unknown levels.
         ImportError: diffusers is not installed.
     """
     import diffusers
@@ -35,9 +35,9 @@ def load_diffusion(named: str, walk: ReverseDiffusion | None = None) -> Diffusio
     channels, size = unet.config.in_channels, unet.config.sample_size
     if unet.config.class_embed_type or unet.config.num_class_embeds or channels not in (1, 3):
         raise WeightsError(
-            f"{named} is a model of {channels} channels"
-            f"{' that wants a class' if unet.config.num_class_embeds else ''}; as a denoiser, it "
-            "must work on pixels of 1 or 3 channels and on them alone"
+            f"a denoiser must be an unconditional model of 1 or 3 channels, got {named} with "
+            f"{channels} channels"
+            f"{' and classes' if unet.config.num_class_embeds else ''}. Use another model."
         )
     clips = scheduler.config.get("clip_sample", False)
     denoiser = DiffusionDenoiser(
@@ -46,7 +46,7 @@ def load_diffusion(named: str, walk: ReverseDiffusion | None = None) -> Diffusio
         image_channels=channels,
         size=size if isinstance(size, int) else None,
         clip=scheduler.config.get("clip_sample_range", 1.0) if clips else None,
-        walk=walk,
+        reverse=reverse,
         scheduler=scheduler,
     )
     card = folder / CARD
@@ -55,7 +55,7 @@ def load_diffusion(named: str, walk: ReverseDiffusion | None = None) -> Diffusio
 
 
 def _part(folder: Path, name: str, file: str) -> Path:
-    """Where a part of a pipeline is: in a folder of its own, or beside the index."""
+    """Return the folder of a part of a pipeline: its own, or that of the index."""
     return folder / name if (folder / name / file).is_file() else folder
 
 
@@ -64,22 +64,22 @@ def _class_name(path: Path) -> str:
         return str(json.loads(path.read_text(encoding="utf-8"))["_class_name"])
     except (OSError, ValueError, KeyError) as error:
         raise WeightsError(
-            f"{path} cannot be read ({error}); save the whole pipeline again"
+            f"cannot read {path} ({error}). Save the whole pipeline again."
         ) from error
 
 
 def _loaded(library: Any, folder: Path, named: str, kind: str) -> Any:
-    """A part of a pipeline, from its folder alone.
+    """Load a part of a pipeline from its folder, without the hub.
 
     Raises:
-        WeightsError: it is of another kind, unknown, or not whole.
+        WeightsError: it has another class, an unknown class, or missing weights.
     """
     file = "config.json" if kind == "UNet2DModel" else "scheduler_config.json"
     stated, loader = _class_name(folder / file), getattr(library, kind, None)
     if stated != kind or loader is None:
         raise WeightsError(
-            f"{named} holds a {stated}; a diffusion denoiser is an unconditional UNet2DModel that "
-            "works on pixels, with a scheduler that this version of diffusers knows"
+            f"a diffusion denoiser needs an unconditional UNet2DModel and a scheduler that this "
+            f"version of diffusers knows, got {stated} in {named}. Use another model."
         )
     options = {"low_cpu_mem_usage": False, "output_loading_info": True}
     try:
@@ -88,13 +88,13 @@ def _loaded(library: Any, folder: Path, named: str, kind: str) -> Any:
         unet, report = loader.from_pretrained(folder, local_files_only=True, **options)
     except (OSError, ValueError, RuntimeError, TypeError) as error:
         raise WeightsError(
-            f"the {kind} of {named} cannot be loaded "
-            f"({str(error).strip().partition(chr(10))[0]}); fetch or save the pipeline again"
+            f"cannot load the {kind} of {named} "
+            f"({str(error).strip().partition(chr(10))[0]}). Download or save the pipeline again."
         ) from error
     if report["missing_keys"]:
         raise WeightsError(
-            f"{named} holds no weights for {', '.join(sorted(report['missing_keys'])[:3])}; fetch "
-            "or save the pipeline again"
+            f"{named} has no weights for {', '.join(sorted(report['missing_keys'])[:3])}. Download "
+            "or save the pipeline again."
         )
     return unet
 
@@ -102,16 +102,16 @@ def _loaded(library: Any, folder: Path, named: str, kind: str) -> Any:
 def _load(spec: Spec) -> DiffusionDenoiser:
     seed = spec.options.get("seed", "0")
     if not seed.isdecimal():
-        raise SpecError(f"{spec.text!r}: seed must be a whole number, got {seed!r}")
-    walk = ReverseDiffusion(spec.number("steps", 1), spec.number("votes", 1), int(seed))
-    return load_diffusion(spec.rest, walk)
+        raise SpecError(f"{spec.text!r}: seed must be a whole number, got {seed!r}. Use seed=0.")
+    reverse = ReverseDiffusion(spec.number("steps", 1), spec.number("samples", 1), int(seed))
+    return load_diffusion(spec.rest, reverse)
 
 
 SOURCE = Source(
     _load,
-    "diffusers:NAME-OR-FOLDER[?steps=N&votes=N]",
+    "diffusers:NAME-OR-FOLDER[?steps=N&samples=N]",
     "diffusion models of diffusers",
-    options=("steps", "votes", "seed"),
+    options=("steps", "samples", "seed"),
     package="diffusers",
     extra="diffusion",
 )

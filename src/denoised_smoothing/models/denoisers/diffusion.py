@@ -1,4 +1,4 @@
-"""Diffusion models of diffusers as denoisers: one step, several, or several votes."""
+"""Diffusion models as denoisers: one step, several steps, or several samples."""
 
 from __future__ import annotations
 
@@ -19,56 +19,60 @@ from denoised_smoothing.models.denoisers.noise_schedule import Levels, levels_of
 
 CARD = "card.json"
 _RHO = 7.0
-"""How levels are spaced on the way down (Karras et al. 2022, equation 5)."""
+"""The exponent that spaces the levels of several steps (Karras et al. 2022, equation 5)."""
 
 
 @dataclass(frozen=True)
 class ReverseDiffusion:
-    """How a noisy image goes down to a clean one.
+    """How a noisy image is denoised.
 
     Args:
-        steps: passes of the network, from the image's noise level down; 1 is the estimate of
+        steps: network passes, from the image's noise level down. One step is the estimate of
             Carlini et al. 2023.
-        votes: walks with noise of their own, over which the classifier votes (Xiao et al. 2023,
-            section 3.2); with 1, nothing is drawn.
-        seed: of that noise. It is the same for every image: the base classifier stays a function.
+        samples: samples, with a noise of their own, over which the classifier votes (Xiao et al.
+            2023, section 3.2). One sample draws no noise.
+        seed: seed of that noise, which is equal for all images: the base classifier stays a
+            function.
 
     Raises:
-        SettingError: votes over a single step, which draws no noise.
+        SettingError: several samples of one step, which draws no noise.
     """
 
     steps: int = 1
-    votes: int = 1
+    samples: int = 1
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if min(self.steps, self.votes) < 1:
-            raise SettingError(f"steps and votes must be at least 1, got {self}")
-        if self.votes > 1 and self.steps == 1:
+        if min(self.steps, self.samples) < 1:
             raise SettingError(
-                f"{self.votes} votes over walks of 1 step are all the same: noise is drawn "
-                "between steps; ask for steps=2 or more, or for 1 vote"
+                f"steps and samples must be at least 1, got {self.steps} and {self.samples}. "
+                "Use whole numbers above 0."
+            )
+        if self.samples > 1 and self.steps == 1:
+            raise SettingError(
+                "samples of 1 step are all equal, because noise is drawn between steps, got "
+                f"samples={self.samples}. Use steps=2 or more, or samples=1."
             )
 
 
 class DiffusionDenoiser(DenoiserNetwork):
     """An unconditional diffusion model as a denoiser of images in [0, 1].
 
-    The noise of standard deviation sigma on [0, 1] is of level s = 2 sigma on [-1, 1], where the
-    model lives. One step is the model's estimate of the clean image at that level, which for an
+    The noise of standard deviation sigma on [0, 1] has level s = 2 sigma on [-1, 1], the range of
+    the model. One step is the model's estimate of the clean image at that level, which for an
     ideal model is the posterior mean (Carlini et al. 2023, section 3). Several steps solve the
     probability flow: DDIM without noise (Song et al. 2021, equation 13), the same for every
-    parametrisation. Several votes are walks that draw noise, as DDPM does.
+    parametrisation. Several samples draw noise between steps, as DDPM does.
 
     Args:
-        unet: a ``UNet2DModel``: images and times to outputs; those of learned variance have twice
-            the channels, of which the second half is left out.
-        levels: how it is told the level, and what its output means.
+        unet: a ``UNet2DModel``: images and times to outputs. The second half of the outputs of
+            one with learned variance is not used.
+        levels: the noise levels that it knows, and the meaning of its output.
         size: height and width of the images that it was trained on, or None for any.
         clip: limit of the estimate in [-1, 1] units, or None.
-        walk: steps and votes.
-        scheduler: of diffusers, from which the levels are; only to be saved again.
-        config: what else the constructor of a sub-class takes.
+        reverse: steps and samples.
+        scheduler: of diffusers, with the same levels, to be saved with the network.
+        config: further arguments of a subclass's constructor.
     """
 
     def __init__(
@@ -79,48 +83,48 @@ class DiffusionDenoiser(DenoiserNetwork):
         image_channels: int = 3,
         size: int | None = None,
         clip: float | None = None,
-        walk: ReverseDiffusion | None = None,
+        reverse: ReverseDiffusion | None = None,
         scheduler: Any = None,
         **config: Any,
     ) -> None:
         super().__init__(image_channels=image_channels, **config)
         self.unet, self.levels, self.scheduler = unet, levels, scheduler
-        self.size, self.clip, self.walk = size, clip, walk or ReverseDiffusion()
+        self.size, self.clip, self.reverse = size, clip, reverse or ReverseDiffusion()
 
     @property
-    def votes(self) -> int:
-        """Walks over which the classifier votes."""
-        return self.walk.votes
+    def samples(self) -> int:
+        """The number of samples over which the classifier votes."""
+        return self.reverse.samples
 
     @property
     def model_calls(self) -> int:
-        """Passes of the network that one noisy copy takes."""
-        return self.walk.steps * self.walk.votes
+        """Passes of the network for one noisy copy."""
+        return self.reverse.steps * self.reverse.samples
 
     def forward(
         self, noisy: Float[Tensor, "b c h w"], sigma: float | Float[Tensor, " b"]
     ) -> Float[Tensor, "b c h w"]:
-        """The estimate of the clean images; of several votes, the first.
+        """Return the estimate of the clean images; of several samples, the first.
 
         Raises:
-            ImageError: the images are of another size than the model's.
+            ImageError: the images have another size than the model's.
             SettingError: sigma is out of the model's range.
         """
-        return next(self.drafts(noisy, sigma))
+        return next(self.denoise_samples(noisy, sigma))
 
-    def drafts(
+    def denoise_samples(
         self, noisy: Float[Tensor, "b c h w"], sigma: float | Float[Tensor, " b"]
     ) -> Iterator[Float[Tensor, "b c h w"]]:
-        """One estimate for each vote; errors as :meth:`forward`."""
+        """Yield the samples; errors as :meth:`forward`."""
         self._check(noisy, sigma)
         s = 2 * per_image(sigma, noisy)
-        for vote in range(self.walk.votes):
-            yield (self._walk_down(2 * noisy - 1, s, vote) + 1) / 2
+        for sample in range(self.reverse.samples):
+            yield (self._denoise(2 * noisy - 1, s, sample) + 1) / 2
 
     def estimate(
         self, y: Float[Tensor, "b c h w"], s: Float[Tensor, "b 1 1 1"]
     ) -> Float[Tensor, "b c h w"]:
-        """The clean image in [-1, 1] that the model sees in one of level s."""
+        """Return the model's estimate of the clean image in [-1, 1] from one of level s."""
         scaled, time = self.levels.inputs(y, s)
         output = self.unet(scaled, time)
         output = output if isinstance(output, Tensor) else output.sample
@@ -129,24 +133,24 @@ class DiffusionDenoiser(DenoiserNetwork):
             return clean
         return clean.clamp(-self.clip, self.clip)
 
-    def _walk_down(self, y: Tensor, s: Tensor, vote: int) -> Tensor:
-        steps, lowest = self.walk.steps, self.levels.smallest ** (1 / _RHO)
+    def _denoise(self, y: Tensor, s: Tensor, sample: int) -> Tensor:
+        steps, lowest = self.reverse.steps, self.levels.smallest ** (1 / _RHO)
         highest = s ** (1 / _RHO)
         for step in range(1, steps):
             clean = self.estimate(y, s)
             lower = (highest + step / steps * (lowest - highest)) ** _RHO
-            y = self._stepped(y, clean, lower, s, (vote, step))
+            y = self._stepped(y, clean, lower, s, (sample, step))
             s = lower
         return self.estimate(y, s)
 
     def _stepped(
         self, y: Tensor, clean: Tensor, lower: Tensor, s: Tensor, key: tuple[int, int]
     ) -> Tensor:
-        """The image at the lower level: without noise for one vote, as in DDPM for several."""
+        """Return the image at the lower level; of several samples, with noise as in DDPM."""
         share = lower / s
-        if self.walk.votes == 1:
+        if self.reverse.samples == 1:
             return clean + share * (y - clean)
-        seed = (self.walk.seed * 1_000_003 + key[0]) * 1_000_003 + key[1]
+        seed = (self.reverse.seed * 1_000_003 + key[0]) * 1_000_003 + key[1]
         source = torch.Generator().manual_seed(seed % 2**63)
         noise = torch.randn(y.shape[1:], generator=source).to(y)
         return clean + share**2 * (y - clean) + lower * (1 - share**2).sqrt() * noise
@@ -157,25 +161,25 @@ class DiffusionDenoiser(DenoiserNetwork):
         ends = torch.as_tensor(sigma).detach()
         if not (low <= float(ends.min()) and float(ends.max()) <= high * (1 + 1e-6)):
             raise SettingError(
-                f"this diffusion model knows noise of sigma {low:.4g} to {high:.4g} on images in "
-                f"[0, 1], got {float(ends.min()):.4g} to {float(ends.max()):.4g}; choose a sigma "
-                "in its range, or another model"
+                f"sigma must be in the range of this diffusion model, {low:.4g} to {high:.4g}, got "
+                f"{float(ends.min()):.4g} to {float(ends.max()):.4g}. Use a sigma in that range, "
+                "or another model."
             )
 
     def save(self, folder: str | Path, card: Mapping[str, str]) -> None:
-        """Write a folder that diffusers' own ``DDPMPipeline.from_pretrained`` opens.
+        """Write a folder that ``DDPMPipeline.from_pretrained`` of diffusers opens, or nothing.
 
-        The card is in ``card.json``. All of the folder is written, or none of it.
+        The card is in ``card.json``.
 
         Raises:
-            SettingError: it was made without a scheduler.
+            SettingError: the denoiser has no scheduler.
         """
         from diffusers import DDPMPipeline
 
         if self.scheduler is None:
             raise SettingError(
-                "this diffusion denoiser has no scheduler to save; make it with one, or save its "
-                "network yourself"
+                "cannot save a diffusion denoiser without a scheduler, got scheduler=None. "
+                "Build it with a scheduler, or save its network yourself."
             )
         folder = Path(folder)
         part = folder.with_name(folder.name + ".part")
@@ -186,14 +190,14 @@ class DiffusionDenoiser(DenoiserNetwork):
 
 
 class DiffusionUNet(DiffusionDenoiser):
-    """A diffusion model to train: the UNet of diffusers, DDPM's linear schedule, epsilon.
+    """A diffusion model to train: UNet of diffusers, linear schedule of DDPM, epsilon.
 
     Args:
         image_channels: channels C of the images.
-        size: their height and width.
-        width: channels at full resolution, a multiple of 8; twice as many below.
-        depth: resolutions, each half of the one before.
-        layers: residual blocks at each, before and after.
+        size: height and width of the images.
+        width: channels at full resolution, a multiple of 8; lower resolutions have twice as many.
+        depth: number of resolutions, each half of the one before.
+        layers: residual blocks at each resolution, on the way down and up.
         attention: 1 for self-attention at the lowest resolution.
 
     Raises:
@@ -242,14 +246,14 @@ class DiffusionUNet(DiffusionDenoiser):
 
 
 def check_size(denoiser: object, height: int, width: int) -> None:
-    """Refuse images of another size than a denoiser was made for, if it says so.
+    """Check that images have the size that a denoiser was trained on, if it has one.
 
     Raises:
-        ImageError: naming the resolution to ask for.
+        ImageError: they have another size.
     """
     size = getattr(denoiser, "size", None)
     if isinstance(size, int) and (height, width) != (size, size):
         raise ImageError(
-            f"this denoiser was trained on images of {size}x{size} pixels, got {height}x{width}; "
-            f"ask for a resolution of {size} (--resolution {size}), or take another denoiser"
+            f"images must be {size}x{size} pixels, as those that the denoiser was trained on, got "
+            f"{height}x{width}. Use resolution {size} (--resolution {size}), or another denoiser."
         )
