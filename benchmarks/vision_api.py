@@ -38,7 +38,7 @@ from denoised_smoothing.remote.log import StoreLog
 
 ROOT = Path(__file__).parents[1]
 SHARED = Path(os.environ.get("DENOISED_SMOOTHING_SHARED", ROOT.parent / "shared"))
-sys.path.insert(0, str(ROOT / "tests" / "classifiers" / "remote"))
+sys.path.insert(0, str(ROOT / "tests" / "remote"))
 
 from fake import KEY, FakeVendor  # noqa: E402
 
@@ -62,10 +62,10 @@ class Hidden:
 def measure(
     data: str, denoiser: str, sigma: float, plan: SamplingPlan, rows: int, resolution: int | None
 ) -> str:
-    smoothed = SmoothedClassifier(load_classifier("aws#size=96"), sigma, load_denoiser(denoiser))
+    smoothed = SmoothedClassifier(load_classifier("aws?size=96"), sigma, load_denoiser(denoiser))
     smoothed.classifier.with_settings(rate=None, in_flight=16)
     run = CertificationRun(
-        smoothed, load_dataset(data), plan, 0.001, "aws#size=96", denoiser, name="run", seed=0,
+        smoothed, load_dataset(data), plan, 0.001, "aws?size=96", denoiser, name="run", seed=0,
         limit=rows, resolution=resolution,
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder, Store(Path(folder) / "s.sqlite") as store:

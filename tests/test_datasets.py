@@ -153,7 +153,7 @@ class TestFolder:
     def test_refuses_a_missing_folder(self, tmp_path: Path) -> None:
         with pytest.raises(DatasetError, match=r"no folder '.*away'; check the path"):
             load_dataset(f"folder:{tmp_path / 'away'}")
-        with pytest.raises(SpecError, match=r"'folder:' is not complete; write folder:PATH$"):
+        with pytest.raises(SpecError, match=r"'folder:' is not complete. Write folder:PATH$"):
             load_dataset("folder:")
 
     def test_refuses_an_empty_folder(self, tmp_path: Path) -> None:

@@ -91,10 +91,10 @@ class TestBuying:
         self, fake: FakeVendor, commands: Commands
     ) -> None:
         done = commands.certify(
-            "aws#size=96", "--yes", "--rate", "0", "--max-cost", "1", "--run", "paid",
+            "aws?size=96", "--yes", "--rate", "0", "--max-cost", "1", "--run", "paid",
             "--json", **BY_NAME["aws"].environment(fake.url),
         )  # fmt: skip
-        assert "aws#size=96: at most 20,100 queries more, $20.10 at $0.001 a query" in done.stderr
+        assert "aws?size=96: at most 20,100 queries more, $20.10 at $0.001 a query" in done.stderr
         assert "Budget of the run: $1" in done.stderr
         (row,) = json.loads(done.stdout)["rows"]
         assert row["measure"] == "certified accuracy"
@@ -116,14 +116,14 @@ class TestBuying:
         assert fake.attempts == 0
 
     def test_a_server_of_ones_own_asks_nothing(self, fake: FakeVendor, commands: Commands) -> None:
-        done = commands.certify(f"http:{fake.url}/classify#label=predictions[0].label")
+        done = commands.certify(f"http:{fake.url}/classify?label=predictions[0].label")
         assert "Certified accuracy" in done.stdout
         assert fake.attempts > 0
 
     def test_a_limit_stops_with_what_is_provable_so_far(
         self, fake: FakeVendor, commands: Commands
     ) -> None:
-        spec = f"http:{fake.url}/classify#label=predictions"
+        spec = f"http:{fake.url}/classify?label=predictions"
         done = commands.certify(
             spec, "--max-queries", "80", "--in-flight", "4", "--run", "r", code=1
         )
@@ -137,7 +137,7 @@ class TestBuying:
         assert bought < fake.attempts
 
     def test_offline_buys_nothing(self, fake: FakeVendor, commands: Commands) -> None:
-        spec = f"http:{fake.url}/classify#label=predictions"
+        spec = f"http:{fake.url}/classify?label=predictions"
         commands.certify(spec, "--n0", "20", "--n", "100", "--run", "r")
         bought = fake.attempts
         done = commands.certify(
@@ -164,13 +164,13 @@ class TestBuying:
 
     def test_rehearsal_costs_nothing(self, commands: Commands) -> None:
         done = commands.certify(
-            "simulated#weights=cat=0.95,dog=0.05#errors=0.1#price=0.01", "--yes"
+            "simulated?weights=cat=0.95,dog=0.05&errors=0.1&price=0.01", "--yes"
         )
         assert "$0.01 a query" in done.stderr
         assert "paid for" in done.stderr
 
     def test_predict_names_the_label(self, fake: FakeVendor, commands: Commands) -> None:
-        spec = f"http:{fake.url}/classify#label=predictions"
+        spec = f"http:{fake.url}/classify?label=predictions"
         done = commands.run(
             "predict", "images/cat/a.png", "--classifier", spec, "--sigma", "0.25",
             "--n", "100", "--json",
@@ -202,7 +202,7 @@ class TestBuying:
         self, fake: FakeVendor, commands: Commands
     ) -> None:
         done = commands.run(
-            "predict", "images/cat/a.png", "--classifier", f"http:{fake.url}/x#label=predictions",
+            "predict", "images/cat/a.png", "--classifier", f"http:{fake.url}/x?label=predictions",
             "--sigma", "0.25", "--max-queries", "10", code=1,
         )  # fmt: skip
         assert "Answers are not kept here: runs in a store ('certify'" in done.stderr
@@ -224,21 +224,21 @@ SENTENCES = {
     "no azure address": ("azure", {"VISION_KEY": "x"}, 2, "VISION_ENDPOINT is not set"),
     "no azure key": ("azure", {"VISION_ENDPOINT": GONE}, 2, "VISION_KEY is not set"),
     "no clarifai key": ("clarifai:x", {}, 2, "CLARIFAI_PAT, which is not set"),
-    "no openai key": ("openai:x#labels=a,b", {}, 2, "OPENAI_API_KEY, which is not set"),
-    "no openai labels": ("openai:x", {}, 2, "chooses from a list of labels, got []"),
+    "no openai key": ("openai:x?labels=a,b", {}, 2, "OPENAI_API_KEY, which is not set"),
+    "no openai labels": ("openai:x", {}, 2, "needs at least 2 labels, got []"),
     "no google key": ("google", {}, 2, "google needs credentials, and none are found"),
-    "no token": (f"http:{GONE}/x#token_env=NONE_SUCH", {}, 2, "'NONE_SUCH' shall hold a token"),
+    "no token": (f"http:{GONE}/x?token_env=NONE_SUCH", {}, 2, "'NONE_SUCH' must hold a token"),
     "unreachable": (
         f"http:{GONE}/x",
         {},
         1,
         "cannot be reached: no connection to http://127.0.0.1",
     ),
-    "no JMESPath": (f"http:{GONE}/x#label=a[", {}, 2, "is no JMESPath expression"),
-    "an odd option": ("aws#siez=96", {}, 2, "no option 'siez'; did you mean size?"),
-    "too small a size": ("aws#size=1", {}, 2, "2 to 10000 pixels, got 1"),
-    "no such label file": ("aws#labels=none.txt", {}, 2, "No such file or directory: 'none.txt'"),
-    "an unknown price": ("openai:x#labels=a,b", {"OPENAI_API_KEY": "x"}, 2, "give --price DOLLARS"),
+    "no JMESPath": (f"http:{GONE}/x?label=a[", {}, 2, "must be a JMESPath expression"),
+    "an odd option": ("aws?siez=96", {}, 2, "option 'siez' is not known. Did you mean size?"),
+    "too small a size": ("aws?size=1", {}, 2, "2 to 10000 pixels, got 1"),
+    "no such label file": ("aws?labels=none.txt", {}, 2, "No such file or directory: 'none.txt'"),
+    "an unknown price": ("openai:x?labels=a,b", {"OPENAI_API_KEY": "x"}, 2, "give --price DOLLARS"),
 }
 
 

@@ -1,4 +1,4 @@
-"""catalogue.py: every form of a spec, and what is said about the others."""
+"""catalogue.py: every form of a spec, and the errors for others."""
 
 from __future__ import annotations
 
@@ -37,7 +37,6 @@ from denoised_smoothing.models.denoisers import (
 )
 from denoised_smoothing.models.shipped import shipped_denoisers
 from denoised_smoothing.models.specs import Role, forms, schemes
-from denoised_smoothing.remote.source import REMOTE_FORMS
 
 SAMPLES = Path(__file__).parents[1] / "samples"
 SMALL = {
@@ -79,7 +78,7 @@ class TestClassifiers:
         assert classifier.label_names == ("a", "b", "c", "d")
         assert classifier(torch.zeros(2, 1, 8, 8)).shape == (2, 4)
 
-    def test_bundled(self) -> None:
+    def test_shipped(self) -> None:
         assert "digits" in shipped_classifiers()
         classifier = load_classifier("digits")
         assert isinstance(classifier, ImageClassifier)
@@ -124,13 +123,13 @@ class TestClassifiers:
         ],
     )
     def test_suggests_the_nearest(self, spec: str, suggestion: str) -> None:
-        said = rf"unknown classifier '{spec}'; did you mean {suggestion}\? Known: digits, "
+        said = rf"Unknown classifier '{spec}'\. Did you mean {suggestion}\? Known: digits, "
         with pytest.raises(SpecError, match=said):
             load_classifier(spec)
 
     @pytest.mark.parametrize("spec", ["", "zzz", "resnet56.safetensors"])
     def test_says_what_is_known(self, spec: str) -> None:
-        with pytest.raises(SpecError, match=rf"unknown classifier '{spec}'; .*Known: digits, "):
+        with pytest.raises(SpecError, match=rf"Unknown classifier '{spec}'\. .*Known: digits, "):
             load_classifier(spec)
 
     @pytest.mark.parametrize(
@@ -148,7 +147,7 @@ class TestClassifiers:
         ],
     )
     def test_completes_the_form(self, spec: str, form: str) -> None:
-        with pytest.raises(SpecError, match=rf"'{spec}' is not complete; write {form}$"):
+        with pytest.raises(SpecError, match=rf"'{spec}' is not complete\. Write {form}$"):
             load_classifier(spec)
 
     def test_a_file_that_names_its_depth_needs_none_in_the_spec(self, resnet8: Path) -> None:
@@ -180,9 +179,9 @@ class TestFactories:
             ("no_such_module:make", r"module 'no_such_module' cannot be imported .*in the folder"),
             ("broken:make", r"module 'broken' cannot be imported \(No module named 'no_such_pack"),
             ("./toy:Toy", r"module './toy' cannot be imported"),
-            ("toy:absent", r"module 'toy' has no function 'absent'; name one without arguments"),
-            ("toy:number", r"module 'toy' has no function 'number'; name one without"),
-            ("toy:nothing", r"nothing\(\) returned NoneType, which cannot be called on images"),
+            ("toy:absent", r"module 'toy' has no function 'absent'. Name one without arguments"),
+            ("toy:number", r"module 'toy' has no function 'number'. Name one without"),
+            ("toy:nothing", r"nothing\(\) must return a callable on images, got NoneType"),
         ],
     )
     @pytest.mark.parametrize("load", [load_classifier, load_denoiser])
@@ -212,7 +211,7 @@ class TestDenoisers:
         assert load_denoiser("python:toy:black_box").__name__ == "labels"  # type: ignore[union-attr]
 
     @pytest.mark.parametrize("name", ["digits-mse", "digits-stability"])
-    def test_bundled(self, name: str) -> None:
+    def test_shipped(self, name: str) -> None:
         denoiser = load_denoiser(name)
         assert isinstance(denoiser, DenoiserNetwork)
         assert denoiser(torch.rand(2, 1, 8, 8), 0.5).shape == (2, 1, 8, 8)
@@ -228,14 +227,14 @@ class TestDenoisers:
         ],
     )
     def test_suggests_the_nearest(self, spec: str, suggestion: str) -> None:
-        said = rf"unknown denoiser '{spec}'; did you mean {suggestion}\? Known: none, "
+        said = rf"Unknown denoiser '{spec}'\. Did you mean {suggestion}\? Known: none, "
         with pytest.raises(SpecError, match=said):
             load_denoiser(spec)
 
     @pytest.mark.parametrize("architecture", FILES)
     def test_completes_the_form(self, architecture: str) -> None:
         for spec in (architecture, f"{architecture}:"):
-            said = f"'{spec}' is not complete; write {architecture}:FILE.safetensors$"
+            said = f"'{spec}' is not complete. Write {architecture}:FILE.safetensors$"
             with pytest.raises(SpecError, match=said):
                 load_denoiser(spec)
 
@@ -253,15 +252,15 @@ class TestDenoisers:
 class TestLists:
     def test_classifiers(self) -> None:
         rows = list_classifiers()
-        assert rows[0] == {"spec": "digits", "what": "bundled", "missing": ""}
-        assert [row["spec"] for row in rows[1:]] == [*forms(Role.CLASSIFIER), *REMOTE_FORMS]
+        assert rows[0] == {"spec": "digits", "what": "shipped", "missing": ""}
+        assert [row["spec"] for row in rows[1:]] == forms(Role.CLASSIFIER)
 
     def test_denoisers(self) -> None:
         rows = list_denoisers()
         specs = [row["spec"] for row in rows]
         assert specs == [*shipped_denoisers(), "none", *forms(Role.DENOISER)]
         for row in rows[: len(shipped_denoisers())]:
-            assert row["what"].startswith("bundled: unet, sigma ")
+            assert row["what"].startswith("shipped: unet, sigma ")
             assert ", trained on " in row["what"]
 
     def test_datasets(self) -> None:

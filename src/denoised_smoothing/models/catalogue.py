@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,64 +30,67 @@ from denoised_smoothing.models.specs import (
     has_source,
     list_sources,
     open_spec,
+    remember_spec,
     unknown,
 )
 from denoised_smoothing.models.weights import load_weights
-from denoised_smoothing.remote.source import REMOTE_FORMS, is_remote, load_remote
 from denoised_smoothing.smoothing.bundle import missing_roles, read_bundle, restore_form
 from denoised_smoothing.smoothing.classifier import SmoothedClassifier
 
 
 def load_classifier(spec: str) -> Classifier:
-    """The classifier that a spec names.
+    """Return the classifier that a spec names.
 
     Args:
-        spec: a bundled name (``digits``), ``SCHEME:REST`` with a scheme of
+        spec: a shipped name (``digits``), or ``SCHEME:REST?NAME=VALUE`` with a scheme of
             :func:`list_classifiers`, such as ``torchvision:resnet50``, ``timm:FOLDER``,
-            ``hf:NAME``, ``onnx:FILE?mean=0.5,0.5,0.5``, ``cifar-resnet56:FILE.safetensors`` or
-            ``python:MODULE:FACTORY`` for whatever FACTORY() returns, or a remote one
-            (:func:`~denoised_smoothing.remote.source.load_remote`).
+            ``hf:NAME``, ``onnx:FILE?mean=0.5,0.5,0.5``, ``cifar-resnet56:FILE.safetensors``,
+            ``python:MODULE:FACTORY`` for whatever FACTORY() returns, or a remote one, such as
+            ``aws?size=96`` or ``http:URL?label=JMESPATH``.
 
     Raises:
-        SpecError: nothing known by that name; suggests the nearest.
+        SpecError: nothing known has that name; suggests the nearest.
         WeightsError: the weights are missing or do not fit.
         MissingExtraError: an optional package is needed.
     """
-    bundled = shipped_classifiers()
-    if spec in bundled:
-        check_checksum(bundled[spec])
-        return load_cifar_resnet(bundled[spec], depth=None)
-    if is_remote(spec):
-        return load_remote(spec)
-    if not has_source(Role.CLASSIFIER, spec):
-        raise unknown(Role.CLASSIFIER, spec, [*bundled, *REMOTE_FORMS])
-    classifier: Classifier = _callable(open_spec(Role.CLASSIFIER, spec), spec)
+    shipped = shipped_classifiers()
+    if spec in shipped:
+        check_checksum(shipped[spec])
+        return remember_spec(load_cifar_resnet(shipped[spec], depth=None), spec)
+    classifier: Classifier = _opened(Role.CLASSIFIER, spec, list(shipped))
     return classifier
 
 
 def load_denoiser(spec: str) -> Denoiser | None:
-    """The denoiser that a spec names; None for ``none``.
+    """Return the denoiser that a spec names; None for ``none``.
 
     Args:
-        spec: ``none``, a bundled name, or ``SCHEME:REST`` with a scheme of
+        spec: ``none``, a shipped name, or ``SCHEME:REST?NAME=VALUE`` with a scheme of
             :func:`list_denoisers`, such as ``unet:FILE.safetensors``, ``diffusers:FOLDER`` or
             ``python:MODULE:FACTORY``.
 
     Raises:
-        SpecError: nothing known by that name; suggests the nearest.
-        WeightsError: the weights are missing, of another architecture, or bundled and not as
-            they were shipped.
+        SpecError: nothing known has that name; suggests the nearest.
+        WeightsError: the weights are missing, of another architecture, or shipped and altered.
         MissingExtraError: an optional package is needed.
     """
     if spec == "none":
         return None
-    bundled = shipped_denoisers()
-    if spec in bundled:
-        return load_shipped_denoiser(spec)
-    if not has_source(Role.DENOISER, spec):
-        raise unknown(Role.DENOISER, spec, ["none", *bundled])
-    denoiser: Denoiser = _callable(open_spec(Role.DENOISER, spec), spec)
+    shipped = shipped_denoisers()
+    if spec in shipped:
+        return remember_spec(load_shipped_denoiser(spec), spec)
+    denoiser: Denoiser = _opened(Role.DENOISER, spec, ["none", *shipped])
     return denoiser
+
+
+def _opened(role: Role, spec: str, names: Sequence[str]) -> Any:
+    """Return what the source of a spec loads; ``names`` are those that need no source."""
+    if not has_source(role, spec):
+        raise unknown(role, spec, names)
+    made = open_spec(role, spec)
+    if not callable(made):
+        raise SpecError(f"{spec!r}: its source must return a callable, got {type(made).__name__}")
+    return remember_spec(made, spec)
 
 
 def load_bundle(
@@ -132,70 +135,60 @@ def _without_weights(spec: str) -> Classifier:
 
 
 def shipped_classifiers() -> dict[str, Path]:
-    """Names and files of the classifiers that ship with the package, for the demo."""
+    """Return names and files of the classifiers that ship with the package, for the demo."""
     return {path.stem: path for path in sorted(shipped_folder("classifiers").glob("*.safetensors"))}
 
 
 def list_classifiers() -> list[dict[str, str]]:
-    """What ``--classifier`` takes: bundled ones, the sources of specs, and remote ones."""
-    bundled = [{"spec": name, "what": "bundled", "missing": ""} for name in shipped_classifiers()]
-    remote = [{"spec": form, "what": "remote", "missing": ""} for form in REMOTE_FORMS]
-    return [*bundled, *list_sources(Role.CLASSIFIER), *remote]
+    """Return the rows of ``list``: shipped classifiers, and the sources of specs."""
+    shipped = [{"spec": name, "what": "shipped", "missing": ""} for name in shipped_classifiers()]
+    return [*shipped, *list_sources(Role.CLASSIFIER)]
 
 
 def list_denoisers() -> list[dict[str, str]]:
-    """What ``--denoiser`` takes: bundled ones with their cards, and the sources of specs."""
-    bundled = []
+    """Return the rows of ``list``: shipped denoisers with their cards, and the sources of specs."""
+    shipped = []
     for name, path in shipped_denoisers().items():
         _, card = load_weights(path)
         levels = "-".join(sorted({card["sigma_min"], card["sigma_max"]}))
-        what = f"bundled: {card['architecture']}, sigma {levels}, {card['objective']}"
-        bundled.append({"spec": name, "what": f"{what}, trained on {card['data']}", "missing": ""})
+        what = f"shipped: {card['architecture']}, sigma {levels}, {card['objective']}"
+        shipped.append({"spec": name, "what": f"{what}, trained on {card['data']}", "missing": ""})
     none = {"spec": "none", "what": "no denoiser", "missing": ""}
-    return [*bundled, none, *list_sources(Role.DENOISER)]
+    return [*shipped, none, *list_sources(Role.DENOISER)]
 
 
 def list_datasets() -> list[dict[str, str]]:
-    """What DATA takes: the sources of specs, and image files."""
+    """Return the rows of ``list``: the sources of data specs, and image files."""
     image = {"spec": "IMAGE", "what": "an image file", "missing": ""}
     return [*list_sources(Role.DATASET), image]
 
 
-def _callable(made: object, spec: str) -> Any:
-    if not callable(made):
-        raise SpecError(
-            f"{spec!r}: its source returned {type(made).__name__}, which cannot be called on images"
-        )
-    return made
-
-
 def _made_by(spec: Spec) -> Any:
-    """What the factory of ``MODULE:FACTORY`` returns; modules of the working folder are found."""
-    module_name, _, factory_name = spec.rest.partition(":")
-    if not module_name or not factory_name:
-        raise SpecError(f"{spec.text!r} is not complete; write python:MODULE:FACTORY")
+    """Return what the factory of ``MODULE:FACTORY`` returns; the working folder is searched."""
+    module_name, _, name = spec.rest.partition(":")
+    if not module_name or not name:
+        raise SpecError(f"{spec.text!r} is not complete. Write python:MODULE:FACTORY")
     folder = str(Path.cwd())
     sys.path.insert(0, folder)
     try:
-        factory = getattr(importlib.import_module(module_name), factory_name, None)
+        factory = getattr(importlib.import_module(module_name), name, None)
+        if not callable(factory):
+            raise SpecError(
+                f"{spec.text!r}: module {module_name!r} has no function {name!r}. Name one "
+                "without arguments that returns the classifier or denoiser"
+            )
     except (ImportError, TypeError) as error:  # TypeError: a name that begins with a dot
         raise SpecError(
-            f"{spec.text!r}: module {module_name!r} cannot be imported ({error}); install it, or "
+            f"{spec.text!r}: module {module_name!r} cannot be imported ({error}). Install it, or "
             "run in the folder that holds it"
         ) from error
     else:
-        made = _call(factory, spec.text) if callable(factory) else None
+        made = _call(factory, spec.text)
     finally:
         sys.path.remove(folder)
-    if not callable(factory):
-        raise SpecError(
-            f"{spec.text!r}: module {module_name!r} has no function {factory_name!r}; name one "
-            "without arguments that returns the classifier or denoiser"
-        )
     if not callable(made):
         raise SpecError(
-            f"{spec.text!r}: {factory_name}() returned {type(made).__name__}, which cannot be "
-            "called on images"
+            f"{spec.text!r}: {name}() must return a callable on images, got {type(made).__name__}"
         )
     return made
 
@@ -207,32 +200,32 @@ def _call(factory: Callable[[], Any], spec: str) -> Any:
         raise
     except Exception as error:
         raise SpecError(
-            f"{spec!r}: the factory failed with {type(error).__name__}: {error}; it is called "
-            "without arguments and returns the classifier or denoiser"
+            f"{spec!r}: the factory failed with {type(error).__name__}: {error}. It is called "
+            "without arguments, and must return the classifier or denoiser"
         ) from error
 
 
 def _mean_of(spec: Spec) -> MeanDenoiser:
-    """The mean over ``DENOISER+DENOISER``, each a spec without options."""
+    """Return the mean over ``DENOISER+DENOISER``, each a spec without options."""
     mirror = spec.options.get("mirror", "no")
     if mirror not in ("yes", "no"):
-        raise SpecError(f"{spec.text!r}: mirror is yes or no, got {mirror!r}")
+        raise SpecError(f"{spec.text!r}: mirror must be yes or no, got {mirror!r}")
     denoisers: list[DenoiserNetwork] = []
     parts = spec.rest.split("+")
     if not all(parts) or len(set(parts)) < len(parts):
         raise SpecError(
-            f"{spec.text!r}: between its plus signs stand different denoisers, and their paths "
-            "hold none; write mean:DENOISER+DENOISER"
+            f"{spec.text!r} must name different denoisers between plus signs, whose paths contain "
+            "no plus sign. Write mean:DENOISER+DENOISER"
         )
     for part in parts:
         try:
             denoiser = load_denoiser(part)
         except (SpecError, WeightsError) as error:
-            raise SpecError(f"{spec.text!r}, of which {part!r} is a part: {error}") from error
+            raise SpecError(f"{spec.text!r}, part {part!r}: {error}") from error
         if not isinstance(denoiser, DenoiserNetwork):
             raise SpecError(
-                f"{spec.text!r}: {part!r} is no denoiser of this package; name bundled ones, or "
-                "files of unet, dncnn or memnet"
+                f"{spec.text!r}: {part!r} is not a denoiser of this package. Name shipped ones, "
+                "or files of unet, dncnn or memnet"
             )
         denoisers.append(denoiser)
     try:
@@ -244,7 +237,7 @@ def _mean_of(spec: Spec) -> MeanDenoiser:
 MEAN = Source(
     _mean_of,
     "mean:DENOISER+DENOISER[?mirror=yes]",
-    "the mean answer behind several, and to mirror images",
+    "the mean logits of several denoisers and mirrored images",
     options=("mirror",),
 )
-PYTHON = Source(_made_by, "python:MODULE:FACTORY", "what FACTORY() returns")
+PYTHON = Source(_made_by, "python:MODULE:FACTORY", "the return value of FACTORY()")

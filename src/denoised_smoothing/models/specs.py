@@ -4,12 +4,22 @@ The built-in sources are registered in the same way, in ``pyproject.toml``:
 
     [project.entry-points."denoised_smoothing.classifiers"]
     timm = "denoised_smoothing.models.classifiers.timm:SOURCE"
+
+A spec is written ``scheme:rest?name=value&name=value``. An ``&`` begins an option where ``NAME=``
+follows, and is a part of the value elsewhere. Two kinds of sources read more (see :class:`Source`):
+
+*   Where the rest is a URL, the options begin at the first ``?NAME=`` with the name of an option.
+    The URL keeps its own query in front: ``http:http://host/x?key=1?label=name``. If that query
+    begins with the name of an option, write ``?&``: ``http:http://host/x?&size=1?label=name``.
+*   Remote classifiers also read ``scheme:rest#name=value#name=value``, and log the new form.
 """
 
 from __future__ import annotations
 
 import difflib
+import logging
 import re
+import weakref
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -17,15 +27,19 @@ from functools import cache
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from denoised_smoothing.errors import MissingExtraError, SpecError
 
 _OWN = "denoised-smoothing"
+_log = logging.getLogger(__name__)
+_loaded_by: dict[int, tuple[Callable[[], object], str]] = {}
+"""By the id of an object: a reference to it, and the spec that loaded it."""
+T = TypeVar("T")
 
 
 class Role(StrEnum):
-    """What a source brings; its value is the end of the entry point group's name."""
+    """What a source loads; its value is the end of the entry point group's name."""
 
     CLASSIFIER = "classifiers"
     DENOISER = "denoisers"
@@ -39,12 +53,12 @@ class Role(StrEnum):
 
 @dataclass(frozen=True)
 class Spec:
-    """A spec string, taken apart: ``scheme:rest?name=value&name=value``.
+    """A parsed spec string, ``scheme:rest?name=value&name=value``.
 
     Args:
         text: the whole string, for messages.
-        scheme: what stands before the first colon.
-        rest: what stands after it, without the options.
+        scheme: the part before the first colon.
+        rest: the part after it, without the options.
         options: the options by name; empty for a source that takes none.
     """
 
@@ -53,59 +67,78 @@ class Spec:
     rest: str
     options: Mapping[str, str] = field(default_factory=dict)
 
-    def number(self, name: str, default: int) -> int:
-        """The option as a whole number of at least 1.
+    def given(self, **kinds: Callable[[str], Any]) -> dict[str, Any]:
+        """Return the given ones of these options, converted, as keyword arguments.
+
+        Args:
+            kinds: by name ``int``, ``float``, ``str`` or a function whose ValueError completes
+                "NAME must be ...".
 
         Raises:
-            SpecError: it is none.
+            SpecError: a value cannot be converted.
         """
-        text = self.options.get(name, str(default))
-        if not text.isdecimal() or int(text) < 1:
-            raise SpecError(f"{self.text!r}: {name} must be a whole number above 0, got {text!r}")
-        return int(text)
+        return {name: self._read(name, to) for name, to in kinds.items() if name in self.options}
+
+    def number(self, name: str, default: int) -> int:
+        """Return the option as a whole number.
+
+        Raises:
+            SpecError: it is not a whole number above 0.
+        """
+        return int(self.given(**{name: _positive}).get(name, default))
 
     def numbers(self, name: str) -> tuple[float, ...] | None:
-        """The option as numbers that commas separate; None if it is not given.
+        """Return the option as numbers that commas separate; None if it is not given.
 
         Raises:
-            SpecError: one of them is no number.
+            SpecError: a part is not a number.
         """
-        if name not in self.options:
-            return None
-        try:
-            return tuple(float(part) for part in self.options[name].split(","))
-        except ValueError:
-            raise SpecError(
-                f"{self.text!r}: {name} takes numbers such as 0.5,0.5,0.5, "
-                f"got {self.options[name]!r}"
-            ) from None
+        return self.given(**{name: _numbers}).get(name)
 
     def names(self, name: str) -> tuple[str, ...] | None:
-        """The option as names: between commas, or the lines of a file; None if it is not given.
+        """Return the names between commas, or the lines of a file; None if it is not given.
 
         Raises:
             SpecError: the file is missing, or fewer than two names are given.
         """
-        if name not in self.options:
-            return None
+        return self.given(**{name: _names}).get(name)
+
+    def _read(self, name: str, convert: Callable[[str], Any]) -> Any:
         text = self.options[name]
-        path = Path(text).expanduser()
-        if "," not in text:
-            if not path.is_file():
-                raise SpecError(
-                    f"{self.text!r}: {name} takes names between commas, or a file with one a "
-                    f"line, and there is no file {text!r}"
-                )
-            text = ",".join(path.read_text(encoding="utf-8").splitlines())
-        found = tuple(part.strip() for part in text.split(",") if part.strip())
-        if len(found) < 2:
-            raise SpecError(f"{self.text!r}: {name} needs at least two names, got {found}")
-        return found
+        try:
+            return convert(text)
+        except ValueError as error:
+            kinds: dict[object, str] = {int: "a whole number", float: "a number"}
+            expected = kinds.get(convert, str(error))
+            raise SpecError(f"{self.text!r}: {name} must be {expected}, got {text!r}") from error
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise ValueError("a whole number above 0")
+    return int(text)
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError("numbers such as 0.5,0.5,0.5") from None
+
+
+def _names(text: str) -> tuple[str, ...]:
+    path = Path(text).expanduser()
+    if "," not in text and path.is_file():
+        text = ",".join(path.read_text(encoding="utf-8").splitlines())
+    found = tuple(part.strip() for part in text.split(",") if part.strip())
+    if len(found) < 2:
+        raise ValueError("at least two names between commas, or a file with one a line")
+    return found
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where classifiers, denoisers or data sets come from: what an entry point leads to.
+    """A kind of classifier, denoiser or data set: the value of an entry point.
 
     Args:
         load: makes the object of a spec.
@@ -115,6 +148,8 @@ class Source:
             the rest.
         package: what must be installed to load it, as it is imported, or None.
         extra: the extra of denoised-smoothing that brings it, or None for the package itself.
+        url: whether the rest is a URL, which may have a query. The URL itself is a spec, too.
+        hashes: whether ``#name=value``, the earlier form of options, is read as well.
     """
 
     load: Callable[[Spec], Any]
@@ -123,64 +158,66 @@ class Source:
     options: tuple[str, ...] = ()
     package: str | None = None
     extra: str | None = None
+    url: bool = False
+    hashes: bool = False
 
     @property
     def missing(self) -> MissingExtraError | None:
-        """What ``load`` would raise for want of a package, or None if it is there."""
+        """The error of ``load`` without the package, or None if it is installed."""
         if self.package is None or _is_installed(self.package):
             return None
         return MissingExtraError(self.package, self.extra, self.form)
 
 
 def open_spec(role: Role, text: str) -> Any:
-    """The object that a spec names, from the source that its scheme names.
+    """Load the object that a spec names, from the source of its scheme.
 
     Raises:
-        SpecError: no such scheme, nothing behind the colon, or options it does not take.
+        SpecError: the scheme is unknown, the rest is missing, or an option is refused.
         MissingExtraError: a package is needed.
     """
     source, spec = resolve(role, text)
     try:
         return source.load(spec)
     except ImportError as error:
-        lacks = source.missing
-        if lacks is None or isinstance(error, MissingExtraError):
+        missing = source.missing
+        if missing is None or isinstance(error, MissingExtraError):
             raise
-        raise lacks from error
+        raise missing from error
 
 
 def resolve(role: Role, text: str) -> tuple[Source, Spec]:
-    """The source of a spec, and the spec taken apart.
+    """Return the source of a spec, and the parsed spec.
 
     Raises:
-        SpecError: no such scheme, nothing behind the colon, or options it does not take.
+        SpecError: the scheme is unknown, the rest is missing, or an option is refused.
     """
-    scheme, _, rest = text.partition(":")
-    entry = _entry_of(role, scheme)
-    if entry is None:
+    found = _find(role, text)
+    if found is None:
         raise unknown(role, text)
-    source = _loaded(entry)
-    options: dict[str, str] = {}
-    if source.options and "?" in rest:
-        rest, _, tail = rest.partition("?")
-        options = _options(text, tail, source)
+    source, scheme, rest = found
+    rest, options = _parse(text, rest, source)
+    if source.url and rest.startswith("//"):
+        rest = f"{scheme}:{rest}"
     if not rest and ":" in source.form.partition("[")[0]:
-        raise SpecError(f"{text!r} is not complete; write {source.form}")
+        raise SpecError(f"{text!r} is not complete. Write {source.form}")
+    if rest and ":" not in source.form:
+        raise SpecError(f"{text!r}: {rest!r} is not expected. Write {source.form}")
     return source, Spec(text, scheme, rest, options)
 
 
 def has_source(role: Role, text: str) -> bool:
-    """Whether the scheme of a spec is registered."""
-    return _entry_of(role, text.partition(":")[0]) is not None
+    """Return whether the scheme of a spec is registered."""
+    return _find(role, text) is not None
 
 
 def schemes(role: Role) -> list[str]:
-    """The schemes that are registered."""
+    """Return the schemes that are registered."""
     return list(_entries(role))
 
 
 def list_sources(role: Role) -> list[dict[str, str]]:
-    """Rows of ``list``: the form of each source, what it is, and what is missing for it."""
+    """Return the rows of ``list``: form and description of each source, and what is missing."""
     rows = []
     for entry in _entries(role).values():
         try:
@@ -188,55 +225,112 @@ def list_sources(role: Role) -> list[dict[str, str]]:
         except SpecError as error:
             rows.append({"spec": f"{entry.name}:", "what": "plug-in", "missing": str(error)})
             continue
-        lacks = source.missing
-        missing = "" if lacks is None else lacks.install
+        missing = "" if source.missing is None else source.missing.install
         rows.append({"spec": source.form, "what": source.what, "missing": missing})
     return rows
 
 
 def forms(role: Role) -> list[str]:
-    """How the specs of all sources are written."""
+    """Return how the specs of all sources are written."""
     return [row["spec"] for row in list_sources(role)]
 
 
 def unknown(role: Role, text: str, names: Collection[str] = ()) -> SpecError:
-    """The error for a spec that names nothing known; suggests the nearest.
+    """Return the error for a spec that names nothing known; it suggests the nearest form.
 
     Args:
         role: what was looked for.
         text: the spec.
-        names: what else could have been named.
+        names: further names that are known.
     """
-    known = {re.split(r"[:\[A-Z]", form)[0]: form for form in (*names, *forms(role))}
-    nearest = difflib.get_close_matches(text.split(":")[0], known, n=1, cutoff=0.5)
-    hint = f"did you mean {known[nearest[0]]}? " if nearest else ""
+    every = [*names, *forms(role)]
+    known = {re.split(r"[:\[?A-Z]", form)[0]: form for form in every}
+    hint = _nearest(text.split(":")[0], known)
     what = role.value.removesuffix("s")
-    every = ", ".join([*names, *forms(role)])
-    return SpecError(f"unknown {what} {text!r}; {hint}Known: {every}")
+    return SpecError(f"Unknown {what} {text!r}. {hint}Known: {', '.join(every)}")
 
 
-def _options(text: str, tail: str, source: Source) -> dict[str, str]:
-    options = {}
-    for pair in tail.split("&"):
-        name, equals, value = pair.partition("=")
-        if name not in source.options or not equals or not value:
-            raise SpecError(
-                f"{text!r}: option {pair!r} is not known; write NAME=VALUE, joined by &, with "
-                f"the names {', '.join(source.options)}"
-            )
-        options[name] = value
-    return options
+def remember_spec(thing: T, spec: str) -> T:
+    """Note the spec that loaded an object, outside of the object, and return the object."""
+    key = id(thing)
+    try:
+        held: Callable[[], object] = weakref.ref(thing, lambda _: _loaded_by.pop(key, None))
+    except TypeError:  # takes no weak references: kept, so that nothing else gets its id
+        held = lambda: thing  # noqa: E731
+    _loaded_by[key] = held, spec
+    return thing
+
+
+def spec_of(thing: object) -> str | None:
+    """Return the spec by which a classifier or denoiser was loaded; None without any."""
+    held, spec = _loaded_by.get(id(thing), (None, None))
+    return spec if held is not None and held() is thing else None
+
+
+def _find(role: Role, text: str) -> tuple[Source, str, str] | None:
+    """Return the source of a spec, the scheme, and what follows it."""
+    scheme, _, rest = text.partition(":")
+    if (entry := _entry_of(role, scheme)) is not None:
+        return _loaded(entry), scheme, rest
+    scheme = re.split("[?#]", text, maxsplit=1)[0]  # options right behind the scheme
+    entry = _entry_of(role, scheme)
+    if entry is None or not (source := _loaded(entry)).options:
+        return None
+    return source, scheme, text[len(scheme) :]
+
+
+def _parse(text: str, rest: str, source: Source) -> tuple[str, dict[str, str]]:
+    """Return the rest without its options, and the options."""
+    if not source.options:
+        return rest, {}
+    names = "|".join(source.options).replace("_", "[-_]")
+    start = rf"\?(?=(?:{names})=)" if source.url else r"\?"
+    head, *tail = re.split(start, rest, maxsplit=1)
+    old: list[str] = []
+    if source.hashes and ("#" in head or re.search(f"#(?:{names})=", rest)):
+        head, *old = rest.split("#")
+        head, *tail = [head] if source.url else head.split("?", maxsplit=1)
+    pairs = [pair for part in tail for pair in re.split(r"&(?=[A-Za-z][\w-]*=(?!=))", part)] + old
+    options = dict(_option(text, pair, source) for pair in pairs)
+    if old:
+        shown = re.sub(start, "?&", head) if source.url else head
+        new = f"{text.removesuffix(rest)}{shown}?{'&'.join(pairs)}"
+        _log.warning("note: #name=value in %r is an earlier form of options. Write %r", text, new)
+    return head, options
+
+
+def _option(text: str, pair: str, source: Source) -> tuple[str, str]:
+    name, equals, value = pair.partition("=")
+    if not equals or not value or value.endswith("&"):
+        raise SpecError(
+            f"{text!r}: option {pair!r} is not complete. Write ?NAME=VALUE&NAME=VALUE, with the "
+            f"names {', '.join(source.options)}"
+        )
+    for known in (name, name.replace("-", "_")):
+        if known in source.options:
+            return known, value
+    hint = _nearest(name, {option: option for option in source.options})
+    query = ". A query of the URL stands before the options: URL?query?NAME=VALUE" * source.url
+    raise SpecError(
+        f"{text!r}: option {name!r} is not known. {hint}Known: {', '.join(source.options)}{query}"
+    )
+
+
+def _nearest(text: str, known: Mapping[str, str]) -> str:
+    """Return a question that suggests the value of the most similar key, or an empty string."""
+    nearest = difflib.get_close_matches(text, known, n=1, cutoff=0.5)
+    return f"Did you mean {known[nearest[0]]}? " if nearest else ""
 
 
 def _entry_of(role: Role, scheme: str) -> metadata.EntryPoint | None:
-    """The entry point of a scheme; a number at its end may be left out (cifar-resnet56)."""
+    """Return the entry point of a scheme, whose number at the end is optional (cifar-resnet56)."""
     entries = _entries(role)
     return entries.get(scheme) or entries.get(scheme.rstrip("0123456789"))
 
 
 @cache
 def _entries(role: Role) -> dict[str, metadata.EntryPoint]:
-    """Scheme to entry point: those of this package, then others by name; the first one wins."""
+    """Return entry points by scheme: those of this package, then others by name; the first wins."""
     found = metadata.entry_points(group=role.group)
     entries: dict[str, metadata.EntryPoint] = {}
     for entry in sorted(found, key=lambda e: (not _is_own(e), e.dist.name if e.dist else "")):
@@ -249,22 +343,22 @@ def _is_own(entry: metadata.EntryPoint) -> bool:
 
 
 def _loaded(entry: metadata.EntryPoint) -> Source:
-    """What an entry point leads to.
+    """Return the source that an entry point names.
 
     Raises:
-        SpecError: it cannot be imported, or is no source.
+        SpecError: it cannot be imported, or is not a source.
     """
     try:
         source = entry.load()
     except Exception as error:  # of any plug-in
         raise SpecError(
-            f"the plug-in {entry.name!r} ({entry.value}) cannot be loaded "
-            f"({type(error).__name__}: {error}); repair or remove the package that brings it"
+            f"The plug-in {entry.name!r} ({entry.value}) cannot be loaded "
+            f"({type(error).__name__}: {error}). Repair or remove the package that brings it"
         ) from error
     if not isinstance(source, Source):
         raise SpecError(
-            f"the plug-in {entry.name!r} ({entry.value}) is {type(source).__name__}; it must be a "
-            "denoised_smoothing.models.specs.Source"
+            f"The plug-in {entry.name!r} ({entry.value}) must be a denoised_smoothing.Source, "
+            f"got {type(source).__name__}. Repair or remove the package that brings it"
         )
     return source
 

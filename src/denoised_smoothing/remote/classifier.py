@@ -22,8 +22,7 @@ from denoised_smoothing.remote.labels import AnswerRule
 from denoised_smoothing.remote.limits import ClientSettings
 from denoised_smoothing.remote.log import MemoryLog, QueryLog
 from denoised_smoothing.remote.records import CopyKey, Spending, spending_of
-from denoised_smoothing.remote.vendors.base import Vendor
-from denoised_smoothing.remote.vendors.prices import Price
+from denoised_smoothing.remote.vendors.base import Price, Vendor
 
 
 class RemoteClassifier:

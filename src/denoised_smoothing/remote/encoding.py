@@ -84,7 +84,7 @@ class Encoding:
             raise SettingError(
                 f"the image would be sent as {len(data):,} bytes, and the vendor takes "
                 f"{limits.max_bytes:,} at most; certify at a smaller --resolution, or send "
-                "JPEG (#format=jpeg)"
+                "JPEG (?format=jpeg)"
             )
         return data
 

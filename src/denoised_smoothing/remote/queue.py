@@ -208,11 +208,11 @@ class RequestQueue:
         attempt = replace(attempt, outcome=fault.outcome)
         if fault.answer is not None:
             attempt = replace(attempt, answer=str(fault.answer))
-        if fault.blame is FaultSource.IMAGE and self._answers:
+        if fault.source is FaultSource.IMAGE and self._answers:
             self._book(replace(attempt, final=True), copy)
             return
         copy.failures += fault.outcome is not Outcome.THROTTLED
-        opened = self._breaker.failed(self._clock(), refused=fault.blame is not FaultSource.LOAD)
+        opened = self._breaker.failed(self._clock(), refused=fault.source is not FaultSource.LOAD)
         exhausted = copy.failures >= self._conduct.attempts
         elsewhere = self._breaker.worked and not opened
         if exhausted and (copy.tried_before or elsewhere):
@@ -242,7 +242,7 @@ class RequestQueue:
                 RemoteError(
                     f"none of the first {UNLABELLED_LIMIT} answers of {self._vendor.name} has a "
                     f"label that counts, the last is {str(attempt.answer)[:200]}; check where it "
-                    "is looked for (#label, #labels, #synonyms). The same command resumes"
+                    "is looked for (?label, ?labels, ?synonyms). The same command resumes"
                 )
             )
 
@@ -257,7 +257,7 @@ class RequestQueue:
         hints = {
             FaultSource.ACCOUNT: "check the key, its rights and the quota of the account",
             FaultSource.SETUP: "check the name of the model and the address",
-            FaultSource.IMAGE: "check what sizes and formats the vendor takes (#size, #format)",
+            FaultSource.IMAGE: "check what sizes and formats the vendor takes (?size, ?format)",
             FaultSource.LOAD: "try again later, or with a lower --rate or --in-flight",
         }
         kind = {
@@ -266,7 +266,7 @@ class RequestQueue:
         }.get(fault.outcome, f"does not answer ({fault.outcome})")
         name = f"{self._vendor.name}:{self._vendor.model}".rstrip(":")
         told = cleaned(str(fault), self._vendor.secrets())
-        return f"{name} {kind}: {told}; {hints[fault.blame]}. {resume_hint(self._log)}"
+        return f"{name} {kind}: {told}; {hints[fault.source]}. {resume_hint(self._log)}"
 
 
 def cleaned(text: str, secrets: Sequence[str]) -> str:

@@ -11,7 +11,7 @@ from denoised_smoothing.errors import RunNotFoundError, SettingError
 from denoised_smoothing.remote.classifier import RemoteClassifier
 from denoised_smoothing.remote.log import StoreLog
 from denoised_smoothing.remote.records import Spending
-from denoised_smoothing.remote.vendors.prices import Price
+from denoised_smoothing.remote.vendors.base import Price
 from denoised_smoothing.store import Store, StoredRun
 
 

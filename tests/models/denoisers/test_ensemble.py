@@ -70,12 +70,12 @@ def test_what_has_no_mean_is_refused(denoisers: list[DenoiserNetwork], said: str
 @pytest.mark.parametrize(
     ("spec", "said"),
     [
-        ("mean:digits-mse+none", "'none' is no denoiser of this package"),
-        ("mean:digits-mse?mirror=1", "mirror is yes or no, got '1'"),
-        ("mean:digits-mse+digits-msee", "of which 'digits-msee' is a part: unknown denoiser"),
-        ("mean:digits-mse+unet:a+b.safetensors", "of which 'unet:a' is a part: there is no"),
-        ("mean:digits-mse+", "between its plus signs stand different denoisers"),
-        ("mean:digits-mse+digits-mse", "between its plus signs stand different denoisers"),
+        ("mean:digits-mse+none", "'none' is not a denoiser of this package"),
+        ("mean:digits-mse?mirror=1", "mirror must be yes or no, got '1'"),
+        ("mean:digits-mse+digits-msee", "part 'digits-msee': Unknown denoiser"),
+        ("mean:digits-mse+unet:a+b.safetensors", "part 'unet:a': there is no"),
+        ("mean:digits-mse+", "must name different denoisers between plus signs"),
+        ("mean:digits-mse+digits-mse", "must name different denoisers between plus signs"),
     ],
 )
 def test_specs_that_say_no_mean(spec: str, said: str) -> None:

@@ -8,9 +8,11 @@ from typing import Any, ClassVar
 from denoised_smoothing.errors import SettingError
 from denoised_smoothing.remote.labels import Scored
 from denoised_smoothing.remote.records import Outcome
+from denoised_smoothing.remote.source import remote_source
 from denoised_smoothing.remote.vendors.base import (
     FaultSource,
     Limits,
+    Price,
     Reply,
     Vendor,
     VendorError,
@@ -19,25 +21,28 @@ from denoised_smoothing.remote.vendors.base import (
     retry_after,
 )
 
-_THROTTLED = ("Throttling", "ThroughputExceeded", "LimitExceeded", "TooManyRequests", "SlowDown")
-_ACCOUNT = (
-    "UnrecognizedClient", "InvalidSignature", "AccessDenied", "ExpiredToken", "MissingAuth",
-    "InvalidClientTokenId", "Subscription", "IncompleteSignature", "OptInRequired", "AuthFailure",
-)  # fmt: skip
-_IMAGE = ("InvalidImageFormat", "ImageTooLarge", "InvalidParameter", "ValidationException")
+_FAULTS = {
+    ("Throttling", "ThroughputExceeded", "LimitExceeded", "TooManyRequests", "SlowDown"):
+        (Outcome.THROTTLED, FaultSource.LOAD),
+    ("UnrecognizedClient", "InvalidSignature", "AccessDenied", "ExpiredToken", "MissingAuth",
+     "InvalidClientTokenId", "Subscription", "IncompleteSignature", "OptInRequired", "AuthFailure"):
+        (Outcome.REFUSED, FaultSource.ACCOUNT),
+    ("InvalidImageFormat", "ImageTooLarge", "InvalidParameter", "ValidationException"):
+        (Outcome.REJECTED, FaultSource.IMAGE),
+}  # fmt: skip
+"""Parts of Amazon's error codes; the first match counts."""
 
 
 class Rekognition(Vendor):
     """Labels of Amazon Rekognition.
 
-    Credentials, region and endpoint are found where boto3 looks for them: the environment
-    (``AWS_ACCESS_KEY_ID``, ``AWS_DEFAULT_REGION``, ``AWS_PROFILE``, ``AWS_ENDPOINT_URL``), the
-    files in ``~/.aws``, the role of the machine. Labels have a hierarchy: a label with more
-    parents is the more specific one.
+    boto3 finds credentials, region and endpoint: in the environment (``AWS_ACCESS_KEY_ID``,
+    ``AWS_DEFAULT_REGION``, ``AWS_PROFILE``, ``AWS_ENDPOINT_URL``), in the files in ``~/.aws``, or
+    in the role of the machine. A label with more parents in the hierarchy is more specific.
 
     Args:
-        max_labels: labels that are asked for.
-        min_confidence: in percent, below which there is no label.
+        max_labels: number of labels requested.
+        min_confidence: in percent; labels below it are left out.
 
     Raises:
         SettingError: an argument is out of its range.
@@ -47,13 +52,14 @@ class Rekognition(Vendor):
     extra: ClassVar[str] = "aws"
     limits: ClassVar[Limits] = Limits(min_side=80, max_side=10_000, max_bytes=5_242_880)
     rate: ClassVar[float | None] = 5.0
+    price = Price(0.001, "list price up to a million a month, as transcribed 2026-10-07")
     model = "DetectLabels"
 
     def __init__(self, max_labels: int = 20, min_confidence: float = 0.0) -> None:
         if max_labels < 1 or not 0.0 <= min_confidence <= 100.0:
             raise SettingError(
-                f"max_labels is at least 1 and min_confidence 0 to 100, got {max_labels} and "
-                f"{min_confidence}"
+                f"max_labels must be at least 1 and min_confidence 0 to 100, got {max_labels} "
+                f"and {min_confidence}"
             )
         self._max_labels, self._min_confidence = max_labels, min_confidence
         self._errors: Any = None
@@ -75,20 +81,20 @@ class Rekognition(Vendor):
             session = boto3.session.Session()
             if session.region_name is None:
                 raise SettingError(
-                    "aws needs a region, and none is set; set AWS_DEFAULT_REGION, or region in "
-                    "~/.aws/config ('aws configure')"
+                    "aws needs a region, and none is set. Set AWS_DEFAULT_REGION, or run "
+                    "'aws configure'"
                 )
             credentials = session.get_credentials()
             if credentials is None:
                 raise SettingError(
-                    "aws needs credentials, and none are found; set AWS_ACCESS_KEY_ID and "
+                    "aws needs credentials, and none are found. Set AWS_ACCESS_KEY_ID and "
                     "AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or run 'aws configure'"
                 )
             frozen = credentials.get_frozen_credentials()
             self._client = session.client("rekognition", config=config)
         except self._errors.BotoCoreError as error:
             raise SettingError(
-                f"aws cannot be set up ({error}); check ~/.aws and the variables AWS_*"
+                f"aws cannot be set up ({error}). Check ~/.aws and the variables AWS_*"
             ) from error
         self._secrets = tuple(filter(None, (frozen.secret_key, frozen.token, frozen.access_key)))
 
@@ -121,7 +127,7 @@ class Rekognition(Vendor):
             raise VendorError(Outcome.DROPPED, f"the connection ended ({error})") from error
         except self._parsers.ResponseParserError as error:
             raise VendorError(Outcome.GARBLED, f"the answer cannot be read ({error})") from error
-        except errors.BotoCoreError as error:  # credentials that expired, an odd name
+        except errors.BotoCoreError as error:  # expired credentials, an invalid name
             raise VendorError(Outcome.REFUSED, str(error), FaultSource.ACCOUNT) from error
         return {key: value for key, value in answer.items() if key != "ResponseMetadata"}
 
@@ -138,17 +144,22 @@ class Rekognition(Vendor):
 
 
 def _fault(response: Any) -> VendorError:
-    told, meta = response.get("Error", {}), response.get("ResponseMetadata", {})
-    code, status = str(told.get("Code", "")), int(meta.get("HTTPStatusCode", 0))
-    message, headers = f"{code}: {told.get('Message', '')}", meta.get("HTTPHeaders", {})
-    kinds = (
-        (_THROTTLED, Outcome.THROTTLED, FaultSource.LOAD),
-        (_ACCOUNT, Outcome.REFUSED, FaultSource.ACCOUNT),
-        (_IMAGE, Outcome.REJECTED, FaultSource.IMAGE),
-    )
-    for words, outcome, blame in kinds:
+    error, meta = response.get("Error", {}), response.get("ResponseMetadata", {})
+    code, status = str(error.get("Code", "")), int(meta.get("HTTPStatusCode", 0))
+    message, headers = f"{code}: {error.get('Message', '')}", meta.get("HTTPHeaders", {})
+    for words, (outcome, source) in _FAULTS.items():
         if any(word in code for word in words):
-            return VendorError(
-                outcome, message, blame, retry_after=retry_after(headers), answer=told
-            )
-    return fault_of_status(status, message, headers, told)
+            after = retry_after(headers)
+            return VendorError(outcome, message, source, retry_after=after, answer=error)
+    return fault_of_status(status, message, headers, error)
+
+
+SOURCE = remote_source(
+    lambda rest, labels, **options: Rekognition(**options),
+    "aws",
+    "Amazon Rekognition",
+    package="boto3",
+    extra="aws",
+    max_labels=int,
+    min_confidence=float,
+)

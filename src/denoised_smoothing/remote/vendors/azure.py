@@ -9,15 +9,17 @@ from typing import Any, ClassVar
 from denoised_smoothing.errors import SettingError
 from denoised_smoothing.remote.labels import Scored
 from denoised_smoothing.remote.records import Outcome
+from denoised_smoothing.remote.source import remote_source
 from denoised_smoothing.remote.vendors.base import (
     Limits,
+    Price,
     Reply,
     Vendor,
     VendorError,
     fault_of_status,
     needed,
 )
-from denoised_smoothing.remote.vendors.http import checked_url
+from denoised_smoothing.remote.vendors.rest import checked_url
 
 _PACKAGE = "azure-ai-vision-imageanalysis"
 
@@ -32,6 +34,7 @@ class ImageAnalysis(Vendor):
     extra: ClassVar[str] = "azure"
     limits: ClassVar[Limits] = Limits(min_side=50, max_side=16_000, max_bytes=20_971_520)
     rate: ClassVar[float | None] = 10.0
+    price = Price(0.001, "no source was found", verified=False)
     model = "tags"
 
     def __init__(self) -> None:
@@ -50,7 +53,7 @@ class ImageAnalysis(Vendor):
             if not value:
                 raise SettingError(
                     f"azure needs address and key of a Computer Vision resource, and {name} is "
-                    "not set; copy both from 'Keys and Endpoint' in the portal to VISION_ENDPOINT "
+                    "not set. Copy both from 'Keys and Endpoint' in the portal to VISION_ENDPOINT "
                     "and VISION_KEY"
                 )
         self._features = [models.VisualFeatures.TAGS]
@@ -76,7 +79,7 @@ class ImageAnalysis(Vendor):
         except (errors.ServiceResponseTimeoutError, errors.IncompleteReadError) as error:
             timed_out = isinstance(error, errors.ServiceResponseTimeoutError)
             outcome = Outcome.TIMEOUT if timed_out else Outcome.DROPPED
-            raise VendorError(outcome, f"no whole answer ({error})") from error
+            raise VendorError(outcome, f"incomplete answer ({error})") from error
         except (errors.DecodeError, errors.DeserializationError) as error:
             raise VendorError(Outcome.GARBLED, f"the answer cannot be read ({error})") from error
         except errors.HttpResponseError as error:
@@ -96,7 +99,7 @@ class ImageAnalysis(Vendor):
 
 
 def _transport(timeout: float, in_flight: int) -> Any:
-    """As many connections as queries fly; the SDK's own transport keeps 10."""
+    """Return a transport with a connection per query in flight; the SDK's own keeps 10."""
     requests = needed("requests", _PACKAGE, "azure", "azure")
     adapters = needed("requests.adapters", _PACKAGE, "azure", "azure")
     transports = needed("azure.core.pipeline.transport", _PACKAGE, "azure", "azure")
@@ -109,8 +112,16 @@ def _transport(timeout: float, in_flight: int) -> Any:
 
 
 def _fault(error: Any) -> VendorError:
-    response = error.response
-    told = getattr(error, "error", None)
-    message = f"{told.code}: {told.message}" if told is not None else str(error.message)
-    headers = None if response is None else response.headers
+    detail = getattr(error, "error", None)
+    message = str(error.message) if detail is None else f"{detail.code}: {detail.message}"
+    headers = None if error.response is None else error.response.headers
     return fault_of_status(int(error.status_code or 0), message, headers)
+
+
+SOURCE = remote_source(
+    lambda rest, labels: ImageAnalysis(),
+    "azure",
+    "Azure AI Vision",
+    package="azure.ai.vision.imageanalysis",
+    extra="azure",
+)

@@ -1,4 +1,4 @@
-"""What a vendor is: how one image is sent and what its answer means. Nothing is retried here."""
+"""The contract of a vendor: how one image is sent, and what its answer means. No retries here."""
 
 from __future__ import annotations
 
@@ -15,69 +15,80 @@ from typing import Any, ClassVar
 from denoised_smoothing.errors import MissingExtraError
 from denoised_smoothing.remote.labels import Scored
 from denoised_smoothing.remote.records import Outcome
-from denoised_smoothing.remote.vendors.prices import PRICES, Price
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a vendor takes: sides in pixels, bytes of the encoded image."""
+    """The images that a vendor accepts: sides in pixels, bytes of the encoded image."""
 
     min_side: int = 1
     max_side: int | None = None
     max_bytes: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Price:
+    """A price in US dollars a query, and its source."""
+
+    dollars: float
+    source: str
+    verified: bool = True
+
+    def __str__(self) -> str:
+        doubt = "" if self.verified else "unverified price; set --price: "
+        return f"${self.dollars:g} a query ({doubt}{self.source})"
+
+
 class FaultSource(Enum):
     """Where to look when a query fails."""
 
     LOAD = "load"
-    """Later it may work: throttled, overloaded, a lost connection."""
+    """A later query may work: throttled, overloaded, a lost connection."""
     IMAGE = "image"
-    """This image is not taken; others may be."""
+    """This image is refused; others may be accepted."""
     ACCOUNT = "account"
-    """Key, rights or quota: no query will work until that is mended."""
+    """Key, rights or quota: no query works until this is repaired."""
     SETUP = "setup"
     """A name, an address or a request that the vendor does not know."""
 
 
 class VendorError(Exception):
-    """An attempt that brought no answer.
+    """An attempt without an answer.
 
     Args:
-        outcome: what is noted of the attempt.
+        outcome: recorded with the attempt.
         message: one sentence about it.
-        blame: where to look.
+        source: where to look.
         retry_after: seconds to wait, where the vendor names them.
-        answer: what it sent instead, if that is JSON.
+        answer: the JSON that came instead, if any.
     """
 
     def __init__(
         self,
         outcome: Outcome,
         message: str,
-        blame: FaultSource = FaultSource.LOAD,
+        source: FaultSource = FaultSource.LOAD,
         *,
         retry_after: float | None = None,
         answer: Any = None,
     ) -> None:
         super().__init__(" ".join(message.split())[:500])
-        self.outcome, self.blame = outcome, blame
+        self.outcome, self.source = outcome, source
         self.retry_after, self.answer = retry_after, answer
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What an answer means: labels with scores, and the version of the model, if told."""
+    """The meaning of an answer: labels with scores, and the model's version, if reported."""
 
     scored: Sequence[Scored]
     version: str | None = None
 
 
 class Vendor(ABC):
-    """One image to one raw answer, by one attempt; and from the raw answer to labels.
+    """One attempt from an image to a raw answer, and from the raw answer to labels.
 
-    Threads share an object once it is connected. ``options`` are what determines its answers,
-    without secrets.
+    Threads share an object once it is connected.
     """
 
     name: ClassVar[str]
@@ -86,13 +97,10 @@ class Vendor(ABC):
     rate: ClassVar[float | None] = None
     """Queries a second that a new account is allowed, as far as known."""
     paid: ClassVar[bool] = True
-    """Whether its queries cost money, whatever the price."""
+    """Whether queries cost money, whatever the price."""
+    price: Price | None = None
+    """Of the first paid tier; None if not known. ``docs/vision-apis.md`` names the sources."""
     model: str = ""
-
-    @property
-    def price(self) -> Price | None:
-        """Of one query; None if not known."""
-        return PRICES.get(self.name)
 
     @abstractmethod
     def connect(self, *, timeout: float, in_flight: int) -> None:
@@ -100,38 +108,38 @@ class Vendor(ABC):
 
         Args:
             timeout: seconds for a whole query.
-            in_flight: how many threads will use it.
+            in_flight: the number of threads that will use it.
 
         Raises:
             MissingExtraError: the SDK is not installed.
-            SettingError: no credentials, no region, no address; says where they are looked for.
+            SettingError: credentials, region or address are missing; names where they are read.
         """
 
     @abstractmethod
     def send(self, image: bytes) -> Any:
-        """One attempt at an encoded image; returns the vendor's answer as plain JSON values.
+        """Send an encoded image once; return the vendor's answer as plain JSON values.
 
         Raises:
-            VendorFault: there is no answer.
+            VendorError: there is no answer.
         """
 
     @abstractmethod
     def reply(self, answer: Any) -> Reply:
-        """What an answer means.
+        """Return the meaning of an answer.
 
         Raises:
             LookupError, TypeError, ValueError, AttributeError: it is not in the vendor's format.
         """
 
     def close(self) -> None:  # noqa: B027
-        """Give connections back."""
+        """Close the connections."""
 
     def secrets(self) -> Sequence[str]:
-        """What must never be written anywhere."""
+        """Return the texts that must never be written anywhere."""
         return ()
 
     def fingerprint_parts(self) -> Mapping[str, object]:
-        """Plain settings that determine the answers."""
+        """Return the plain settings that determine the answers."""
         return {"vendor": self.name, "model": self.model}
 
 
@@ -148,10 +156,8 @@ def needed(module: str, package: str, extra: str, purpose: str) -> Any:
 
 
 def retry_after(headers: Mapping[str, str] | None) -> float | None:
-    """Seconds of a header ``Retry-After``, given as a number or as a date."""
-    text = next((v for k, v in (headers or {}).items() if k.lower() == "retry-after"), None)
-    if text is None:
-        return None
+    """Return the seconds of a header ``Retry-After``, which holds a number or a date."""
+    text = next((v for k, v in (headers or {}).items() if k.lower() == "retry-after"), "")
     try:
         return max(0.0, float(text))
     except ValueError:
@@ -162,39 +168,31 @@ def retry_after(headers: Mapping[str, str] | None) -> float | None:
         return None
 
 
-_BLAMES = {
-    400: (Outcome.REJECTED, FaultSource.IMAGE),
-    401: (Outcome.REFUSED, FaultSource.ACCOUNT),
-    402: (Outcome.REFUSED, FaultSource.ACCOUNT),
-    403: (Outcome.REFUSED, FaultSource.ACCOUNT),
-    404: (Outcome.REFUSED, FaultSource.SETUP),
-    405: (Outcome.REFUSED, FaultSource.SETUP),
-    407: (Outcome.REFUSED, FaultSource.SETUP),
-    408: (Outcome.TIMEOUT, FaultSource.LOAD),
-    410: (Outcome.REFUSED, FaultSource.SETUP),
-    413: (Outcome.REJECTED, FaultSource.IMAGE),
-    415: (Outcome.REJECTED, FaultSource.IMAGE),
-    422: (Outcome.REJECTED, FaultSource.IMAGE),
-    429: (Outcome.THROTTLED, FaultSource.LOAD),
-    503: (Outcome.THROTTLED, FaultSource.LOAD),
+_STATUSES: dict[Sequence[int], tuple[Outcome, FaultSource]] = {
+    (400, 413, 415, 422): (Outcome.REJECTED, FaultSource.IMAGE),
+    (401, 402, 403): (Outcome.REFUSED, FaultSource.ACCOUNT),
+    (404, 405, 407, 410, *range(300, 400)): (Outcome.REFUSED, FaultSource.SETUP),
+    (408,): (Outcome.TIMEOUT, FaultSource.LOAD),
+    (429,): (Outcome.THROTTLED, FaultSource.LOAD),
 }
 
 
 def fault_of_status(
     status: int, message: str, headers: Mapping[str, str] | None = None, answer: Any = None
 ) -> VendorError:
-    """The fault that an HTTP status stands for. 503 with ``Retry-After`` counts as throttled."""
+    """Return the error for an HTTP status. 503 with ``Retry-After`` counts as throttled."""
     after = retry_after(headers)
-    outcome, blame = _BLAMES.get(status, (Outcome.FAILED, FaultSource.LOAD))
-    if status == 503 and after is None:
-        outcome = Outcome.FAILED
-    if 300 <= status < 400:
-        outcome, blame = Outcome.REFUSED, FaultSource.SETUP
+    outcome, source = Outcome.FAILED, FaultSource.LOAD
+    if status == 503 and after is not None:
+        outcome = Outcome.THROTTLED
+    for statuses, known in _STATUSES.items():
+        if status in statuses:
+            outcome, source = known
     return VendorError(
-        outcome, f"HTTP {status}: {message}", blame, retry_after=after, answer=answer
+        outcome, f"HTTP {status}: {message}", source, retry_after=after, answer=answer
     )
 
 
 def to_json(answer: Any) -> str:
-    """The answer as JSON; what JSON cannot say becomes text."""
+    """Return the answer as JSON; values that JSON does not have become text."""
     return json.dumps(answer, separators=(",", ":"), default=str)

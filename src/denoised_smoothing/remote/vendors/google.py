@@ -9,30 +9,32 @@ from typing import Any, ClassVar
 from denoised_smoothing.errors import SettingError
 from denoised_smoothing.remote.labels import Scored
 from denoised_smoothing.remote.records import Outcome
+from denoised_smoothing.remote.source import remote_source
 from denoised_smoothing.remote.vendors.base import (
     FaultSource,
     Limits,
+    Price,
     Reply,
     Vendor,
     VendorError,
     fault_of_status,
     needed,
 )
-from denoised_smoothing.remote.vendors.http import checked_url
+from denoised_smoothing.remote.vendors.rest import checked_url
 
 _CODES = {1: 499, 3: 400, 4: 504, 5: 404, 7: 403, 8: 429, 13: 500, 14: 503, 16: 401}
-"""Codes of google.rpc to those of HTTP."""
+"""From codes of google.rpc to those of HTTP."""
 
 
 class CloudVision(Vendor):
     """Label annotations of Google Cloud Vision.
 
-    Credentials are the application default ones (``GOOGLE_APPLICATION_CREDENTIALS``, ``gcloud
-    auth application-default login``, the machine's), or an API key in ``GOOGLE_API_KEY``.
+    Credentials are the application default credentials (``GOOGLE_APPLICATION_CREDENTIALS``,
+    ``gcloud auth application-default login``, the machine's) or an API key in ``GOOGLE_API_KEY``.
 
     Args:
-        max_labels: labels that are asked for.
-        endpoint: another address, with its ``http://`` or ``https://``; that of Google by default.
+        max_labels: number of labels requested.
+        endpoint: another address, with its ``http://`` or ``https://``; Google's by default.
 
     Raises:
         SettingError: an argument is out of its range.
@@ -42,11 +44,12 @@ class CloudVision(Vendor):
     extra: ClassVar[str] = "google"
     limits: ClassVar[Limits] = Limits(max_bytes=7_000_000)
     rate: ClassVar[float | None] = 30.0
+    price = Price(0.0015, "list price from 1,001 a month on, read 2026-11-25")
     model = "LABEL_DETECTION"
 
     def __init__(self, max_labels: int = 20, endpoint: str | None = None) -> None:
         if max_labels < 1:
-            raise SettingError(f"max_labels is at least 1, got {max_labels}")
+            raise SettingError(f"max_labels must be at least 1, got {max_labels}")
         self._max_labels = max_labels
         self._endpoint = None if endpoint is None else checked_url(endpoint).rstrip("/")
         self._client: Any = None
@@ -70,7 +73,7 @@ class CloudVision(Vendor):
             )
         except auth.GoogleAuthError as error:
             raise SettingError(
-                "google needs credentials, and none are found; set GOOGLE_APPLICATION_CREDENTIALS "
+                "google needs credentials, and none are found. Set GOOGLE_APPLICATION_CREDENTIALS "
                 "to a key file, run 'gcloud auth application-default login', or set GOOGLE_API_KEY"
             ) from error
         self._widen(in_flight)
@@ -97,13 +100,13 @@ class CloudVision(Vendor):
         except requests.Timeout as error:
             raise VendorError(Outcome.TIMEOUT, "no answer in time") from error
         except requests.ConnectionError as error:
-            # One class for a connection that never was and for one that was lost.
+            # One class stands for a refused connection and for a lost one.
             never = "NewConnectionError" in repr(error) or "NameResolution" in repr(error)
             outcome = Outcome.UNREACHABLE if never else Outcome.DROPPED
             raise VendorError(outcome, f"the connection failed ({error})") from error
         except requests.RequestException as error:
             raise VendorError(Outcome.DROPPED, f"the connection ended ({error})") from error
-        except (ValueError, self._parsing.Error) as error:  # no JSON, or not that of a response
+        except (ValueError, self._parsing.Error) as error:  # not JSON, or not a response
             raise VendorError(Outcome.GARBLED, f"the answer cannot be read ({error})") from error
         return _checked(type(answer).to_dict(answer, use_integers_for_enums=False))
 
@@ -115,7 +118,7 @@ class CloudVision(Vendor):
         return {**super().fingerprint_parts(), "max_labels": self._max_labels}
 
     def _widen(self, in_flight: int) -> None:
-        """As many connections as queries fly; the SDK's session keeps 10."""
+        """Keep a connection per query in flight; the SDK's session keeps 10."""
         session = getattr(self._client.transport, "_session", None)
         if session is not None:
             adapters = needed("requests.adapters", "google-cloud-vision", "google", "google")
@@ -125,7 +128,7 @@ class CloudVision(Vendor):
 
 
 def _checked(answer: dict[str, Any]) -> dict[str, Any]:
-    """The answer, if its one response is no error: those come inside HTTP 200."""
+    """Return the answer; raise the error that it may hold in spite of its HTTP status 200."""
     response = (answer.get("responses") or [{}])[0]
     error = response.get("error")
     if error and error.get("code"):
@@ -135,9 +138,19 @@ def _checked(answer: dict[str, Any]) -> dict[str, Any]:
 
 
 def _fault(error: Any) -> VendorError:
-    response = getattr(error, "response", None)
-    headers = getattr(response, "headers", None)
+    headers = getattr(getattr(error, "response", None), "headers", None)
     status = int(error.code or 0)
     if status == 400 and "API key" in str(error):
         return VendorError(Outcome.REFUSED, str(error), FaultSource.ACCOUNT)
     return fault_of_status(status, str(error.message or error), headers)
+
+
+SOURCE = remote_source(
+    lambda rest, labels, **options: CloudVision(**options),
+    "google",
+    "Google Cloud Vision",
+    package="google.cloud.vision",
+    extra="google",
+    max_labels=int,
+    endpoint=str,
+)

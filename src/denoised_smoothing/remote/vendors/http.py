@@ -1,109 +1,23 @@
-"""A model server of one's own: a POST with the image, and where in the answer the label is."""
+"""A model server of one's own: a POST with the image, and a label found in the answer."""
 
 from __future__ import annotations
 
 import base64
-import os
-from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from enum import StrEnum
-from queue import SimpleQueue
 from typing import Any, ClassVar
 
-from denoised_smoothing.errors import SettingError
+from denoised_smoothing.errors import SettingError, SpecError
 from denoised_smoothing.remote.labels import Scored
-from denoised_smoothing.remote.records import Outcome
-from denoised_smoothing.remote.vendors.base import (
-    FaultSource,
-    Reply,
-    Vendor,
-    VendorError,
-    fault_of_status,
-    needed,
-)
-
-
-class WireVendor(Vendor):
-    """A vendor that is spoken to by POST requests with JSON answers."""
-
-    extra: ClassVar[str] = "http"
-    url: str
-
-    def __init__(self) -> None:
-        self._httpx: Any = None
-        self._clients: SimpleQueue[Any] = SimpleQueue()
-
-    def connect(self, *, timeout: float, in_flight: int) -> None:
-        self._httpx = needed("httpx", "httpx", self.extra, f"{self.name}:")
-        context, headers = self._httpx.create_ssl_context(), dict(self.headers())
-        # A client with many connections looks through all of them at each request.
-        for _ in range(in_flight):
-            self._clients.put(self._httpx.Client(timeout=timeout, headers=headers, verify=context))
-
-    def close(self) -> None:
-        while not self._clients.empty():
-            self._clients.get().close()
-
-    def headers(self) -> Mapping[str, str]:
-        """Of every request; may hold secrets."""
-        return {}
-
-    @abstractmethod
-    def request(self, image: bytes) -> Mapping[str, Any]:
-        """Arguments of httpx's ``post`` beside the address."""
-
-    def send(self, image: bytes) -> Any:
-        request = self.request(image)
-        return self._answer(lambda client: client.post(self.url, **request))
-
-    def fault(self, status: int, answer: Any, headers: Mapping[str, str]) -> VendorError:
-        """What a status of 300 or more means."""
-        return fault_of_status(status, _message(answer), headers, answer)
-
-    def _answer(self, call: Callable[[Any], Any]) -> Any:
-        """The JSON answer of a request by a client; httpx's errors as faults."""
-        httpx, client = self._httpx, self._clients.get()
-        try:
-            response = call(client)
-        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError) as error:
-            raise VendorError(
-                Outcome.UNREACHABLE, f"no connection to {self.url} ({error})", FaultSource.LOAD
-            ) from error
-        except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
-            raise VendorError(
-                Outcome.REFUSED, f"{self.url!r} is no address ({error})", FaultSource.SETUP
-            ) from error
-        except httpx.TimeoutException as error:
-            raise VendorError(Outcome.TIMEOUT, f"no answer in time ({error!r})") from error
-        except httpx.TransportError as error:
-            raise VendorError(Outcome.DROPPED, f"the connection ended ({error})") from error
-        finally:
-            self._clients.put(client)
-        try:
-            answer = response.json()
-        except ValueError as error:
-            answer = None
-            if response.status_code < 300:
-                raise VendorError(
-                    Outcome.GARBLED, f"the answer is not JSON: {response.text[:200]!r}",
-                    answer=response.text[:2000],
-                ) from error  # fmt: skip
-        if response.status_code >= 300:
-            raise self.fault(response.status_code, answer, response.headers)
-        return answer
-
-
-def _message(answer: Any) -> str:
-    """The sentence in an error answer, wherever usual servers put it."""
-    if isinstance(answer, dict):
-        for key in ("error", "message", "detail", "status", "description"):
-            if key in answer:
-                return _message(answer[key])
-    return "no further word" if answer in (None, "") else str(answer)
+from denoised_smoothing.remote.source import remote_source
+from denoised_smoothing.remote.vendors.base import Reply, Vendor, needed
+from denoised_smoothing.remote.vendors.kserve import KServe
+from denoised_smoothing.remote.vendors.rest import RestVendor, token_of
 
 
 class Body(StrEnum):
-    """How the image is sent."""
+    """The form in which the image is sent."""
 
     RAW = "raw"
     """The bytes of the file."""
@@ -113,18 +27,18 @@ class Body(StrEnum):
     """A file of a form."""
 
 
-class HttpEndpoint(WireVendor):
+class HttpEndpoint(RestVendor):
     """POSTs the image to an address; a JMESPath expression finds the label in the JSON answer.
 
     Args:
         url: of the server.
         label: the expression; it gives a string, a number, or a list of ``{label, score}``.
-        body: how the image is sent.
+        body: the form in which the image is sent.
         field: the name of the image in an object or a form.
         token_env: name of an environment variable whose value is sent as a bearer token.
 
     Raises:
-        SettingError: the address, the expression or the variable is none.
+        SettingError: the address, the expression, the body or the variable is refused.
         MissingExtraError: jmespath is not installed.
     """
 
@@ -139,21 +53,19 @@ class HttpEndpoint(WireVendor):
         field: str = "image",
         token_env: str | None = None,
     ) -> None:
-        super().__init__()
-        self.url = self.model = checked_url(url)
-        self._label, self._field = label, field
+        super().__init__(url, token_of(token_env))
+        self.model, self._label, self._field = url, label, field
+        if body not in list(Body):
+            raise SettingError(f"body must be one of {[*map(str, Body)]}, got {body!r}")
+        self._body = Body(body)
+        jmespath = needed("jmespath", "jmespath", "http", "http:URL")
         try:
-            self._body = Body(body)
-        except ValueError as error:
-            raise SettingError(f"body is one of {[*map(str, Body)]}, got {body!r}") from error
-        self._path = _compiled(label)
-        self._token = token_of(token_env)
-
-    def headers(self) -> Mapping[str, str]:
-        return {"Authorization": f"Bearer {self._token}"} if self._token else {}
-
-    def secrets(self) -> Sequence[str]:
-        return (self._token,) if self._token else ()
+            self._path = jmespath.compile(label)
+        except jmespath.exceptions.JMESPathError as error:
+            raise SettingError(
+                f"label must be a JMESPath expression, got {label!r} "
+                f"({str(error).splitlines()[0]}). Write one such as predictions[0].label"
+            ) from error
 
     def request(self, image: bytes) -> Mapping[str, Any]:
         kind = "image/png" if image.startswith(b"\x89PNG") else "image/jpeg"
@@ -176,47 +88,35 @@ class HttpEndpoint(WireVendor):
         return {**super().fingerprint_parts(), **more}
 
 
-def checked_url(url: str) -> str:
-    """The address, if it is one of http.
-
-    Raises:
-        SettingError: it is not.
-    """
-    if not url.startswith(("http://", "https://")):
-        raise SettingError(
-            f"the address of a model server begins with http:// or https://, got {url!r}"
-        )
-    if "@" in url.split("/")[2]:
-        raise SettingError(
-            "an address with a user's name and password would be stored with the run; leave them "
-            "out and name an environment variable that holds a token (#token_env=NAME)"
-        )
-    return url
+_TAKES = {"json": {"label", "body", "field"}, "kserve": {"output"}}
 
 
-def token_of(variable: str | None) -> str | None:
-    """The value of an environment variable that holds a token.
-
-    Raises:
-        SettingError: it is not set.
-    """
-    if variable is None:
-        return None
-    token = os.environ.get(variable)
-    if not token:
-        raise SettingError(
-            f"the environment variable {variable!r} shall hold a token, and is not set; set it, "
-            "or leave #token_env out"
-        )
-    return token
+def _protocol(text: str) -> str:
+    if text not in _TAKES:
+        raise ValueError(" or ".join(_TAKES))
+    return text
 
 
-def _compiled(expression: str) -> Any:
-    jmespath = needed("jmespath", "jmespath", "http", "http:URL")
-    try:
-        return jmespath.compile(expression)
-    except jmespath.exceptions.JMESPathError as error:
-        raise SettingError(
-            f"{expression!r} is no JMESPath expression ({str(error).splitlines()[0]}); write one "
-            "such as predictions[0].label"
-        ) from error
+def _make(url: str, labels: Sequence[str], protocol: str = "json", **options: str) -> Vendor:
+    if refused := sorted(options.keys() - _TAKES[protocol] - {"token_env"}):
+        raise SpecError(f"protocol={protocol} does not take the option {refused[0]!r}. Remove it")
+    if protocol == "kserve":
+        return KServe(url, labels, **options)
+    return HttpEndpoint(url, **options)
+
+
+SOURCE = remote_source(
+    _make,
+    "http:URL?label=JMESPATH or http:URL?protocol=kserve",
+    "a model server of your own",
+    package="httpx",
+    extra="http",
+    url=True,
+    label=str,
+    body=str,
+    field=str,
+    token_env=str,
+    protocol=_protocol,
+    output=str,
+)
+HTTPS = replace(SOURCE, form="https://HOST/PATH?label=JMESPATH")

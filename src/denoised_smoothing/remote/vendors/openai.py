@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from denoised_smoothing.errors import SettingError
 from denoised_smoothing.remote.labels import Scored, normalised
 from denoised_smoothing.remote.records import Outcome
+from denoised_smoothing.remote.source import remote_source
 from denoised_smoothing.remote.vendors.base import (
     FaultSource,
     Limits,
@@ -25,20 +26,19 @@ _QUOTA = ("insufficient_quota", "billing_hard_limit_reached")
 
 
 class OpenAI(Vendor):
-    """Chooses one of a list of labels, held to them by a JSON schema.
+    """A model that chooses one of a list of labels; a JSON schema restricts it to them.
 
-    An answer that is none of the labels (a refusal, an endpoint that does not know schemas) is
-    a vote for no class. The key is in ``OPENAI_API_KEY``, the address of another endpoint in
-    ``OPENAI_BASE_URL``.
+    Another answer (a refusal, or an endpoint without support for schemas) is a vote for no class.
+    The key is in ``OPENAI_API_KEY``, the address of another endpoint in ``OPENAI_BASE_URL``.
 
     Args:
         model: its name.
-        labels: to choose from, at least 2.
-        prompt: goes before the image.
-        detail: ``low``, ``high`` or ``auto``: how closely the model looks, and its price.
+        labels: at least 2 to choose from.
+        prompt: stands before the image.
+        detail: ``low``, ``high`` or ``auto``, which sets the resolution of the image and its price.
 
     Raises:
-        SettingError: less than 2 labels, or an unknown detail.
+        SettingError: fewer than 2 labels, or an unknown detail.
     """
 
     name: ClassVar[str] = "openai"
@@ -52,11 +52,11 @@ class OpenAI(Vendor):
         self._labels = tuple(dict.fromkeys(labels))
         if len(self._labels) < 2:
             raise SettingError(
-                f"openai:{model} chooses from a list of labels, got {list(self._labels)}; name a "
-                "file with one label a line, as in openai:MODEL#labels=labels.txt"
+                f"openai:{model} needs at least 2 labels, got {list(self._labels)}. Name a file "
+                "with one label a line: openai:MODEL?labels=labels.txt"
             )
         if detail not in ("low", "high", "auto"):
-            raise SettingError(f"detail is low, high or auto, got {detail!r}")
+            raise SettingError(f"detail must be low, high or auto, got {detail!r}")
         self._known = frozenset(map(normalised, self._labels))
         self._sdk: Any = None
         self._client: Any = None
@@ -67,8 +67,8 @@ class OpenAI(Vendor):
             self._client = self._sdk.OpenAI(max_retries=0, timeout=timeout)
         except self._sdk.OpenAIError as error:
             raise SettingError(
-                "openai needs a key in the environment variable OPENAI_API_KEY, which is not set "
-                "(an endpoint of your own that takes none: set it to anything)"
+                "openai needs a key in the environment variable OPENAI_API_KEY, which is not set. "
+                "Set it to any text if an endpoint of your own needs no key"
             ) from error
 
     def close(self) -> None:
@@ -107,7 +107,7 @@ class OpenAI(Vendor):
         return {**super().fingerprint_parts(), **more}
 
     def _chosen(self, content: object) -> list[Scored]:
-        """The label in the content of an answer, if it is one of those to choose from."""
+        """Return the label in the content of an answer, if it is one of the list."""
         try:
             label = json.loads(content)["label"] if isinstance(content, str) else None
         except (ValueError, LookupError, TypeError):
@@ -143,10 +143,21 @@ class OpenAI(Vendor):
 
 
 def _fault(error: Any) -> VendorError:
-    """What a status of the protocol means; a used-up quota comes as 429 as well."""
+    """Return the error for a status; a used-up quota has the status of throttling."""
     body = error.body if isinstance(error.body, dict) else {}
     message = str(body.get("message") or error.message)
     fault = fault_of_status(error.status_code, message, error.response.headers, error.body)
     if body.get("code") in _QUOTA or body.get("type") in _QUOTA:
         return VendorError(Outcome.REFUSED, message, FaultSource.ACCOUNT, answer=error.body)
     return fault
+
+
+SOURCE = remote_source(
+    OpenAI,
+    "openai:MODEL?labels=FILE",
+    "a vision-language model behind OpenAI's protocol",
+    package="openai",
+    extra="openai",
+    prompt=str,
+    detail=str,
+)

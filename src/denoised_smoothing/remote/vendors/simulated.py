@@ -1,4 +1,4 @@
-"""A vendor that costs nothing and answers by chance: to rehearse a run before it is paid."""
+"""A vendor that costs nothing and answers at random: to rehearse a paid run."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ import numpy as np
 from denoised_smoothing.errors import SettingError
 from denoised_smoothing.remote.labels import Scored
 from denoised_smoothing.remote.records import Outcome
-from denoised_smoothing.remote.vendors.base import Reply, Vendor, VendorError
-from denoised_smoothing.remote.vendors.prices import Price
+from denoised_smoothing.remote.source import remote_source
+from denoised_smoothing.remote.vendors.base import Price, Reply, Vendor, VendorError
 
 
 class Simulated(Vendor):
-    """Gives each image a label by chance, which its bytes decide: the same image, the same label.
+    """Draws a label for each image from its bytes: equal images have equal labels.
 
     Args:
-        labels: names and their weights, such as ``{"cat": 0.9, "dog": 0.1}``.
+        weights: labels and their weights, such as ``{"cat": 0.9, "dog": 0.1}``.
         latency: seconds until an answer.
         errors: share of attempts that fail (throttled, failed, dropped in turn), 0 to below 1.
-        price: of a query in US dollars, for rehearsal: nothing is paid.
+        price: US dollars of a query, for the estimate; nothing is paid.
 
     Raises:
         SettingError: an argument is out of its range.
@@ -34,32 +34,27 @@ class Simulated(Vendor):
 
     def __init__(
         self,
-        labels: Mapping[str, float] | None = None,
+        weights: Mapping[str, float] | None = None,
         latency: float = 0.0,
         errors: float = 0.0,
         price: float = 0.0,
     ) -> None:
-        self._labels = dict(labels or {"cat": 0.9, "dog": 0.1})
-        weights = np.array(list(self._labels.values()), dtype=float)
-        if not (np.isfinite(weights).all() and (weights >= 0).all() and weights.sum() > 0):
-            raise SettingError(
-                f"weights of simulated labels are at least 0 and not all 0, got {self._labels}"
-            )
+        self._labels = dict(weights or {"cat": 0.9, "dog": 0.1})
+        shares = np.array(list(self._labels.values()), dtype=float)
+        if not (np.isfinite(shares).all() and (shares >= 0).all() and shares.sum() > 0):
+            raise SettingError(f"weights must be at least 0 and not all 0, got {self._labels}")
         if not 0.0 <= errors < 1.0 or not latency >= 0.0 or not price >= 0.0:
             raise SettingError(
-                f"errors is a share from 0 to below 1, latency and price are at least 0, "
+                "errors must be at least 0 and below 1, latency and price at least 0, "
                 f"got errors={errors}, latency={latency}, price={price}"
             )
-        self._bounds = np.cumsum(weights / weights.sum())
-        self._latency, self._errors, self._price = latency, errors, price
+        self._bounds = np.cumsum(shares / shares.sum())
+        self._latency, self._errors = latency, errors
+        self.price = Price(price, "simulated: nothing is paid")
         self._lock, self._attempts = threading.Lock(), 0
 
-    @property
-    def price(self) -> Price:
-        return Price(self._price, "simulated: nothing is paid")
-
     def connect(self, *, timeout: float, in_flight: int) -> None:
-        """Nothing to do."""
+        """Do nothing."""
 
     def send(self, image: bytes) -> Any:
         with self._lock:
@@ -80,3 +75,22 @@ class Simulated(Vendor):
 
     def fingerprint_parts(self) -> Mapping[str, object]:
         return {**super().fingerprint_parts(), "labels": self._labels}
+
+
+def _weights(text: str) -> Mapping[str, float]:
+    try:
+        pairs = [part.partition("=") for part in text.split(",")]
+        return {name.strip(): float(weight) for name, _, weight in pairs}
+    except ValueError:
+        raise ValueError("labels and weights, such as cat=0.9,dog=0.1") from None
+
+
+SOURCE = remote_source(
+    lambda rest, labels, **options: Simulated(**options),
+    "simulated",
+    "random labels, to rehearse",
+    weights=_weights,
+    latency=float,
+    errors=float,
+    price=float,
+)

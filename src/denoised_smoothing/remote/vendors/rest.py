@@ -1,0 +1,146 @@
+"""Vendors that are reached by plain POST requests with JSON answers."""
+
+from __future__ import annotations
+
+import os
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from queue import SimpleQueue
+from typing import Any
+
+from denoised_smoothing.errors import SettingError
+from denoised_smoothing.remote.records import Outcome
+from denoised_smoothing.remote.vendors.base import (
+    FaultSource,
+    Vendor,
+    VendorError,
+    fault_of_status,
+    needed,
+)
+
+
+class RestVendor(Vendor):
+    """A vendor that is reached by POST requests with JSON answers, through httpx.
+
+    Args:
+        url: receives the requests.
+        token: sent as a bearer token, if any.
+
+    Raises:
+        SettingError: the address is refused.
+    """
+
+    def __init__(self, url: str, token: str | None = None) -> None:
+        self.url, self._token = checked_url(url), token
+        self._httpx: Any = None
+        self._clients: SimpleQueue[Any] = SimpleQueue()
+
+    def connect(self, *, timeout: float, in_flight: int) -> None:
+        self._httpx = needed("httpx", "httpx", self.extra, f"{self.name}:")
+        context, headers = self._httpx.create_ssl_context(), dict(self.headers())
+        # A client with many connections looks through all of them at each request.
+        for _ in range(in_flight):
+            self._clients.put(self._httpx.Client(timeout=timeout, headers=headers, verify=context))
+
+    def close(self) -> None:
+        while not self._clients.empty():
+            self._clients.get().close()
+
+    def headers(self) -> Mapping[str, str]:
+        """Return the headers of every request; they may hold secrets."""
+        return {"Authorization": f"Bearer {self._token}"} if self._token else {}
+
+    def secrets(self) -> Sequence[str]:
+        return (self._token,) if self._token else ()
+
+    @abstractmethod
+    def request(self, image: bytes) -> Mapping[str, Any]:
+        """Return the arguments of httpx's ``post``, without the address."""
+
+    def send(self, image: bytes) -> Any:
+        request = self.request(image)
+        return self.call(lambda client: client.post(self.url, **request))
+
+    def fault(self, status: int, answer: Any, headers: Mapping[str, str]) -> VendorError:
+        """Return the error for a status of 300 or more."""
+        return fault_of_status(status, _message(answer), headers, answer)
+
+    def call(self, request: Callable[[Any], Any]) -> Any:
+        """Return the JSON answer to a request, which is given a client.
+
+        Raises:
+            VendorError: there is no answer.
+        """
+        httpx, client = self._httpx, self._clients.get()
+        try:
+            response = request(client)
+        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError) as error:
+            raise VendorError(
+                Outcome.UNREACHABLE, f"no connection to {self.url} ({error})"
+            ) from error
+        except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
+            raise VendorError(
+                Outcome.REFUSED, f"{self.url!r} is not an address ({error})", FaultSource.SETUP
+            ) from error
+        except httpx.TimeoutException as error:
+            raise VendorError(Outcome.TIMEOUT, f"no answer in time ({error!r})") from error
+        except httpx.TransportError as error:
+            raise VendorError(Outcome.DROPPED, f"the connection ended ({error})") from error
+        finally:
+            self._clients.put(client)
+        try:
+            answer = response.json()
+        except ValueError as error:
+            answer = None
+            if response.status_code < 300:
+                raise VendorError(
+                    Outcome.GARBLED, f"the answer is not JSON: {response.text[:200]!r}",
+                    answer=response.text[:2000],
+                ) from error  # fmt: skip
+        if response.status_code >= 300:
+            raise self.fault(response.status_code, answer, response.headers)
+        return answer
+
+
+def _message(answer: Any) -> str:
+    """Return the sentence in an error answer, from the fields that servers commonly use."""
+    if isinstance(answer, dict):
+        for key in ("error", "message", "detail", "status", "description"):
+            if key in answer:
+                return _message(answer[key])
+    return "no message" if answer in (None, "") else str(answer)
+
+
+def checked_url(url: str) -> str:
+    """Return the address, if it is one of http.
+
+    Raises:
+        SettingError: it has another scheme, or holds credentials.
+    """
+    if not url.startswith(("http://", "https://")):
+        raise SettingError(
+            f"The address of a model server must begin with http:// or https://, got {url!r}"
+        )
+    if "@" in url.split("/")[2]:
+        raise SettingError(
+            "The address of a model server must not hold a user name or a password, as it is "
+            "stored with the run. Remove them, and name an environment variable that holds a "
+            "token: ?token_env=NAME"
+        )
+    return url
+
+
+def token_of(variable: str | None) -> str | None:
+    """Return the value of an environment variable that holds a token.
+
+    Raises:
+        SettingError: it is not set.
+    """
+    if variable is None:
+        return None
+    if not (token := os.environ.get(variable)):
+        raise SettingError(
+            f"The environment variable {variable!r} must hold a token, but is not set. Set it, or "
+            "remove token_env"
+        )
+    return token
