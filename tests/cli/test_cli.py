@@ -408,7 +408,7 @@ class TestFailing:
     def test_a_classifier_that_fails_is_1(self, run: Run) -> None:
         outcome = run("certify", "digits", "--classifier", "python:toy:Undecided", "--sigma", "1")
         assert (outcome.code, outcome.out) == (1, "")
-        assert "error: the classifier gave NaN logits" in outcome.err
+        assert "error: The classifier gave NaN logits" in outcome.err
 
     @pytest.mark.parametrize("command", ["predict", "demo"])
     def test_ctrl_c_is_130(self, run: Run, monkeypatch: pytest.MonkeyPatch, command: str) -> None:

@@ -138,7 +138,7 @@ class TestOutOfMemory:
         full = Full(passes=3)
         full.register_forward_hook(lambda *_: None)
         todo = tasks()
-        with pytest.raises(ClassifierError, match=r"memory of cpu does not hold 200 .*is kept"):
+        with pytest.raises(ClassifierError, match=r"memory of cpu does not hold 200 .*are kept"):
             counted(smoothed(full), todo)
         assert sum(task.calls for task in todo) == 600
 

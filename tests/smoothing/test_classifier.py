@@ -525,7 +525,7 @@ class TestRefusedBeforeAnyWork:
         counting = smoothed(lambda x: x.flatten(1)).count_labels(tasks, whole(1, 1), SEED)
         with pytest.raises(
             ImageError,
-            match=r"image 9 has shape \[3, 9, 9\], the first one \[3, 8, 8\]; .* resolution",
+            match=r"Image 9 has shape \[3, 9, 9\], the first one \[3, 8, 8\]\. .* resolution",
         ):
             list(counting)
 
@@ -569,19 +569,19 @@ class TestUnusableAnswers:
             ([lambda b: torch.ones(b + 1, 3)], r"tensor of shape \[201, 3\], .* \[200, K\]"),
             (
                 [lambda b: torch.ones(b)],
-                r"one torch.float32 an image; expected logits \[B, K\], or",
+                r"one torch.float32 per image, expected logits \[B, K\] or",
             ),
             ([lambda b: [0] * b], "answered with list, expected a torch.Tensor"),
-            ([logits(1)], "with logits of 1 classes; expected at least 2 classes"),
-            ([logits(0)], "with logits of 0 classes; expected at least 2 classes"),
+            ([logits(1)], "with logits of 1 classes, expected at least 2 classes"),
+            ([logits(0)], "with logits of 0 classes, expected at least 2 classes"),
             (
                 [logits(3), logits(4)],
-                "logits of 4 classes; expected logits of 3 classes, as before",
+                "logits of 4 classes, expected logits of 3 classes, as before",
             ),
-            ([logits(3), labels(7)], "with labels; expected logits of 3 classes, as before"),
-            ([labels(7), logits(3)], "with logits of 3 classes; expected labels, as before"),
+            ([logits(3), labels(7)], "with labels, expected logits of 3 classes, as before"),
+            ([labels(7), logits(3)], "with logits of 3 classes, expected labels, as before"),
             ([lambda b: torch.full((b, 3), math.nan)], r"NaN logits, .* for 50 of 50 noisy copies"),
-            ([labels(-7)], r"a label below -1, for 50 of 50 noisy copies of image \w+; find out"),
+            ([labels(-7)], r"a label below -1, for 50 of 50 noisy copies of image \w+\. Find the"),
         ],
     )
     def test_are_refused(self, answers: Sequence[Any], message: str) -> None:

@@ -88,7 +88,7 @@ def images() -> list[ImageTask]:
 def test_counts_do_not_depend_on_the_order_of_answers(seed: int, images: list[ImageTask]) -> None:
     answers = Answers(seed)
     done = list(
-        schedule_queries(images, always(20, 130), answers, chunk=50, forward=25, room=60)  # type: ignore[arg-type]
+        schedule_queries(images, always(20, 130), answers, chunk=50, forward=25, capacity=60)  # type: ignore[arg-type]
     )
     answers.ended = True
     assert {task.image_id for task in done} == set("abcde")
@@ -113,7 +113,7 @@ def test_a_plan_sees_whole_prefixes_and_nothing_is_asked_beyond_what_it_wants(
         had = 0 if held is None else held.n
         return {Stage.ESTIMATION: had if enough else had + 10 - had % 10}
 
-    for task in schedule_queries(images, targets, answers, chunk=50, forward=25, room=60):
+    for task in schedule_queries(images, targets, answers, chunk=50, forward=25, capacity=60):
         asked = sum(key[0] == task.image_id for key in answers.asked)
         assert task.counts[Stage.ESTIMATION].n == asked
     answers.ended = True
@@ -123,7 +123,7 @@ def test_an_error_stops_it_when_all_on_their_way_are_counted(images: list[ImageT
     answers, told = Answers(2, failing=[("b", 30)]), list[str]()
     with pytest.raises(OSError, match="the wire broke"):
         for _ in schedule_queries(
-            images, always(10, 100), answers, chunk=50, forward=25, room=60,  # type: ignore[arg-type]
+            images, always(10, 100), answers, chunk=50, forward=25, capacity=60,  # type: ignore[arg-type]
             on_batch=lambda tasks: told.extend(task.image_id for task in tasks),
         ):  # fmt: skip
             pass
@@ -146,7 +146,7 @@ def test_a_missing_answer_leaves_its_image_and_goes_on_with_others(
 
     answers = Incomplete(3, failing=[("b", 30), ("d", 0)])
     done = list(
-        schedule_queries(images, always(10, 100), answers, chunk=50, forward=25, room=60)  # type: ignore[arg-type]
+        schedule_queries(images, always(10, 100), answers, chunk=50, forward=25, capacity=60)  # type: ignore[arg-type]
     )
     answers.ended = True
     assert {task.image_id for task in done} == {"a", "c", "e"}
@@ -163,7 +163,7 @@ def test_tasks_are_taken_when_there_is_room() -> None:
             yield task_of(str(number))
 
     answers = Answers(4)
-    loop = schedule_queries(source(), always(1, 30), answers, chunk=50, forward=25, room=60)  # type: ignore[arg-type]
+    loop = schedule_queries(source(), always(1, 30), answers, chunk=50, forward=25, capacity=60)  # type: ignore[arg-type]
     next(loop)
     assert len(taken) < 15
     assert len(list(loop)) == 99
@@ -173,5 +173,5 @@ def test_tasks_are_taken_when_there_is_room() -> None:
 def test_a_task_that_wants_nothing_is_finished() -> None:
     task = task_of("a")
     nothing = {Stage.ESTIMATION: 0}
-    (done,) = schedule_queries([task], lambda _: nothing, Answers(), chunk=5, forward=5, room=5)
+    (done,) = schedule_queries([task], lambda _: nothing, Answers(), chunk=5, forward=5, capacity=5)
     assert done.counts[Stage.ESTIMATION].n == 0

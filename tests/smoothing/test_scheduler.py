@@ -1,4 +1,4 @@
-"""scheduling.py, with votes that are known in advance instead of a network."""
+"""scheduler.py, with votes that are known in advance instead of a network."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ reproducible = settings(derandomize=True, deadline=None, max_examples=150)
 sizes = {
     "chunk": st.integers(1, 12),
     "batch": st.integers(1, 40),
-    "busy": st.integers(1, 3),
-    "depth": st.integers(1, 6),
+    "min_in_flight": st.integers(1, 3),
+    "max_in_flight": st.integers(1, 6),
 }
 
 
@@ -102,7 +102,7 @@ def always(n0: int, n: int) -> Targets:
 def spend(
     tasks: Iterable[ImageTask], targets: Targets, submit: Any, *, chunk: int, **options: Any
 ) -> Iterator[ImageTask]:
-    passed = {name: options.pop(name) for name in ("on_batch", "fair") if name in options}
+    passed = {name: options.pop(name) for name in ("on_batch", "in_turn") if name in options}
     return scheduling.schedule_batches(
         tasks, targets, BatchRunner(submit, **options), chunk=chunk, **passed
     )
@@ -225,7 +225,7 @@ class TestBatches:
         self, images: int, n0: int, n: int, **options: int
     ) -> None:
         draw = FakeDraw()
-        options |= {"depth": 1, "busy": 1}
+        options |= {"max_in_flight": 1, "min_in_flight": 1}
         run([task_of(str(i)) for i in range(images)], draw, n0, n, **options)
         assert set(draw.sizes[:-1]) <= {options["batch"]}
         assert draw.sizes[-1] <= options["batch"]
@@ -344,11 +344,11 @@ class TestOnTheirWay:
     def test_are_at_most_so_many_batches(self, images: int, n: int, **options: int) -> None:
         pending = Pending()
         run([task_of(str(i)) for i in range(images)], pending, n=n, **options)
-        assert 1 <= pending.most <= options["depth"]
+        assert 1 <= pending.most <= options["max_in_flight"]
 
     def test_are_as_many_as_allowed_where_there_is_work(self) -> None:
         pending = Pending()
-        run([task_of("0")], pending, n0=10, n=90, batch=10, busy=2, depth=4)
+        run([task_of("0")], pending, n0=10, n=90, batch=10, min_in_flight=2, max_in_flight=4)
         assert pending.most == 4
 
     def test_none_is_beyond_the_next_decision(self) -> None:
@@ -364,28 +364,40 @@ class TestOnTheirWay:
             assert all(part.stop <= max(asked) for part in parts)
             return pending(parts)
 
-        [task] = spend([ImageTask("run", "0", IMAGE)], targets, submit, chunk=5, batch=5, depth=9)
+        [task] = spend(
+            [ImageTask("run", "0", IMAGE)], targets, submit, chunk=5, batch=5, max_in_flight=9
+        )
         assert task.counts == counts_of("0", estimation=40)
         assert pending.most == 2  # those up to the next decision
 
     def test_a_batch_that_is_not_full_waits_while_others_keep_the_device_busy(self) -> None:
-        def sizes_with(busy: int) -> list[int]:
+        def sizes_with(enough: int) -> list[int]:
             pending = Pending()
             tasks = [ImageTask("run", str(i), IMAGE) for i in range(2)]
 
             def targets(counts: Mapping[Stage, LabelCounts]) -> dict[Stage, int]:
                 return {Stage.ESTIMATION: 12 if counts else 6}
 
-            list(spend(tasks, targets, pending, chunk=12, batch=8, busy=busy, depth=4))
+            list(
+                spend(
+                    tasks,
+                    targets,
+                    pending,
+                    chunk=12,
+                    batch=8,
+                    min_in_flight=enough,
+                    max_in_flight=4,
+                )
+            )
             return pending.draw.sizes
 
-        assert sizes_with(busy=1) == [8, 8, 8]  # the second waited for what the first brought
-        assert sizes_with(busy=2) == [8, 4, 8, 4]  # half of the device would have been idle
+        assert sizes_with(enough=1) == [8, 8, 8]  # the second waited for what the first brought
+        assert sizes_with(enough=2) == [8, 4, 8, 4]  # half of the device would have been idle
 
     def test_are_called_off_when_nobody_wants_them_any_more(self) -> None:
         pending = Pending()
         tasks = [task_of("0", selection=5, estimation=18), task_of("1")]
-        going = spend(tasks, always(5, 20), pending, chunk=10, batch=4, depth=3)
+        going = spend(tasks, always(5, 20), pending, chunk=10, batch=4, max_in_flight=3)
         assert next(going).image_id == "0"
         going.close()
         assert [future.cancelled() for future in pending.futures] == [False, True, True]
@@ -411,7 +423,9 @@ class TestFair:
     def test_counts_are_the_same_in_turn(self) -> None:
         draw, tasks = FakeDraw(), [task_of(str(number)) for number in range(7)]
         targets = {Stage.SELECTION: 5, Stage.ESTIMATION: 33}
-        done = list(spend(tasks, lambda _: targets, draw, chunk=4, batch=10, depth=2, fair=True))
+        done = list(
+            spend(tasks, lambda _: targets, draw, chunk=4, batch=10, max_in_flight=2, in_turn=True)
+        )
         assert sorted(task.image_id for task in done) == [str(number) for number in range(7)]
         for task in done:
             assert task.counts == counts_of(task.image_id, selection=5, estimation=33)
@@ -436,7 +450,7 @@ class TestFair:
 
         for task in (early, late):
             task.counts[Stage.SELECTION] = LabelCounts("run", task.image_id, Stage.SELECTION)
-        done = list(spend(source(), wanted, draw, chunk=5, batch=10, fair=True))
+        done = list(spend(source(), wanted, draw, chunk=5, batch=10, in_turn=True))
         assert [task.image_id for task in done] == ["2", "1"]
         in_turn = [part.task.image_id for batch in draw.batches[3:6] for part in batch]
         assert in_turn.count("1") == in_turn.count("2")

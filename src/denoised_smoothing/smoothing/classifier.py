@@ -40,6 +40,7 @@ from denoised_smoothing.remote.protocol import CopyClassifier
 from denoised_smoothing.smoothing.bundle import Bundle, open_bundle, save_bundle, shape_of
 from denoised_smoothing.smoothing.cluster import RayBackend, RayCluster, worker_device
 from denoised_smoothing.smoothing.devices import Devices, choose_devices
+from denoised_smoothing.smoothing.query_scheduler import count_by_queries
 from denoised_smoothing.smoothing.scheduler import (
     CopyRange,
     ImageTask,
@@ -313,11 +314,12 @@ class SmoothedClassifier:
         if first is None:
             return
         if isinstance(self.classifier, CopyClassifier):
-            voting, plain = VoteCounter(self.sigma, self.noise, self.device), self.denoiser is None
+            counter = VoteCounter(self.sigma, self.noise, self.device)
             with self.classifier.session() as session:
-                yield from voting.buy(
-                    first, tasks, targets, self.choice(first.image), seed, session,
-                    plain=plain, on_batch=on_batch,
+                yield from count_by_queries(
+                    same_shape(first, tasks), targets, counter, self.choice(first.image), seed,
+                    session, chunk=chunk_size(first.image.shape), plain=self.denoiser is None,
+                    on_batch=on_batch,
                 )  # fmt: skip
             return
         with self.execution.executor(first.image, seed, self._batch_size) as executor:
@@ -354,7 +356,7 @@ class SmoothedClassifier:
         with self.execution.executor(first.image, seed, self._batch_size) as executor:
             yield from schedule_batches(
                 same_shape(first, tasks), targets, executor,
-                chunk=chunk_size(first.image.shape), fair=True, on_batch=on_batch,
+                chunk=chunk_size(first.image.shape), in_turn=True, on_batch=on_batch,
             )  # fmt: skip
 
     def choice(self, image: Float[np.ndarray, "c h w"]) -> EngineChoice:

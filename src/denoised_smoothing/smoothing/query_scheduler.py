@@ -1,8 +1,8 @@
-"""The loop that spends copies one by one, many on their way at once: for answers that are bought.
+"""The loop that schedules single queries, many in flight at once: for a remote classifier.
 
-Like :func:`~denoised_smoothing.smoothing.scheduler.spend`, but nothing waits for a batch to end.
-Answers come in any order. Votes are added in the order of the copies, so a plan always sees the
-first N copies of a stage, whichever failed or are late.
+Like :func:`~denoised_smoothing.smoothing.scheduler.schedule_batches`, but nothing waits for a
+batch to end. Answers come in any order. Votes are added in the order of the copies, so a plan
+always sees the first N copies of a stage, whichever failed or are late.
 """
 
 from __future__ import annotations
@@ -16,128 +16,88 @@ from functools import partial
 from itertools import chain
 from queue import SimpleQueue
 
+import torch
+
 from denoised_smoothing.certificates.counts import Stage
+from denoised_smoothing.engines import EngineChoice
 from denoised_smoothing.errors import AnswerMissingError
+from denoised_smoothing.remote.protocol import CopySession
+from denoised_smoothing.remote.records import CopyKey
 from denoised_smoothing.smoothing.scheduler import CopyRange, ImageTask, Targets
+from denoised_smoothing.smoothing.votes import VoteCounter
 
 ASK_EVERY = 10
-"""A plan is asked after so many copies, or when all that it wanted are there."""
+"""Copies after which a plan is asked again; also when it has all that it wanted."""
 GATHER_SECONDS = 0.01
-"""Answers are counted about so often."""
-TELL_SECONDS = 0.05
-"""Listeners hear of votes about so often."""
+"""Seconds between two countings of answers."""
+REPORT_SECONDS = 0.05
+"""Seconds between two calls of a listener."""
 
 Ask = Callable[[Sequence[CopyRange]], Sequence[Sequence[Future[int]]]]
-"""From parts to the future labels of their copies, -1 for no class."""
+"""From copy ranges to the future labels of their copies, -1 for no class."""
 
 
-@dataclass(eq=False)
-class _OpenImage:
-    """An image whose copies are on their way: futures by stage, in the order of the copies."""
+def count_by_queries(
+    tasks: Iterable[ImageTask],
+    targets: Targets,
+    counter: VoteCounter,
+    choice: EngineChoice,
+    seed: int,
+    session: CopySession,
+    *,
+    chunk: int,
+    plain: bool,
+    on_batch: Callable[[Sequence[ImageTask]], None] | None = None,
+) -> Iterator[ImageTask]:
+    """Count until each task has its targets, by a classifier that answers single queries.
 
-    task: ImageTask
-    wanted: Mapping[Stage, int]
-    futures: dict[Stage, deque[Future[int]]] = field(default_factory=dict)
-    given_up: bool = False
-    """An answer is missing, which only stops this image."""
-    unasked: int = 0
-    """Copies counted since the plan was asked."""
-
-    @property
-    def waiting(self) -> bool:
-        return any(self.futures.values())
-
-    def collect(self) -> int:
-        """Count what has come in without a gap; returns how many copies."""
-        counted = 0
-        for stage, futures in self.futures.items():
-            votes: Counter[int] = Counter()
-            while futures and futures[0].done() and futures[0].exception() is None:
-                votes[futures.popleft().result()] += 1
-            if votes:
-                failed = votes.pop(-1, 0)
-                counts = [votes[label] for label in range(max(votes, default=-1) + 1)]
-                self.task.add(stage, counts, failed)
-                counted += sum(counts) + failed
-        self.unasked += counted
-        return counted
+    Args:
+        tasks: images of one shape; taken when needed, yielded as they finish.
+        targets: copies wanted in each stage, given the counts so far.
+        counter: draws the copies.
+        choice: the engine that denoises them, and the copies of a forward pass.
+        seed: of the noise.
+        session: an open session of the classifier.
+        chunk: copies of a chunk of noise.
+        plain: whether the classifier sees the noisy copies, as there is no denoiser.
+        on_batch: called now and then with the tasks that got votes.
+    """
+    threads = torch.get_num_threads()
+    if plain:  # torch takes longer to share the work among threads than one takes for the noise
+        torch.set_num_threads(1)
+    ask = partial(_ask, session, counter, None if plain else choice, seed)
+    try:
+        yield from schedule_queries(
+            tasks, targets, ask, chunk=chunk, forward=choice.forward, capacity=session.room,
+            on_batch=on_batch,
+        )  # fmt: skip
+    finally:
+        torch.set_num_threads(threads)
 
 
-class _Dispatcher:
-    def __init__(
-        self,
-        tasks: Iterable[ImageTask],
-        targets: Targets,
-        ask: Ask,
-        chunk: int,
-        forward: int,
-        room: int,
-    ) -> None:
-        self._source, self._targets, self._ask = iter(tasks), targets, ask
-        self._chunk, self._forward, self._room = chunk, forward, room
-        self.lines: list[_OpenImage] = []
-        self.on_way = 0
-        self.failure: BaseException | None = None
-        self._arrived: SimpleQueue[tuple[_OpenImage, Future[int]]] = SimpleQueue()
-        self._received = 0.0
-
-    def send(self) -> None:
-        """Ask for copies until there is no room, or none is wanted.
-
-        Whole forward passes at a time: a pass for one copy costs as much, and so does its noise.
-        """
-        while self._room - self.on_way >= self._forward and (batch := self._gather()):
-            asked = self._ask([part for _, part in batch])
-            for (line, part), futures in zip(batch, asked, strict=True):
-                self.on_way += len(futures)
-                line.futures.setdefault(part.stage, deque()).extend(futures)
-                for future in futures:
-                    future.add_done_callback(partial(self._arrive, line))
-
-    def _arrive(self, line: _OpenImage, answer: Future[int]) -> None:
-        self._arrived.put((line, answer))
-
-    def receive(self) -> dict[_OpenImage, None]:
-        """Wait for an answer; lines with answers. Notes what stops everything."""
-        arrived = [self._arrived.get()]
-        time.sleep(max(0.0, self._received + GATHER_SECONDS - time.monotonic()))
-        while not self._arrived.empty():
-            arrived.append(self._arrived.get())
-        self._received = time.monotonic()
-        self.on_way -= len(arrived)
-        for line, answer in arrived:
-            if (error := answer.exception()) is not None:
-                line.given_up = True
-                if not isinstance(error, AnswerMissingError):
-                    self.failure = self.failure or error
-        return dict.fromkeys(line for line, _ in arrived)
-
-    def finished(self, line: _OpenImage) -> bool:
-        """Whether a line has all that its plan wants, which is asked now and then."""
-        if line.unasked < ASK_EVERY and not line.task.ends_with(line.wanted):
-            return False
-        line.wanted, line.unasked = self._targets(line.task.counts), 0
-        return line.task.ends_with(line.wanted)
-
-    def _gather(self) -> list[tuple[_OpenImage, CopyRange]]:
-        batch: list[tuple[_OpenImage, CopyRange]] = []
-        room = self._forward
-        for line in chain(list(self.lines), self._new()):
-            while room and not line.given_up:
-                part = line.task.next_part(line.wanted, room, self._chunk)
-                if part is None:
-                    break
-                batch.append((line, part))
-                room -= part.size
-            if not room:
-                break
-        return batch
-
-    def _new(self) -> Iterator[_OpenImage]:
-        for task in self._source:
-            line = _OpenImage(task, self._targets(task.counts))
-            self.lines.append(line)
-            yield line
+def _ask(
+    session: CopySession,
+    counter: VoteCounter,
+    choice: EngineChoice | None,
+    seed: int,
+    ranges: Sequence[CopyRange],
+) -> list[list[Future[int]]]:
+    """Have the copies of each range classified one by one; known answers need no copy."""
+    keys = [
+        [CopyKey(part.task.image_id, part.stage, n) for n in range(part.start, part.stop)]
+        for part in ranges
+    ]
+    known = [[session.known(key) for key in of_part] for of_part in keys]
+    incomplete = [part for part, answers in zip(ranges, known, strict=True) if None in answers]
+    copies = iter(counter.pixels(incomplete, choice, seed) if incomplete else ())
+    asked: list[list[Future[int]]] = []
+    for of_part, answers in zip(keys, known, strict=True):
+        missing = [i for i, answer in enumerate(answers) if answer is None]
+        new: Iterator[Future[int]] = iter(())
+        if missing:
+            new = iter(session.ask([of_part[i] for i in missing], next(copies)[missing]))
+        asked.append([answer or next(new) for answer in answers])
+    return asked
 
 
 def schedule_queries(
@@ -147,58 +107,165 @@ def schedule_queries(
     *,
     chunk: int,
     forward: int,
-    room: int,
+    capacity: int,
     on_batch: Callable[[Sequence[ImageTask]], None] | None = None,
 ) -> Iterator[ImageTask]:
-    """Have copies answered until every task has what its plan wants; yields tasks as they finish.
+    """Have copies classified until every task has what its plan wants; yield tasks as they finish.
 
-    No copy is asked for that the plan does not want. A task with a copy that has no stored
-    answer, where none may be bought (:class:`AnswerMissingError`), is left unfinished.
+    No copy is sent that the plan does not want. A task is left unfinished if one of its copies
+    has no stored answer and none may be paid for (:class:`AnswerMissingError`).
 
     Args:
         tasks: taken one by one as they are needed.
         targets: the plan's.
         ask: makes copies and has them classified.
-        chunk: copies of a chunk of noise; a part never spans two.
-        forward: the most copies handed to ``ask`` at once.
-        room: copies on their way at once, and up to ``forward`` more.
+        chunk: copies of a chunk of noise; a copy range never spans two.
+        forward: maximum number of copies handed to ``ask`` at once.
+        capacity: copies in flight at once, and up to ``forward`` more.
         on_batch: called now and then with the tasks that got votes, and at the end.
 
     Raises:
-        Exception: that of an answer, once all on their way are in and counted as far as they go.
+        Exception: that of an answer, after all in flight came back and were counted.
     """
-    loop = _Dispatcher(tasks, targets, ask, chunk, forward, room + forward)
-    told = _ProgressThrottle(on_batch)
+    loop = _Dispatcher(iter(tasks), targets, ask, chunk, forward, capacity + forward)
+    progress = _ProgressThrottle(on_batch)
     while True:
         began = time.perf_counter()
         if loop.failure is None:
             loop.send()
         # A task may want nothing at all from the start.
-        for line in [line for line in loop.lines if not line.waiting]:
-            if loop.finished(line):
-                loop.lines.remove(line)
-                told.now()
-                yield line.task
-        if not loop.on_way:
+        for image in [image for image in loop.images if not image.waiting]:
+            if loop.finished(image):
+                progress.now()
+                yield image.task
+        if not loop.in_flight:
             break
-        arrived = loop.receive()
-        counted = {line: line.collect() for line in arrived}
+        counted = {image: image.collect() for image in loop.receive()}
         seconds, copies = time.perf_counter() - began, sum(counted.values())
-        for line, count in counted.items():
-            line.task.seconds += seconds * count / max(copies, 1)
-        told.later(line.task for line, count in counted.items() if count)
-        for line, count in counted.items():
-            if count and loop.finished(line):
-                loop.lines.remove(line)
-                told.now()
-                yield line.task
-    told.now()
+        for image, count in counted.items():
+            image.task.seconds += seconds * count / max(copies, 1)
+        progress.later(image.task for image, count in counted.items() if count)
+        for image, count in counted.items():
+            if count and loop.finished(image):
+                progress.now()
+                yield image.task
+    progress.now()
     if loop.failure is not None:
         raise loop.failure
 
 
+@dataclass(eq=False)
+class _OpenImage:
+    """An image with copies in flight: futures by stage, in the order of the copies."""
+
+    task: ImageTask
+    wanted: Mapping[Stage, int]
+    futures: dict[Stage, deque[Future[int]]] = field(default_factory=dict)
+    given_up: bool = False
+    """An answer is missing, which only stops this image."""
+    new: int = 0
+    """Copies counted since the plan was asked."""
+
+    @property
+    def waiting(self) -> bool:
+        return any(self.futures.values())
+
+    def collect(self) -> int:
+        """Count the answers up to the first that is missing; return how many."""
+        counted = 0
+        for stage, futures in self.futures.items():
+            votes: Counter[int] = Counter()
+            while futures and futures[0].done() and futures[0].exception() is None:
+                votes[futures.popleft().result()] += 1
+            if votes:
+                counted += votes.total()
+                failed = votes.pop(-1, 0)
+                by_label = [votes[label] for label in range(max(votes, default=-1) + 1)]
+                self.task.add(stage, by_label, failed)
+        self.new += counted
+        return counted
+
+
+@dataclass
+class _Dispatcher:
+    """Sends copies of open images and receives their answers."""
+
+    source: Iterator[ImageTask]
+    targets: Targets
+    ask: Ask
+    chunk: int
+    forward: int
+    capacity: int
+    images: list[_OpenImage] = field(default_factory=list)
+    in_flight: int = 0
+    failure: BaseException | None = None
+    _arrived: SimpleQueue[tuple[_OpenImage, Future[int]]] = field(default_factory=SimpleQueue)
+    _received: float = 0.0
+
+    def send(self) -> None:
+        """Ask for copies until the capacity is used, or none is wanted.
+
+        Whole forward passes at a time: a pass for one copy costs as much, and so does its noise.
+        """
+        while self.capacity - self.in_flight >= self.forward and (batch := self._gather()):
+            asked = self.ask([part for _, part in batch])
+            for (image, part), futures in zip(batch, asked, strict=True):
+                self.in_flight += len(futures)
+                image.futures.setdefault(part.stage, deque()).extend(futures)
+                for future in futures:
+                    future.add_done_callback(partial(self._arrive, image))
+
+    def _arrive(self, image: _OpenImage, answer: Future[int]) -> None:
+        self._arrived.put((image, answer))
+
+    def receive(self) -> dict[_OpenImage, None]:
+        """Wait for an answer; return the images with answers. Note what stops everything."""
+        arrived = [self._arrived.get()]
+        time.sleep(max(0.0, self._received + GATHER_SECONDS - time.monotonic()))
+        while not self._arrived.empty():
+            arrived.append(self._arrived.get())
+        self._received = time.monotonic()
+        self.in_flight -= len(arrived)
+        for image, answer in arrived:
+            if (error := answer.exception()) is not None:
+                image.given_up = True
+                if not isinstance(error, AnswerMissingError):
+                    self.failure = self.failure or error
+        return dict.fromkeys(image for image, _ in arrived)
+
+    def finished(self, image: _OpenImage) -> bool:
+        """Close an image that has all that its plan wants; return whether it has."""
+        if image.new < ASK_EVERY and not image.task.ends_with(image.wanted):
+            return False
+        image.wanted, image.new = self.targets(image.task.counts), 0
+        ends = image.task.ends_with(image.wanted)
+        if ends:
+            self.images.remove(image)
+        return ends
+
+    def _gather(self) -> list[tuple[_OpenImage, CopyRange]]:
+        batch: list[tuple[_OpenImage, CopyRange]] = []
+        room = self.forward
+        for image in chain(list(self.images), self._new()):
+            while room and not image.given_up:
+                part = image.task.next_range(image.wanted, room, self.chunk)
+                if part is None:
+                    break
+                batch.append((image, part))
+                room -= part.size
+            if not room:
+                break
+        return batch
+
+    def _new(self) -> Iterator[_OpenImage]:
+        for task in self.source:
+            image = _OpenImage(task, self.targets(task.counts))
+            self.images.append(image)
+            yield image
+
+
 class _ProgressThrottle:
-    """Tells a listener of tasks with new votes, not of every single one."""
+    """Reports tasks with new votes to a listener, now and then and not for every vote."""
 
     def __init__(self, listener: Callable[[Sequence[ImageTask]], None] | None) -> None:
         self._listener = listener
@@ -207,7 +274,7 @@ class _ProgressThrottle:
 
     def later(self, tasks: Iterable[ImageTask]) -> None:
         self._tasks.update(dict.fromkeys(tasks))
-        if time.perf_counter() - self._last >= TELL_SECONDS:
+        if time.perf_counter() - self._last >= REPORT_SECONDS:
             self.now()
 
     def now(self) -> None:

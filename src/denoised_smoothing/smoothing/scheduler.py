@@ -1,9 +1,8 @@
-"""The one loop that spends noisy copies: which image gets which copies next.
+"""The loop that schedules batches of noisy copies: which image gets which copies next.
 
 It asks the sampling plan of every unfinished image for its targets, fills batches with copies
-of several images, keeps several batches on their way, adds the votes in the order in which the
-copies were asked for, and ends an image when its plan says so. Who calls it chooses the executor
-and what happens to a finished batch.
+of several images and keeps several batches in flight. It adds votes in the order in which the
+copies were scheduled, and finishes an image when its plan says so.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from denoised_smoothing.certificates.counts import LabelCounts, Stage
 from denoised_smoothing.errors import ImageError
 
 _FINISHED_AT_ONCE = 16
-"""Images that want nothing and are taken before they are handed out, so that memory is bounded."""
+"""Images that want nothing and are taken before they are yielded, so that memory is bounded."""
 
 Targets = Callable[[Mapping[Stage, LabelCounts]], Mapping[Stage, int]]
 """From the counts of an image so far to the copies wanted in each stage."""
@@ -31,27 +30,26 @@ Targets = Callable[[Mapping[Stage, LabelCounts]], Mapping[Stage, int]]
 
 @dataclass(eq=False)
 class ImageTask:
-    """An image [C, H, W] on its way to its counts, which may have begun in an earlier process."""
+    """An image [C, H, W] and its counts so far, which may come from an earlier process."""
 
     run: str
     image_id: str
     image: Float[np.ndarray, "c h w"]
     counts: dict[Stage, LabelCounts] = field(default_factory=dict)
     seconds: float = 0.0
-    issued: dict[Stage, int] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.issued = {stage: counts.n for stage, counts in self.counts.items()}
+    issued: dict[Stage, int] = field(default_factory=dict, init=False)
+    """Copies scheduled so far, of each stage of which this process has scheduled some."""
 
     @property
     def calls(self) -> int:
         """Copies counted so far."""
         return sum(counts.n for counts in self.counts.values())
 
-    def next_part(self, targets: Mapping[Stage, int], room: int, chunk: int) -> CopyRange | None:
-        """The next copies that are wanted, at most ``room`` and of one chunk of noise."""
+    def next_range(self, targets: Mapping[Stage, int], room: int, chunk: int) -> CopyRange | None:
+        """Return the next copies wanted, at most ``room`` and of one chunk of noise."""
         for stage, target in targets.items():
-            start = self.issued.get(stage, 0)
+            counted = self.counts.get(stage)
+            start = self.issued.get(stage, counted.n if counted else 0)
             if start < target:
                 stop = min(target, (start // chunk + 1) * chunk, start + room)
                 self.issued[stage] = stop
@@ -59,7 +57,7 @@ class ImageTask:
         return None
 
     def ends_with(self, targets: Mapping[Stage, int]) -> bool:
-        """Whether it has what is wanted; a stage of which nothing is wanted has empty counts."""
+        """Return whether it has all copies wanted; a stage without any gets empty counts."""
         for stage, target in targets.items():
             if target == 0:
                 self.counts.setdefault(stage, LabelCounts(self.run, self.image_id, stage))
@@ -67,7 +65,7 @@ class ImageTask:
 
     def add(self, stage: Stage, votes: Sequence[int], failed: int) -> None:
         """Add the votes of further copies."""
-        before = self.counts.get(stage, LabelCounts(self.run, self.image_id, stage))
+        before = self.counts.get(stage) or LabelCounts(self.run, self.image_id, stage)
         self.counts[stage] = before.with_votes(votes, failed)
 
 
@@ -87,76 +85,85 @@ class CopyRange:
 
 
 Votes = Sequence[tuple[Sequence[int], int]]
-"""Of each part of a batch: copies a label, and copies without a label."""
+"""Of each copy range of a batch: votes by label, and copies without a label."""
 
 
 @dataclass(frozen=True, slots=True)
 class BatchRunner:
-    """Where batches are counted: in threads of this process, or by workers elsewhere.
+    """Counts batches, in threads of this process or by workers elsewhere.
 
-    ``submit`` starts a batch: its copies are made, classified and counted. ``batch`` is the most
-    copies in one; with ``busy`` batches on their way nothing is idle, and there are never more
-    than ``depth``.
+    ``submit`` starts a batch: its copies are made, classified and counted. A batch has at most
+    ``batch`` copies. ``min_in_flight`` batches keep every thread busy, and there are never more
+    than ``max_in_flight``.
     """
 
     submit: Callable[[Sequence[CopyRange]], Future[Votes]]
     batch: int
-    busy: int = 1
-    depth: int = 1
+    min_in_flight: int = 1
+    max_in_flight: int = 1
 
 
 def schedule_batches(
     tasks: Iterable[ImageTask | None],
     targets: Targets,
-    executor: BatchRunner,
+    runner: BatchRunner,
     *,
     chunk: int,
-    fair: bool = False,
+    in_turn: bool = False,
     on_batch: Callable[[Sequence[ImageTask]], None] | None = None,
 ) -> Iterator[ImageTask]:
-    """Draw copies until every task has what its plan wants; yields tasks as they finish.
+    """Draw copies until every task has what its plan wants; yield tasks as they finish.
 
     An image never gets copies beyond its next decision, so that none is drawn that it does not
-    want. Batches that are not full wait for more copies while others are on their way.
+    want. Batches that are not full wait for more copies while others are in flight.
 
     Args:
-        tasks: taken one by one as they are needed, so that memory does not grow with them. If
-            ``fair``, each as soon as it is there: None says that none is there now, and where
-            nothing is left to do, asking for the next one may wait.
+        tasks: taken one by one when they are needed, so that memory does not grow with them. If
+            ``in_turn``, each is taken as soon as it is there. None says that there is none now;
+            where nothing is left to do, asking for the next one may wait.
         targets: the plan's.
-        executor: counts the batches.
-        chunk: copies of a chunk of noise; a part never spans two.
-        fair: all unfinished tasks get copies in turn, a chunk at a time, instead of one after
+        runner: counts the batches.
+        chunk: copies of a chunk of noise; a copy range never spans two.
+        in_turn: all unfinished tasks get copies in turn, a chunk at a time, instead of one after
             the other.
         on_batch: called after each batch with the tasks that got votes.
     """
-    supply, batch = _OpenTasks(tasks, targets, chunk, fair=fair), executor.batch
-    on_their_way: deque[tuple[list[CopyRange], Future[Votes]]] = deque()
+    open_tasks = _OpenTasks(iter(tasks), targets, chunk, in_turn)
+    in_flight: deque[tuple[list[CopyRange], Future[Votes]]] = deque()
     held: list[CopyRange] = []
     began = time.perf_counter()
     try:
         while True:
-            while len(on_their_way) < executor.depth:
-                held += supply.parts(batch - _copies(held))
-                yield from supply.finished()
-                if not held or (_copies(held) < batch and len(on_their_way) >= executor.busy):
+            while len(in_flight) < runner.max_in_flight:
+                held += open_tasks.ranges(runner.batch - sum(part.size for part in held))
+                while open_tasks.finished:
+                    yield open_tasks.finished.popleft()
+                full = sum(part.size for part in held) >= runner.batch
+                if not held or not (full or len(in_flight) < runner.min_in_flight):
                     break
-                on_their_way.append((held, executor.submit(held)))
+                in_flight.append((held, runner.submit(held)))
                 held = []
-            if not on_their_way:
-                if supply.exhausted:
+            if not in_flight:
+                if open_tasks.exhausted:
                     return
                 continue
-            parts, pending = on_their_way.popleft()
+            ranges, pending = in_flight.popleft()
             votes = pending.result()
             now = time.perf_counter()
-            served = supply.add(parts, votes, now - began)
+            share = (now - began) / sum(part.size for part in ranges)
             began = now
+            for part, (counts, failed) in zip(ranges, votes, strict=True):
+                part.task.add(part.stage, counts, failed)
+                part.task.seconds += share * part.size
+            served = list(dict.fromkeys(part.task for part in ranges))
+            for task in served:
+                open_tasks.update(task)
             if on_batch is not None:
                 on_batch(served)
-            yield from supply.finished()
+            while open_tasks.finished:
+                yield open_tasks.finished.popleft()
     finally:
-        for _, pending in on_their_way:
+        for _, pending in in_flight:
             pending.cancel()
 
 
@@ -164,7 +171,7 @@ _Task = TypeVar("_Task", ImageTask, ImageTask | None)
 
 
 def same_shape(first: ImageTask, rest: Iterable[_Task]) -> Iterator[_Task]:
-    """All tasks, refusing one that would not fit into a batch with the first.
+    """Yield all tasks; refuse one that does not fit into a batch with the first.
 
     Raises:
         ImageError: its image has another shape.
@@ -172,97 +179,70 @@ def same_shape(first: ImageTask, rest: Iterable[_Task]) -> Iterator[_Task]:
     for task in chain([first], rest):
         if task is not None and task.image.shape != first.image.shape:
             raise ImageError(
-                f"image {task.image_id} has shape {list(task.image.shape)}, the first one "
-                f"{list(first.image.shape)}; bring them to one size (a resolution)"
+                f"Image {task.image_id} has shape {list(task.image.shape)}, the first one "
+                f"{list(first.image.shape)}. Resize all to one size (a resolution)."
             )
         yield task
 
 
+@dataclass
 class _OpenTasks:
-    """The unfinished tasks, and what each wants next."""
+    """The unfinished tasks with what each wants, and those that finished."""
 
-    def __init__(
-        self, tasks: Iterable[ImageTask | None], targets: Targets, chunk: int, *, fair: bool
-    ) -> None:
-        self._source, self._targets, self._chunk = iter(tasks), targets, chunk
-        self._fair = fair
-        self._wanted: dict[ImageTask, Mapping[Stage, int]] = {}
-        self._finished: list[ImageTask] = []
-        self.exhausted = False
+    source: Iterator[ImageTask | None]
+    targets: Targets
+    chunk: int
+    in_turn: bool
+    exhausted: bool = False
+    wanted: dict[ImageTask, Mapping[Stage, int]] = field(default_factory=dict)
+    finished: deque[ImageTask] = field(default_factory=deque)
 
-    def parts(self, room: int) -> list[CopyRange]:
-        """Parts of the active tasks, then of new ones, of at most ``room`` copies."""
-        if self._fair:
-            return self._in_turn(room)
-        parts: list[CopyRange] = []
-        for task in self._active():
-            while room and (part := task.next_part(self._wanted[task], room, self._chunk)):
-                parts.append(part)
-                room -= part.size
-            if not room:
-                break
-        return parts
+    def ranges(self, room: int) -> list[CopyRange]:
+        """Return at most ``room`` copies of the open tasks, and then of new ones.
 
-    def _in_turn(self, room: int) -> list[CopyRange]:
-        """A chunk of each unfinished task in turn, beginning with those that waited longest."""
-        while not self.exhausted and (task := self._take()) is not None:
-            self._update(task)
-        parts: list[CopyRange] = []
-        turns, resting = deque(self._wanted), []
-        while room and turns:
-            task = turns.popleft()
-            part = task.next_part(self._wanted[task], room, self._chunk)
-            if part is None:
-                resting.append(task)
+        In turn: a chunk of each open task, beginning with those that waited longest.
+        """
+        while self.in_turn and self._take() is not None:
+            pass
+        ranges: list[CopyRange] = []
+        turns, idle = deque(self.wanted), list[ImageTask]()
+        while room:
+            if not turns:
+                if self.in_turn or len(self.finished) >= _FINISHED_AT_ONCE:
+                    break
+                new = self._take()
+                if new is None:
+                    break
+                turns.extend([new] if new in self.wanted else [])
                 continue
-            parts.append(part)
+            part = turns[0].next_range(self.wanted[turns[0]], room, self.chunk)
+            if part is None:
+                idle.append(turns.popleft())
+                continue
+            ranges.append(part)
             room -= part.size
-            turns.append(task)
-        self._wanted = {task: self._wanted[task] for task in (*turns, *resting)}
-        return parts
+            if self.in_turn:
+                turns.rotate(-1)
+        if self.in_turn:
+            self.wanted = {task: self.wanted[task] for task in (*turns, *idle)}
+        return ranges
 
     def _take(self) -> ImageTask | None:
-        """The next task of the source, None if there is none, now or at all."""
+        """Open the next task of the source; None if there is none, now or at all."""
         try:
-            return next(self._source)
+            task = next(self.source)
         except StopIteration:
             self.exhausted = True
             return None
+        if task is not None:
+            self.update(task)
+        return task
 
-    def add(self, parts: Sequence[CopyRange], votes: Votes, seconds: float) -> list[ImageTask]:
-        """Add the votes of a batch that took ``seconds``; returns the tasks that it served."""
-        copies = _copies(parts)
-        for part, (counts, failed) in zip(parts, votes, strict=True):
-            part.task.add(part.stage, counts, failed)
-            part.task.seconds += seconds * part.size / copies
-        served = list(dict.fromkeys(part.task for part in parts))
-        for task in served:
-            self._update(task)
-        return served
-
-    def finished(self) -> list[ImageTask]:
-        """The tasks that have finished since the last call."""
-        finished, self._finished = self._finished, []
-        return finished
-
-    def _active(self) -> Iterator[ImageTask]:
-        yield from list(self._wanted)
-        while len(self._finished) < _FINISHED_AT_ONCE:
-            task = self._take()
-            if task is None:
-                return
-            self._update(task)
-            if task in self._wanted:
-                yield task
-
-    def _update(self, task: ImageTask) -> None:
-        wanted = self._targets(task.counts)
+    def update(self, task: ImageTask) -> None:
+        """Ask the plan what the task wants next, and whether it is finished."""
+        wanted = self.targets(task.counts)
         if task.ends_with(wanted):
-            self._wanted.pop(task, None)
-            self._finished.append(task)
+            self.wanted.pop(task, None)
+            self.finished.append(task)
         else:
-            self._wanted[task] = wanted
-
-
-def _copies(parts: Sequence[CopyRange]) -> int:
-    return sum(part.size for part in parts)
+            self.wanted[task] = wanted

@@ -92,7 +92,7 @@ class TestTargets:
         task = ImageTask("run", "7", np.zeros((1, 2, 2), np.float32))
         targets = plan.targets(task.counts, SETTING)
         assert targets == {Stage.SELECTION: 0, Stage.ESTIMATION: 0}
-        assert task.next_part(targets, 100, 50) is None
+        assert task.next_range(targets, 100, 50) is None
         assert task.ends_with(targets)
         certificate = plan.certificate(task.counts, SETTING)
         assert (certificate.label, certificate.calls) == (None, 0)
