@@ -13,6 +13,7 @@ sleep instead of computing: many of them in a few processes of a Ray cluster on 
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import resource
 import subprocess
@@ -31,7 +32,6 @@ from denoised_smoothing import SmoothedClassifier
 from denoised_smoothing.certificates.plans import FixedBudget
 from denoised_smoothing.datasets import ImageDataset
 from denoised_smoothing.runs.run import CertificationRun
-from denoised_smoothing.smoothing.crew import Crew
 from denoised_smoothing.smoothing.scheduler import (
     BatchRunner,
     CopyRange,
@@ -144,8 +144,6 @@ def memory() -> int:
 class Sleeper:
     """Many workers in one process: each of its threads sleeps for as long as a batch takes."""
 
-    def ready(self) -> None: ...
-
     def votes(self, seconds: float, sizes: Sequence[int]) -> Votes:
         time.sleep(seconds)
         return [([0, size, *[0] * (CLASSES - 2)], 0) for size in sizes]
@@ -161,12 +159,14 @@ def workers(options: argparse.Namespace) -> None:
         processes = min(4, count)
         threads = count // processes
         kind = ray.remote(Sleeper).options(num_cpus=0.1, max_concurrency=threads)
-        crew = Crew([kind.remote() for _ in range(processes)], threads + threads // 4 + 1)
-        crew.submit(lambda worker: worker.votes.remote(0.0, [1])).result()
+        sleepers = [kind.remote() for _ in range(processes)]
+        ray.get([sleeper.votes.remote(0.0, [1]) for sleeper in sleepers])
+        turns = itertools.cycle(sleepers)
 
-        def submit(parts: Sequence[CopyRange], crew: Crew = crew) -> Future[Votes]:
+        def submit(parts: Sequence[CopyRange], turns: Iterator[Any] = turns) -> Future[Votes]:
             sizes = [part.size for part in parts]
-            return crew.submit(lambda worker: worker.votes.remote(options.seconds, sizes))
+            future: Future[Votes] = next(turns).votes.remote(options.seconds, sizes).future()
+            return future
 
         images = -(-count * options.rounds // PARTS)
         with tempfile.TemporaryDirectory() as folder:
@@ -179,7 +179,6 @@ def workers(options: argparse.Namespace) -> None:
             f"| {1000 * cpu / batches:.2f} | {memory()} |",
             flush=True,
         )
-        crew.close()
     ray.shutdown()
 
 

@@ -1,14 +1,18 @@
-"""executors/cluster.py, on a cluster of two workers that is started once for this file."""
+"""smoothing/cluster.py, on a cluster of two workers that is started once for this file."""
 
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,14 +22,21 @@ from denoised_smoothing.certificates.certificate import Certificate
 from denoised_smoothing.certificates.plans import Anytime
 from denoised_smoothing.cli import cluster_options, main
 from denoised_smoothing.cli.cluster_options import with_address
-from denoised_smoothing.errors import ClassifierError, MissingExtraError, SettingError, StoreError
+from denoised_smoothing.errors import (
+    ClassifierError,
+    MissingExtraError,
+    SettingError,
+    StoreError,
+    WorkerError,
+)
 from denoised_smoothing.models.catalogue import load_classifier
 from denoised_smoothing.smoothing import cluster
-from denoised_smoothing.smoothing.cluster import RayCluster, worker_device
+from denoised_smoothing.smoothing.cluster import TRIES, RayCluster, worker_device
 from denoised_smoothing.store import Store
 
 SAMPLES = Path(__file__).parents[1] / "samples"
 IMAGES = np.random.default_rng(0).integers(0, 256, (6, 1, 8, 8)).astype(np.float32) / 255
+WAIT = 30
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +87,59 @@ def test_a_function_is_counted_by_workers(two: RayCluster) -> None:
     assert certificates("python:toy:black_box", two) == certificates("python:toy:black_box")
 
 
+def test_a_task_that_loses_several_processes_is_given_up(two: RayCluster, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+
+    def lethal() -> None:
+        with log.open("a") as lines:
+            print(os.getpid(), file=lines)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    with pytest.raises(
+        WorkerError, match=rf"{TRIES} workers were lost over the same batch.*died.*to resume"
+    ):
+        two.submit(lethal).result(4 * WAIT)
+    assert len(set(log.read_text().split())) == TRIES
+
+
+def test_closing_leaves_no_future_open(two: RayCluster) -> None:
+    cluster = RayCluster(workers=1, cpus=0.5)
+    running, waiting = (cluster.submit(lambda: time.sleep(WAIT)) for _ in range(2))
+    while not cluster._running:
+        time.sleep(0.1)
+    cluster.close()
+    for future in (running, waiting):
+        with pytest.raises(WorkerError, match=r"was lost \(it was closed\)\. .* to resume"):
+            future.result(WAIT / 2)
+    assert cluster.submit(lambda: 1).result(WAIT) == 1, "it opens again"
+    cluster.close()
+
+
+def test_an_argument_that_cannot_be_sent_fails_by_itself(two: RayCluster) -> None:
+    with pytest.raises(TypeError, match="lock"):
+        two.submit(lambda lock: None, threading.Lock()).result(WAIT)
+    assert two.submit(lambda: 1).result(WAIT) == 1
+
+
+def test_a_driver_that_leaves_the_cluster_leaves_no_future_open(two: RayCluster) -> None:
+    code = """
+import sys, time, ray
+from denoised_smoothing.errors import WorkerError
+from denoised_smoothing.smoothing.cluster import RayCluster
+cluster = RayCluster(sys.argv[1], workers=1, cpus=0.5)
+futures = [cluster.submit(lambda: time.sleep(60)) for _ in range(2)]
+while not cluster._running:
+    time.sleep(0.1)
+ray.shutdown()
+for future in futures:
+    assert "The connection to the cluster was lost" in str(future.exception(30)), future
+"""
+    import ray
+
+    address = ray.get_runtime_context().gcs_address
+    subprocess.run([sys.executable, "-c", code, address], check=True, timeout=4 * WAIT)
+
+
 def test_a_driver_that_is_killed_goes_on_without_the_cluster(
     two: RayCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -122,32 +186,32 @@ def test_numbers_out_of_range_are_refused(options: dict[str, int], message: str)
         RayCluster(**options)  # type: ignore[arg-type]
 
 
-def test_a_cluster_without_room_for_a_worker_says_what_it_has(two: RayCluster) -> None:
+def test_a_cluster_without_capacity_for_a_worker_says_what_it_has(two: RayCluster) -> None:
     with pytest.raises(
-        SettingError, match=r"\(CPU 1, tpu 2\): all have CPU \d+, GPU 0, tpu 0; ask for less"
+        SettingError, match=r"\(CPU 1, tpu 2\): all have CPU \d+, GPU 0, tpu 0\. Request less"
     ):
-        _ = RayCluster(resources={"tpu": 2.0}).crew
+        RayCluster(resources={"tpu": 2.0}).submit(time.sleep, 0)
 
 
-def test_room_is_that_of_each_node() -> None:
+def test_capacity_is_that_of_each_node() -> None:
     nodes = [{"CPU": 3.0}, {"CPU": 5.0, "GPU": 1.0}]
-    assert RayCluster(cpus=2.0)._room(nodes) == 1 + 2
-    assert RayCluster(cpus=0.5, gpus=0.5)._room(nodes) == 2
-    with pytest.raises(SettingError, match=r"no node .*\(CPU 6\): all have CPU 8, GPU 1; ask"):
-        RayCluster(cpus=6.0)._room(nodes)
+    assert RayCluster(cpus=2.0)._capacity(nodes) == 1 + 2
+    assert RayCluster(cpus=0.5, gpus=0.5)._capacity(nodes) == 2
+    with pytest.raises(SettingError, match=r"No node .*\(CPU 6\): all have CPU 8, GPU 1\. Request"):
+        RayCluster(cpus=6.0)._capacity(nodes)
 
 
-def test_waiting_for_a_node_that_has_room_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    said: list[str] = []
+def test_waiting_for_a_node_that_has_capacity_is_logged(monkeypatch: pytest.MonkeyPatch) -> None:
+    logged: list[str] = []
     # Not by what is logged: some library may have switched off all loggers that there were.
-    monkeypatch.setattr(cluster._log, "warning", lambda text, *a: said.append(text % a))
+    monkeypatch.setattr(cluster._log, "warning", lambda text, *a: logged.append(text % a))
     nodes = [{"CPU": 4.0}, {"CPU": 4.0}]
-    assert RayCluster(workers=3, cpus=2.0)._room(nodes) == 4
-    assert not said
-    assert RayCluster(workers=3, cpus=6.0)._room(nodes) == 0
-    assert said == [
-        "no node of the cluster has room for a worker (CPU 6): all have CPU 8, GPU 0; waiting for "
-        "one that has"
+    assert RayCluster(workers=3, cpus=2.0)._capacity(nodes) == 4
+    assert not logged
+    assert RayCluster(workers=3, cpus=6.0)._capacity(nodes) == 0
+    assert logged == [
+        "No node of the cluster has capacity for a worker (CPU 6): all have CPU 8, GPU 0. Waiting "
+        "for one that has."
     ]
 
 
@@ -174,14 +238,14 @@ def test_a_second_cluster_at_another_address_is_refused(monkeypatch: pytest.Monk
     for address in ("head:6379", "head:6379", "10.0.0.1:6379", "auto", None):
         assert connect(address).gcs_address == "10.0.0.1:6379"
     with pytest.raises(
-        SettingError, match=r"at 10.0.0.1:6379 and cannot join another at 'other:6379'; leave"
+        SettingError, match=r"at 10.0.0.1:6379 and cannot join another at 'other:6379'. Omit"
     ):
         connect("other:6379")
 
 
 @pytest.mark.parametrize("device", ["cuda", "cpu,cpu"])
 def test_devices_that_a_worker_cannot_have_are_refused(device: str) -> None:
-    expected = "--worker-gpus" if device == "cuda" else "a worker of a cluster has one device"
+    expected = "--worker-gpus" if device == "cuda" else "A worker of a cluster has one device"
     with pytest.raises(SettingError, match=expected):
         worker_device(device, RayCluster())
 
@@ -200,7 +264,119 @@ def test_answers_that_are_bought_stay_off_the_cluster() -> None:
 def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'denoised-smoothing\[ray\]'"):
-        _ = RayCluster().crew
+        RayCluster().submit(time.sleep, 0)
+
+
+class Reference:
+    """The reference of a task whose result the test sets."""
+
+    def __init__(self, *arguments: Any) -> None:
+        self.arguments, self.result = arguments, Future[Any]()
+
+
+class TestTasks:
+    """Of a Ray whose tasks end when the test says so."""
+
+    @pytest.fixture(autouse=True)
+    def _fake(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        ray = pytest.importorskip("ray")
+        self.started: list[Reference] = []
+        self.options: dict[str, Any] = {}
+
+        def remote(**options: Any) -> Callable[[Any], Any]:
+            self.options = options
+            return lambda function: self
+
+        monkeypatch.setattr(ray, "remote", remote)
+        monkeypatch.setattr(ray, "is_initialized", lambda: True)
+        monkeypatch.setattr(ray, "get", lambda reference: reference.result.result(WAIT))
+        monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": 4.0}}])
+        monkeypatch.setattr(cluster, "_connect", lambda address: ray)
+
+    def remote(self, *arguments: Any) -> Reference:
+        self.started.append(Reference(*arguments))
+        return self.started[-1]
+
+    def wait_for(self, tasks: int) -> None:
+        ends = time.monotonic() + WAIT
+        while len(self.started) < tasks:
+            assert time.monotonic() < ends
+            time.sleep(0.01)
+        time.sleep(0.05)
+        assert len(self.started) == tasks
+
+    def test_ray_repeats_a_task_and_keeps_its_process(self) -> None:
+        running = RayCluster(workers=1, cpus=0.5, resources={"a100": 1.0})
+        running.submit(print).cancel()
+        self.wait_for(1)
+        assert self.options["max_retries"] == TRIES - 1
+        assert self.options["max_calls"] == 0, "a process would end after each GPU task"
+        assert self.options["num_cpus"] == 0.5
+        assert self.options["resources"] == {"a100": 1}
+        self.started[0].result.set_result(None)
+
+    def test_workers_are_the_tasks_at_once(self) -> None:
+        running = RayCluster(workers=2)
+        futures = [running.submit(print, number) for number in range(4)]
+        self.wait_for(2)
+        self.started[1].result.set_result("b")
+        assert futures[1].result(WAIT) == "b"
+        self.wait_for(3)
+        assert [reference.arguments for reference in self.started] == [(0,), (1,), (2,)]
+        assert not futures[0].done()
+        for reference in (self.started[0], self.started[2]):
+            reference.result.set_result(None)
+        self.wait_for(4)
+        self.started[3].result.set_result(None)
+
+    def test_a_full_cluster_has_tasks_that_wait(self) -> None:
+        running = RayCluster()
+        for number in range(10):
+            running.submit(print, number)
+        self.wait_for(8)
+        assert running.workers == 4
+        for number in range(10):
+            self.wait_for(min(10, 8 + number))
+            self.started[number].result.set_result(None)
+
+    def test_a_task_that_has_not_started_can_be_cancelled(self) -> None:
+        running = RayCluster(workers=1)
+        futures = [running.submit(print) for _ in range(3)]
+        self.wait_for(1)
+        assert futures[1].cancel()
+        assert not futures[0].cancel()
+        self.started[0].result.set_result(1)
+        self.wait_for(2)
+        self.started[1].result.set_result(2)
+        assert futures[2].result(WAIT) == 2
+        assert len(self.started) == 2
+
+    def test_errors_of_the_package_arrive_as_they_are(self) -> None:
+        from ray.exceptions import RayTaskError
+
+        running = RayCluster(workers=2)
+        mine, other = running.submit(print), running.submit(print)
+        self.wait_for(2)
+        for reference, cause in zip(
+            self.started, (SettingError("mine"), KeyError("x")), strict=True
+        ):
+            reference.result.set_exception(RayTaskError("votes", "trace", cause))
+        with pytest.raises(SettingError, match="mine"):
+            mine.result(WAIT)
+        with pytest.raises(WorkerError, match=r"failed with KeyError: 'x'\. .* every node"):
+            other.result(WAIT)
+
+    def test_a_lost_connection_is_not_a_lost_worker(self) -> None:
+        from ray.exceptions import LocalRayletDiedError
+
+        running = RayCluster(workers=2)
+        futures = [running.submit(print), running.submit(print)]
+        self.wait_for(2)
+        self.started[0].result.set_exception(LocalRayletDiedError())
+        self.started[1].result.set_exception(ConnectionError("Ray has not been started yet"))
+        for future, name in zip(futures, ("LocalRayletDied", "Connection"), strict=True):
+            with pytest.raises(WorkerError, match=rf"cluster was lost \({name}Error: .* to resume"):
+                future.result(WAIT)
 
 
 class TestOptions:

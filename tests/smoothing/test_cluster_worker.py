@@ -1,4 +1,4 @@
-"""executors/workers.py: calls of several jobs to one worker, without a cluster."""
+"""smoothing/cluster_worker.py: tasks of several models in one process, without a cluster."""
 
 from __future__ import annotations
 
@@ -15,16 +15,18 @@ from denoised_smoothing.certificates.counts import Stage
 from denoised_smoothing.certificates.parameters import EngineName, Noise, Precision
 from denoised_smoothing.engines.prepared import PreparedPipeline
 from denoised_smoothing.errors import SettingError
-from denoised_smoothing.smoothing import cluster_worker as workers
-from denoised_smoothing.smoothing.cluster_worker import ClusterTask, Worker
+from denoised_smoothing.smoothing import cluster_worker
+from denoised_smoothing.smoothing.cluster_worker import ClusterTask, choose_engine, count_votes
+from denoised_smoothing.smoothing.scheduler import CopyRange, ImageTask
 
 IMAGE = np.full((1, 8, 8), 128 / 255, np.float32)
-CUTS = [("image", Stage.ESTIMATION, 0, 50)]
+RANGES = [("image", Stage.ESTIMATION, 0, 50)]
 
 
 @pytest.fixture(autouse=True)
-def _store_of_objects(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a reference, that which it refers to."""
+def _new_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No model is loaded; the object of a reference is the reference itself."""
+    monkeypatch.setattr(cluster_worker, "_loaded", {})
     monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(get=lambda reference: reference))
 
 
@@ -32,7 +34,7 @@ def far_from_grey(copies: Tensor) -> Tensor:
     return ((copies - 0.5).abs().mean((1, 2, 3)) > 0.2).long()  # all are, if sigma is large
 
 
-def job(sigma: float, **changes: object) -> ClusterTask:
+def task(sigma: float, **changes: object) -> ClusterTask:
     model = PreparedPipeline(
         far_from_grey, None, sigma, Noise.GRID, EngineName.TORCH, Precision.FLOAT32,
         torch.device("cpu"),
@@ -40,30 +42,79 @@ def job(sigma: float, **changes: object) -> ClusterTask:
     return replace(ClusterTask(f"sigma {sigma}", [model], "cpu", EngineName.TORCH, 50), **changes)  # type: ignore[arg-type]
 
 
-def test_votes_are_of_their_own_job_whatever_else_is_set_up(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    near, far = job(0.1), job(1.0)
-    alone = [Worker().votes(one, 0, CUTS, IMAGE) for one in (near, far)]
-    assert alone[0] != alone[1]
-    worker = Worker()
-    # Another thread's call comes in between the set-up and the votes.
-    monkeypatch.setattr(workers, "limit_threads", lambda engine: worker.choose(far, IMAGE))
-    assert worker.votes(near, 0, CUTS, IMAGE) == alone[0]
+def test_votes_are_those_of_their_own_model() -> None:
+    near, far = task(0.1), task(1.0)
+    alone = {}
+    for one in (near, far):
+        cluster_worker._loaded.clear()
+        alone[one.fingerprint] = count_votes(one, 0, RANGES, IMAGE)
+    assert alone[near.fingerprint] != alone[far.fingerprint]
+    for one in (near, far, near):
+        assert count_votes(one, 0, RANGES, IMAGE) == alone[one.fingerprint]
 
 
-def test_a_job_that_is_refused_leaves_the_one_before_as_it_was() -> None:
-    near, refused = job(0.1), job(1.0, identity={"engine": "another"})
-    worker = Worker()
-    expected = worker.votes(near, 0, CUTS, IMAGE)
-    with pytest.raises(SettingError, match="the workers of the cluster are not alike"):
-        worker.votes(refused, 0, CUTS, IMAGE)
-    assert worker.votes(near, 0, CUTS, IMAGE) == expected
+def test_a_model_is_loaded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    loads: list[object] = []
+    ray = SimpleNamespace(get=lambda reference: loads.append(reference) or reference)
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    one = task(0.1)
+    for _ in range(3):
+        count_votes(one, 0, RANGES, IMAGE)
+    assert len(loads) == 1
+
+
+def test_a_task_that_is_refused_leaves_the_one_before_as_it_was() -> None:
+    near, refused = task(0.1), task(1.0, identity={"engine": "another"})
+    expected = count_votes(near, 0, RANGES, IMAGE)
+    with pytest.raises(SettingError, match="The workers of the cluster differ"):
+        count_votes(refused, 0, RANGES, IMAGE)
+    assert count_votes(near, 0, RANGES, IMAGE) == expected
 
 
 def test_a_size_that_is_chosen_for_later_does_not_take_that_of_the_first() -> None:
-    first, other = job(0.1, forward=7), job(0.1, forward=None)
-    expected = Worker().choose(other, IMAGE).forward
-    worker = Worker()
-    assert worker.choose(first, IMAGE).forward == 7
-    assert worker.choose(other, IMAGE).forward == expected != 7
+    first, other = task(0.1, forward=7), task(0.1, forward=None)
+    expected = choose_engine(other, IMAGE).forward
+    cluster_worker._loaded.clear()
+    assert choose_engine(first, IMAGE).forward == 7
+    assert choose_engine(other, IMAGE).forward == expected != 7
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_threads_share_the_copies_and_keep_their_order(threads: int) -> None:
+    ranges = [("image", Stage.ESTIMATION, start, start + 50) for start in range(0, 250, 50)]
+    images = [IMAGE] * len(ranges)
+    expected = [count_votes(task(0.25), 0, [one], IMAGE)[0] for one in ranges]
+    cluster_worker._loaded.clear()
+    assert list(count_votes(task(0.25, threads=threads), 0, ranges, *images)) == expected
+
+
+@pytest.mark.parametrize(
+    ("sizes", "groups", "expected"),
+    [
+        ([50, 50], 2, [[50], [50]]),
+        ([50, 50, 50], 2, [[50, 50], [50]]),
+        ([10, 10, 10], 2, [[10, 10, 10]]),  # one forward pass
+        ([50, 50], 1, [[50, 50]]),
+    ],
+)
+def test_copies_are_split_at_forward_passes(
+    sizes: list[int], groups: int, expected: list[list[int]]
+) -> None:
+    image = ImageTask("run", "image", IMAGE)
+    parts = [CopyRange(image, Stage.ESTIMATION, 0, size) for size in sizes]
+    split = cluster_worker._split(parts, groups, forward=50)
+    assert [[part.size for part in group] for group in split] == expected
+
+
+@pytest.mark.parametrize(
+    ("visible", "assigned", "expected"), [(None, [3], "cuda:3"), ("2,5", ["5"], "cuda:1")]
+)
+def test_a_task_uses_the_gpu_that_ray_assigned(
+    visible: str | None, assigned: list[object], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(get_gpu_ids=lambda: assigned))
+    monkeypatch.setattr(cluster_worker, "choose_device", torch.device)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert str(cluster_worker._assigned_device("cuda")) == expected

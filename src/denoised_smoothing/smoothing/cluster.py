@@ -1,10 +1,11 @@
-"""On a Ray cluster: workers that hold the model, and hand back counts."""
+"""Counting on a Ray cluster: tasks that load the model once a process and return votes."""
 
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,13 +19,26 @@ from torch import Tensor
 from denoised_smoothing.certificates.parameters import EngineName, Noise, Precision
 from denoised_smoothing.engines import Engine, EngineChoice
 from denoised_smoothing.engines.prepared import PreparedPipeline
-from denoised_smoothing.errors import MissingExtraError, SettingError, WorkerError
+from denoised_smoothing.errors import (
+    DenoisedSmoothingError,
+    MissingExtraError,
+    SettingError,
+    WorkerError,
+)
 from denoised_smoothing.models.fingerprints import fingerprint
 from denoised_smoothing.models.protocols import Classifier
 from denoised_smoothing.noise import chunk_size
-from denoised_smoothing.smoothing.cluster_worker import ClusterTask, EngineRecord, Worker
-from denoised_smoothing.smoothing.crew import Crew
+from denoised_smoothing.smoothing.cluster_worker import (
+    ClusterTask,
+    EngineRecord,
+    answer_copies,
+    choose_engine,
+    count_votes,
+)
 from denoised_smoothing.smoothing.scheduler import BatchRunner, CopyRange, ImageTask, Votes
+
+TRIES = 5
+"""Times that Ray starts a task whose process is lost."""
 
 _log = logging.getLogger(__name__)
 _joined: tuple[str, str] | None = None
@@ -33,15 +47,18 @@ _joined: tuple[str, str] | None = None
 
 @dataclass(eq=False)
 class RayCluster:
-    """Workers of a Ray cluster, which are started when they are first needed.
+    """Workers of a Ray cluster, which is started or joined when they are first needed.
+
+    A worker is a Ray task: it counts ``threads`` batches in a process that keeps the model. Ray
+    repeats a task whose process is lost, on another node if necessary.
 
     Args:
         address: of the cluster, ``auto`` for the one that this machine belongs to, or None to
             start one here.
-        workers: how many; None for as many as the cluster has room for.
+        workers: maximum number at once; None for as many as the cluster has capacity for.
         cpus, gpus: what each worker takes; fractions share a GPU.
         resources: custom resources that each worker takes, by name.
-        passes: forward passes of a batch: more of them are fewer messages.
+        passes: forward passes of a batch; more of them need fewer messages.
 
     Raises:
         SettingError: a number is out of range.
@@ -53,13 +70,15 @@ class RayCluster:
     gpus: float = 0.0
     resources: Mapping[str, float] = field(default_factory=dict)
     passes: int = 1
-    _crew: Crew | None = field(default=None, init=False, repr=False)
+    _pool: ThreadPoolExecutor | None = field(default=None, init=False, repr=False)
+    _remote: dict[Callable[..., Any], Any] = field(default_factory=dict, init=False, repr=False)
+    _running: set[Any] = field(default_factory=set, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        for name, least in (("workers", 1), ("passes", 1), ("cpus", 0), ("gpus", 0)):
+        for name, minimum in (("workers", 1), ("passes", 1), ("cpus", 0), ("gpus", 0)):
             value = getattr(self, name)
-            if value is not None and value < least:
-                raise SettingError(f"{name} must be at least {least}, got {value}")
+            if value is not None and value < minimum:
+                raise SettingError(f"{name} must be at least {minimum}, got {value}")
 
     def __enter__(self) -> RayCluster:
         return self
@@ -72,59 +91,101 @@ class RayCluster:
         """Batches that a worker counts at once: one a core, or two to keep a GPU busy."""
         return 2 if self.gpus else max(1, int(self.cpus))
 
-    @property
-    def crew(self) -> Crew:
-        """The workers.
+    def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
+        """Run a function of a module as a task, after those submitted before.
+
+        Its future raises WorkerError if several processes or the connection were lost.
 
         Raises:
             MissingExtraError: Ray is not installed.
-            WorkerError: the cluster cannot be reached.
-            SettingError: it has no room for a worker, or this process belongs to another one.
+            WorkerError: the cluster is unreachable.
+            SettingError: it has no capacity for a worker, or this process belongs to another one.
         """
-        if self._crew is None:
-            ray = _connect(self.address)
-            kind = ray.remote(Worker).options(
-                num_cpus=self.cpus, num_gpus=self.gpus, resources=dict(self.resources),
-                max_restarts=-1, max_concurrency=self.threads,
-            )  # fmt: skip
-            room = self._room([node["Resources"] for node in ray.nodes() if node["Alive"]])
-            self.workers = self.workers or room
-            # One call more than it has threads for, so that none waits for a message.
-            self._crew = Crew([kind.remote() for _ in range(self.workers)], self.threads + 1)
-        return self._crew
+        if self._pool is None:
+            self._pool = self._open()
+        return self._pool.submit(self._run, self._pool, function, arguments)
 
     def close(self) -> None:
-        """Let the workers go."""
-        if self._crew is not None:
-            self._crew.close()
-            self._crew = None
+        """Cancel all tasks; futures without a result fail."""
+        if self._pool is None:
+            return
+        import ray
 
-    def _room(self, nodes: Sequence[Mapping[str, float]]) -> int:
-        """Workers that nodes with these resources can hold; those of a given number may wait."""
+        pool, self._pool = self._pool, None
+        pool.shutdown(wait=False)
+        for reference in list(self._running):
+            ray.cancel(reference, force=True)
+
+    def _open(self) -> ThreadPoolExecutor:
+        """Join the cluster; each thread of the pool waits for one task."""
+        ray = _connect(self.address)
+        capacity = self._capacity([node["Resources"] for node in ray.nodes() if node["Alive"]])
+        self.workers = self.workers or capacity
+        # Ray reuses a process at once if a task waits. A cluster with capacity for more workers
+        # starts those that wait, so there each must be started by a result.
+        return ThreadPoolExecutor((2 if self.workers == capacity else 1) * self.workers, "ray")
+
+    def _task(self, function: Callable[..., Any]) -> Any:
+        if function not in self._remote:
+            import ray
+
+            # A process is reused for any GPU, and CUDA reads only once which are visible.
+            visible = {"RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1"}
+            self._remote[function] = ray.remote(
+                num_cpus=self.cpus, num_gpus=self.gpus, resources=dict(self.resources),
+                max_retries=TRIES - 1, max_calls=0,
+                runtime_env={"env_vars": visible} if self.gpus else {},
+            )(function)  # fmt: skip
+        return self._remote[function]
+
+    def _run(
+        self, pool: ThreadPoolExecutor, function: Callable[..., Any], arguments: Sequence[Any]
+    ) -> Any:
+        import ray
+        from ray.exceptions import RayError, RayTaskError
+
+        reference = None
+        try:
+            if self._pool is not pool or not ray.is_initialized():  # Ray would start by itself
+                raise ConnectionError("Ray was shut down")
+            reference = self._task(function).remote(*arguments)
+            self._running.add(reference)
+            if self._pool is not pool:  # closed before it saw this reference
+                ray.cancel(reference, force=True)
+            return ray.get(reference)
+        except RayTaskError as error:
+            raise _as_raised(error) from error
+        except (RayError, ConnectionError, SystemExit) as error:  # Ray ends waiting threads so
+            raise _as_lost(error, closed=self._pool is not pool) from error
+        finally:
+            self._running.discard(reference)
+
+    def _capacity(self, nodes: Sequence[Mapping[str, float]]) -> int:
+        """Count the workers that fit on nodes with these resources; a given number may wait."""
         wanted = {"CPU": self.cpus, "GPU": self.gpus, **self.resources}
-        room = sum(
+        capacity = sum(
             min(
                 (int(node.get(name, 0) / each + 1e-9) for name, each in wanted.items() if each),
                 default=1,
             )
             for node in nodes
         )
-        if room:
-            return room
+        if capacity:
+            return capacity
         asked = ", ".join(f"{name} {each:g}" for name, each in wanted.items() if each)
         totals = {name: sum(node.get(name, 0) for node in nodes) for name in wanted}
         there = ", ".join(f"{name} {total:g}" for name, total in totals.items())
-        lack = f"no node of the cluster has room for a worker ({asked}): all have {there}"
+        lack = f"No node of the cluster has capacity for a worker ({asked}): all have {there}."
         if self.workers is None:
             raise SettingError(
-                f"{lack}; ask for less, or say how many workers to wait for (--workers)"
+                f"{lack} Request less, or wait for a number of workers with --workers."
             )
-        _log.warning("%s; waiting for one that has", lack)
-        return room
+        _log.warning("%s Waiting for one that has.", lack)
+        return capacity
 
 
 class RayBackend(PreparedPipeline):
-    """An execution by the workers of a cluster; what is shown of it is computed here, on the CPU.
+    """Counts on the workers of a cluster; what is shown of it is computed here, on the CPU.
 
     Args:
         classifier, denoiser, sigma, noise, engine, precision: as of :class:`PreparedPipeline`.
@@ -151,55 +212,51 @@ class RayBackend(PreparedPipeline):
     def choice(self, image: Float[np.ndarray, "c h w"]) -> EngineChoice:
         if self.fixed is not None or self.needs_calibration:
             raise SettingError(
-                "a bundle is not sent to a cluster; name its classifier and denoiser"
+                "A cluster does not support exported bundles. Name the classifier and denoiser."
                 if self.fixed is not None
-                else "int8 needs calibration images; give some with --calibration"
+                else "int8 needs calibration images. Add some with --calibration."
             )
         state, held = self.pipeline.state(), self._choices.get(image.shape)
         if held is None or held[0] != state:
-            crew, job = self.cluster.crew, self._job(self.engine, self._forward)
-            found = crew.submit(lambda worker: worker.choose.remote(job, image)).result()
-            engine = _Elsewhere(self, found)
-            held = self._choices[image.shape] = (
-                state, EngineChoice(engine, found.forward, found.notes),
-            )  # fmt: skip
+            _connect(self.cluster.address)
+            task = self.task(self.engine, self._forward)
+            found: EngineRecord = self.cluster.submit(choose_engine, task, image).result()
+            choice = EngineChoice(_ClusterEngine(self, found), found.forward, found.notes)
+            held = self._choices[image.shape] = (state, choice)
         return held[1]
 
     @contextmanager
     def executor(
         self, image: Float[np.ndarray, "c h w"], seed: int, most: int | None = None
     ) -> Iterator[BatchRunner]:
-        """The cluster, for images of this size.
+        """Run batches of images of this size on the cluster.
 
         Args:
             image: one of them.
             seed: of the noise.
-            most: copies on their way, if more than a batch; None for as many as keep workers busy
+            most: copies in flight, if more than a batch; None for enough to keep workers busy
                 while one of them is late.
         """
-        choice, cluster = self.choice(image), self.cluster
-        job = self.job(choice)
+        choice, threads = self.choice(image), self.cluster.threads
+        task = self.task(choice.engine.name, choice.forward, choice.engine.identity())
         sent: WeakKeyDictionary[ImageTask, Any] = WeakKeyDictionary()
         forward, chunk = choice.forward, chunk_size(image.shape)
-        batch = forward * max(cluster.passes, -(-chunk // forward))
-        busy = choice.engine.workers
-        depth = 4 * busy if most is None else max(1, most // batch)
+        batch = forward * max(self.cluster.passes, -(-chunk // forward))
+        batch *= threads if most is None else max(1, min(threads, most // batch))
+        workers = self.cluster.workers or 1
+        depth = 4 * workers if most is None else max(1, most // batch)
 
         def submit(parts: Sequence[CopyRange]) -> Future[Votes]:
             images = [_put(sent, part.task) for part in parts]
-            cuts = [(part.task.image_id, part.stage, part.start, part.stop) for part in parts]
-            return cluster.crew.submit(lambda worker: worker.votes.remote(job, seed, cuts, *images))
+            ranges = [(part.task.image_id, part.stage, part.start, part.stop) for part in parts]
+            return self.cluster.submit(count_votes, task, seed, ranges, *images)
 
-        yield BatchRunner(submit, batch, min(depth, busy), depth)
+        yield BatchRunner(submit, batch, min(depth, workers), depth)
 
-    def job(self, choice: EngineChoice) -> ClusterTask:
-        """What workers are told, once the engine is chosen."""
-        return self._job(choice.engine.name, choice.forward, choice.engine.identity())
-
-    def _job(
+    def task(
         self, engine: EngineName, forward: int | None, identity: dict[str, str] | None = None
     ) -> ClusterTask:
-        """The model goes into the object store of the cluster once, and again if it changes."""
+        """Describe tasks of this engine; the model is stored in the cluster when it changes."""
         state = (self.pipeline.state(), self.calibration)
         if self._sent[0] != state:
             import ray
@@ -208,26 +265,26 @@ class RayBackend(PreparedPipeline):
             key = fingerprint((made_of, self.calibration, self.precision.value, self.noise.value))
             self._sent = (state, key, [ray.put(self.on(self.device))])
         _, key, model = self._sent
-        return ClusterTask(key, model, self._name, engine, forward, identity)
+        return ClusterTask(key, model, self._name, engine, forward, identity, self.cluster.threads)
 
 
-class _Elsewhere(Engine):
+class _ClusterEngine(Engine):
     """An engine of the workers."""
 
-    def __init__(self, execution: RayBackend, found: EngineRecord) -> None:
-        self._execution, self._found = execution, found
-        self.device, self.precision = execution.device, execution.precision
-        cluster = execution.cluster
-        self.workers = (cluster.workers or 1) * cluster.threads
+    def __init__(self, backend: RayBackend, found: EngineRecord) -> None:
+        self._backend, self._found = backend, found
+        self.device, self.precision = backend.device, backend.precision
+        self.workers = backend.cluster.workers or 1
 
     @property
     def name(self) -> EngineName:  # type: ignore[override]  # of each instance, not of the class
         return self._found.engine
 
     def answer(self, copies: Float[Tensor, "b c h w"]) -> Num[Tensor, "b ..."]:
-        job = self._execution._job(self.name, self._found.forward, self.identity())
-        crew, array = self._execution.cluster.crew, copies.numpy()
-        return torch.tensor(crew.submit(lambda worker: worker.answer.remote(job, array)).result())
+        task = self._backend.task(self.name, self._found.forward, self.identity())
+        return torch.tensor(
+            self._backend.cluster.submit(answer_copies, task, copies.numpy()).result()
+        )
 
     def identity(self) -> dict[str, str]:
         return self._found.identity
@@ -239,30 +296,56 @@ class _Elsewhere(Engine):
         return str(ray.__version__)
 
 
+def _as_lost(error: BaseException, *, closed: bool) -> WorkerError:
+    """Return the error of a task without a result."""
+    from ray.exceptions import NodeDiedError, OutOfMemoryError, WorkerCrashedError
+
+    reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+    if not closed and isinstance(error, (NodeDiedError, OutOfMemoryError, WorkerCrashedError)):
+        what = (
+            f"{TRIES} workers were lost over the same batch, the last one with {reason} Check that "
+            "their memory holds the model."
+        )
+    else:
+        lost = "it was closed" if closed else reason
+        what = f"The connection to the cluster was lost ({lost})."
+    return WorkerError(f"{what} Counts so far are stored. Repeat the command to resume.")
+
+
+def _as_raised(error: Any) -> Exception:
+    """Return the error that a worker raised; one of another package with advice."""
+    if isinstance(error.cause, DenoisedSmoothingError):
+        return error.cause
+    return WorkerError(
+        f"A worker of the cluster failed with {type(error.cause).__name__}: {error.cause}. "
+        "Install the packages and modules that make the classifier on every node."
+    )
+
+
 def worker_device(
     name: str | torch.device | Sequence[str | torch.device], cluster: RayCluster
 ) -> str:
-    """The device of each worker: ``auto`` is a GPU where each takes a part of one.
+    """Return the device of each worker; ``auto`` is a GPU if each takes a part of one.
 
     Raises:
-        SettingError: several are named.
+        SettingError: several are named, or a GPU that workers do not take.
     """
     if not isinstance(name, (str, torch.device)) or "," in str(name):
         raise SettingError(
-            f"a worker of a cluster has one device, got {name}; name one, and say how many workers "
-            "there are to be (--workers)"
+            f"A worker of a cluster has one device, got {name}. Name one, and set the number of "
+            "workers with --workers."
         )
     kind = torch.device(name).type if str(name) != "auto" else "cuda" if cluster.gpus else "cpu"
     if kind == "cuda" and not cluster.gpus:
         raise SettingError(
-            "a worker sees only the GPUs that it takes; give each one, or a fraction, with "
-            "--worker-gpus"
+            "A worker sees only the GPUs that it takes. Assign one, or a fraction, with "
+            "--worker-gpus."
         )
-    return kind  # Ray numbers anew what each worker sees
+    return kind  # Ray assigns the GPU of each task
 
 
 def _put(sent: WeakKeyDictionary[ImageTask, Any], task: ImageTask) -> Any:
-    """The reference of an image, which is sent once however many batches it is in."""
+    """Return the reference of an image; it is sent once for all its batches."""
     if task not in sent:
         import ray
 
@@ -271,6 +354,8 @@ def _put(sent: WeakKeyDictionary[ImageTask, Any], task: ImageTask) -> Any:
 
 
 def _connect(address: str | None) -> Any:
+    # Ray reads this on import. By default it never gives up a task that lacks memory.
+    os.environ.setdefault("RAY_task_oom_retries", str(TRIES - 1))
     try:
         import ray
     except ImportError as error:
@@ -284,14 +369,14 @@ def _connect(address: str | None) -> Any:
             )  # fmt: skip
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise WorkerError(
-                f"there is no Ray cluster at {address!r} ({error}); start one (ray start --head), "
-                "or leave the address out to start one here"
+                f"Found no Ray cluster at {address!r} ({error}). Start one (ray start --head), or "
+                "omit the address to start one here."
             ) from error
         _joined = (address or "", ray.get_runtime_context().gcs_address)
     here = ray.get_runtime_context().gcs_address
     if address not in (None, "auto", here) and _joined != (address, here):
         raise SettingError(
-            f"this process belongs to the Ray cluster at {here} and cannot join another at "
-            f"{address!r}; leave the address out, or take another process"
+            f"This process belongs to the Ray cluster at {here} and cannot join another at "
+            f"{address!r}. Omit the address, or use another process."
         )
     return ray

@@ -1,10 +1,11 @@
-"""What runs in the processes of a Ray cluster: a worker that holds a model and counts votes."""
+"""Ray tasks: functions that run in the processes of a cluster, which keep the model loaded."""
 
 from __future__ import annotations
 
-import threading
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,11 +23,12 @@ from denoised_smoothing.smoothing.votes import VoteCounter
 
 @dataclass(frozen=True)
 class ClusterTask:
-    """What is to be executed.
+    """The model and the engine of a task.
 
-    ``model`` is a list of one reference to an :class:`PreparedPipeline`, so that it is fetched once
-    by a worker and not with each call; ``fingerprint`` says which. ``engine`` and ``forward``
-    (None: to be chosen) are its settings, ``identity`` what the engine must say of itself.
+    ``model`` is a list of one reference to a :class:`PreparedPipeline`, so that a process fetches
+    it once and not for each task; ``fingerprint`` identifies it. ``engine`` and ``forward`` (None
+    to choose) are its settings, and ``identity`` is what the engine must report. ``threads`` is
+    the number of threads that count.
     """
 
     fingerprint: str
@@ -35,11 +37,12 @@ class ClusterTask:
     engine: EngineName
     forward: int | None
     identity: Mapping[str, str] | None = None
+    threads: int = 1
 
 
 @dataclass(frozen=True)
 class EngineRecord:
-    """What a worker chose for a job: all that :class:`EngineChoice` says, as plain values."""
+    """The engine that a worker chose: the content of :class:`EngineChoice` as plain values."""
 
     engine: EngineName
     forward: int
@@ -47,101 +50,119 @@ class EngineRecord:
     notes: tuple[str, ...]
 
 
-Cut = tuple[str, Stage, int, int]
-"""Of a part: image id, stage, first copy, and the one after the last."""
+Range = tuple[str, Stage, int, int]
+"""Image id and stage of a copy range, its first copy, and the one after its last."""
 
 
 @dataclass(frozen=True)
-class _Ready:
-    """All that counts a job; ``turns`` are those of the engine's workers."""
-
-    job: ClusterTask
-    execution: PreparedPipeline
-    voting: VoteCounter
-    choice: EngineChoice
-    turns: threading.Semaphore
+class _LoadedModel:
+    fingerprint: str
+    prepared: PreparedPipeline
+    counter: VoteCounter
+    threads: ThreadPoolExecutor
 
 
-class Worker:
-    """Holds the model of the job that it was last called for."""
+_loaded: dict[torch.device, _LoadedModel] = {}
+"""The model of this process, by device: Ray may assign another GPU to each task."""
 
-    def __init__(self) -> None:
-        self._setting_up = threading.Lock()
-        self._held: _Ready | None = None
 
-    def ready(self) -> None:
-        """Answers when the worker is there."""
+def choose_engine(task: ClusterTask, image: Float[np.ndarray, "c h w"]) -> EngineRecord:
+    """Choose the engine for images of this size, and the copies of a forward pass."""
+    _, choice = _load(task, image)
+    return EngineRecord(choice.engine.name, choice.forward, choice.engine.identity(), choice.notes)
 
-    def choose(self, job: ClusterTask, image: Float[np.ndarray, "c h w"]) -> EngineRecord:
-        """The engine for images of this size, and the copies of a forward pass."""
-        choice = self._ready_for(job, image).choice
-        return EngineRecord(
-            choice.engine.name, choice.forward, choice.engine.identity(), choice.notes
+
+def count_votes(
+    task: ClusterTask, seed: int, ranges: Sequence[Range], *images: Float[np.ndarray, "c h w"]
+) -> Votes:
+    """Count the votes of one copy range of each image."""
+    model, choice = _load(task, images[0])
+    parts = [
+        CopyRange(ImageTask("", image_id, image), stage, start, stop)
+        for image, (image_id, stage, start, stop) in zip(images, ranges, strict=True)
+    ]
+
+    def count(group: list[CopyRange]) -> Votes:
+        limit_threads(choice.engine)
+        return model.counter.votes(group, choice, seed)
+
+    groups = _split(parts, min(task.threads, choice.engine.workers), choice.forward)
+    return [votes for counted in model.threads.map(count, groups) for votes in counted]
+
+
+def answer_copies(
+    task: ClusterTask, copies: Float[np.ndarray, "b c h w"]
+) -> Num[np.ndarray, "b ..."]:
+    """Return the engine's answer to noisy copies."""
+    _, choice = _load(task, copies[0])
+    limit_threads(choice.engine)
+    answer = choice.engine.answer(torch.tensor(copies, device=choice.engine.device))
+    return answer.cpu().numpy()
+
+
+def _split(parts: Sequence[CopyRange], groups: int, forward: int) -> list[list[CopyRange]]:
+    """Split copy ranges into at most ``groups`` of equally many forward passes."""
+    copies = sum(part.size for part in parts)
+    size = forward * -(-copies // (groups * forward))
+    split: list[list[CopyRange]] = [[]]
+    for part in parts:
+        if sum(other.size for other in split[-1]) >= size:
+            split.append([])
+        split[-1].append(part)
+    return split
+
+
+def _load(
+    task: ClusterTask, image: Float[np.ndarray, "c h w"]
+) -> tuple[_LoadedModel, EngineChoice]:
+    """Return the model of a task and its engine for images of this size.
+
+    Raises:
+        SettingError: the engine here differs from the one that was chosen on another node.
+    """
+    device = _assigned_device(task.device)
+    model = _loaded.get(device)
+    if model is None or model.fingerprint != task.fingerprint:
+        import ray
+
+        if any(other.fingerprint != task.fingerprint for other in _loaded.values()):
+            _loaded.clear()  # before the next model needs the memory
+        prepared = ray.get(task.model[0]).on(device)
+        model = _loaded[device] = _LoadedModel(
+            task.fingerprint, prepared,
+            VoteCounter(prepared.pipeline.sigma, prepared.noise, device),
+            ThreadPoolExecutor(task.threads),
+        )  # fmt: skip
+    if (model.prepared.engine, model.prepared.forward) != (task.engine, task.forward):
+        model.prepared.adopt(task.engine, task.forward)
+    choice = model.prepared.choice(image)
+    _check_identity(task, choice.engine.identity())
+    return model, choice
+
+
+def _assigned_device(name: str) -> torch.device:
+    """Return the device of that name, of GPUs the one that Ray assigned to this task.
+
+    A process sees all GPUs of its node, because the assigned one may differ from task to task.
+    """
+    if name != "cuda":
+        return choose_device(name)
+    import ray
+
+    number, *_ = ray.get_gpu_ids()
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return choose_device(f"cuda:{visible.split(',').index(str(number)) if visible else number}")
+
+
+def _check_identity(task: ClusterTask, here: Mapping[str, str]) -> None:
+    if task.identity is not None and here != task.identity:
+        differences = "; ".join(
+            f"{key}: {here.get(key)} here, {value} elsewhere"
+            for key, value in task.identity.items()
+            if here.get(key) != value
         )
-
-    def votes(
-        self, job: ClusterTask, seed: int, cuts: Sequence[Cut], *images: Float[np.ndarray, "c h w"]
-    ) -> Votes:
-        """The votes of a part of each of the images."""
-        ready = self._ready_for(job, images[0])
-        parts = [
-            CopyRange(ImageTask("", image_id, image), stage, start, stop)
-            for image, (image_id, stage, start, stop) in zip(images, cuts, strict=True)
-        ]
-        with ready.turns:
-            limit_threads(ready.choice.engine)
-            return ready.voting.votes(parts, ready.choice, seed)
-
-    def answer(
-        self, job: ClusterTask, copies: Float[np.ndarray, "b c h w"]
-    ) -> Num[np.ndarray, "b ..."]:
-        """The engine's answer on noisy copies."""
-        ready = self._ready_for(job, copies[0])
-        engine = ready.choice.engine
-        with ready.turns:
-            return engine.answer(torch.tensor(copies, device=engine.device)).cpu().numpy()
-
-    def _ready_for(self, job: ClusterTask, image: Float[np.ndarray, "c h w"]) -> _Ready:
-        """What counts this job, whatever other calls set up meanwhile.
-
-        Raises:
-            SettingError: the engine that the job asks for is here not what it was elsewhere.
-        """
-        with self._setting_up:
-            held = self._held
-            if held is not None and held.job == job:
-                return replace(held, choice=held.execution.choice(image))
-            self._held = None  # a setting up that fails leaves nothing that is of two jobs
-            self._held = self._set_up(job, image, held)
-            return self._held
-
-    def _set_up(
-        self, job: ClusterTask, image: Float[np.ndarray, "c h w"], held: _Ready | None
-    ) -> _Ready:
-        if held is not None and held.job.fingerprint == job.fingerprint:
-            execution, voting = held.execution, held.voting
-        else:
-            import ray
-
-            device = choose_device(job.device)
-            execution = ray.get(job.model[0]).on(device)
-            voting = VoteCounter(execution.pipeline.sigma, execution.noise, device)
-        execution.adopt(job.engine, job.forward)
-        choice = execution.choice(image)
-        self._check(job, choice)
-        turns = threading.Semaphore(choice.engine.workers)
-        return _Ready(job, execution, voting, choice, turns)
-
-    def _check(self, job: ClusterTask, choice: EngineChoice) -> None:
-        found = choice.engine.identity()
-        if job.identity is not None and found != job.identity:
-            differs = "; ".join(
-                f"{key}: {found.get(key)} here, {value} elsewhere"
-                for key, value in job.identity.items()
-                if found.get(key) != value
-            )
-            raise SettingError(
-                f"the workers of the cluster are not alike ({differs}), and the last bits of their "
-                "answers differ; take nodes of one kind, by a resource that only those have "
-                "(--worker-resources), with the same versions installed"
-            )
+        raise SettingError(
+            f"The workers of the cluster differ ({differences}), and so do the last bits of their "
+            "answers. Use nodes of one kind with the same versions installed: select them by a "
+            "resource that only they have (--worker-resources)."
+        )
