@@ -295,7 +295,7 @@ class TestIdentity:
         before = counts(uninterrupted)
         with pytest.raises(RunMismatchError) as caught:
             request(**changes).execute(uninterrupted)
-        assert str(caught.value).startswith("the run 'run' exists with other settings (")
+        assert str(caught.value).startswith("The run 'run' exists with other settings (")
         assert said in str(caught.value)
         assert str(caught.value).endswith(
             "Use another name with --run, or resume it with the settings it has."

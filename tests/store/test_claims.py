@@ -39,7 +39,7 @@ def test_a_second_driver_is_refused_and_told_who_works(store: Store, target: str
     with Store(target) as other:
         with store.claim("run"):
             store.save_images("run", IMAGES)
-            said = rf"'run' is being worked on by process {os.getpid()} on .* \(since .*goes on"
+            said = rf"'run' is being worked on by process {os.getpid()} on .* \(since .* resume\.$"
             with pytest.raises(RunBusyError, match=said), other.claim("run"):
                 raise AssertionError
             with other.claim("another"):
@@ -116,7 +116,7 @@ def test_a_lock_that_cannot_be_taken_says_what_to_do(
 
     monkeypatch.setattr(FileLock, "acquire", fail)
     said = (
-        r"the lock .*runs.sqlite\..*\.lock cannot be taken .* delete it if no driver runs, or put"
+        r"The lock .*runs.sqlite\..*\.lock cannot be taken .* Delete it if no driver runs, or move"
     )
     with (
         Store(tmp_path / "runs.sqlite") as store,

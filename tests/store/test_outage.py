@@ -111,7 +111,7 @@ def test_a_store_is_waited_for_only_so_long(own: Server, monkeypatch: pytest.Mon
     with Store(own.database()) as store:
         store.begin("run", {}, seed=0, info={})
         own.stop()
-        with pytest.raises(StoreUnreachableError, match=r"the store postgresql.* failed"):
+        with pytest.raises(StoreUnreachableError, match=r"The store postgresql.* failed"):
             store.save_images("run", IMAGES)
         own.start()
         store.save_images("run", [*IMAGES, image("c", 2)])

@@ -118,6 +118,7 @@ def _list_runs(store: str) -> list[dict[str, Any]]:
     from denoised_smoothing.store import Store
 
     with Store(store, read_only=True) as opened:
+        finished = opened.finished()
         return [
             {
                 "run": run.name,
@@ -125,7 +126,7 @@ def _list_runs(store: str) -> list[dict[str, Any]]:
                 "sigma": run.settings["sigma"],
                 "engine": run.settings.get("engine", "torch"),
                 "precision": run.settings.get("precision", "float32"),
-                "finished": sum(image.finished for image in opened.images(run.name)),
+                "finished": finished.get(run.name, 0),
                 "created": run.created.isoformat(timespec="seconds"),
             }
             for run in opened.runs()

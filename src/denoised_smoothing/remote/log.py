@@ -103,8 +103,6 @@ class StoreLog:
         """All attempts, those of a copy in their order; the vendor's answers are left out."""
         query = sa.select(*_READ).where(QUERIES.c.run == self._run)
         query = query.order_by(*(QUERIES.c[key] for key in _KEYS[1:]))
-        if not self._has_table():
-            return
         with self._store.transaction() as connection:
             for row in connection.execute(query):
                 yield _attempt(row._mapping)
@@ -122,11 +120,6 @@ class StoreLog:
     def spending(self) -> Spending:
         """What the run has cost so far."""
         return spending_of(self.history())
-
-    def _has_table(self) -> bool:
-        """An older store that was opened to read has none."""
-        with self._store.transaction() as connection:
-            return sa.inspect(connection).has_table(QUERIES.name)
 
     def _row(self, attempt: Attempt) -> dict[str, Any]:
         return dict(zip(_COLUMNS, (self._run, *attempt.key, *_fields_of(attempt)), strict=True))

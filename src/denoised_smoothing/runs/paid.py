@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
-from denoised_smoothing.errors import RunNotFoundError, SettingError
+from denoised_smoothing.errors import SettingError
 from denoised_smoothing.remote.classifier import RemoteClassifier
 from denoised_smoothing.remote.log import StoreLog
 from denoised_smoothing.remote.records import Spending
@@ -38,9 +38,7 @@ def estimate(store: Store, run: str, remote: RemoteClassifier, most_calls: int) 
         remote: its classifier.
         most_calls: maximum classifier calls of the whole run.
     """
-    try:
-        store.run(run)
-    except RunNotFoundError:
+    if store.find(run) is None:
         return QueryEstimate(most_calls, Spending(), remote.price)
     log = StoreLog(store, run)
     settled = sum(attempt.final for attempt in log.history())

@@ -6,17 +6,18 @@ The contract, the same for every backend:
   return counts. It claims the run first: a second driver is refused until the first is gone, and
   what a first one still writes after it was given up is refused as well. Meanwhile any number of
   processes may read, and drivers of other runs may write to the same store.
-- *Waiting.* A server that was there and is away (a restart, the network) is waited for.
+- *Waiting.* A server that was there and is unreachable (a restart, the network) is waited for.
 - *Transactions.* Each writing method is one transaction. When it returns, its rows are on disk
   and survive a kill or a power cut; when it raises, the store is as it was before.
+- *Reading.* What a save reads does not grow with the number of runs or images.
 - *Threads and processes.* Threads may share a :class:`Store`; each process opens its own.
 - *Values.* Settings and info are what JSON can say (else TypeError or ValueError, also for NaN);
   tuples come back as lists. Seeds may have 128 bits. Times are UTC.
 - *Errors.* Whatever the database reports is raised as :class:`StoreError`, with the original
-  exception as ``__cause__``. Every method but ``begin`` that takes the name of a run raises
-  :class:`RunNotFoundError` if there is none.
+  exception as ``__cause__``. Every method but ``begin`` and ``find`` that takes the name of a run
+  raises :class:`RunNotFoundError` if there is none.
 
-SQLite keeps a write-ahead log beside its file: the disk must be local, and the folder writable
+SQLite keeps a write-ahead log next to its file: the disk must be local, and the folder writable
 even to read.
 """
 
@@ -24,11 +25,12 @@ from __future__ import annotations
 
 from denoised_smoothing.store.database import Store, patient
 from denoised_smoothing.store.records import StoredExample, StoredImage, StoredRun
-from denoised_smoothing.store.tables import EXAMPLES, IMAGES, QUERIES, RUNS, SCHEMA_VERSION
+from denoised_smoothing.store.tables import EXAMPLES, IMAGES, JOBS, QUERIES, RUNS, SCHEMA_VERSION
 
 __all__ = [
     "EXAMPLES",
     "IMAGES",
+    "JOBS",
     "QUERIES",
     "RUNS",
     "SCHEMA_VERSION",

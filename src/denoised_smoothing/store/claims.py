@@ -1,4 +1,4 @@
-"""Who may write a run: one driver at a time, and the next one when it is gone."""
+"""Claims on runs: one driver at a time writes a run, and the next one when it has ended."""
 
 from __future__ import annotations
 
@@ -19,17 +19,16 @@ from denoised_smoothing.store.tables import DRIVERS
 
 
 def claim_on(engine: sa.Engine, run: str) -> Claim:
-    """A claim on a run, not yet held."""
-    if engine.dialect.name == "postgresql":
-        return AdvisoryLock(engine, run)
-    return LockFile(engine, run)
+    """Return a claim on a run, not yet held."""
+    kind = AdvisoryLock if engine.dialect.name == "postgresql" else LockFile
+    return kind(engine, run)
 
 
 class Claim(ABC):
     """The right to write a run: a lock that ends with its process, and a token in the store.
 
-    The lock keeps a second driver away. The token is what makes it safe: whoever claims a run
-    leaves a new one, and what an earlier driver still writes under its own is refused.
+    The lock keeps a second driver away. The token makes it safe: each claim writes a new one, and
+    what an earlier driver still writes under its own is refused.
     """
 
     def __init__(self, engine: sa.Engine, run: str) -> None:
@@ -42,16 +41,16 @@ class Claim(ABC):
 
         Raises:
             RunBusyError: another driver has it.
-            StoreError: there can be no lock.
+            StoreError: locks do not work here.
             StoreUnreachableError: not now.
         """
 
     @abstractmethod
     def release(self) -> None:
-        """Let it go."""
+        """Release the lock."""
 
     def check(self, connection: sa.Connection) -> None:
-        """In a transaction that writes the run: nobody else claims it until that ends.
+        """Keep other drivers from claiming the run until the transaction that writes it ends.
 
         Raises:
             RunBusyError: another driver claimed it.
@@ -63,15 +62,15 @@ class Claim(ABC):
     def _busy(self, connection: sa.Connection, what: str) -> RunBusyError:
         query = sa.select(DRIVERS.c.name, DRIVERS.c.since).where(DRIVERS.c.run == self.run)
         found = connection.execute(query).first()
-        who = f"{found.name} (since {found.since})" if found else "another driver"
+        driver = f"{found.name} (since {found.since})" if found else "another driver"
         return RunBusyError(
-            f"the run {self.run!r} {what} by {who}; wait until that has ended, or stop it: the "
-            "same command then goes on"
+            f"The run {self.run!r} {what} by {driver}. Wait until that ends, or stop it; then "
+            "repeat the command to resume."
         )
 
 
 class LockFile(Claim):
-    """SQLite: a lock on a file beside the database, which the system lifts if the process ends."""
+    """SQLite: a lock on a file next to the database; the system lifts it if the process ends."""
 
     def __init__(self, engine: sa.Engine, run: str) -> None:
         super().__init__(engine, run)
@@ -93,8 +92,8 @@ class LockFile(Claim):
                 raise self._busy(connection, "is being worked on") from error
         except (OSError, NotImplementedError) as error:
             raise StoreError(
-                f"the lock {self._path} cannot be taken ({error}); delete it if no driver runs, or "
-                "put the store on a local disk if its own has no locks"
+                f"The lock {self._path} cannot be taken ({error}). Delete it if no driver runs, or "
+                "move the store to a local disk if its own has no locks."
             ) from error
 
     def release(self) -> None:
@@ -105,7 +104,7 @@ class LockFile(Claim):
 
 
 class AdvisoryLock(Claim):
-    """PostgreSQL: an advisory lock, which the server lifts if the connection ends."""
+    """PostgreSQL: an advisory lock; the server lifts it if the connection ends."""
 
     def __init__(self, engine: sa.Engine, run: str) -> None:
         super().__init__(engine, run)
@@ -136,9 +135,11 @@ class AdvisoryLock(Claim):
         query = sa.select(DRIVERS.c.token).where(DRIVERS.c.run == self.run)
         if self._session is None or connection.scalar(query) != self.token:
             raise self._busy(connection, "is being worked on")
-        # It is held by this driver's own session, which the server does not know to be lost.
+        # This driver's own session holds it, and the server does not know that it is lost.
         connection.execute(sa.select(sa.func.pg_terminate_backend(self._session)))
-        raise StoreUnreachableError(f"the lost session that holds {self.run!r} is being ended")
+        raise StoreUnreachableError(
+            f"A lost session still holds the run {self.run!r}. It is being ended; retry."
+        )
 
     def release(self) -> None:
         if self._connection is not None:
@@ -147,7 +148,7 @@ class AdvisoryLock(Claim):
             self._drop()
 
     def _drop(self) -> None:
-        """The connection is not used again: a lock might be left on it."""
+        """Close the connection for good: a lock might be left on it."""
         assert self._connection is not None
         connection, self._connection = self._connection, None
         connection.invalidate()

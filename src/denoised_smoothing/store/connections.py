@@ -1,4 +1,4 @@
-"""Connections to SQLite and PostgreSQL, as the contract of a store needs them."""
+"""Connections to SQLite and PostgreSQL that keep the contract of a store."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ _NETWORK = {
     "tcp_user_timeout": 30_000,
     "options": "-c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3",
 }
-"""Arguments of PostgreSQL connections; those in the URL go first."""
+"""Arguments of PostgreSQL connections; the URL overrides them."""
 
 
 def url_of(target: str) -> sa.URL:
-    """The URL of a store that is named by a path or a URL.
+    """Return the URL of a store that is named by a path or a URL.
 
     Raises:
-        SettingError: it is none, or has a password, which is shown in no message: the URL is
-            recorded with each run and printed.
+        SettingError: it cannot be read, or has a password. No message shows the password, as the
+            URL is recorded with each run and printed.
     """
     if "://" not in target:
         return sa.URL.create("sqlite", database=target)
@@ -39,22 +39,22 @@ def url_of(target: str) -> sa.URL:
         url = sa.make_url(target)
     except (ArgumentError, ValueError):  # which may show a password that was taken for a port
         raise SettingError(
-            "the URL of the store cannot be read; it is written as "
-            "postgresql+psycopg://user@host:5432/name, with special characters as %40"
+            "The URL of the store cannot be read. Write it as "
+            "postgresql+psycopg://user@host:5432/name, with special characters as %40."
         ) from None
     if url.password or any("password" in key.lower() for key in url.query):
         raise SettingError(
-            "a password in the URL of a store would be recorded with the run and printed; leave "
-            "it out, and give it in the environment variable PGPASSWORD or the file ~/.pgpass"
+            "A password in the URL of a store would be recorded with the run and printed. Write "
+            "it to the environment variable PGPASSWORD or the file ~/.pgpass instead."
         )
     return url
 
 
 def open_engine(url: sa.URL, read_only: bool) -> sa.Engine:
-    """The engine of a URL.
+    """Return the engine of a URL.
 
     Raises:
-        OSError: an SQLite file cannot be made, or is not there to be read.
+        OSError: an SQLite file cannot be made, or does not exist to be read.
     """
     sqlite = url.get_backend_name() == "sqlite"
     if sqlite and url.database and "uri" not in url.query:
@@ -89,18 +89,18 @@ def _set_up_sqlite(read_only: bool, connection: Any, record: object) -> None:
 
 def _begin_sqlite(connection: sa.Connection) -> None:
     # A transaction that first reads and then writes fails at once, whatever the timeout, if
-    # another one wrote in between; taking the write lock first waits for its turn instead.
+    # another one wrote in between; a transaction that takes the write lock first waits instead.
     write = connection.get_execution_options().get("write")
     connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
 
 
 def is_unreachable(error: Exception) -> bool:
-    """Whether a server is away: it may come back, and what was asked of it may be asked again."""
+    """Return whether a server is unreachable; it may come back, and the statement be repeated."""
     if not isinstance(error, DBAPIError):
         return False
     if error.connection_invalidated:
         return True
-    state = getattr(error.orig, "sqlstate", "")  # None where the server was not asked at all
+    state = getattr(error.orig, "sqlstate", "")  # None where no statement reached the server
     away = state is None or state[:2] == "08" or state[:3] == "57P"  # connection, shutdown
     return type(error.orig).__name__ in _AWAY and away
 

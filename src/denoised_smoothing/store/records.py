@@ -12,7 +12,7 @@ from denoised_smoothing.errors import CountsError
 
 @dataclass(frozen=True, slots=True)
 class StoredRun:
-    """A run: the settings that must be equal to go on, and the info that is only recorded."""
+    """A run: the settings that must be equal to resume, and the info that is only recorded."""
 
     name: str
     settings: dict[str, Any]
@@ -26,7 +26,7 @@ class StoredImage:
     """The whole state of one image in a run.
 
     ``index`` is its place in the data set, ``label`` its true label if known, ``digest`` that of
-    its pixels, ``seconds`` the time spent on it, ``finished`` whether its plan has all it wants.
+    its pixels, ``seconds`` the time spent on it, ``finished`` whether its plan is complete.
     """
 
     index: int
@@ -48,8 +48,14 @@ class StoredExample:
     png: bytes
 
 
+def run_from_row(row: Any) -> StoredRun:
+    """Return the run of a row of the table."""
+    name, settings, seed, info, created = row
+    return StoredRun(name, settings, int(seed), info, datetime.fromisoformat(created))
+
+
 def to_row(run: str, image: StoredImage) -> dict[str, Any]:
-    """An image of a run as a row of the table.
+    """Return an image of a run as a row of the table.
 
     Raises:
         CountsError: its counts belong to another run, image or stage.
@@ -58,20 +64,18 @@ def to_row(run: str, image: StoredImage) -> dict[str, Any]:
         if (counts.run, counts.image_id, counts.stage) != (run, image.image_id, stage):
             raise CountsError(
                 f"{counts.stage} counts of image {counts.image_id!r} in run {counts.run!r} cannot "
-                f"be saved as {stage} counts of image {image.image_id!r} in run {run!r}"
+                f"be saved as {stage} counts of image {image.image_id!r} in run {run!r}. "
+                "Save each image with its own counts."
             )
     votes = {stage: [counts.votes, counts.failed] for stage, counts in image.counts.items()}
     return {**asdict(image), "run": run, "counts": votes}
 
 
 def from_row(run: str, row: Any) -> StoredImage:
-    """An image of a run from its row."""
-    _, index, image_id, label, digest, votes, seconds, finished = row
+    """Return an image of a run from its row."""
+    _, index, image_id, label, digest, stages, seconds, finished = row
     counts = {
-        _STAGES[stage]: LabelCounts(run, image_id, _STAGES[stage], tuple(of_labels), failed)
-        for stage, (of_labels, failed) in votes.items()
+        (stage := Stage(name)): LabelCounts(run, image_id, stage, tuple(votes), failed)
+        for name, (votes, failed) in stages.items()
     }
     return StoredImage(index, image_id, label, digest, counts, seconds, finished)
-
-
-_STAGES = {stage.value: stage for stage in Stage}

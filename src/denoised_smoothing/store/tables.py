@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-SCHEMA_VERSION = 3
-"""2 added the table of queries, 3 that of drivers; see ``migrations``."""
+SCHEMA_VERSION = 1
+"""The revision of the newest file in ``migrations/versions``."""
+
+VERSION = sa.Table(
+    "alembic_version", sa.MetaData(), sa.Column("version_num", sa.String(32), primary_key=True)
+)
+"""The revision of a store, in the table of alembic."""
 
 METADATA = sa.MetaData()
-SCHEMA = sa.Table("schema_version", METADATA, sa.Column("version", sa.Integer, nullable=False))
-"""What versions before alembic read, and refuse where it is newer than they are."""
 RUNS = sa.Table(
     "runs",
     METADATA,
@@ -40,7 +43,6 @@ EXAMPLES = sa.Table(
     sa.Column("position", sa.Integer, primary_key=True),
     sa.Column("png", sa.LargeBinary, nullable=False),
 )
-
 QUERIES = sa.Table(
     "queries",
     METADATA,
@@ -71,11 +73,11 @@ DRIVERS = sa.Table(
     sa.Column("name", sa.String, nullable=False),
     sa.Column("since", sa.String, nullable=False),
 )
-"""Who works on which run: what a driver writes under a token that is not here is refused."""
+"""The driver of each run; what is written under a token that is not here is refused."""
 
 JOBS = sa.Table(
     "service_jobs",
-    sa.MetaData(),
+    METADATA,
     sa.Column("id", sa.String, primary_key=True),
     sa.Column("kind", sa.String, nullable=False),
     sa.Column("state", sa.String, nullable=False, index=True),
@@ -86,4 +88,4 @@ JOBS = sa.Table(
     sa.Column("answer", sa.JSON),
     sa.Column("created", sa.String, nullable=False, index=True),
 )
-"""The requests of the web service, which creates the table: a store without service has none."""
+"""Requests of the web service; :mod:`~denoised_smoothing.web.job_store` reads and writes it."""

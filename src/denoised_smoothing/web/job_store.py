@@ -14,8 +14,7 @@ import sqlalchemy as sa
 
 from denoised_smoothing.certificates.counts import LabelCounts, Stage
 from denoised_smoothing.errors import StoreError
-from denoised_smoothing.store import Store
-from denoised_smoothing.store.tables import JOBS
+from denoised_smoothing.store import JOBS, Store
 
 FLUSH_SECONDS = 0.25
 """Changes wait at most this long; one transaction then writes them together."""
@@ -70,7 +69,6 @@ class JobStore:
     def __init__(self, store: Store) -> None:
         self._store = store
         with store.transaction(write=True) as connection:
-            JOBS.create(connection, checkfirst=True)
             left = JOBS.c.state == State.RUNNING.value
             connection.execute(sa.update(JOBS).where(left).values(state=State.INTERRUPTED.value))
         self._changed: dict[str, JobRecord] = {}
