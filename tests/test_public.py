@@ -100,7 +100,7 @@ def store(tmp_path: Path) -> Path:
     return path
 
 
-HEAVY = ("torch", "torchvision", "lightning")
+HEAVY = ("torch", "torchvision", "lightning", "scipy.stats", "alembic")
 
 
 def imported_after(code: str, *arguments: str, folder: Path) -> list[str]:
@@ -124,6 +124,11 @@ for arguments in (["--help"], ["certify", "--help"], ["train", "--help"]):
         assert end.code == 0
 """
     assert imported_after(code, folder=tmp_path) == []
+
+
+def test_certifying_imports_no_statistics_package_before_it_is_used(tmp_path: Path) -> None:
+    code = "from denoised_smoothing import SmoothedClassifier"
+    assert set(imported_after(code, folder=tmp_path)) <= {"torch", "torchvision"}
 
 
 def test_reading_a_store_and_writing_a_report_need_no_torch(store: Path) -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from functools import lru_cache
 from numbers import Real
 
-from scipy import special
-
 from denoised_smoothing.errors import SettingError
 
 
@@ -57,6 +55,8 @@ def clopper_pearson_lower(successes: int, n: int, alpha: float) -> float:
     Raises:
         SettingError: an argument is out of its range.
     """
+    from scipy import special
+
     check_trials(successes, n)
     check_alpha(alpha)
     if successes == 0:
@@ -71,6 +71,8 @@ def clopper_pearson_upper(successes: int, n: int, alpha: float) -> float:
     The p with P(Bin(n, p) <= successes) = alpha (Clopper & Pearson 1934); arguments and errors
     as for :func:`clopper_pearson_lower`.
     """
+    from scipy import special
+
     check_trials(successes, n)
     check_alpha(alpha)
     if successes == n:
@@ -93,6 +95,8 @@ def binomial_test(first: int, second: int) -> float:
     Raises:
         SettingError: a count is negative.
     """
+    from scipy import special
+
     if first < 0 or second < 0:
         raise SettingError(f"counts of votes cannot be negative, got {first} and {second}")
     fewer, n = min(first, second), first + second

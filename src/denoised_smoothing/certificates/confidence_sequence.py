@@ -17,7 +17,6 @@ from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
-from scipy import optimize, special
 
 from denoised_smoothing.certificates.bounds import check_alpha, check_trials
 from denoised_smoothing.errors import SettingError
@@ -49,6 +48,8 @@ def log_evidence(
     Returns:
         ln E, of the broadcast shape; -inf where the failures speak clearly for the hypothesis.
     """
+    from scipy import special
+
     a, f = np.asarray(successes, dtype=np.float64), np.asarray(failures, dtype=np.float64)
     with np.errstate(divide="ignore"):
         below = np.log(special.betainc(f + 0.5, a + 0.5, q0))
@@ -72,6 +73,8 @@ def mixture_failure_bound(successes: int, n: int, alpha: float) -> float:
     Raises:
         SettingError: an argument is out of its range.
     """
+    from scipy import optimize
+
     check_trials(successes, n)
     check_anytime_alpha(alpha)
     failures, wanted = n - successes, float(_wanted(alpha, n))
@@ -173,6 +176,8 @@ def _least_successes(n: Integers, q0: float, alpha: float) -> Integers:
 
 def least_for_clopper_pearson(n: int, q0: float, alpha: float) -> int:
     """The least successes of n whose Clopper-Pearson bound is at most q0; n + 1 where none is."""
+    from scipy import special
+
     low, high = -1, n  # failures: P(at most low of n fail | q0) <= alpha, not so for high
     while high - low > 1:
         middle = (low + high) // 2

@@ -13,7 +13,6 @@ from enum import StrEnum
 
 import numpy as np
 import numpy.typing as npt
-from scipy import signal, special, stats
 
 from denoised_smoothing.certificates.bounds import checkpoint_step
 from denoised_smoothing.certificates.confidence_sequence import (
@@ -164,6 +163,8 @@ def estimate(amounts: Sequence[float], images: int) -> Estimate:
     Raises:
         SettingError: there are too few amounts, or fewer images than them.
     """
+    from scipy import stats
+
     n = len(amounts)
     if n < 2:
         raise SettingError(f"an estimate needs a pilot of at least 2 images, got {n}; certify more")
@@ -181,6 +182,8 @@ def estimate(amounts: Sequence[float], images: int) -> Estimate:
 def _of_fixed(
     plan: FixedBudget, parameters: SmoothingParameters, radius: float, p: float
 ) -> Expectation:
+    from scipy import special
+
     if plan.two_sided:
         raise SettingError(
             "the calls of a two-sided budget depend on the runner-up too; take two_sided=False"
@@ -199,6 +202,8 @@ def _of_fixed(
 
 def _walk(judged: Boundary, p: float) -> tuple[float, float]:
     """Mean copies until the decision, and the probability that it is to certify."""
+    from scipy import signal, stats
+
     undecided: Floats = np.ones(1)  # probabilities of ``lowest``, ``lowest`` + 1, ... successes
     lowest, had, calls, certified = 0, 0, 0.0, 0.0
     for n, enough, too_few in zip(

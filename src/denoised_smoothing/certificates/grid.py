@@ -15,8 +15,6 @@ import math
 from dataclasses import dataclass
 from functools import lru_cache
 
-import mpmath
-
 from denoised_smoothing.certificates.radii import check_sigma
 from denoised_smoothing.errors import SettingError
 
@@ -57,6 +55,8 @@ def grid_thresholds(sigma: float) -> GridLaw:
     Raises:
         SettingError: sigma is not above 0, or so large that K does not fit into 16 bits.
     """
+    import mpmath  # large, and needed once a sigma
+
     reach, whole = _reach(sigma), 1 << BITS
     with mpmath.workdps(_DIGITS):
         step = 1 / (255 * mpmath.mpf(float(sigma)))

@@ -11,8 +11,6 @@ from collections.abc import Sequence
 from decimal import ROUND_FLOOR, Decimal
 from numbers import Real
 
-from scipy import special
-
 from denoised_smoothing.errors import SettingError
 
 DIGITS = 4
@@ -66,6 +64,8 @@ def gaussian_radius(sigma: float, failure_bound: float, error: float = 0.0) -> f
     Raises:
         SettingError: sigma is not above 0, or a bound is not in [0, 1].
     """
+    from scipy import special
+
     check_sigma(sigma)
     if not (0.0 <= failure_bound <= 1.0 and 0.0 <= error <= 1.0):
         raise SettingError(
@@ -82,6 +82,8 @@ def failure_for_radius(sigma: float, radius: float, error: float = 0.0) -> float
     The inverse of :func:`gaussian_radius`: the q that gives this radius, at most 1/2; 0.0 or
     less where no q does.
     """
+    from scipy import special
+
     return float(special.ndtr(-radius / check_sigma(sigma) - _above_half(error))) - error
 
 
@@ -101,6 +103,8 @@ def two_sided_radius(
     Returns:
         The radius; 0.0 where p_A does not exceed p_B.
     """
+    from scipy import special
+
     check_sigma(sigma)
     low, high = failure_bound + error, upper_bound + error
     if low >= 1.0 or high >= 1.0 or low + high >= 1.0:
@@ -120,6 +124,8 @@ def _above_half(error: float) -> float:
     """Phi^-1(1/2 + error), not rounded to 0 where the error is tiny."""
     if error < 1e-6:
         return error * math.sqrt(2.0 * math.pi) * (1.0 + 1e-9)
+    from scipy import special
+
     return -float(special.ndtri(0.5 - error))
 
 

@@ -8,7 +8,6 @@ from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
-from scipy import special, stats
 
 from denoised_smoothing.certificates.bounds import check_copies
 from denoised_smoothing.certificates.certificate import Certificate, SamplingPlan
@@ -100,6 +99,8 @@ def _expected_radii(
 
     The mean over quantiles of the posterior of q, and of the failures given q.
     """
+    from scipy import special, stats
+
     failures = n0 - successes
     q = special.betaincinv(failures + 0.5, successes + 0.5, (np.arange(15) + 0.5) / 15)
     chances = (np.arange(9) + 0.5) / 9
