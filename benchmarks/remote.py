@@ -54,7 +54,7 @@ def ours(name: str, url: str) -> RemoteClassifier:
     from denoised_smoothing.remote.vendors.http import HttpEndpoint
 
     vendor = Rekognition() if name == "aws" else HttpEndpoint(f"{url}/classify", "predictions")
-    return RemoteClassifier(vendor, conduct=ClientSettings(in_flight=IN_FLIGHT, rate=None))
+    return RemoteClassifier(vendor, settings=ClientSettings(in_flight=IN_FLIGHT, rate=None))
 
 
 def images(count: int) -> ImageDataset:

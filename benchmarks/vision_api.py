@@ -85,7 +85,7 @@ def measure(
     )
     return (
         f"| {sigma} | {kind} | {len(certified)} | {correct} | {' | '.join(map(str, cells))} | "
-        f"{spent.queries:,} | ${spent.most:.2f} | {seconds:.0f} |"
+        f"{spent.queries:,} | ${spent.max_cost:.2f} | {seconds:.0f} |"
     )
 
 

@@ -127,8 +127,8 @@ class TestBuying:
         done = commands.certify(
             spec, "--max-queries", "80", "--in-flight", "4", "--run", "r", code=1
         )
-        assert "the budget of 80 queries is used up (80 queries, $0.0000)" in done.stderr
-        assert "Everything answered is kept, and the same command goes on" in done.stderr
+        assert "The budget of 80 queries is used up (80 queries, $0.0000)" in done.stderr
+        assert "All answers are stored. Repeat the command to resume" in done.stderr
         assert fake.attempts == 80
         bought = fake.attempts
         done = commands.certify(spec, "--run", "r", "--json")
@@ -205,7 +205,7 @@ class TestBuying:
             "predict", "images/cat/a.png", "--classifier", f"http:{fake.url}/x?label=predictions",
             "--sigma", "0.25", "--max-queries", "10", code=1,
         )  # fmt: skip
-        assert "Answers are not kept here: runs in a store ('certify'" in done.stderr
+        assert "These answers are not stored. Runs in a store ('certify'" in done.stderr
 
 
 def test_a_sweep_buys_nothing(fake: FakeVendor, commands: Commands) -> None:
@@ -258,9 +258,9 @@ def test_one_clear_sentence(commands: Commands, scenario: str) -> None:
 @pytest.mark.parametrize(
     ("trouble", "sentence"),
     [
-        (Trouble.KEY, "check the key, its rights and the quota of the account"),
-        (Trouble.MODEL, "check the name of the model and the address"),
-        (Trouble.REJECTED, "check what sizes and formats the vendor takes"),
+        (Trouble.KEY, "Check the key, its rights and the quota of the account"),
+        (Trouble.MODEL, "Check the name of the model and the address"),
+        (Trouble.REJECTED, "Check what sizes and formats the vendor accepts"),
     ],
 )
 def test_what_the_vendor_refuses_stops_at_the_first_query(
@@ -279,5 +279,5 @@ def test_an_image_beyond_the_limits_is_refused_before_it_is_sent(
     monkeypatch.setattr(Rekognition, "limits", Limits(min_side=80, max_bytes=1000))
     environment = BY_NAME["aws"].environment(fake.url)
     done = commands.certify("aws", "--yes", code=2, **environment)
-    assert "bytes, and the vendor takes 1,000 at most; certify at a smaller" in done.stderr
+    assert "bytes, and the vendor accepts 1,000 at most. Certify at a smaller" in done.stderr
     assert fake.attempts == 0

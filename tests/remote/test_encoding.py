@@ -53,8 +53,8 @@ def test_the_same_image_gives_the_same_bytes() -> None:
 @pytest.mark.parametrize(
     ("limits", "message"),
     [
-        (Limits(max_side=31), "with 32x32 pixels, and the vendor takes 31 a side at most"),
-        (Limits(max_bytes=100), r"bytes, and the vendor takes 100 at most; .*\?format=jpeg"),
+        (Limits(max_side=31), "has 32x32 pixels, and the vendor accepts 31 a side at most"),
+        (Limits(max_bytes=100), r"bytes, and the vendor accepts 100 at most. .*\?format=jpeg"),
     ],
 )
 def test_what_the_vendor_does_not_take_is_not_sent(limits: Limits, message: str) -> None:

@@ -69,10 +69,10 @@ def vendor(case: Case, fake: FakeVendor, monkeypatch: pytest.MonkeyPatch) -> Ven
 
 @contextmanager
 def client_of(
-    vendor: Vendor, log: MemoryLog | None = None, conduct: ClientSettings = QUICK
+    vendor: Vendor, log: MemoryLog | None = None, settings: ClientSettings = QUICK
 ) -> Iterator[QueryClient]:
-    vendor.connect(timeout=conduct.timeout, in_flight=conduct.in_flight)
-    client = QueryClient(vendor, AnswerRule(), log or MemoryLog(), conduct)
+    vendor.connect(timeout=settings.timeout, in_flight=settings.in_flight)
+    client = QueryClient(vendor, AnswerRule(), log or MemoryLog(), settings)
     try:
         yield client
     finally:
@@ -161,7 +161,9 @@ def test_an_image_of_too_many_bytes_is_refused_before_it_is_sent(
     log = MemoryLog()
     with client_of(vendor, log) as client:
         encode = partial(Encoding().encode, levels, vendor.limits)
-        with pytest.raises(SettingError, match=r"bytes, and the vendor takes .* at most; certify"):
+        with pytest.raises(
+            SettingError, match=r"bytes, and the vendor accepts .* at most. Certify"
+        ):
             client.submit([key(0)], [encode])[0].result(30)
     assert fake.attempts == 0
     assert list(log.history()) == []
@@ -170,7 +172,7 @@ def test_an_image_of_too_many_bytes_is_refused_before_it_is_sent(
 FAILED_FOR_GOOD = {
     "an accident": (T.FAILED, [O.FAILED] * 3),
     "a dropped connection": (T.DROPPED, [O.DROPPED] * 3),
-    "strange answers": (T.GARBAGE, [O.GARBLED] * 3),
+    "unreadable answers": (T.GARBAGE, [O.GARBLED] * 3),
     "the image is not taken": (T.REJECTED, [O.REJECTED]),
     "no labels": (T.EMPTY, [O.ANSWERED]),
 }
@@ -202,10 +204,10 @@ def sha_of(fake: FakeVendor, vendor: Vendor, image: bytes) -> str:
 
 
 STOPPED = {
-    T.KEY: "refused|check the key",
-    T.QUOTA: "check the key, its rights and the quota",
-    T.MODEL: "check the name of the model and the address",
-    T.REJECTED: "check what sizes and formats the vendor takes",
+    T.KEY: "refused|Check the key",
+    T.QUOTA: "Check the key, its rights and the quota",
+    T.MODEL: "Check the name of the model and the address",
+    T.REJECTED: "Check what sizes and formats the vendor accepts",
 }
 
 
@@ -221,7 +223,7 @@ def test_what_cannot_work_stops_at_the_first_query(
                 future.result(10)
     assert str(caught.value).startswith(vendor.name)
     assert "\n" not in str(caught.value)
-    assert "'certify', CertificationRun) keep them" in str(caught.value)  # this log does not
+    assert "'certify', CertificationRun) store them" in str(caught.value)  # this log does not
     assert fake.attempts == 1
     assert not any(attempt.final for attempt in log.history())
 
@@ -291,19 +293,19 @@ def test_retry_after_is_obeyed(vendor: Vendor, fake: FakeVendor) -> None:
 
 
 def test_the_budget_is_never_passed(vendor: Vendor, fake: FakeVendor) -> None:
-    conduct = ClientSettings(
+    settings = ClientSettings(
         in_flight=4, rate=None, budget=Budget(queries=17), first_wait=0.01, price=0.1
     )
     log = MemoryLog()
     fake.script = in_turn([None, T.THROTTLED, None, T.DROPPED])
-    with client_of(vendor, log, conduct) as client:
+    with client_of(vendor, log, settings) as client:
         errors = [future.exception(20) for future in ask(client, range(60))]
         assert client.spent.queries == 17
-        assert client.spent.most == pytest.approx(1.7)
+        assert client.spent.max_cost == pytest.approx(1.7)
     assert all(e is None or isinstance(e, BudgetReachedError) for e in errors)
     assert sum(error is None for error in errors) == 16  # one was dropped, and perhaps paid for
     assert fake.attempts == 18
-    with client_of(vendor, log, conduct) as client, pytest.raises(BudgetReachedError, match="17"):
+    with client_of(vendor, log, settings) as client, pytest.raises(BudgetReachedError, match="17"):
         ask(client, [59])[0].result(10)
     assert fake.attempts == 18
 
@@ -330,8 +332,8 @@ def test_secrets_are_nowhere(
 
 def test_many_threads_share_one_client(vendor: Vendor, fake: FakeVendor) -> None:
     fake.latency = 0.5
-    conduct = ClientSettings(in_flight=64, rate=None)
-    with client_of(vendor, conduct=conduct) as client:
+    settings = ClientSettings(in_flight=64, rate=None)
+    with client_of(vendor, settings=settings) as client:
         assert all(future.result(30) in ("cat", "dog") for future in ask(client, range(150)))
     assert fake.counts() == {"answered": 150}
     assert 10 <= fake.most_in_flight <= 64

@@ -38,7 +38,7 @@ class TestTokenBucket:
         assert bucket.wait(0.0) == 0.0
 
 
-class TestBreaker:
+class TestCircuitBreaker:
     def test_a_refusal_before_any_answer_opens_it(self) -> None:
         assert CircuitBreaker(5, 30.0).failed(0.0, refused=True)
 
@@ -59,27 +59,27 @@ class TestBreaker:
         assert breaker.failed(161.0, refused=False)
 
 
-class TestPurse:
-    def test_what_is_on_its_way_counts(self) -> None:
-        purse = BudgetGuard(Budget(queries=3), 0.1, Spending(charged=1, cost=0.1), "All is kept")
-        assert purse.lend()
-        assert purse.lend()
-        assert not purse.lend()  # it depends on the others
-        purse.book(Outcome.THROTTLED)
-        assert purse.lend()
-        purse.book(Outcome.ANSWERED)
-        purse.book(Outcome.DROPPED)
+class TestBudgetGuard:
+    def test_queries_in_flight_count(self) -> None:
+        guard = BudgetGuard(Budget(queries=3), 0.1, Spending(charged=1, cost=0.1), "All is stored")
+        assert guard.reserve()
+        assert guard.reserve()
+        assert not guard.reserve()  # it depends on the others
+        guard.settle(Outcome.THROTTLED)
+        assert guard.reserve()
+        guard.settle(Outcome.ANSWERED)
+        guard.settle(Outcome.DROPPED)
         with pytest.raises(BudgetReachedError, match=r"3 queries is used up \(3 queries, \$0\.3"):
-            purse.lend()
-        assert purse.spent == Spending(2, 1, 1, pytest.approx(0.2), pytest.approx(0.1))
+            guard.reserve()
+        assert guard.spent == Spending(2, 1, 1, pytest.approx(0.2), pytest.approx(0.1))
 
     def test_money_is_spent_to_the_last_cent_and_no_further(self) -> None:
-        purse = BudgetGuard(Budget(cost=1.0), 0.001, Spending(), "All is kept")
+        guard = BudgetGuard(Budget(cost=1.0), 0.001, Spending(), "All is stored")
         for _ in range(1000):
-            assert purse.lend()
-            purse.book(Outcome.ANSWERED)
-        with pytest.raises(BudgetReachedError, match=r"budget of \$1 is used up .*All is kept"):
-            purse.lend()
+            assert guard.reserve()
+            guard.settle(Outcome.ANSWERED)
+        with pytest.raises(BudgetReachedError, match=r"budget of \$1 is used up .*All is stored"):
+            guard.reserve()
 
     @pytest.mark.parametrize("limit", [{"queries": -1}, {"cost": float("nan")}])
     def test_odd_limits_are_refused(self, limit: dict[str, float]) -> None:
@@ -87,11 +87,11 @@ class TestPurse:
             Budget(**limit)  # type: ignore[arg-type]
 
 
-class TestConduct:
+class TestClientSettings:
     def test_waits_double_with_jitter_up_to_a_limit(self) -> None:
-        conduct = ClientSettings(first_wait=0.5, longest_wait=4.0)
+        settings = ClientSettings(first_wait=0.5, longest_wait=4.0)
         for repetition, least in ((1, 0.5), (2, 1.0), (3, 2.0), (4, 4.0), (9, 4.0), (99, 4.0)):
-            waits = [conduct.wait(repetition, None) for _ in range(50)]
+            waits = [settings.wait(repetition, None) for _ in range(50)]
             assert least <= min(waits) <= max(waits) <= least + 0.5
             assert max(waits) > min(waits)
 
@@ -102,10 +102,10 @@ class TestConduct:
     @pytest.mark.parametrize(
         ("odd", "message"),
         [
-            ({"in_flight": 0}, "--in-flight is 1 to 1024 queries, got 0"),
+            ({"in_flight": 0}, "--in-flight must be 1 to 1024 queries, got 0"),
             ({"rate": 0}, "rate must be above 0, got 0"),
             ({"timeout": -1}, "timeout must be above 0, got -1"),
-            ({"price": -0.1}, "--price is in dollars a query and at least 0, got -0.1"),
+            ({"price": -0.1}, "--price must be at least 0 dollars a query, got -0.1"),
         ],
     )
     def test_odd_values_are_refused(self, odd: dict[str, float], message: str) -> None:

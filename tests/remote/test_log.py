@@ -67,18 +67,18 @@ def test_runs_have_logs_of_their_own(store: Store) -> None:
 
 
 def test_an_attempt_cannot_begin_twice(store: Store) -> None:
-    ledger = StoreLog(store, "run")
-    ledger.write([sent(0)], [])
+    log = StoreLog(store, "run")
+    log.write([sent(0)], [])
     with pytest.raises(Exception, match="UNIQUE"):
-        ledger.write([sent(1), sent(0)], [])
-    assert list(ledger.history()) == [sent(0)]
+        log.write([sent(1), sent(0)], [])
+    assert list(log.history()) == [sent(0)]
 
 
 def test_the_vendors_answer_is_kept_as_it_was(store: Store) -> None:
-    ledger = StoreLog(store, "run")
-    ledger.write([sent(0)], [answered(sent(0))])
-    assert ledger.answer(sent(0).key) == '{"Labels":[]}'
-    assert ledger.answer(sent(1).key) is None
+    log = StoreLog(store, "run")
+    log.write([sent(0)], [answered(sent(0))])
+    assert log.answer(sent(0).key) == '{"Labels":[]}'
+    assert log.answer(sent(1).key) is None
 
 
 def test_spending_is_counted_by_outcome(store: Store) -> None:
@@ -90,7 +90,7 @@ def test_spending_is_counted_by_outcome(store: Store) -> None:
     assert (spent.charged, spent.doubtful, spent.free) == (3, 4, 5)
     assert (spent.cost, spent.doubtful_cost) == pytest.approx((0.003, 0.004))
     assert spent.queries == 7
-    assert spent.most == pytest.approx(0.007)
+    assert spent.max_cost == pytest.approx(0.007)
     assert Spending().plus(Outcome.SENT, 2.0).doubtful_cost == 2.0
 
 

@@ -81,12 +81,12 @@ def request_of(
     fake: Any,
     folder: Path,
     plan: SamplingPlan = ANYTIME,
-    conduct: ClientSettings = QUICK,
+    settings: ClientSettings = QUICK,
     **more: Any,
 ) -> CertificationRun:
     vendor = HttpEndpoint(f"{fake.url}/classify", "predictions")
     sigma = more.pop("sigma", 0.25)
-    smoothed = SmoothedClassifier(RemoteClassifier(vendor, conduct=conduct), sigma)
+    smoothed = SmoothedClassifier(RemoteClassifier(vendor, settings=settings), sigma)
     options = {"alpha": 0.001, "name": "run", "seed": 7, **more}
     return CertificationRun(
         smoothed, load_dataset(f"folder:{folder}"), plan, classifier="http:x", denoiser="none",
@@ -113,8 +113,8 @@ def test_every_answer_is_a_row_and_every_row_was_counted(
         request_of(fake, folder).execute(store)
         images = store.images("run")
         assert all(image.finished for image in images)
-        ledger = StoreLog(store, "run")
-        attempts = list(ledger.history())
+        log = StoreLog(store, "run")
+        attempts = list(log.history())
         counted = sum(counts.n for image in images for counts in image.counts.values())
         assert counted == len(attempts) == fake.attempts
         votes = Counter((a.key.image_id, a.key.stage, a.label) for a in attempts)
@@ -123,10 +123,10 @@ def test_every_answer_is_a_row_and_every_row_was_counted(
                 assert {n: votes[image_id, stage, n] for n in labels} == labels
         first = attempts[0]
         assert (first.vendor, first.model) == ("http", f"{fake.url}/classify")
-        answer = ledger.answer(first.key)
+        answer = log.answer(first.key)
         assert answer is not None
         assert json.loads(answer)["predictions"][0]["label"] == first.label
-        assert ledger.spending().charged == counted
+        assert log.spending().charged == counted
 
 
 def test_noise_takes_no_core_from_the_wire(fake: Any, folder: Path, tmp_path: Path) -> None:
@@ -155,8 +155,8 @@ def test_labels_of_the_data_come_first_so_that_accuracy_has_a_meaning(
 def test_no_copy_beyond_a_decision_is_bought(fake: Any, folder: Path, tmp_path: Path) -> None:
     """However many are in flight, an image takes what it takes alone with one in flight."""
     with Store(tmp_path / "s.sqlite") as store:
-        request_of(fake, folder, name="many", conduct=ClientSettings(in_flight=64)).execute(store)
-        request_of(fake, folder, name="one", conduct=ClientSettings(in_flight=1)).execute(store)
+        request_of(fake, folder, name="many", settings=ClientSettings(in_flight=64)).execute(store)
+        request_of(fake, folder, name="one", settings=ClientSettings(in_flight=1)).execute(store)
         assert counts_of(store, "many") == counts_of(store, "one")
         assert StoreLog(store, "many").spending() == StoreLog(store, "one").spending()
 
@@ -176,7 +176,7 @@ def test_a_budget_stops_and_a_larger_one_goes_on_to_the_same_result(
             in_flight=8, rate=None, first_wait=0.005, budget=Budget(queries=after), price=0.5
         )
         with pytest.raises(BudgetReachedError, match=f"budget of {after} queries is used up"):
-            request_of(fake, folder, conduct=limited).execute(store)
+            request_of(fake, folder, settings=limited).execute(store)
         assert fake.counts()["answered"] == after
         assert StoreLog(store, "run").spending().cost == after * 0.5
         so_far = load_results(store, "run", so_far=True)
@@ -249,7 +249,7 @@ def test_a_retry_with_another_copy_is_refused(fake: Any, folder: Path, tmp_path:
             CopyKey(image_id, Stage.SELECTION, 0), 1, "http", "x", "0" * 64, 0.0, "2026-01-01"
         )
         StoreLog(store, "run").write([sent], [])
-        with pytest.raises(StoreError, match="only the same copy may be sent again"):
+        with pytest.raises(StoreError, match="Only the same copy may be sent again"):
             request.execute(store)
         assert StoreLog(store, "run").spending().doubtful >= 1
 
@@ -257,8 +257,8 @@ def test_a_retry_with_another_copy_is_refused(fake: Any, folder: Path, tmp_path:
 def test_classifiers_in_python_buy_per_call_and_keep_their_budget() -> None:
     """Without a store nothing is reused: other seeds are other copies."""
     image = np.zeros((3, 8, 8), dtype=np.float32)
-    conduct = ClientSettings(in_flight=4, rate=None, price=1.0, budget=Budget(queries=150))
-    classifier = RemoteClassifier(Simulated({"cat": 1.0}), conduct=conduct)
+    settings = ClientSettings(in_flight=4, rate=None, price=1.0, budget=Budget(queries=150))
+    classifier = RemoteClassifier(Simulated({"cat": 1.0}), settings=settings)
     smoothed = SmoothedClassifier(classifier, sigma=0.25)
     certificate = smoothed.certify(image, n0=10, n=50, seed=1)
     assert certificate.label == 0
@@ -297,10 +297,10 @@ import test_paid as tests
 from denoised_smoothing import Store
 class Fake: url = sys.argv[1]
 with Store(sys.argv[2]) as store:
-    tests.request_of(Fake, Path(sys.argv[3]), tests.KILL_PLAN, tests.KILL_CONDUCT).execute(store)
+    tests.request_of(Fake, Path(sys.argv[3]), tests.KILL_PLAN, tests.KILL_SETTINGS).execute(store)
 """
 KILL_PLAN = FixedBudget(n0=100, n=int(os.environ.get("KILL_COPIES", "400")))
-KILL_CONDUCT = ClientSettings(
+KILL_SETTINGS = ClientSettings(
     in_flight=64, rate=None, timeout=10.0, first_wait=0.02, longest_wait=0.5
 )
 
@@ -387,5 +387,5 @@ def undisturbed(folder: Path, tmp_path: Path, counts: dict[str, Any]) -> None:
         fake_module.FakeVendor(fake_module.by_chance({"cat": 0.9, "dog": 0.1})) as server,
         Store(tmp_path / "calm.sqlite") as store,
     ):
-        request_of(server, folder, KILL_PLAN, KILL_CONDUCT).execute(store)
+        request_of(server, folder, KILL_PLAN, KILL_SETTINGS).execute(store)
         assert counts_of(store) == counts

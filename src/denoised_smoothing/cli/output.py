@@ -162,13 +162,13 @@ def print_spending(spending: Spending) -> None:
     doubtful = f", {spending.doubtful:,} of them perhaps not" if spending.doubtful else ""
     err.print(
         f"{spending.attempts:,} attempts, {spending.queries:,} paid for{doubtful}: "
-        f"${spending.most:,.4f}",
+        f"${spending.max_cost:,.4f}",
         markup=False, soft_wrap=True,
     )  # fmt: skip
 
 
 def _spent(spending: Spending) -> str:
-    return f"${spending.most:,.2f}"
+    return f"${spending.max_cost:,.2f}"
 
 
 def _left(seconds: float) -> str:

@@ -120,8 +120,8 @@ class BuyingOptions:
                     "it out"
                 )
             return None
-        held = classifier.conduct
-        conduct = replace(
+        held = classifier.settings
+        settings = replace(
             held,
             budget=Budget(self.max_queries, self.max_cost),
             in_flight=held.in_flight if self.in_flight is None else self.in_flight,
@@ -129,7 +129,7 @@ class BuyingOptions:
             price=held.price if self.price is None else self.price,
             rate=held.rate if self.rate is None else (self.rate or None),
         )
-        classifier.conduct = conduct
+        classifier.settings = settings
         if self.max_cost is not None and classifier.price is None:
             raise SettingError(
                 f"--max-cost {self.max_cost:g} needs the price of a query, and none is known for "
@@ -156,13 +156,15 @@ class BuyingOptions:
             SettingError: it costs money, and nobody is there to ask.
             typer.Exit: the answer is no.
         """
-        budget, price = classifier.conduct.budget, estimate.price
+        budget, price = classifier.settings.budget, estimate.price
         if price is None and not classifier.vendor.paid:
             return
         cost = "at an unknown price" if price is None else f"${estimate.most_cost:,.2f} at {price}"
         so_far = estimate.spent
         before = (
-            f" So far: {so_far.queries:,} queries, ${so_far.most:,.2f}." if so_far.attempts else ""
+            f" So far: {so_far.queries:,} queries, ${so_far.max_cost:,.2f}."
+            if so_far.attempts
+            else ""
         )
         loss = "" if kept else " No answer is kept; 'certify' keeps each of them in its store."
         err.print(

@@ -1,4 +1,4 @@
-"""A classifier behind a wire, as the smoothed classifier uses it."""
+"""A remote classifier, as the smoothed classifier uses it."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from denoised_smoothing.remote.vendors.base import Price, Vendor
 class RemoteClassifier:
     """Sends images to a vendor: images [B, C, H, W] around [0, 1] to labels [B].
 
-    Labels are numbered as they first appear, after those that are known in advance; -1 is a
-    vote for no class. Everything from the encoding on is the base classifier.
+    Labels are numbered in the order of their first appearance, after those that are known in
+    advance; -1 is a vote for no class. Everything from the encoding on is the base classifier.
 
     Args:
         vendor: encodes requests and decodes answers.
         rule: from an answer to one label.
         encoding: from an image to the bytes that are sent.
-        conduct: how the vendor is treated: rate, retries, budget.
+        settings: rate, repetitions and budget; the vendor's usual rate by default.
     """
 
     def __init__(
@@ -43,17 +43,16 @@ class RemoteClassifier:
         vendor: Vendor,
         rule: AnswerRule | None = None,
         encoding: Encoding | None = None,
-        conduct: ClientSettings | None = None,
+        settings: ClientSettings | None = None,
     ) -> None:
         self.vendor, self.rule = vendor, rule or AnswerRule()
-        self.encoding, self.conduct = (
-            encoding or Encoding(),
-            conduct or ClientSettings(rate=vendor.rate),
-        )
+        self.encoding = encoding or Encoding()
+        self.settings = settings or ClientSettings(rate=vendor.rate)
         self.offline = False
         self._log: QueryLog | None = None
         self._unlogged = Spending()
         self._numbers: dict[str, int] = {}
+        self._lock = threading.Lock()
         self._client: QueryClient | None = None
         self.learn(self.rule.allowed or ())
 
@@ -64,35 +63,36 @@ class RemoteClassifier:
 
     @property
     def price(self) -> Price | None:
-        """Of one query: the one that was given, or the list price; None if not known."""
-        if self.conduct.price is not None:
-            return Price(self.conduct.price, "as given")
+        """The price of one query in the settings, or the list price; None if not known."""
+        if self.settings.price is not None:
+            return Price(self.settings.price, "as given")
         return self.vendor.price
 
     @property
     def spent(self) -> Spending:
-        """What the log holds, or all sessions without one came to; with what is going on."""
+        """The cost of the attempts in the log, or of all sessions without a log."""
         if self._client is not None:
             return self._client.spent
         return self._unlogged if self._log is None else spending_of(self._log.history())
 
     def learn(self, names: Iterable[str]) -> None:
-        """Number further labels as they are, in this order; known ones keep their numbers."""
+        """Number further labels in this order; known ones keep their numbers."""
         for name in names:
             self.number(name)
 
-    def number(self, name: str) -> int:
-        """The number of a label, a new one for a label never seen."""
-        return self._numbers.setdefault(name, len(self._numbers))
+    def number(self, name: str | None) -> int:
+        """Return the number of a label, a new one for a new label; -1 for no class."""
+        with self._lock:
+            return -1 if name is None else self._numbers.setdefault(name, len(self._numbers))
 
     def forget(self) -> None:
-        """Number labels anew."""
+        """Forget the numbers of all labels."""
         self._numbers = {}
 
     def named_after(self, names: Iterable[str]) -> tuple[str, ...]:
         """Number the labels of a data set first, in its order, so that numbers can be compared.
 
-        A name that occurs twice keeps its first number; the second is put down with the number.
+        A name that occurs twice keeps its first number; the second one is stored with its number.
         """
         for number, name in enumerate(names):
             plain = self.rule.name(name)
@@ -102,11 +102,11 @@ class RemoteClassifier:
 
     @contextmanager
     def logging_to(self, log: QueryLog, *, offline: bool = False) -> Iterator[None]:
-        """Attempts go to this log, and answers in it are not bought again.
+        """Log attempts here, and pay for no answer that it holds.
 
         Args:
             log: of a run.
-            offline: send nothing; copies without an answer in the log have none.
+            offline: send nothing; copies without an answer in the log stay without.
         """
         before = self._log, self.offline
         self._log, self.offline = log, offline
@@ -117,24 +117,20 @@ class RemoteClassifier:
 
     @contextmanager
     def session(self) -> Iterator[Session]:
-        """Connected and ready; leaving it waits for answers on their way.
+        """Open a connection to the vendor. On exit, wait for pending queries.
 
-        Without a log, answers are good until it is left and no longer: what names a copy in it
-        does not say of which seed and sigma it is. The budget holds for all such sessions together.
+        Without a log, answers are kept until the exit only: the key of a copy does not name its
+        seed and sigma. The budget holds for all such sessions together.
 
         Raises:
             MissingExtraError, SettingError: before anything is sent.
         """
         if not self.offline:
-            self.vendor.connect(timeout=self.conduct.timeout, in_flight=self.conduct.in_flight)
-        log = MemoryLog() if self._log is None else self._log
-        before = self._unlogged if self._log is None else Spending()
-        number = _Numbering(self)
-        self._client = client = QueryClient(
-            self.vendor, self.rule, log, self.conduct, before, number
-        )
+            self.vendor.connect(timeout=self.settings.timeout, in_flight=self.settings.in_flight)
+        log = MemoryLog(self._unlogged) if self._log is None else self._log
+        self._client = client = QueryClient(self.vendor, self.rule, log, self.settings, self.number)
         try:
-            yield Session(self, client, number)
+            yield Session(self, client)
         finally:
             client.close()
             self._client = None
@@ -143,26 +139,26 @@ class RemoteClassifier:
                 self._unlogged = client.spent
 
     def __call__(self, images: Float[Tensor, "b c h w"]) -> Int[Tensor, " b"]:
-        """Labels of images, each asked for once; equal images share an answer."""
+        """Return the labels of images; equal images share a query."""
         arrays = images.detach().cpu().numpy()
         keys = [
             CopyKey(hashlib.sha256(array.tobytes()).hexdigest(), Stage.PREDICTION, 0)
             for array in arrays
         ]
+        votes: dict[CopyKey, Future[int]] = {}
         with self.session() as session:
-            votes: dict[CopyKey, Future[int]] = {}
             for key, image in zip(keys, arrays, strict=True):
                 if key not in votes:
                     (votes[key],) = session.ask([key], image[None])
             return tensor([votes[key].result() for key in keys])
 
     def with_settings(self, **changes: object) -> RemoteClassifier:
-        """The same classifier, treated otherwise."""
-        self.conduct = replace(self.conduct, **changes)  # type: ignore[arg-type]
+        """Change settings, and return the classifier."""
+        self.settings = replace(self.settings, **changes)  # type: ignore[arg-type]
         return self
 
     def fingerprint_parts(self) -> Mapping[str, object]:
-        """What determines the answers: no secrets, and nothing about conduct."""
+        """Return what determines the answers: no secrets, and no client settings."""
         return {
             **self.vendor.fingerprint_parts(),
             "synonyms": dict(self.rule.synonyms),
@@ -176,20 +172,17 @@ class RemoteClassifier:
 class Session:
     """A :class:`~denoised_smoothing.remote.protocol.CopySession` of a remote classifier."""
 
-    def __init__(
-        self, classifier: RemoteClassifier, client: QueryClient, number: _Numbering
-    ) -> None:
-        self._classifier, self._client, self._number = classifier, client, number
-        # Twice what flies, so that copies are made while others are on the wire.
-        self.room = 2 * classifier.conduct.in_flight
+    def __init__(self, classifier: RemoteClassifier, client: QueryClient) -> None:
+        self._classifier, self._client = classifier, client
+        # Twice the queries in flight, so that copies are made while others are answered.
+        self.capacity = 2 * classifier.settings.in_flight
 
     def known(self, key: CopyKey) -> Future[int] | None:
-        settled = self._client.settled(key)
-        if settled is None:
+        if (settled := self._client.settled(key)) is None:
             return None
-        future: Future[int] = Future()
-        future.set_result(self._number(settled[0]))
-        return future
+        vote: Future[int] = Future()
+        vote.set_result(self._classifier.number(*settled))
+        return vote
 
     def ask(
         self, keys: Sequence[CopyKey], images: Float[np.ndarray, "n c h w"]
@@ -201,24 +194,13 @@ class Session:
         return self._client.submit(keys, encoders)
 
 
-class _Numbering:
-    """The number of a label, in any thread; -1 for no class."""
-
-    def __init__(self, classifier: RemoteClassifier) -> None:
-        self._classifier, self._lock = classifier, threading.Lock()
-
-    def __call__(self, name: str | None) -> int:
-        with self._lock:
-            return -1 if name is None else self._classifier.number(name)
-
-
 def _missing(key: CopyKey) -> Future[int]:
-    """The future of an answer that would have to be bought."""
-    answer: Future[int] = Future()
-    answer.set_exception(
+    """Return the future of an answer that would have to be paid for."""
+    vote: Future[int] = Future()
+    vote.set_exception(
         AnswerMissingError(
-            f"copy {key.copy} of image {key.image_id!r} ({key.stage}) has no answer in the log, "
-            "and no query may be sent; leave --offline out to buy it"
+            f"Copy {key.copy} of image {key.image_id!r} ({key.stage}) has no answer in the log, "
+            "and no query may be sent. Remove --offline to pay for it"
         )
     )
-    return answer
+    return vote

@@ -1,4 +1,4 @@
-"""From what a vendor says about an image to one label: a fixed rule."""
+"""From a vendor's answer to one label: a fixed rule."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Scored:
 
 
 def normalised(name: str) -> str:
-    """The name in Unicode's form NFKC, in lower case, with single spaces."""
+    """Return the name in Unicode's form NFKC, in lower case, with single spaces."""
     return " ".join(unicodedata.normalize("NFKC", name).casefold().split())
 
 
@@ -25,7 +25,7 @@ def normalised(name: str) -> str:
 class AnswerRule:
     """The top label: the highest score wins.
 
-    Of equal scores the more specific label (more ancestors in the vendor's hierarchy), of those
+    Of equal scores the more specific label wins (more ancestors in the vendor's hierarchy), then
     the first in alphabetical order. The rule is a part of the classifier that is certified.
 
     Args:
@@ -44,12 +44,12 @@ class AnswerRule:
             object.__setattr__(self, "allowed", names)
 
     def name(self, name: str) -> str:
-        """The name after normalisation and synonyms."""
+        """Return the name after normalisation and synonyms."""
         plain = normalised(name)
         return self.synonyms.get(plain, plain)
 
     def label(self, scored: Iterable[Scored]) -> str | None:
-        """The label of an answer; None where it has none, or none that counts."""
+        """Return the label of an answer; None if no label of it counts."""
         named = [(-label.score, -label.depth, self.name(label.name)) for label in scored]
         if self.allowed is not None:
             named = [label for label in named if label[2] in self.allowed]

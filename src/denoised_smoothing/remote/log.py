@@ -1,4 +1,4 @@
-"""The query log of a run in the store: every attempt is a row before it is sent."""
+"""The query log of a run: every attempt is noted before it is sent."""
 
 from __future__ import annotations
 
@@ -21,31 +21,40 @@ _COLUMNS = (*_KEYS[:4], *_FIELDS)
 _BOUND = (*(f"at_{key}" for key in _KEYS), *_RESULTS)
 _fields_of, _results_of = attrgetter(*_FIELDS), attrgetter(*_RESULTS)
 _READ = tuple(column for column in QUERIES.columns if column.name not in ("run", "answer"))
+_HARMLESS = (Outcome.THROTTLED, Outcome.SENT, Outcome.WITHHELD)
+"""Outcomes that say nothing about the copy."""
 
 
 @runtime_checkable
 class QueryLog(Protocol):
-    """Where attempts are noted. Threads may share it."""
+    """The log of attempts, which threads may share."""
 
     lasting: bool
-    """Whether what is noted survives the process, and may be called kept."""
+    """Whether attempts survive the process."""
+    before: Spending
+    """Spent before, outside of the log."""
 
     def write(self, begun: Sequence[Attempt], finished: Sequence[Attempt]) -> None:
-        """Note attempts that are about to be sent, and what became of others, all or none.
+        """Note attempts that are about to be sent, and the outcome of others, all or none.
 
-        When it returns they are where they shall survive the process.
+        When it returns, a lasting log survives the process.
         """
 
     def history(self) -> Iterable[Attempt]:
-        """All attempts noted, those of a copy in their order; the answers themselves left out."""
+        """Return all attempts, without the vendor's answers, those of a copy in their order."""
 
 
 class MemoryLog:
-    """Keeps attempts as long as the process lives."""
+    """Keeps attempts as long as the process lives.
+
+    Args:
+        before: spent by earlier logs.
+    """
 
     lasting = False
 
-    def __init__(self) -> None:
+    def __init__(self, before: Spending | None = None) -> None:
+        self.before = before or Spending()
         self._attempts: dict[tuple[CopyKey, int], Attempt] = {}
 
     def write(self, begun: Sequence[Attempt], finished: Sequence[Attempt]) -> None:
@@ -56,18 +65,11 @@ class MemoryLog:
         return list(self._attempts.values())
 
 
-def resume_hint(log: QueryLog) -> str:
-    """The end of a message to a user whose queries stop."""
-    if log.lasting:
-        return "Everything answered is kept, and the same command goes on"
-    return "Answers are not kept here: runs in a store ('certify', CertificationRun) keep them"
-
-
 class StoreLog:
-    """The attempts of one run: a :class:`~denoised_smoothing.remote.log.QueryLog` on disk.
+    """The attempts of one run, in its store.
 
     Args:
-        store: where they are.
+        store: holds the attempts.
         run: the name of the run, which must exist.
 
     Raises:
@@ -75,6 +77,7 @@ class StoreLog:
     """
 
     lasting = True
+    before = Spending()
 
     def __init__(self, store: Store, run: str) -> None:
         store.run(run)
@@ -89,36 +92,40 @@ class StoreLog:
         @patient
         def write() -> None:
             again = next(tries) > 0
+            rows = [self._row(attempt) for attempt in begun]
             with self._store.transaction(write=True, run=self._run) as connection:
                 if begun and again:  # they may be there: the answer to a commit can be lost
-                    connection.execute(self._delete, [_at(self._row(a)) for a in begun])
+                    at = [{f"at_{key}": row[key] for key in _KEYS} for row in rows]
+                    connection.execute(self._delete, at)
                 if begun:
-                    connection.execute(sa.insert(QUERIES), [self._row(a) for a in begun])
+                    connection.execute(sa.insert(QUERIES), rows)
                 if finished:
                     connection.execute(self._update, [self._result(a) for a in finished])
 
         write()
 
     def history(self) -> Iterator[Attempt]:
-        """All attempts, those of a copy in their order; the vendor's answers are left out."""
         query = sa.select(*_READ).where(QUERIES.c.run == self._run)
         query = query.order_by(*(QUERIES.c[key] for key in _KEYS[1:]))
         with self._store.transaction() as connection:
-            for row in connection.execute(query):
-                yield _attempt(row._mapping)
+            for row in connection.execute(query).mappings():
+                values = dict(row)
+                key = CopyKey(*(values.pop(name) for name in CopyKey._fields))
+                key = key._replace(stage=Stage(key.stage))
+                yield Attempt(key=key, **{**values, "outcome": Outcome(values["outcome"])})
 
     def answer(self, key: CopyKey) -> str | None:
-        """The vendor's answer that decided a copy's vote, as JSON; None where there is none."""
-        wanted = {"run": self._run, "image_id": key.image_id, "stage": key.stage, "copy": key.copy}
+        """Return the vendor's answer that decided a copy's vote, as JSON; None without one."""
+        at = {"run": self._run, **key._asdict()}
         query = sa.select(QUERIES.c.answer).where(
-            QUERIES.c.final, *(QUERIES.c[name] == value for name, value in wanted.items())
+            QUERIES.c.final, *(QUERIES.c[name] == value for name, value in at.items())
         )
         with self._store.transaction() as connection:
             answer: str | None = connection.execute(query).scalar()
         return answer
 
     def spending(self) -> Spending:
-        """What the run has cost so far."""
+        """Return the cost of the run so far."""
         return spending_of(self.history())
 
     def _row(self, attempt: Attempt) -> dict[str, Any]:
@@ -129,23 +136,16 @@ class StoreLog:
         return dict(zip(_BOUND, (*key, *_results_of(attempt)), strict=True))
 
 
-def _at(row: dict[str, Any]) -> dict[str, Any]:
-    return {f"at_{key}": row[key] for key in _KEYS}
-
-
-def _attempt(row: Any) -> Attempt:
-    values = dict(row)
-    key = CopyKey(values.pop("image_id"), Stage(values.pop("stage")), values.pop("copy"))
-    return Attempt(key=key, **{**values, "outcome": Outcome(values["outcome"])})
-
-
-_HARMLESS = (Outcome.THROTTLED, Outcome.SENT, Outcome.WITHHELD)
-"""Ends of attempts that say nothing about the copy."""
+def resume_hint(log: QueryLog) -> str:
+    """Return the end of a message when queries stop."""
+    if log.lasting:
+        return "All answers are stored. Repeat the command to resume"
+    return "These answers are not stored. Runs in a store ('certify', CertificationRun) store them"
 
 
 @dataclass(frozen=True, slots=True)
 class Tried:
-    """What was done about a copy that has no vote yet."""
+    """The last attempt at a copy without a vote, and how often it failed."""
 
     number: int
     failures: int
@@ -154,7 +154,10 @@ class Tried:
 
 @dataclass
 class EarlierAttempts:
-    """Votes, attempts without one, what was spent, and what the vendor was like."""
+    """The content of a log: votes, copies without a vote, and the vendor's version.
+
+    ``answers`` counts answered attempts; ``labelled`` says whether any of them had a label.
+    """
 
     spent: Spending
     votes: dict[CopyKey, str | None] = field(default_factory=dict)
@@ -164,19 +167,19 @@ class EarlierAttempts:
     labelled: bool = False
 
 
-def read_history(log: QueryLog, spent: Spending) -> EarlierAttempts:
-    """The history in a log; ``spent`` is what was spent beside it."""
-    history = EarlierAttempts(spent)
+def read_earlier(log: QueryLog) -> EarlierAttempts:
+    """Return the attempts of earlier sessions."""
+    earlier = EarlierAttempts(log.before)
     for attempt in log.history():
-        history.spent = history.spent.plus(attempt.outcome, attempt.price)
+        earlier.spent = earlier.spent.plus(attempt.outcome, attempt.price)
         if attempt.outcome is Outcome.ANSWERED:
-            history.answers += 1
-            history.version = history.version or attempt.version
-            history.labelled = history.labelled or attempt.label is not None
+            earlier.answers += 1
+            earlier.version = earlier.version or attempt.version
+            earlier.labelled = earlier.labelled or attempt.label is not None
         if attempt.final:
-            history.votes[attempt.key] = attempt.label
+            earlier.votes[attempt.key] = attempt.label
             continue
-        before = history.tried.get(attempt.key)
+        before = earlier.tried.get(attempt.key)
         failures = (before.failures if before else 0) + (attempt.outcome not in _HARMLESS)
-        history.tried[attempt.key] = Tried(attempt.number, failures, attempt.sha256)
-    return history
+        earlier.tried[attempt.key] = Tried(attempt.number, failures, attempt.sha256)
+    return earlier

@@ -1,4 +1,4 @@
-"""The protocols of a classifier that is asked about single noisy copies."""
+"""The protocols of a classifier that labels named noisy copies, one by one."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from denoised_smoothing.remote.records import CopyKey
 
 @runtime_checkable
 class CopySession(Protocol):
-    """Answers single noisy copies, many at once, and knows those that were answered before."""
+    """Labels single noisy copies, many at once, and knows those of earlier sessions."""
 
-    room: int
-    """How many copies are worth having on their way."""
+    capacity: int
+    """The number of copies that should be pending at once."""
 
     def known(self, key: CopyKey) -> Future[int] | None:
-        """The label of a copy that was answered before, or None. -1 is a vote for no class."""
+        """Return the label of a copy that was answered before, -1 for no class; or None."""
 
     def ask(
         self, keys: Sequence[CopyKey], images: Float[np.ndarray, "n c h w"]
     ) -> Sequence[Future[int]]:
-        """Have denoised copies classified: the futures of their labels, -1 for no class.
+        """Have denoised copies classified; return the futures of their labels, -1 for no class.
 
-        A future's exception says why there is none; then nothing more is asked, and copies on
-        their way still come in.
+        A future's exception says why there is no label. Then nothing more is sent, and pending
+        copies still get their labels.
         """
 
 
 @runtime_checkable
 class CopyClassifier(Protocol):
-    """A classifier that must be told which noisy copy it answers, as its answers are bought."""
+    """A classifier that must know which noisy copy it labels, as its answers are paid for."""
 
     def session(self) -> AbstractContextManager[CopySession]:
-        """Ready to answer; leaving it waits for what is on its way."""
+        """Open a connection to the vendor. On exit, wait for pending queries."""

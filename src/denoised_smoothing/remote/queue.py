@@ -1,4 +1,4 @@
-"""What is sent next, what the end of an attempt means, what is written down: no threads here."""
+"""The request queue: what is sent next, what an outcome means, what is logged. No threads here."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import count
 from typing import Any
@@ -19,26 +19,36 @@ from denoised_smoothing.remote.limits import (
     ClientSettings,
     TokenBucket,
 )
-from denoised_smoothing.remote.log import EarlierAttempts, QueryLog, resume_hint
-from denoised_smoothing.remote.records import Attempt, CopyKey, Outcome
+from denoised_smoothing.remote.log import QueryLog, read_earlier, resume_hint
+from denoised_smoothing.remote.records import Attempt, CopyKey, Outcome, Spending
 from denoised_smoothing.remote.vendors.base import FaultSource, Vendor, VendorError
 
 UNLABELLED_LIMIT = 20
-"""So many answers without any label, at the beginning of a run, stop it once."""
+"""Number of answers without any label, at the beginning of a run, that stop it once."""
+_HINTS = {
+    FaultSource.ACCOUNT: "Check the key, its rights and the quota of the account",
+    FaultSource.SETUP: "Check the name of the model and the address",
+    FaultSource.IMAGE: "Check what sizes and formats the vendor accepts (?size, ?format)",
+    FaultSource.LOAD: "Try again later, or with a lower --rate or --in-flight",
+}
 
 
 class NotSentError(Exception):
-    """Nothing more is sent: of a copy that has no vote yet."""
+    """Nothing more is sent: the copy has no vote yet."""
 
 
 @dataclass(eq=False)
 class Copy:
-    """A copy on its way to its vote: the bytes that are sent, and what was tried."""
+    """A pending copy: the bytes that are sent, and the attempts so far.
+
+    Its future gets what ``value`` returns for its label, which is None for no class.
+    """
 
     key: CopyKey
     image: bytes
     sha256: str
-    vote: Future[Any] = field(default_factory=Future)
+    vote: Future[Any]
+    value: Callable[[str | None], Any]
     number: int = 0
     failures: int = 0
     repetitions: int = 0
@@ -48,229 +58,217 @@ class Copy:
 
 @dataclass(frozen=True, slots=True)
 class AttemptResult:
-    """The end of an attempt: an answer as JSON with its label and version, or a fault."""
+    """The end of an attempt: an answer as JSON with its label and version, or an error."""
 
     answer: str | None = None
     label: str | None = None
     version: str | None = None
-    fault: VendorError | None = None
+    error: VendorError | None = None
     seconds: float | None = None
 
 
 class RequestQueue:
-    """Owns all copies that have no vote; one thread works at it, turn by turn.
+    """Holds all copies without a vote. One thread calls its methods.
 
-    A copy that fails is sent again, the same bytes. When it has failed too often while others
-    were answered, its vote is for no class. When nothing works, everything stops with an error,
-    and copies without a vote keep none.
+    A copy that fails is sent again with the same bytes. If it fails too often while others are
+    answered, its vote is for no class. If nothing works, everything stops with an error, and
+    copies without a vote stay without.
 
     Args:
-        vendor: for its name, and its secrets, which are written nowhere.
+        vendor: receives the copies; its secrets are logged nowhere.
         log: of the run; every attempt is there before it is sent.
-        history: what the log held at the beginning.
-        conduct: how the vendor is treated.
-        purse: lends the price of each query.
+        settings: rate, repetitions and budget.
         clock: seconds, rising.
-        number: from a label, or None for no class, to what its copy's future gives.
     """
 
     def __init__(
-        self,
-        vendor: Vendor,
-        log: QueryLog,
-        history: EarlierAttempts,
-        conduct: ClientSettings,
-        purse: BudgetGuard,
-        price: float,
-        clock: Callable[[], float],
-        number: Callable[[str | None], Any],
+        self, vendor: Vendor, log: QueryLog, settings: ClientSettings, clock: Callable[[], float]
     ) -> None:
-        self._vendor, self._log, self._conduct = vendor, log, conduct
-        self._purse, self._price, self._clock, self._number = purse, price, clock, number
-        self._bucket = TokenBucket(conduct.rate)
-        self._breaker = CircuitBreaker(conduct.refusals, conduct.patience)
-        self._version, self._answers = history.version, history.answers
-        self._labelled = history.labelled
+        self._vendor, self._log, self._settings, self._clock = vendor, log, settings, clock
+        self.earlier = read_earlier(log)
+        self._version, self._answers = self.earlier.version, self.earlier.answers
+        self._labelled = self.earlier.labelled
+        listed = vendor.price.dollars if vendor.price else 0.0
+        self._price = listed if settings.price is None else settings.price
+        self._guard = BudgetGuard(
+            settings.budget, self._price, self.earlier.spent, resume_hint(log)
+        )
+        self._bucket = TokenBucket(settings.rate)
+        self._breaker = CircuitBreaker(settings.refusals, settings.patience)
         self._waiting: deque[Copy] = deque()
         self._later: list[tuple[float, int, Copy]] = []
         self._order = count()
         self._finished: list[tuple[Attempt, Copy | None]] = []
-        self._most_out = conduct.in_flight + conduct.in_flight // 4 + 2
-        self.out = 0
-        """Copies that were handed out to be sent and are not back."""
+        self._max_sending = settings.in_flight + settings.in_flight // 4 + 2
+        self.sending = 0
+        """Copies that step() returned and finish() did not get yet."""
         self.failure: Exception | None = None
         self.stopped = False
 
-    def admit(self, copies: Sequence[Copy]) -> None:
-        """New copies want their votes."""
+    @property
+    def spent(self) -> Spending:
+        """The cost of the run, earlier sessions included."""
+        return self._guard.spent
+
+    def add(self, copies: Sequence[Copy]) -> None:
+        """Add copies that need votes."""
         self._waiting.extend(copies)
 
     def stop(self, failure: Exception | None = None) -> None:
-        """Hand nothing out any more."""
+        """Send nothing more."""
         self.failure, self.stopped = self.failure or failure, True
 
-    def take_back(self, copy: Copy, sent: AttemptResult | None) -> None:
-        """The end of an attempt; None where it was not sent, as everything had stopped."""
+    def finish(self, copy: Copy, result: AttemptResult | None) -> None:
+        """End an attempt; the result is None if it was not sent, as everything had stopped."""
         assert copy.attempt is not None
         attempt, copy.attempt = copy.attempt, None
-        self.out -= 1
-        if sent is None:
-            self._book(replace(attempt, outcome=Outcome.WITHHELD))
+        self.sending -= 1
+        if result is None:
+            self._record(replace(attempt, outcome=Outcome.WITHHELD))
             self._waiting.append(copy)
-        elif sent.fault is not None:
-            self._failed(copy, replace(attempt, seconds=sent.seconds), sent.fault)
+        elif result.error is not None:
+            self._failed(copy, replace(attempt, seconds=result.seconds), result.error)
         else:
-            self._answered(copy, attempt, sent)
+            self._answered(copy, attempt, result)
 
-    def turn(self) -> tuple[list[Copy], float | None]:
-        """Write down what has ended and what begins; give votes.
+    def step(self) -> tuple[list[Copy], float | None]:
+        """Log the attempts that ended and those that begin, then set the votes.
 
         Returns:
-            Copies to send now, and seconds until the next turn if nothing happens before; None
-            for any time.
+            Copies to send now, and the maximum number of seconds until the next step; None for no
+            maximum.
         """
-        begun, wait = self._begin() if not self.stopped else ([], None)
+        begun, wait = ([], None) if self.stopped else self._begin()
         try:
             finished = [attempt for attempt, _ in self._finished]
             if begun or finished:
                 self._log.write([copy.attempt for copy in begun if copy.attempt], finished)
-        except Exception as error:  # nothing that is not written is sent, or counted
+        except Exception as error:  # an attempt that is not logged is neither sent nor counted
             self.stop(error)
-            self.out -= len(begun)
+            self.sending -= len(begun)
             self._waiting.extend(begun)
             begun = []
             self._waiting.extend(copy for _, copy in self._finished if copy is not None)
         else:
             for attempt, copy in self._finished:
                 if copy is not None:
-                    copy.vote.set_result(self._number(attempt.label))
+                    copy.vote.set_result(copy.value(attempt.label))
         self._finished = []
         if self.stopped:
-            self._let_go()
+            self._fail_waiting()
         return begun, wait
 
     def _begin(self) -> tuple[list[Copy], float | None]:
-        """Copies whose turn it is, as far as budget, pace and the wire allow."""
+        """Begin as many attempts as the limits allow."""
         now, begun, wait = self._clock(), list[Copy](), None
         while self._later and self._later[0][0] <= now:
             self._waiting.appendleft(heapq.heappop(self._later)[2])
         if self._later:
             wait = self._later[0][0] - now
-        # Until one query was answered, one is sent at a time: it says what is wrong.
-        most = self._most_out if self._breaker.worked else 1
-        while self._waiting and self.out < most:
+        # Until a query was answered, one is sent at a time: its failure names the cause.
+        limit = self._max_sending if self._breaker.worked else 1
+        while self._waiting and self.sending < limit:
             if (pause := self._bucket.wait(now)) > 0.0:
                 return begun, pause if wait is None else min(pause, wait)
             try:
-                if not self._purse.lend():
+                if not self._guard.reserve():
                     break
             except BudgetReachedError as error:
                 self.stop(error)
                 break
             self._bucket.take(now)
-            begun.append(self._noted(self._waiting.popleft()))
-            self.out += 1
+            copy = self._waiting.popleft()
+            copy.number += 1
+            copy.attempt = Attempt(
+                copy.key, copy.number, self._vendor.name, self._vendor.model, copy.sha256,
+                self._price, datetime.now(UTC).isoformat(timespec="milliseconds"),
+            )  # fmt: skip
+            begun.append(copy)
+            self.sending += 1
         return begun, wait
 
-    def _noted(self, copy: Copy) -> Copy:
-        copy.number += 1
-        copy.attempt = Attempt(
-            copy.key, copy.number, self._vendor.name, self._vendor.model, copy.sha256,
-            self._price, datetime.now(UTC).isoformat(timespec="milliseconds"),
-        )  # fmt: skip
-        return copy
-
-    def _answered(self, copy: Copy, attempt: Attempt, sent: AttemptResult) -> None:
-        self._version = self._version or sent.version
-        changed = sent.version is not None and sent.version != self._version
+    def _answered(self, copy: Copy, attempt: Attempt, result: AttemptResult) -> None:
+        self._version = self._version or result.version
         attempt = replace(
-            attempt, answer=sent.answer, version=sent.version, seconds=sent.seconds,
-            outcome=Outcome.OTHER_MODEL if changed else Outcome.ANSWERED,
-            label=None if changed else sent.label, final=not changed,
-        )  # fmt: skip
-        if changed:
-            self._book(attempt)
+            attempt, answer=result.answer, version=result.version, seconds=result.seconds
+        )
+        if result.version is not None and result.version != self._version:
+            self._record(replace(attempt, outcome=Outcome.OTHER_MODEL))
             self._waiting.append(copy)
             self.stop(
                 ModelChangedError(
-                    f"{self._vendor.name} answers with model version {sent.version!r}, earlier "
-                    f"answers of this run came from {self._version!r}: counts of two models do "
-                    "not belong together; start a new run under another name"
+                    f"{self._vendor.name} answers with model version {result.version!r}, but "
+                    f"earlier answers of this run came from {self._version!r}. Counts of two "
+                    "models must not be mixed. Start a new run under another name"
                 )
             )
             return
         self._breaker.answered()
-        self._book(attempt, copy)
+        attempt = replace(attempt, outcome=Outcome.ANSWERED, label=result.label, final=True)
+        self._record(attempt, copy)
         self._check_labels(attempt)
 
-    def _failed(self, copy: Copy, attempt: Attempt, fault: VendorError) -> None:
-        """Another attempt, a vote for no class, or the end of all."""
-        attempt = replace(attempt, outcome=fault.outcome)
-        if fault.answer is not None:
-            attempt = replace(attempt, answer=str(fault.answer))
-        if fault.source is FaultSource.IMAGE and self._answers:
-            self._book(replace(attempt, final=True), copy)
+    def _failed(self, copy: Copy, attempt: Attempt, error: VendorError) -> None:
+        """Repeat the attempt, give the vote to no class, or stop everything."""
+        answer = None if error.answer is None else str(error.answer)
+        attempt = replace(attempt, outcome=error.outcome, answer=answer)
+        if error.source is FaultSource.IMAGE and self._answers:
+            self._record(replace(attempt, final=True), copy)
             return
-        copy.failures += fault.outcome is not Outcome.THROTTLED
-        opened = self._breaker.failed(self._clock(), refused=fault.source is not FaultSource.LOAD)
-        exhausted = copy.failures >= self._conduct.attempts
-        elsewhere = self._breaker.worked and not opened
-        if exhausted and (copy.tried_before or elsewhere):
-            self._book(replace(attempt, final=True), copy)
+        copy.failures += error.outcome is not Outcome.THROTTLED
+        opened = self._breaker.failed(self._clock(), refused=error.source is not FaultSource.LOAD)
+        exhausted = copy.failures >= self._settings.attempts
+        others_work = self._breaker.worked and not opened
+        if exhausted and (copy.tried_before or others_work):
+            self._record(replace(attempt, final=True), copy)
             return
-        self._book(attempt)
-        unknown = not self._breaker.worked and (exhausted or fault.outcome is Outcome.UNREACHABLE)
-        if opened or unknown:
+        self._record(attempt)
+        never = not self._breaker.worked and (exhausted or error.outcome is Outcome.UNREACHABLE)
+        if opened or never:
             self._waiting.append(copy)
-            self.stop(RemoteError(self._explain(fault)))
+            self.stop(RemoteError(self._explain(error)))
             return
         copy.repetitions += 1
-        due = self._clock() + self._conduct.wait(copy.repetitions, fault.retry_after)
+        due = self._clock() + self._settings.wait(copy.repetitions, error.retry_after)
         heapq.heappush(self._later, (due, next(self._order), copy))
 
-    def _book(self, attempt: Attempt, copy: Copy | None = None) -> None:
-        """Have an attempt written; then the copy gets its vote."""
-        self._purse.book(attempt.outcome)
+    def _record(self, attempt: Attempt, copy: Copy | None = None) -> None:
+        """Have the end of an attempt logged; then the copy, if any, gets its vote."""
+        self._guard.settle(attempt.outcome)
         self._finished.append((attempt, copy))
 
     def _check_labels(self, attempt: Attempt) -> None:
-        """Stop once, early in a run, when no answer has a label: they would be bought in vain."""
+        """Stop once, early in a run, if no answer has a label: more would be paid without use."""
         self._labelled = self._labelled or attempt.label is not None
         self._answers += 1
         if self._answers == UNLABELLED_LIMIT and not self._labelled:
             self.stop(
                 RemoteError(
-                    f"none of the first {UNLABELLED_LIMIT} answers of {self._vendor.name} has a "
-                    f"label that counts, the last is {str(attempt.answer)[:200]}; check where it "
-                    "is looked for (?label, ?labels, ?synonyms). The same command resumes"
+                    f"None of the first {UNLABELLED_LIMIT} answers of {self._vendor.name} has a "
+                    f"label that counts, the last is {str(attempt.answer)[:200]}. Check ?label, "
+                    "?labels and ?synonyms of the spec. Repeat the command to resume"
                 )
             )
 
-    def _let_go(self) -> None:
-        """Copies that wait get no vote."""
+    def _fail_waiting(self) -> None:
+        """End all copies that wait without a vote."""
         for copy in (*self._waiting, *(copy for _, _, copy in self._later)):
             copy.vote.set_exception(self.failure or NotSentError())
         self._waiting.clear()
         self._later.clear()
 
-    def _explain(self, fault: VendorError) -> str:
-        hints = {
-            FaultSource.ACCOUNT: "check the key, its rights and the quota of the account",
-            FaultSource.SETUP: "check the name of the model and the address",
-            FaultSource.IMAGE: "check what sizes and formats the vendor takes (?size, ?format)",
-            FaultSource.LOAD: "try again later, or with a lower --rate or --in-flight",
-        }
+    def _explain(self, error: VendorError) -> str:
         kind = {
             Outcome.UNREACHABLE: "cannot be reached",
-            Outcome.THROTTLED: "takes no more queries at this rate",
-        }.get(fault.outcome, f"does not answer ({fault.outcome})")
+            Outcome.THROTTLED: "accepts no more queries at this rate",
+        }.get(error.outcome, f"does not answer ({error.outcome})")
         name = f"{self._vendor.name}:{self._vendor.model}".rstrip(":")
-        told = cleaned(str(fault), self._vendor.secrets())
-        return f"{name} {kind}: {told}; {hints[fault.source]}. {resume_hint(self._log)}"
+        message = cleaned(str(error), self._vendor.secrets())
+        return f"{name} {kind}: {message}. {_HINTS[error.source]}. {resume_hint(self._log)}"
 
 
 def cleaned(text: str, secrets: Sequence[str]) -> str:
-    """The text without secrets."""
+    """Return the text without secrets."""
     for secret in secrets:
         if len(secret) >= 4:
             text = re.sub(re.escape(secret), "[secret]", text, flags=re.IGNORECASE)

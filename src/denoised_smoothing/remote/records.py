@@ -1,7 +1,7 @@
-"""Queries to a classifier behind a wire: what is noted of each attempt, and where.
+"""The record of a query: which noisy copy, how it ended, and what it cost.
 
-A copy is named by image id, stage and number, so that an answer, once bought, is found again
-whatever became of the process. Needs no torch: the store reads and writes it.
+Image id, stage and number name a copy, so that a paid answer is found again in another process.
+Needs no torch: the store reads and writes these records.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from denoised_smoothing.certificates.counts import Stage
 
 
 class CopyKey(NamedTuple):
-    """Which noisy copy of a run: its image, its stage and its number in that stage."""
+    """A noisy copy of a run: its image, its stage and its number in that stage."""
 
     image_id: str
     stage: Stage
@@ -23,7 +23,7 @@ class CopyKey(NamedTuple):
 
 
 class Charge(StrEnum):
-    """Whether the vendor asks money for an attempt."""
+    """Whether the vendor charges an attempt."""
 
     YES = "yes"
     NO = "no"
@@ -31,10 +31,10 @@ class Charge(StrEnum):
 
 
 class Outcome(StrEnum):
-    """What became of an attempt."""
+    """The end of an attempt."""
 
     SENT = "sent"
-    """Nothing is known: on its way, or the process was killed meanwhile."""
+    """Not known: the query is in flight, or the process was killed meanwhile."""
     ANSWERED = "answered"
     """An answer in the vendor's format, with or without a label."""
     GARBLED = "garbled"
@@ -42,9 +42,9 @@ class Outcome(StrEnum):
     OTHER_MODEL = "other model"
     """An answer of another version of the model than that of the run; it is not counted."""
     REJECTED = "rejected"
-    """The vendor does not take this image."""
+    """The vendor does not accept this image."""
     REFUSED = "refused"
-    """The vendor refuses the account: key, rights, quota, or a name that it does not know."""
+    """The vendor refuses the account (key, rights, quota), or does not know a name."""
     THROTTLED = "throttled"
     """Too many queries at a time."""
     FAILED = "failed"
@@ -54,13 +54,13 @@ class Outcome(StrEnum):
     DROPPED = "dropped"
     """The connection ended before the answer."""
     UNREACHABLE = "unreachable"
-    """No connection came about."""
+    """There was no connection."""
     WITHHELD = "withheld"
-    """Noted, and then not sent, as everything was to stop."""
+    """Logged, and then not sent, as everything had to stop."""
 
     @property
     def charge(self) -> Charge:
-        """Whether it is paid for; with doubt, MAYBE."""
+        """Whether it is paid for; MAYBE in doubt."""
         if self in (Outcome.ANSWERED, Outcome.GARBLED, Outcome.OTHER_MODEL):
             return Charge.YES
         if self in (Outcome.SENT, Outcome.TIMEOUT, Outcome.DROPPED, Outcome.REJECTED):
@@ -72,10 +72,10 @@ class Outcome(StrEnum):
 class Attempt:
     """One attempt to have a copy classified.
 
-    ``number`` counts the attempts at this copy from 1. ``sha256`` is that of the bytes of the
-    encoded image, which are the same for every attempt. ``price`` is in US dollars, if it is
-    charged. With ``final``, the vote of the copy is ``label``, or no class where that is None;
-    else another attempt follows. ``answer`` is the vendor's, as JSON.
+    ``number`` counts the attempts at this copy from 1. ``sha256`` is that of the encoded image,
+    which is the same for every attempt. ``price`` is in US dollars, if it is charged. With
+    ``final``, the vote of the copy is ``label``, or no class for None; without, another attempt
+    follows. ``answer`` is the vendor's, as JSON.
     """
 
     key: CopyKey
@@ -95,10 +95,10 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Spending:
-    """What attempts came to: numbers of attempts, and US dollars.
+    """The sum of attempts: numbers of attempts, and US dollars.
 
-    ``charged`` attempts were answered; ``doubtful`` ones may have been paid for (no answer in
-    time, a lost connection, on their way when the process was killed, an image not taken);
+    ``charged`` attempts were answered. ``doubtful`` ones may have been paid for: no answer in
+    time, a lost connection, a process killed with the query in flight, an image not accepted.
     ``free`` ones were not.
     """
 
@@ -110,7 +110,7 @@ class Spending:
 
     @property
     def attempts(self) -> int:
-        """All of them."""
+        """All attempts."""
         return self.charged + self.doubtful + self.free
 
     @property
@@ -119,12 +119,12 @@ class Spending:
         return self.charged + self.doubtful
 
     @property
-    def most(self) -> float:
-        """What it cost at most."""
+    def max_cost(self) -> float:
+        """The cost if all doubtful attempts were paid for."""
         return self.cost + self.doubtful_cost
 
     def plus(self, outcome: Outcome, price: float) -> Spending:
-        """With one attempt more."""
+        """Return the sum with one attempt more."""
         yes, maybe = outcome.charge is Charge.YES, outcome.charge is Charge.MAYBE
         return Spending(
             self.charged + yes,
@@ -136,7 +136,7 @@ class Spending:
 
 
 def spending_of(attempts: Iterable[Attempt]) -> Spending:
-    """What the attempts came to."""
+    """Return the sum of the attempts."""
     total = Spending()
     for attempt in attempts:
         total = total.plus(attempt.outcome, attempt.price)

@@ -68,7 +68,7 @@ def count_by_queries(
     ask = partial(_ask, session, counter, None if plain else choice, seed)
     try:
         yield from schedule_queries(
-            tasks, targets, ask, chunk=chunk, forward=choice.forward, capacity=session.room,
+            tasks, targets, ask, chunk=chunk, forward=choice.forward, capacity=session.capacity,
             on_batch=on_batch,
         )  # fmt: skip
     finally:
