@@ -137,10 +137,10 @@ def test_float_noise_is_named_as_unproven(tmp_path: Path) -> None:
 
 
 def test_engine_and_precision_are_named_where_they_are_not_the_usual_ones(tmp_path: Path) -> None:
-    assert "What is certified is the classifier as" not in report(tmp_path, "a", "b")
+    assert "The certificates are about the classifier as" not in report(tmp_path, "a", "b")
     content = store(engine="openvino", precision="int8")
     text = " ".join(report(tmp_path, "a", "b", content=content).split())
-    assert "What is certified is the classifier as openvino computes it in int8." in text
+    assert "The certificates are about the classifier as openvino computes it in int8." in text
     assert ", openvino int8, σ = " in text
 
 
@@ -174,7 +174,7 @@ def test_unlabelled_data_speak_of_certified(tmp_path: Path) -> None:
 
 
 def test_a_run_without_finished_images_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SettingError, match="run 'a' has no finished image"):
+    with pytest.raises(SettingError, match="Run 'a' has no finished image"):
         report(tmp_path, "a", content=FakeStore({"a": (fake_run(), [], [])}))
     assert list(tmp_path.iterdir()) == []
 

@@ -6,10 +6,11 @@ import sys
 import pytest
 
 from denoised_smoothing.certificates.bounds import clopper_pearson_upper
+from denoised_smoothing.certificates.counts import Stage
 from denoised_smoothing.certificates.plans import FixedBudget
 from denoised_smoothing.certificates.radii import gaussian_radius
 from denoised_smoothing.errors import CountsError, SettingError
-from denoised_smoothing.reporting.results import load_results
+from denoised_smoothing.reporting.results import label_name, load_results, top_votes
 
 from .samples import FakeImage, FakeStore, N, fake_run, image, results, votes
 
@@ -61,6 +62,19 @@ def test_method_is_the_given_one_or_names_denoiser_and_classifier() -> None:
         "no denoiser + r56.safetensors"
     )
     assert results(denoiser="unet-digits").method == "unet-digits + python:mine:build"
+
+
+def test_labels_without_a_name_are_numbers() -> None:
+    names = ("cat", "dog")
+    assert [label_name(label, names) for label in (1, 2, None)] == ["dog", "2", None]
+    assert label_name(1, None) == "1"
+
+
+def test_top_votes_are_sorted_by_count_then_label_and_leave_out_zeros() -> None:
+    counts = votes(0, (5, 0, 7, 5))[Stage.ESTIMATION]
+    shown = [(v["label"], v["name"], v["count"]) for v in top_votes(counts, ["cat"], 3)]
+    assert shown == [(2, "2", 7), (0, "cat", 5), (3, "3", 5)]
+    assert len(top_votes(counts, None, 2)) == 2
 
 
 def test_reading_results_imports_no_torch() -> None:

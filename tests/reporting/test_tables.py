@@ -12,10 +12,7 @@ from rich.console import Console
 from denoised_smoothing.errors import SettingError
 from denoised_smoothing.reporting.results import RunResults
 from denoised_smoothing.reporting.tables import (
-    abstention_rate,
-    accuracy,
     accuracy_steps,
-    average_certified_radius,
     best_over_sigma,
     certified_accuracy,
     comparison,
@@ -34,10 +31,8 @@ def test_certified_accuracy_of_known_radii(four: RunResults) -> None:
 
 
 def test_summary_of_known_radii(four: RunResults) -> None:
-    assert accuracy(four) == 0.5
-    assert average_certified_radius(four) == 0.75 / 4
-    assert abstention_rate(four) == 0.25
     whole = summary(RunResults(four.run, four.images, unfinished=3))
+    assert (whole.accuracy, whole.average_radius, whole.abstained) == (0.5, 0.75 / 4, 0.25)
     assert (whole.images, whole.unfinished, whole.seconds) == (4, 3, 0.5)
     assert whole.calls == 4 * 1010
 
@@ -53,21 +48,20 @@ def test_certified_accuracy_never_rises_with_the_radius(
     run = results(*(image(i, i % 2, 1, radius) for i, radius in enumerate(certified)))
     shares = certified_accuracy(run, sorted(radii))
     assert np.all(np.diff(shares) <= 0)
-    assert (
-        0 <= shares.min() <= shares.max() <= accuracy(run) == (len(certified) // 2) / len(certified)
-    )
+    right = (len(certified) // 2) / len(certified)
+    assert 0 <= shares.min() <= shares.max() <= summary(run).accuracy == right
 
 
 def test_negative_or_nan_radii_are_refused(four: RunResults) -> None:
     for radius in (-0.1, float("nan")):
-        with pytest.raises(SettingError, match="a radius is a length of at least 0"):
+        with pytest.raises(SettingError, match="A radius must be at least 0, got"):
             certified_accuracy(four, [0.0, radius])
 
 
-@pytest.mark.parametrize("measure", [accuracy, average_certified_radius, abstention_rate, summary])
-def test_a_run_without_finished_images_is_refused(measure: object) -> None:
-    with pytest.raises(SettingError, match="run 'a' has no finished image"):
-        measure(results())  # type: ignore[operator]
+def test_a_run_without_finished_images_is_refused(four: RunResults) -> None:
+    for work in (summary, accuracy_steps, lambda run: comparison([four, run], (0.0,))):
+        with pytest.raises(SettingError, match="Run 'a' has no finished image"):
+            work(results())
 
 
 def test_default_radii_are_those_within_reach() -> None:
@@ -142,12 +136,12 @@ def test_without_labels_the_share_is_called_certified() -> None:
     run = results(image(0, None, 1, 0.5), image(1, None, None, 0.0))
     rows = comparison([run], (0.25,))
     assert rows[0].cells[0].share == 0.5
-    assert average_certified_radius(run) == 0.25
+    assert summary(run).average_radius == 0.25
     assert to_markdown(rows).startswith("Certified (% of the images)")
 
 
 def test_runs_with_and_without_labels_are_not_mixed(four: RunResults) -> None:
-    with pytest.raises(SettingError, match=r"labels in \['a'\] and none in \['b'\]"):
+    with pytest.raises(SettingError, match=r"labels \['a'\] and without \['b'\] cannot"):
         comparison([four, results(image(0, None, 1, 0.5), name="b")], (0.25,))
 
 

@@ -1,4 +1,4 @@
-"""Stored counts to tables, curves, reports and exports. Imports no deep-learning stack."""
+"""Tables, curves, reports and exports from stored counts. Imports no deep-learning stack."""
 
 from denoised_smoothing.reporting.export import ExportFormat, export
 from denoised_smoothing.reporting.html import write_report
@@ -9,15 +9,18 @@ from denoised_smoothing.reporting.plots import (
     save_figure,
     sigma_figure,
 )
-from denoised_smoothing.reporting.results import ImageResult, RunResults, load_results
+from denoised_smoothing.reporting.results import (
+    ImageResult,
+    RunResults,
+    label_name,
+    load_results,
+    top_votes,
+)
 from denoised_smoothing.reporting.tables import (
     Cell,
     Row,
     Summary,
-    abstention_rate,
-    accuracy,
     accuracy_steps,
-    average_certified_radius,
     best_over_sigma,
     certified_accuracy,
     comparison,
@@ -34,10 +37,7 @@ __all__ = [
     "Row",
     "RunResults",
     "Summary",
-    "abstention_rate",
-    "accuracy",
     "accuracy_steps",
-    "average_certified_radius",
     "best_over_sigma",
     "certified_accuracy",
     "certified_accuracy_figure",
@@ -45,6 +45,7 @@ __all__ = [
     "default_radii",
     "export",
     "inline_svg",
+    "label_name",
     "load_results",
     "radius_figure",
     "save_figure",
@@ -52,5 +53,6 @@ __all__ = [
     "summary",
     "to_markdown",
     "to_rich",
+    "top_votes",
     "write_report",
 ]

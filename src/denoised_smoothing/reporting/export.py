@@ -1,4 +1,4 @@
-"""Results to files for other programs: tsv as in the literature, csv and parquet with all."""
+"""Results to files for other programs: tsv as in the literature, csv and parquet in full."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ class ExportFormat(StrEnum):
     """The columns ``idx label predict radius correct time`` that the analysis scripts of
     Cohen et al. 2019 and Salman et al. 2020 read."""
     CSV = "csv"
-    """Those, and everything that the certificates rest on."""
+    """Those of tsv, and all that the certificates rest on."""
     PARQUET = "parquet"
     """The columns of csv."""
 
 
 def export(results: RunResults, format: ExportFormat, path: str | Path) -> None:
-    """Write one row a finished image, sorted by index; the same results give the same bytes.
+    """Write one row per finished image, sorted by index; the same results give the same bytes.
 
     Radii and bounds are rounded down. An abstention and a missing true label are -1.
 
@@ -41,11 +41,11 @@ def export(results: RunResults, format: ExportFormat, path: str | Path) -> None:
     """
     images = sorted(results.images, key=lambda image: image.index)
     if format is ExportFormat.TSV:
-        content = _delimited(map(_literature, images), TSV_COLUMNS, "\t")
+        content = _delimited(map(_tsv_row, images), TSV_COLUMNS, "\t")
     elif format is ExportFormat.CSV:
-        content = _delimited(map(_everything, images), CSV_COLUMNS, ",")
+        content = _delimited(map(_csv_row, images), CSV_COLUMNS, ",")
     else:
-        content = _parquet([_everything(image) for image in images])
+        content = _parquet([_csv_row(image) for image in images])
     write_atomically(path, content)
 
 
@@ -57,7 +57,7 @@ CSV_COLUMNS = (
 )
 
 
-def _literature(image: ImageResult) -> dict[str, Any]:
+def _tsv_row(image: ImageResult) -> dict[str, Any]:
     return {
         "idx": image.index,
         "label": -1 if image.true_label is None else image.true_label,
@@ -68,10 +68,10 @@ def _literature(image: ImageResult) -> dict[str, Any]:
     }
 
 
-def _everything(image: ImageResult) -> dict[str, Any]:
+def _csv_row(image: ImageResult) -> dict[str, Any]:
     certificate = image.certificate
     later = certificate.continuation
-    return _literature(image) | {
+    return _tsv_row(image) | {
         "radius": round_down(image.radius),
         "image_id": image.image_id,
         "lower_bound": round_down(certificate.lower_bound, 6),
@@ -88,7 +88,7 @@ def _everything(image: ImageResult) -> dict[str, Any]:
 
 
 def _votes(counts: LabelCounts) -> dict[int, int]:
-    """Votes by label, without the labels that got none; -1 is a vote for no class."""
+    """Return votes by label, without labels that have none; -1 is a vote for no class."""
     votes = {label: count for label, count in enumerate(counts.votes) if count}
     return votes | ({-1: counts.failed} if counts.failed else {})
 

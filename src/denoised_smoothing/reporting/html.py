@@ -14,22 +14,23 @@ from denoised_smoothing.certificates.radii import format_down, linf_radius
 from denoised_smoothing.errors import MissingExtraError
 from denoised_smoothing.files import write_atomically
 from denoised_smoothing.reporting.plots import certified_accuracy_figure, inline_svg, sigma_figure
-from denoised_smoothing.reporting.results import ImageResult, RunResults, load_results
+from denoised_smoothing.reporting.results import RunResults, label_name, load_results, top_votes
 from denoised_smoothing.reporting.tables import (
     Row,
-    best_over_sigma,
     caption,
     comparison,
     default_radii,
-    headings,
     method_names,
+    plain_tables,
 )
 
 if TYPE_CHECKING:
     from denoised_smoothing.store import Store, StoredExample, StoredRun
 
-SAME_FOOTING = ("data", "data_fingerprint", "resolution", "stride", "noise", "alpha", "plan")
+SHARED_SETTINGS = ("data", "data_fingerprint", "resolution", "stride", "noise", "alpha", "plan")
 """Settings that runs must share for their rows to be compared."""
+SHOWN_VOTES = 3
+"""Labels shown for each example, those with the most votes."""
 SMALL = 96
 """Images narrower than this (pixels) are enlarged pixel by pixel."""
 
@@ -43,20 +44,19 @@ def write_report(
 ) -> None:
     """Write the report of one or several runs as a single HTML file.
 
-    Curves, comparison table, what the numbers mean, and of each run its settings and its
-    stored example images with votes, labels and radii (rounded down).
+    It has curves, a comparison table and what the numbers mean. Of each run it shows the settings
+    and the stored example images with votes, labels and radii (rounded down).
 
     Args:
-        store: where the runs are.
+        store: holds the runs.
         names: the runs, in the order of the table.
         path: the HTML file; replaced if it exists.
-        radii: L2 radii of the table; by default those of the literature within reach.
+        radii: L2 radii of the table; None for :func:`default_radii`.
         title: heading of the report.
 
     Raises:
         RunNotFoundError: the store holds no run of one of the names.
-        SettingError: nothing to report on, runs that cannot be compared, or a file that
-            cannot be written.
+        SettingError: no run, runs that cannot be compared, or a file that cannot be written.
         MissingExtraError: jinja2 or matplotlib is not installed.
     """
     try:
@@ -78,7 +78,7 @@ def write_report(
         figure=inline_svg(figure),
         trade_off=_trade_off(rows),
         caption=caption(rows),
-        tables=_tables(rows),
+        tables=plain_tables(rows),
         differing=differing_settings(runs),
         measure=rows[0].measure,
         alpha=f"{max(run.run.settings['alpha'] for run in runs):g}",
@@ -98,12 +98,12 @@ def write_report(
 
 
 def _part(name: str) -> str:
-    """A part of the report; the theme is that of the page too."""
+    """Return a part of the report; the web page has the same theme."""
     return files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 
 def _headline(runs: Sequence[RunResults], rows: Sequence[Row]) -> str:
-    """The best run at the first radius above 0, beside the best one without a denoiser."""
+    """Name the best run at the first radius above 0, and the best one without a denoiser."""
     radii = [cell.radius for cell in rows[0].cells]
     column = next((number for number, radius in enumerate(radii) if radius > 0), 0)
 
@@ -126,31 +126,21 @@ def _headline(runs: Sequence[RunResults], rows: Sequence[Row]) -> str:
 
 
 def _trade_off(rows: Sequence[Row]) -> str | None:
-    """Curves over sigma, where the report is about one method at several."""
+    """Draw curves over sigma, where the report is about one method at several sigmas."""
     methods, sigmas = {row.method for row in rows}, {row.sigma for row in rows}
     return inline_svg(sigma_figure(rows)) if len(methods) == 1 and len(sigmas) > 1 else None
 
 
-def _tables(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    tables = [rows]
-    best = best_over_sigma(rows)
-    if len(best) < len(rows):
-        tables.append(best)
-    return [
-        {"headings": headings(table), "lines": [row.texts() for row in table]} for table in tables
-    ]
-
-
 def unproven_runs(runs: Sequence[RunResults]) -> list[str]:
-    """Names of the runs whose noise was drawn in floating point."""
+    """Return the names of the runs whose noise was drawn in floating point."""
     return [run.run.name for run in runs if run.run.settings["noise"] == Noise.FLOAT]
 
 
 def differing_settings(runs: Sequence[RunResults]) -> list[str]:
-    """The settings that keep the rows from being on the same footing."""
+    """Return the settings that the runs should share and do not."""
     names = [
         name
-        for name in SAME_FOOTING
+        for name in SHARED_SETTINGS
         if len({json.dumps(run.run.settings[name], sort_keys=True) for run in runs}) > 1
     ]
     if len({tuple(image.image_id for image in run.images) for run in runs}) > 1:
@@ -159,7 +149,7 @@ def differing_settings(runs: Sequence[RunResults]) -> list[str]:
 
 
 def _implied(runs: Sequence[RunResults], rows: Sequence[Row]) -> list[str]:
-    """The largest radius of the table in Linf, for each image size."""
+    """Say for each image size which Linf radius the largest radius of the table implies."""
     radius = max(cell.radius for cell in rows[0].cells)
     return [
         f"L2 radius {radius:g} implies L∞ radius "
@@ -183,7 +173,7 @@ def _settings(run: StoredRun) -> dict[str, str]:
 
 
 def _examples(results: RunResults, examples: Sequence[StoredExample]) -> list[dict[str, Any]]:
-    """The finished images that have examples, each with its pictures by kind and its votes."""
+    """Return the finished images that have examples, with their pictures by kind and votes."""
     names = results.run.info.get("label_names")
     pictures: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for example in sorted(examples, key=lambda example: example.position):
@@ -193,10 +183,10 @@ def _examples(results: RunResults, examples: Sequence[StoredExample]) -> list[di
         {
             "image": image,
             "pictures": pictures[image.image_id],
-            "label": _name(image.predicted, names),
-            "true_label": _name(image.true_label, names),
-            "votes": _votes(image, names),
-            "failed": image.certificate.counts.failed,
+            "counts": image.certificate.counts,
+            "label": label_name(image.predicted, names),
+            "true_label": label_name(image.true_label, names),
+            "votes": top_votes(image.certificate.counts, names, SHOWN_VOTES),
         }
         for image in results.images
         if image.image_id in pictures
@@ -209,25 +199,3 @@ def _picture(png: bytes) -> dict[str, Any]:
         "uri": "data:image/png;base64," + base64.b64encode(png).decode(),
         "small": width < SMALL,
     }
-
-
-def _votes(image: ImageResult, names: Sequence[str] | None) -> list[dict[str, Any]]:
-    """The three labels with the most votes of the estimation stage."""
-    counts = image.certificate.counts
-    top = sorted(range(len(counts.votes)), key=lambda label: (-counts.of(label), label))[:3]
-    return [
-        {
-            "name": _name(label, names),
-            "count": counts.of(label),
-            "percent": 100 * counts.of(label) / counts.n,
-            "chosen": label == image.predicted,
-        }
-        for label in top
-        if counts.of(label)
-    ]
-
-
-def _name(label: int | None, names: Sequence[str] | None) -> str | None:
-    if label is None:
-        return None
-    return str(names[label]) if names and 0 <= label < len(names) else str(label)

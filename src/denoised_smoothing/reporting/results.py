@@ -1,12 +1,13 @@
-"""The results of a run: certificates derived anew from the stored counts."""
+"""The results of a run: certificates derived from the stored counts."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from denoised_smoothing.certificates.certificate import Certificate, SamplingPlan
-from denoised_smoothing.certificates.counts import Stage
+from denoised_smoothing.certificates.counts import LabelCounts, Stage
 from denoised_smoothing.certificates.parameters import (
     EngineName,
     Noise,
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ImageResult:
-    """One finished image: its certificate, and its true label where the data set has one."""
+    """An image with its certificate, and its true label where the data set has one."""
 
     index: int
     image_id: str
@@ -48,7 +49,7 @@ class ImageResult:
 
 @dataclass(frozen=True)
 class RunResults:
-    """A run and its finished images by index; ``unfinished`` images have counts missing."""
+    """A run and its finished images by index; ``unfinished`` images lack copies."""
 
     run: StoredRun
     images: tuple[ImageResult, ...]
@@ -56,7 +57,7 @@ class RunResults:
 
     @property
     def method(self) -> str:
-        """The run's name in tables: what the run says, or its denoiser and its classifier."""
+        """The name in tables: the recorded one, or the names of denoiser and classifier."""
         if method := self.run.info.get("method"):
             return str(method)
         denoiser, classifier = self.run.settings["denoiser"], self.run.settings["classifier"]
@@ -65,7 +66,7 @@ class RunResults:
 
     @property
     def executed(self) -> str | None:
-        """Engine and precision, where they are not torch in float32."""
+        """Engine and precision; None for torch in float32."""
         engine, precision = self.run.settings["engine"], self.run.settings["precision"]
         usual = engine == EngineName.TORCH and precision == Precision.FLOAT32
         return None if usual else f"{engine} {precision}"
@@ -82,13 +83,12 @@ class RunResults:
 
 
 def load_results(store: Store, name: str, *, so_far: bool = False) -> RunResults:
-    """The results of run ``name``, from the counts in the store.
+    """Derive the results of a run from the counts in the store.
 
     Args:
         store: holds the run.
         name: of the run.
-        so_far: take unfinished images as well, where the plan allows to stop at any time: what is
-            proven of them so far.
+        so_far: include unfinished images of an anytime plan, with what is proven so far.
 
     Raises:
         RunNotFoundError: the store holds no run of that name.
@@ -105,17 +105,32 @@ def load_results(store: Store, name: str, *, so_far: bool = False) -> RunResults
         engine=EngineName(run.settings["engine"]),
         precision=Precision(run.settings["precision"]),
     )
+    so_far = so_far and isinstance(plan, Anytime)
     results, unfinished = [], 0
     for image in store.stream_images(name):
         unfinished += not image.finished
-        if image.finished or (
-            so_far and isinstance(plan, Anytime) and Stage.ESTIMATION in image.counts
-        ):
-            certificate = plan.certificate(image.counts, parameters)
+        if image.finished or (so_far and Stage.ESTIMATION in image.counts):
             results.append(
                 ImageResult(
-                    image.index, image.image_id, image.label, certificate, image.seconds,
-                    image.finished,
+                    image.index, image.image_id, image.label,
+                    plan.certificate(image.counts, parameters), image.seconds, image.finished,
                 )
             )  # fmt: skip
     return RunResults(run, tuple(results), unfinished=unfinished)
+
+
+def label_name(label: int | None, names: Sequence[str] | None) -> str | None:
+    """Return the name of a label, or its number if it has no name."""
+    if label is None:
+        return None
+    return str(names[label]) if names and 0 <= label < len(names) else str(label)
+
+
+def top_votes(counts: LabelCounts, names: Sequence[str] | None, limit: int) -> list[dict[str, Any]]:
+    """Return number, name and count of at most ``limit`` labels, those with the most votes."""
+    top = sorted(range(len(counts.votes)), key=lambda label: (-counts.of(label), label))
+    return [
+        {"label": label, "name": label_name(label, names), "count": counts.of(label)}
+        for label in top[:limit]
+        if counts.of(label)
+    ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,128 +22,22 @@ RADII = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 """The radii of the tables of Cohen et al. 2019."""
 
 
-def counted_radii(results: RunResults) -> npt.NDArray[np.float64]:
-    """One radius an image [N] where it counts, -inf where it does not.
-
-    An image counts if its certified label is correct or, in data without labels, if it has
-    a certified label.
-
-    Raises:
-        SettingError: the run has no finished image.
-    """
-    _check_finished(results)
-    return np.array(
-        [
-            image.radius
-            if (image.correct if results.labelled else image.predicted is not None)
-            else -np.inf
-            for image in results.images
-        ]
-    )
-
-
-def certified_accuracy(results: RunResults, radii: Sequence[float]) -> npt.NDArray[np.float64]:
-    """Share of all finished images that are correct with at least each radius.
-
-    The approximate certified test set accuracy of Cohen et al. 2019, section 4. In data
-    without labels: the share that has any certified label.
-
-    Args:
-        radii: [R] L2 radii in pixel values in [0, 1], at least 0.
-
-    Returns:
-        [R] shares in [0, 1].
-
-    Raises:
-        SettingError: a radius is below 0, or the run has no finished image.
-    """
-    return _counts(results, radii) / len(results.images)
-
-
-def accuracy_steps(
-    results: RunResults,
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """The whole curve of :func:`certified_accuracy`: radii at which it falls, ascending from 0.
-
-    Returns:
-        [S] radii and [S] shares in [0, 1]: ``shares[i]`` is that beyond ``radii[i]``.
-
-    Raises:
-        SettingError: the run has no finished image.
-    """
-    radii = np.sort(counted_radii(results))
-    radii = np.concatenate([[0.0], radii[radii >= 0.0]])
-    return radii, np.arange(len(radii) - 1, -1, -1) / len(results.images)
-
-
-def accuracy(results: RunResults) -> float:
-    """Certified accuracy at radius 0: the share of images that get their label right."""
-    return float(certified_accuracy(results, (0.0,))[0])
-
-
-def average_certified_radius(results: RunResults) -> float:
-    """ACR: mean over all images of radius * correct (Zhai et al. 2020, MACER, section 5)."""
-    return float(np.maximum(counted_radii(results), 0.0).mean())
-
-
-def abstention_rate(results: RunResults) -> float:
-    """Share of the finished images for which the smoothed classifier abstains."""
-    _check_finished(results)
-    return sum(image.predicted is None for image in results.images) / len(results.images)
-
-
-def default_radii(runs: Sequence[RunResults]) -> tuple[float, ...]:
-    """The radii that the plans of the runs ask about or, without such, those within reach.
-
-    Within reach are those of ``RADII`` that some run could certify, had all its copies had
-    one label.
-    """
-    asked = {radius for run in runs for radius in run.run.settings["plan"].get("radii", ())}
-    reach = max(
-        (
-            gaussian_radius(run.sigma, clopper_pearson_upper(0, n, image.certificate.alpha))
-            for run in runs
-            if "radii" not in run.run.settings["plan"]
-            for image in run.images[:1]
-            for n in {image.certificate.counts.n for image in run.images} - {0}
-        ),
-        default=0.0,
-    )
-    fixed = any("radii" not in run.run.settings["plan"] for run in runs)
-    reachable = {radius for radius in RADII if fixed and radius <= reach}
-    return tuple(sorted(asked | reachable))
-
-
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What a run comes to beside its certified accuracy at single radii."""
+    """What a run comes to, besides its certified accuracy at single radii."""
 
     accuracy: float
+    """Certified accuracy at radius 0: the share of images with the correct label."""
     average_radius: float
+    """ACR: mean over all images of radius * correct (Zhai et al. 2020, MACER, section 5)."""
     abstained: float
+    """Share of the finished images for which the smoothed classifier abstains."""
     images: int
     unfinished: int
     seconds: float
-    """Mean seconds an image."""
+    """Mean seconds per image."""
     calls: int
     """Classifier calls of all finished images."""
-
-
-def summary(results: RunResults) -> Summary:
-    """The summary of a run.
-
-    Raises:
-        SettingError: the run has no finished image.
-    """
-    return Summary(
-        accuracy=accuracy(results),
-        average_radius=average_certified_radius(results),
-        abstained=abstention_rate(results),
-        images=len(results.images),
-        unfinished=results.unfinished,
-        seconds=sum(image.seconds for image in results.images) / len(results.images),
-        calls=sum(image.certificate.calls for image in results.images),
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +70,7 @@ class Row:
     summary: Summary | None = None
 
     def texts(self) -> list[str]:
-        """The row as printed, one text a column of :func:`headings`."""
+        """Return the row as printed, one text for each column of :func:`headings`."""
         if self.summary is None:
             return [self.method, *(f"{cell} (σ {cell.sigma:g})" for cell in self.cells)]
         total = self.summary.images + self.summary.unfinished
@@ -191,10 +86,105 @@ class Row:
         ]
 
 
-def method_names(runs: Sequence[RunResults]) -> list[str]:
-    """One name a run: its method, with engine and precision where they are not the usual ones.
+def counted_radii(results: RunResults) -> npt.NDArray[np.float64]:
+    """Return the radius of each image [N] that counts, and -inf for each that does not.
 
-    And the run's own name where all of it and sigma occur twice.
+    An image counts if its certified label is correct or, in data without labels, if it has
+    a certified label.
+
+    Raises:
+        SettingError: the run has no finished image.
+    """
+    if not results.images:
+        raise SettingError(
+            f"Run {results.run.name!r} has no finished image to report on. Resume the run first."
+        )
+    labelled, radii = results.labelled, []
+    for image in results.images:
+        label = image.certificate.label
+        counts = label is not None and (label == image.true_label or not labelled)
+        radii.append(image.certificate.radius if counts else -np.inf)
+    return np.array(radii)
+
+
+def certified_accuracy(results: RunResults, radii: Sequence[float]) -> npt.NDArray[np.float64]:
+    """Return the share of all finished images that are correct with at least each radius.
+
+    The approximate certified test set accuracy of Cohen et al. 2019, section 4. In data
+    without labels: the share that has any certified label.
+
+    Args:
+        results: of the run.
+        radii: [R] L2 radii in pixel values in [0, 1], at least 0.
+
+    Returns:
+        [R] shares in [0, 1].
+
+    Raises:
+        SettingError: no radius or one below 0, or the run has no finished image.
+    """
+    [row] = comparison([results], radii)
+    return np.array([cell.share for cell in row.cells])
+
+
+def accuracy_steps(
+    results: RunResults,
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return the whole curve of :func:`certified_accuracy` as a step function.
+
+    Returns:
+        [S] radii at which it falls, ascending from 0, and [S] shares in [0, 1]: ``shares[i]`` is
+        that beyond ``radii[i]``.
+
+    Raises:
+        SettingError: the run has no finished image.
+    """
+    radii = np.sort(counted_radii(results))
+    radii = np.concatenate([[0.0], radii[radii >= 0.0]])
+    return radii, np.arange(len(radii) - 1, -1, -1) / len(results.images)
+
+
+def default_radii(runs: Sequence[RunResults]) -> tuple[float, ...]:
+    """Return the radii that the plans of the runs name or, for other plans, those within reach.
+
+    Within reach are those of ``RADII`` that the run certifies if all copies of an image have one
+    label.
+    """
+    found = set[float]()
+    for run in runs:
+        settings = run.run.settings
+        n = max((image.certificate.counts.n for image in run.images), default=0)
+        if "radii" in settings["plan"]:
+            found.update(settings["plan"]["radii"])
+        else:
+            failure = clopper_pearson_upper(0, n, settings["alpha"]) if n else 1.0
+            reach = gaussian_radius(run.sigma, failure)
+            found.update(radius for radius in RADII if radius <= reach)
+    return tuple(sorted(found))
+
+
+def summary(results: RunResults) -> Summary:
+    """Return the summary of a run.
+
+    Raises:
+        SettingError: the run has no finished image.
+    """
+    radii, certificates = counted_radii(results), [i.certificate for i in results.images]
+    return Summary(
+        accuracy=float(np.mean(radii >= 0.0)),
+        average_radius=float(np.maximum(radii, 0.0).mean()),
+        abstained=sum(c.label is None for c in certificates) / len(certificates),
+        images=len(certificates),
+        unfinished=results.unfinished,
+        seconds=sum(image.seconds for image in results.images) / len(certificates),
+        calls=sum(c.calls for c in certificates),
+    )
+
+
+def method_names(runs: Sequence[RunResults]) -> list[str]:
+    """Return a name for each run: its method, with engine and precision if they are unusual.
+
+    Runs of equal name and sigma are told apart by their run names.
     """
     names = [
         run.method if run.executed is None else f"{run.method}, {run.executed}" for run in runs
@@ -207,25 +197,24 @@ def method_names(runs: Sequence[RunResults]) -> list[str]:
 
 
 def measure(runs: Sequence[RunResults]) -> str:
-    """``certified accuracy``, or ``certified`` where the data have no labels.
+    """Return ``certified accuracy``, or ``certified`` where the data have no labels.
 
     Raises:
-        SettingError: some runs have labels and others have not, or no finished image.
+        SettingError: some runs have labels and others have not.
     """
+    names: dict[bool, list[str]] = {True: [], False: []}
     for run in runs:
-        _check_finished(run)
-    labelled = {run.labelled for run in runs}
-    if len(labelled) > 1:
+        names[run.labelled].append(run.run.name)
+    if names[True] and names[False]:
         raise SettingError(
-            "runs with and without true labels cannot be compared, got labels in "
-            f"{[run.run.name for run in runs if run.labelled]} and none in "
-            f"{[run.run.name for run in runs if not run.labelled]}; report on them apart"
+            f"Runs with true labels {names[True]} and without {names[False]} cannot be compared. "
+            "Report on them separately."
         )
-    return "certified accuracy" if True in labelled else "certified"
+    return "certified accuracy" if names[True] else "certified"
 
 
 def comparison(runs: Sequence[RunResults], radii: Sequence[float]) -> list[Row]:
-    """One row a run, one cell a radius.
+    """Return a row for each run, with a cell for each radius.
 
     Raises:
         SettingError: no run, no radius or one below 0, a run without finished images, or
@@ -233,32 +222,37 @@ def comparison(runs: Sequence[RunResults], radii: Sequence[float]) -> list[Row]:
     """
     if not runs or not len(radii):
         raise SettingError(
-            f"a table needs at least one run and one radius, got {len(runs)} runs and radii "
+            f"A table needs at least one run and one radius, got {len(runs)} runs and radii "
             f"{tuple(radii)}"
         )
-    what = measure(runs)
+    if not all(radius >= 0.0 for radius in radii):
+        raise SettingError(f"A radius must be at least 0, got {tuple(radii)}")
+    counted = [counted_radii(run) for run in runs]
+    names, what = method_names(runs), measure(runs)
     return [
         Row(
             method=name,
             measure=what,
             cells=tuple(
-                Cell(float(radius), run.sigma, int(count), len(run.images))
-                for radius, count in zip(radii, _counts(run, radii), strict=True)
+                Cell(float(radius), run.sigma, int(np.count_nonzero(has >= radius)), len(has))
+                for radius in radii
             ),
             sigma=run.sigma,
             summary=summary(run),
         )
-        for name, run in zip(method_names(runs), runs, strict=True)
+        for name, run, has in zip(names, runs, counted, strict=True)
     ]
 
 
 def best_over_sigma(rows: Sequence[Row]) -> list[Row]:
-    """One row a method, each cell its best over sigma.
+    """Return a row for each method, each cell its best over sigma.
 
-    As in the tables of Cohen et al. 2019 and Salman et al. 2020: sigma is chosen by radius, in
-    hindsight.
+    As in the tables of Cohen et al. 2019 and Salman et al. 2020: sigma is chosen for each radius,
+    in hindsight.
     """
-    methods = {row.method: [other for other in rows if other.method == row.method] for row in rows}
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(row.method, []).append(row)
     return [
         Row(
             method,
@@ -268,33 +262,45 @@ def best_over_sigma(rows: Sequence[Row]) -> list[Row]:
                 for cells in zip(*(row.cells for row in group), strict=True)
             ),
         )
-        for method, group in methods.items()
+        for method, group in groups.items()
     ]
 
 
 def caption(rows: Sequence[Row]) -> str:
-    """What the cells are."""
+    """Return what the cells are."""
     return f"{rows[0].measure.capitalize()} (% of the images) at L2 radius r, rounded down"
 
 
 def headings(rows: Sequence[Row]) -> list[str]:
-    """The column headings of the rows."""
+    """Return the column headings of the rows."""
     radii = [f"r = {cell.radius:g}" for cell in rows[0].cells]
     if rows[0].summary is None:
         return ["method", *radii]
     return ["method", "σ", "images", *radii, "ACR", "abstains %", "s/image", "calls"]
 
 
+def plain_tables(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Return the rows as texts and, where a method has several, those best over sigma."""
+    best = best_over_sigma(rows)
+    tables = [rows, best] if len(best) < len(rows) else [rows]
+    return [{"headings": headings(table), "rows": [r.texts() for r in table]} for table in tables]
+
+
 def to_markdown(rows: Sequence[Row]) -> str:
-    """The rows of :func:`comparison` or :func:`best_over_sigma` as a Markdown table."""
-    columns = headings(rows)
-    lines = [columns, ["---", *["---:"] * (len(columns) - 1)], *(row.texts() for row in rows)]
-    table = ["| " + " | ".join(text.replace("|", "\\|") for text in line) + " |" for line in lines]
-    return "\n".join([caption(rows) + ":", "", *table, ""])
+    """Return the rows of :func:`comparison` or :func:`best_over_sigma` as a Markdown table."""
+    table = markdown_table(headings(rows), [row.texts() for row in rows])
+    return f"{caption(rows)}:\n\n{table}\n"
+
+
+def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table of names in the first column and numbers in the others."""
+    lines = [headings, ["---", *["---:"] * (len(headings) - 1)], *rows]
+    escaped = [[text.replace("|", "\\|") for text in line] for line in lines]
+    return "\n".join(f"| {' | '.join(line)} |" for line in escaped)
 
 
 def to_rich(rows: Sequence[Row]) -> Table:
-    """The rows as a table for a terminal of 80 columns: methods, sigma, radii and ACR."""
+    """Return the rows for a terminal of 80 columns: methods, sigma, radii and ACR."""
     best = rows[0].summary is None
     title = f"{caption(rows)}{', at the best σ for each' if best else ''}"
     table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
@@ -303,25 +309,9 @@ def to_rich(rows: Sequence[Row]) -> Table:
     for heading in radii if best else ["σ", *radii, "ACR"]:
         table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
-        method, *texts = row.texts()
         if best:
-            texts = [str(cell) for cell in row.cells]
+            table.add_row(Text(row.method), *map(str, row.cells))
         else:
-            sigma, _, *shown, _, _, _ = texts
-            texts = [sigma, *shown]
-        table.add_row(Text(method), *texts)
+            method, sigma, _, *shown, _, _, _ = row.texts()
+            table.add_row(Text(method), sigma, *shown)
     return table
-
-
-def _check_finished(results: RunResults) -> None:
-    if not results.images:
-        raise SettingError(
-            f"run {results.run.name!r} has no finished image to report on; go on with the run first"
-        )
-
-
-def _counts(results: RunResults, radii: Sequence[float]) -> npt.NDArray[np.int64]:
-    if not all(radius >= 0.0 for radius in radii):
-        raise SettingError(f"a radius is a length of at least 0, got {tuple(radii)}")
-    counted = counted_radii(results)
-    return np.array([np.count_nonzero(counted >= radius) for radius in radii], dtype=np.int64)

@@ -22,6 +22,7 @@ from denoised_smoothing.certificates.parameters import SmoothingParameters
 from denoised_smoothing.certificates.prediction import PredictionBudget
 from denoised_smoothing.errors import SettingError
 from denoised_smoothing.images import digest, to_png
+from denoised_smoothing.reporting import label_name
 from denoised_smoothing.smoothing.classifier import SmoothedClassifier
 from denoised_smoothing.web import schemas, views
 from denoised_smoothing.web.batching import Counts, PendingImage
@@ -213,7 +214,7 @@ class AttackJob(PredictionJob):
             "norm": round(distance(self._before, self.image), 6),
             "outcome": "stands" if answer["label"] == label else outcome,
             "from": label,
-            "from_name": views.label_name(label, self.model.label_names),
+            "from_name": label_name(label, self.model.label_names),
         }
         if self.request.pictures:
             answer["attack"]["change"] = views.picture(0.5 + (self.image - self._before) / 2)

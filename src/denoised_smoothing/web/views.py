@@ -26,13 +26,14 @@ from denoised_smoothing.reporting import (
     ImageResult,
     RunResults,
     accuracy_steps,
-    best_over_sigma,
     comparison,
     default_radii,
+    label_name,
     load_results,
+    top_votes,
 )
 from denoised_smoothing.reporting.html import differing_settings, unproven_runs
-from denoised_smoothing.reporting.tables import caption, headings, measure, method_names
+from denoised_smoothing.reporting.tables import caption, measure, method_names, plain_tables
 from denoised_smoothing.smoothing.classifier import SmoothedClassifier
 from denoised_smoothing.store import Store, StoredRun
 
@@ -41,23 +42,6 @@ SHOWN_VOTES = 5
 """Number of labels shown, those with the most votes."""
 COPIES_IN_EVENT = 4
 """Number of noisy copies sent together."""
-
-
-def label_name(label: int | None, names: LabelNames) -> str | None:
-    """Return the name of a label, or its number if it has no name."""
-    if label is None:
-        return None
-    return str(names[label]) if names and 0 <= label < len(names) else str(label)
-
-
-def votes(counts: LabelCounts, names: LabelNames) -> list[dict[str, Any]]:
-    """View the labels with the most votes."""
-    top = sorted(range(len(counts.votes)), key=lambda label: (-counts.of(label), label))
-    return [
-        {"label": label, "name": label_name(label, names), "count": counts.of(label)}
-        for label in top[:SHOWN_VOTES]
-        if counts.of(label)
-    ]
 
 
 def picture(image: Float[np.ndarray, "c h w"]) -> str:
@@ -98,7 +82,7 @@ def certificate_progress(
         "of": plan.most_calls(),
         "n": n,
         "stage": Stage.ESTIMATION.value if n else Stage.SELECTION.value,
-        "votes": [] if shown is None else votes(shown, names),
+        "votes": [] if shown is None else top_votes(shown, names, SHOWN_VOTES),
         "counted": 0 if shown is None else shown.n,
         "lower_bound": round_down(lower, 6),
         "radius": round_down(radius, 6),
@@ -108,7 +92,7 @@ def certificate_progress(
 
 def prediction_progress(n: int, counts: LabelCounts, names: LabelNames) -> dict[str, Any]:
     """View the votes so far of ``n`` copies."""
-    shown = votes(counts, names)
+    shown = top_votes(counts, names, SHOWN_VOTES)
     return {"calls": counts.n, "of": n, "n": counts.n, "votes": shown, "counted": counts.n}
 
 
@@ -119,7 +103,7 @@ def result(found: Certificate | Prediction, names: LabelNames) -> dict[str, Any]
     view: dict[str, Any] = {
         "label": found.label,
         "label_name": name,
-        "votes": votes(found.counts, names),
+        "votes": top_votes(found.counts, names, SHOWN_VOTES),
         "counted": found.counts.n,
         "certificate" if certified else "prediction": found.to_dict(),
     }
@@ -233,17 +217,12 @@ def compared_runs(store: Store, names: Sequence[str]) -> dict[str, Any]:
     """
     runs = [load_results(store, name) for name in names]
     rows = comparison(runs, default_radii(runs))
-    best = best_over_sigma(rows)
-    tables = [rows, best] if len(best) < len(rows) else [rows]
     return {
         "caption": caption(rows),
         "measure": measure(runs),
         "differing": differing_settings(runs),
         "unproven": unproven_runs(runs),
-        "tables": [
-            {"headings": headings(table), "rows": [row.texts() for row in table]}
-            for table in tables
-        ],
+        "tables": plain_tables(rows),
         "curves": [_curve(name, run) for name, run in zip(method_names(runs), runs, strict=True)],
     }
 
@@ -282,7 +261,7 @@ def image_details(store: Store, name: str, index: int) -> dict[str, Any]:
             pictures.setdefault(example.kind, []).append(_data_uri(example.png))
     return {
         **_image(image, names),
-        "votes": votes(image.certificate.counts, names),
+        "votes": top_votes(image.certificate.counts, names, SHOWN_VOTES),
         "counted": image.certificate.counts.n,
         "pictures": pictures,
         "certificate": image.certificate.to_dict(),
