@@ -30,7 +30,7 @@ from denoised_smoothing.errors import TrainingInterruptedError
 from denoised_smoothing.models import catalogue
 from denoised_smoothing.models.denoisers import build_denoiser, load_denoiser_file, save_denoiser
 from denoised_smoothing.reporting import load_results
-from denoised_smoothing.runs import demo as experiments
+from denoised_smoothing.runs import demo
 from denoised_smoothing.runs.writer import RunProgress
 from denoised_smoothing.store import Store
 
@@ -416,7 +416,7 @@ class TestFailing:
             raise KeyboardInterrupt
 
         monkeypatch.setattr(catalogue, "load_classifier", interrupt)
-        monkeypatch.setattr(experiments, "run_demo", interrupt)
+        monkeypatch.setattr(demo, "run_demo", interrupt)
         outcome = run(
             *(("predict", picture("grey.png"), *TOY) if command == "predict" else (command,))
         )

@@ -1,4 +1,4 @@
-"""experiments.py: the demo on a few images with a small plan, from the function to the command."""
+"""The demo on a few images with a small plan, from the function to the command."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from denoised_smoothing.certificates.plans import FixedBudget
 from denoised_smoothing.cli import main
 from denoised_smoothing.errors import SettingError, StoreError
 from denoised_smoothing.reporting import load_results
-from denoised_smoothing.runs import demo as experiments
-from denoised_smoothing.runs.demo import METHODS, RADII, SIGMAS, DemoStory, run_demo
+from denoised_smoothing.runs import demo
+from denoised_smoothing.runs.demo import METHODS, RADII, SIGMAS, DemoResult, run_demo
 from denoised_smoothing.runs.writer import RunProgress
 from denoised_smoothing.store import Store
 
@@ -29,54 +29,54 @@ WAYS = [(method, sigma) for method in METHODS for sigma in SIGMAS]
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[DemoStory, list[RunProgress]]:
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> tuple[DemoResult, list[RunProgress]]:
     """What the demo found, and its progress."""
     seen: list[RunProgress] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(experiments, "PLAN", PLAN)
+        patch.setattr(demo, "PLAN", PLAN)
         folder = tmp_path_factory.mktemp("demo") / "new" / "folder"
         return run_demo(folder, images=IMAGES, progress=seen.append), seen
 
 
 @pytest.fixture
-def story(told: tuple[DemoStory, list[RunProgress]]) -> DemoStory:
-    return told[0]
+def made(recorded: tuple[DemoResult, list[RunProgress]]) -> DemoResult:
+    return recorded[0]
 
 
-def test_every_method_at_every_sigma(story: DemoStory) -> None:
+def test_every_method_at_every_sigma(made: DemoResult) -> None:
     assert len(METHODS) == 3
-    assert [(result.method, result.sigma) for result in story.results] == WAYS
-    for result in story.results:
+    assert [(result.method, result.sigma) for result in made.results] == WAYS
+    for result in made.results:
         assert [image.index for image in result.images] == list(range(IMAGES))
         assert result.unfinished == 0
         assert result.labelled
 
 
-def test_results_are_those_of_the_store(story: DemoStory) -> None:
-    with Store(story.store, read_only=True) as store:
-        assert [run.name for run in store.runs()] == [result.run.name for result in story.results]
-        for result in story.results:
+def test_results_are_those_of_the_store(made: DemoResult) -> None:
+    with Store(made.store, read_only=True) as store:
+        assert [run.name for run in store.runs()] == [result.run.name for result in made.results]
+        for result in made.results:
             assert load_results(store, result.run.name) == result
             pictures = 4 if result.run.settings["denoiser"] == "none" else 7
             assert len(store.examples(result.run.name)) == IMAGES * pictures
 
 
-def test_noise_is_fresh(story: DemoStory) -> None:
-    assert len({result.run.seed for result in story.results}) == len(WAYS)
+def test_noise_is_fresh(made: DemoResult) -> None:
+    assert len({result.run.seed for result in made.results}) == len(WAYS)
 
 
-def test_report_and_figure(story: DemoStory) -> None:
-    html = story.report.read_text(encoding="utf-8")
+def test_report_and_figure(made: DemoResult) -> None:
+    html = made.report.read_text(encoding="utf-8")
     for method in METHODS:
         assert method in html
-    assert (story.report.parent / "figure.png").read_bytes().startswith(b"\x89PNG")
-    assert story.report.parent == story.store.parent
+    assert (made.report.parent / "figure.png").read_bytes().startswith(b"\x89PNG")
+    assert made.report.parent == made.store.parent
 
 
-def test_progress_of_every_run(told: tuple[DemoStory, list[RunProgress]]) -> None:
-    story, seen = told
+def test_progress_of_every_run(recorded: tuple[DemoResult, list[RunProgress]]) -> None:
+    made, seen = recorded
     calls = {progress.run: progress.calls for progress in seen}
-    assert list(calls) == [result.run.name for result in story.results]
+    assert list(calls) == [result.run.name for result in made.results]
     assert set(calls.values()) == {IMAGES * (PLAN.n0 + PLAN.n)}
 
 
@@ -92,18 +92,18 @@ class TestCommand:
     @pytest.fixture
     def run(
         self,
-        story: DemoStory,
+        made: DemoResult,
         tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
         capsys: pytest.CaptureFixture[str],
     ) -> Callable[..., str]:
-        """Standard output of the command, which gets the story without doing it again."""
+        """Standard output of the command, which gets the result without computing it again."""
 
-        def told(folder: Path, *, images: int, progress: object) -> DemoStory:
+        def stand_in(folder: Path, *, images: int, progress: object) -> DemoResult:
             assert (str(folder), images) == ("here", IMAGES)
-            return story
+            return made
 
-        monkeypatch.setattr(experiments, "run_demo", told)
+        monkeypatch.setattr(demo, "run_demo", stand_in)
 
         def call(*arguments: str) -> str:
             arguments = ("demo", "--output", "here", "--images", str(IMAGES), *arguments)
@@ -115,7 +115,7 @@ class TestCommand:
 
         return call
 
-    def test_text(self, run: Callable[..., str], story: DemoStory) -> None:
+    def test_text(self, run: Callable[..., str], made: DemoResult) -> None:
         text = run()
         for method in METHODS:
             assert text.count(method) == len(SIGMAS) + 1
@@ -123,12 +123,12 @@ class TestCommand:
         assert len(headers) == 2
         for header in headers:
             assert {f"{radius:g}" for radius in RADII} <= set(header.split())
-        assert f"Report: {story.report.as_uri()}\n" in text
+        assert f"Report: {made.report.as_uri()}\n" in text
         assert "every number was computed in this run" in text
 
-    def test_json(self, run: Callable[..., str], story: DemoStory) -> None:
+    def test_json(self, run: Callable[..., str], made: DemoResult) -> None:
         values = json.loads(run("--json"))
-        assert (values["report"], values["store"]) == (str(story.report), str(story.store))
+        assert (values["report"], values["store"]) == (str(made.report), str(made.store))
         assert [(row["method"], row["sigma"]) for row in values["rows"]] == WAYS
         for row in values["rows"]:
             assert [float(radius) for radius in row["certified"]] == list(RADII)

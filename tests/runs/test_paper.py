@@ -136,7 +136,7 @@ def test_cifar10_trains_what_is_missing_and_goes_on(
     assert "Certified accuracy: CIFAR-10" in Path(whole["report"]).read_text("utf-8")
 
 
-def test_imagenet_takes_every_so_many_th_image(
+def test_imagenet_takes_every_nth_image(
     call: Callable[..., dict[str, Any]], images: Path, tmp_path: Path
 ) -> None:
     pytest.importorskip("torchvision")
@@ -170,7 +170,7 @@ def test_what_ships_is_taken_for_its_own_networks_alone(
     monkeypatch.setattr(shipped, "load_shipped_denoiser", lambda name: load_denoiser_file(path))
     ours = Networks(classifier=resnet(0), folder=tmp_path)
     assert denoiser_spec(WHITE, ours) == WHITE.name
-    with pytest.raises(SettingError, match=r"'cifar10-resnet56' .* does not ship for this"):
+    with pytest.raises(SettingError, match=r"'cifar10-resnet56' .* is not shipped for this"):
         denoiser_spec(WHITE, replace(ours, classifier=resnet(1)))
 
 
@@ -190,7 +190,7 @@ def test_without_a_surrogate_the_denoiser_of_ours_is_the_start(
 
 
 def test_a_surrogate_is_asked_for() -> None:
-    with pytest.raises(SettingError, match="trains through a surrogate, and none"):
+    with pytest.raises(SettingError, match="trains through a surrogate, and there is none"):
         denoiser_spec(SURROGATE, Networks(classifier=resnet(0)))
 
 
@@ -211,7 +211,7 @@ def test_a_folder_that_a_mean_cannot_name_is_refused(
 
 
 def test_a_table_needs_rows(tmp_path: Path) -> None:
-    with pytest.raises(SettingError, match="at least one row and one sigma"):
+    with pytest.raises(SettingError, match="at least one row and one sigma, got none"):
         make_table([], None, tmp_path, note=str, title="")  # type: ignore[arg-type]
 
 

@@ -17,8 +17,8 @@ from denoised_smoothing.cli import main
 from denoised_smoothing.datasets import load_dataset
 from denoised_smoothing.errors import SettingError
 from denoised_smoothing.reporting import comparison, sigma_figure, write_report
-from denoised_smoothing.runs.demo import sweep_sigma
 from denoised_smoothing.runs.run import CertificationRun
+from denoised_smoothing.runs.sweep import sweep_sigma
 from denoised_smoothing.smoothing.classifier import SmoothedClassifier
 from denoised_smoothing.store import Store
 
@@ -92,7 +92,7 @@ def test_the_figure_has_the_share_of_every_radius_at_every_sigma(tmp_path: Path)
         assert np.asarray(line.get_xdata()).tolist() == [0.1, 0.3]
         expected = [100 * row.cells[number].share for row in by_sigma]
         assert np.asarray(line.get_ydata()).tolist() == expected
-    with pytest.raises(SettingError, match="at least two of them"):
+    with pytest.raises(SettingError, match="at least two sigmas"):
         sigma_figure(rows[:1])
 
 

@@ -31,7 +31,7 @@ from denoised_smoothing.cli.output import out, plain_rows, print_json, run_bar
 from denoised_smoothing.errors import ImageError
 
 if TYPE_CHECKING:
-    from denoised_smoothing.runs.demo import SigmaSweep
+    from denoised_smoothing.runs.sweep import SigmaSweep
 
 
 def sweep(
@@ -68,8 +68,8 @@ def sweep(
     from denoised_smoothing.certificates.radii import check_radii
     from denoised_smoothing.datasets import load_dataset
     from denoised_smoothing.reporting import comparison, to_rich, write_report
-    from denoised_smoothing.runs.demo import sweep_sigma
     from denoised_smoothing.runs.run import CertificationRun
+    from denoised_smoothing.runs.sweep import sweep_sigma
     from denoised_smoothing.store import Store
 
     usual = parse_radii(radii) or RADII

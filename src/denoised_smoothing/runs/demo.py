@@ -1,20 +1,18 @@
-"""Experiments that anyone can rerun: the demo, the choice of sigma."""
+"""The demo: handwritten digits, certified without a denoiser and with two."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from denoised_smoothing.certificates.plans import FixedBudget
 from denoised_smoothing.datasets import load_dataset
-from denoised_smoothing.errors import ImageError, SettingError
 from denoised_smoothing.models.catalogue import load_classifier, load_denoiser
 from denoised_smoothing.reporting import (
     RunResults,
-    certified_accuracy,
     certified_accuracy_figure,
     load_results,
     save_figure,
@@ -30,15 +28,15 @@ METHODS = {
     "black box (mse)": "digits-mse",
     "white box (stability)": "digits-stability",
 }
-"""Rows of the demo's table and their bundled denoisers."""
+"""Rows of the demo's table and their shipped denoisers."""
 SIGMAS = (0.25, 0.5)
 RADII = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
 PLAN = FixedBudget(n0=100, n=1000)
 
 
 @dataclass(frozen=True)
-class DemoStory:
-    """What the demo found: results a run, where its report and store are, how long it took."""
+class DemoResult:
+    """The results of each run of the demo, the paths of report and store, and the time."""
 
     results: list[RunResults]
     report: Path
@@ -48,15 +46,15 @@ class DemoStory:
 
 def run_demo(
     folder: Path, *, images: int, progress: Callable[[RunProgress], None] | None = None
-) -> DemoStory:
+) -> DemoResult:
     """Certify test images of the digits without, with a black-box and a white-box denoiser.
 
-    The classifier never saw noise. The black-box denoiser never saw the classifier; the
-    white-box one was trained through it. Everything is computed anew, with fresh noise.
+    The classifier was trained without noise. The black-box denoiser was trained without the
+    classifier, the white-box one through it. Every number is computed with fresh noise.
 
     Args:
-        folder: where ``report.html``, ``figure.png`` and a new store go.
-        images: how many test images, from the first.
+        folder: where ``report.html``, ``figure.png`` and a new store are written.
+        images: number of test images, from the first.
         progress: called after every batch.
 
     Raises:
@@ -88,56 +86,4 @@ def run_demo(
         write_report(store, names, report, radii=RADII, title="An ordinary classifier, certified")
     curves = certified_accuracy_figure([(result.method, result) for result in results])
     save_figure(curves, folder / "figure.png")
-    return DemoStory(results, report, path, time.monotonic() - began)
-
-
-@dataclass(frozen=True)
-class SigmaSweep:
-    """Runs that differ in sigma alone, and the sigma that certifies most at the radius asked."""
-
-    results: list[RunResults]
-    radius: float
-    sigma: float | None
-    """None where no sigma certifies any image at the radius."""
-    share: float
-    refused: tuple[str, ...] = ()
-    """What was said of images that could not be certified."""
-
-
-def sweep_sigma(
-    requests: Sequence[CertificationRun],
-    store: Store,
-    radius: float,
-    progress: Callable[[RunProgress], None] | None = None,
-) -> SigmaSweep:
-    """Certify the same images at several sigmas and choose one.
-
-    The choice is made on these images, so the share it promises is a little optimistic; each
-    certificate is as valid as without the sweep. Of equal shares the smaller sigma wins, which
-    costs less accuracy.
-
-    Args:
-        requests: runs of one method, each with a sigma of its own.
-        store: where they are kept; a sweep that was interrupted goes on.
-        radius: the L2 radius at which most shall be certified.
-        progress: called after every batch.
-
-    Raises:
-        SettingError: fewer than two sigmas.
-    """
-    if len({request.smoothed.sigma for request in requests}) < 2:
-        raise SettingError(
-            f"a sweep needs at least two sigmas, got {[r.smoothed.sigma for r in requests]}"
-        )
-    names, refused = [], []
-    for request in requests:
-        try:
-            request.execute(store, progress)
-        except ImageError as error:  # all other images are certified
-            refused.append(str(error))
-        names.append(request.run_name)
-    results = sorted((load_results(store, name) for name in names), key=lambda run: run.sigma)
-    shares = [float(certified_accuracy(run, (radius,))[0]) for run in results]
-    best = max(range(len(shares)), key=lambda i: (shares[i], -i))
-    sigma = results[best].sigma if shares[best] else None
-    return SigmaSweep(results, radius, sigma, shares[best], tuple(refused))
+    return DemoResult(results, report, path, time.monotonic() - began)

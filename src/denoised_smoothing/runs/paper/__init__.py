@@ -1,1 +1,1 @@
-"""The tables of Salman et al. 2020, rerun: which denoisers, which rows, what is written."""
+"""The tables of Salman et al. 2020, computed again: denoisers, rows, files."""

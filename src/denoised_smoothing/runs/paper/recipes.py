@@ -1,4 +1,4 @@
-"""The denoiser of each row of a table: the one that ships, one that is there, or trained now."""
+"""The denoiser of each row of a table: a shipped one, one trained before, or one trained now."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How the denoiser of one row comes about.
+    """How the denoiser of one row is made.
 
     Args:
         method: the row's name in tables.
-        name: of the denoiser, as a file and among those that ship.
+        name: of the denoiser's file, and of the shipped denoiser if there is one.
         config: of its training, or None for no denoiser.
-        start: name of the recipe whose result it begins with. Where that needs a surrogate and
-            none is given, it begins with the one that ships.
+        start: name of the recipe whose denoiser the training starts with. Where that needs a
+            surrogate and none is given, the shipped denoiser is used.
         through: which network stability trains through, ``classifier`` or ``surrogate``.
         crop: side of random crops, or None for whole images.
         pad: black border that shifts images.
-        mean: names of the recipes over whose denoisers, and over mirror images, the classifier's
-            answers are averaged, in place of a training.
+        mean: names of recipes, in place of a training: the classifier's logits are averaged over
+            their denoisers and over mirror images.
     """
 
     method: str
@@ -47,13 +47,13 @@ class Recipe:
 
     @property
     def networks(self) -> set[str]:
-        """What must be there to train it through."""
+        """The networks without which it cannot be trained."""
         own = set() if self.through is None else {self.through}
         return own.union(*(RECIPES[name].networks for name in self.mean))
 
 
 _DESIGN: dict[str, Any] = {"inner": 5, "levels": 16}
-"""Of the UNet of every row; a smaller start is enlarged."""
+"""Options of the UNet of every row; a smaller start is enlarged."""
 _FINE: dict[str, Any] = {"objective": Objective.STABILITY, "sigma": 0.1, "sigma_max": 1.0}
 _BETTER: dict[str, Any] = {
     **_FINE,
@@ -99,8 +99,8 @@ CIFAR10_RECIPES = (
     ),
     Recipe("white box (ours)", "mean-white-box", mean=("cifar10-resnet56-consistency",)),
 )
-"""The rows for CIFAR-10; the names are those of the denoisers that ship, which were made nearly so:
-in two parts each, and fine-tuned from first parts. Their cards have the exact commands."""
+"""The rows for CIFAR-10. Shipped denoisers of these names were trained in two parts each, and
+fine-tuned from first parts; their cards have the exact commands."""
 IMAGENET_RECIPES = (
     Recipe("no denoiser", "none"),
     Recipe(
@@ -111,23 +111,23 @@ IMAGENET_RECIPES = (
         crop=64,
     ),
 )
-"""The rows for each ImageNet classifier, whatever the classifier."""
+"""The rows for every ImageNet classifier."""
 RECIPES = {recipe.name: recipe for recipe in (*CIFAR10_RECIPES, *IMAGENET_RECIPES)}
-"""All of them by name."""
+"""All recipes by name."""
 
 
 @dataclass(frozen=True)
 class Networks:
-    """What denoisers are trained through, and on which images.
+    """The networks and images that denoisers are trained with.
 
     Args:
-        classifier: the one that is certified.
-        surrogate: a stand-in that a black box may train through, or None.
-        training: images, or None where nothing shall be trained.
+        classifier: the classifier to certify.
+        surrogate: a classifier that a black-box denoiser may be trained through, or None.
+        training: images, or None to train nothing.
         validation: images for validation, or None for the training images.
-        folder: where trained denoisers are kept.
-        share: of a recipe's steps that are done.
-        command: what was typed, for the cards.
+        folder: where trained denoisers are written.
+        share: of a recipe's steps to do.
+        command: the command line, for the cards.
         flags: arguments of ``lightning.Trainer``.
     """
 
@@ -141,7 +141,7 @@ class Networks:
     flags: dict[str, Any] = field(default_factory=dict)
 
     def through(self, recipe: Recipe) -> list[nn.Module]:
-        """The networks that a recipe's stability trains through."""
+        """Return the networks that the recipe trains through."""
         if recipe.through is None:
             return []
         network = self.classifier if recipe.through == "classifier" else self.surrogate
@@ -150,21 +150,21 @@ class Networks:
 
 
 def denoiser_spec(recipe: Recipe, networks: Networks) -> str:
-    """The spec of a row's denoiser, which is trained now if there is none.
+    """Return the spec of a row's denoiser, and train it if there is none.
 
-    One that ships is taken if it was trained through these very networks (or through none);
-    otherwise one that was trained into ``networks.folder`` before; otherwise it is trained there,
-    from where an interrupted training stopped.
+    The shipped denoiser is used if it was trained through these networks (or through none). Next
+    is one in ``networks.folder``. Otherwise the denoiser is trained there; an interrupted training
+    resumes.
 
     Raises:
-        SettingError: it would have to be trained and there are no images or networks for that.
+        SettingError: images or networks for the training are missing.
         TrainingError: the training failed, or was interrupted (``TrainingInterruptedError``).
     """
     for role in recipe.networks:
         if getattr(networks, role) is None:
             raise SettingError(
-                f"the row {recipe.method!r} trains through a {role}, and none that gradients can "
-                "pass through was given; name one, or leave the row out"
+                f"The row {recipe.method!r} trains through a {role}, and there is none that "
+                "gradients can pass through. Name one, or omit the row."
             )
     if recipe.mean:
         specs = [denoiser_spec(RECIPES[name], networks) for name in recipe.mean]
@@ -172,7 +172,7 @@ def denoiser_spec(recipe: Recipe, networks: Networks) -> str:
     if recipe.config is None:
         return "none"
     through = networks.through(recipe)
-    if _ships(recipe.name, through):
+    if _is_shipped(recipe.name, through):
         return recipe.name
     path = networks.folder / f"{recipe.name}.safetensors"
     if not path.exists():
@@ -180,7 +180,7 @@ def denoiser_spec(recipe: Recipe, networks: Networks) -> str:
     return f"unet:{path}"
 
 
-def _ships(name: str, through: Sequence[nn.Module]) -> bool:
+def _is_shipped(name: str, through: Sequence[nn.Module]) -> bool:
     from denoised_smoothing.models.shipped import load_shipped_denoiser, shipped_denoisers
     from denoised_smoothing.models.weights import weights_digest
 
@@ -197,8 +197,8 @@ def _train(recipe: Recipe, networks: Networks, path: Path) -> None:
 
     if networks.training is None:
         raise SettingError(
-            f"the denoiser {recipe.name!r} of the row {recipe.method!r} does not ship for this "
-            "classifier; name training images with --train-data, or leave the row out"
+            f"The denoiser {recipe.name!r} of the row {recipe.method!r} is not shipped for this "
+            "classifier. Name training images with --train-data, or omit the row."
         )
     assert recipe.config is not None
     start = None if recipe.start is None else _file(_start(RECIPES[recipe.start], networks))
@@ -232,25 +232,24 @@ def _start(recipe: Recipe, networks: Networks) -> str:
 def _file(spec: str) -> Path:
     from denoised_smoothing.models.shipped import shipped_denoisers
 
-    bundled = shipped_denoisers()
-    return bundled[spec] if spec in bundled else Path(spec.partition(":")[2])
+    return shipped_denoisers().get(spec) or Path(spec.partition(":")[2])
 
 
 class ScaleName(StrEnum):
-    """How much an experiment spends."""
+    """How much computation an experiment does."""
 
     QUICK = "quick"
-    """An hour or two; a small cap on copies can only lower the numbers, as little training does."""
+    """An hour or two; a smaller cap on copies and less training can only lower the numbers."""
     FULL = "full"
     """The scale of the paper."""
 
 
 @dataclass(frozen=True)
 class Scale:
-    """What an experiment spends.
+    """How much computation an experiment does.
 
     Args:
-        images: at most so many.
+        images: maximum number of images.
         max_n: cap on the copies of an image.
         training: share of a recipe's steps, where a denoiser must be trained.
     """
@@ -261,7 +260,7 @@ class Scale:
 
     @property
     def plan(self) -> Anytime:
-        """The sampling plan, which asks about the radii of the paper's tables."""
+        """The sampling plan, for the radii of the paper's tables."""
         return Anytime(RADII, max_n=self.max_n)
 
 

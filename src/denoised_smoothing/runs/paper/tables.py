@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from denoised_smoothing.certificates.plans.anytime import RADII
 from denoised_smoothing.errors import ImageError, SettingError
@@ -15,6 +16,7 @@ from denoised_smoothing.reporting import (
     best_over_sigma,
     comparison,
     load_results,
+    markdown_table,
     radius_figure,
     save_figure,
     to_markdown,
@@ -25,8 +27,7 @@ from denoised_smoothing.runs.writer import RunProgress
 from denoised_smoothing.store import Store
 
 
-@dataclass(frozen=True)
-class PublishedRow:
+class PublishedRow(NamedTuple):
     """A row of a published table: certified accuracy in % at each of the radii."""
 
     method: str
@@ -43,7 +44,7 @@ CIFAR10_PUBLISHED = (
 
 @dataclass(frozen=True)
 class TableResult:
-    """What a table found, and where it is."""
+    """The runs of a table, its rows, and the files that hold it."""
 
     note: str
     results: list[RunResults]
@@ -53,11 +54,11 @@ class TableResult:
     figure: Path
     report: Path
     refused: tuple[str, ...]
-    """What was said of images that could not be certified."""
+    """Messages about images that could not be certified."""
 
 
 def make_table(
-    requests: Iterable[CertificationRun],
+    runs: Iterable[CertificationRun],
     store: Store,
     folder: Path,
     *,
@@ -68,36 +69,37 @@ def make_table(
 ) -> TableResult:
     """Certify, and write ``table.md``, ``figure.png`` and ``report.html`` into the folder.
 
-    Finished images in the store are not certified again, so the same call goes on after a
-    kill; what is there is written anew after every run.
+    Finished images in the store are not certified again, so a repeated call resumes. The files
+    are written after every run.
 
     Args:
-        requests: one run for each row and sigma, all with a plan that names radii; taken one by
-            one, as making one may convert a model.
-        store: where counts are kept.
-        folder: for the results.
-        note: scale and precision, for the table, of the first run.
+        runs: one for each row and sigma, all with a plan that names radii; taken one by one, as
+            each may load a model.
+        store: holds the counts.
+        folder: for the files.
+        note: from the first run to its scale and precision, for the table.
         title: of the report.
-        published: rows to print beside ours.
+        published: rows to print next to ours.
         progress: called after every batch.
 
     Raises:
-        SettingError: no request.
+        SettingError: no run.
         StoreError, ClassifierError: as :meth:`CertificationRun.execute`.
     """
     names: list[str] = []
     refused: list[str] = []
-    said = ""
-    for request in requests:
-        said = said or note(request)
+    text = ""
+    for run in runs:
+        run.prepare()
+        text = text or note(run)
         try:
-            request.execute(store, progress)
+            run.execute(store, progress)
         except ImageError as error:  # all other images are certified
             refused.append(str(error))
-        names.append(request.run_name)
-        result = _write(names, store, folder, said, title, published, tuple(refused))
+        names.append(run.run_name)
+        result = _write(names, store, folder, text, title, published, tuple(refused))
     if not names:
-        raise SettingError("a table needs at least one row and one sigma, got none")
+        raise SettingError("A table needs at least one row and one sigma, got none")
     return result
 
 
@@ -116,19 +118,11 @@ def _write(
     table, figure, report = (folder / n for n in ("table.md", "figure.png", "report.html"))
     parts = [f"# {title}", "", note, "", "## Best over σ", "", to_markdown(best)]
     if published:
-        parts += ["Published beside it:", "", _markdown(published), ""]
+        columns = ["method", *(f"r = {radius:g}" for radius in published[0].radii)]
+        lines = [[row.method, *(f"{value:g}" for value in row.certified)] for row in published]
+        parts += ["Published:", "", markdown_table(columns, lines), ""]
     parts += ["## Every σ", "", to_markdown(each)]
     write_atomically(table, "\n".join(parts).encode())
-    save_figure(
-        radius_figure(best, [(row.method, row.radii, row.certified) for row in published]),
-        figure,
-    )
+    save_figure(radius_figure(best, published), figure)
     write_report(store, names, report, radii=RADII, title=title)
     return TableResult(note, results, best, each, table, figure, report, refused)
-
-
-def _markdown(rows: Sequence[PublishedRow]) -> str:
-    headings = ["method", *(f"r = {radius:g}" for radius in rows[0].radii)]
-    lines = [headings, ["---", *["---:"] * len(rows[0].radii)]]
-    lines += [[row.method, *(f"{value:g}" for value in row.certified)] for row in rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
