@@ -180,7 +180,7 @@ class TestRefusals:
             lambda: check_differentiable(smoothed(classifier), picture(0.3), 0),
             lambda: attack(smoothed(classifier), picture(0.3), 0, 0.2, QUICK, seed=0),
         ):
-            with pytest.raises(SettingError, match=r"no gradient can be taken .* a surrogate"):
+            with pytest.raises(SettingError, match=r"(?i)no gradient .* a surrogate"):
                 run()
 
     def test_a_gradient_that_is_not_finite(self) -> None:
@@ -192,20 +192,22 @@ class TestRefusals:
             attack(smoothed(Broken()), picture(0.3), 0, 0.2, QUICK, seed=0)
 
     def test_a_surrogate_of_other_classes(self) -> None:
-        with pytest.raises(SettingError, match=r"has 2 classes, and none is .* label 7"):
+        with pytest.raises(SettingError, match=r"has 2 classes, and none is the label 7"):
             check_differentiable(smoothed(), picture(0.3), 7)
 
     @pytest.mark.parametrize("epsilon", [0.0, -1.0, math.inf, math.nan])
     def test_lengths(self, epsilon: float) -> None:
-        with pytest.raises(SettingError, match=f"epsilon is a length .* got {epsilon}"):
+        with pytest.raises(
+            SettingError, match=f"epsilon must be above 0 and finite, got {epsilon}"
+        ):
             attack(smoothed(), picture(0.3), 0, epsilon, QUICK, seed=0)
 
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            ({"steps": 0}, "steps is a whole number .* got 0"),
+            ({"steps": 0}, "steps must be a whole number of at least 1, got 0"),
             ({"copies": 0}, "copies is a number of noisy copies .* got 0"),
-            ({"step": 0.0}, "the step of an attack, .* got 0.0"),
+            ({"step": 0.0}, "step must be above 0 and finite, got 0.0"),
         ],
     )
     def test_settings(self, arguments: dict[str, Any], message: str) -> None:

@@ -88,9 +88,9 @@ class TestToAttack:
         assert to_attack(run, limit=9)[0] == run
 
     def test_refuses_when_there_is_nothing(self, four: RunResults) -> None:
-        with pytest.raises(SettingError, match=r"limit is a number of images .* got 0"):
+        with pytest.raises(SettingError, match="limit must be at least 1 image, got 0"):
             to_attack(four, limit=0)
-        with pytest.raises(SettingError, match=r"run 'a' has no certified image .* nothing to att"):
+        with pytest.raises(SettingError, match="Run 'a' certifies no image with the correct label"):
             to_attack(results(image(0, 1, None, 0.0), image(1, 0, 1, 0.5)))
 
 
@@ -158,9 +158,11 @@ def shown(table: Table) -> str:
 def test_tables_show_the_rows(four: RunResults) -> None:
     rows = accuracy_under_attack(four, CHANGED, (0.25, 1.0))
     text = shown(radius_table(rows, "certified accuracy"))
-    assert "Certified accuracy and what attacks leave of it (% of 4 images)" in text
+    assert "Certified accuracy, and the upper bound by attacks (% of 4 images)" in text
     assert "0.25 50.0 75.0 1 0.0 50.0" in text
-    assert text.endswith("The run abstains on 1 of them: not attacked, they count as unbroken.")
+    assert text.endswith(
+        "Images on which the run abstains are not attacked and count as unbroken: 1."
+    )
     none = accuracy_under_attack(results(image(0, 1, 1, 0.5)), [], (0.25,))
     assert "abstains" not in shown(radius_table(none, "certified accuracy"))
     assert shown(share_table([ShareRow(3.0, 5, 6, 7)])).endswith("3 beyond 5 6 7")

@@ -64,7 +64,9 @@ def test_gradients_reach_the_image_and_the_weights() -> None:
 
 def test_labels_have_no_soft_votes() -> None:
     smoothed = SmoothedClassifier(lambda batch: batch.mean(dim=(1, 2, 3)).long(), 0.5)
-    with pytest.raises(SettingError, match="answers with labels, which have no soft votes"):
+    with pytest.raises(
+        SettingError, match="answers with labels, which have no gradient and no soft votes"
+    ):
         SoftVotes(smoothed)(images())
     with pytest.raises(SettingError, match="copies"):
         SoftVotes(smoothed, copies=0)

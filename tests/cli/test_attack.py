@@ -150,7 +150,7 @@ def test_the_upper_bound_of_an_anytime_run_is_above_what_a_fixed_run_certifies(
     assert found()["radii"] == [
         {"radius": 0.01, "certified": 2, "unbroken": 3, "abstained": 1, "images": 3}
     ]
-    assert "The run abstains on 1 of them" in " ".join(outcome.out.split())
+    assert "are not attacked and count as unbroken: 1." in " ".join(outcome.out.split())
 
 
 class TestRefusals:
@@ -188,7 +188,7 @@ class TestRefusals:
         assert run("attack", "lies", *COMMON, "--radii", "0.1", "--limit", "1").code == 0
         outcome = run("attack", "lies", *COMMON, "--radii", "0.1")
         assert outcome.code == 2
-        assert "nothing that an attack found is overwritten" in " ".join(outcome.err.split())
+        assert "exists, and no attack is overwritten" in " ".join(outcome.err.split())
 
     def test_a_black_box_without_a_surrogate(
         self, run: Run, monkeypatch: pytest.MonkeyPatch
@@ -196,7 +196,7 @@ class TestRefusals:
         certify(run, "python:liar:Box")
         outcome = run("attack", "lies", *COMMON)
         assert outcome.code == 2
-        assert "name a surrogate" in " ".join(outcome.err.split())
+        assert "Name a surrogate" in " ".join(outcome.err.split())
         assert not Path("attack").exists()
         monkeypatch.setenv("BOUNDARY", "0.46")
         arguments = ("--surrogate", "python:liar:Liar", "--share", "0.99", "--limit", "1")
@@ -280,7 +280,7 @@ def test_the_bundled_digits_from_end_to_end(run: Run) -> None:
     assert content["radii"][0]["certified"] <= content["radii"][0]["unbroken"]
     assert Path("attack/curve.png").read_bytes().startswith(b"\x89PNG")
     words = " ".join(outcome.out.split())
-    assert "Certified accuracy and what attacks leave of it" in words
+    assert "Certified accuracy, and the upper bound by attacks" in words
     assert f"5 beyond {beyond['held']} {beyond['abstained']} {beyond['changed']}" in words
     again = run(
         "attack", "d", *COMMON, "--radii", "0.25", "--share", "0.99", "--share", "5", "--json",

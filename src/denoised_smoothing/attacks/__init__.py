@@ -1,4 +1,4 @@
-"""Attacks on the smoothed classifier: upper bounds on robustness, trials of certificates."""
+"""Attacks on the smoothed classifier: upper bounds on robustness, tests of certificates."""
 
 from denoised_smoothing.attacks.campaign import Attacked, Campaign
 from denoised_smoothing.attacks.pgd import PGD, attack, check_differentiable, to_grid_within

@@ -18,32 +18,31 @@ from denoised_smoothing.smoothing.classifier import SmoothedClassifier
 try:
     from art.estimators.classification import PyTorchClassifier
 except ImportError as error:
-    raise MissingExtraError("art", "art", "an estimator of its toolbox") from error
+    raise MissingExtraError("art", "art", "its estimator") from error
 
 Images = npt.NDArray[np.floating[Any]]
 
 
 class SmoothedEstimator(PyTorchClassifier):  # type: ignore[misc]
-    """What ART's attacks and metrics take; its ``predict`` and ``certify`` are ours.
+    """An estimator for ART's attacks and metrics, with ``predict`` and ``certify`` of ours.
 
-    The signatures are those of ART's own ``PyTorchRandomizedSmoothing``: ``predict`` gives one
-    row an image with a 1 at the label, or zeros where it abstains; ``certify`` gives labels, -1
-    where it abstains, and radii. Counting, noise and bounds are those of this package: with grid
-    noise, images off the 8-bit grid are rounded to it, and the answer is about these. Gradients
-    (``loss_gradient``, ``class_gradient``) are those of :class:`SoftVotes`.
+    The signatures are those of ART's own ``PyTorchRandomizedSmoothing``. Counting, noise and
+    bounds are those of this package: with grid noise, images off the 8-bit grid are rounded to
+    it, and the answer is about the rounded images. Gradients (``loss_gradient``,
+    ``class_gradient``) are those of :class:`SoftVotes`.
 
     Args:
         smoothed: the smoothed classifier.
         input_shape: [C, H, W] of an image in [0, 1].
-        classes: labels K.
+        classes: number of labels K.
         sample_size: noisy copies that choose a label: n of ``predict``, n0 of ``certify``.
         alpha: probability that an answer is wrong.
         gradient_copies: noisy copies over which gradients are taken.
         seed: of all noise; None for fresh entropy.
-        loss: of attacks; cross entropy unless another is given.
+        loss: of attacks; None for cross entropy.
 
     Raises:
-        SettingError: the classifier is no module, so ART cannot take gradients.
+        SettingError: the classifier is not a torch module, so ART cannot take gradients.
     """
 
     def __init__(
@@ -60,8 +59,8 @@ class SmoothedEstimator(PyTorchClassifier):  # type: ignore[misc]
     ) -> None:
         if not isinstance(smoothed.classifier, torch.nn.Module):
             raise SettingError(
-                f"ART follows gradients, and this classifier is a "
-                f"{type(smoothed.classifier).__name__}, no torch module; wrap a surrogate instead"
+                "ART needs a torch module to take gradients, got a classifier of type "
+                f"{type(smoothed.classifier).__name__}. Use a surrogate."
             )
         super().__init__(
             model=SoftVotes(smoothed, copies=gradient_copies, seed=seed or 0),
@@ -77,12 +76,12 @@ class SmoothedEstimator(PyTorchClassifier):  # type: ignore[misc]
     def predict(
         self, x: Images, batch_size: int = 128, verbose: bool = False, **kwargs: Any
     ) -> npt.NDArray[np.float32]:
-        """One row [K] an image of ``x`` [B, C, H, W]: a 1 at the label, or zeros for an abstention.
+        """Return a row [K] per image of ``x`` [B, C, H, W]: 1 at the label, zeros to abstain.
 
         Args:
             x: images in [0, 1].
             batch_size, verbose: for the signature; results do not depend on them.
-            kwargs: ``is_abstain=False`` gives the most frequent label without a test.
+            kwargs: ``is_abstain=False`` returns the most frequent label without a test.
         """
         rows = np.zeros((len(x), self.nb_classes), dtype=np.float32)
         for row, image in zip(rows, self._images(x), strict=True):
@@ -99,7 +98,7 @@ class SmoothedEstimator(PyTorchClassifier):  # type: ignore[misc]
     def certify(
         self, x: Images, n: int, batch_size: int = 32
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-        """Labels [B], -1 for an abstention, and radii in L2 [B] of images [B, C, H, W].
+        """Return labels [B], -1 for an abstention, and radii in L2 [B] of images [B, C, H, W].
 
         Args:
             x: images in [0, 1].
@@ -117,6 +116,6 @@ class SmoothedEstimator(PyTorchClassifier):  # type: ignore[misc]
         return np.array(labels, dtype=np.int64), np.array(radii, dtype=np.float64)
 
     def _images(self, x: Images) -> npt.NDArray[np.float32]:
-        """As they are counted: attacks leave the 8-bit grid, to which grid noise rounds."""
+        """Return the images as they are counted: grid noise needs values on the 8-bit grid."""
         images: npt.NDArray[np.float32] = np.asarray(x, dtype=np.float32)
         return to_grid(images) if self.smoothed.noise is Noise.GRID else images

@@ -1,4 +1,4 @@
-"""Attacks on the images of a run, each judged on fresh noise."""
+"""Attacks on the images of a run, each with a verdict on fresh noise."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from denoised_smoothing.smoothing.classifier import SmoothedClassifier
 
 @dataclass(frozen=True)
 class Attacked:
-    """An attack: its outcome, the image before it and after it, both [C, H, W]."""
+    """The outcome of an attack, and the image before and after it [C, H, W]."""
 
     outcome: AttackOutcome
     before: Float[np.ndarray, "c h w"]
@@ -29,22 +29,22 @@ class Attacked:
 
 @dataclass(frozen=True)
 class Campaign:
-    """Attacks certified images and judges every attack by PREDICT on noise that it never saw.
+    """Attacks on certified images, each with a verdict by PREDICT on noise of its own.
 
-    A verdict that another label wins is wrong with probability at most ``level``, alpha over
-    the number of attacks planned; so all verdicts together hold with probability 1 - alpha.
+    A verdict that another label wins is wrong with probability at most ``level``: alpha divided
+    by the number of planned attacks. So all verdicts together hold with probability 1 - alpha.
 
     Args:
-        smoothed: what was certified, on the engine on which it was.
-        images: certified ones.
-        read: from one of them to its pixels [C, H, W], as they were certified.
-        seed: of the attacks and, apart from them, of the verdicts.
+        smoothed: the certified classifier, on the same engine.
+        images: the images to attack.
+        read: from an image to its pixels [C, H, W] as they were certified.
+        seed: of the attacks and, independently, of the verdicts.
         radii: L2 lengths below which each image is attacked.
         shares: the same as shares of each image's certified radius.
-        pgd: how hard to attack.
+        pgd: the effort of each attack.
         n: noisy copies of a verdict.
         alpha: probability that any of the verdicts is wrong, in (0, 1).
-        surrogate: whose gradients are followed; None for those of ``smoothed``.
+        surrogate: its gradients are followed; None for those of ``smoothed``.
 
     Raises:
         SettingError: nothing to attack, an image without a certificate, lengths not above 0, n
@@ -66,25 +66,25 @@ class Campaign:
         check_copies("n", self.n)
         check_alpha(self.alpha)
         for radius in self.radii:
-            check_length("a radius to attack at", radius)
+            check_length("radius", radius)
         for share in self.shares:
-            check_length("a share of the certified radius", share)
+            check_length("share", share)
         if not self.images or not (self.radii or self.shares):
             raise SettingError(
-                f"an attack needs certified images and radii or shares of their radius, got "
+                f"An attack needs certified images, and radii or shares of their radius, got "
                 f"{len(self.images)} images, radii {tuple(self.radii)} and shares "
-                f"{tuple(self.shares)}; attack a run that certifies something"
+                f"{tuple(self.shares)}"
             )
         unproven = [image.image_id for image in self.images if image.predicted is None]
         if unproven:
             raise SettingError(
-                f"image {unproven[0]!r} has no certificate to attack, as the smoothed classifier "
-                "abstains; leave it out"
+                f"The smoothed classifier abstains on image {unproven[0]!r}, so there is no "
+                "certificate to attack. Omit this image."
             )
 
     @property
     def attacks(self) -> int:
-        """How many attacks are planned; fewer are made where images change early."""
+        """Number of planned attacks; fewer are made where images change early."""
         return len(self.images) * (len(self.radii) + len(self.shares))
 
     @property
@@ -93,13 +93,13 @@ class Campaign:
         return self.alpha / self.attacks
 
     def check(self) -> None:
-        """Look for a gradient at the first image.
+        """Compute a gradient at the first image.
 
         Raises:
             SettingError: there is none; says to name a surrogate.
         """
         first = self.images[0]
-        check_differentiable(self._guide, self._pixels(first), _label(first))
+        check_differentiable(self.surrogate or self.smoothed, self._pixels(first), _label(first))
 
     def run(self) -> Iterator[list[Attacked]]:
         """Attack image by image, each at growing lengths until another label wins.
@@ -107,7 +107,7 @@ class Campaign:
         An image that changed counts as changed at every larger length, which is skipped.
 
         Yields:
-            The attacks made on each image.
+            The attacks on each image.
 
         Raises:
             ClassifierError: denoiser or classifier gave an unusable answer.
@@ -116,16 +116,12 @@ class Campaign:
         for image in self.images:
             yield self._attack(image, self._pixels(image))
 
-    @property
-    def _guide(self) -> SmoothedClassifier:
-        return self.surrogate or self.smoothed
-
     def _pixels(self, image: ImageResult) -> Float[np.ndarray, "c h w"]:
         pixels = self.read(image)
         if not is_on_grid(pixels):
             raise ImageError(
-                f"image {image.image_id!r} has values off the 8-bit grid, on which images are "
-                "certified; give it as it was certified"
+                f"Image {image.image_id!r} has values off the 8-bit grid, on which images are "
+                "certified. Read it as it was certified."
             )
         return pixels
 
@@ -135,7 +131,7 @@ class Campaign:
         for epsilon in sorted(set(lengths)):
             key = (image.image_id, epsilon)
             after = attack(
-                self._guide, before, _label(image), epsilon, self.pgd,
+                self.surrogate or self.smoothed, before, _label(image), epsilon, self.pgd,
                 seed=derive_key(self.seed, "attack", *key),
             )  # fmt: skip
             made.append(Attacked(self._judge(image, epsilon, before, after), before, after))

@@ -14,29 +14,29 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from denoised_smoothing.attacks.soft_votes import SoftVotes
 from denoised_smoothing.certificates.bounds import check_copies
 from denoised_smoothing.errors import ClassifierError, DenoisedSmoothingError, SettingError
 from denoised_smoothing.images import as_image, to_grid
-from denoised_smoothing.models.denoisers import logits_after_denoising
 from denoised_smoothing.noise import derive_key, standard_normal
 from denoised_smoothing.smoothing.classifier import SmoothedClassifier
 
 _LEVELS = 255
 _STEEPEST = 2.0**20
-"""A change is scaled by at most this much to use up its length."""
+"""Maximum factor by which a change is scaled to use its length."""
 
 
 @dataclass(frozen=True, slots=True)
 class PGD:
-    """How hard to attack: gradient steps, noisy copies in each, length of a step.
+    """The effort of an attack.
 
     Args:
-        steps: at least 1.
+        steps: gradient steps, at least 1.
         copies: noisy copies over which each gradient is taken, at least 1.
         step: length of a step as a share of epsilon, above 0.
 
     Raises:
-        SettingError: one of them is out of its range.
+        SettingError: an argument is out of range.
     """
 
     steps: int = 50
@@ -45,11 +45,9 @@ class PGD:
 
     def __post_init__(self) -> None:
         if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 1:
-            raise SettingError(
-                f"steps is a whole number of gradient steps, at least 1, got {self.steps!r}"
-            )
+            raise SettingError(f"steps must be a whole number of at least 1, got {self.steps!r}")
         check_copies("copies", self.copies)
-        check_length("the step of an attack, as a share of epsilon,", self.step)
+        check_length("step", self.step)
 
 
 def attack(
@@ -62,29 +60,27 @@ def attack(
     seed: int | None = None,
     stopped: Callable[[], bool] = lambda: False,
 ) -> Float[np.ndarray, "c h w"]:
-    """An image closer than ``epsilon`` to which the smoothed classifier may not give ``label``.
+    """Find an image closer than ``epsilon`` that may get another label than ``label``.
 
     Maximises J(x) = -log mean_i softmax(F(x + noise_i))[label] over the ball, F being denoiser
     and classifier: SmoothAdv of Salman, Li et al. 2019, section 2.2, with its gradient by plain
-    Monte Carlo. Each step draws fresh noise: the ascent is then on the expectation, and cannot
-    adapt itself to a few copies that the verdict will never see.
+    Monte Carlo. Each step draws fresh noise, so that the ascent is on the expectation and does
+    not adapt to the noise of a few copies.
 
     Args:
-        smoothed: whose gradients are followed: the one to attack or, where that has none, a
-            surrogate for it.
+        smoothed: the classifier to attack or, where that has no gradients, a surrogate for it.
         image: [C, H, W] in [0, 1]; values off the 8-bit grid are rounded to it first.
         label: the class to lead away from.
         epsilon: in L2, in pixel values in [0, 1], above 0.
-        pgd: how hard to try; 50 steps of 32 copies by default.
+        pgd: the effort; None for 50 steps of 32 copies.
         seed: of the noise of the attack; None for fresh entropy.
-        stopped: asked before each step; no more are taken once it is true.
+        stopped: called before each step; the attack ends once it returns true.
 
     Returns:
         [C, H, W] on the 8-bit grid, strictly closer than ``epsilon``.
 
     Raises:
-        SettingError: epsilon is not above 0, or there is no gradient to follow: labels alone,
-            or no class ``label``.
+        SettingError: epsilon is not above 0, there is no gradient, or no class ``label``.
         ClassifierError: the gradient is not finite.
     """
     check_length("epsilon", epsilon)
@@ -92,14 +88,14 @@ def attack(
     seed = secrets.randbits(128) if seed is None else seed
     start = to_grid(as_image(image))
     origin = torch.tensor(start, device=smoothed.device)
-    size, point = smoothed.forward_size(start), origin
+    size, point, votes = smoothed.forward_size(start), origin, SoftVotes(smoothed)
     for step in range(pgd.steps):
         if stopped():
             break
         noise = standard_normal(
             derive_key(seed, "attack", step), (pgd.copies, *origin.shape), origin.device
         )
-        uphill = _gradient(smoothed, point, torch.split(noise * smoothed.sigma, size), label)
+        uphill = _gradient(votes, point, torch.split(noise * smoothed.sigma, size), label)
         length = uphill.norm()
         if length > 0:  # it vanishes where all probabilities are 0 or 1 in float32
             point = point + pgd.step * epsilon / length * uphill
@@ -114,22 +110,22 @@ def check_differentiable(
     """Refuse a classifier or denoiser without gradients, before any work.
 
     Raises:
-        SettingError: there is none, or no class ``label``; says to name a surrogate.
+        SettingError: there is no gradient, or no class ``label``; says to name a surrogate.
         ClassifierError: the gradient is not finite.
     """
     point = torch.tensor(image, device=smoothed.device)
-    _gradient(smoothed, point, [torch.zeros_like(point)[None]], label)
+    _gradient(SoftVotes(smoothed), point, [torch.zeros_like(point)[None]], label)
 
 
 def to_grid_within(
     image: Float[np.ndarray, "*shape"], moved: Float[np.ndarray, "*shape"], epsilon: float
 ) -> Float[np.ndarray, "*shape"]:
-    """The change from ``image`` to ``moved``, rounded to the 8-bit grid strictly within epsilon.
+    """Return ``image`` moved towards ``moved`` on the 8-bit grid, strictly within epsilon.
 
-    Rounding alone may add sqrt(d / 12) / 255 to the length, 0.06 at 3x32x32, and takes away
-    every change below half a level. So the change is scaled as far as its rounded form stays
-    inside, and what is left is spent on the pixels that would be next. Lengths are compared as
-    exact integers.
+    Rounding alone may add sqrt(d / 12) / 255 to the length, 0.06 at 3x32x32, and removes every
+    change below half a level. So the change is scaled as far as its rounded form stays inside,
+    and the remaining length is used for the pixels that would change next. Lengths are compared
+    as exact integers.
 
     Args:
         image: on the 8-bit grid.
@@ -163,7 +159,7 @@ def _spend(
     weight: Float[np.ndarray, "*shape"],
     bound: int,
 ) -> Int[np.ndarray, "*shape"]:
-    """Go ``further`` at the pixels with the largest weights, as long as the length allows."""
+    """Use the change ``further`` at the pixels with the largest weights, within the length."""
     if _square(further) < bound:
         return further
     order = np.argsort(-weight, axis=None, kind="stable")
@@ -175,7 +171,7 @@ def _spend(
 
 
 def distance(image: Float[np.ndarray, "*shape"], other: Float[np.ndarray, "*shape"]) -> float:
-    """The L2 distance of two images on the 8-bit grid, from exact integers."""
+    """Return the L2 distance of two images on the 8-bit grid, from exact integers."""
     difference = np.rint(image.astype(np.float64) * _LEVELS) - np.rint(
         other.astype(np.float64) * _LEVELS
     )
@@ -186,10 +182,10 @@ def check_length(name: str, value: float) -> None:
     """Refuse a length that is not above 0 and finite.
 
     Raises:
-        SettingError: naming it.
+        SettingError: names it.
     """
     if not 0.0 < value < math.inf:
-        raise SettingError(f"{name} is a length and must be above 0 and finite, got {value!r}")
+        raise SettingError(f"{name} must be above 0 and finite, got {value!r}")
 
 
 def _square(change: Int[np.ndarray, "*shape"]) -> int:
@@ -197,69 +193,38 @@ def _square(change: Int[np.ndarray, "*shape"]) -> int:
 
 
 def _gradient(
-    smoothed: SmoothedClassifier,
-    point: Float[Tensor, "c h w"],
-    parts: Sequence[Tensor],
-    label: int,
+    votes: SoftVotes, point: Float[Tensor, "c h w"], parts: Sequence[Tensor], label: int
 ) -> Float[Tensor, "c h w"]:
-    """The gradient of J at a point, from noise [n, C, H, W] in parts that go through at once.
+    """Return the gradient of J at a point, from noise in parts [n, C, H, W] that pass at once.
 
     That of -log of a mean of probabilities is the mean of the gradients of -log of each part's
     sum, weighted by these sums.
     """
     logs, gradients = [], []
-    for part in parts:
+    for noise in parts:
         leaf = point.detach().clone().requires_grad_()
-        log = _log_probability(smoothed, leaf + part, label)
-        logs.append(log.detach())
-        gradients.append(_derivative(log, leaf))
+        try:
+            sums = votes.log_sums(leaf[None], noise)[0]
+            if not 0 <= label < len(sums):
+                raise SettingError(
+                    f"The classifier whose gradients are followed has {len(sums)} classes, and "
+                    f"none is the label {label}. Name a surrogate with the same labels."
+                )
+            (gradient,) = torch.autograd.grad(sums[label], leaf)
+        except DenoisedSmoothingError:
+            raise
+        except Exception as error:  # of any callable
+            raise SettingError(
+                f"No gradient passes through denoiser and classifier ({error}). Name a surrogate: "
+                "a differentiable classifier with the same labels."
+            ) from error
+        logs.append(sums[label].detach())
+        gradients.append(gradient)
     weights = torch.softmax(torch.stack(logs), dim=0)
-    gradient = -torch.einsum("p,pchw->chw", weights, torch.stack(gradients))
-    if not gradient.isfinite().all():
+    total = -torch.einsum("p,pchw->chw", weights, torch.stack(gradients))
+    if not total.isfinite().all():
         raise ClassifierError(
-            "the gradient through denoiser and classifier is not finite; name a surrogate, "
-            "another classifier whose gradients are followed instead"
+            "The gradient through denoiser and classifier is not finite. Name a surrogate: a "
+            "differentiable classifier with the same labels."
         )
-    return gradient
-
-
-def _log_probability(
-    smoothed: SmoothedClassifier, copies: Float[Tensor, "n c h w"], label: int
-) -> Float[Tensor, ""]:
-    """Log of the sum of the copies' probabilities of a label."""
-    copies = copies.contiguous(memory_format=torch.channels_last)
-    try:
-        logits = logits_after_denoising(
-            smoothed.denoiser, smoothed.classifier, smoothed.sigma, copies
-        )
-    except DenoisedSmoothingError:
-        raise
-    except Exception as error:  # of any callable
-        raise _no_gradient(f"failed with {type(error).__name__}: {error}") from error
-    if logits.ndim != 2 or not logits.is_floating_point() or not logits.requires_grad:
-        what = "labels" if logits.ndim == 1 else "numbers that do not depend on the image"
-        raise _no_gradient(f"gave {what}")
-    if not 0 <= label < logits.shape[1]:
-        raise SettingError(
-            f"the classifier whose gradients are followed has {logits.shape[1]} classes, and none "
-            f"is the certified label {label}; name a surrogate with the same labels"
-        )
-    return torch.log_softmax(logits.float(), dim=1)[:, label].logsumexp(dim=0)
-
-
-def _derivative(value: Float[Tensor, ""], leaf: Float[Tensor, "c h w"]) -> Float[Tensor, "c h w"]:
-    try:
-        (gradient,) = torch.autograd.grad(value, leaf, allow_unused=True)
-    except RuntimeError as error:
-        raise _no_gradient(f"failed with {type(error).__name__}: {error}") from error
-    if gradient is None:
-        raise _no_gradient("gave numbers that do not depend on the image")
-    return gradient
-
-
-def _no_gradient(what: str) -> SettingError:
-    return SettingError(
-        f"no gradient can be taken through denoiser and classifier: asked for one, they {what}; "
-        "name a surrogate, a differentiable classifier with the same labels whose gradients are "
-        "followed instead"
-    )
+    return total

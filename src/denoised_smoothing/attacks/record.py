@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,20 +26,21 @@ FILE = "attack.json"
 
 
 class AttackRecord:
-    """Keeps what an attack found in a folder, as it finds it.
+    """The outcomes of a campaign, written to a folder as they come.
 
-    ``attack.json`` is written whole after each image, an image that changed as two PNG files,
-    before and after, as soon as it has, and ``curve.png`` at the end, an early one too.
+    ``attack.json`` is written in full after each image. An image that changed is written at once
+    as two PNG files, before and after. ``curve.png`` is written at the end, also after an
+    interruption.
 
     Args:
-        folder: made if it is not there.
-        campaign: what is attacked, and how.
+        folder: created if it does not exist.
+        campaign: the attacks.
         results: of the run, up to the last image attacked.
-        info: recorded beside the settings of the campaign.
+        info: recorded next to the settings of the campaign.
 
     Raises:
         SettingError: the folder holds an attack already, or cannot be written.
-        MissingExtraError: there is no matplotlib for the curve.
+        MissingExtraError: matplotlib is not installed.
     """
 
     def __init__(
@@ -51,19 +53,18 @@ class AttackRecord:
         self._files: list[dict[str, str]] = []
         if (folder / FILE).exists():
             raise SettingError(
-                f"{str(folder / FILE)!r} is there already, and nothing that an attack found is "
-                "overwritten; name another folder"
+                f"{str(folder / FILE)!r} exists, and no attack is overwritten. Name another folder."
             )
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise SettingError(
-                f"cannot make the folder {str(folder)!r} ({error.strerror}); name another one"
+                f"Cannot create the folder {str(folder)!r}: {error.strerror}. Name another one."
             ) from error
         self._write(complete=False)
 
     def add(self, attacks: list[Attacked]) -> None:
-        """Keep the attacks made on one image."""
+        """Record the attacks on one image."""
         for attack in attacks:
             self.outcomes.append(attack.outcome)
             self._files.append(self._keep(attack))
@@ -72,13 +73,13 @@ class AttackRecord:
         self._write(complete=False)
 
     def finish(self, *, complete: bool = True) -> None:
-        """Say whether all images were attacked, and draw the curve of those that were."""
+        """Record whether all images were attacked, and draw the curve of those that were."""
         self._write(complete=complete)
         figure = attack_figure(self._results, self.outcomes, self._campaign.radii)
         save_figure(figure, self.folder / "curve.png")
 
     def to_dict(self, *, complete: bool) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         campaign = self._campaign
         radii = accuracy_under_attack(self._results, self.outcomes, campaign.radii)
         shares = by_share(self.outcomes, campaign.shares)
@@ -95,8 +96,8 @@ class AttackRecord:
             "seed": str(campaign.seed),
             "complete": complete,
             "alarms": [str(path) for _, path in self.alarms],
-            "radii": [row.to_dict() for row in radii],
-            "shares": [row.to_dict() for row in shares],
+            "radii": [asdict(row) for row in radii],
+            "shares": [asdict(row) for row in shares],
             "attacks": [
                 {**outcome.to_dict(), **files}
                 for outcome, files in zip(self.outcomes, self._files, strict=True)
@@ -107,12 +108,9 @@ class AttackRecord:
         outcome = attack.outcome
         if outcome.verdict is not Verdict.CHANGED:
             return {}
-        files = {
-            "before": f"{outcome.index:05}-before.png",
-            "after": f"{outcome.index:05}-after.png",
-        }
-        for name, image in ((files["before"], attack.before), (files["after"], attack.after)):
-            write_atomically(self.folder / name, to_png(image))
+        files = {when: f"{outcome.index:05}-{when}.png" for when in ("before", "after")}
+        for when, name in files.items():
+            write_atomically(self.folder / name, to_png(getattr(attack, when)))
         return files
 
     def _write(self, *, complete: bool) -> None:

@@ -1,4 +1,4 @@
-"""Attacks on a run to tables and a curve: what is proven, and what no attack has refuted."""
+"""Tables and a curve of attacks on a run: lower bounds by proof, upper bounds by attack."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Verdict(StrEnum):
-    """What fresh noise says of an attacked image."""
+    """The result of PREDICT on an attacked image."""
 
     HELD = "held"
     """The certified label wins."""
@@ -36,8 +36,8 @@ class Verdict(StrEnum):
 class AttackOutcome:
     """One attack on one certified image.
 
-    ``norm`` is the L2 length of the change, below ``epsilon``; ``label`` the smoothed
-    classifier's answer at the attacked image, None for an abstention, from the votes ``counts``.
+    ``norm`` is the L2 length of the change, below ``epsilon``. ``label`` is the smoothed
+    classifier's answer at the attacked image, from the votes ``counts``; None for an abstention.
     """
 
     index: int
@@ -53,7 +53,7 @@ class AttackOutcome:
 
     @property
     def verdict(self) -> Verdict:
-        """Whether the certified label still wins."""
+        """The certified label or another one wins, or none."""
         if self.label is None:
             return Verdict.ABSTAINED
         return Verdict.HELD if self.label == self.certified_label else Verdict.CHANGED
@@ -64,7 +64,7 @@ class AttackOutcome:
         return self.verdict is Verdict.CHANGED and self.norm < self.certified_radius
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON, the certified radius rounded down."""
+        """Return plain values for JSON, the certified radius rounded down."""
         return {
             **asdict(self),
             "certified_radius": round_down(self.certified_radius, 6),
@@ -75,9 +75,9 @@ class AttackOutcome:
 
 @dataclass(frozen=True, slots=True)
 class AttackRow:
-    """Images at one L2 radius: certified there, and not shown to be wrong below it.
+    """Images at one L2 radius: certified there, and unbroken by attacks below it.
 
-    ``abstained`` of the unbroken ones have no certificate, so that nobody attacked them.
+    ``abstained`` images have no certificate. They are not attacked and count as unbroken.
     """
 
     radius: float
@@ -86,12 +86,8 @@ class AttackRow:
     abstained: int
     images: int
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return asdict(self)
-
     def texts(self) -> tuple[str, ...]:
-        """Radius and percentages: the lower bound rounded down, the upper bound up."""
+        """Return radius and percentages: the lower bound rounded down, the upper bound up."""
         return (
             f"{self.radius:g}",
             _percent(self.certified * 1000 // self.images),
@@ -108,12 +104,8 @@ class ShareRow:
     abstained: int
     changed: int
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return asdict(self)
-
     def texts(self) -> tuple[str, ...]:
-        """The share, on which side of the radius it is, and the three numbers."""
+        """Return the share, on which side of the radius it is, and the three numbers."""
         side = "within" if self.share <= 1 else "beyond"
         return f"{self.share:g}", side, *map(str, (self.held, self.abstained, self.changed))
 
@@ -121,25 +113,25 @@ class ShareRow:
 def to_attack(
     results: RunResults, limit: int | None = None
 ) -> tuple[RunResults, tuple[ImageResult, ...]]:
-    """What of a run to attack: images that have a certificate, a correct one where labels exist.
+    """Select the images with a certificate; in data with labels, those with a correct one.
 
     Args:
         results: of the run.
-        limit: attack at most so many, the first ones.
+        limit: maximum number of images, the first ones; None for all.
 
     Returns:
-        The results up to the last image attacked, of which shares can be given, and the images.
+        The results up to the last image to attack, to compute shares of, and the images.
 
     Raises:
         SettingError: the limit is below 1, the run has no finished image or no such certificate.
     """
     if limit is not None and limit < 1:
-        raise SettingError(f"limit is a number of images and must be at least 1, got {limit}")
+        raise SettingError(f"limit must be at least 1 image, got {limit}")
     places = np.flatnonzero(counted_radii(results) > 0.0).tolist()
     if not places:
         raise SettingError(
-            f"run {results.run.name!r} has no {measure([results]).removesuffix(' accuracy')} image "
-            "with the right label, so there is nothing to attack; attack another run"
+            f"Run {results.run.name!r} certifies no image"
+            f"{' with the correct label' if results.labelled else ''}. Attack another run."
         )
     if limit is not None and limit < len(places):
         places = places[:limit]
@@ -150,13 +142,13 @@ def to_attack(
 def accuracy_under_attack(
     results: RunResults, outcomes: Iterable[AttackOutcome], radii: Sequence[float]
 ) -> list[AttackRow]:
-    """At each radius: a lower bound (certified) and an upper bound (under attack) on accuracy.
+    """Return a lower bound (certified) and an upper bound (under attack) on accuracy at radii.
 
-    Of all finished images, those that count (correct and certified; certified, in data without
-    labels) with at least this radius; and all but those that are shown to be wrong: certified
-    as something else than they are, or changed by an attack of at most this length. Where the
-    run abstains nothing is shown, whatever the label may be: an anytime run gives an image up
-    for one of its radii and says nothing about smaller ones.
+    Both count finished images. The lower bound counts images with :func:`counted_radii` of at
+    least this radius. The upper bound counts all but those that are shown to be wrong: certified
+    with another label than the true one, or changed by an attack of at most this length. An
+    abstention shows nothing, whatever the label: an anytime run gives an image up for one of its
+    radii and says nothing about smaller ones.
 
     Raises:
         SettingError: the run has no finished image.
@@ -177,7 +169,7 @@ def accuracy_under_attack(
 
 
 def by_share(outcomes: Sequence[AttackOutcome], shares: Sequence[float]) -> list[ShareRow]:
-    """How many images held, abstained and changed at shares of their certified radius.
+    """Count the images that held, abstained and changed at shares of their certified radius.
 
     An image that changed at a smaller length counts as changed at larger ones, which were
     skipped.
@@ -203,21 +195,21 @@ def by_share(outcomes: Sequence[AttackOutcome], shares: Sequence[float]) -> list
 
 
 def radius_table(rows: Sequence[AttackRow], what: str) -> Table:
-    """Rows of :func:`accuracy_under_attack` for a terminal; ``what`` is their :func:`measure`."""
-    title = f"{what.capitalize()} and what attacks leave of it (% of {rows[0].images} images)"
+    """Return :func:`accuracy_under_attack` for a terminal; ``what`` is the :func:`measure`."""
+    title = f"{what.capitalize()}, and the upper bound by attacks (% of {rows[0].images} images)"
     table = _table(
         title, ("L2 radius", "certified (at least)", "under attack (at most)"),
         [row.texts() for row in rows],
     )  # fmt: skip
     if abstained := rows[0].abstained:
         table.caption = (
-            f"The run abstains on {abstained} of them: not attacked, they count as unbroken."
+            f"Images on which the run abstains are not attacked and count as unbroken: {abstained}."
         )
     return table
 
 
 def share_table(rows: Sequence[ShareRow]) -> Table:
-    """The rows of :func:`by_share` for a terminal."""
+    """Return the rows of :func:`by_share` for a terminal."""
     return _table(
         "Attacked images, by the share of their certified radius",
         ("share", "", "held", "abstained", "changed"), [row.texts() for row in rows],
@@ -227,9 +219,9 @@ def share_table(rows: Sequence[ShareRow]) -> Table:
 def attack_figure(
     results: RunResults, outcomes: Sequence[AttackOutcome], radii: Sequence[float] = ()
 ) -> Figure:
-    """Curves (%) against the L2 radius: certified, from below, and under attack, from above.
+    """Draw curves (%) against the L2 radius: certified as lower, under attack as upper bound.
 
-    Both are exact step functions; the upper one ends at the longest attack and has a point at
+    Both are exact step functions. The upper one ends at the longest attack and has a point at
     each of ``radii``.
 
     Raises:
@@ -263,7 +255,7 @@ def attack_figure(
 
 
 def _broken(outcomes: Iterable[AttackOutcome]) -> dict[str, float]:
-    """The least length that changed each image that was changed."""
+    """Return the smallest length that changed each image that was changed."""
     broken: dict[str, float] = {}
     for outcome in outcomes:
         if outcome.verdict is Verdict.CHANGED:

@@ -14,21 +14,20 @@ from denoised_smoothing.smoothing.classifier import SmoothedClassifier
 
 
 class SoftVotes(nn.Module):
-    """Images [B, C, H, W] to the log of the mean of their noisy copies' probabilities [B, K].
+    """A module from images [B, C, H, W] to log mean probabilities of noisy copies [B, K].
 
-    G(x) of Salman, Li et al. 2019, section 2.1, estimated on a few copies: a smooth stand-in for
-    the smoothed classifier, for attacks and tools that follow gradients. It proves nothing:
+    G(x) of Salman, Li et al. 2019, section 2.1, estimated on a few copies: a smooth approximation
+    of the smoothed classifier, for attacks and tools that follow gradients. It proves nothing:
     certificates count labels. Its answers are log-probabilities, so they serve as logits.
 
-    The noise is that of floating point, the same for every image of a batch, and new at each call
-    unless it is told to stay.
+    The noise is drawn in floating point and is the same for every image of a batch.
 
     Args:
         smoothed: the smoothed classifier; denoiser and classifier are parts of the module.
-        copies: noisy copies an image, at least 1.
-        seed: of the noise; the module's own calls are counted from it.
-        fresh: whether each call draws other noise.
-        chunk: copies of the batch in one forward pass.
+        copies: noisy copies of each image, at least 1.
+        seed: of the noise.
+        fresh: whether each call of the module draws new noise.
+        chunk: maximum number of copies in one forward pass.
 
     Raises:
         SettingError: copies or chunk is below 1.
@@ -53,7 +52,7 @@ class SoftVotes(nn.Module):
         self.eval()
 
     def forward(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k"]:
-        """Log of the mean probability of each class.
+        """Return the log of the mean probability of each class.
 
         Raises:
             SettingError: the classifier answers with labels, which have no probabilities.
@@ -62,19 +61,20 @@ class SoftVotes(nn.Module):
         self.calls += 1
         shape = (self.copies, *images.shape[1:])
         noise = standard_normal(key, shape, images.device).to(images.dtype) * self.sigma
-        parts = [self._sums(images, part) for part in torch.split(noise, self.chunk)]
+        parts = [self.log_sums(images, part) for part in torch.split(noise, self.chunk)]
         return torch.logsumexp(torch.stack(parts), dim=0) - torch.tensor(self.copies).log().item()
 
-    def _sums(
+    def log_sums(
         self, images: Float[Tensor, "b c h w"], noise: Float[Tensor, "n c h w"]
     ) -> Float[Tensor, "b k"]:
-        """Log of the sum of probabilities over some copies."""
+        """Return the log of the sum of each class's probabilities over copies with this noise."""
         noisy = (images[:, None] + noise[None]).flatten(0, 1)
+        noisy = noisy.contiguous(memory_format=torch.channels_last)
         logits = logits_after_denoising(self.denoiser, self.classifier, self.sigma, noisy)
         if logits.ndim != 2:
             raise SettingError(
-                "the classifier answers with labels, which have no soft votes; take a classifier "
-                "that answers with logits [B, K]"
+                "The classifier answers with labels, which have no gradient and no soft votes. "
+                "Name a surrogate: a differentiable classifier with the same labels."
             )
         logs = torch.log_softmax(logits.float(), dim=1)
         return logs.reshape(len(images), len(noise), -1).logsumexp(dim=1)
