@@ -110,7 +110,7 @@ def test_a_classifier_of_a_factory_comes_back(
     toy = ("--classifier", "python:toy:Toy", "--sigma", "0.5")
     code, _, err = run("bundle", *toy, "--output", "one")
     assert code == 2
-    assert "its channels are 1 and its resolution None; give shape" in " ".join(err.split())
+    assert "its channels are 1 and its resolution is None. Set shape" in " ".join(err.split())
     code, out, err = run("bundle", *toy, "--resolution", "8", "--output", "one", "--json")
     assert code == 0, err
     assert json.loads(out)["classifier"] == "python:toy:Toy"

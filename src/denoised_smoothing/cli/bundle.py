@@ -40,7 +40,8 @@ def bundle(
     """Write all that answers into one folder, for --bundle of predict and certify."""
     from denoised_smoothing.datasets import load_dataset
     from denoised_smoothing.runs.run import calibrate
-    from denoised_smoothing.smoothing.bundle import read_bundle, shape_of
+    from denoised_smoothing.smoothing.bundle import shape_of
+    from denoised_smoothing.smoothing.bundle_file import read_bundle
 
     smoothed = load_smoothed(
         classifier, denoiser, sigma, noise=noise, device=device, engine=engine, precision=precision

@@ -369,9 +369,9 @@ def smoothed_from_options(
             f"--bundle {bundle} with {', '.join(given)}: a bundle says all of this itself; leave "
             "one of them out"
         )
-    from denoised_smoothing.models.catalogue import load_bundle
+    from denoised_smoothing.smoothing.classifier import SmoothedClassifier
 
-    smoothed = load_bundle(bundle, device=device, batch_size=batch_size)
+    smoothed = SmoothedClassifier.load(bundle, device=device, batch_size=batch_size)
     if smoothed.bundle is None:
         raise SettingError(f"{bundle} is no bundle")
     return Chosen(smoothed, smoothed.bundle.classifier, smoothed.bundle.denoiser)

@@ -34,8 +34,6 @@ from denoised_smoothing.models.specs import (
     unknown,
 )
 from denoised_smoothing.models.weights import load_weights
-from denoised_smoothing.smoothing.bundle import missing_roles, read_bundle, restore_form
-from denoised_smoothing.smoothing.classifier import SmoothedClassifier
 
 
 def load_classifier(spec: str) -> Classifier:
@@ -91,47 +89,6 @@ def _opened(role: Role, spec: str, names: Sequence[str]) -> Any:
     if not callable(made):
         raise SpecError(f"{spec!r}: its source must return a callable, got {type(made).__name__}")
     return remember_spec(made, spec)
-
-
-def load_bundle(
-    folder: str | Path, *, device: str = "auto", batch_size: int | None = None
-) -> SmoothedClassifier:
-    """What :meth:`SmoothedClassifier.save` or the command ``bundle`` wrote.
-
-    A converted bundle runs no code of its own. One for torch may name a factory
-    (``python:MODULE:FACTORY``), which is imported and called as if its spec had been typed.
-
-    Args:
-        folder: of the bundle.
-        device, batch_size: as of :class:`SmoothedClassifier`.
-
-    Raises:
-        WeightsError: a file is altered or missing, of a newer format, or of other code.
-        SettingError: another version of the engine is installed.
-        SpecError: the spec of the classifier or the denoiser names nothing here.
-    """
-    bundle = read_bundle(folder)
-    made: dict[str, Any] = {}
-    for role in missing_roles(folder, bundle):
-        spec = getattr(bundle, role)
-        made[role] = _without_weights(spec) if role == "classifier" else load_denoiser(spec)
-        if role == "classifier":
-            restore_form(made[role], folder)
-    return SmoothedClassifier.load(folder, **made, device=device, batch_size=batch_size)
-
-
-def _without_weights(spec: str) -> Classifier:
-    """The classifier of a spec, whose weights come from elsewhere: none are fetched."""
-    scheme, _, rest = spec.partition(":")
-    if scheme != "torchvision":
-        return load_classifier(spec)
-    from denoised_smoothing.models.classifiers.torchvision import load_torchvision
-
-    name, _, weights = rest.partition(":")
-    classifier = load_torchvision(name, weights="none")
-    if weights != "none" and hasattr(classifier.network, "transform_input"):
-        vars(classifier.network)["transform_input"] = True  # as with all published weights
-    return classifier
 
 
 def shipped_classifiers() -> dict[str, Path]:

@@ -1,12 +1,12 @@
-"""Bundles: a folder with all that answers, so that what was certified is what is deployed.
+"""Exported bundles: a folder with the whole pipeline, to deploy exactly what was certified.
 
-    bundle.json             what it is, with the SHA-256 of every file, and its own
+    bundle.json             its settings, with the SHA-256 of every file, and its own
     model/                  the converted pipeline (openvino, onnxruntime), or with engine torch
     classifier.safetensors  the classifier's weights
     denoiser.safetensors    the denoiser's
 
-Nothing in it is a pickle. The classifier of a torch bundle is rebuilt from its spec, unless its
-file says all that it is.
+Nothing in it is a pickle. A torch bundle makes classifier and denoiser from their specs, unless
+their files define them.
 """
 
 from __future__ import annotations
@@ -30,22 +30,9 @@ from denoised_smoothing.smoothing.bundle_parts import (
     check_version,
     load_engine,
     load_part,
-    missing_roles,
     needs_spec,
-    restore_form,
     save_parts,
 )
-
-__all__ = [
-    "Bundle",
-    "Opened",
-    "missing_roles",
-    "open_bundle",
-    "read_bundle",
-    "restore_form",
-    "save_bundle",
-    "shape_of",
-]
 
 UNNAMED = "unnamed"
 """The spec of a classifier or denoiser that has none."""
@@ -62,17 +49,16 @@ def save_bundle(
 
     Args:
         folder: a new one.
-        execution: what executes the pipeline.
+        execution: the pipeline and its engine.
         shape: of the images [C, H, W].
-        classifier, denoiser: each with the spec that makes it, where it has one.
+        classifier, denoiser: each with the spec that makes it, or None.
 
     Raises:
         SettingError: the folder exists, or a spec is needed.
     """
-    image = np.full(shape, 128 / 255, np.float32)
-    # Before anything is answered: a module may keep what it has computed.
+    # Before the engine runs: a module may keep what it has computed.
     fingerprints = [fingerprint(part) for part, _ in (classifier, denoiser)]
-    choice, (_, height, width) = execution.choice(image), shape
+    choice, (_, height, width) = execution.choice(np.full(shape, 128 / 255, np.float32)), shape
     engine = choice.engine
     bundle = Bundle(
         sigma=execution.pipeline.sigma,
@@ -94,9 +80,10 @@ def save_bundle(
     for role, (part, spec) in (("classifier", classifier), ("denoiser", denoiser)):
         if not bundle.converted and needs_spec(part) and spec is None:
             raise SettingError(
-                f"a bundle for {engine.name.value} holds the weights of the {role}, "
-                f"{type(part).__name__}, but not its code: name the spec that makes it, "
-                f"{role}='python:MODULE:FACTORY', or take an engine that converts it: openvino"
+                f"A bundle for {engine.name.value} holds the weights of the {role}, "
+                f"{type(part).__name__}, but not its code. Name the spec that makes it, "
+                f"{role}='python:MODULE:FACTORY', or use an engine that converts it, such as "
+                "openvino."
             )
     write_bundle(
         Path(folder), bundle, lambda part: save_parts(part, engine, classifier[0], denoiser[0])
@@ -106,27 +93,25 @@ def save_bundle(
 def shape_of(
     execution: PreparedPipeline, channels: int | None, resolution: int | None
 ) -> tuple[int, int, int]:
-    """The shape [C, H, W] of the images that a bundle is to answer, where it is known.
-
-    That of the calibration images, or what the classifier says of itself.
+    """Return the image shape [C, H, W] of the calibration images, or else of the classifier.
 
     Raises:
-        SettingError: it is not known.
+        SettingError: neither states it.
     """
     if execution.calibration_shape is not None:
         return execution.calibration_shape
     if channels is None or resolution is None:
         raise SettingError(
-            "a bundle answers images of one shape, and the classifier does not say which: "
-            f"its channels are {channels} and its resolution {resolution}; give shape=(C, H, W), "
-            "on the command line --resolution, or --calibration DATA"
+            "A bundle is for images of one shape, and the classifier does not state it: its "
+            f"channels are {channels} and its resolution is {resolution}. Set shape=(C, H, W), on "
+            "the command line --resolution or --calibration."
         )
     return channels, resolution, resolution
 
 
 @dataclass(frozen=True)
-class Opened:
-    """What a bundle holds, ready to answer."""
+class OpenedBundle:
+    """The loaded content of a bundle."""
 
     bundle: Bundle
     classifier: Classifier
@@ -134,25 +119,22 @@ class Opened:
     fixed: Fixed
 
 
-def open_bundle(folder: str | Path, classifier: Any = None, denoiser: Any = None) -> Opened:
-    """Check and load a bundle.
-
-    Args:
-        folder: of the bundle.
-        classifier, denoiser: what their specs made, where :func:`missing_roles` names them.
+def open_bundle(folder: str | Path, classifier: Any = None, denoiser: Any = None) -> OpenedBundle:
+    """Check and load a bundle; the arguments are those of :meth:`SmoothedClassifier.load`.
 
     Raises:
-        WeightsError: a file is altered or missing, or of a newer format.
-        SettingError: something is to be given, or another version of the engine is installed.
+        WeightsError: a file is altered or missing, of a newer format, or of other code.
+        SettingError: another version of the engine is installed.
         MissingExtraError: the engine is not installed.
+        SpecError: the spec of the classifier or the denoiser is unknown here.
     """
     folder, bundle = Path(folder), read_bundle(folder)
     check_version(folder, bundle)
     if bundle.converted:
         engine = load_engine(folder, bundle)
         fixed = Fixed(bundle.shape, bundle.calibration, EngineChoice(engine, bundle.forward))
-        return Opened(bundle, ConvertedPipeline(engine, bundle), None, fixed)
-    return Opened(
+        return OpenedBundle(bundle, ConvertedPipeline(engine, bundle), None, fixed)
+    return OpenedBundle(
         bundle,
         load_part(folder, bundle, "classifier", classifier),
         load_part(folder, bundle, "denoiser", denoiser),

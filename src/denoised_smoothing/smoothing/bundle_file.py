@@ -1,4 +1,4 @@
-"""What a bundle says of itself, and the checksums of its files."""
+"""The record of an exported bundle, ``bundle.json``, and the checksums of its files."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ FORMAT = 1
 RECORD = "bundle.json"
 CONVERTED = (EngineName.OPENVINO, EngineName.ONNXRUNTIME)
 """Engines whose bundles hold a converted model."""
+_COPY_AGAIN = "Copy the bundle again from where it was written."
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """What ``bundle.json`` says, beside the files.
+    """The content of ``bundle.json``, except for the files.
 
-    ``shape`` is that of an image [C, H, W], ``resolution`` the side to which images are brought,
+    ``shape`` is that of an image [C, H, W], ``resolution`` the side to which images are resized,
     ``classifier`` and ``denoiser`` are specs, and ``calibration`` is what a run records of it.
     """
 
@@ -52,7 +53,7 @@ class Bundle:
         return self.engine in CONVERTED
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, as in ``bundle.json``."""
+        """Return plain values, as in ``bundle.json``."""
         plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))
         return plain
 
@@ -61,19 +62,16 @@ def write_bundle(folder: Path, bundle: Bundle, fill_folder: Callable[[Path], Non
     """Write a bundle, whole or not at all; ``fill_folder`` writes its files.
 
     Raises:
-        SettingError: there is something of that name already, or it cannot be written.
+        SettingError: the folder holds files, or cannot be written.
     """
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise SettingError(f"{folder} exists already; name a new folder for the bundle")
+        raise SettingError(f"{folder} exists already. Name a new folder for the bundle.")
     part = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.part")
     try:
         part.mkdir(parents=True)
         fill_folder(part)
-        files = {
-            path.relative_to(part).as_posix(): sha256_of(path)
-            for path in sorted(part.rglob("*"))
-            if path.is_file()
-        }
+        paths = sorted(path for path in part.rglob("*") if path.is_file())
+        files = {path.relative_to(part).as_posix(): sha256_of(path) for path in paths}
         record = {"format": FORMAT, **bundle.to_dict(), "files": files}
         record["sha256"] = _own_sha256(record)
         (part / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
@@ -82,15 +80,15 @@ def write_bundle(folder: Path, bundle: Bundle, fill_folder: Callable[[Path], Non
         part.rename(folder)
     except OSError as error:
         raise SettingError(
-            f"the bundle {folder} cannot be written ({error}); name a folder where you may write "
-            "and where there is room"
+            f"Cannot write the bundle {folder} ({error}). Name a folder that is writable and has "
+            "space left."
         ) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
 
 
 def read_bundle(folder: str | Path) -> Bundle:
-    """What a bundle is, after every file was compared with its checksum.
+    """Read the record of a bundle, and compare every file with its checksum.
 
     Raises:
         WeightsError: it is no bundle, of a newer format, or a file is altered or missing.
@@ -101,18 +99,17 @@ def read_bundle(folder: str | Path) -> Bundle:
         version, stated = record["format"], record["sha256"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise WeightsError(
-            f"{folder} is no whole bundle: {RECORD} cannot be read ({type(error).__name__}: "
-            f"{error}); name a folder that 'denoised-smoothing bundle' wrote"
+            f"{folder} is not a complete bundle: cannot read {RECORD} ({type(error).__name__}: "
+            f"{error}). Name a folder that 'denoised-smoothing bundle' wrote."
         ) from error
     if not isinstance(version, int) or version > FORMAT:
         raise WeightsError(
-            f"the bundle {folder} is of format {version!r}, and this version reads {FORMAT}; "
-            "update the package: pip install --upgrade denoised-smoothing"
+            f"The bundle {folder} has format {version!r}; this version reads {FORMAT}. Update the "
+            "package: pip install --upgrade denoised-smoothing"
         )
     if _own_sha256(record) != stated:
         raise WeightsError(
-            f"{folder / RECORD} was altered: its checksum is not {stated!r}; copy the bundle "
-            "again from where it was written"
+            f"{folder / RECORD} was altered: its checksum is not {stated!r}. {_COPY_AGAIN}"
         )
     for name, expected in record["files"].items():
         found = sha256_of(folder / name) if (folder / name).is_file() else "none"
@@ -120,7 +117,7 @@ def read_bundle(folder: str | Path) -> Bundle:
             what = "is missing from" if found == "none" else "was altered in"
             raise WeightsError(
                 f"{name} {what} the bundle {folder}: expected SHA-256 {expected[:12]}..., got "
-                f"{found[:12]}; copy the bundle again from where it was written"
+                f"{found[:12]}. {_COPY_AGAIN}"
             )
     names = record["label_names"]
     record |= {

@@ -22,6 +22,7 @@ from denoised_smoothing.engines.converted import (
 )
 from denoised_smoothing.engines.torch_engine import TorchEngine
 from denoised_smoothing.errors import SettingError, WeightsError
+from denoised_smoothing.models.catalogue import load_classifier, load_denoiser
 from denoised_smoothing.models.classifiers import (
     CIFAR_RESNET,
     CifarResNet,
@@ -64,71 +65,60 @@ def save_parts(folder: Path, engine: Engine, classifier: object, denoiser: objec
         elif isinstance(part, DenoiserNetwork) and (name := _architecture(part)):
             save_denoiser(path, part, name, {**part.card})
         elif isinstance(part, nn.Module) and part.state_dict():
-            save_weights(path, part, _form(part))
+            save_weights(path, part, _input_format(part))
 
 
 def needs_spec(part: object) -> bool:
-    """Whether a classifier or denoiser is rebuilt from a spec, as no file says all that it is."""
+    """Return whether a classifier or denoiser is made by a spec, as no file defines it."""
     known = isinstance(part, DenoiserNetwork) and _architecture(part) is not None
     return not (part is None or known or _is_cifar_resnet(part))
 
 
-def missing_roles(folder: str | Path, bundle: Bundle) -> list[str]:
-    """``classifier`` and ``denoiser``, as far as they are to be rebuilt from their specs."""
-    if bundle.converted:
-        return []
-    missing = [] if _architecture_of(Path(folder) / "classifier.safetensors") else ["classifier"]
-    if bundle.denoiser != "none" and not _architecture_of(Path(folder) / "denoiser.safetensors"):
-        missing.append("denoiser")
-    return missing
-
-
 def load_part(folder: Path, bundle: Bundle, role: str, given: object) -> Any:
-    """The classifier or denoiser of a torch bundle, with the weights in it.
+    """Return the classifier or denoiser of a torch bundle, with the weights in it.
 
     Args:
-        given: what its spec made, where :func:`missing_roles` names it.
+        given: what its spec makes, or None to make it here; used if its file does not define it.
 
     Raises:
-        SettingError: it is needed and was not given.
-        WeightsError: it is another one than was bundled.
+        WeightsError: it differs from the one that was exported.
+        SpecError: its spec is unknown here.
     """
-    path = folder / f"{role}.safetensors"
-    spec = getattr(bundle, role)
-    if role in missing_roles(folder, bundle):
-        if given is None:
-            raise SettingError(
-                f"the {role} of the bundle {folder} is made by its spec {spec!r}: load the bundle "
-                f"with catalogue.load_bundle(folder), or give {role}=..."
-            )
-        if path.is_file() and isinstance(given, nn.Module):
-            fill(given, load_weights(path)[0], str(path))
-    elif role == "denoiser" and spec == "none":
+    path, spec = folder / f"{role}.safetensors", getattr(bundle, role)
+    if role == "denoiser" and spec == "none":
         return None
+    weights, metadata = load_weights(path) if path.is_file() else ({}, {})
+    architecture = metadata.get("architecture", "")
+    if architecture in ARCHITECTURES or CIFAR_RESNET.fullmatch(architecture):
+        part: Any = load_cifar_resnet(path) if role == "classifier" else load_denoiser_file(path)
     else:
-        given = load_cifar_resnet(path) if role == "classifier" else load_denoiser_file(path)
-    if fingerprint(given) != getattr(bundle, f"{role}_fingerprint"):
+        part = given if given is not None else _make(role, spec)
+        if isinstance(part, ImageClassifier) and "form" in metadata:
+            _restore_format(part, **json.loads(metadata["form"]))
+        if isinstance(part, nn.Module) and path.is_file():
+            fill(part, weights, str(path))
+    if fingerprint(part) != getattr(bundle, f"{role}_fingerprint"):
         raise WeightsError(
-            f"the {role} {spec!r} is not the one that was bundled in {folder}: its code or its "
-            "settings are others; install the version that was bundled, or write a new bundle"
+            f"The {role} {spec!r} differs from the one that was exported to {folder}: its code, "
+            "its settings or the version of denoised-smoothing changed. Install the version that "
+            "wrote the bundle, or export it again."
         )
-    return given
+    return part
 
 
 def load_engine(folder: Path, bundle: Bundle) -> ConvertedEngine:
-    """The engine of a bundle with a converted model.
+    """Return the engine of a bundle with a converted model.
 
     Raises:
         MissingExtraError: its package is not installed.
         WeightsError: files were added to the model.
     """
     kind = ENGINES[bundle.engine]
-    check_version(folder, bundle)
     engine = kind(folder / MODEL, (bundle.forward, *bundle.shape), bundle.precision)
     if engine.model_digest != bundle.model_digest:
         raise WeightsError(
-            f"{folder / MODEL} holds other files than were bundled; copy the bundle again from "
-            "where it was written"
+            f"{folder / MODEL} holds other files than were exported. Copy the bundle again from "
+            "where it was written."
         )
     return engine
 
@@ -137,16 +127,15 @@ def check_version(folder: Path, bundle: Bundle) -> None:
     """Refuse another version of the engine: its answers may differ from those certified.
 
     Raises:
-        SettingError: it is another one.
+        SettingError: the version is different.
     """
     version = ENGINES.get(bundle.engine, TorchEngine).version()
     if version != bundle.engine_version:
         package = bundle.engine.value if bundle.converted else "torch"
         raise SettingError(
-            f"the bundle {folder} was certified with {package} {bundle.engine_version}, and "
-            f"{version} is installed, which may answer otherwise: "
-            f"pip install {package}=={bundle.engine_version.partition('+')[0]}, or write a new "
-            "bundle and certify it"
+            f"The bundle {folder} was certified with {package} {bundle.engine_version}, and "
+            f"{version} is installed, whose answers may differ. Run pip install "
+            f"{package}=={bundle.engine_version.partition('+')[0]}, or export and certify again."
         )
 
 
@@ -160,15 +149,29 @@ class ConvertedPipeline:
         self.channels = bundle.shape[0]
 
     def __call__(self, images: Float[Tensor, "b c h w"]) -> Tensor:
-        """Logits [B, K] or labels [B] of noisy images of the bundle's shape."""
+        """Return logits [B, K] or labels [B] of noisy images of the bundle's shape."""
         forward = self._engine.shape[0]
         padding = images.new_zeros(-len(images) % forward, *images.shape[1:])
         pieces = torch.split(torch.cat([images, padding]), forward)
         return torch.cat([self._engine.answer(piece) for piece in pieces])[: len(images)]
 
 
+def _make(role: str, spec: str) -> Any:
+    """Make what a spec names; weights that the bundle holds are not downloaded."""
+    scheme, _, rest = spec.partition(":")
+    if role == "denoiser" or scheme != "torchvision":
+        return load_denoiser(spec) if role == "denoiser" else load_classifier(spec)
+    from denoised_smoothing.models.classifiers.torchvision import load_torchvision
+
+    name, _, weights = rest.partition(":")
+    classifier = load_torchvision(name, weights="none")
+    if weights != "none" and hasattr(classifier.network, "transform_input"):
+        vars(classifier.network)["transform_input"] = True  # as with all published weights
+    return classifier
+
+
 def _is_cifar_resnet(part: object) -> bool:
-    """Whether its file says all that it is."""
+    """Return whether the file of a CIFAR ResNet defines it wholly."""
     return (
         type(part) is ImageClassifier
         and type(part.network) is CifarResNet
@@ -178,10 +181,10 @@ def _is_cifar_resnet(part: object) -> bool:
 
 
 def _architecture(denoiser: DenoiserNetwork) -> str | None:
-    """The name that builds this denoiser from its file, or None where that says not all of it.
+    """Return the name that builds this denoiser from its file, or None if its file is not enough.
 
-    Such as a class of somebody else's, a diffusion model, which is a folder, or a published DnCNN,
-    whose batch normalisation has a setting of its own.
+    It is not enough for a class of another package, for a diffusion model, which is a folder, and
+    for a published DnCNN, whose batch normalisation has a different setting.
     """
     kinds = {kind: name for name, kind in ARCHITECTURES.items() if isinstance(kind, type)}
     name = kinds.get(type(denoiser))
@@ -193,46 +196,31 @@ def _architecture(denoiser: DenoiserNetwork) -> str | None:
     return name if fingerprint(rebuilt) == fingerprint(denoiser) else None
 
 
-def _architecture_of(path: Path) -> str | None:
-    """The architecture that a file names, if it is one of this package."""
-    if not path.is_file():
-        return None
-    name = load_weights(path)[1].get("architecture", "")
-    return name if name in ARCHITECTURES or CIFAR_RESNET.fullmatch(name) else None
-
-
-def _form(part: nn.Module) -> Mapping[str, str]:
-    """What of a classifier is neither its network nor a weight."""
+def _input_format(part: nn.Module) -> Mapping[str, str]:
+    """Return label names and sizes of a classifier, which are neither network nor weight."""
     if not isinstance(part, ImageClassifier):
         return {}
-    form = {
-        "label_names": part.label_names,
-        "resolution": part.resolution,
-        "resize": None if part.resize is None else asdict(part.resize),
-    }
+    resize = None if part.resize is None else asdict(part.resize)
+    form = {"label_names": part.label_names, "resolution": part.resolution, "resize": resize}
     return {"form": json.dumps(form)}
 
 
-def restore_form(classifier: object, folder: str | Path) -> None:
-    """Give a classifier the label names and sizes that it had when it was bundled."""
-    path = Path(folder) / "classifier.safetensors"
-    if not isinstance(classifier, ImageClassifier) or not path.is_file():
-        return
-    metadata = load_weights(path)[1]
-    if "form" not in metadata:
-        return
-    form = json.loads(metadata["form"])
-    names, resize = form["label_names"], form["resize"]
-    classifier.label_names = None if names is None else tuple(names)
-    classifier.resolution = form["resolution"]
-    classifier.resize = None if resize is None else _resize(**resize)
-
-
-def _resize(size: list[int], scaling: str, interpolation: str, **rest: Any) -> Resize:
-    height, width = size
-    return Resize(
-        (height, width),
-        scaling=Scaling(scaling),
-        interpolation=Interpolation(interpolation),
-        **rest,
-    )
+def _restore_format(
+    classifier: ImageClassifier,
+    label_names: list[str] | None,
+    resolution: int | None,
+    resize: dict[str, Any] | None,
+) -> None:
+    """Give a classifier the label names and sizes that it had when it was exported."""
+    classifier.label_names = None if label_names is None else tuple(label_names)
+    classifier.resolution, classifier.resize = resolution, None
+    if resize is not None:
+        height, width = resize["size"]
+        classifier.resize = Resize(
+            **resize
+            | {
+                "size": (height, width),
+                "scaling": Scaling(resize["scaling"]),
+                "interpolation": Interpolation(resize["interpolation"]),
+            }
+        )

@@ -37,7 +37,8 @@ from denoised_smoothing.models.fingerprints import fingerprint
 from denoised_smoothing.models.protocols import Classifier
 from denoised_smoothing.noise import chunk_size, noisy_copies
 from denoised_smoothing.remote.protocol import CopyClassifier
-from denoised_smoothing.smoothing.bundle import Bundle, open_bundle, save_bundle, shape_of
+from denoised_smoothing.smoothing.bundle import open_bundle, save_bundle, shape_of
+from denoised_smoothing.smoothing.bundle_file import Bundle
 from denoised_smoothing.smoothing.cluster import RayBackend, RayCluster, worker_device
 from denoised_smoothing.smoothing.devices import Devices, choose_devices
 from denoised_smoothing.smoothing.query_scheduler import count_by_queries
@@ -257,18 +258,22 @@ class SmoothedClassifier:
         device: str | torch.device = "auto",
         batch_size: int | None = None,
     ) -> SmoothedClassifier:
-        """What :meth:`save` wrote: it answers, and counts, as what was saved did.
+        """Load a bundle that :meth:`save` or the command ``bundle`` wrote, with equal counts.
+
+        A converted bundle runs no code of its own. A torch bundle may name a factory
+        (``python:MODULE:FACTORY``), which is imported and called as if its spec had been typed.
 
         Args:
             folder: of the bundle.
-            classifier, denoiser: as their specs make them, where a torch bundle needs them
-                (:func:`catalogue.load_bundle` does that); they are filled with the weights.
-            device: where torch runs; what is converted runs on a CPU.
+            classifier, denoiser: filled with the weights of the bundle if its files do not define
+                them; omit them to make them by their specs.
+            device: of torch; a converted model runs on a CPU.
             batch_size: as of the constructor.
 
         Raises:
-            WeightsError: a file is altered or missing, or of a newer format.
-            SettingError: something is to be given, or another version of the engine is installed.
+            WeightsError: a file is altered or missing, of a newer format, or of other code.
+            SettingError: another version of the engine is installed.
+            SpecError: the spec of the classifier or the denoiser is unknown here.
         """
         opened = open_bundle(folder, classifier, denoiser)
         bundle = opened.bundle

@@ -14,7 +14,7 @@ from denoised_smoothing.certificates.parameters import EngineName
 from denoised_smoothing.certificates.radii import check_sigma
 from denoised_smoothing.datasets import load_dataset
 from denoised_smoothing.errors import DenoisedSmoothingError, ImageError, SettingError
-from denoised_smoothing.models.catalogue import load_bundle, load_classifier, load_denoiser
+from denoised_smoothing.models.catalogue import load_classifier, load_denoiser
 from denoised_smoothing.models.protocols import Classifier, Denoiser
 from denoised_smoothing.remote.protocol import CopyClassifier
 from denoised_smoothing.smoothing.classifier import SmoothedClassifier
@@ -230,7 +230,7 @@ class ServedModels:
         return self._model(name, classifier, fitting, self._sigmas, shape)
 
     def _load_bundle(self, name: str, folder: str) -> Model:
-        smoothed = load_bundle(folder, device=self._names.device)
+        smoothed = SmoothedClassifier.load(folder, device=self._names.device)
         bundle = smoothed.bundle
         assert bundle is not None
         whole = bundle.denoiser.startswith("mean:")

@@ -17,7 +17,6 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from denoised_smoothing import SmoothedClassifier, load_classifier
-from denoised_smoothing.models.catalogue import load_bundle
 from denoised_smoothing.models.classifiers import CifarResNet, ImageClassifier, save_cifar_resnet
 from denoised_smoothing.models.fingerprints import fingerprint
 from denoised_smoothing.models.protocols import Classifier
@@ -345,7 +344,7 @@ def test_loaded_again_it_has_the_same_fingerprint(case: Case, classifier: Any) -
 def test_a_bundle_of_it_answers_the_same(case: Case, classifier: Any, tmp_path: Path) -> None:
     smoothed = SmoothedClassifier(classifier, 0.25, device="cpu")
     smoothed.save(tmp_path / "bundle", shape=(3, 32, 32), classifier=case.spec)
-    loaded = load_bundle(tmp_path / "bundle", device="cpu")
+    loaded = SmoothedClassifier.load(tmp_path / "bundle", device="cpu")
     assert loaded.fingerprints() == smoothed.fingerprints()
     assert getattr(loaded.classifier, "label_names", None) == case.names
     with torch.inference_mode():

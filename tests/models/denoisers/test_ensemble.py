@@ -10,7 +10,6 @@ from denoised_smoothing import SmoothedClassifier, load_classifier, load_denoise
 from denoised_smoothing.attacks.soft_votes import SoftVotes
 from denoised_smoothing.engines.pipeline import folded
 from denoised_smoothing.errors import ClassifierError, SettingError, SpecError
-from denoised_smoothing.models.catalogue import load_bundle
 from denoised_smoothing.models.denoisers import DnCNN, EnsembleClassifier, MeanDenoiser, UNet
 from denoised_smoothing.models.denoisers.base import DenoiserNetwork
 from denoised_smoothing.models.fingerprints import fingerprint
@@ -138,7 +137,9 @@ def test_a_bundle_answers_as_its_parts(image: Tensor, mean: MeanDenoiser, tmp_pa
     smoothed = SmoothedClassifier(load_classifier("digits"), 0.5, mean, device="cpu")
     spec = "mean:digits-mse+digits-stability?mirror=yes"
     smoothed.save(tmp_path / "bundle", shape=(1, 8, 8), classifier="digits", denoiser=spec)
-    assert counts(load_bundle(tmp_path / "bundle", device="cpu"), image) == counts(smoothed, image)
+    assert counts(SmoothedClassifier.load(tmp_path / "bundle", device="cpu"), image) == counts(
+        smoothed, image
+    )
 
 
 def test_batch_normalisation_of_the_parts_is_folded() -> None:
