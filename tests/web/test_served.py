@@ -56,7 +56,7 @@ def test_bundles_are_served_with_their_models(tmp_path: Path) -> None:
     )
     assert len(model.examples) == 24
     models.prepare(lambda: False)
-    assert models.smoothed("mine", "digits-mse", 0.25).sigma == 0.25
+    assert models.model("mine").smoothed("digits-mse", 0.25).sigma == 0.25
 
 
 def test_models_that_fail_are_withdrawn(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,9 +67,9 @@ def test_models_that_fail_are_withdrawn(monkeypatch: pytest.MonkeyPatch) -> None
         )
     )
     models.prepare(lambda: False)
-    models.smoothed("digits", "none", 0.5)
+    models.model("digits").smoothed("none", 0.5)
     with pytest.raises(SettingError, match="failed when the service started"):
-        models.smoothed("b", "none", 0.5)
+        models.model("b").smoothed("none", 0.5)
 
 
 def test_a_classifier_without_a_size_needs_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,7 +83,7 @@ def test_a_classifier_without_a_size_needs_one(monkeypatch: pytest.MonkeyPatch) 
 
 def test_remote_classifiers_are_not_served() -> None:
     with pytest.raises(SettingError, match="is remote"):
-        ServedModels(ServedNames(classifiers={"s": "simulated:digits"}, denoisers={}, **TORCH))
+        ServedModels(ServedNames(classifiers={"s": "simulated"}, denoisers={}, **TORCH))
 
 
 @pytest.mark.parametrize(

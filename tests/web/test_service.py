@@ -50,18 +50,15 @@ def wait_for(what: Callable[[], bool], seconds: float = 20) -> bool:
     return what()
 
 
-def together(
-    service: Service, ask: Callable[[], Job], monkeypatch: pytest.MonkeyPatch
-) -> list[Job | Exception]:
+def together(ask: Callable[[], Job], monkeypatch: pytest.MonkeyPatch) -> list[Job | Exception]:
     """Send two requests that both pass the checks before the image is read."""
-    both, made = threading.Barrier(2, timeout=20), service._job
+    both, check = threading.Barrier(2, timeout=20), Job.check
 
-    def meet(*args: object) -> Job:
-        job = made(*args)  # type: ignore[arg-type]
+    def meet(job: Job, limits: Limits) -> None:
+        check(job, limits)
         both.wait()
-        return job
 
-    monkeypatch.setattr(service, "_job", meet)
+    monkeypatch.setattr(Job, "check", meet)
     with ThreadPoolExecutor(2) as pool:
         asked = [pool.submit(ask) for _ in range(2)]
     return [asking.exception() or asking.result() for asking in asked]  # type: ignore[misc]
@@ -71,9 +68,9 @@ def test_the_last_place_is_given_once(
     models: ServedModels, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with opened(models, store, Limits(queue=1, grace=1)) as service:
-        answers = together(service, lambda: service.submit(*LONG), monkeypatch)
+        answers = together(lambda: service.submit(*LONG), monkeypatch)
         assert sorted(isinstance(answer, BusyError) for answer in answers) == [False, True]
-        assert service.pending == 1
+        assert len(service._jobs) == 1
 
 
 def test_a_request_is_resumed_once(
@@ -82,13 +79,13 @@ def test_a_request_is_resumed_once(
     with opened(models, store, Limits(grace=1)) as service:
         job = service.submit(*LONG)
         service.cancel(job)
-        assert wait_for(lambda: service.pending == 0)
-        record = service._record(job, {}).ended(State.INTERRUPTED)
-        answers = together(service, lambda: service.resume(record, "a"), monkeypatch)
+        assert wait_for(lambda: len(service._jobs) == 0)
+        record = service._record(job).ended(State.INTERRUPTED)
+        answers = together(lambda: service.resume(record, "a"), monkeypatch)
         refused = [answer for answer in answers if isinstance(answer, SettingError)]
         assert len(refused) == 1
         assert "already pending" in str(refused[0])
-        assert service.pending == 1
+        assert len(service._jobs) == 1
 
 
 def test_cancelled_attacks_free_their_places_at_once(models: ServedModels, store: Store) -> None:
@@ -96,7 +93,7 @@ def test_cancelled_attacks_free_their_places_at_once(models: ServedModels, store
         jobs = [service.submit(*ATTACK) for _ in range(4)]
         for job in jobs:
             service.cancel(job)
-        assert service.pending == 0
+        assert len(service._jobs) == 0
         states = {record.state for record in service.job_store.newest(10)}
         assert states == {State.CANCELLED}
 

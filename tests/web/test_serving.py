@@ -79,8 +79,10 @@ def test_killed_stopped_and_resumed(tmp_path: Path, models: ServedModels) -> Non
         certificate = Certificate.from_json(json.dumps(resumed.json()["certificate"]))
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) in (0, -signal.SIGTERM)
-    again = models.smoothed("digits", "white box (stability)", 0.5).certify(
-        models.model("digits").example("0").image, n=20_000, seed=certificate.seed
+    again = (
+        models.model("digits")
+        .smoothed("white box (stability)", 0.5)
+        .certify(models.model("digits").example("0").image, n=20_000, seed=certificate.seed)
     )
     assert again.counts.votes == certificate.counts.votes
     with sqlite3.connect(tmp_path / "runs.sqlite") as database:

@@ -35,6 +35,7 @@ DESCRIPTION = """Certify image classifiers that already exist: the API returns a
 radius within which no change of the image changes it. Radii are in pixel values in [0, 1] of the
 converted image, rounded down. `GET /v1/models` lists the names of classifiers, denoisers and noise
 levels. The operator limits the size of requests."""
+_STATUSES = {InputError: 422, MissingExtraError: 501, BodyTooLargeError: 413, BodyTooSlowError: 408}
 _log = logging.getLogger(__name__)
 
 
@@ -86,16 +87,10 @@ def _refused(_: Request, error: Exception) -> Response:
             return problem(422, faults(error.errors()))
         case RunNotFoundError():
             return problem(404, "The store has no run of that name. GET /v1/runs lists all.")
-        case InputError():
-            return problem(422, str(error))
-        case MissingExtraError():
-            return problem(501, str(error))
-        case BodyTooLargeError():
-            return problem(413, str(error))
-        case BodyTooSlowError():
-            return problem(408, str(error))
-        case StoreError():
-            _log.error("the store failed", exc_info=error)
-            return problem(503, "The store cannot be read. Retry later.")
+    for kind, status in _STATUSES.items():
+        if isinstance(error, kind):
+            return problem(status, str(error))
     _log.error("a request failed", exc_info=error)
+    if isinstance(error, StoreError):
+        return problem(503, "The store cannot be read. Retry later.")
     return problem(500, failure(None))

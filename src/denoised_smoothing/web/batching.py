@@ -3,52 +3,65 @@
 from __future__ import annotations
 
 import logging
+import secrets
 import threading
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar, Generic, TypeVar
 
 import numpy as np
 from jaxtyping import Float
 
 from denoised_smoothing.certificates.counts import LabelCounts, Stage
 from denoised_smoothing.errors import ClassifierError
+from denoised_smoothing.images import digest
 from denoised_smoothing.smoothing.classifier import SmoothedClassifier
-from denoised_smoothing.smoothing.scheduler import ImageTask, Targets
+from denoised_smoothing.smoothing.scheduler import ImageTask
 
 _log = logging.getLogger(__name__)
 Counts = Mapping[Stage, LabelCounts]
 
 
-@dataclass(eq=False)
-class PendingImage:
-    """An image whose copies a batcher counts.
+@dataclass(eq=False, kw_only=True)
+class PendingImage(ABC):
+    """An image [C, H, W] whose copies a batcher counts, and its counts so far.
 
-    The batcher's thread calls ``on_counts`` after each batch with votes for the image. It calls
-    ``on_end`` once: with None when the image has its targets or was cancelled, or with the error.
+    The seed is fresh entropy: a client, who chooses the image, does not know the noise.
     """
 
-    name: str
-    image_id: str
     image: Float[np.ndarray, "c h w"]
-    seed: int
-    first: Stage
-    targets: Targets
-    on_counts: Callable[[Counts], None]
-    on_end: Callable[[Counts, Exception | None], None]
+    id: str = field(default_factory=lambda: secrets.token_hex(8))
+    seed: int = field(default_factory=lambda: secrets.randbits(128))
     counts: Counts = field(default_factory=dict)
     cancelled: bool = False
+    """Draw no more copies than those in flight."""
     alone: bool = False
     task: ImageTask | None = None
 
+    first: ClassVar[Stage]
+
+    @property
+    def image_id(self) -> str:
+        """The digest of the image, by which its noise is keyed."""
+        return digest(self.image)
+
     def begin(self) -> ImageTask:
-        """Make the task; its counts hold the name by which its targets are looked up."""
-        empty = {self.first: LabelCounts(self.name, self.image_id, self.first)}
-        self.task = ImageTask(self.name, self.image_id, self.image, {**empty, **self.counts})
+        """Return the task, whose counts hold the name by which its image is found."""
+        empty = {self.first: LabelCounts(self.id, self.image_id, self.first)}
+        self.task = ImageTask(self.id, self.image_id, self.image, {**empty, **self.counts})
         return self.task
 
+    @abstractmethod
+    def targets(self, counts: Counts) -> Mapping[Stage, int]:
+        """Return the copies wanted in each stage, given the counts so far."""
 
-class Batcher:
+
+_Image = TypeVar("_Image", bound=PendingImage)
+
+
+class Batcher(Generic[_Image]):
     """Counts the copies of all its pending images together, in batches that they share.
 
     An error of a batch does not name the image that caused it. All images in flight are then
@@ -57,20 +70,31 @@ class Batcher:
 
     Args:
         smoothed: classifies the copies.
-        name: of the thread.
+        name: of the thread, which calls the two functions.
         ready: an event; nothing is counted before it is set.
+        on_counts: called with an image after each batch with votes for it.
+        on_end: called once for each image: with None when it has its targets or was cancelled,
+            or with the error.
     """
 
-    def __init__(self, smoothed: SmoothedClassifier, name: str, ready: threading.Event) -> None:
+    def __init__(
+        self,
+        smoothed: SmoothedClassifier,
+        name: str,
+        ready: threading.Event,
+        on_counts: Callable[[_Image], None],
+        on_end: Callable[[_Image, Exception | None], None],
+    ) -> None:
         self.smoothed, self._ready = smoothed, ready
-        self._waiting: deque[PendingImage] = deque()
-        self._running: dict[str, PendingImage] = {}
+        self._on_counts, self._on_end = on_counts, on_end
+        self._waiting: deque[_Image] = deque()
+        self._running: dict[str, _Image] = {}
         self._changed = threading.Condition()
         self._closed = False
         self._thread = threading.Thread(target=self._work, name=f"batcher {name}", daemon=True)
         self._thread.start()
 
-    def add(self, pending: PendingImage) -> None:
+    def add(self, pending: _Image) -> None:
         """Count the copies of an image."""
         with self._changed:
             self._waiting.append(pending)
@@ -92,7 +116,9 @@ class Batcher:
                 for task in self.smoothed.count_as_they_come(
                     self._tasks(), self._targets, self._seed, on_batch=self._report
                 ):
-                    self._running.pop(task.run).on_end(task.counts, None)
+                    pending = self._running.pop(task.run)
+                    pending.counts = dict(task.counts)
+                    self._on_end(pending, None)
             except Exception as error:
                 self._recover(error)
 
@@ -102,20 +128,16 @@ class Batcher:
             with self._changed:
                 while not self._waiting and not self._running and not self._closed:
                     self._changed.wait()
-                pending = self._take()
-                if pending is None and not self._running and self._closed:
+                if not self._waiting and not self._running:
                     return
+                joins = self._waiting and not (
+                    self._running
+                    and any(image.alone for image in (self._waiting[0], *self._running.values()))
+                )
+                pending = self._waiting.popleft() if joins else None
+                if pending is not None:
+                    self._running[pending.id] = pending
             yield None if pending is None else pending.begin()
-
-    def _take(self) -> PendingImage | None:
-        """Take the next image, if it may run together with those that run."""
-        if not self._waiting or any(pending.alone for pending in self._running.values()):
-            return None
-        if self._waiting[0].alone and self._running:
-            return None
-        pending = self._waiting.popleft()
-        self._running[pending.name] = pending
-        return pending
 
     def _targets(self, counts: Counts) -> Mapping[Stage, int]:
         pending = self._running[next(iter(counts.values())).run]
@@ -128,16 +150,16 @@ class Batcher:
 
     def _report(self, tasks: Sequence[ImageTask]) -> None:
         for task in tasks:
-            self._running[task.run].on_counts(task.counts)
+            pending = self._running[task.run]
+            pending.counts = dict(task.counts)
+            self._on_counts(pending)
 
     def _recover(self, error: Exception) -> None:
         running, self._running = list(self._running.values()), {}
         _log.warning("a batch of %d requests failed", len(running), exc_info=error)
         for pending in running:
-            if pending.task is not None:
-                pending.counts = dict(pending.task.counts)
             if pending.alone or not isinstance(error, ClassifierError) or pending.cancelled:
-                pending.on_end(pending.counts, error)
+                self._on_end(pending, error)
                 continue
             pending.alone = True
             with self._changed:

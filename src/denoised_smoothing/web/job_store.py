@@ -72,7 +72,6 @@ class JobStore:
             left = JOBS.c.state == State.RUNNING.value
             connection.execute(sa.update(JOBS).where(left).values(state=State.INTERRUPTED.value))
         self._changed: dict[str, JobRecord] = {}
-        self._in_flight: dict[str, JobRecord] = {}
         self._lock, self._writing = threading.Lock(), threading.Lock()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._work, name="job store", daemon=True)
@@ -91,25 +90,20 @@ class JobStore:
         """
         with self._writing:
             with self._lock:
-                self._in_flight, self._changed = self._changed, {}
+                records, self._changed = self._changed, {}
             try:
-                self._write(self._in_flight.values())
+                self._write(records.values())
             except StoreError:
                 with self._lock:
-                    self._changed = self._in_flight | self._changed
+                    self._changed = records | self._changed
                 raise
-            finally:
-                with self._lock:
-                    self._in_flight = {}
 
     def get(self, id: str) -> JobRecord | None:
         """Return the request of that name, or None."""
-        with self._lock:
-            held = self._changed.get(id) or self._in_flight.get(id)
-        if held is not None:
-            return held
+        self.flush()
         with self._store.transaction() as connection:
-            row = connection.execute(sa.select(JOBS).where(JOBS.c.id == id)).one_or_none()
+            found = connection.execute(sa.select(JOBS).where(JOBS.c.id == id)).mappings()
+            row = found.one_or_none()
         return None if row is None else _record(row)
 
     def newest(self, limit: int) -> list[JobRecord]:
@@ -151,16 +145,14 @@ class JobStore:
 
 def _row(record: JobRecord) -> dict[str, Any]:
     counts = [[c.run, c.image_id, c.stage.value, c.votes, c.failed] for c in record.counts]
-    values = {**vars(record), "state": record.state.value, "seed": str(record.seed)}
-    return {**values, "counts": counts}
+    changed = {"state": record.state.value, "seed": str(record.seed), "counts": counts}
+    return {**vars(record), **changed}
 
 
 def _record(row: Any) -> JobRecord:
     counts = tuple(
         LabelCounts(run, image_id, Stage(stage), tuple(votes), failed)
-        for run, image_id, stage, votes, failed in row.counts
+        for run, image_id, stage, votes, failed in row["counts"]
     )
-    return JobRecord(
-        row.id, row.kind, row.request, int(row.seed), row.image,
-        State(row.state), counts, row.answer, row.created,
-    )  # fmt: skip
+    changed = {"state": State(row["state"]), "seed": int(row["seed"]), "counts": counts}
+    return JobRecord(**{**row, **changed})

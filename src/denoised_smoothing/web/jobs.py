@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import secrets
 import time
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar
 
-import numpy as np
-from jaxtyping import Float
-
 from denoised_smoothing.attacks import PGD, attack
 from denoised_smoothing.attacks.pgd import distance
-from denoised_smoothing.certificates.certificate import SamplingPlan
+from denoised_smoothing.certificates.certificate import Certificate, SamplingPlan
 from denoised_smoothing.certificates.counts import Stage
 from denoised_smoothing.certificates.parameters import SmoothingParameters
-from denoised_smoothing.certificates.prediction import PredictionBudget
+from denoised_smoothing.certificates.prediction import Prediction, PredictionBudget
 from denoised_smoothing.errors import SettingError
-from denoised_smoothing.images import digest, to_png
+from denoised_smoothing.images import to_png
 from denoised_smoothing.reporting import label_name
 from denoised_smoothing.smoothing.classifier import SmoothedClassifier
 from denoised_smoothing.web import schemas, views
@@ -31,39 +27,31 @@ from denoised_smoothing.web.limits import Limits
 from denoised_smoothing.web.served import Model
 
 
-@dataclass(eq=False)
-class Job(ABC):
-    """An accepted request, with the image [C, H, W] that it is about.
+@dataclass(eq=False, kw_only=True)
+class Job(PendingImage):
+    """An accepted request.
 
-    The seed is fresh entropy: the client, who chose the image, does not know the noise.
+    Args:
+        request: its parameters, with the names of the models.
+        client: the address of the client.
+        model, smoothed: of those names.
+        changes: how the client's image was converted to the classifier's format.
     """
 
     request: Any
     client: str
     model: Model
     smoothed: SmoothedClassifier
-    image: Float[np.ndarray, "c h w"]
     changes: list[str]
-    """How the client's image was converted to the classifier's format."""
-    id: str = field(default_factory=lambda: secrets.token_hex(8))
-    seed: int = field(default_factory=lambda: secrets.randbits(128))
-    counts: Counts = field(default_factory=dict)
     events: EventStream = field(default_factory=EventStream)
-    pending: PendingImage | None = None
     pictures: Future[None] | None = None
     began: float = field(default_factory=time.monotonic)
     reported: float = 0.0
     saved: float = 0.0
-    cancelled: bool = False
+    finished: bool = False
 
     kind: ClassVar[str]
     schema: ClassVar[type[schemas.ImageRequest]]
-    first: ClassVar[Stage]
-
-    @property
-    def image_id(self) -> str:
-        """The digest of the image, by which its noise is keyed."""
-        return digest(self.image)
 
     @cached_property
     def parameters(self) -> SmoothingParameters:
@@ -72,14 +60,13 @@ class Job(ABC):
 
     @cached_property
     def png(self) -> bytes:
-        """The image, as it is first asked for: before an attack."""
+        """The image as it was accepted, before an attack."""
         return to_png(self.image)
 
-    def cancel(self) -> None:
-        """Draw no more copies than those in flight."""
-        self.cancelled = True
-        if self.pending is not None:
-            self.pending.cancelled = True
+    @property
+    def calls(self) -> int:
+        """Number of copies counted."""
+        return sum(votes.n for votes in self.counts.values())
 
     def check(self, limits: Limits) -> None:
         """Refuse a request that is out of range, before any work.
@@ -97,27 +84,27 @@ class Job(ABC):
     def most_calls(self) -> int:
         """Return the maximum number of classifier calls."""
 
-    def prepare(self) -> None:  # noqa: B027
-        """Do what comes before the copies."""
-
     @abstractmethod
-    def targets(self, counts: Counts) -> Mapping[Stage, int]:
-        """Return the copies wanted in each stage, given the counts so far."""
-
-    @abstractmethod
-    def progress(self, counts: Counts) -> dict[str, Any]:
+    def progress(self) -> dict[str, Any]:
         """View the progress."""
 
     @abstractmethod
-    def answer(self, counts: Counts) -> dict[str, Any]:
-        """View the result of the finished counts."""
+    def conclude(self) -> Certificate | Prediction:
+        """Return what the finished counts prove."""
 
-    def _common(self, counts: Counts) -> dict[str, Any]:
+    def answer(self) -> dict[str, Any]:
+        """View the result of the finished counts."""
         image: dict[str, Any] = {"shape": list(self.image.shape), "changes": self.changes}
         if self.request.pictures:
             image["picture"] = views.picture(self.image)
-        calls = sum(votes.n for votes in counts.values())
-        return {"job": self.id, "kind": self.kind, "state": "done", "image": image, "calls": calls}
+        return {
+            "job": self.id,
+            "kind": self.kind,
+            "state": "done",
+            "image": image,
+            "calls": self.calls,
+            **views.result(self.conclude(), self.model.label_names),
+        }
 
 
 class CertificateJob(Job):
@@ -143,16 +130,18 @@ class CertificateJob(Job):
     def targets(self, counts: Counts) -> Mapping[Stage, int]:
         return self.plan.targets(counts, self.parameters)
 
-    def progress(self, counts: Counts) -> dict[str, Any]:
+    def progress(self) -> dict[str, Any]:
         return views.certificate_progress(
-            self.plan, self.parameters, counts, self.model.label_names
+            self.plan, self.parameters, self.counts, self.model.label_names
         )
 
-    def answer(self, counts: Counts) -> dict[str, Any]:
-        certificate = self.plan.certificate(counts, self.parameters)
-        answer = {**self._common(counts), **views.result(certificate, self.model.label_names)}
-        if self.request.pictures and certificate.label is not None:
-            answer["perturbation"] = views.random_change(self.image, certificate.radius, self.seed)
+    def conclude(self) -> Certificate | Prediction:
+        return self.plan.certificate(self.counts, self.parameters)
+
+    def answer(self) -> dict[str, Any]:
+        answer = super().answer()
+        if self.request.pictures and answer["label"] is not None:
+            answer["perturbation"] = views.random_change(self.image, answer["radius"], self.seed)
         return answer
 
 
@@ -165,23 +154,22 @@ class PredictionJob(Job):
     first = Stage.PREDICTION
 
     @cached_property
-    def plan(self) -> PredictionBudget:
+    def budget(self) -> PredictionBudget:
         """The number of copies."""
         return PredictionBudget(self.request.n)
 
     def most_calls(self) -> int:
-        return self.plan.n
+        return self.budget.n
 
     def targets(self, counts: Counts) -> Mapping[Stage, int]:
-        return self.plan.targets(counts, self.parameters)
+        return self.budget.targets(counts, self.parameters)
 
-    def progress(self, counts: Counts) -> dict[str, Any]:
-        votes = counts[Stage.PREDICTION]
-        return views.prediction_progress(self.plan.n, votes, self.model.label_names)
+    def progress(self) -> dict[str, Any]:
+        votes = self.counts[Stage.PREDICTION]
+        return views.prediction_progress(self.budget.n, votes, self.model.label_names)
 
-    def answer(self, counts: Counts) -> dict[str, Any]:
-        prediction = self.plan.prediction(counts[Stage.PREDICTION], self.parameters)
-        return {**self._common(counts), **views.result(prediction, self.model.label_names)}
+    def conclude(self) -> Certificate | Prediction:
+        return self.budget.prediction(self.counts[Stage.PREDICTION], self.parameters)
 
 
 class AttackJob(PredictionJob):
@@ -193,12 +181,13 @@ class AttackJob(PredictionJob):
     request: schemas.AttackRequest
     kind = "attack"
     schema = schemas.AttackRequest
+    prepared: bool = False
 
     def most_calls(self) -> int:
-        return self.plan.n + self.request.steps * self.request.copies
+        return self.budget.n + self.request.steps * self.request.copies
 
     def prepare(self) -> None:
-        """Attack the image until the job is cancelled, and replace it by the attacked one."""
+        """Replace the image by an attacked one; stop early if the job is cancelled."""
         self._before = self.image
         self.image = attack(
             self.smoothed, self._before, self.request.label, self.request.epsilon,
@@ -206,8 +195,8 @@ class AttackJob(PredictionJob):
             stopped=lambda: self.cancelled,
         )  # fmt: skip
 
-    def answer(self, counts: Counts) -> dict[str, Any]:
-        answer, label = super().answer(counts), self.request.label
+    def answer(self) -> dict[str, Any]:
+        answer, label = super().answer(), self.request.label
         outcome = "open" if answer["label"] is None else "falls"
         answer["attack"] = {
             "epsilon": self.request.epsilon,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 from prometheus_client import (
     CollectorRegistry,
@@ -21,27 +22,24 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        prefix = "denoised_smoothing"
         ProcessCollector(registry=self.registry)
-        self.pending = Gauge(f"{prefix}_open_requests", "Pending requests.", registry=self.registry)
-        self.copies = Counter(f"{prefix}_copies", "Noisy copies counted.", registry=self.registry)
+        place: dict[str, Any] = {"namespace": "denoised_smoothing", "registry": self.registry}
+        self.pending = Gauge("open_requests", "Pending requests.", **place)
+        self.copies = Counter("copies", "Noisy copies counted.", **place)
         self.requests = Counter(
-            f"{prefix}_requests",
+            "requests",
             "Requests for copies that ended, by kind and final state.",
             ["kind", "state"],
-            registry=self.registry,
+            **place,
         )
         self.seconds = Histogram(
-            f"{prefix}_request_seconds",
+            "request_seconds",
             "Seconds from the acceptance of a request to its end.",
             ["kind"],
-            registry=self.registry,
             buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300),
+            **place,
         )
-        self.answers = Counter(
-            f"{prefix}_http_responses", "HTTP responses.", ["method", "status"],
-            registry=self.registry,
-        )  # fmt: skip
+        self.answers = Counter("http_responses", "HTTP responses.", ["method", "status"], **place)
 
     def ended(self, kind: str, state: State, copies: int, began: float) -> None:
         """Count a request that ended; it began at ``began`` of the monotonic clock."""

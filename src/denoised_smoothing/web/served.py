@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import product
 
 import numpy as np
-from jaxtyping import Float
 
 from denoised_smoothing.certificates.parameters import EngineName
 from denoised_smoothing.certificates.radii import check_sigma
-from denoised_smoothing.datasets import load_dataset
+from denoised_smoothing.datasets import Example, load_dataset
 from denoised_smoothing.errors import DenoisedSmoothingError, ImageError, SettingError
 from denoised_smoothing.models.catalogue import load_classifier, load_denoiser
-from denoised_smoothing.models.protocols import Classifier, Denoiser
 from denoised_smoothing.remote.protocol import CopyClassifier
 from denoised_smoothing.smoothing.classifier import SmoothedClassifier
 
@@ -27,26 +26,12 @@ _ROUNDS = 4
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class ExampleImage:
-    """An image [C, H, W] that a request can name, and its true label."""
-
-    name: str
-    image: Float[np.ndarray, "c h w"]
-    label: int | None
-
-
 @dataclass(frozen=True)
 class Model:
     """A classifier with the denoisers and noise levels that fit it.
 
-    Args:
-        name: of the classifier.
-        denoisers: names.
-        sigmas: noise levels.
-        shape: [C, H, W] of the images; others are converted to it.
-        label_names: by label; None if unknown.
-        examples: images of that shape.
+    Images are converted to its ``shape`` [C, H, W]; its examples have that shape. Of
+    combinations that cannot be executed there is no smoothed classifier.
     """
 
     name: str
@@ -54,20 +39,28 @@ class Model:
     sigmas: tuple[float, ...]
     shape: tuple[int, int, int]
     label_names: tuple[str, ...] | None
-    examples: tuple[ExampleImage, ...]
+    examples: tuple[Example, ...]
+    by_noise: dict[tuple[str, float], SmoothedClassifier]
 
     @property
     def default_denoiser(self) -> str:
         """The first denoiser, if there is one."""
         return next((name for name in self.denoisers if name != NO_DENOISER), NO_DENOISER)
 
-    def example(self, name: str) -> ExampleImage:
-        """Return the example of that name.
+    def smoothed(self, denoiser: str, sigma: float) -> SmoothedClassifier:
+        """Return the smoothed classifier; raises SettingError if it is not served."""
+        _check_served("denoiser", denoiser, self.denoisers)
+        _check_served("sigma", sigma, self.sigmas)
+        if (denoiser, sigma) not in self.by_noise:
+            raise SettingError(
+                f"{self.name} with denoiser {denoiser} at sigma {sigma:g} failed when the service "
+                "started. Its log names the reason; choose another denoiser or sigma."
+            )
+        return self.by_noise[denoiser, sigma]
 
-        Raises:
-            SettingError: there is none.
-        """
-        examples = {example.name: example for example in self.examples}
+    def example(self, name: str) -> Example:
+        """Return the example of that name; raises SettingError if it is not served."""
+        examples = {str(example.index): example for example in self.examples}
         _check_served("example", name, examples)
         return examples[name]
 
@@ -80,7 +73,7 @@ class ServedNames:
         classifiers, denoisers: specs by name; the denoiser ``none`` is always served.
         bundles: folders by name.
         sigmas: noise levels.
-        examples: the data set whose first images are served to the models that fit; None for none.
+        examples: the data set whose first images are examples; None for none.
         resolution: side of the images, for classifiers that do not state it.
         engine, device: as of :class:`SmoothedClassifier`.
     """
@@ -101,7 +94,7 @@ class ServedNames:
 
 
 class ServedModels:
-    """The models by name, and the smoothed classifiers made of them, each once.
+    """The models by name, and the smoothed classifiers made of them.
 
     All models are loaded when the service starts. A request names models and never loads one.
 
@@ -110,20 +103,17 @@ class ServedModels:
     """
 
     def __init__(self, names: ServedNames) -> None:
-        self._names, self._lock = names, threading.Lock()
+        self._names = names
         self._sigmas = tuple(sorted(map(check_sigma, names.sigmas)))
-        self._smoothed: dict[tuple[str, str, float], SmoothedClassifier] = {}
-        self._withdrawn: set[tuple[str, str, float]] = set()
-        denoisers = {NO_DENOISER: NO_DENOISER, **names.denoisers}
-        self._denoisers = {name: load_denoiser(spec) for name, spec in denoisers.items()}
+        specs = {NO_DENOISER: NO_DENOISER, **names.denoisers}
+        self._denoisers = {name: load_denoiser(spec) for name, spec in specs.items()}
         self._denoisers[NO_DENOISER] = None
-        self._classifiers: dict[str, Classifier] = {}
-        self._examples: tuple[ExampleImage, ...] = ()
+        self._examples: tuple[Example, ...] = ()
         self._label_names: tuple[str, ...] | None = None
         if names.examples is not None:
             dataset = load_dataset(names.examples)
-            first = (dataset[index] for index in range(min(EXAMPLES, len(dataset))))
-            self._examples = tuple(ExampleImage(str(e.index), e.image, e.label) for e in first)
+            shown = range(min(EXAMPLES, len(dataset)))
+            self._examples = tuple(dataset[index] for index in shown)
             self._label_names = dataset.label_names
         models = [self._load(name, spec) for name, spec in names.classifiers.items()]
         models += [self._load_bundle(name, folder) for name, folder in names.bundles.items()]
@@ -132,35 +122,10 @@ class ServedModels:
         self.models = {model.name: model for model in models}
 
     def model(self, name: str | None) -> Model:
-        """Return the model of that name, or the first one.
-
-        Raises:
-            SettingError: it is not served.
-        """
+        """Return the model of that name or the first; raises SettingError if it is not served."""
         name = name or next(iter(self.models))
         _check_served("classifier", name, self.models)
         return self.models[name]
-
-    def smoothed(self, classifier: str, denoiser: str, sigma: float) -> SmoothedClassifier:
-        """Return the smoothed classifier of these names.
-
-        Raises:
-            SettingError: one of them is not served; the message names those that are.
-        """
-        model, key = self.model(classifier), (classifier, denoiser, sigma)
-        _check_served("denoiser", denoiser, model.denoisers)
-        _check_served("sigma", sigma, model.sigmas)
-        if key in self._withdrawn:
-            raise SettingError(
-                f"{classifier} with denoiser {denoiser} at sigma {sigma:g} failed when the service "
-                "started. Its log names the reason; choose another denoiser or sigma."
-            )
-        with self._lock:
-            if key not in self._smoothed:
-                self._smoothed[key] = self._smooth(
-                    self._classifiers[classifier], sigma, self._denoisers[denoiser]
-                )
-            return self._smoothed[key]
 
     def prepare(self, stopped: Callable[[], bool]) -> None:
         """Convert and compile all models; withdraw those that fail.
@@ -172,7 +137,7 @@ class ServedModels:
         earlier: list[object] = []
         for _ in range(_ROUNDS):
             engines = [
-                None if stopped() else self._engine(model, denoiser, sigma)
+                None if stopped() else _engine(model, denoiser, sigma)
                 for model in self.models.values()
                 for sigma in model.sigmas
                 for denoiser in model.denoisers
@@ -181,53 +146,34 @@ class ServedModels:
                 return
             earlier = engines
 
-    def _engine(self, model: Model, denoiser: str, sigma: float) -> object:
-        """Return the engine of a combination, after one forward pass; None if it fails."""
-        key = (model.name, denoiser, sigma)
-        if key in self._withdrawn:
-            return None
-        image = np.full(model.shape, 128 / 255, np.float32)
-        try:
-            smoothed = self.smoothed(*key)
-            smoothed.labels(image, "prepared", 0, 1)
-            return smoothed.choice(image).engine
-        except DenoisedSmoothingError as error:
-            _log.error("%s, %s, sigma %g: %s", *key, error)
-            self._withdrawn.add(key)
-            return None
-
-    def _smooth(
-        self, classifier: Classifier, sigma: float, denoiser: Denoiser | None
-    ) -> SmoothedClassifier:
-        return SmoothedClassifier(
-            classifier, sigma, denoiser, engine=self._names.engine, device=self._names.device
-        )
-
     def _load(self, name: str, spec: str) -> Model:
-        classifier = self._classifiers[name] = load_classifier(spec)
+        classifier = load_classifier(spec)
         if isinstance(classifier, CopyClassifier):
             raise SettingError(
                 f"The classifier {spec!r} is remote, and every client would spend its budget. "
                 "Serve a classifier that runs on this machine."
             )
-        plain = self._smooth(classifier, self._sigmas[0], None)
+
+        def smooth(denoiser: str, sigma: float) -> SmoothedClassifier:
+            return SmoothedClassifier(
+                classifier, sigma, self._denoisers[denoiser],
+                engine=self._names.engine, device=self._names.device,
+            )  # fmt: skip
+
+        plain = smooth(NO_DENOISER, self._sigmas[0])
         side = plain.resolution or self._names.resolution
         if side is None:
             raise SettingError(
                 f"The classifier {name!r} does not state the size of its images. Set it with "
                 "--resolution PIXELS; images are resized and cropped to it before the noise."
             )
-        shape = (plain.channels or 3, side, side)
-        fitting = []
-        for key, denoiser in self._denoisers.items():
-            try:
-                self._smooth(classifier, self._sigmas[0], denoiser).prepare(
-                    np.zeros(shape, np.float32)
-                )
-            except (SettingError, ImageError):  # made for other images
-                continue
-            fitting.append(key)
-        return self._model(name, classifier, fitting, self._sigmas, shape)
+        shape, by_noise = (plain.channels or 3, side, side), {}
+        for denoiser, sigma in product(self._denoisers, self._sigmas):
+            with suppress(SettingError, ImageError):  # of a denoiser for other images
+                smoothed = smooth(denoiser, sigma)
+                smoothed.prepare(np.zeros(shape, np.float32))
+                by_noise[denoiser, sigma] = smoothed
+        return self._model(name, classifier, shape, by_noise)
 
     def _load_bundle(self, name: str, folder: str) -> Model:
         smoothed = SmoothedClassifier.load(folder, device=self._names.device)
@@ -235,22 +181,37 @@ class ServedModels:
         assert bundle is not None
         whole = bundle.denoiser.startswith("mean:")
         denoiser = bundle.denoiser if whole else bundle.denoiser.rpartition("/")[2]
-        self._smoothed[name, denoiser, smoothed.sigma] = smoothed
-        return self._model(name, smoothed.classifier, [denoiser], (smoothed.sigma,), bundle.shape)
+        by_noise = {(denoiser, smoothed.sigma): smoothed}
+        return self._model(name, smoothed.classifier, bundle.shape, by_noise)
 
     def _model(
         self,
         name: str,
         classifier: object,
-        denoisers: Sequence[str],
-        sigmas: tuple[float, ...],
         shape: tuple[int, int, int],
+        by_noise: dict[tuple[str, float], SmoothedClassifier],
     ) -> Model:
         examples = tuple(e for e in self._examples if e.image.shape == shape)
-        names = getattr(classifier, "label_names", None) or (
+        labels = getattr(classifier, "label_names", None) or (
             self._label_names if examples else None
         )
-        return Model(name, tuple(denoisers), sigmas, shape, names, examples)
+        denoisers, sigmas = (tuple(dict.fromkeys(keys)) for keys in zip(*by_noise, strict=True))
+        return Model(name, denoisers, sigmas, shape, labels, examples, by_noise)
+
+
+def _engine(model: Model, denoiser: str, sigma: float) -> object:
+    """Return the engine of a combination, after a forward pass; withdraw it if that fails."""
+    smoothed = model.by_noise.get((denoiser, sigma))
+    if smoothed is None:
+        return None
+    image = np.full(model.shape, 128 / 255, np.float32)
+    try:
+        smoothed.labels(image, "prepared", 0, 1)
+        return smoothed.choice(image).engine
+    except DenoisedSmoothingError as error:
+        _log.error("%s, %s, sigma %g: %s", model.name, denoiser, sigma, error)
+        del model.by_noise[denoiser, sigma]
+        return None
 
 
 def _check_served(kind: str, name: str | float, known: Iterable[str | float]) -> None:

@@ -146,11 +146,11 @@ async def _answer(request: Request, kind: type[Job]) -> Response:
 async def _respond(request: Request, job: Job) -> Response:
     service = service_of(request)
     if "text/event-stream" in request.headers.get("accept", ""):
-        return _stream(_own_events(service, job))
+        return _stream(_events(job, service))
     if "respond-async" in request.headers.get("prefer", ""):
         await run_in_threadpool(service.job_store.flush)
         return JSONResponse(_view(await run_in_threadpool(_stored, request, job.id)), 202)
-    end = asyncio.create_task(job.events.ended())
+    end = asyncio.create_task(_last_event(job))
     gone = asyncio.create_task(_gone(request))
     try:
         await asyncio.wait((end, gone), return_when=asyncio.FIRST_COMPLETED)
@@ -166,6 +166,12 @@ async def _respond(request: Request, job: Job) -> Response:
     return problem(503 if service.closing else 500, values["detail"])
 
 
+async def _last_event(job: Job) -> tuple[str, Any]:
+    async for event in job.events.follow(progress=False):
+        last = event
+    return last
+
+
 async def _gone(request: Request) -> None:
     """Wait until the client disconnects."""
     while (await request.receive())["type"] != "http.disconnect":
@@ -176,20 +182,15 @@ def _stream(events: AsyncIterator[str]) -> Response:
     return StreamingResponse(events, media_type="text/event-stream")
 
 
-async def _own_events(service: Service, job: Job) -> AsyncIterator[str]:
-    """Yield the events of a request, and cancel it if its client disconnects."""
+async def _events(job: Job, owner: Service | None = None) -> AsyncIterator[str]:
+    """Yield the events of a request; if the client owns it and disconnects, cancel it."""
     try:
-        async for text in _events(job):
-            yield text
+        yield _event("accepted", {"job": job.id, "kind": job.kind})
+        async for event, values in job.events.follow():
+            yield _event(event, values) if values is not None else ": still here\n\n"
     finally:
-        if not service.closing:
-            service.cancel(job)
-
-
-async def _events(job: Job) -> AsyncIterator[str]:
-    yield _event("accepted", {"job": job.id, "kind": job.kind})
-    async for event, values in job.events.follow():
-        yield _event(event, values) if values is not None else ": still here\n\n"
+        if owner is not None and not owner.closing:
+            owner.cancel(job)
 
 
 def _event(event: str, values: dict[str, Any]) -> str:

@@ -36,7 +36,10 @@ def models(request: Request) -> dict[str, Any]:
                 "shape": list(model.shape),
                 "label_names": model.label_names,
                 "examples": [
-                    {"name": example.name, "label": label_name(example.label, model.label_names)}
+                    {
+                        "name": str(example.index),
+                        "label": label_name(example.label, model.label_names),
+                    }
                     for example in model.examples
                 ],
             }

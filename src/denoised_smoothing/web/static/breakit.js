@@ -27,7 +27,7 @@ export function breaking({ fields, image, label, name, radius, small, signal }) 
     }[attack.outcome];
     const outside = "Outside the radius nothing is proven.";
     const why = {
-      stands: inside ? "The change is inside the radius, as the certificate proves." : `${outside} This attack found no change that works.`,
+      stands: inside ? "The change is inside the radius, so the answer is certified." : `${outside} This attack found no change that works.`,
       falls: inside ? "The change is inside the radius: this happens with probability at most α." : outside,
       open: inside ? "This check uses fewer copies than the certificate, which still holds." : outside,
     }[attack.outcome];

@@ -72,7 +72,7 @@ export function panel({ title, fields, image, truth, small, signal }) {
     vote(values.votes, values.counted);
     bound.add(values.n, values.lower_bound, values.of);
     radius.add(values.n, values.radius, values.of);
-    if (values.radius > 0) answer.textContent = `So far “${values.votes[0].name}” …`;
+    if (values.radius > 0) answer.textContent = `“${values.votes[0].name}” so far …`;
     else answer.textContent = "Counting votes …";
     note.textContent = values.proven ? "" :
       "Bound and radius are preliminary: they hold when all copies are counted.";
@@ -89,7 +89,7 @@ export function panel({ title, fields, image, truth, small, signal }) {
     answer.className = "answer";
     answer.textContent = values.sentence;
     note.textContent = `${thousands(values.calls)} classifier calls, σ = ${certificate.sigma}, ` +
-      `engine ${certificate.engine} in ${certificate.precision}. ${remark(values)}`;
+      `engine ${certificate.engine}, ${certificate.precision}. ${remark(values)}`;
     element.setAttribute("aria-busy", "false");
     element.dataset.state = "done";
     element.dataset.label = values.label_name ?? "abstains";
@@ -108,8 +108,8 @@ export function panel({ title, fields, image, truth, small, signal }) {
     const sum = perturbation ? [
       h("div", { class: "sum" }, show(picture, "the image"), h("span", { class: "sign", "aria-hidden": true }, "+"),
         show(perturbation.change, `a random change of length ${down(perturbation.norm)}`),
-        h("span", { class: "sign", "aria-hidden": true }, "="), show(perturbation.image, `still “${name}”, provably`)),
-      h("p", { class: "soft" }, `No change shorter than ${down(length)} leads to another answer, neither a random nor the worst one. ` +
+        h("span", { class: "sign", "aria-hidden": true }, "="), show(perturbation.image, `still “${name}”, as certified`)),
+      h("p", { class: "soft" }, `No change shorter than ${down(length)} changes the answer, neither a random change nor the worst one. ` +
         `In this example a pixel changes by up to ${Math.round(255 * perturbation.largest)} of 255 levels.`),
     ] : [h("p", { class: "soft" }, "The radius is shorter than the smallest change of a pixel.")];
     meaning.replaceChildren(h("h3", {}, `A change within radius ${down(length)}`), ...sum,

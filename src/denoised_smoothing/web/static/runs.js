@@ -81,7 +81,7 @@ function downloads(names) {
 function settings(run) {
   const text = (value) => (typeof value === "string" ? value : JSON.stringify(value));
   const all = { ...run.settings, created: run.created };
-  return h("details", {}, h("summary", {}, "Settings"), h("table", { class: "settings" }, h("tbody", {},
+  return h("details", {}, h("summary", {}, "Run settings"), h("table", { class: "settings" }, h("tbody", {},
     Object.entries(all).map(([name, value]) => h("tr", {}, h("th", { scope: "row" }, name), h("td", {}, text(value)))))));
 }
 
@@ -91,7 +91,7 @@ async function show(names) {
   try {
     const compared = await get(`/v1/comparison?${query(names)}`);
     const parts = [
-      h("h2", {}, names.length === 1 ? names[0] : `${names.length} runs compared`),
+      h("h2", {}, names.length === 1 ? names[0] : `Comparison of ${names.length} runs`),
       compared.differing.length ? h("p", { class: "wrong" }, `The runs differ in ${compared.differing.join(", ")}, so their rows are not comparable as they stand.`) : null,
       compared.unproven.length ? h("p", { class: "wrong" }, `Unproven in floating point (float noise): ${compared.unproven.join(", ")}.`) : null,
       steps(compared.curves, compared.measure),
