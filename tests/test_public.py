@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import denoised_smoothing
+from denoised_smoothing import errors
 from denoised_smoothing.certificates.counts import LabelCounts, Stage
 from denoised_smoothing.certificates.plans import FixedBudget
 from denoised_smoothing.store import Store, StoredExample, StoredImage
@@ -36,21 +37,27 @@ def public_definitions() -> Iterator[tuple[str, ast.AST]]:
 
 
 def test_names_are_complete_and_sorted() -> None:
-    assert denoised_smoothing.__all__ == list(denoised_smoothing._HOMES)
+    assert list(denoised_smoothing._HOMES) == denoised_smoothing.__all__
     assert denoised_smoothing.__all__ == sorted(denoised_smoothing.__all__)
     assert dir(denoised_smoothing) == denoised_smoothing.__all__
 
 
 def test_type_checkers_see_the_same_names() -> None:
-    tree = ast.parse(Path(denoised_smoothing.__file__).read_text(encoding="utf-8"))
-    [block] = [node for node in tree.body if isinstance(node, ast.If)]
+    stub = Path(denoised_smoothing.__file__).with_suffix(".pyi")
     seen = {
-        alias.name: node.module.removeprefix("denoised_smoothing.")
-        for node in block.body
+        alias.asname: node.module.removeprefix("denoised_smoothing.")
+        for node in ast.parse(stub.read_text(encoding="utf-8")).body
         if isinstance(node, ast.ImportFrom) and node.module
         for alias in node.names
+        if alias.asname == alias.name
     }
     assert seen == denoised_smoothing._HOMES
+
+
+def test_every_error_that_users_catch_is_public() -> None:
+    of_the_service = {"BusyError", "ClosingError", "BodyTooLargeError", "BodyTooSlowError"}
+    names = {name for name in vars(errors) if name.endswith("Error")}
+    assert names - of_the_service <= set(denoised_smoothing.__all__)
 
 
 @pytest.mark.parametrize("name", denoised_smoothing.__all__)

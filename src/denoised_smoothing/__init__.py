@@ -1,74 +1,70 @@
 """Certified robustness for image classifiers that already exist.
 
-The public names; those that need torch are imported when they are first used.
+The public names; those that need torch are imported when they are first used. ``__init__.pyi``
+has the same table for type checkers.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from denoised_smoothing.certificates.certificate import Certificate, SamplingPlan
-    from denoised_smoothing.certificates.counts import LabelCounts, Stage
-    from denoised_smoothing.certificates.parameters import Noise
-    from denoised_smoothing.certificates.plans import Anytime, FixedBudget, RadiusTarget
-    from denoised_smoothing.certificates.prediction import Prediction
-    from denoised_smoothing.datasets import load_dataset
-    from denoised_smoothing.errors import DenoisedSmoothingError
-    from denoised_smoothing.images import load_image
-    from denoised_smoothing.models.catalogue import load_classifier, load_denoiser
-    from denoised_smoothing.models.classifiers.base import ImageClassifier
-    from denoised_smoothing.reporting import load_results, write_report
-    from denoised_smoothing.runs.run import CertificationRun
-    from denoised_smoothing.smoothing import SmoothedClassifier
-    from denoised_smoothing.store import Store
+from typing import Any
 
 _HOMES = {
+    "AnswerMissingError": "errors",
     "Anytime": "certificates.plans",
+    "BudgetReachedError": "errors",
     "Certificate": "certificates.certificate",
     "CertificationRun": "runs.run",
+    "ClassifierError": "errors",
+    "CountsError": "errors",
+    "DatasetError": "errors",
     "DenoisedSmoothingError": "errors",
     "FixedBudget": "certificates.plans",
     "ImageClassifier": "models.classifiers.base",
+    "ImageDataset": "datasets",
+    "ImageError": "errors",
+    "InputError": "errors",
     "LabelCounts": "certificates.counts",
+    "MissingExtraError": "errors",
+    "ModelChangedError": "errors",
     "Noise": "certificates.parameters",
+    "PGD": "attacks.pgd",
     "Prediction": "certificates.prediction",
+    "Preparation": "training.data",
     "RadiusTarget": "certificates.plans",
+    "RemoteError": "errors",
+    "RunBusyError": "errors",
+    "RunMismatchError": "errors",
+    "RunNotFoundError": "errors",
     "SamplingPlan": "certificates.certificate",
+    "SchemaTooNewError": "errors",
+    "SettingError": "errors",
     "SmoothedClassifier": "smoothing",
+    "Source": "models.specs",
+    "Spec": "models.specs",
+    "SpecError": "errors",
     "Stage": "certificates.counts",
     "Store": "store",
+    "StoreError": "errors",
+    "StoreUnreachableError": "errors",
+    "TrainingConfig": "training.config",
+    "TrainingError": "errors",
+    "TrainingInterruptedError": "errors",
+    "TrainingJob": "training.fit",
+    "WeightsError": "errors",
+    "WorkerError": "errors",
+    "attack": "attacks.pgd",
     "load_classifier": "models.catalogue",
     "load_dataset": "datasets",
     "load_denoiser": "models.catalogue",
     "load_image": "images",
     "load_results": "reporting",
+    "merge": "runs.shards",
+    "train_denoiser": "training.fit",
     "write_report": "reporting",
 }
 
-__all__ = [
-    "Anytime",
-    "Certificate",
-    "CertificationRun",
-    "DenoisedSmoothingError",
-    "FixedBudget",
-    "ImageClassifier",
-    "LabelCounts",
-    "Noise",
-    "Prediction",
-    "RadiusTarget",
-    "SamplingPlan",
-    "SmoothedClassifier",
-    "Stage",
-    "Store",
-    "load_classifier",
-    "load_dataset",
-    "load_denoiser",
-    "load_image",
-    "load_results",
-    "write_report",
-]
+__all__ = sorted(_HOMES)
 
 
 def __getattr__(name: str) -> Any:

@@ -8,8 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from denoised_smoothing.datasets import ImageDataset
-from denoised_smoothing.models.specs import Source, Spec
+from denoised_smoothing import ImageDataset, Source, Spec
 
 
 def load_classifier(spec: Spec) -> Callable[[Tensor], Tensor]:
