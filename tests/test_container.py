@@ -16,7 +16,10 @@ import yaml
 from denoised_smoothing.cli import app
 
 REPOSITORY = Path(__file__).parents[1]
-COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+GROUP: Any = typer.main.get_command(app)
+COMMANDS: dict[str, Any] = {
+    name: GROUP.get_command(typer.Context(GROUP), name) for name in GROUP.commands
+}
 VARIABLE = re.compile(r"\$\{(\w+)(?::([-?])([^}]*))?\}")
 
 

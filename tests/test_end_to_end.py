@@ -164,7 +164,7 @@ def test_ctrl_c_names_the_command_that_continues(
 ) -> None:
     stopped = start(tmp_path, *COMMAND, TOY_SIGNAL="SIGINT", TOY_AT="12")
     assert (stopped.returncode, stopped.stdout) == (130, "")
-    assert "interrupted; everything counted is kept. To go on:" in stopped.stderr
+    assert "Interrupted. Counts so far are stored. To resume:" in stopped.stderr
     assert "Traceback" not in stopped.stderr
     made, stored = passes(tmp_path), copies(tmp_path)
     assert stored > 0

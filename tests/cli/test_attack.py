@@ -101,7 +101,7 @@ class TestAlarm:
         message = " ".join(outcome.err.split())
         assert "ALARM: image '0.png' is certified as label 0 within L2 radius" in message
         assert "label 1 wins" in message
-        assert "The image is kept as attack/00000-after.png." in message
+        assert "The image is stored as attack/00000-after.png." in message
         content = found()
         assert content["alarms"][0] == "attack/00000-after.png"
         first = content["attacks"][0]
@@ -121,7 +121,7 @@ class TestAlarm:
         assert found()["shares"] == [{"share": 5.0, "held": 0, "abstained": 0, "changed": 3}]
         assert "ALARM" not in outcome.err
         assert Path("attack/00002-after.png").exists()
-        assert "3 attacks on 3 images; none of them against a certificate" in outcome.out
+        assert "3 attacks on 3 images. None of them contradict a certificate" in outcome.out
 
     def test_abstentions_raise_none(self, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
         certify(run)
@@ -158,7 +158,10 @@ class TestRefusals:
         certify(run)
         outcome = run("attack", "lies", *COMMON, "--classifier", "python:liar:Other")
         assert outcome.code == 2
-        assert "this is not what run 'lies' certified: classifier_fingerprint: " in outcome.err
+        assert (
+            "The models or data differ from those of run 'lies': classifier_fingerprint: "
+            in outcome.err
+        )
         assert not Path("attack").exists()
 
     def test_other_data(self, run: Run) -> None:
@@ -179,7 +182,7 @@ class TestRefusals:
         Path("other.png").replace("images/1.png")
         outcome = run("attack", "lies", *COMMON, "--radii", "0.1")
         assert outcome.code == 1
-        assert "image '1.png' is not the one that was certified" in " ".join(outcome.err.split())
+        assert "Image '1.png' differs from the certified one" in " ".join(outcome.err.split())
         assert [attack["image_id"] for attack in found()["attacks"]] == ["0.png"]
         assert not found()["complete"]
 
@@ -223,7 +226,7 @@ def test_an_interrupted_attack_keeps_what_it_found(
     monkeypatch.setattr(Campaign, "_attack", interrupted)
     outcome = run("attack", "lies", *COMMON, "--radii", "0.1,0.2")
     assert outcome.code == 130
-    assert "everything found is kept in attack" in outcome.err
+    assert "All attacks so far are stored in attack" in outcome.err
     assert len(found()["attacks"]) == 4
     assert not found()["complete"]
     assert Path("attack/curve.png").exists()
@@ -235,7 +238,7 @@ def test_an_interrupted_attack_keeps_what_it_found(
         (ImageError("image '2.png' is gone"), "error: image '2.png' is gone"),
         (ClassifierError("the classifier failed"), "error: the classifier failed"),
         (StoreError("image '2.png' is not the one"), "error: image '2.png' is not the one"),
-        (KeyboardInterrupt(), "interrupted; everything found is kept in attack"),
+        (KeyboardInterrupt(), "Interrupted. All attacks so far are stored in attack"),
     ],
 )
 def test_an_alarm_is_not_masked_by_what_happens_after_it(

@@ -24,6 +24,7 @@ import torch
 import typer
 from rich.console import Console
 
+from denoised_smoothing.cli import COMMANDS as SUMMARIES
 from denoised_smoothing.cli import app, main
 from denoised_smoothing.cli import output as terminal
 from denoised_smoothing.errors import TrainingInterruptedError
@@ -37,7 +38,10 @@ from denoised_smoothing.store import Store
 SAMPLES = Path(__file__).parents[1] / "samples"
 README = Path(__file__).parents[2] / "README.md"
 DOCS = README.parent / "docs"
-COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+GROUP: Any = typer.main.get_command(app)
+COMMANDS: dict[str, Any] = {
+    name: GROUP.get_command(typer.Context(GROUP), name) for name in SUMMARIES
+}
 WITHIN: dict[str, Any] = {
     f"{name} {inner}": command
     for name, group in COMMANDS.items()
@@ -110,11 +114,41 @@ class TestHelp:
         assert f"Usage: denoised-smoothing {name} [OPTIONS]" in words
         assert " ".join(command.help.split()) in words
         for parameter in command.params:
+            if getattr(parameter, "hidden", False):
+                continue
             assert parameter.help, f"{parameter.name} is not explained"
             for option in (*parameter.opts, *parameter.secondary_opts):
                 assert f" {option} " in words or not option.startswith("-")
         assert "…" not in outcome.out
         assert max(map(len, outcome.out.splitlines())) <= width
+
+    def test_summaries_are_the_start_of_the_help_of_commands(self) -> None:
+        for name, command in COMMANDS.items():
+            assert command.help.split("\n\n")[0] == SUMMARIES[name]
+            assert len(SUMMARIES[name].split(". ")[0]) < 80
+
+    @pytest.mark.parametrize("name", [*COMMANDS, *WITHIN])
+    def test_the_example_of_a_command_parses(self, name: str) -> None:
+        command = (COMMANDS | WITHIN)[name]
+        if name == "experiment":
+            return
+        [line] = re.findall(r"^Example: denoised-smoothing (.*)$", command.help, re.MULTILINE)
+        assert line.startswith(name)
+        command.make_context(name, shlex.split(line.removeprefix(name)))
+
+    def test_commands_and_options_have_the_names_they_had(self) -> None:
+        lines = []
+        for name, command in (COMMANDS | WITHIN).items():
+            options = [
+                option
+                for parameter in command.params
+                if not getattr(parameter, "hidden", False)
+                for option in (*parameter.opts, *parameter.secondary_opts)
+            ]
+            if not hasattr(command, "commands"):
+                lines.append(f"{name}: {' '.join(sorted(options))}")
+        known = (Path(__file__).parent / "options.txt").read_text("utf-8").splitlines()
+        assert sorted(lines) == sorted(known)
 
     def test_names_the_commands_and_exit_codes(self, run: Run) -> None:
         outcome = run("--help")
@@ -232,8 +266,8 @@ class TestCertify:
         assert run(*arguments).json["certificate"]["noise"] == "grid"
         outcome = run(*arguments, "--noise", "float")
         assert outcome.json["certificate"]["noise"] == "float"
-        assert "note: with float noise the certificates are unproven" in outcome.message
-        assert "unproven" not in run(*arguments).message
+        assert "note: with --noise float the certificates are not proven" in outcome.message
+        assert "not proven" not in run(*arguments).message
         outcome = run(*DIGITS, "--run", "a")
         assert outcome.code == 0
         outcome = run(*DIGITS, "--run", "a", "--noise", "float")
@@ -289,32 +323,44 @@ def test_a_password_of_a_store_is_not_shown(run: Run) -> None:
         ("--alpha 0", r"alpha .* got 0.0"),
         ("--n 0", "n is a number of noisy copies .* got 0"),
         ("--n0 -5", "n0 is a number of noisy copies .* got -5"),
-        ("--radii 0.5;1", "--radii takes numbers such as 0.25,0.5,1.0, got '0.5;1'"),
+        ("--radii 0.5;1", "--radii must be numbers separated by commas, got '0.5;1'"),
         ("--radii 0.5,-1", r"radii are lengths of at least 0, such as 0.25, .* got \(0.5, -1.0\)"),
         ("--radii nan", r"radii are lengths of at least 0, such as 0.25, .* got \(nan,\)"),
         ("--noise gauss", "Invalid value for '--noise'"),
         ("--plan fix", "Invalid value for '--plan'"),
-        ("--plan fixed --max-n 9", "--plan fixed takes no --max-n; it goes with --plan anytime"),
-        ("--of-n 9", "--plan fixed takes no --of-n; it goes with --plan radius"),
-        ("--plan anytime --n 9", "--plan anytime takes no --n; it goes with --plan fixed"),
-        ("--plan anytime --n 0", "--plan anytime takes no --n; it goes with --plan fixed"),
-        ("--plan anytime --two-sided", "takes no --two-sided; it goes with --plan fixed"),
-        ("--plan anytime --share 0.9", "takes no --share; it goes with --plan radius"),
-        ("--plan radius --max-n 9", "--plan radius takes no --max-n; it goes with --plan anytime"),
-        ("--max-n 9 --of-n 9", "takes no --max-n, --of-n; it goes with plans of its own"),
+        (
+            "--plan fixed --max-n 9",
+            "--plan fixed does not accept --max-n. Use --plan anytime, or remove --max-n.",
+        ),
+        ("--of-n 9", "--plan fixed does not accept --of-n. Use --plan radius, or remove --of-n."),
+        (
+            "--plan anytime --n 9",
+            "--plan anytime does not accept --n. Use --plan fixed, or remove --n.",
+        ),
+        (
+            "--plan anytime --n 0",
+            "--plan anytime does not accept --n. Use --plan fixed, or remove --n.",
+        ),
+        ("--plan anytime --two-sided", "does not accept --two-sided. Use --plan fixed, or"),
+        ("--plan anytime --share 0.9", "does not accept --share. Use --plan radius, or"),
+        (
+            "--plan radius --max-n 9",
+            "--plan radius does not accept --max-n. Use --plan anytime, or",
+        ),
+        ("--max-n 9 --of-n 9", "does not accept --max-n, --of-n. Remove --max-n, --of-n."),
         ("--plan radius --share 1.5", "share is the part of the radius .* got 1.5"),
         ("--plan anytime --max-n 0", "max_n is a number of noisy copies .* got 0"),
         ("--plan anytime --n0 -1", "n0 is a number of noisy copies .* got -1"),
         ("--limit 0", "limit is a number of images and must be at least 1, got 0"),
         ("--stride 0", "stride is a number of images and must be at least 1, got 0"),
-        ("--resolution 1", "resolution is a number of pixels and must be at least 2, got 1"),
+        ("--resolution 1", "resolution must be at least 2 pixels, got 1"),
         ("--batch-size 0", "batch_size must be at least 1, got 0"),
         ("--device gpu", "device 'gpu' is not available here .* Use auto, cpu, cuda"),
-        ("--device cpu --devices cpu,cpu", "--device cpu beside --devices cpu,cpu; leave one"),
+        ("--device cpu --devices cpu,cpu", "Got both --device cpu and --devices cpu,cpu. Use only"),
         ("--classifier digitz", r"Unknown classifier 'digitz'\. Did you mean digits\?"),
         ("--classifier cifar-resnet56:toy.pt", "toy.pt is a pickle .* is refused"),
         ("--classifier python:toy:number", "module 'toy' has no function 'number'"),
-        ("--classifier python:toy:nothing", "returned NoneType, which cannot be called"),
+        ("--classifier python:toy:nothing", "must return a callable on images, got NoneType"),
         ("--classifier python:toy:Colour", "image '0' is grey, but the classifier takes RGB"),
         ("--denoiser unett:x", r"Unknown denoiser 'unett:x'\. Did you mean unet:FILE"),
         ("--denoiser unet:toy.pt", "toy.pt is a pickle"),
@@ -507,7 +553,7 @@ class TestExportAndReport:
         [
             ("export b --output b.tsv", r"No run 'b' in the store .* Did you mean|newest are: a"),
             ("report a b", "No run 'b' in the store"),
-            ("report a --radii x", "--radii takes numbers such as 0.25,0.5,1.0, got 'x'"),
+            ("report a --radii x", "--radii must be numbers separated by commas, got 'x'"),
             ("export a --output missing/a.tsv", "cannot write the output 'missing/a.tsv'"),
             ("export a --format xls --output a.xls", "Invalid value for '--format'"),
         ],
@@ -634,15 +680,18 @@ class TestTrain:
     @pytest.mark.parametrize(
         ("arguments", "said"),
         [
-            ("--option width", "--option takes NAME=VALUE .* such as width=32, got 'width'"),
-            ("--option width=0", "--option takes NAME=VALUE .* got 'width=0'"),
-            ("--option =5", "--option takes NAME=VALUE .* got '=5'"),
+            (
+                "--option width",
+                "--option must be NAME=VALUE .* got 'width'. Write for example --option width=32",
+            ),
+            ("--option width=0", "--option must be NAME=VALUE .* got 'width=0'"),
+            ("--option =5", "--option must be NAME=VALUE .* got '=5'"),
             ("--architecture unett", "unknown denoiser architecture 'unett'; known: dncnn"),
             ("--objective psnr", "Invalid value for '--objective'"),
             ("--objective stability", "objective stability needs at least one classifier"),
-            ("--classifier python:toy:black_box", "no torch module, so nothing can be trained"),
-            ("--sigma-max 0.1", "the range of sigma ends below its start: 0.5 to 0.1"),
-            ("--steps 0", "steps must be at least 1, got 0"),
+            ("--classifier python:toy:black_box", "is not a torch module, which training needs"),
+            ("--sigma-max 0.1", "sigma_max must be at least sigma, got 0.1 and 0.5"),
+            ("--steps 0", "steps must be at least 1 and finite, got 0"),
             ("--start missing.safetensors", "there is no weights file missing.safetensors"),
         ],
     )

@@ -114,7 +114,7 @@ def test_rate_and_price_give_time_and_cost_for_one_image_and_for_all(run: Any) -
         assert part in text.words
 
 
-def test_steps_and_samples_of_a_diffusion_denoiser_are_reckoned_with(run: Any) -> None:
+def test_steps_and_samples_of_a_diffusion_denoiser_count(run: Any) -> None:
     arguments = ("--radius", "0.5", "--rate", "50", "--price", "0.01", "--images", "10")
     row = run(*arguments, "--steps", "5", "--samples", "7", "--json").json["expected"][-1][
         "anytime"
@@ -125,9 +125,10 @@ def test_steps_and_samples_of_a_diffusion_denoiser_are_reckoned_with(run: Any) -
     assert "passes are those of the denoiser" in run(*arguments, "--steps", "5").words
     refused = run(*arguments, "--samples", "7")
     assert refused.code == 2
-    assert "samples of 1 step are all equal" in refused.err
-    old = run(*arguments, "--votes", "7")
-    assert (old.code, "Use --samples 7" in old.err) == (2, True)
+    assert "--samples 7 needs --steps 2 or more, got 1" in refused.err
+    renamed = run(*arguments, "--steps", "5", "--votes", "7")
+    assert renamed.code == 2
+    assert "Use --samples 7." in renamed.err
 
 
 def test_a_radius_beyond_the_cap_names_the_cap_that_reaches_it(run: Any) -> None:
@@ -174,13 +175,13 @@ def test_what_the_pilot_does_not_share_is_noted(run: Any, pilot: list[int]) -> N
     assert run(*same, "6", "--json").json["pilot"]["notes"] == []
     [stride] = run(*same, "60", "--json").json["pilot"]["notes"]
     assert "its images are the first ones of the data (--stride 1)" in stride
-    assert "certify with --stride 10 to spread the pilot" in stride
+    assert "Certify with --stride 10 to spread the pilot" in stride
     other = ("--radius", "0.7", "--noise", "float", "--shape", "1x8x8", "--pilot", "first")
     text = run(*other, "--images", "6").words
     for part in (
         "noise, grid, not float",
-        "values an image (--shape), 3072, not 64",
-        "copies an image at most (--max-n), 1000, not 10000",
+        "values per image (--shape), 3072, not 64",
+        "maximum of copies (--max-n), 1000, not 10000",
         "radii, [0.5], not [0.7]",
     ):
         assert f"note: the estimate is for the pilot's {part}" in text
@@ -189,13 +190,22 @@ def test_what_the_pilot_does_not_share_is_noted(run: Any, pilot: list[int]) -> N
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--pilot", "first"), "--pilot first needs --images"),
-        (("--pilot", "frist", "--images", "10"), "did you mean 'first'?"),
+        (
+            ("--pilot", "first"),
+            "--pilot first needs the number of images of the whole data set. Add --images N.",
+        ),
+        (("--pilot", "frist", "--images", "10"), "Did you mean 'first'?"),
         (("--pilot", "first", "--images", "5"), "includes the 6 images of the pilot, got 5"),
-        (("--pilot", "first", "--images", "9", "--sigma", "0.25"), "run with sigma 0.5"),
-        (("--pilot", "first", "--images", "9", "--alpha", "0.01"), "run with alpha 0.001, --al"),
-        (("--shape", "32x32"), "such as 3x32x32, got '32x32'"),
-        (("--shape", "3x0x32"), "such as 3x32x32, got '3x0x32'"),
+        (
+            ("--pilot", "first", "--images", "9", "--sigma", "0.25"),
+            "--sigma must be that of the pilot 'first', 0.5, got 0.25",
+        ),
+        (
+            ("--pilot", "first", "--images", "9", "--alpha", "0.01"),
+            "--alpha must be that of the pilot 'first', 0.001, got 0.01",
+        ),
+        (("--shape", "32x32"), "--shape must be channels x height x width, got '32x32'"),
+        (("--shape", "3x0x32"), "--shape must be channels x height x width, got '3x0x32'"),
         (("--images", "0"), "--images must be above 0"),
         (("--price", "-1"), "--price must be above 0"),
         (("--rate", "0"), "--rate must be above 0"),

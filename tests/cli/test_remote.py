@@ -94,7 +94,7 @@ class TestBuying:
             "aws?size=96", "--yes", "--rate", "0", "--max-cost", "1", "--run", "paid",
             "--json", **BY_NAME["aws"].environment(fake.url),
         )  # fmt: skip
-        assert "aws?size=96: at most 20,100 queries more, $20.10 at $0.001 a query" in done.stderr
+        assert "aws?size=96: at most 20,100 more queries, $20.10 at $0.001 a query" in done.stderr
         assert "Budget of the run: $1" in done.stderr
         (row,) = json.loads(done.stdout)["rows"]
         assert row["measure"] == "certified accuracy"
@@ -105,14 +105,15 @@ class TestBuying:
         assert settings["plan"]["kind"] == "anytime"
         assert settings["plan"]["every"] == 10
         assert spent.charged == fake.attempts < 400
-        assert f"{spent.charged:,} attempts, {spent.charged:,} paid for: $0." in done.stderr
+        assert f"{spent.charged:,} queries sent, {spent.charged:,} paid for: $0." in done.stderr
         assert KEY.encode() not in (commands.folder / "s.sqlite").read_bytes()
         assert KEY not in done.stdout + done.stderr
 
     def test_nothing_is_bought_without_a_yes(self, fake: FakeVendor, commands: Commands) -> None:
         environment = BY_NAME["aws"].environment(fake.url)
         done = commands.certify("aws", code=2, **environment)
-        assert "nothing was sent, as nobody can be asked whether to buy; give --yes" in done.stderr
+        assert "No query was sent: confirmation needs a terminal" in done.stderr
+        assert "Add --yes" in done.stderr
         assert fake.attempts == 0
 
     def test_a_server_of_ones_own_asks_nothing(self, fake: FakeVendor, commands: Commands) -> None:
@@ -152,15 +153,15 @@ class TestBuying:
             spec, "--offline", "--run", "r", "--plan", "anytime", "--radii", "0.5", "--max-n",
             "1000", "--n0", "20", "--json",
         )  # fmt: skip
-        assert "lacks answers that this plan needs (images: 2); take" in done.stderr
+        assert "lacks answers that this plan needs (images: 2). Use" in done.stderr
         assert json.loads(done.stdout)["rows"][0]["images"] == 2
         done = commands.certify(
             spec, "--offline", "--run", "r", "--n0", "30", "--n", "60", code=2
         )  # fmt: skip
-        assert "lacks answers that this plan needs, for every image; take its --n0" in done.stderr
+        assert "lacks answers that this plan needs, for every image. Use its --n0" in done.stderr
         assert fake.attempts == bought
         done = commands.certify(spec, "--offline", code=2)
-        assert "--offline takes the stored answers of a run; name it with --run" in done.stderr
+        assert "--offline needs the run whose answers it uses. Add --run NAME." in done.stderr
 
     def test_rehearsal_costs_nothing(self, commands: Commands) -> None:
         done = commands.certify(
@@ -183,8 +184,8 @@ class TestBuying:
             "predict", "images/cat/a.png", "--classifier", "aws", "--sigma", "0.25",
             code=2, **environment,
         )  # fmt: skip
-        assert "give --yes" in done.stderr
-        assert "No answer is kept; 'certify' keeps each of them" in done.stderr
+        assert "Add --yes" in done.stderr
+        assert "Answers are not stored. 'certify' stores them." in done.stderr
         assert fake.attempts == 0
 
     def test_a_price_that_nobody_verified_says_so(
@@ -213,7 +214,7 @@ def test_a_sweep_buys_nothing(fake: FakeVendor, commands: Commands) -> None:
         "sweep", "folder:images", "--classifier", f"http:{fake.url}/classify", "--radius", "0.1",
         "--sigmas", "0.1,0.2", code=2,
     )  # fmt: skip
-    assert "would buy answers of" in done.stderr
+    assert "This command does not support remote classifiers, got" in done.stderr
     assert fake.attempts == 0
 
 
@@ -238,7 +239,7 @@ SENTENCES = {
     "an odd option": ("aws?siez=96", {}, 2, "option 'siez' is not known. Did you mean size?"),
     "too small a size": ("aws?size=1", {}, 2, "2 to 10000 pixels, got 1"),
     "no such label file": ("aws?labels=none.txt", {}, 2, "No such file or directory: 'none.txt'"),
-    "an unknown price": ("openai:x?labels=a,b", {"OPENAI_API_KEY": "x"}, 2, "give --price DOLLARS"),
+    "an unknown price": ("openai:x?labels=a,b", {"OPENAI_API_KEY": "x"}, 2, "Add --price DOLLARS"),
 }
 
 

@@ -20,8 +20,7 @@ import pytest
 from denoised_smoothing import SmoothedClassifier
 from denoised_smoothing.certificates.certificate import Certificate
 from denoised_smoothing.certificates.plans import Anytime
-from denoised_smoothing.cli import cluster_options, main
-from denoised_smoothing.cli.cluster_options import with_address
+from denoised_smoothing.cli import main
 from denoised_smoothing.errors import (
     ClassifierError,
     MissingExtraError,
@@ -377,29 +376,3 @@ class TestTasks:
         for future, name in zip(futures, ("LocalRayletDied", "Connection"), strict=True):
             with pytest.raises(WorkerError, match=rf"cluster was lost \({name}Error: .* to resume"):
                 future.result(WAIT)
-
-
-class TestOptions:
-    def test_ray_may_stand_without_an_address(self) -> None:
-        assert with_address(["--ray"]) == ["--ray", "local"]
-        assert with_address(["--ray", "--json"]) == ["--ray", "local", "--json"]
-        assert with_address(["--ray", "auto", "--json"]) == ["--ray", "auto", "--json"]
-        assert with_address(["digits"]) == ["digits"]
-        assert with_address([]) == []
-
-    def test_become_a_cluster(self) -> None:
-        assert cluster_options.cluster(None, None, 1.0, 0.0, None, 1) is None
-        made = cluster_options.cluster("local", 3, 2.0, 0.5, "a100=1, disk=0.25", 4)
-        assert made is not None
-        assert (made.address, made.workers, made.cpus, made.gpus, made.passes) == (
-            None, 3, 2, 0.5, 4,
-        )  # fmt: skip
-        assert made.resources == {"a100": 1, "disk": 0.25}
-
-    def test_need_ray(self) -> None:
-        with pytest.raises(SettingError, match="about the workers of a cluster; add --ray"):
-            cluster_options.cluster(None, 4, 1.0, 0.0, None, 1)
-
-    def test_resources_are_names_and_amounts(self) -> None:
-        with pytest.raises(SettingError, match="such as a100=1, got 'a100'"):
-            cluster_options.cluster("local", None, 1.0, 0.0, "a100", 1)

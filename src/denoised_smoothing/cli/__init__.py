@@ -3,52 +3,77 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
 
 import typer
+from typer.core import TyperGroup
 
-from denoised_smoothing.cli import (
-    attack,
-    bundle,
-    certify,
-    experiment,
-    plan,
-    results,
-    serve,
-    sweep,
-    train,
-)
-from denoised_smoothing.cli.cluster_options import RayCommand
-from denoised_smoothing.cli.options import fail
 from denoised_smoothing.errors import DenoisedSmoothingError
 
+COMMANDS = {
+    "demo": "Certify handwritten digits with and without a denoiser, and write a report.",
+    "predict": "Predict the label of one image. Needs fewer copies than 'certify'.",
+    "certify": "Certify images and store the counts. Resumes an interrupted run.",
+    "bundle": "Export classifier, denoiser and parameters to one folder for --bundle.",
+    "plan": "Estimate the copies, time and cost of a run before you start it.",
+    "sweep": "Certify a sample of images at several sigmas, and choose one.",
+    "train": "Train a denoiser. Resumes an interrupted training.",
+    "train-classifier": "Train a CIFAR ResNet on clean or noisy images.",
+    "report": "Write an HTML report of one or more runs: curves, a table and example images.",
+    "export": "Export a run as a table, one row per image. Radii are rounded down.",
+    "merge": "Copy the runs of several stores into one, and join shards.",
+    "attack": "Attack the certified images of a run, and write the changed images.",
+    "serve": "Start the web page and the HTTP API.",
+    "experiment": "Reproduce the published tables on this machine.",
+    "list": "List classifiers, denoisers, data sets or stored runs, and missing extras.",
+}
+"""The commands, and the first paragraph of their help."""
+_MODULES = {"train-classifier": "train"} | dict.fromkeys(
+    ("report", "export", "merge", "list"), "results"
+)
+"""The modules of commands that have none of their own name."""
+
+
+class LazyCommands(TyperGroup):
+    """Import a command when it is called, and none to list them."""
+
+    _listing = False
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if self._listing or cmd_name not in COMMANDS:
+            return super().get_command(ctx, cmd_name)
+        module = import_module(f"{__name__}.{_MODULES.get(cmd_name, cmd_name)}")
+        return next(
+            held for held in vars(module).values() if getattr(held, "name", None) == cmd_name
+        )
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        self._listing = True
+        try:
+            super().format_help(ctx, formatter)
+        finally:
+            self._listing = False
+
+
 app = typer.Typer(
+    cls=LazyCommands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="Certified robustness for image classifiers that already exist. Exit codes: 0 done, "
-    "1 failed on the way (what was done is kept), 2 refused before any work, "
+    help="Certify the robustness of existing image classifiers.\n\n"
+    "Example: denoised-smoothing demo\n\n"
+    "Exit codes: 0 done, 1 failed midway (finished work is kept), 2 refused before any work, "
     "3 an attack contradicts a certificate, 130 interrupted.",
 )
-
-app.command()(certify.demo)
-app.command()(certify.predict)
-app.command(cls=RayCommand)(certify.certify)
-app.command()(bundle.bundle)
-app.command()(plan.plan)
-app.command()(sweep.sweep)
-app.command()(train.train)
-app.command()(train.train_classifier)
-app.command()(results.report)
-app.command()(results.export)
-app.command()(results.merge)
-app.command()(attack.attack)
-app.command()(serve.serve)
-app.add_typer(experiment.experiment, name="experiment")
-app.command("list")(results.list_)
+for _name, _summary in COMMANDS.items():
+    app.command(_name, help=_summary)(lambda: None)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a command; errors of this package are printed as one message, without a trace."""
+    """Run a command. Print an error of this package as one message, without a traceback."""
     try:
         app(args=arguments, prog_name="denoised-smoothing")
     except DenoisedSmoothingError as error:
+        from denoised_smoothing.cli.output import fail
+
         fail(error, error.exit_code)

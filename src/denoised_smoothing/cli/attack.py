@@ -1,30 +1,33 @@
-"""attack."""
+"""The command ``attack``."""
 
 from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 
 from denoised_smoothing.certificates.parameters import EngineName, Precision
 from denoised_smoothing.certificates.radii import format_down
+from denoised_smoothing.cli.grouped import Take, command
+from denoised_smoothing.cli.model_options import ModelOptions
 from denoised_smoothing.cli.options import (
     FAILED,
     INTERRUPTED,
     AsJson,
-    Device,
+    Limit,
     Seed,
     StoreUrl,
     command_line,
+    in_copies,
+    in_data,
+    in_output,
     parse_radii,
 )
-from denoised_smoothing.cli.output import err, out, print_json
+from denoised_smoothing.cli.output import err, out, print_json, progress_bar, say
 from denoised_smoothing.cli.remote_options import refuse_paid
 from denoised_smoothing.errors import DenoisedSmoothingError, RunMismatchError, StoreError
 
@@ -40,64 +43,73 @@ if TYPE_CHECKING:
     from denoised_smoothing.store import Store, StoredRun
 
 ALARM = 3
-"""Exit code: within a certified radius, another label wins; the image is kept."""
+"""Exit code: another label wins within a certified radius. The image is kept."""
 SHARE = 0.99
-"""Of the certified radius, unless radii or shares are given."""
+"""Share of the certified radius, unless radii or shares are given."""
 NAMES = ("data", "classifier", "denoiser", "calibration_data")
-"""Settings that only name what the fingerprints identify."""
+"""Run settings that only name what the fingerprints identify."""
 
 
+def _moved(what: str, metavar: str) -> Any:
+    """Return an option that replaces a spec of the run."""
+    return in_data(f"{what}, if it has moved.", metavar=metavar, show_default="that of the run")
+
+
+@command()
 def attack(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="Name of a run.")],
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Name of the run.")],
+    model: Annotated[ModelOptions, Take(("device",))],
     radii: Annotated[
         str | None,
-        typer.Option(help="L2 radii to attack at, such as 0.25,0.5.", show_default="those reached"),
+        in_copies(
+            "L2 radii to attack at, such as 0.25,0.5, in pixel values in [0, 1].",
+            show_default="those within reach",
+        ),
     ] = None,
     share: Annotated[
         list[float] | None,
-        typer.Option(
-            help="Share of each image's own certified radius to attack at; may be given again.",
-            show_default=f"{SHARE} unless there are --radii",
+        in_copies(
+            "Share of each image's certified radius to attack at. Repeat for several.",
+            show_default=f"{SHARE} without --radii",
         ),
     ] = None,
-    steps: Annotated[int, typer.Option(help="Gradient steps of an attack.")] = 50,
-    copies: Annotated[int, typer.Option(help="Noisy copies in each step.")] = 32,
-    n: Annotated[int, typer.Option(help="Fresh noisy copies that judge an attacked image.")] = 1000,
-    limit: Annotated[
-        int | None, typer.Option(help="At most so many images.", show_default="all")
-    ] = None,
+    steps: Annotated[int, in_copies("Gradient steps per attack.")] = 50,
+    copies: Annotated[int, in_copies("Noisy copies per step.")] = 32,
+    n: Annotated[
+        int, in_copies("New noisy copies that decide the label of an attacked image.")
+    ] = 1000,
+    limit: Limit = None,
     surrogate: Annotated[
         str | None,
-        typer.Option(
-            metavar="SPEC",
-            help="Classifier whose gradients are followed instead, if the certified has none.",
+        in_data(
+            "Classifier to take gradients from, if the certified one has none.", metavar="SPEC"
         ),
     ] = None,
     surrogate_denoiser: Annotated[
         str | None,
-        typer.Option(metavar="SPEC", help="Its denoiser.", show_default="that of the run"),
+        in_data(
+            "Denoiser in front of the surrogate.", metavar="SPEC", show_default="that of the run"
+        ),
     ] = None,
-    classifier: Annotated[
-        str | None,
-        typer.Option(metavar="SPEC", help="Where it is now.", show_default="that of the run"),
-    ] = None,
-    denoiser: Annotated[
-        str | None,
-        typer.Option(metavar="SPEC", help="Where it is now.", show_default="that of the run"),
-    ] = None,
-    data: Annotated[
-        str | None,
-        typer.Option(metavar="DATA", help="Where they are now.", show_default="those of the run"),
-    ] = None,
+    classifier: Annotated[str | None, _moved("Classifier of the run", "SPEC")] = None,
+    denoiser: Annotated[str | None, _moved("Denoiser of the run", "SPEC")] = None,
+    data: Annotated[str | None, _moved("Images of the run", "DATA")] = None,
     store: StoreUrl = "runs.sqlite",
     output: Annotated[
-        Path, typer.Option(metavar="FOLDER", help="For attack.json, curve.png, changed images.")
+        Path,
+        in_output(
+            "New folder for attack.json, curve.png and the changed images.", metavar="FOLDER"
+        ),
     ] = Path("attack"),
     seed: Seed = None,
-    device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Attack what a run certified. Exit code 3: an attack contradicts a certificate."""
+    """Attack the certified images of a run, and write the changed images.
+
+    Example: denoised-smoothing attack my-run --radii 0.25,0.5
+
+    Exit code 3: an attack contradicts a certificate. That image is kept.
+    """
     from denoised_smoothing.attacks import PGD, AttackRecord, Campaign
     from denoised_smoothing.attacks.report import to_attack
     from denoised_smoothing.reporting import load_results
@@ -105,7 +117,7 @@ def attack(
 
     with Store(store, read_only=True) as opened:
         results, images = to_attack(load_results(opened, run), limit)
-        request = _request(results.run, data, classifier, denoiser, device)
+        request = _request(results.run, data, classifier, denoiser, model.device)
         read = _Reader(opened, request, run)
     lengths = _lengths(results, radii, share)
     guide = None
@@ -114,7 +126,7 @@ def attack(
             surrogate or request.settings["classifier"],
             surrogate_denoiser or request.settings["denoiser"],
         )
-        guide = _smoothed(results.run, *specs, device)
+        guide = _smoothed(results.run, *specs, model.device)
     campaign = Campaign(
         request.smoothed,
         images,
@@ -176,10 +188,10 @@ def _smoothed(
 def _request(
     run: StoredRun, data: str | None, classifier: str | None, denoiser: str | None, device: str
 ) -> CertificationRun:
-    """What was certified, built anew.
+    """Build the run again, as it was certified.
 
     Raises:
-        RunMismatchError: it is not the same.
+        RunMismatchError: it differs from the stored run.
     """
     from denoised_smoothing.certificates.certificate import SamplingPlan
     from denoised_smoothing.datasets import load_dataset
@@ -205,14 +217,15 @@ def _request(
     ]
     if differs:
         raise RunMismatchError(
-            f"this is not what run {run.name!r} certified: {'; '.join(differs)}; name the same "
-            "data, classifier and denoiser, on the same kind of machine, or certify anew here"
+            f"The models or data differ from those of run {run.name!r}: {'; '.join(differs)}. "
+            "Use the same data, classifier and denoiser on the same kind of machine, or certify "
+            "again here."
         )
     return request
 
 
 def _calibration(settings: Mapping[str, Any]) -> ImageDataset | None:
-    """The images from which int8 took its ranges, where it did."""
+    """Load the images of the int8 calibration, where there was one."""
     from denoised_smoothing.datasets import load_dataset
 
     named = settings.get("calibration_data")
@@ -220,7 +233,7 @@ def _calibration(settings: Mapping[str, Any]) -> ImageDataset | None:
 
 
 class _Reader:
-    """Reads an image of a run as it was certified."""
+    """Read an image of a run as it was certified."""
 
     def __init__(self, store: Store, request: CertificationRun, run: str) -> None:
         self._request = request
@@ -232,8 +245,8 @@ class _Reader:
         example, pixels = self._request.image(image.index)
         if (example.image_id, digest(pixels)) != (image.image_id, self._digests[image.image_id]):
             raise StoreError(
-                f"image {image.image_id!r} is not the one that was certified: the data changed; "
-                "attack a run on the data as they are now"
+                f"Image {image.image_id!r} differs from the certified one, because the data "
+                "changed. Certify the data again, and attack that run."
             )
         return pixels
 
@@ -241,24 +254,30 @@ class _Reader:
 def _execute(campaign: Campaign, record: AttackRecord) -> None:
     """Attack, and keep what is found however it ends; an alarm's exit code is never lost."""
     code = 0
+    text = "images, {task.fields[attacks]} attacks, {task.fields[changed]} changed"
     try:
-        with _bar(len(campaign.images)) as show:
+        with progress_bar(text, "attacking", attacks=0, changed=0) as update:
             for attacks in campaign.run():
                 record.add(attacks)
-                show(record.outcomes)
+                update(
+                    total=len(campaign.images),
+                    completed=len({outcome.image_id for outcome in record.outcomes}),
+                    attacks=len(record.outcomes),
+                    changed=sum(o.verdict.value == "changed" for o in record.outcomes),
+                )
     except KeyboardInterrupt:
-        err.print(f"interrupted; everything found is kept in {record.folder}", markup=False)
+        say(f"Interrupted. All attacks so far are stored in {record.folder}.", err)
         code = INTERRUPTED
     except DenoisedSmoothingError as error:  # in the middle
-        err.print(f"error: {error}", markup=False, soft_wrap=True)
+        say(f"error: {error}", err)
         code = FAILED
     finally:
         for outcome, path in record.alarms:
-            err.print(_alarm(outcome, path, campaign), markup=False, soft_wrap=True)
+            say(_alarm(outcome, path, campaign), err)
     try:
         record.finish(complete=not code)
     except DenoisedSmoothingError as error:  # no room for the curve
-        err.print(f"error: {error}", markup=False, soft_wrap=True)
+        say(f"error: {error}", err)
         code = FAILED
     if code:
         raise typer.Exit(ALARM if record.alarms else code)
@@ -267,12 +286,12 @@ def _execute(campaign: Campaign, record: AttackRecord) -> None:
 def _alarm(outcome: AttackOutcome, path: Path, campaign: Campaign) -> str:
     return (
         f"ALARM: image {outcome.image_id!r} is certified as label {outcome.certified_label} "
-        f"within L2 radius {format_down(outcome.certified_radius)}, but at distance "
-        f"{outcome.norm:.4f} label {outcome.label} wins (p-value {outcome.p_value:.2g}, level "
-        f"{campaign.level:.2g}). The image is kept as {path}. By chance a certificate is wrong "
-        f"with probability at most alpha = {campaign.alpha:g}, and so is any verdict of this "
-        "attack: certify and attack again with other seeds, and if the alarm comes back, trust "
-        "no certificate of this classifier"
+        f"within L2 radius {format_down(outcome.certified_radius)}, but label {outcome.label} wins "
+        f"at distance {outcome.norm:.4f} (p-value {outcome.p_value:.2g}, level "
+        f"{campaign.level:.2g}). The image is stored as {path}. A certificate is wrong with "
+        f"probability at most alpha = {campaign.alpha:g}, and so are the verdicts of this attack. "
+        "Certify and attack again with other seeds. If the alarm repeats, do not trust the "
+        "certificates of this classifier."
     )
 
 
@@ -294,34 +313,8 @@ def _print(campaign: Campaign, record: AttackRecord, results: RunResults, *, as_
         out.print(radius_table(rows, measure([results])))
     if campaign.shares:
         out.print(share_table(by_share(outcomes, campaign.shares)))
-    alarms = len(record.alarms) or "none"
-    out.print(
-        f"{len(outcomes)} attacks on {len(campaign.images)} images; {alarms} of them against a "
-        f"certificate. Kept in {record.folder}.",
-        markup=False,
-        soft_wrap=True,
+    alarms = len(record.alarms) or "None"
+    say(
+        f"{len(outcomes)} attacks on {len(campaign.images)} images. {alarms} of them contradict a "
+        f"certificate. Stored in {record.folder}."
     )
-
-
-@contextmanager
-def _bar(images: int) -> Iterator[Callable[[Sequence[AttackOutcome]], None]]:
-    """A progress bar on standard error: images done, attacks made, how many images changed."""
-    columns = (
-        SpinnerColumn(),
-        TextColumn("attacking"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TextColumn("images, {task.fields[attacks]} attacks, {task.fields[changed]} changed"),
-    )
-    with Progress(*columns, console=err, transient=True) as bar:
-        task = bar.add_task("", total=images, attacks=0, changed=0)
-
-        def show(outcomes: Sequence[AttackOutcome]) -> None:
-            bar.update(
-                task,
-                completed=len({outcome.image_id for outcome in outcomes}),
-                attacks=len(outcomes),
-                changed=sum(outcome.verdict.value == "changed" for outcome in outcomes),
-            )
-
-        yield show

@@ -1,104 +1,87 @@
-"""Options of --ray: where workers are, how many, and what each takes."""
+"""Options of ``--ray``: the address of the cluster, its workers and their resources."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
 from typer.core import TyperCommand
 
+from denoised_smoothing.cli.options import option_group
 from denoised_smoothing.errors import SettingError
 
 if TYPE_CHECKING:
     from denoised_smoothing.smoothing.cluster import RayCluster
 
 LOCAL = "local"
-_PANEL = "Cluster"
+_option = option_group("Cluster")
 
-Ray = Annotated[
-    str | None,
-    typer.Option(
-        "--ray",
-        metavar="[ADDRESS]",
-        help="Count on workers of a Ray cluster: at an address, auto for the one that this machine "
-        "belongs to, or started here.",
-        rich_help_panel=_PANEL,
-    ),
-]
-Workers = Annotated[
-    int | None,
-    typer.Option(
-        help="How many workers.", show_default="as the cluster has room", rich_help_panel=_PANEL
-    ),
-]
-WorkerCpus = Annotated[
-    float, typer.Option(help="CPUs that each worker takes.", rich_help_panel=_PANEL)
-]
-WorkerGpus = Annotated[
-    float,
-    typer.Option(help="GPUs that each worker takes; fractions share one.", rich_help_panel=_PANEL),
-]
-WorkerResources = Annotated[
-    str | None,
-    typer.Option(
-        metavar="NAME=AMOUNT,...",
-        help="Custom resources that each worker takes.",
-        rich_help_panel=_PANEL,
-    ),
-]
-Passes = Annotated[
-    int,
-    typer.Option(help="Forward passes for one message to a worker.", rich_help_panel=_PANEL),
-]
+
+@dataclass(frozen=True)
+class ClusterOptions:
+    """The options as typed."""
+
+    ray: Annotated[
+        str | None,
+        _option(
+            "Count on the workers of a Ray cluster: at this address, on the cluster of this "
+            "machine (auto), or on one that is started here (no address).",
+            "--ray",
+            metavar="[ADDRESS]",
+        ),
+    ] = None
+    workers: Annotated[
+        int | None, _option("Number of workers.", show_default="as many as the cluster can hold")
+    ] = None
+    worker_cpus: Annotated[float, _option("CPUs per worker.")] = 1
+    worker_gpus: Annotated[
+        float, _option("GPUs per worker. Workers with a fraction share a GPU.")
+    ] = 0
+    worker_resources: Annotated[
+        str | None, _option("Custom resources per worker.", metavar="NAME=AMOUNT,...")
+    ] = None
+    passes: Annotated[int, _option("Forward passes per task of a worker.")] = 1
+
+    def build(self) -> RayCluster | None:
+        """Return the cluster; None without ``--ray``.
+
+        Raises:
+            SettingError: an option has an unusable value, or needs ``--ray``.
+        """
+        if self.ray is None:
+            default = vars(ClusterOptions())
+            if typed := [name for name, value in vars(self).items() if value != default[name]]:
+                raise SettingError(
+                    f"--{typed[0].replace('_', '-')} is about the workers of a cluster. "
+                    "Add --ray, or remove it."
+                )
+            return None
+        from denoised_smoothing.smoothing.cluster import RayCluster
+
+        return RayCluster(
+            None if self.ray == LOCAL else self.ray,
+            self.workers,
+            self.worker_cpus,
+            self.worker_gpus,
+            _parse(self.worker_resources or ""),
+            self.passes,
+        )
 
 
 class RayCommand(TyperCommand):
-    """A command whose ``--ray`` may stand without an address."""
+    """A command whose ``--ray`` accepts a missing address."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        return super().parse_args(ctx, with_address(args))
-
-
-def with_address(arguments: Sequence[str]) -> list[str]:
-    """The arguments, with an address where ``--ray`` has none."""
-    filled: list[str] = []
-    for argument, following in zip(arguments, [*arguments[1:], "-"], strict=False):
-        filled.append(argument)
-        if argument == "--ray" and following.startswith("-"):
-            filled.append(LOCAL)
-    return filled
-
-
-def cluster(
-    ray: str | None,
-    workers: int | None,
-    cpus: float,
-    gpus: float,
-    resources: str | None,
-    passes: int,
-) -> RayCluster | None:
-    """What the options say; None without ``--ray``.
-
-    Raises:
-        SettingError: they say nothing usable, or need ``--ray``.
-    """
-    if ray is None:
-        if (workers, cpus, gpus, resources, passes) != (None, 1, 0, None, 1):
-            raise SettingError(
-                "--workers, --passes and --worker-... are about the workers of a cluster; add "
-                "--ray, or leave them out"
-            )
-        return None
-    from denoised_smoothing.smoothing.cluster import RayCluster
-
-    return RayCluster(
-        None if ray == LOCAL else ray, workers, cpus, gpus, _parse(resources or ""), passes
-    )
+        filled: list[str] = []
+        for argument, following in zip(args, [*args[1:], "-"], strict=False):
+            filled.append(argument)
+            if argument == "--ray" and following.startswith("-"):
+                filled.append(LOCAL)
+        return super().parse_args(ctx, filled)
 
 
 def _parse(resources: str) -> dict[str, float]:
-    """``"a=1,b=0.5"`` as a dictionary."""
+    """Read ``"a=1,b=0.5"`` as a dictionary."""
     parsed = {}
     for part in filter(None, resources.split(",")):
         name, _, amount = part.partition("=")
@@ -106,6 +89,7 @@ def _parse(resources: str) -> dict[str, float]:
             parsed[name.strip()] = float(amount)
         except ValueError as error:
             raise SettingError(
-                f"--worker-resources takes names and amounts such as a100=1, got {part!r}"
+                f"--worker-resources must be names and amounts, got {part!r}. "
+                "Write for example --worker-resources a100=1."
             ) from error
     return parsed

@@ -1,21 +1,32 @@
-"""Arguments that several commands share, and how they are read."""
+"""Options that several commands share, and functions that read them."""
 
 from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any
 
 import typer
 
-from denoised_smoothing.certificates.parameters import EngineName, Noise, Precision
-from denoised_smoothing.certificates.radii import check_radii
-from denoised_smoothing.cli.output import err
 from denoised_smoothing.errors import SettingError
 
 FAILED, INTERRUPTED = 1, 130
-"""Exit codes of a failure that kept what was done, and of Ctrl-C."""
+"""Exit codes of a command that failed midway, and of one stopped by Ctrl-C."""
+
+
+def option_group(panel: str) -> Callable[..., Any]:
+    """Return the function that makes the options of a group in the help."""
+
+    def option(help: str, *flags: str, **more: Any) -> Any:
+        return typer.Option(*flags, help=help, rich_help_panel=panel, **more)
+
+    return option
+
+
+in_data, in_copies, in_output = map(option_group, ("Data and model", "Copies", "Output"))
+in_speed, in_training = map(option_group, ("Speed", "Training"))
 
 Data = Annotated[
     str,
@@ -24,122 +35,47 @@ Data = Annotated[
         help="digits, cifar10[:train|test], folder:PATH, parquet:FILE, or an image file.",
     ),
 ]
-_CLASSIFIER = typer.Option(
-    "--classifier",
-    metavar="SPEC",
-    help="torchvision:NAME, cifar-resnet56:FILE, python:MODULE:FACTORY, a bundled name, or a "
-    "remote one: aws, google, azure, clarifai:MODEL, openai:MODEL, http:URL, simulated.",
-)
-ClassifierSpec = Annotated[str, _CLASSIFIER]
-OptionalClassifier = Annotated[str | None, _CLASSIFIER]
-DenoiserSpec = Annotated[
-    str,
-    typer.Option(
-        "--denoiser",
-        metavar="SPEC",
-        help="unet:FILE, dncnn:FILE, dncnn-wide:FILE, memnet:FILE, python:MODULE:FACTORY, "
-        "a bundled name, or none.",
-    ),
-]
-_SIGMA = typer.Option(help="Standard deviation of the noise on pixel values in [0, 1].")
-Sigma = Annotated[float, _SIGMA]
-OptionalSigma = Annotated[float | None, _SIGMA]
-BundleFolder = Annotated[
-    Path | None,
-    typer.Option(
-        "--bundle",
-        metavar="FOLDER",
-        help="What 'bundle' wrote, instead of classifier, denoiser, sigma, noise, engine and "
-        "precision.",
-    ),
-]
-Alpha = Annotated[float, typer.Option(help="Probability that an answer is wrong, in (0, 1).")]
-Seed = Annotated[
-    int | None, typer.Option(help="Seed of the noise.", show_default="fresh entropy, recorded")
-]
-Resolution = Annotated[
-    int | None,
-    typer.Option(
-        help="Side in pixels to which images are brought before the noise.",
-        show_default="the classifier's own",
-    ),
-]
-NoiseName = Annotated[
-    Noise, typer.Option(help="Sampler of the noise; the proof of grid holds in floating point.")
-]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:0.")]
-Devices = Annotated[
-    str | None,
-    typer.Option(metavar="NAMES", help="Several of one kind instead of one device: cuda:0,cuda:1."),
-]
-Engine = Annotated[
-    EngineName,
-    typer.Option(
-        help="What executes denoiser and classifier; auto takes the fastest that is installed and "
-        "agrees with torch.",
-        envvar="DENOISED_SMOOTHING_ENGINE",
-        show_envvar=False,
-    ),
-]
-PrecisionName = Annotated[
-    Precision,
-    typer.Option("--precision", help="Arithmetic of the classifier that is certified."),
-]
-CalibrationData = Annotated[
-    str | None,
-    typer.Option(
-        "--calibration",
-        metavar="DATA",
-        help="Images from whose noisy copies int8 takes its ranges.",
-        show_default="DATA",
-    ),
-]
-BatchSize = Annotated[
-    int | None,
-    typer.Option(
-        help="The most noisy copies on their way at once; results do not depend on it.",
-        show_default="chosen for the image size",
-    ),
-]
-StoreUrl = Annotated[
-    str, typer.Option("--store", metavar="URL", help="SQLite file, or a URL of SQLAlchemy.")
-]
+Radius = Annotated[float, in_copies("L2 radius to certify, in pixel values in [0, 1].")]
+Alpha = Annotated[float, in_copies("Maximum probability that a result is wrong, in (0, 1).")]
+Seed = Annotated[int | None, in_copies("Seed of the noise.", show_default="random, and recorded")]
+Limit = Annotated[int | None, in_data("Use at most N images.", show_default="all")]
+Stride = Annotated[int, in_data("Use every N-th image.")]
+Sigmas = Annotated[str, in_data("Values of sigma to compare.")]
 Radii = Annotated[
     str | None,
-    typer.Option(
-        help="Radii of the table, such as 0.25,0.5,1.0.", show_default="what is reachable"
-    ),
+    in_output("L2 radii of the table, such as 0.25,0.5.", show_default="those within reach"),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+StoreUrl = Annotated[
+    str, in_output("Store of the runs: an SQLite file or a SQLAlchemy URL.", metavar="URL")
+]
+File = Annotated[Path, in_output("File to write.")]
+AsJson = Annotated[bool, in_output("Print one JSON object instead of text.", "--json")]
 
 
 def parse_radii(text: str | None) -> tuple[float, ...] | None:
-    """``"0.25,0.5"`` to ``(0.25, 0.5)``; None stays None."""
-    if text is None:
-        return None
-    return check_radii(parse_numbers("--radii", text))
+    """Read ``"0.25,0.5"`` as ``(0.25, 0.5)``; None stays None."""
+    from denoised_smoothing.certificates.radii import check_radii
+
+    return None if text is None else check_radii(parse_numbers("--radii", text))
 
 
 def parse_numbers(option: str, text: str) -> tuple[float, ...]:
-    """``"0.25,0.5"`` to ``(0.25, 0.5)``."""
+    """Read ``"0.25,0.5"`` as ``(0.25, 0.5)``."""
     try:
         return tuple(float(part) for part in text.split(","))
     except ValueError as error:
-        raise SettingError(f"{option} takes numbers such as 0.25,0.5,1.0, got {text!r}") from error
+        raise SettingError(
+            f"{option} must be numbers separated by commas, got {text!r}. "
+            f"Write for example {option} 0.25,0.5,1.0."
+        ) from error
 
 
-def given_by_hand(context: typer.Context, name: str) -> bool:
-    """Whether an option was typed, and is not a default or from the environment."""
+def is_typed(context: typer.Context, name: str) -> bool:
+    """Return whether an option was typed, not taken from its default or the environment."""
     source = context.get_parameter_source(name)
     return source is not None and source.name == "COMMANDLINE"
 
 
 def command_line() -> str:
-    """What was typed, for the record."""
+    """Return the command that was typed, for the record."""
     return shlex.join(["denoised-smoothing", *sys.argv[1:]])
-
-
-def fail(error: Exception, code: int) -> NoReturn:
-    """Print the message of an error and end with an exit code."""
-    err.print(f"error: {error}", markup=False, soft_wrap=True)
-    sys.exit(code)

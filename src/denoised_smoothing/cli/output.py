@@ -1,74 +1,102 @@
-"""What the commands show: progress, tables, cards, JSON."""
+"""Print progress, notes, tables, cards and JSON."""
 
 from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
-from rich.table import Table
 
-from denoised_smoothing.certificates.radii import round_down
-from denoised_smoothing.reporting import (
-    ImageResult,
-    Row,
-    RunResults,
-    comparison,
-    default_radii,
-    to_rich,
-)
+from denoised_smoothing.cli.options import INTERRUPTED, command_line
 
 if TYPE_CHECKING:
     from denoised_smoothing.remote.records import Spending
+    from denoised_smoothing.reporting import Row, RunResults
     from denoised_smoothing.runs.writer import RunProgress
 
 out, err = Console(), Console(stderr=True)
 
 
+def say(text: str, console: Console = out) -> None:
+    """Print a text as it is: no markup, no line breaks."""
+    console.print(text, markup=False, soft_wrap=True)
+
+
+def note(text: str) -> None:
+    """Print a note on standard error."""
+    say(f"note: {text}", err)
+
+
+def fail(error: Exception, code: int) -> NoReturn:
+    """Print the message of an error and end with an exit code."""
+    say(f"error: {error}", err)
+    sys.exit(code)
+
+
+def interrupted(more: str = "") -> NoReturn:
+    """Print how to resume after Ctrl-C, and end."""
+    say(f"Interrupted. Counts so far are stored. To resume:\n{command_line()}{more}", err)
+    sys.exit(INTERRUPTED)
+
+
 @contextmanager
-def run_bar() -> Iterator[Callable[[RunProgress], None]]:
-    """A progress bar on standard error: images done, certified so far, queries, time left."""
+def progress_bar(text: str, description: str, **fields: Any) -> Iterator[Callable[..., None]]:
+    """Show a bar on standard error, with a text of fields; yields the function that updates it."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
+
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
-        TextColumn("images, {task.fields[certified]} certified, {task.fields[calls]:,} queries"),
-        TextColumn("{task.fields[spent]}"),
-        TextColumn("{task.fields[left]}"),
+        TextColumn(text),
     )
     with Progress(*columns, console=err, transient=True) as bar:
-        task = bar.add_task("certifying", total=None, certified=0, calls=0, spent="", left="")
+        task = bar.add_task(description, total=None, **fields)
+        yield lambda **values: bar.update(task, **values)
 
-        def show(progress: RunProgress) -> None:
-            bar.update(
-                task,
-                description=progress.run,
-                completed=progress.images_done,
-                total=progress.images,
-                certified=progress.certified,
-                calls=progress.calls,
-                spent="" if progress.spent is None else _spent(progress.spent),
-                left="" if progress.seconds_left is None else _left(progress.seconds_left),
-            )
 
-        yield show
+@contextmanager
+def run_bar() -> Iterator[Callable[[RunProgress], None]]:
+    """Show images done, certified so far, queries, cost and time left of a run."""
+    text = (
+        "images, {task.fields[certified]} certified, {task.fields[calls]:,} queries "
+        "{task.fields[spent]} {task.fields[left]}"
+    )
+    with progress_bar(text, "certifying", certified=0, calls=0, spent="", left="") as update:
+        yield lambda progress: update(
+            description=progress.run,
+            completed=progress.images_done,
+            total=progress.images,
+            certified=progress.certified,
+            calls=progress.calls,
+            spent="" if progress.spent is None else f"${progress.spent.max_cost:,.2f}",
+            left="" if progress.seconds_left is None else _left(progress.seconds_left),
+        )
+
+
+def _left(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02} left" if hours else f"{minutes}:{rest:02} left"
 
 
 def print_json(value: Any) -> None:
-    """One JSON value on standard output."""
+    """Print one JSON value on standard output."""
     print(json.dumps(value))  # noqa: T201
 
 
 def print_results(
     results: Sequence[RunResults], radii: Sequence[float] | None, store: str, *, as_json: bool
 ) -> None:
-    """The table of some runs, or one image's certificate, and what to do with them next."""
+    """Print the table of runs, or the certificate of one image, and the next commands."""
+    from denoised_smoothing.reporting import comparison, default_radii, to_rich
+
     rows = comparison(results, radii or default_radii(results))
     names = [result.run.name for result in results]
     images = [image for result in results for image in result.images]
@@ -77,28 +105,23 @@ def print_results(
         print_json({"store": store, "runs": names, "rows": plain_rows(rows), **alone})
         return
     if len(images) == 1:
-        out.print(_certificate(results[0], images[0]), markup=False, soft_wrap=True)
+        labels, label = results[0].run.info.get("label_names"), images[0].predicted
+        name = f"{labels[label]}: " if labels and label is not None else ""
+        say(f"{images[0].image_id}: {name}{images[0].certificate}")
     else:
         out.print(to_rich(rows))
-    out.print(f"Stored as {', '.join(names)} in {store}. Next:", markup=False, soft_wrap=True)
+    say(f"Stored as {', '.join(names)} in {store}. Next:")
+    at = [] if store == "runs.sqlite" else ["--store", store]
     for name in names:
-        at = [] if store == "runs.sqlite" else ["--store", store]
-        for command in (
-            ["report", name, "--output", "report.html"],
-            ["export", name, "--output", f"{name}.tsv"],
-        ):
-            line = shlex.join(["denoised-smoothing", *command, *at])
-            out.print(f"  {line}", markup=False, soft_wrap=True)
-
-
-def _certificate(result: RunResults, image: ImageResult) -> str:
-    names = result.run.info.get("label_names")
-    name = f"{names[image.predicted]}: " if names and image.predicted is not None else ""
-    return f"{image.image_id}: {name}{image.certificate}"
+        for command, file in (("report", "report.html"), ("export", f"{name}.tsv")):
+            line = shlex.join(["denoised-smoothing", command, name, "--output", file, *at])
+            say(f"  {line}")
 
 
 def plain_rows(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """The rows of a comparison as plain values, shares rounded down by their construction."""
+    """Return the rows of a comparison as plain values; shares are rounded down."""
+    from denoised_smoothing.certificates.radii import round_down
+
     return [
         {
             "method": row.method,
@@ -123,55 +146,47 @@ def plain_rows(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 def print_card(path: Path, card: Mapping[str, str], *, as_json: bool) -> None:
-    """Where trained weights are, and their card."""
+    """Print the path of trained weights, and their card."""
     if as_json:
         print_json({"output": str(path), **card})
         return
-    table = Table("card", str(path), box=None, pad_edge=False, show_header=True)
-    for name, value in card.items():
-        table.add_row(name, value)
-    out.print(table)
+    _print_table(["card", str(path)], card.items())
 
 
 def print_written(path: Path, *, as_json: bool) -> None:
-    """That a file was written."""
+    """Print that a file was written."""
     if as_json:
         print_json({"output": str(path)})
     else:
-        out.print(f"wrote {path}", markup=False, soft_wrap=True)
+        say(f"wrote {path}")
 
 
 def print_rows(rows: Sequence[Mapping[str, Any]], *, as_json: bool) -> None:
-    """Rows with the same keys as a table, or as a JSON array."""
+    """Print rows with the same keys as a table, or as a JSON array."""
     if as_json:
         print_json(rows)
-        return
-    if not rows:
-        out.print("none")
-        return
+    elif rows:
+        _print_table(list(rows[0]), [[str(value) for value in row.values()] for row in rows])
+    else:
+        say("none")
+
+
+def _print_table(headings: Sequence[str], rows: Iterable[Iterable[str]]) -> None:
+    from rich.table import Table
+
     table = Table(box=None, pad_edge=False)
-    for heading in rows[0]:
+    for heading in headings:
         table.add_column(heading, overflow="fold")
     for row in rows:
-        table.add_row(*(str(value) for value in row.values()))
+        table.add_row(*row)
     out.print(table)
 
 
 def print_spending(spending: Spending) -> None:
-    """What queries of a run came to, on standard error."""
-    doubtful = f", {spending.doubtful:,} of them perhaps not" if spending.doubtful else ""
-    err.print(
-        f"{spending.attempts:,} attempts, {spending.queries:,} paid for{doubtful}: "
+    """Print the queries and the cost of a run on standard error."""
+    uncertain = f" ({spending.doubtful:,} of them uncertain)" if spending.doubtful else ""
+    say(
+        f"{spending.attempts:,} queries sent, {spending.queries:,} paid for{uncertain}: "
         f"${spending.max_cost:,.4f}",
-        markup=False, soft_wrap=True,
-    )  # fmt: skip
-
-
-def _spent(spending: Spending) -> str:
-    return f"${spending.max_cost:,.2f}"
-
-
-def _left(seconds: float) -> str:
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02} left" if hours else f"{minutes}:{rest:02} left"
+        err,
+    )

@@ -1,7 +1,8 @@
-"""plan: what a run will cost, before it is paid."""
+"""The command ``plan``."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -11,107 +12,54 @@ from denoised_smoothing.certificates.cost import (
     PROBABILITIES,
     Bound,
     Estimate,
-    Expectation,
     estimate,
     expected_calls,
     least_cap,
     least_copies,
 )
-from denoised_smoothing.certificates.parameters import Noise, SmoothingParameters
+from denoised_smoothing.certificates.parameters import SmoothingParameters
 from denoised_smoothing.certificates.plans import Anytime, FixedBudget
-from denoised_smoothing.cli.options import Alpha, AsJson, NoiseName, Sigma, StoreUrl
-from denoised_smoothing.cli.output import out, print_json, print_rows
+from denoised_smoothing.cli.grouped import Take, command
+from denoised_smoothing.cli.model_options import ModelOptions
+from denoised_smoothing.cli.options import Alpha, AsJson, StoreUrl, in_copies, in_data, option_group
+from denoised_smoothing.cli.output import print_json, print_rows, say
 from denoised_smoothing.errors import SettingError
 
-
-def plan(
-    sigma: Sigma,
-    radius: Annotated[float, typer.Option(help="L2 radius asked about, pixel values in [0, 1].")],
-    alpha: Alpha = 0.001,
-    max_n: Annotated[
-        int, typer.Option(help="Cap on copies an image, and the fixed budget to compare with.")
-    ] = 10_000,
-    shape: Annotated[
-        str, typer.Option(help="Channels, height and width of the images.")
-    ] = "3x32x32",
-    noise: NoiseName = Noise.GRID,
-    images: Annotated[
-        int | None, typer.Option(help="Images of the whole data set.", show_default="1 image")
-    ] = None,
-    price: Annotated[float | None, typer.Option(help="What one classifier call costs.")] = None,
-    rate: Annotated[float | None, typer.Option(help="Classifier calls a second.")] = None,
-    steps: Annotated[int, typer.Option(min=1, help="Diffusion denoiser: number of steps.")] = 1,
-    samples: Annotated[
-        int,
-        typer.Option(min=1, help="Diffusion denoiser: samples, each with a classifier call."),
-    ] = 1,
-    votes: Annotated[int | None, typer.Option(hidden=True)] = None,
-    pilot: Annotated[
-        str | None,
-        typer.Option(
-            metavar="RUN",
-            help="Estimate --images from the images of a stored run, a sample "
-            "of them (certify --stride).",
-        ),
-    ] = None,
-    store: StoreUrl = "runs.sqlite",
-    as_json: AsJson = False,
-) -> None:
-    """Least copies, expected calls, time and cost for one radius; from a pilot run, for all."""
-    parameters = SmoothingParameters(
-        sigma=sigma, alpha=alpha, dimension=parse_shape(shape), seed=0, noise=noise
-    )
-    if votes is not None:
-        raise SettingError(f"--votes is now --samples, got --votes {votes}. Use --samples {votes}.")
-    costs = Costs(1 if images is None else images, price, rate, steps, samples)
-    plans = (Anytime(radii=(radius,), max_n=max_n), FixedBudget(n=max_n))
-    if pilot is not None and images is None:
-        raise SettingError(f"--pilot {pilot} needs --images, how many the whole data set has")
-    reach = _reach(plans[0], parameters, radius)
-    answer: dict[str, Any] = {
-        "sigma": sigma,
-        "radius": radius,
-        "alpha": alpha,
-        "max_n": max_n,
-        "images": costs.images,
-        "least_n": reach,
-        "reachable": bool(plans[0].boundaries(parameters)),
-        "expected": [_row(plans, parameters, p, costs) for p in PROBABILITIES],
-    }
-    if pilot is not None:
-        answer["pilot"] = _pilot(store, pilot, plans[0], parameters, costs)
-    if as_json:
-        print_json(answer)
-        return
-    _show(answer)
+_option = option_group("Time and cost")
 
 
 @dataclass(frozen=True)
 class Costs:
-    """What turns calls into time and money.
+    """Options that turn classifier calls into time and money.
 
     Raises:
         SettingError: a value is not above 0.
     """
 
-    images: int
-    price: float | None
-    rate: float | None
-    steps: int = 1
-    samples: int = 1
+    images: Annotated[
+        int | None, _option("Number of images of the data set.", show_default="1 image")
+    ] = None
+    price: Annotated[float | None, _option("Price of a classifier call.")] = None
+    rate: Annotated[float | None, _option("Classifier calls per second.")] = None
+    steps: Annotated[int, _option("Steps of a diffusion denoiser.", min=1)] = 1
+    samples: Annotated[
+        int, _option("Samples of a diffusion denoiser. Each takes a classifier call.", min=1)
+    ] = 1
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if value is not None and not 0.0 < value < float("inf"):
-                raise SettingError(f"--{name} must be above 0 and finite, got {value!r}")
+            if value is not None and not 0.0 < value < math.inf:
+                raise SettingError(
+                    f"--{name} must be above 0 and finite, got {value!r}. Give a positive number."
+                )
         if self.samples > 1 and self.steps == 1:
             raise SettingError(
-                "samples of 1 step are all equal, because noise is drawn between steps, got "
-                f"--samples {self.samples}. Use --steps 2 or more."
+                f"--samples {self.samples} needs --steps 2 or more, got 1, because noise is drawn "
+                "between steps. Add --steps 2, or remove --samples."
             )
 
     def of(self, copies: float) -> dict[str, float]:
-        """Calls of the classifier for some noisy copies; passes, seconds and cost where known."""
+        """Return the calls for noisy copies; also passes, seconds and cost where known."""
         calls = copies * self.samples
         values = {"calls": calls}
         if self.steps > 1:
@@ -123,22 +71,74 @@ class Costs:
         return values
 
 
+@command()
+def plan(
+    model: Annotated[ModelOptions, Take(("sigma", "noise"), required=("sigma",))],
+    radius: Annotated[float, in_copies("L2 radius to certify, in pixel values in [0, 1].")],
+    costs: Costs,
+    alpha: Alpha = 0.001,
+    max_n: Annotated[
+        int, in_copies("Maximum number of copies per image, and the fixed n to compare with.")
+    ] = 10_000,
+    shape: Annotated[str, in_data("Channels, height and width of the images.")] = "3x32x32",
+    pilot: Annotated[
+        str | None,
+        in_data(
+            "Estimate from the images of this run, a sample of --images ('certify' with --stride).",
+            metavar="RUN",
+        ),
+    ] = None,
+    store: StoreUrl = "runs.sqlite",
+    votes: Annotated[int | None, typer.Option(hidden=True, help="Old name of --samples.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Estimate the copies, time and cost of a run before you start it.
+
+    Example: denoised-smoothing plan --sigma 0.5 --radius 0.5 --images 10000 --rate 2000
+
+    docs/statistics.md explains the numbers.
+    """
+    if votes is not None:
+        raise SettingError(f"--votes has a new name, got --votes {votes}. Use --samples {votes}.")
+    assert model.sigma is not None
+    parameters = SmoothingParameters(
+        sigma=model.sigma, alpha=alpha, dimension=parse_shape(shape), seed=0, noise=model.noise
+    )
+    plans = (Anytime(radii=(radius,), max_n=max_n), FixedBudget(n=max_n))
+    if pilot is not None and costs.images is None:
+        raise SettingError(
+            f"--pilot {pilot} needs the number of images of the whole data set. Add --images N."
+        )
+    answer: dict[str, Any] = {
+        "sigma": model.sigma,
+        "radius": radius,
+        "alpha": alpha,
+        "max_n": max_n,
+        "images": costs.images or 1,
+        "least_n": {
+            "fixed": least_copies(Bound.CLOPPER_PEARSON, parameters, radius),
+            "mixture": least_copies(Bound.MIXTURE, parameters, radius),
+            "anytime": least_cap(plans[0], parameters, radius),
+        },
+        "reachable": bool(plans[0].boundaries(parameters)),
+        "expected": [_row(plans, parameters, p, costs) for p in PROBABILITIES],
+    }
+    if pilot is not None:
+        answer["pilot"] = _pilot(store, pilot, plans[0], parameters, costs)
+    if as_json:
+        print_json(answer)
+    else:
+        _show(answer)
+
+
 def parse_shape(text: str) -> int:
-    """``"3x32x32"`` to its number of pixel values."""
+    """Return the number of pixel values of ``"3x32x32"``."""
     parts = text.lower().split("x")
     if len(parts) != 3 or not all(part.isdecimal() and int(part) for part in parts):
-        raise SettingError(f"--shape is channels x height x width such as 3x32x32, got {text!r}")
-    channels, height, width = map(int, parts)
-    return channels * height * width
-
-
-def _reach(asked: Anytime, parameters: SmoothingParameters, radius: float) -> dict[str, int | None]:
-    """Copies without a failure: of a fixed n, of the mixture at whole alpha, and the least cap."""
-    return {
-        "fixed": least_copies(Bound.CLOPPER_PEARSON, parameters, radius),
-        "mixture": least_copies(Bound.MIXTURE, parameters, radius),
-        "anytime": least_cap(asked, parameters, radius),
-    }
+        raise SettingError(
+            f"--shape must be channels x height x width, got {text!r}. Write for example 3x32x32."
+        )
+    return math.prod(map(int, parts))
 
 
 def _row(
@@ -147,11 +147,11 @@ def _row(
     radius = plans[0].radii[0]
     row: dict[str, Any] = {"p": p}
     for which in plans:
-        one: Expectation = expected_calls(which, parameters, radius, p)
+        one = expected_calls(which, parameters, radius, p)
         row[which.kind] = {
             "certified": one.certified,
             **costs.of(one.calls),
-            **{f"all_{k}": v for k, v in costs.of(one.calls * costs.images).items()},
+            **{f"all_{k}": v for k, v in costs.of(one.calls * (costs.images or 1)).items()},
         }
     return row
 
@@ -159,54 +159,48 @@ def _row(
 def _pilot(
     store: str, name: str, asked: Anytime, parameters: SmoothingParameters, costs: Costs
 ) -> dict[str, Any]:
-    """The estimate for all images from the finished ones of a run, by the plan of that run."""
+    """Estimate all images from the finished ones of a run, by the plan of that run."""
     from denoised_smoothing.reporting import load_results
     from denoised_smoothing.store import Store
 
     with Store(store, read_only=True) as opened:
         results = load_results(opened, name)
-    held = results.run.settings
+    held, finished, total = results.run.settings, results.images, costs.images or 1
     for option, ours in (("sigma", parameters.sigma), ("alpha", parameters.alpha)):
         if held[option] != ours:
             raise SettingError(
-                f"the pilot {name!r} was run with {option} {held[option]:g}, --{option} is "
-                f"{ours:g}; the calls depend on it, so take that of the pilot"
+                f"--{option} must be that of the pilot {name!r}, {held[option]:g}, got {ours:g}. "
+                f"Use --{option} {held[option]:g}."
             )
-    calls = estimate([image.certificate.calls for image in results.images], costs.images)
-    values = {"calls": _plain(calls, costs.samples)}
-    if costs.steps > 1:
-        values["passes"] = _plain(calls, costs.steps * costs.samples)
-    if costs.rate is not None:
-        values["seconds"] = _plain(calls, costs.samples / costs.rate)
-    else:
-        values["seconds"] = _plain(estimate([i.seconds for i in results.images], costs.images), 1.0)
-    if costs.price is not None:
-        values["cost"] = _plain(calls, costs.price * costs.samples)
+    calls = estimate([image.certificate.calls for image in finished], total)
+    values = {key: _plain(calls, factor) for key, factor in costs.of(1).items()}
+    if costs.rate is None:
+        values["seconds"] = _plain(estimate([image.seconds for image in finished], total), 1)
     return {
         "run": name,
         "plan": held["plan"]["kind"],
-        "images": len(results.images),
+        "images": len(finished),
         **values,
-        "notes": _notes(held, asked, parameters, costs.images // len(results.images)),
+        "notes": _notes(held, asked, parameters, total // len(finished)),
     }
 
 
 def _notes(
     held: dict[str, Any], asked: Anytime, parameters: SmoothingParameters, stride: int
 ) -> list[str]:
-    """What keeps the pilot's images from being a sample, and its plan from being the one asked."""
+    """Return why the pilot may be no random sample, and what it has different from the plan."""
     notes = []
     if stride > 1 and held.get("stride", 1) == 1:
         notes.append(
-            "its images are the first ones of the data (--stride 1), which are no random sample "
-            f"where the data are sorted; certify with --stride {stride} to spread the pilot"
+            "its images are the first ones of the data (--stride 1), which are not a random sample "
+            f"of sorted data. Certify with --stride {stride} to spread the pilot"
         )
     plan = held["plan"]
     cap = next(plan[key] for key in ("max_n", "n", "of_n") if key in plan) + plan.get("more", 0)
     pairs: list[tuple[str, Any, Any]] = [
         ("noise", held["noise"], parameters.noise.value),
-        ("values an image (--shape)", held["dimension"], parameters.dimension),
-        ("copies an image at most (--max-n)", cap, asked.max_n),
+        ("values per image (--shape)", held["dimension"], parameters.dimension),
+        ("maximum of copies (--max-n)", cap, asked.max_n),
     ]
     if "radii" in plan:
         pairs.append(("radii", list(plan["radii"]), list(asked.radii)))
@@ -219,46 +213,44 @@ def _notes(
 
 
 def _plain(amount: Estimate, factor: float) -> dict[str, float]:
-    return {
-        "total": amount.total * factor,
-        "standard_error": amount.error * factor,
-        "low": amount.low * factor,
-        "high": amount.high * factor,
-    }
+    names = {"total": "total", "standard_error": "error", "low": "low", "high": "high"}
+    return {name: getattr(amount, key) * factor for name, key in names.items()}
 
 
 def _show(answer: dict[str, Any]) -> None:
     least, max_n, rows = answer["least_n"], answer["max_n"], answer["expected"]
-    asked = f"L2 radius {answer['radius']:g} at sigma {answer['sigma']:g}, alpha"
+    wanted = (
+        f"L2 radius {answer['radius']:g} at sigma {answer['sigma']:g}, alpha {answer['alpha']:g}"
+    )
     if least["fixed"] is None or least["mixture"] is None:
-        _say(f"{asked} {answer['alpha']:g}: no number of copies certifies it; take a larger sigma.")
+        say(f"{wanted}: no number of copies certifies it. Use a larger --sigma.")
     else:
-        _say(
-            f"{asked} {answer['alpha']:g}: at least {least['fixed']:,} copies without a failure "
-            f"by a fixed budget, {least['mixture']:,} by the mixture."
+        say(
+            f"{wanted}: at least {least['fixed']:,} copies without a failure by a fixed budget, "
+            f"{least['mixture']:,} by the mixture of the anytime plan."
         )
     if answer["reachable"]:
-        _say(
-            "Expected for an image whose class has the probability p under noise, by the anytime "
-            f"plan with the cap {max_n:,} and by a fixed budget of {max_n:,}:"
+        say(
+            "Expected for an image whose class has probability p under noise, with the anytime "
+            f"plan (--max-n {max_n}) and with a fixed budget (--n {max_n}):"
         )
-        _say_rows(rows, "", ("calls", "certified"))
+        _show_rows(rows, "", ("calls", "certified"))
         if {"cost", "seconds", "passes"} & rows[0]["fixed"].keys():
-            _say("For one image (passes are those of the denoiser):")
-            _say_rows(rows, "", ("passes", "seconds", "cost"))
+            say("For one image (passes are those of the denoiser):")
+            _show_rows(rows, "", ("passes", "seconds", "cost"))
         if answer["images"] > 1:
-            _say(f"For {answer['images']:,} images, were they all of that kind:")
-            _say_rows(rows, "all_", ("calls", "passes", "seconds", "cost"))
+            say(f"For {answer['images']:,} images, if all have this p:")
+            _show_rows(rows, "all_", ("calls", "passes", "seconds", "cost"))
     elif least["anytime"] is not None:
-        _say(
-            f"Out of reach of {max_n:,} copies: the anytime plan draws none. The least cap with "
-            f"which it can be certified: --max-n {least['anytime']}."
+        say(
+            f"Out of reach of {max_n:,} copies: the anytime plan draws none. The smallest maximum "
+            f"that can certify it: --max-n {least['anytime']}."
         )
     if "pilot" in answer:
         _show_pilot(answer["pilot"], answer["images"])
 
 
-def _say_rows(rows: list[dict[str, Any]], prefix: str, names: tuple[str, ...]) -> None:
+def _show_rows(rows: list[dict[str, Any]], prefix: str, names: tuple[str, ...]) -> None:
     cells = []
     for row in rows:
         line = {"p": f"{row['p']:g}"}
@@ -274,21 +266,17 @@ def _say_rows(rows: list[dict[str, Any]], prefix: str, names: tuple[str, ...]) -
 
 
 def _show_pilot(pilot: dict[str, Any], images: int) -> None:
-    _say(
+    say(
         f"From {pilot['images']} images of the run {pilot['run']} (plan {pilot['plan']}), for "
-        f"{images:,} images, if they are a random sample of these; with 95 % intervals:"
+        f"{images:,} images, if they are a random sample of these. With 95 % intervals:"
     )
     for name in ("calls", "passes", "seconds", "cost"):
         if name in pilot:
             value = {key: _amount(amount) for key, amount in pilot[name].items()}
-            _say(f"  {name}: {value['total']} ({value['low']} to {value['high']})")
-    for note in pilot["notes"]:
-        _say(f"note: {note}")
+            say(f"  {name}: {value['total']} ({value['low']} to {value['high']})")
+    for text in pilot["notes"]:
+        say(f"note: {text}")
 
 
 def _amount(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.4g}"
-
-
-def _say(text: str) -> None:
-    out.print(text, markup=False, soft_wrap=True)

@@ -1,14 +1,15 @@
-"""The options of classifiers whose answers are bought, and the question before they are."""
+"""Options of remote classifiers, and the confirmation of their cost."""
 
 from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from denoised_smoothing.cli.output import err
+from denoised_smoothing.cli.options import option_group
+from denoised_smoothing.cli.output import err, note, say
 from denoised_smoothing.errors import SettingError
 
 if TYPE_CHECKING:
@@ -17,169 +18,151 @@ if TYPE_CHECKING:
     from denoised_smoothing.runs.paid import QueryEstimate
     from denoised_smoothing.smoothing.classifier import SmoothedClassifier
 
-MaxQueries = Annotated[
-    int | None,
-    typer.Option(help="Remote classifiers: the most queries of a run.", show_default="no limit"),
-]
-MaxCost = Annotated[
-    float | None,
-    typer.Option(help="Remote classifiers: the most dollars of a run.", show_default="no limit"),
-]
-Price = Annotated[
-    float | None,
-    typer.Option(help="Dollars a query, if not the list price.", show_default="the list price"),
-]
-Rate = Annotated[
-    float | None,
-    typer.Option(
-        help="Queries a second at most; 0 for no limit.",
-        show_default="what a new account is allowed",
-    ),
-]
-InFlight = Annotated[
-    int | None, typer.Option(help="Queries on their way at once.", show_default="16")
-]
-Timeout = Annotated[
-    float | None, typer.Option(help="Seconds to wait for an answer.", show_default="30")
-]
-Yes = Annotated[bool, typer.Option("--yes", help="Do not ask before answers are bought.")]
-Offline = Annotated[
-    bool,
-    typer.Option(
-        "--offline",
-        help="Send no query: certify anew from the stored answers of --run, with this alpha and "
-        "plan.",
-    ),
-]
+_option = option_group("Paid queries")
 
 
 def refuse_paid(smoothed: SmoothedClassifier, spec: str) -> None:
-    """Refuse a remote classifier where nothing limits what it may cost.
+    """Refuse a remote classifier in a command without a limit of its cost.
 
     Raises:
-        SettingError: it is one.
+        SettingError: the classifier is remote.
     """
     from denoised_smoothing.remote.classifier import RemoteClassifier
 
     if isinstance(smoothed.classifier, RemoteClassifier):
         raise SettingError(
-            f"this command would buy answers of {spec!r} without a limit, and takes no classifier "
-            "behind a wire yet; 'certify' and 'predict' do, with --max-queries and --max-cost"
+            f"This command does not support remote classifiers, got {spec!r}. "
+            "Use 'certify' or 'predict' with --max-cost."
         )
 
 
 def report_missing_answers(results: RunResults, source: str | None) -> None:
-    """Say how many images lack answers in the log of run ``source`` for another plan.
+    """Print how many images lack answers in the log of run ``source`` for another plan.
 
     Raises:
-        SettingError: all do, so that nothing can be shown.
+        SettingError: all images lack some, so there is no result.
     """
     advice = (
-        "take its --n0 and at most its --n or --max-n, or leave --offline out to buy what lacks"
+        "Use its --n0 and at most its --n or --max-n, or remove --offline to send the missing "
+        "queries."
     )
     if not results.images:
         raise SettingError(
-            f"the log of run {source!r} lacks answers that this plan needs, for every image; "
-            f"{advice}"
+            f"The query log of run {source!r} lacks answers that this plan needs, for every "
+            f"image. {advice}"
         )
-    err.print(
-        f"note: the log of run {source!r} lacks answers that this plan needs (images: "
-        f"{results.unfinished}); {advice}",
-        markup=False,
+    note(
+        f"the query log of run {source!r} lacks answers that this plan needs (images: "
+        f"{results.unfinished}). {advice}"
     )
 
 
 @dataclass(frozen=True)
-class BuyingOptions:
-    """What was given on the command line; None or False for what was not."""
+class RemoteOptions:
+    """The options as typed; None or False for those that were omitted."""
 
-    max_queries: int | None = None
-    max_cost: float | None = None
-    price: float | None = None
-    rate: float | None = None
-    in_flight: int | None = None
-    timeout: float | None = None
-    yes: bool = False
-    offline: bool = False
+    max_queries: Annotated[
+        int | None, _option("Maximum number of queries of a run.", show_default="no limit")
+    ] = None
+    max_cost: Annotated[
+        float | None, _option("Maximum cost of a run in US dollars.", show_default="no limit")
+    ] = None
+    price: Annotated[
+        float | None, _option("Price of a query in US dollars.", show_default="the list price")
+    ] = None
+    rate: Annotated[
+        float | None,
+        _option(
+            "Maximum number of queries per second. 0 sets no limit.",
+            show_default="the limit of a new account",
+        ),
+    ] = None
+    in_flight: Annotated[
+        int | None, _option("Maximum number of queries in flight.", show_default="16")
+    ] = None
+    timeout: Annotated[
+        float | None, _option("Seconds to wait for an answer.", show_default="30")
+    ] = None
+    yes: Annotated[bool, _option("Send paid queries without asking for confirmation.", "--yes")] = (
+        False
+    )
 
     def apply(self, classifier: object, spec: str) -> RemoteClassifier | None:
-        """Have the classifier treated as the options say; None if it is not a remote one.
+        """Set the options on a remote classifier; return None for a local one.
 
         Raises:
-            SettingError: an option is out of range, or is for remote classifiers.
+            SettingError: an option is out of range, or is for remote classifiers only.
         """
         from denoised_smoothing.remote.classifier import RemoteClassifier
         from denoised_smoothing.remote.limits import Budget
 
         if not isinstance(classifier, RemoteClassifier):
-            given = [name for name, value in vars(self).items() if value not in (None, False)]
-            if set(given) - {"yes"}:
-                option = given[0].replace("_", "-")
+            typed = {name for name, value in vars(self).items() if value not in (None, False)}
+            if names := sorted(typed - {"yes"}):
+                option = f"--{names[0].replace('_', '-')}"
                 raise SettingError(
-                    f"--{option} is for classifiers behind a wire, and {spec!r} runs here; leave "
-                    "it out"
+                    f"{option} is for remote classifiers, and {spec!r} runs on this machine. "
+                    f"Remove {option}."
                 )
             return None
-        held = classifier.settings
-        settings = replace(
-            held,
-            budget=Budget(self.max_queries, self.max_cost),
-            in_flight=held.in_flight if self.in_flight is None else self.in_flight,
-            timeout=held.timeout if self.timeout is None else self.timeout,
-            price=held.price if self.price is None else self.price,
-            rate=held.rate if self.rate is None else (self.rate or None),
+        changes: dict[str, Any] = {
+            name: value
+            for name in ("in_flight", "timeout", "price", "rate")
+            if (value := getattr(self, name)) is not None
+        }
+        if self.rate == 0:
+            changes["rate"] = None
+        classifier.settings = replace(
+            classifier.settings, budget=Budget(self.max_queries, self.max_cost), **changes
         )
-        classifier.settings = settings
         if self.max_cost is not None and classifier.price is None:
             raise SettingError(
-                f"--max-cost {self.max_cost:g} needs the price of a query, and none is known for "
-                f"{spec!r}; give --price DOLLARS"
+                f"--max-cost {self.max_cost:g} needs the price of a query, which is not known for "
+                f"{spec!r}. Add --price DOLLARS."
             )
         return classifier
 
     def confirm(
-        self,
-        estimate: QueryEstimate,
-        classifier: RemoteClassifier,
-        spec: str,
-        *,
-        kept: bool = True,
+        self, estimate: QueryEstimate, classifier: RemoteClassifier, spec: str, *, kept: bool = True
     ) -> None:
-        """Say what it will cost at most, and ask, unless it costs nothing.
+        """Print the maximum cost and ask for confirmation, unless the queries are free.
 
         Args:
-            estimate: of what is left to buy.
-            classifier, spec: whose answers.
-            kept: whether answers are; if not, that is said too.
+            estimate: of the queries that are left.
+            classifier, spec: that receives them.
+            kept: whether answers are stored; if not, that is printed too.
 
         Raises:
-            SettingError: it costs money, and nobody is there to ask.
+            SettingError: the queries cost money, and there is no terminal to confirm it.
             typer.Exit: the answer is no.
         """
-        budget, price = classifier.settings.budget, estimate.price
+        budget, price, spent = classifier.settings.budget, estimate.price, estimate.spent
         if price is None and not classifier.vendor.paid:
             return
         cost = "at an unknown price" if price is None else f"${estimate.most_cost:,.2f} at {price}"
-        so_far = estimate.spent
-        before = (
-            f" So far: {so_far.queries:,} queries, ${so_far.max_cost:,.2f}."
-            if so_far.attempts
-            else ""
-        )
-        loss = "" if kept else " No answer is kept; 'certify' keeps each of them in its store."
-        err.print(
-            f"{spec}: at most {estimate.most_queries:,} queries more, {cost}.{before} "
-            f"Budget of the run: {budget}.{loss}",
-            markup=False, soft_wrap=True,
-        )  # fmt: skip
+        loss = "" if kept else " Answers are not stored. 'certify' stores them."
+        more = f"{spec}: at most {estimate.most_queries:,} more queries, {cost}."
+        if spent.attempts:
+            more += f" So far: {spent.queries:,} queries, ${spent.max_cost:,.2f}."
+        say(f"{more} Budget of the run: {budget}.{loss}", err)
         free = price is not None and price.dollars == 0.0
         if self.yes or free or estimate.most_queries == 0:
             return
         if not sys.stdin.isatty():
             raise SettingError(
-                "nothing was sent, as nobody can be asked whether to buy; give --yes, with "
-                "--max-cost or --max-queries for a limit"
+                "No query was sent: confirmation needs a terminal, and standard input is none. "
+                "Add --yes, and --max-cost or --max-queries for a limit."
             )
-        if not typer.confirm("Buy?", err=True):
-            err.print("nothing was sent")
+        if not typer.confirm("Send the queries?", err=True):
+            say("No query was sent.", err)
             raise typer.Exit
+
+
+@dataclass(frozen=True)
+class StoredRemoteOptions(RemoteOptions):
+    """The options of a command that stores answers."""
+
+    offline: Annotated[
+        bool,
+        _option("Send no queries. Certify again from the stored answers of --run.", "--offline"),
+    ] = False

@@ -1,4 +1,4 @@
-"""report, export, list."""
+"""The commands ``report``, ``export``, ``merge`` and ``list``."""
 
 from __future__ import annotations
 
@@ -9,12 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from denoised_smoothing.cli.options import (
-    AsJson,
-    Radii,
-    StoreUrl,
-    parse_radii,
-)
+from denoised_smoothing.cli.grouped import command
+from denoised_smoothing.cli.options import AsJson, File, Radii, StoreUrl, in_output, parse_radii
 from denoised_smoothing.cli.output import print_rows, print_written
 from denoised_smoothing.reporting.export import ExportFormat
 
@@ -28,14 +24,18 @@ class Listing(StrEnum):
     RUNS = "runs"
 
 
+@command()
 def report(
-    runs: Annotated[list[str], typer.Argument(metavar="RUN", help="Names of runs.")],
-    output: Annotated[Path, typer.Option(help="The HTML file to write.")] = Path("report.html"),
+    runs: Annotated[list[str], typer.Argument(metavar="RUN", help="Names of the runs.")],
+    output: File = Path("report.html"),
     radii: Radii = None,
     store: StoreUrl = "runs.sqlite",
     as_json: AsJson = False,
 ) -> None:
-    """One self-contained HTML file: curves, table and example images of several runs."""
+    """Write an HTML report of one or more runs: curves, a table and example images.
+
+    Example: denoised-smoothing report my-run --output report.html
+    """
     from denoised_smoothing.reporting import write_report
     from denoised_smoothing.store import Store
 
@@ -44,16 +44,20 @@ def report(
     print_written(output, as_json=as_json)
 
 
+@command()
 def export(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="Name of a run.")],
-    output: Annotated[Path, typer.Option(help="The file to write.")],
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Name of the run.")],
+    output: File,
     format: Annotated[
-        ExportFormat, typer.Option(help="tsv has the columns of Cohen et al. 2019.")
+        ExportFormat, in_output("File format. tsv has the columns of Cohen et al. 2019.")
     ] = ExportFormat.TSV,
     store: StoreUrl = "runs.sqlite",
     as_json: AsJson = False,
 ) -> None:
-    """One row an image, radii rounded down."""
+    """Export a run as a table, one row per image. Radii are rounded down.
+
+    Example: denoised-smoothing export my-run --output my-run.tsv
+    """
     from denoised_smoothing.reporting import export as write_export
     from denoised_smoothing.reporting import load_results
     from denoised_smoothing.store import Store
@@ -63,19 +67,19 @@ def export(
     print_written(output, as_json=as_json)
 
 
+@command()
 def merge(
     stores: Annotated[
         list[str], typer.Argument(metavar="STORES", help="Stores that hold shards or other runs.")
     ],
-    store: Annotated[
-        str, typer.Option("--store", metavar="URL", help="The store to write the runs to.")
-    ],
-    partial: Annotated[
-        bool, typer.Option("--partial", help="Merge shards that are not finished, too.")
-    ] = False,
+    store: Annotated[str, in_output("Store to write the runs to.", metavar="URL")],
+    partial: Annotated[bool, in_output("Merge unfinished shards too.", "--partial")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Copy the runs of several stores into one; the shards of a run become that run."""
+    """Copy the runs of several stores into one, and join shards.
+
+    Example: denoised-smoothing merge a.sqlite b.sqlite --store runs.sqlite
+    """
     from denoised_smoothing.runs.run import EXAMPLES
     from denoised_smoothing.runs.shards import merge as join
     from denoised_smoothing.store import Store
@@ -88,15 +92,22 @@ def merge(
     print_rows(rows, as_json=as_json)
 
 
+@command("list")
 def list_(
     kind: Annotated[
         Listing | None,
-        typer.Argument(metavar="[KIND]", help="What to list; all that can be named."),
+        typer.Argument(
+            metavar="[KIND]",
+            help="classifiers, denoisers, datasets or runs. Omit it to list all but runs.",
+        ),
     ] = None,
     store: StoreUrl = "runs.sqlite",
     as_json: AsJson = False,
 ) -> None:
-    """What there is: classifiers, denoisers and data sets, and what is missing; stored runs."""
+    """List classifiers, denoisers, data sets or stored runs, and missing extras.
+
+    Example: denoised-smoothing list classifiers
+    """
     if kind is Listing.RUNS:
         print_rows(_list_runs(store), as_json=as_json)
         return

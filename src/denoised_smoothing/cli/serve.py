@@ -1,4 +1,4 @@
-"""serve."""
+"""The command ``serve``."""
 
 from __future__ import annotations
 
@@ -8,67 +8,82 @@ from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
-from denoised_smoothing.certificates.parameters import EngineName
-from denoised_smoothing.cli.options import Device, Engine, StoreUrl
-from denoised_smoothing.cli.output import err
+from denoised_smoothing.cli.grouped import Take, command
+from denoised_smoothing.cli.model_options import ModelOptions
+from denoised_smoothing.cli.options import StoreUrl, in_data, option_group
+from denoised_smoothing.cli.output import err, say
 from denoised_smoothing.errors import MissingExtraError, SettingError
 
 KEY_VARIABLE = "DENOISED_SMOOTHING_API_KEY"
+_limit = option_group("Limits")
+_access = option_group("Access")
 
 
+@command()
 def serve(
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on.")] = 8000,
+    model: Annotated[ModelOptions, Take(("device", "engine"))],
+    host: Annotated[str, _access("Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, _access("Port to listen on.", min=0, max=65535)] = 8000,
     store: StoreUrl = "runs.sqlite",
     classifier: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=SPEC", show_default="the demo's", help="May be repeated."),
+        in_data(
+            "Serve this classifier. Repeat for several.",
+            metavar="NAME=SPEC",
+            show_default="the demo's",
+        ),
     ] = None,
     denoiser: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=SPEC", show_default="the demo's", help="May be repeated."),
+        in_data(
+            "Serve this denoiser. Repeat for several.",
+            metavar="NAME=SPEC",
+            show_default="the demo's",
+        ),
     ] = None,
     bundle: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=FOLDER", help="May be repeated.")
+        list[str] | None,
+        in_data("Serve this exported bundle. Repeat for several.", metavar="NAME=FOLDER"),
     ] = None,
     sigma: Annotated[
         list[float] | None,
-        typer.Option(show_default="0.25, 0.5", help="Noise levels on offer; may be repeated."),
+        in_data("Serve this sigma. Repeat for several.", show_default="0.25, 0.5"),
     ] = None,
     examples: Annotated[
         str | None,
-        typer.Option(metavar="DATA", show_default="the demo's", help="Images on offer."),
+        in_data("Example images of the page.", metavar="DATA", show_default="the demo's"),
     ] = None,
     resolution: Annotated[
-        int | None, typer.Option(help="Side of the images, for classifiers that do not say it.")
+        int | None, in_data("Side of the images in pixels, for classifiers that do not state it.")
     ] = None,
-    max_copies: Annotated[int, typer.Option(help="The most noisy copies of a request.")] = 100_000,
-    queue: Annotated[int, typer.Option(help="The most requests on their way.")] = 128,
-    client_queue: Annotated[int, typer.Option(help="The same of one client.")] = 64,
-    client_rate: Annotated[int, typer.Option(help="Requests of one client in a minute.")] = 600,
-    max_megabytes: Annotated[int, typer.Option(help="The largest request.")] = 10,
-    max_pixels: Annotated[int, typer.Option(help="The largest image.")] = 25_000_000,
-    grace: Annotated[int, typer.Option(help="Seconds for requests when it is stopped.")] = 10,
+    max_copies: Annotated[int, _limit("Maximum number of noisy copies per request.")] = 100_000,
+    queue: Annotated[int, _limit("Maximum number of pending requests.")] = 128,
+    client_queue: Annotated[int, _limit("Maximum number of pending requests per client.")] = 64,
+    client_rate: Annotated[int, _limit("Maximum requests per client and minute.")] = 600,
+    max_megabytes: Annotated[int, _limit("Maximum size of a request in megabytes.")] = 10,
+    max_pixels: Annotated[int, _limit("Maximum number of pixels of an image.")] = 25_000_000,
+    grace: Annotated[int, _limit("Seconds that pending requests get when the server stops.")] = 10,
     allow_host: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="A name by which it is called; may be repeated."),
+        _access("Accept requests for this host name. Repeat for several.", metavar="NAME"),
     ] = None,
     api_key_file: Annotated[
         Path | None,
-        typer.Option(
-            help=f"File with the key that requests need; without it, {KEY_VARIABLE} is read.",
+        _access(
+            f"File with the key that requests need. Without it, {KEY_VARIABLE} is read.",
             show_default=False,
         ),
     ] = None,
     no_api_key: Annotated[
-        bool, typer.Option("--no-api-key", help="Let everybody in who reaches the address.")
+        bool, _access("Accept requests of other machines without a key.", "--no-api-key")
     ] = False,
-    device: Device = "auto",
-    engine: Engine = EngineName.AUTO,
 ) -> None:
-    """The page on which it can be seen, and the service behind it."""
+    """Start the web page and the HTTP API.
+
+    Example: denoised-smoothing serve --port 8000
+
+    Requests are stored in --store. docs/deploy.md shows how to serve other machines.
+    """
     try:
         import fastapi  # noqa: F401
         import limits  # noqa: F401
@@ -89,52 +104,53 @@ def serve(
     local = host in LOOPBACK
     if not local and key is None and not no_api_key:
         raise SettingError(
-            f"listening on {host} lets other machines in, and needs a key: name a file with "
-            f"--api-key-file, or set {KEY_VARIABLE}; or let everybody in with --no-api-key"
+            f"--host {host} accepts other machines, which needs a key. Add --api-key-file FILE "
+            f"or set {KEY_VARIABLE}. To accept requests without a key, add --no-api-key."
         )
     own = bool(classifier or bundle)
-    asked = ServedNames(
+    names = ServedNames(
         classifiers=pairs("--classifier", classifier) if own else ServedNames().classifiers,
         denoisers=pairs("--denoiser", denoiser) if own or denoiser else ServedNames().denoisers,
         bundles=pairs("--bundle", bundle),
         sigmas=tuple(sigma or ServedNames().sigmas),
         examples=examples or (None if own else ServedNames().examples),
         resolution=resolution,
-        engine=engine,
-        device=device,
+        engine=model.engine,
+        device=model.device,
     )
     bounds = Limits(max_copies, queue, client_queue, client_rate, max_megabytes, max_pixels, grace)
     hosts = frozenset((*LOOPBACK, host, *(allow_host or ()))) if local or allow_host else None
     with closing(listen(host, port)) as socket, Store(store) as opened:
-        service = Service(ServedModels(asked), opened, bounds)
+        service = Service(ServedModels(names), opened, bounds)
         url = f"http://{host}:{socket.getsockname()[1]}/"
-        err.print(f"{url} (stop with Ctrl-C)", markup=False, soft_wrap=True)
+        say(f"{url} (stop with Ctrl-C)", err)
         answer(service, socket, Access(hosts, key))
 
 
 def read_key(file: Path | None) -> str | None:
-    """The key that requests need, from a file or the environment; None where there is none.
+    """Return the key that requests need, from a file or the environment, or None.
 
     Raises:
-        SettingError: the file cannot be read, or the key is short.
+        SettingError: the file cannot be read, or the key is too short.
     """
     try:
         text = os.environ.get(KEY_VARIABLE) if file is None else file.read_text("utf-8")
     except OSError as error:
         raise SettingError(
-            f"the file of the API key {str(file)!r} cannot be read ({error.strerror})"
+            f"Cannot read the API key file {str(file)!r}: {error.strerror}. "
+            "Give --api-key-file the path of a readable file."
         ) from error
     key = None if text is None else text.strip()
     if key is not None and len(key) < 16:
         raise SettingError(
-            f"an API key of {len(key)} characters can be guessed; take at least 16, such as those "
-            "of: openssl rand -hex 24"
+            f"The API key must have at least 16 characters, got {len(key)}. "
+            "Create one with: openssl rand -hex 24"
         )
     return key
 
 
 def pairs(option: str, given: Sequence[str] | None) -> dict[str, str]:
-    """``NAME=SPEC`` by name; a spec alone is its own name.
+    """Return specs by name. ``NAME=SPEC`` gives the name; a spec alone is its own name.
 
     Raises:
         SettingError: a name occurs twice.
@@ -145,6 +161,8 @@ def pairs(option: str, given: Sequence[str] | None) -> dict[str, str]:
         if not named or ":" in name:  # of options of the spec: onnx:model.onnx?mean=0.5
             name, spec = text, text
         if name in found:
-            raise SettingError(f"{option} {name!r} is there twice; give each a name of its own")
+            raise SettingError(
+                f"{option} got the name {name!r} twice. Give each a different name: NAME=SPEC."
+            )
         found[name] = spec
     return found

@@ -1,68 +1,68 @@
-"""sweep: choose sigma."""
+"""The command ``sweep``."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
-from denoised_smoothing.certificates.parameters import EngineName, Precision
-from denoised_smoothing.cli.certify import load_smoothed
+from denoised_smoothing.cli.grouped import Take, command
+from denoised_smoothing.cli.model_options import ModelOptions
 from denoised_smoothing.cli.options import (
     FAILED,
     Alpha,
     AsJson,
-    ClassifierSpec,
     Data,
-    DenoiserSpec,
-    Device,
-    Engine,
-    PrecisionName,
     Radii,
-    Resolution,
     StoreUrl,
+    Stride,
     command_line,
-    fail,
+    in_copies,
+    in_data,
+    in_output,
     parse_numbers,
     parse_radii,
 )
-from denoised_smoothing.cli.output import out, plain_rows, print_json, run_bar
+from denoised_smoothing.cli.output import fail, out, plain_rows, print_json, run_bar, say
 from denoised_smoothing.errors import ImageError
 
 if TYPE_CHECKING:
     from denoised_smoothing.runs.sweep import SigmaSweep
 
+TAKEN = ("classifier", "denoiser", "resolution", "device", "engine", "precision")
 
+
+@command()
 def sweep(
     data: Data,
-    classifier: ClassifierSpec,
+    model: Annotated[ModelOptions, Take(TAKEN, required=("classifier",))],
     radius: Annotated[
-        float, typer.Option(help="The L2 radius at which most images shall be certified.")
+        float, in_copies("L2 radius at which to certify most images, in pixel values in [0, 1].")
     ],
-    denoiser: DenoiserSpec = "none",
-    sigmas: Annotated[str, typer.Option(help="Sigmas to compare.")] = "0.12,0.25,0.5,1.0",
+    sigmas: Annotated[str, in_data("Sigmas to compare.")] = "0.12,0.25,0.5,1.0",
     radii: Radii = None,
-    max_n: Annotated[int, typer.Option(help="The cap on copies an image.")] = 1_000,
+    max_n: Annotated[int, in_copies("Maximum number of copies per image.")] = 1_000,
     alpha: Alpha = 0.001,
-    resolution: Resolution = None,
-    limit: Annotated[int, typer.Option(help="Images of the sample, at most.")] = 50,
-    stride: Annotated[int, typer.Option(help="Every so many-th image.")] = 1,
+    limit: Annotated[int, in_data("Use at most N images.", metavar="N")] = 50,
+    stride: Stride = 1,
     store: StoreUrl = "runs.sqlite",
     run: Annotated[
         str,
-        typer.Option(
+        in_output(
+            "Start of the names of the runs: NAME-SIGMA, or NAME-rRADIUS-SIGMA if --radius "
+            "is none of --radii.",
             metavar="NAME",
-            help="The runs are NAME-SIGMA; NAME-rRADIUS-SIGMA if --radius is none of --radii.",
         ),
     ] = "sweep",
-    output: Annotated[Path, typer.Option(help="The HTML report to write.")] = Path("sweep.html"),
-    device: Device = "auto",
-    engine: Engine = EngineName.AUTO,
-    precision: PrecisionName = Precision.FLOAT32,
+    output: Annotated[Path, in_output("HTML report to write.")] = Path("sweep.html"),
     as_json: AsJson = False,
 ) -> None:
-    """Choose sigma: certify a sample at several by the anytime plan, and report the trade-off."""
+    """Certify a sample of images at several sigmas, and choose one.
+
+    Example: denoised-smoothing sweep digits --classifier digits --radius 0.25
+
+    Uses the anytime plan, and writes a report. Resumes an interrupted sweep.
+    """
     from denoised_smoothing.certificates.plans import Anytime
     from denoised_smoothing.certificates.plans.anytime import RADII
     from denoised_smoothing.certificates.radii import check_radii
@@ -73,22 +73,20 @@ def sweep(
     from denoised_smoothing.store import Store
 
     usual = parse_radii(radii) or RADII
-    asked = check_radii((*usual, radius))
-    # A sweep about one more radius is another one: its runs stop later than those about the usual.
+    decided = check_radii((*usual, radius))
+    # A sweep about one more radius has runs of its own: they stop later than those without it.
     name = run if radius in usual else f"{run}-r{radius:g}"
     dataset = load_dataset(data)
     requests = [
         CertificationRun(
-            load_smoothed(
-                classifier, denoiser, sigma, device=device, engine=engine, precision=precision
-            ),
+            replace(model, sigma=sigma).build(),
             dataset,
-            Anytime(asked, max_n=max_n),
+            Anytime(decided, max_n=max_n),
             alpha,
-            classifier,
-            denoiser,
+            model.classifier or "",
+            model.denoiser,
             name=f"{name}-{sigma:g}",
-            resolution=resolution,
+            resolution=model.resolution,
             limit=limit,
             stride=stride,
             command=command_line(),
@@ -99,8 +97,8 @@ def sweep(
         with run_bar() as show:
             chosen = sweep_sigma(requests, opened, radius, show)
         names = [result.run.name for result in chosen.results]
-        write_report(opened, names, output, radii=asked, title="Which sigma?")
-    rows = comparison(chosen.results, asked)
+        write_report(opened, names, output, radii=decided, title="Which sigma?")
+    rows = comparison(chosen.results, decided)
     if as_json:
         print_json(
             {
@@ -115,8 +113,8 @@ def sweep(
         )
     else:
         out.print(to_rich(rows))
-        out.print(_advice(chosen), markup=False, soft_wrap=True)
-        out.print(f"Report: {output}", markup=False, soft_wrap=True)
+        say(_advice(chosen))
+        say(f"Report: {output}")
     if chosen.refused:
         fail(ImageError("; ".join(chosen.refused)), FAILED)
 
@@ -124,10 +122,10 @@ def sweep(
 def _advice(chosen: SigmaSweep) -> str:
     if chosen.sigma is None:
         return (
-            f"At L2 radius {chosen.radius:g} no image of this sample is certified with any of "
-            "these sigmas; try larger ones, or a larger --max-n."
+            f"No image of this sample is certified at L2 radius {chosen.radius:g}. "
+            "Try larger --sigmas or a larger --max-n."
         )
     return (
-        f"At L2 radius {chosen.radius:g} most images are certified with --sigma "
-        f"{chosen.sigma:g} ({100 * chosen.share:.1f} % of this sample)."
+        f"--sigma {chosen.sigma:g} certifies most images at L2 radius {chosen.radius:g}: "
+        f"{100 * chosen.share:.1f} % of this sample."
     )

@@ -1,4 +1,4 @@
-"""train, train-classifier."""
+"""The commands ``train`` and ``train-classifier``."""
 
 from __future__ import annotations
 
@@ -8,138 +8,93 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
-from denoised_smoothing.cli.options import (
-    AsJson,
-    Data,
-    Sigma,
-    command_line,
-)
+from denoised_smoothing.cli.grouped import Take, command
+from denoised_smoothing.cli.options import AsJson, Data, command_line, in_data, in_output, in_speed
 from denoised_smoothing.cli.output import err, print_card
 from denoised_smoothing.errors import MissingExtraError, SettingError
-from denoised_smoothing.training.config import (
-    Objective,
-    Target,
-    TrainingConfig,
-    Weighting,
-)
+from denoised_smoothing.training.config import TrainingConfig
 
 if TYPE_CHECKING:
     from torch import nn
 
+Validation = Annotated[
+    str | None,
+    in_data("Images to validate on.", metavar="DATA", show_default="the training images"),
+]
+Pad = Annotated[int, in_data("Width in pixels of the black border by which images are shifted.")]
+Flip = Annotated[bool, in_data("Mirror half of the images.")]
+Accelerator = Annotated[str, in_speed("Lightning's accelerator.")]
+TrainPrecision = Annotated[str, in_speed("Lightning's precision, such as bf16-mixed.")]
 
+
+@command()
 def train(
     data: Data,
     output: Annotated[
-        Path, typer.Option(help="The safetensors file to write; of diffusion, the folder.")
+        Path, in_output("Safetensors file to write; a folder for --architecture diffusion.")
     ],
-    sigma: Sigma,
-    objective: Annotated[
-        Objective, typer.Option(help="hybrid is mse first, then stability.")
-    ] = Objective.MSE,
+    config: Annotated[
+        TrainingConfig,
+        Take(without=("weight_decay", "warmup", "clip"), required=("sigma",), panel="Training"),
+    ],
     architecture: Annotated[
-        str, typer.Option(help="unet, dncnn, dncnn-wide, memnet or diffusion.")
+        str, in_data("Architecture: unet, dncnn, dncnn-wide, memnet or diffusion.")
     ] = "unet",
     option: Annotated[
-        list[str], typer.Option(metavar="NAME=VALUE", help="Of the architecture: width=32.")
+        list[str],
+        in_data(
+            "Option of the architecture, such as width=32. Repeat for several.",
+            metavar="NAME=VALUE",
+        ),
     ] = [],  # noqa: B006
     classifier: Annotated[
         list[str],
-        typer.Option(metavar="SPEC", help="To train stability on; repeat for several surrogates."),
+        in_data(
+            "Classifier, or surrogate, to train stability through. Repeat for several.",
+            metavar="SPEC",
+        ),
     ] = [],  # noqa: B006
     judge: Annotated[
-        list[str], typer.Option(metavar="SPEC", help="To measure accuracy with in validation.")
+        list[str],
+        in_data(
+            "Classifier whose accuracy the validation measures. Repeat for several.", metavar="SPEC"
+        ),
     ] = [],  # noqa: B006
     start: Annotated[
-        Path | None, typer.Option(help="Weights to start from; --option may enlarge them.")
+        Path | None, in_data("Weights to start from. --option may enlarge the network.")
     ] = None,
-    validation: Annotated[
-        str | None,
-        typer.Option(metavar="DATA", help="To validate on.", show_default="the training images"),
+    validation: Validation = None,
+    validation_limit: Annotated[int, in_data("Validate on at most N images.", metavar="N")] = 500,
+    half: Annotated[bool, in_output("Write the weights in half precision.")] = False,
+    resolution: Annotated[
+        int | None, in_data("Side in pixels to which images are resized.")
     ] = None,
-    validation_limit: Annotated[int, typer.Option(help="Images for validation.")] = 500,
-    sigma_max: Annotated[
-        float | None, typer.Option(help="Draw sigma from --sigma to this, for each image.")
-    ] = None,
-    steps: Annotated[int, typer.Option(help="Optimiser steps.")] = TrainingConfig.steps,
-    mse_steps: Annotated[
-        int | None, typer.Option(help="Of hybrid: the first steps, by mse.", show_default="half")
-    ] = None,
-    target: Annotated[
-        Target,
-        typer.Option(help="Stability: the clean image's label, its probabilities, or the truth."),
-    ] = Target.SOFT,
-    temperature: Annotated[
-        float, typer.Option(help="Stability: what logits are divided by.")
-    ] = TrainingConfig.temperature,
-    copies: Annotated[
-        int, typer.Option(help="Stability: noisy copies of each image.")
-    ] = TrainingConfig.copies,
-    consistency: Annotated[
-        float, typer.Option(help="Stability: weight of the copies' agreement.")
-    ] = TrainingConfig.consistency,
-    entropy: Annotated[
-        float, typer.Option(help="Stability: weight of the entropy of their mean answer.")
-    ] = TrainingConfig.entropy,
-    anchor: Annotated[
-        float, typer.Option(help="Stability: weight of mse beside it.")
-    ] = TrainingConfig.anchor,
-    weighting: Annotated[
-        Weighting, typer.Option(help="Mse: how images with different sigma count.")
-    ] = Weighting.EQUAL,
-    batch_size: Annotated[int, typer.Option(help="Images a step.")] = TrainingConfig.batch_size,
-    learning_rate: Annotated[
-        float, typer.Option(help="The peak, after a warm-up and before a cosine decay.")
-    ] = TrainingConfig.learning_rate,
-    ema: Annotated[
-        float, typer.Option(help="Decay of the average of the weights; 0 takes the last ones.")
-    ] = TrainingConfig.ema,
-    epoch_steps: Annotated[
-        int, typer.Option(help="Steps between validations and checkpoints.")
-    ] = TrainingConfig.epoch_steps,
-    half: Annotated[bool, typer.Option(help="Write the weights in half precision.")] = False,
-    seed: Annotated[int, typer.Option(help="Of weights, order, augmentation and noise.")] = 0,
-    resolution: Annotated[int | None, typer.Option(help="Resize images to this side.")] = None,
-    crop: Annotated[int | None, typer.Option(help="Side of random crops.")] = None,
-    pad: Annotated[int, typer.Option(help="Black border that shifts images.")] = 0,
-    flip: Annotated[bool, typer.Option(help="Mirror half of the images.")] = True,
+    crop: Annotated[int | None, in_data("Side in pixels of random crops.")] = None,
+    pad: Pad = 0,
+    flip: Flip = True,
     workers: Annotated[
-        int, typer.Option(help="Processes that decode images; each keeps up to 1 GiB of them.")
+        int, in_speed("Processes that decode images. Each needs up to 1 GiB of memory.")
     ] = 0,
-    accelerator: Annotated[str, typer.Option(help="Lightning's flag.")] = "auto",
-    devices: Annotated[str, typer.Option(help="Lightning's flag.")] = "auto",
-    strategy: Annotated[str, typer.Option(help="Lightning's flag.")] = "auto",
-    precision: Annotated[str, typer.Option(help="Lightning's flag: bf16-mixed.")] = "32-true",
+    accelerator: Accelerator = "auto",
+    devices: Annotated[str, in_speed("Lightning's devices.")] = "auto",
+    strategy: Annotated[str, in_speed("Lightning's strategy.")] = "auto",
+    precision: TrainPrecision = "32-true",
     as_json: AsJson = False,
 ) -> None:
-    """Train a denoiser; the same command goes on from its last checkpoint."""
+    """Train a denoiser. Resumes an interrupted training.
+
+    Example: denoised-smoothing train digits:train --sigma 0.5 --output unet.safetensors
+
+    docs/denoisers.md compares the objectives.
+    """
     _require_lightning()
     from denoised_smoothing.datasets import load_dataset
     from denoised_smoothing.training.data import Preparation
     from denoised_smoothing.training.fit import TrainingJob, train_denoiser
 
-    config = TrainingConfig(
-        objective=objective,
-        sigma=sigma,
-        sigma_max=sigma_max,
-        steps=steps,
-        mse_steps=mse_steps,
-        target=target,
-        temperature=temperature,
-        copies=copies,
-        consistency=consistency,
-        entropy=entropy,
-        anchor=anchor,
-        weighting=weighting,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        ema=ema,
-        epoch_steps=epoch_steps,
-        seed=seed,
-    )
     dataset = load_dataset(data)
     surrogates = {spec: _network(spec) for spec in classifier}
+    judges = surrogates | {spec: _network(spec) for spec in judge}
     job = TrainingJob(
         config=config,
         architecture=architecture,
@@ -149,7 +104,7 @@ def train(
         validation=None if validation is None else load_dataset(validation),
         validation_limit=validation_limit,
         surrogates=list(surrogates.values()),
-        judges={Path(s).stem: m for s, m in (surrogates | {s: _network(s) for s in judge}).items()},
+        judges={Path(spec).stem: network for spec, network in judges.items()},
         start=start,
         half=half,
         architecture_options=_options(option),
@@ -166,33 +121,31 @@ def train(
     _show_card(train_denoiser(job), as_json)
 
 
+@command()
 def train_classifier(
     data: Data,
-    output: Annotated[Path, typer.Option(help="The safetensors file to write.")],
-    depth: Annotated[int, typer.Option(help="Layers of the CIFAR ResNet: 6n + 2.")] = 20,
+    output: Annotated[Path, in_output("Safetensors file to write.")],
+    config: Annotated[
+        TrainingConfig,
+        Take(("steps", "batch_size", "learning_rate", "epoch_steps", "seed"), panel="Training"),
+    ],
+    depth: Annotated[int, in_data("Layers of the CIFAR ResNet: 6n + 2.")] = 20,
     noise: Annotated[
-        float, typer.Option(help="Standard deviation of Gaussian noise on its images; 0 for none.")
+        float, in_data("Standard deviation of Gaussian noise on its images. 0 adds none.")
     ] = 0.0,
-    validation: Annotated[
-        str | None,
-        typer.Option(metavar="DATA", help="To validate on.", show_default="the training images"),
-    ] = None,
-    steps: Annotated[int, typer.Option(help="Optimiser steps.")] = TrainingConfig.steps,
-    batch_size: Annotated[int, typer.Option(help="Images a step.")] = TrainingConfig.batch_size,
-    learning_rate: Annotated[
-        float, typer.Option(help="The peak, after a warm-up and before a cosine decay.")
-    ] = TrainingConfig.learning_rate,
-    epoch_steps: Annotated[
-        int, typer.Option(help="Steps between validations and checkpoints.")
-    ] = TrainingConfig.epoch_steps,
-    seed: Annotated[int, typer.Option(help="Of weights, order and augmentation.")] = 0,
-    pad: Annotated[int, typer.Option(help="Black border that shifts images.")] = 4,
-    flip: Annotated[bool, typer.Option(help="Mirror half of the images.")] = True,
-    accelerator: Annotated[str, typer.Option(help="Lightning's flag.")] = "auto",
-    precision: Annotated[str, typer.Option(help="Lightning's flag: bf16-mixed.")] = "32-true",
+    validation: Validation = None,
+    pad: Pad = 4,
+    flip: Flip = True,
+    accelerator: Accelerator = "auto",
+    precision: TrainPrecision = "32-true",
     as_json: AsJson = False,
 ) -> None:
-    """Train a CIFAR ResNet, on clean or noisy images, for those who have no classifier yet."""
+    """Train a CIFAR ResNet on clean or noisy images.
+
+    Example: denoised-smoothing train-classifier digits:train --output resnet20.safetensors
+
+    Use it if you have no classifier yet. Resumes an interrupted training.
+    """
     _require_lightning()
     from denoised_smoothing.datasets import load_dataset
     from denoised_smoothing.training.classifier import ClassifierTrainingJob, train_resnet
@@ -200,13 +153,7 @@ def train_classifier(
 
     dataset = load_dataset(data)
     job = ClassifierTrainingJob(
-        config=TrainingConfig(
-            steps=steps,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            epoch_steps=epoch_steps,
-            seed=seed,
-        ),
+        config=config,
         depth=depth,
         noise=noise,
         dataset=dataset,
@@ -224,14 +171,17 @@ def train_classifier(
 
 
 def _network(spec: str) -> nn.Module:
-    """A classifier that gradients can pass through."""
+    """Load a classifier that gradients can pass through."""
     from torch import nn
 
     from denoised_smoothing.models.catalogue import load_classifier
 
     classifier = load_classifier(spec)
     if not isinstance(classifier, nn.Module):
-        raise SettingError(f"{spec!r} is no torch module, so nothing can be trained through it")
+        raise SettingError(
+            f"{spec!r} is not a torch module, which training needs for gradients. "
+            "Use a classifier that is one."
+        )
     return classifier
 
 
@@ -242,15 +192,15 @@ def _require_lightning() -> None:
 
 
 def _options(pairs: Sequence[str]) -> dict[str, int | str]:
-    """``["width=32", "residual=noise"]`` to ``{"width": 32, "residual": "noise"}``."""
+    """Read ``["width=32", "residual=noise"]`` as ``{"width": 32, "residual": "noise"}``."""
     options: dict[str, int | str] = {}
     for pair in pairs:
         name, _, value = pair.partition("=")
         number = value.isdigit() and int(value)
         if not (name and (number or value.isalpha())):
             raise SettingError(
-                "--option takes NAME=VALUE with a number above 0 or a word, such as width=32, "
-                f"got {pair!r}"
+                f"--option must be NAME=VALUE with a number above 0 or a word, got {pair!r}. "
+                "Write for example --option width=32."
             )
         options[name] = number or value
     return options
@@ -259,6 +209,6 @@ def _options(pairs: Sequence[str]) -> dict[str, int | str]:
 def _show_card(path: Path, as_json: bool) -> None:
     from denoised_smoothing.models.denoisers import load_card
 
-    if os.environ.get("LOCAL_RANK", "0") != "0":  # on several devices, one of them tells
+    if os.environ.get("LOCAL_RANK", "0") != "0":  # one process of several prints
         return
     print_card(path, load_card(path), as_json=as_json)

@@ -7,8 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from denoised_smoothing.certificates.certificate import SamplingPlan
-from denoised_smoothing.certificates.plans import Anytime, FixedBudget, RadiusTarget
-from denoised_smoothing.errors import SettingError
+from denoised_smoothing.certificates.plans import plan_from_options
 from denoised_smoothing.web.job_store import State
 
 PIXEL = (
@@ -80,23 +79,12 @@ class CertificateRequest(ImageRequest):
         Raises:
             SettingError: a number is out of range, or belongs to another kind of plan.
         """
-        plans: dict[str, tuple[type[SamplingPlan], set[str]]] = {
-            "fixed": (FixedBudget, {"n0", "n"}),
-            "anytime": (Anytime, {"n0", "max_n", "radii"}),
-            "radius": (RadiusTarget, {"n0", "of_n", "share"}),
-        }
         given = self.model_dump(
             include={"n0", "n", "max_n", "radii", "of_n", "share"}, exclude_none=True
         )
-        plan, options = plans[self.plan]
-        if unknown := sorted(set(given) - options):
-            raise SettingError(
-                f"The plan {self.plan} does not accept {', '.join(unknown)}. It accepts "
-                f"{', '.join(sorted(options))}."
-            )
         if "radii" in given:
             given["radii"] = tuple(sorted(given["radii"]))
-        return plan(**given)
+        return plan_from_options(self.plan, given)
 
 
 class AttackRequest(PredictionRequest):

@@ -9,6 +9,7 @@ from denoised_smoothing.certificates.plans import (
     Anytime,
     FixedBudget,
     RadiusTarget,
+    plan_from_options,
 )
 from denoised_smoothing.errors import SettingError
 
@@ -51,3 +52,43 @@ def test_an_alpha_is_refused_before_anything_is_drawn(plan: SamplingPlan) -> Non
             plan.check_alpha(0.5)
     else:
         plan.check_alpha(0.5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "plan"),
+    [
+        ("fixed", {}, FixedBudget()),
+        ("fixed", {"n0": 17, "n": 400, "two_sided": True}, FixedBudget(17, 400, two_sided=True)),
+        ("anytime", {"radii": (0.5, 0.25), "every": 10}, Anytime((0.25, 0.5), every=10)),
+        ("anytime", {"n0": 0, "max_n": 500}, Anytime(n0=0, max_n=500)),
+        ("radius", {"of_n": 3_000, "share": 0.9}, RadiusTarget(of_n=3_000, share=0.9)),
+    ],
+)
+def test_a_plan_from_options(kind: str, options: dict[str, object], plan: SamplingPlan) -> None:
+    assert plan_from_options(kind, options) == plan
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "message"),
+    [
+        (
+            "fixed",
+            {"max_n": 9},
+            "plan fixed does not accept max_n. Use plan anytime, or remove max",
+        ),
+        ("radius", {"n": 9}, "plan radius does not accept n. Use plan fixed, or remove n."),
+        ("fixed", {"max_n": 9, "of_n": 9}, "does not accept max_n, of_n. Remove max_n, of_n."),
+        ("fixed", {"n": 0}, "n is a number of noisy copies"),
+    ],
+)
+def test_options_of_another_plan_are_refused(
+    kind: str, options: dict[str, object], message: str
+) -> None:
+    with pytest.raises(SettingError, match=message):
+        plan_from_options(kind, options)
+
+
+def test_options_are_spelled_as_the_user_typed_them() -> None:
+    message = "--plan fixed does not accept --max_n. Use --plan anytime, or remove --max_n."
+    with pytest.raises(SettingError, match=message):
+        plan_from_options("fixed", {"max_n": 9}, spelled=lambda name: f"--{name}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import fields
 from typing import Any
 
 from denoised_smoothing.certificates.certificate import SamplingPlan
@@ -10,7 +12,7 @@ from denoised_smoothing.certificates.plans.fixed import FixedBudget
 from denoised_smoothing.certificates.plans.radius import RadiusTarget
 from denoised_smoothing.errors import SettingError
 
-__all__ = ["Anytime", "FixedBudget", "RadiusTarget", "chosen_plan"]
+__all__ = ["Anytime", "FixedBudget", "RadiusTarget", "plan_from_options", "plan_or_budget"]
 
 
 def plan_or_budget(plan: SamplingPlan | None, n0: int | None, n: int | None) -> SamplingPlan:
@@ -25,3 +27,26 @@ def plan_or_budget(plan: SamplingPlan | None, n0: int | None, n: int | None) -> 
     if plan is not None and given:
         raise SettingError(f"give a plan or n0 and n, not both; got {plan} and {given}")
     return plan or FixedBudget(**given)
+
+
+def plan_from_options(
+    kind: str, options: Mapping[str, Any], *, spelled: Callable[[str], str] = str
+) -> SamplingPlan:
+    """Return the plan of a kind, with the options that a user gave.
+
+    Args:
+        kind: fixed, anytime or radius.
+        options: values of the plan's arguments, by name; omitted ones have their defaults.
+        spelled: how messages write the name of an option.
+
+    Raises:
+        SettingError: a value is out of range, or belongs to another kind.
+    """
+    plans = {plan.kind: plan for plan in (FixedBudget, Anytime, RadiusTarget)}
+    accepted = {name: {field.name for field in fields(plan)} for name, plan in plans.items()}
+    if extra := [name for name in options if name not in accepted[kind]]:
+        names = ", ".join(map(spelled, extra))
+        other = [name for name in plans if accepted[name].issuperset(extra)]
+        use = f"Use {spelled('plan')} {' or '.join(other)}, or remove" if other else "Remove"
+        raise SettingError(f"{spelled('plan')} {kind} does not accept {names}. {use} {names}.")
+    return plans[kind](**options)
