@@ -64,20 +64,20 @@ def at_once(parts: Sequence[CopyRange]) -> Future[Votes]:
 
 
 class Stub(SmoothedClassifier):
-    """Whose copies are counted by an executor that is given."""
+    """A smoothed classifier whose copies a given runner counts."""
 
-    executor: BatchRunner
+    runner: BatchRunner
 
     def count_labels(
-        self, tasks: Any, targets: Any, seed: int, *, on_batch: Any = None
+        self, tasks: Any, targets: Any, seed: Any, *, on_batch: Any = None, **_: Any
     ) -> Iterator[ImageTask]:
-        yield from schedule_batches(tasks, targets, self.executor, chunk=CHUNK, on_batch=on_batch)
+        yield from schedule_batches(tasks, targets, self.runner, chunk=CHUNK, on_batch=on_batch)
 
 
-def certify(images: int, executor: BatchRunner, target: str) -> tuple[float, float]:
+def certify(images: int, runner: BatchRunner, target: str) -> tuple[float, float]:
     """Seconds that a run takes, without its preparation, and those of this process's CPU."""
     smoothed = Stub(lambda x: x.flatten(1), 0.5, device="cpu")
-    smoothed.executor = executor
+    smoothed.runner = runner
     data = ImageDataset(
         name="folder:stub",
         fingerprint="f",
@@ -170,8 +170,8 @@ def workers(options: argparse.Namespace) -> None:
 
         images = -(-count * options.rounds // PARTS)
         with tempfile.TemporaryDirectory() as folder:
-            executor = BatchRunner(submit, CHUNK, count, 4 * count)
-            seconds, cpu = certify(images, executor, f"{folder}/runs.sqlite")
+            runner = BatchRunner(submit, CHUNK, count, 4 * count)
+            seconds, cpu = certify(images, runner, f"{folder}/runs.sqlite")
         batches = images * PARTS
         best = batches * options.seconds / count
         print(

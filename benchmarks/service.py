@@ -166,7 +166,7 @@ def main() -> None:
         alone.append(command_line(smoothed, folder, options.copies, images))
     rate = load.calls / seconds
     load.seconds.sort()
-    print(f"engine {smoothed.choice(image(0)).engine.name}")
+    print(f"engine {smoothed.prepared.engine_for(image(0)).engine.name}")
     print(f"responses {dict(load.statuses)}, of another image or request {load.wrong}")
     print(f"drawn again {len(load.sample)}, otherwise {check(smoothed, load.sample)}")
     print(

@@ -136,7 +136,7 @@ def engine_turns(
     smoothed = SmoothedClassifier(
         classifier, SIGMA, denoiser, engine=engine, precision=precision, calibration=images
     )
-    choice = smoothed.choice(images[0])
+    choice = smoothed.prepared.engine_for(images[0])
     copies = torch.rand(choice.forward, *images.shape[1:])
 
     def bare() -> float:

@@ -29,6 +29,7 @@ from denoised_smoothing.certificates.radii import gaussian_radius
 from denoised_smoothing.reporting import certified_accuracy_figure
 from denoised_smoothing.reporting.plots import COLOURS, GRID, INK, STYLES, inline_svg
 from denoised_smoothing.runs.demo import METHODS
+from denoised_smoothing.smoothing.votes import shown_copies
 
 ALPHA = 0.001
 SEED = 1
@@ -51,7 +52,7 @@ def copies() -> Figure:
     """An image, noisy copies of it, the same denoised, and what the classifier answers."""
     classifier, example = load_classifier("digits"), load_dataset("digits:test")[SHOWN]
     smoothed = SmoothedClassifier(classifier, 0.5, load_denoiser("digits-stability"))
-    noisy, denoised = smoothed.copies(example.image, example.image_id, SEED, 6)
+    noisy, denoised = shown_copies(smoothed, example.image, example.image_id, SEED, 6)
     figure = Figure(figsize=(5.8, 1.95), layout="constrained")
     grid = figure.subplots(2, 7, width_ratios=[1.25, *[1] * 6])
     _picture(grid[0, 0], example.image, f"image of a {example.label}", INK)
@@ -68,7 +69,7 @@ def bound() -> Figure:
     """Lower bound on the winner's probability, and the radius, as copies are counted."""
     classifier, example = load_classifier("digits"), load_dataset("digits:test")[SHOWN]
     smoothed = SmoothedClassifier(classifier, 0.5, load_denoiser("digits-stability"))
-    _, denoised = smoothed.copies(example.image, example.image_id, SEED, 10_000)
+    _, denoised = shown_copies(smoothed, example.image, example.image_id, SEED, 10_000)
     votes = np.cumsum(_answers(classifier, denoised) == example.label)
     counts = np.unique(np.geomspace(10, len(votes), 120).astype(int))
     won = [int(votes[n - 1]) for n in counts]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import nn
 
 from denoised_smoothing.attacks import PGD, attack, check_differentiable, to_grid_within
 from denoised_smoothing.attacks.pgd import distance
+from denoised_smoothing.engines.prepared import PreparedPipeline
 from denoised_smoothing.errors import ClassifierError, SettingError
 from denoised_smoothing.images import is_on_grid
 from denoised_smoothing.smoothing.classifier import SmoothedClassifier
@@ -146,9 +148,13 @@ class TestNoise:
     def test_parts_of_the_copies_give_the_same_gradient(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        image, results = picture(0.3), []
+        image, results, engine_for = picture(0.3), [], PreparedPipeline.engine_for
         for size in (64, 5):
-            monkeypatch.setattr(SmoothedClassifier, "forward_size", lambda self, image, s=size: s)
+            monkeypatch.setattr(
+                PreparedPipeline,
+                "engine_for",
+                lambda self, image, size=size: replace(engine_for(self, image), forward=size),
+            )
             results.append(attack(smoothed(Bent()), image, 0, 0.4, QUICK, seed=1))
         assert distance(*results) < 0.02
 

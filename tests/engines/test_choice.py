@@ -294,13 +294,13 @@ class TestFitting:
 def test_weights_changed_since_are_seen() -> None:
     classifier = convolutional()
     pipeline = smoothed(classifier, engine=EngineName.OPENVINO)
-    before = pipeline.execution.record(images()[0])
+    before = pipeline.prepared.record(images()[0])
     label = pipeline.predict(images()[0], n=50, seed=0).label
     with torch.no_grad():
         classifier[-1].bias.zero_()
         classifier[-1].bias[(label or 0) - 1] = 1000.0
     assert pipeline.predict(images()[0], n=50, seed=0).label == ((label or 0) - 1) % 5
-    assert pipeline.execution.record(images()[0])["model_digest"] != before["model_digest"]
+    assert pipeline.prepared.record(images()[0])["model_digest"] != before["model_digest"]
 
 
 class TestInt8:
@@ -324,5 +324,5 @@ class TestInt8:
         for number in range(2):
             monkeypatch.setenv("DENOISED_SMOOTHING_CACHE", str(tmp_path / str(number)))
             pipeline = smoothed(convolutional(), None, EngineName.OPENVINO, Precision.INT8)
-            digests.add(pipeline.execution.record(images()[0])["model_digest"])
+            digests.add(pipeline.prepared.record(images()[0])["model_digest"])
         assert len(digests) == 1

@@ -180,10 +180,10 @@ def test_auto_goes_on_as_the_run_began(tmp_path: Path, monkeypatch: pytest.Monke
         for path in (tmp_path / "cache").glob("*.json"):
             path.unlink()
         later = smoothed(classifier, engine="auto")
-        assert later.choice(PICTURES[0]).engine.name == "torch"
+        assert later.prepared.engine_for(PICTURES[0]).engine.name == "torch"
         request(later).execute(store)
-        assert later.choice(PICTURES[0]).engine.name == "openvino"
-        assert later.choice(PICTURES[0]).forward == 100
+        assert later.prepared.engine_for(PICTURES[0]).engine.name == "openvino"
+        assert later.prepared.engine_for(PICTURES[0]).forward == 100
         assert len(store.images("run")) == 3
         with pytest.raises(RunMismatchError, match="engine"):
             request(smoothed(classifier, engine="torch")).execute(store)
@@ -230,7 +230,8 @@ def test_an_attack_is_judged_by_the_engine_that_certified(
     again = attacking._request(run, None, None, None, "cpu")
     image = again.image(0)[1]
     assert (
-        again.smoothed.choice(image).engine.identity() == pipeline.choice(image).engine.identity()
+        again.smoothed.prepared.engine_for(image).engine.identity()
+        == pipeline.prepared.engine_for(image).engine.identity()
     )
     assert run.settings["engine"] == engine
     assert run.settings["precision"] == precision

@@ -66,7 +66,7 @@ def test_what_was_certified_is_what_answers(
     original.save(tmp_path / "one", classifier="python:toy:Toy")
     loaded = SmoothedClassifier.load(tmp_path / "one", device="cpu")
     assert counted(loaded) == expected
-    assert loaded.execution.record(images()[0]) == original.execution.record(images()[0])
+    assert loaded.prepared.record(images()[0]) == original.prepared.record(images()[0])
     assert loaded.fingerprints() == original.fingerprints()
     assert loaded.channels == 3
     assert loaded.resolution == 16
@@ -280,7 +280,7 @@ class TestSpecs:
         denoiser.save(tmp_path / "model", {})
         spec = f"diffusers:{tmp_path / 'model'}?steps=2&samples=3"
         original = smoothed(residual(), catalogue.load_denoiser(spec))
-        assert isinstance(original.execution.pipeline.classifier, EnsembleClassifier)
+        assert isinstance(original.prepared.pipeline.classifier, EnsembleClassifier)
         original.save(tmp_path / "one", denoiser=spec)
         loaded = SmoothedClassifier.load(tmp_path / "one", device="cpu")
         assert loaded.fingerprints() == original.fingerprints()

@@ -23,12 +23,14 @@ from denoised_smoothing.certificates.counts import LabelCounts, Stage
 from denoised_smoothing.certificates.grid import grid_thresholds
 from denoised_smoothing.certificates.parameters import Noise, SmoothingParameters
 from denoised_smoothing.certificates.plans import Anytime, FixedBudget, RadiusTarget
+from denoised_smoothing.engines import Pipeline
 from denoised_smoothing.errors import ClassifierError, ImageError, SettingError
 from denoised_smoothing.models.classifiers import ImageClassifier
 from denoised_smoothing.models.denoisers import UNet
 from denoised_smoothing.noise import CHUNK, derive_key, grid_noise, noisy_copies
 from denoised_smoothing.smoothing.classifier import Progress, SmoothedClassifier
 from denoised_smoothing.smoothing.scheduler import ImageTask, Targets
+from denoised_smoothing.smoothing.votes import shown_copies
 
 SEED = 0
 
@@ -283,7 +285,7 @@ class TestCounts:
 
         pipeline = smoothed(classifier)
         pipeline.certify(GREY, n0=3, n=450)
-        assert set(shapes) == {(pipeline.forward_size(GREY), 1, 4, 4)}
+        assert set(shapes) == {(pipeline.prepared.engine_for(GREY).forward, 1, 4, 4)}
 
     def test_a_module_is_put_into_evaluation_mode(self) -> None:
         """Dropout and batch statistics would make labels depend on chance and on the batch."""
@@ -298,6 +300,23 @@ class TestCounts:
         assert all(
             torch.equal(before[key], value) for key, value in classifier.state_dict().items()
         )
+
+    def test_the_state_of_the_weights_is_computed_once(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It reads all weights, so for large networks it takes as long as many copies."""
+        states: list[object] = []
+        state = Pipeline.state
+
+        def counted(pipeline: Pipeline) -> tuple[object, ...]:
+            states.append(state(pipeline))
+            return states[-1]
+
+        monkeypatch.setattr(Pipeline, "state", counted)
+        pipeline, image = smoothed(network(), 0.5), random_images(1)[0]
+        for calls, call in enumerate((pipeline.certify, pipeline.certify, pipeline.predict), 1):
+            call(image, n=100)
+            assert len(states) == calls
 
 
 class TestInput:
@@ -396,7 +415,7 @@ class TestCopies:
     @pytest.mark.parametrize("noise", Noise)
     def test_are_those_of_the_estimation_and_what_the_classifier_sees(self, noise: Noise) -> None:
         pipeline = smoothed(denoiser=lambda noisy: noisy.clamp(0, 1), noise=noise)
-        noisy, seen = pipeline.copies(GREY, "7", SEED, 3)
+        noisy, seen = shown_copies(pipeline, GREY, "7", SEED, 3)
         expected = noisy_copies(
             torch.from_numpy(GREY),
             0.25,
@@ -641,7 +660,7 @@ class TestPlanAndChannels:
 
     def test_a_denoiser_for_other_channels_is_refused(self) -> None:
         grey = ImageClassifier(nn.Flatten(), mean=[0.5], std=[0.5])
-        with pytest.raises(SettingError, match="of 1 channels, the denoiser of 3; take"):
+        with pytest.raises(SettingError, match=r"of 1 channels, the denoiser of 3\. Use"):
             SmoothedClassifier(grey, 0.5, UNet(image_channels=3, width=4), device="cpu")
         smoothed = SmoothedClassifier(nn.Flatten(), 0.5, UNet(3, width=4), device="cpu")
         with pytest.raises(ImageError, match="is grey, but the classifier takes RGB"):
@@ -690,9 +709,7 @@ class TestNoise:
             (pipeline.predict, image, rounded),
         ]
         for call, given, meant in calls:
-            said = (
-                r"is not on the 8-bit grid k/255 and was rounded .* certified is the rounded image"
-            )
+            said = r"is not on the 8-bit grid k/255 and was rounded .* is about the rounded image"
             with pytest.warns(UserWarning, match=said) as caught:
                 answer = call(given, **options)
             assert len(caught) == 1

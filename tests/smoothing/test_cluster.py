@@ -256,7 +256,7 @@ def test_gpus_of_workers_are_what_auto_means() -> None:
 
 
 def test_answers_that_are_bought_stay_off_the_cluster() -> None:
-    with pytest.raises(SettingError, match=r"bought by threads of this process.*leave --ray"):
+    with pytest.raises(SettingError, match=r"sent by threads of this process.*Omit --ray"):
         SmoothedClassifier(load_classifier("simulated"), 0.5, cluster=RayCluster())
 
 

@@ -1,4 +1,4 @@
-"""executors/local.py: one device or several give the same counts."""
+"""devices.py: one device or several give the same counts."""
 
 from __future__ import annotations
 
@@ -62,16 +62,14 @@ def test_weights_that_change_are_seen_by_every_device() -> None:
 
 
 def test_devices_of_several_kinds_are_refused() -> None:
-    execution = SmoothedClassifier(Linear(), 0.5, device="cpu").execution
+    prepared = SmoothedClassifier(Linear(), 0.5, device="cpu").prepared
     devices = [torch.device("cpu"), torch.device("meta")]
     with pytest.raises(SettingError, match=r"cpu, meta are of several kinds .*of one kind"):
-        Devices(
-            Linear(), None, 0.5, execution.noise, execution.engine, execution.precision, devices
-        )
+        Devices(prepared, devices)
 
 
 def test_a_function_cannot_be_copied_to_devices() -> None:
-    with pytest.raises(SettingError, match=r"no torch module.*name one device"):
+    with pytest.raises(SettingError, match=r"no torch module.*Name one device"):
         SmoothedClassifier(lambda images: images.flatten(1), 0.5, device="cpu,cpu")
 
 
@@ -85,5 +83,5 @@ def test_answers_that_are_bought_stay_on_one_device() -> None:
 
     remote = load_classifier("simulated")
     assert isinstance(remote, RemoteClassifier)
-    with pytest.raises(SettingError, match=r"bought by threads of this process.*leave --ray"):
+    with pytest.raises(SettingError, match=r"sent by threads of this process.*Omit --ray"):
         SmoothedClassifier(remote, 0.5, device="cpu,cpu")

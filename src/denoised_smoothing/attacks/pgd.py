@@ -88,7 +88,8 @@ def attack(
     seed = secrets.randbits(128) if seed is None else seed
     start = to_grid(as_image(image))
     origin = torch.tensor(start, device=smoothed.device)
-    size, point, votes = smoothed.forward_size(start), origin, SoftVotes(smoothed)
+    size = smoothed.prepared.engine_for(start).forward
+    point, votes = origin, SoftVotes(smoothed)
     for step in range(pgd.steps):
         if stopped():
             break

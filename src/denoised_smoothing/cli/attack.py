@@ -179,7 +179,7 @@ def _smoothed(
     )
     refuse_paid(smoothed, classifier)
     if as_certified:
-        smoothed.execution.adopt(
+        smoothed.prepared.use_engine(
             EngineName(run.settings["engine"]), run.settings["forward_shape"][0]
         )
     return smoothed

@@ -36,14 +36,14 @@ def bundle(
     if (data := model.calibration_data()) is not None:
         calibrate(smoothed, data, model.resolution)
     side = smoothed.resolution if model.resolution is None else model.resolution
-    shape = shape_of(smoothed.execution, smoothed.channels, side)
+    shape = shape_of(smoothed.prepared, smoothed.channels, side)
     classifier, denoiser = model.specs(smoothed)
     smoothed.save(output, shape=shape, classifier=classifier, denoiser=denoiser)
     written = read_bundle(output)
     if as_json:
         print_json({"output": str(output), **written.to_dict()})
         return
-    for text in smoothed.execution.notes(shape):
+    for text in smoothed.prepared.notes(shape):
         note(text)
     say(
         f"Bundle: {output} ({written.engine} {written.engine_version} in {written.precision}, "

@@ -1,10 +1,9 @@
-"""Which engine executes a pipeline for images of a size, and what of it is recorded."""
+"""A pipeline with the engine that executes it, and what is recorded of both."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -16,7 +15,7 @@ from torch import Tensor
 from denoised_smoothing import images as image_forms
 from denoised_smoothing.certificates.counts import Stage
 from denoised_smoothing.certificates.parameters import EngineName, Noise, Precision
-from denoised_smoothing.engines import EngineChoice, PassThrough, Pipeline, choose_engine
+from denoised_smoothing.engines import Engine, EngineChoice, PassThrough, Pipeline, choose_engine
 from denoised_smoothing.engines.locks import tracing
 from denoised_smoothing.errors import SettingError
 from denoised_smoothing.models.denoisers import (
@@ -29,39 +28,26 @@ from denoised_smoothing.models.protocols import Classifier
 from denoised_smoothing.noise import noisy_copies
 
 CALIBRATION_SEED = 0
-"""Of the copies on which engines are checked, measured and calibrated. Their image id is their
-own, so that no certificate counts them whatever its seed."""
-
-
-@dataclass(frozen=True)
-class Fixed:
-    """An execution that was settled before: for images of one shape [C, H, W].
-
-    ``choice`` is the engine where the model is a converted one, ``calibration`` what was
-    recorded of the calibration of int8.
-    """
-
-    shape: tuple[int, ...]
-    calibration: Mapping[str, str]
-    choice: EngineChoice | None = None
+"""The seed of the copies on which engines are checked, measured and calibrated. Their image ids
+are their own, so that no certificate counts them whatever its seed."""
 
 
 class PreparedPipeline:
-    """Chooses an engine for images of a size, once, and again where weights have changed since.
+    """A pipeline, and the engine that executes it for images of each size.
+
+    The engine of a size is chosen once, and again if weights have changed since.
 
     Args:
         classifier: images [B, C, H, W] to logits [B, K] or labels [B].
-        denoiser: (noisy, sigma) or (noisy) to denoised images, or None. Where it has several
-            answers, the classifier's majority over them, or mean, is executed.
+        denoiser: (noisy, sigma) or (noisy) to denoised images, or None. If it has several
+            samples, the pipeline is the majority or the mean of the classifier's answers to them.
         sigma: standard deviation of the noise on images in [0, 1].
         noise: the sampler of the noisy copies.
-        engine, precision: what is asked for.
-        device: where.
-
-    ``fixed`` is what was settled before, or None.
+        engine, precision: as requested.
+        device: the device that computes.
 
     Raises:
-        SettingError: the denoiser has several answers, and the classifier is elsewhere.
+        SettingError: the denoiser has several samples, and the classifier is remote.
     """
 
     def __init__(
@@ -89,31 +75,51 @@ class PreparedPipeline:
             self.pipeline = Pipeline(ensemble if whole else ensemble.forward, None, sigma, device)
         self.noise, self.device = noise, device
         self.engine, self.precision = engine, precision
-        self.fixed: Fixed | None = None
-        self._forward: int | None = None
+        self.forward: int | None = None
+        """Copies of a forward pass; None to choose them with the engine."""
+        self.needs_calibration = precision is Precision.INT8
+        """Whether int8 has no ranges yet: neither calibration images nor a bundle."""
+        self.state: tuple[object, ...] = ()
+        """State of the weights when the engine was last asked for."""
+        self.chooser: Callable[[Float[np.ndarray, "c h w"]], EngineChoice] | None = None
+        """Chooses the engine for images of a size elsewhere; None to choose it here."""
+        self.bundle_shape: tuple[int, ...] | None = None
+        """The shape [C, H, W] of all images, where an exported bundle sets it."""
+        self._converted: Engine | None = None
         self._images: Float[np.ndarray, "n c h w"] | None = None
-        self._calibration: dict[str, str] = {}
+        self._calibration: Mapping[str, str] = {}
         self._choices: dict[tuple[int, ...], tuple[object, EngineChoice]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """Without engines, which belong to a process."""
-        return {**self.__dict__, "_choices": {}}
+        return {**self.__dict__, "_choices": {}, "chooser": None}
 
     def on(self, device: torch.device) -> PreparedPipeline:
-        """The same, with copies of all modules, on another device."""
+        """Return the same with copies of all modules on another device."""
         classifier, denoiser = copy.deepcopy(self._parts)
         there = PreparedPipeline(
             classifier, denoiser, self.pipeline.sigma, self.noise,
             self.engine, self.precision, device,
         )  # fmt: skip
-        there.fixed, there._forward = self.fixed, self._forward
+        there.forward, there.bundle_shape = self.forward, self.bundle_shape
+        there.needs_calibration = self.needs_calibration
         there._images, there._calibration = self._images, self._calibration
         return there
 
+    def calibrate(self, images: Any, **source: str) -> None:
+        """Take the ranges of int8 from noisy copies of images [N, C, H, W]; record ``source``."""
+        self._images, self._calibration = image_forms.as_images(images), source
+        self.needs_calibration = False
+        self._choices.clear()
+
     @property
-    def needs_calibration(self) -> bool:
-        """Whether it is int8 without images to take its ranges from, and none were before."""
-        return self.precision is Precision.INT8 and self._images is None and self.fixed is None
+    def calibration(self) -> dict[str, str]:
+        """What is recorded of the calibration; nothing where the precision needs none."""
+        if self.precision is not Precision.INT8:
+            return {}
+        images = self._images
+        digest = {} if images is None else {"calibration": image_forms.digest(images)}
+        return {**digest, **self._calibration}
 
     @property
     def calibration_shape(self) -> tuple[int, int, int] | None:
@@ -123,62 +129,78 @@ class PreparedPipeline:
         _, channels, height, width = self._images.shape
         return channels, height, width
 
-    def calibrate(self, images: Any, **source: str) -> None:
-        """Take the ranges of int8 from noisy copies of images [N, C, H, W]; record ``source``."""
-        self._images = image_forms.as_images(images)
-        self._calibration = {"calibration": image_forms.digest(self._images), **source}
+    def use_engine(self, engine: EngineName, forward: int | None) -> None:
+        """Use this engine and forward pass, such as those of a stored run; None to choose."""
+        self.engine, self.forward = engine, forward
         self._choices.clear()
 
-    def choice(self, image: Float[np.ndarray, "c h w"]) -> EngineChoice:
-        """The engine for images of this size, and the copies of a forward pass.
+    def use_bundle(
+        self,
+        engine: EngineName,
+        forward: int,
+        shape: tuple[int, ...],
+        calibration: Mapping[str, str],
+        converted: Engine | None,
+    ) -> None:
+        """Execute as an exported bundle does, for images of its shape [C, H, W].
+
+        Args:
+            engine, forward: those of the bundle.
+            shape: of the images.
+            calibration: what was recorded of the calibration.
+            converted: the engine that holds the model of the bundle; None for torch.
+        """
+        self.use_engine(engine, forward)
+        self.bundle_shape, self._calibration, self._converted = shape, calibration, converted
+        self._images, self.needs_calibration = None, False
+
+    def engine_for(self, image: Float[np.ndarray, "c h w"]) -> EngineChoice:
+        """Return the engine for images of this size, and the copies of a forward pass.
 
         Raises:
-            SettingError, MissingExtraError, ClassifierError: the engine is not to be had.
+            SettingError, MissingExtraError, ClassifierError: the engine is not available.
         """
-        if self.fixed is not None:
-            if image.shape != self.fixed.shape:
-                raise SettingError(
-                    f"this bundle answers images of shape {list(self.fixed.shape)}, got "
-                    f"{list(image.shape)}; bring them to that size, or write a bundle for this one"
-                )
-            if self.fixed.choice is not None:
-                return self.fixed.choice
+        self.state, held = self.pipeline.state(), self._choices.get(image.shape)
+        if held is not None and held[0] == self.state:
+            return held[1]
+        if self.bundle_shape not in (None, image.shape):
+            raise SettingError(
+                f"This bundle answers images of shape {list(self.bundle_shape or ())}, got "
+                f"{list(image.shape)}. Resize them, or export a bundle for this size."
+            )
         if self.needs_calibration:
             raise SettingError(
-                "int8 takes its ranges from noisy copies of images like those to be certified: "
-                "give some as calibration=images [N, C, H, W], on the command line --calibration"
+                "int8 needs images like those to certify, and takes its ranges from their noisy "
+                "copies. Give some as calibration=images [N, C, H, W], or with --calibration."
             )
-        state, held = self.pipeline.state(), self._choices.get(image.shape)
-        if held is None or held[0] != state:
+        if self._converted is not None and self.forward is not None:
+            choice = EngineChoice(self._converted, self.forward)
+        elif self.chooser is not None:
+            choice = self.chooser(image)
+        else:
             choice = choose_engine(
                 self.pipeline, partial(self._sample, image), engine=self.engine,
-                precision=self.precision, device=self.device, forward=self._forward,
+                precision=self.precision, device=self.device, forward=self.forward,
             )  # fmt: skip
-            held = self._choices[image.shape] = (state, choice)
-        return held[1]
-
-    @property
-    def forward(self) -> int | None:
-        """Copies of a forward pass, where that is settled."""
-        return self._forward
-
-    def adopt(self, engine: EngineName, forward: int | None) -> None:
-        """Execute as counts were executed that others shall be added to; None: to be chosen."""
-        self.engine, self._forward = engine, forward
-        self._choices.clear()
+        self._choices[image.shape] = self.state, choice
+        return choice
 
     def record(self, image: Float[np.ndarray, "c h w"]) -> dict[str, Any]:
-        """What executes images of this size, as far as counts depend on it: plain values."""
-        choice = self.choice(image)
+        """Return what executes images of this size, as far as counts depend on it."""
+        choice = self.engine_for(image)
         return {
             "forward_shape": [choice.forward, *image.shape],
             **choice.engine.identity(),
             **self.calibration,
         }
 
+    def notes(self, shape: tuple[int, ...]) -> tuple[str, ...]:
+        """Return notes for the user about the engine for images of this shape."""
+        return self.engine_for(np.full(shape, 128 / 255, np.float32)).notes
+
     @torch.inference_mode()
     def denoise(self, copies: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        """What the classifier sees of noisy copies; where it sees several versions, the first.
+        """Return what the classifier sees of noisy copies; of several samples, the first.
 
         Raises:
             ClassifierError: the denoiser failed, or changed the shape.
@@ -186,24 +208,13 @@ class PreparedPipeline:
         with tracing():
             return self._shown.denoise(copies)
 
-    def notes(self, shape: tuple[int, ...]) -> tuple[str, ...]:
-        """What is to be told about the engine for images of this shape."""
-        return self.choice(np.full(shape, 128 / 255, np.float32)).notes
-
-    @property
-    def calibration(self) -> dict[str, str]:
-        """What is recorded of the calibration; nothing where the precision needs none."""
-        if self.precision is not Precision.INT8:
-            return {}
-        return dict(self._calibration if self.fixed is None else self.fixed.calibration)
-
     def _sample(self, image: Float[np.ndarray, "c h w"], count: int) -> Float[Tensor, "n c h w"]:
-        """Noisy copies to prepare an engine with, of the calibration images or else of this one."""
+        """Draw noisy copies to prepare an engine with, of the calibration images or of this one."""
         images = image[None] if self._images is None else self._images
         if images.shape[1:] != image.shape:
             raise SettingError(
-                f"the calibration images have shape {list(images.shape[1:])}, those to certify "
-                f"{list(image.shape)}; bring them to one size"
+                f"The calibration images have shape {list(images.shape[1:])}, those to certify "
+                f"{list(image.shape)}. Resize all to one size."
             )
         each = -(-count // len(images))
         drawn = [
@@ -218,7 +229,7 @@ class PreparedPipeline:
 
 
 def stated_channels(classifier: object, denoiser: object) -> int | None:
-    """The channels of the images, where classifier or denoiser say so.
+    """Return the channels of the images, where classifier or denoiser state them.
 
     Raises:
         SettingError: they are for images of different channels.
@@ -231,7 +242,7 @@ def stated_channels(classifier: object, denoiser: object) -> int | None:
     known = {role: channels for role, channels in stated.items() if channels in (1, 3)}
     if len(set(known.values())) > 1:
         raise SettingError(
-            f"the classifier takes images of {known['classifier']} channels, the denoiser of "
-            f"{known['denoiser']}; take a denoiser that was trained on such images"
+            f"The classifier takes images of {known['classifier']} channels, the denoiser of "
+            f"{known['denoiser']}. Use a denoiser that was trained on such images."
         )
     return next(iter(known.values()), None)

@@ -34,6 +34,7 @@ from denoised_smoothing.runs.resume import resume
 from denoised_smoothing.runs.shards import OF_SHARDS, Shard
 from denoised_smoothing.runs.writer import Loaded, RunProgress, RunWriter
 from denoised_smoothing.smoothing.classifier import SmoothedClassifier
+from denoised_smoothing.smoothing.votes import shown_copies
 from denoised_smoothing.store import Store, StoredExample, StoredRun
 
 CALIBRATION_IMAGES = 50
@@ -128,12 +129,12 @@ class CertificationRun:
             SettingError, MissingExtraError, ClassifierError: the engine is not available.
         """
         _, first = self.image(self.indices[0])
-        if self.smoothed.execution.needs_calibration:
+        if self.smoothed.prepared.needs_calibration:
             data = self.dataset if self.calibration is None else self.calibration
             say(f"calibrating int8 with images of {data.name}")
             calibrate(self.smoothed, data, self.resolution)
         say(f"choosing the engine for images of shape {list(first.shape)}")
-        self.smoothed.choice(first)
+        self.smoothed.prepared.engine_for(first)
 
     @cached_property
     def settings(self) -> dict[str, Any]:
@@ -157,7 +158,7 @@ class CertificationRun:
             "alpha": self.alpha,
             "plan": self.plan.to_dict(),
             "noise": self.smoothed.noise.value,
-            **self.smoothed.execution.record(first),
+            **self.smoothed.prepared.record(first),
         }
 
     @cached_property
@@ -170,7 +171,7 @@ class CertificationRun:
         # The requested engine, not the one found here: another machine resumes the same run. All
         # shards of a run have its name.
         asked = {k: v for k, v in self.settings.items() if k not in (*_OF_MACHINE, *OF_SHARDS)}
-        asked |= {"plan": plan, "engine": self.smoothed.execution.engine.value}
+        asked |= {"plan": plan, "engine": self.smoothed.prepared.engine.value}
         identity = json.dumps([asked, self.seed], sort_keys=True)
         code = hashlib.sha256(identity.encode()).hexdigest()[:6]
         if self.answers_of is not None:
@@ -210,7 +211,7 @@ class CertificationRun:
     def notes(self) -> tuple[str, ...]:
         """What the user should know before the images are certified."""
         _, first = self.image(self.indices[0])
-        notes = list(self.smoothed.choice(first).notes)
+        notes = list(self.smoothed.prepared.engine_for(first).notes)
         ours = getattr(self.smoothed.classifier, "label_names", None)
         theirs = self.dataset.label_names
         # Labels of a remote classifier are compared by their names.
@@ -293,9 +294,9 @@ class CertificationRun:
                     "with --run, or omit --more to start one."
                 ) from None
             return store.begin(self.run_name, self.settings, seed=self.seed, info=self._info())
-        if self.smoothed.execution.engine is EngineName.AUTO:
+        if self.smoothed.prepared.engine is EngineName.AUTO:
             engine, (forward, *_) = run.settings["engine"], run.settings["forward_shape"]
-            self.smoothed.execution.adopt(EngineName(engine), forward)
+            self.smoothed.prepared.use_engine(EngineName(engine), forward)
             self.__dict__.pop("settings", None)
         if self.answers_of is not None:
             return begin_offline(
@@ -313,7 +314,7 @@ class CertificationRun:
         names = getattr(self.smoothed.classifier, "label_names", None) or self.dataset.label_names
         if self.remote is not None:  # the labels of the data first, so that numbers agree
             names = first_names(self.remote, self.dataset.label_names)
-        choice = self.smoothed.choice(self.image(self.indices[0])[1])
+        choice = self.smoothed.prepared.engine_for(self.image(self.indices[0])[1])
         packages = ("denoised-smoothing", "torch", "numpy", "scipy")
         versions = {package: metadata.version(package) for package in packages}
         return {
@@ -331,7 +332,9 @@ class CertificationRun:
                 example, image = self.image(index)
             except ImageError:  # reported after all others are certified
                 continue
-            noisy, denoised = self.smoothed.copies(image, example.image_id, seed, EXAMPLE_COPIES)
+            noisy, denoised = shown_copies(
+                self.smoothed, image, example.image_id, seed, EXAMPLE_COPIES
+            )
             kinds = [("clean", image[None]), ("noisy", noisy)]
             if self.smoothed.denoiser is not None:
                 kinds.append(("denoised", denoised))
@@ -356,7 +359,7 @@ def calibrate(smoothed: SmoothedClassifier, dataset: ImageDataset, resolution: i
             f"The calibration images of {dataset.name} differ in size. Set a resolution for all "
             "images."
         )
-    smoothed.execution.calibrate(
+    smoothed.prepared.calibrate(
         np.stack(images),
         calibration_data=dataset.name,
         calibration_fingerprint=dataset.fingerprint,

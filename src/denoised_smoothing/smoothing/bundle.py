@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from denoised_smoothing.engines import EngineChoice
-from denoised_smoothing.engines.prepared import Fixed, PreparedPipeline
+from denoised_smoothing.engines import Engine
+from denoised_smoothing.engines.prepared import PreparedPipeline
 from denoised_smoothing.errors import SettingError
 from denoised_smoothing.models.fingerprints import fingerprint
 from denoised_smoothing.models.protocols import Classifier
@@ -58,7 +58,7 @@ def save_bundle(
     """
     # Before the engine runs: a module may keep what it has computed.
     fingerprints = [fingerprint(part) for part, _ in (classifier, denoiser)]
-    choice, (_, height, width) = execution.choice(np.full(shape, 128 / 255, np.float32)), shape
+    choice, (_, height, width) = execution.engine_for(np.full(shape, 128 / 255, np.float32)), shape
     engine = choice.engine
     bundle = Bundle(
         sigma=execution.pipeline.sigma,
@@ -116,7 +116,7 @@ class OpenedBundle:
     bundle: Bundle
     classifier: Classifier
     denoiser: Callable[..., Tensor] | None
-    fixed: Fixed
+    engine: Engine | None
 
 
 def open_bundle(folder: str | Path, classifier: Any = None, denoiser: Any = None) -> OpenedBundle:
@@ -132,11 +132,10 @@ def open_bundle(folder: str | Path, classifier: Any = None, denoiser: Any = None
     check_version(folder, bundle)
     if bundle.converted:
         engine = load_engine(folder, bundle)
-        fixed = Fixed(bundle.shape, bundle.calibration, EngineChoice(engine, bundle.forward))
-        return OpenedBundle(bundle, ConvertedPipeline(engine, bundle), None, fixed)
+        return OpenedBundle(bundle, ConvertedPipeline(engine, bundle), None, engine)
     return OpenedBundle(
         bundle,
         load_part(folder, bundle, "classifier", classifier),
         load_part(folder, bundle, "denoiser", denoiser),
-        Fixed(bundle.shape, bundle.calibration),
+        None,
     )

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Num
 from torch import Tensor
 
-from denoised_smoothing.certificates.parameters import EngineName, Noise, Precision
+from denoised_smoothing.certificates.parameters import EngineName
 from denoised_smoothing.engines import Engine, EngineChoice
 from denoised_smoothing.engines.prepared import PreparedPipeline
 from denoised_smoothing.errors import (
@@ -26,7 +26,6 @@ from denoised_smoothing.errors import (
     WorkerError,
 )
 from denoised_smoothing.models.fingerprints import fingerprint
-from denoised_smoothing.models.protocols import Classifier
 from denoised_smoothing.noise import chunk_size
 from denoised_smoothing.smoothing.cluster_worker import (
     ClusterTask,
@@ -36,6 +35,7 @@ from denoised_smoothing.smoothing.cluster_worker import (
     count_votes,
 )
 from denoised_smoothing.smoothing.scheduler import BatchRunner, CopyRange, ImageTask, Votes
+from denoised_smoothing.smoothing.votes import Seed
 
 TRIES = 5
 """Times that Ray starts a task whose process is lost."""
@@ -184,88 +184,86 @@ class RayCluster:
         return capacity
 
 
-class RayBackend(PreparedPipeline):
-    """Counts on the workers of a cluster; what is shown of it is computed here, on the CPU.
+class RayBackend:
+    """Counts on the workers of a cluster, which also choose the engine.
 
     Args:
-        classifier, denoiser, sigma, noise, engine, precision: as of :class:`PreparedPipeline`.
+        prepared: the pipeline on the CPU of this process, which computes what is shown of it.
         cluster: where the workers are.
         device: that of each worker.
     """
 
-    def __init__(
-        self,
-        classifier: Classifier,
-        denoiser: Callable[..., Tensor] | None,
-        sigma: float,
-        noise: Noise,
-        engine: EngineName,
-        precision: Precision,
-        cluster: RayCluster,
-        device: str,
-    ) -> None:
-        cpu = torch.device("cpu")
-        super().__init__(classifier, denoiser, sigma, noise, engine, precision, cpu)
-        self.cluster, self._name, self.devices = cluster, device, (cpu,)
+    def __init__(self, prepared: PreparedPipeline, cluster: RayCluster, device: str) -> None:
+        self.prepared, self.cluster, self._device = prepared, cluster, device
         self._sent: tuple[object, str, list[Any]] = (None, "", [])
+        prepared.chooser = self._choose
 
-    def choice(self, image: Float[np.ndarray, "c h w"]) -> EngineChoice:
-        if self.fixed is not None or self.needs_calibration:
+    def _choose(self, image: Float[np.ndarray, "c h w"]) -> EngineChoice:
+        """Have a worker choose the engine for images of this size."""
+        if self.prepared.bundle_shape is not None:
             raise SettingError(
                 "A cluster does not support exported bundles. Name the classifier and denoiser."
-                if self.fixed is not None
-                else "int8 needs calibration images. Add some with --calibration."
             )
-        state, held = self.pipeline.state(), self._choices.get(image.shape)
-        if held is None or held[0] != state:
-            _connect(self.cluster.address)
-            task = self.task(self.engine, self._forward)
-            found: EngineRecord = self.cluster.submit(choose_engine, task, image).result()
-            choice = EngineChoice(_ClusterEngine(self, found), found.forward, found.notes)
-            held = self._choices[image.shape] = (state, choice)
-        return held[1]
+        _connect(self.cluster.address)
+        task = self.task(self.prepared.engine, self.prepared.forward)
+        found: EngineRecord = self.cluster.submit(choose_engine, task, image).result()
+        return EngineChoice(_ClusterEngine(self, found), found.forward, found.notes)
 
     @contextmanager
-    def executor(
-        self, image: Float[np.ndarray, "c h w"], seed: int, most: int | None = None
+    def runner(
+        self,
+        image: Float[np.ndarray, "c h w"],
+        seed: Seed,
+        max_in_flight: int | None = None,
+        choice: EngineChoice | None = None,
     ) -> Iterator[BatchRunner]:
         """Run batches of images of this size on the cluster.
 
         Args:
             image: one of them.
-            seed: of the noise.
-            most: copies in flight, if more than a batch; None for enough to keep workers busy
-                while one of them is late.
+            seed: of the noise of all images.
+            max_in_flight: maximum number of copies in flight, but at least one batch; None for
+                enough to keep workers busy while one of them is late.
+            choice: the engine for these images; None to ask for it.
         """
-        choice, threads = self.choice(image), self.cluster.threads
+        if not isinstance(seed, int):
+            raise SettingError(
+                "A cluster counts images of one seed. Omit it to count images that join later."
+            )
+        choice, threads = choice or self.prepared.engine_for(image), self.cluster.threads
         task = self.task(choice.engine.name, choice.forward, choice.engine.identity())
         sent: WeakKeyDictionary[ImageTask, Any] = WeakKeyDictionary()
         forward, chunk = choice.forward, chunk_size(image.shape)
         batch = forward * max(self.cluster.passes, -(-chunk // forward))
-        batch *= threads if most is None else max(1, min(threads, most // batch))
+        limit = max_in_flight
+        batch *= threads if limit is None else max(1, min(threads, limit // batch))
         workers = self.cluster.workers or 1
-        depth = 4 * workers if most is None else max(1, most // batch)
+        batches = 4 * workers if limit is None else max(1, limit // batch)
 
         def submit(parts: Sequence[CopyRange]) -> Future[Votes]:
             images = [_put(sent, part.task) for part in parts]
             ranges = [(part.task.image_id, part.stage, part.start, part.stop) for part in parts]
             return self.cluster.submit(count_votes, task, seed, ranges, *images)
 
-        yield BatchRunner(submit, batch, min(depth, workers), depth)
+        yield BatchRunner(submit, batch, min(batches, workers), batches)
 
     def task(
         self, engine: EngineName, forward: int | None, identity: dict[str, str] | None = None
     ) -> ClusterTask:
         """Describe tasks of this engine; the model is stored in the cluster when it changes."""
-        state = (self.pipeline.state(), self.calibration)
+        prepared = self.prepared
+        state = (prepared.state, prepared.calibration)
         if self._sent[0] != state:
             import ray
 
-            made_of = (self.pipeline.classifier, self.pipeline.denoiser, self.pipeline.sigma)
-            key = fingerprint((made_of, self.calibration, self.precision.value, self.noise.value))
-            self._sent = (state, key, [ray.put(self.on(self.device))])
+            parts = (prepared.pipeline.classifier, prepared.pipeline.denoiser)
+            settings = (prepared.calibration, prepared.precision.value, prepared.noise.value)
+            key = fingerprint(((*parts, prepared.pipeline.sigma), *settings))
+            self._sent = (state, key, [ray.put(prepared)])
         _, key, model = self._sent
-        return ClusterTask(key, model, self._name, engine, forward, identity, self.cluster.threads)
+        return ClusterTask(
+            key, model, self._device, engine, forward, identity, self.cluster.threads
+        )
 
 
 class _ClusterEngine(Engine):
@@ -273,7 +271,7 @@ class _ClusterEngine(Engine):
 
     def __init__(self, backend: RayBackend, found: EngineRecord) -> None:
         self._backend, self._found = backend, found
-        self.device, self.precision = backend.device, backend.precision
+        self.device, self.precision = backend.prepared.device, backend.prepared.precision
         self.workers = backend.cluster.workers or 1
 
     @property

@@ -134,8 +134,8 @@ def _load(
             ThreadPoolExecutor(task.threads),
         )  # fmt: skip
     if (model.prepared.engine, model.prepared.forward) != (task.engine, task.forward):
-        model.prepared.adopt(task.engine, task.forward)
-    choice = model.prepared.choice(image)
+        model.prepared.use_engine(task.engine, task.forward)
+    choice = model.prepared.engine_for(image)
     _check_identity(task, choice.engine.identity())
     return model, choice
 

@@ -1,9 +1,9 @@
-"""In this process: threads that each count on a device."""
+"""Counting in this process: threads that each use a device."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from queue import SimpleQueue
@@ -11,127 +11,121 @@ from queue import SimpleQueue
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor
 
-from denoised_smoothing.certificates.parameters import EngineName, Noise, Precision
 from denoised_smoothing.engines import EngineChoice, choose_device, limit_threads
 from denoised_smoothing.engines.prepared import PreparedPipeline
 from denoised_smoothing.errors import SettingError
-from denoised_smoothing.models.protocols import Classifier
 from denoised_smoothing.noise import chunk_size
 from denoised_smoothing.smoothing.scheduler import BatchRunner, CopyRange, Votes
 from denoised_smoothing.smoothing.votes import Seed, VoteCounter
 
 
-class Devices(PreparedPipeline):
-    """An execution in this process; several devices have a copy of the modules each.
+class Devices:
+    """Counts in threads of this process; each further device has a copy of the modules.
 
     Args:
-        classifier, denoiser, sigma, noise, engine, precision: as of :class:`PreparedPipeline`.
-        devices: where, all of one kind; the first one's engine and forward shape are those of all.
+        prepared: the pipeline, on the first device.
+        devices: all of one kind; the first one's engine and forward shape are those of all.
 
     Raises:
         SettingError: the devices are of several kinds, so that counts would depend on which of
-            them had a copy, or what they shall share is no module.
+            them had a copy, or the pipeline is not made of modules.
     """
 
-    def __init__(
-        self,
-        classifier: Classifier,
-        denoiser: Callable[..., Tensor] | None,
-        sigma: float,
-        noise: Noise,
-        engine: EngineName,
-        precision: Precision,
-        devices: Sequence[torch.device],
-    ) -> None:
-        super().__init__(classifier, denoiser, sigma, noise, engine, precision, devices[0])
-        self.devices = tuple(devices)
-        self._votings = [VoteCounter(sigma, noise, device) for device in devices]
-        self._copies: tuple[object, list[PreparedPipeline]] = (None, [])
-        _check_alike(self.devices)
-        if len(devices) > 1 and not self.pipeline.is_module:
+    def __init__(self, prepared: PreparedPipeline, devices: Sequence[torch.device]) -> None:
+        kinds = {
+            torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+            for device in devices
+        }
+        if len(kinds) > 1:
             raise SettingError(
-                "classifier or denoiser is no torch module, and cannot be copied to "
-                f"{len(devices)} devices; name one device"
+                f"The devices {', '.join(map(str, devices))} are of several kinds "
+                f"({', '.join(sorted(kinds))}), which differ in the last bits. Name devices of "
+                "one kind."
             )
-
-    @property
-    def voting(self) -> VoteCounter:
-        """That of the first device."""
-        return self._votings[0]
+        if len(devices) > 1 and not prepared.pipeline.is_module:
+            raise SettingError(
+                "The classifier or the denoiser is no torch module, and cannot be copied to "
+                f"{len(devices)} devices. Name one device."
+            )
+        self.prepared = prepared
+        sigma, noise = prepared.pipeline.sigma, prepared.noise
+        self._counters = [VoteCounter(sigma, noise, device) for device in devices]
+        self._copies: tuple[object, list[PreparedPipeline]] = (None, [])
 
     @contextmanager
-    def executor(
-        self, image: Float[np.ndarray, "c h w"], seed: Seed, most: int | None = None
+    def runner(
+        self,
+        image: Float[np.ndarray, "c h w"],
+        seed: Seed,
+        max_in_flight: int | None = None,
+        choice: EngineChoice | None = None,
     ) -> Iterator[BatchRunner]:
-        """Threads, as many as the engines want, for images of this size.
+        """Start as many threads as the engines want, for images of this size.
 
         Args:
             image: one of them.
             seed: of the noise, or of each image's.
-            most: copies on their way, if more than a batch; None for two batches a thread.
+            max_in_flight: maximum number of copies in flight, but at least one batch; None for
+                two batches a thread.
+            choice: the engine for these images; None to ask for it.
         """
-        choices = [self.choice(image), *(other.choice(image) for other in self._others(image))]
+        choices = [choice or self.prepared.engine_for(image)]
+        if len(self._counters) > 1:
+            choices += self._further(image, choices[0])
         forward, chunk = choices[0].forward, chunk_size(image.shape)
         batch = forward * -(-chunk // forward)  # whole chunks and whole passes
         workers = sum(choice.engine.workers for choice in choices)
-        depth = 2 * workers if most is None else max(1, most // batch)
+        batches = 2 * workers if max_in_flight is None else max(1, max_in_flight // batch)
         places: SimpleQueue[tuple[VoteCounter, EngineChoice]] = SimpleQueue()
-        for _ in range(choices[0].engine.workers):  # in turn, so that no device is left out
-            for place in zip(self._votings, choices, strict=True):
+        for _ in range(choices[0].engine.workers):  # in turn, so that every device has a thread
+            for place in zip(self._counters, choices, strict=True):
                 places.put(place)
         mine = threading.local()
 
-        def begin() -> None:
-            mine.voting, mine.choice = places.get()
-            limit_threads(mine.choice.engine)
-
-        def count(parts: list[CopyRange]) -> Votes:
-            votes: Votes = mine.voting.votes(parts, mine.choice, seed)
+        def count(ranges: list[CopyRange]) -> Votes:
+            if not hasattr(mine, "place"):
+                mine.place = places.get()
+                limit_threads(mine.place[1].engine)
+            counter, choice = mine.place
+            votes: Votes = counter.votes(ranges, choice, seed)
             return votes
 
         before = torch.get_num_threads()
-        pool = ThreadPoolExecutor(workers, initializer=begin)
+        pool = ThreadPoolExecutor(workers)
         try:
             yield BatchRunner(
-                lambda parts: pool.submit(count, list(parts)), batch, min(depth, workers), depth
+                lambda ranges: pool.submit(count, list(ranges)),
+                batch,
+                min_in_flight=min(batches, workers),
+                max_in_flight=batches,
             )
         finally:
             pool.shutdown(cancel_futures=True)
             torch.set_num_threads(before)
 
-    def _others(self, image: Float[np.ndarray, "c h w"]) -> list[PreparedPipeline]:
-        """On the further devices; copied again where weights have changed since."""
-        choice, state = self.choice(image), self.pipeline.state()
-        if self._copies[0] != state:
-            self._copies = (state, [self.on(device) for device in self.devices[1:]])
-        for other in self._copies[1]:
+    def _further(
+        self, image: Float[np.ndarray, "c h w"], choice: EngineChoice
+    ) -> list[EngineChoice]:
+        """Return the engines of the further devices; weights that changed are copied again."""
+        state, copies = self._copies
+        if state != self.prepared.state:
+            copies = [self.prepared.on(counter.device) for counter in self._counters[1:]]
+            self._copies = self.prepared.state, copies
+        for other in copies:
             if (other.engine, other.forward) != (choice.engine.name, choice.forward):
-                other.adopt(choice.engine.name, choice.forward)
-        return self._copies[1]
+                other.use_engine(choice.engine.name, choice.forward)
+        return [other.engine_for(image) for other in copies]
 
 
 def choose_devices(names: str | torch.device | Sequence[str | torch.device]) -> list[torch.device]:
-    """The devices of these names: one, or several with commas between.
+    """Return the devices of these names: one, or several with commas between.
 
     Raises:
-        SettingError: one is not there.
+        SettingError: one is not available.
     """
     if isinstance(names, str):
         names = [name.strip() for name in names.split(",")]
     if isinstance(names, torch.device):
         names = [names]
     return [choose_device(name) for name in names]
-
-
-def _check_alike(devices: Sequence[torch.device]) -> None:
-    kinds = {
-        torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-        for device in devices
-    }
-    if len(kinds) > 1:
-        raise SettingError(
-            f"the devices {', '.join(map(str, devices))} are of several kinds "
-            f"({', '.join(sorted(kinds))}), which differ in the last bits; name devices of one kind"
-        )

@@ -24,7 +24,7 @@ from denoised_smoothing.errors import AnswerMissingError
 from denoised_smoothing.remote.protocol import CopySession
 from denoised_smoothing.remote.records import CopyKey
 from denoised_smoothing.smoothing.scheduler import CopyRange, ImageTask, Targets
-from denoised_smoothing.smoothing.votes import VoteCounter
+from denoised_smoothing.smoothing.votes import Seed, VoteCounter
 
 ASK_EVERY = 10
 """Copies after which a plan is asked again; also when it has all that it wanted."""
@@ -42,7 +42,7 @@ def count_by_queries(
     targets: Targets,
     counter: VoteCounter,
     choice: EngineChoice,
-    seed: int,
+    seed: Seed,
     session: CopySession,
     *,
     chunk: int,
@@ -56,7 +56,7 @@ def count_by_queries(
         targets: copies wanted in each stage, given the counts so far.
         counter: draws the copies.
         choice: the engine that denoises them, and the copies of a forward pass.
-        seed: of the noise.
+        seed: of the noise, or of each image's.
         session: an open session of the classifier.
         chunk: copies of a chunk of noise.
         plain: whether the classifier sees the noisy copies, as there is no denoiser.
@@ -79,7 +79,7 @@ def _ask(
     session: CopySession,
     counter: VoteCounter,
     choice: EngineChoice | None,
-    seed: int,
+    seed: Seed,
     ranges: Sequence[CopyRange],
 ) -> list[list[Future[int]]]:
     """Have the copies of each range classified one by one; known answers need no copy."""

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int, Num
 from torch import Tensor
 
+from denoised_smoothing.certificates.counts import Stage
 from denoised_smoothing.certificates.parameters import Noise
 from denoised_smoothing.engines import Engine, EngineChoice
 from denoised_smoothing.engines.locks import ReadersWriterLock
+from denoised_smoothing.engines.prepared import PreparedPipeline
 from denoised_smoothing.errors import ClassifierError
 from denoised_smoothing.noise import noisy_copies
 from denoised_smoothing.smoothing.scheduler import CopyRange, ImageTask
@@ -139,3 +142,34 @@ class VoteCounter:
         if labels:
             return answer.long().clamp_min(-2)
         return torch.where(answer.isnan().any(dim=1), -2, answer.argmax(dim=1))
+
+
+@runtime_checkable
+class HasPipeline(Protocol):
+    """A smoothed classifier, as far as its copies are shown."""
+
+    prepared: PreparedPipeline
+
+
+def shown_copies(
+    smoothed: HasPipeline, image: Float[np.ndarray, "c h w"], image_id: str, seed: int, count: int
+) -> tuple[Float[np.ndarray, "n c h w"], Float[np.ndarray, "n c h w"]]:
+    """Return the first noisy copies of the estimation stage, and what the classifier sees."""
+    prepared = smoothed.prepared
+    noisy = noisy_copies(
+        torch.tensor(image, device=prepared.device), prepared.pipeline.sigma,
+        noise=prepared.noise, seed=seed, image_id=image_id,
+        stage=Stage.ESTIMATION, start=0, stop=count,
+    )  # fmt: skip
+    return noisy.cpu().numpy(), prepared.denoise(noisy).cpu().numpy()
+
+
+def shown_labels(
+    smoothed: HasPipeline, image: Float[np.ndarray, "c h w"], image_id: str, seed: int, count: int
+) -> list[int | None]:
+    """Return the labels of the copies of :func:`shown_copies`, None for no label."""
+    prepared, task = smoothed.prepared, ImageTask("shown", image_id, image)
+    ranges = [CopyRange(task, Stage.ESTIMATION, number, number + 1) for number in range(count)]
+    counter = VoteCounter(prepared.pipeline.sigma, prepared.noise, prepared.device)
+    votes = counter.votes(ranges, prepared.engine_for(image), seed)
+    return [None if failed else by_label.index(1) for by_label, failed in votes]

@@ -113,8 +113,8 @@ class Batcher(Generic[_Image]):
         self._ready.wait()
         while not self._closed or self._waiting:
             try:
-                for task in self.smoothed.count_as_they_come(
-                    self._tasks(), self._targets, self._seed, on_batch=self._report
+                for task in self.smoothed.count_labels(
+                    self._tasks(), self._targets, self._seed, in_turn=True, on_batch=self._report
                 ):
                     pending = self._running.pop(task.run)
                     pending.counts = dict(task.counts)

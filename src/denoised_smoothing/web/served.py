@@ -17,6 +17,7 @@ from denoised_smoothing.errors import DenoisedSmoothingError, ImageError, Settin
 from denoised_smoothing.models.catalogue import load_classifier, load_denoiser
 from denoised_smoothing.remote.protocol import CopyClassifier
 from denoised_smoothing.smoothing.classifier import SmoothedClassifier
+from denoised_smoothing.smoothing.votes import shown_labels
 
 NO_DENOISER = "none"
 EXAMPLES = 24
@@ -206,8 +207,8 @@ def _engine(model: Model, denoiser: str, sigma: float) -> object:
         return None
     image = np.full(model.shape, 128 / 255, np.float32)
     try:
-        smoothed.labels(image, "prepared", 0, 1)
-        return smoothed.choice(image).engine
+        shown_labels(smoothed, image, "prepared", 0, 1)
+        return smoothed.prepared.engine_for(image).engine
     except DenoisedSmoothingError as error:
         _log.error("%s, %s, sigma %g: %s", model.name, denoiser, sigma, error)
         del model.by_noise[denoiser, sigma]

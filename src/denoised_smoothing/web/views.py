@@ -34,6 +34,7 @@ from denoised_smoothing.reporting import (
 )
 from denoised_smoothing.reporting.html import differing_settings, unproven_runs
 from denoised_smoothing.reporting.tables import caption, measure, method_names, plain_tables
+from denoised_smoothing.smoothing import votes as smoothing_votes
 from denoised_smoothing.smoothing.classifier import SmoothedClassifier
 from denoised_smoothing.store import Store, StoredRun
 
@@ -128,8 +129,8 @@ def shown_copies(
 ) -> list[dict[str, Any]]:
     """View the first copies that a certificate counts, each with the classifier's label."""
     count = 24 if max(image.shape[1:]) <= 64 else 8
-    noisy, denoised = smoothed.copies(image, image_id, seed, count)
-    labels = smoothed.labels(image, image_id, seed, count)
+    noisy, denoised = smoothing_votes.shown_copies(smoothed, image, image_id, seed, count)
+    labels = smoothing_votes.shown_labels(smoothed, image, image_id, seed, count)
     copies = [
         {
             "noisy": picture(noisy[i]),

@@ -145,7 +145,7 @@ def test_a_bundle_answers_as_its_parts(image: Tensor, mean: MeanDenoiser, tmp_pa
 def test_batch_normalisation_of_the_parts_is_folded() -> None:
     mean = MeanDenoiser([DnCNN(), UNet(width=8)])
     smoothed = SmoothedClassifier(nn.Flatten(), 0.5, mean, device="cpu")
-    parts = folded(smoothed.execution.pipeline, torch.rand(2, 3, 8, 8)).modules()
+    parts = folded(smoothed.prepared.pipeline, torch.rand(2, 3, 8, 8)).modules()
     assert not any(isinstance(part, nn.BatchNorm2d) for part in parts)
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from denoised_smoothing import SmoothedClassifier, load_classifier
 from denoised_smoothing.errors import SettingError
 from denoised_smoothing.models.denoisers import EnsembleClassifier, MultiSampleDenoiser
+from denoised_smoothing.smoothing.votes import shown_copies
 
 
 class Scripted(nn.Module):
@@ -62,12 +63,12 @@ def test_what_is_not_made_of_modules_is_called_by_one_thread() -> None:
     samples = Scripted([[2] * 2000, [4] * 2000])
     one, image = torch.ones(1, 2, 2), torch.zeros(1, 2, 2).numpy()
     smoothed = SmoothedClassifier(logits, 0.25, samples, device="cpu", engine="auto")
-    choice = smoothed.choice(image)
+    choice = smoothed.prepared.engine_for(image)
     assert choice.engine.workers == 1
     assert "is no torch module" in choice.notes[0]
     assert smoothed.certify(one, n0=10, n=100, seed=0).label == 2
     whole = SmoothedClassifier(Shown(), 0.25, samples, device="cpu")
-    assert whole.execution.pipeline.is_module
+    assert whole.prepared.pipeline.is_module
     assert whole.certify(one, n0=10, n=100, seed=0).label == 2
 
 
@@ -84,6 +85,6 @@ def test_the_smoothed_classifier_votes() -> None:
     smoothed = SmoothedClassifier(logits, 0.25, samples)
     certificate = smoothed.certify(torch.zeros(1, 2, 2), n0=10, n=100, seed=0)
     assert certificate.label == 4
-    noisy, denoised = smoothed.copies(torch.zeros(1, 2, 2).numpy(), "0", 0, 2)
+    noisy, denoised = shown_copies(smoothed, torch.zeros(1, 2, 2).numpy(), "0", 0, 2)
     assert (denoised == 2).all()
     assert noisy.shape == denoised.shape
