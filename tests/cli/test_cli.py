@@ -358,7 +358,7 @@ def test_a_password_of_a_store_is_not_shown(run: Run) -> None:
         ("--device gpu", "device 'gpu' is not available here .* Use auto, cpu, cuda"),
         ("--device cpu --devices cpu,cpu", "Got both --device cpu and --devices cpu,cpu. Use only"),
         ("--classifier digitz", r"Unknown classifier 'digitz'\. Did you mean digits\?"),
-        ("--classifier cifar-resnet56:toy.pt", "toy.pt is a pickle .* is refused"),
+        ("--classifier cifar-resnet56:toy.pt", "toy.pt is a pickle .* must be safetensors"),
         ("--classifier python:toy:number", "module 'toy' has no function 'number'"),
         ("--classifier python:toy:nothing", "must return a callable on images, got NoneType"),
         ("--classifier python:toy:Colour", "image '0' is grey, but the classifier takes RGB"),

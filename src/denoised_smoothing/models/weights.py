@@ -1,4 +1,4 @@
-"""Weights in and out as safetensors."""
+"""Weights as safetensors, and the checkpoints published with the papers."""
 
 from __future__ import annotations
 
@@ -13,26 +13,27 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from denoised_smoothing.errors import WeightsError
+from denoised_smoothing.files import write_atomically
 
 _PICKLE_STARTS = (b"\x80", b"PK\x03\x04")
 
 
 def load_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Read a safetensors file: its tensors by name, on the CPU, and its metadata.
+    """Return the tensors of a safetensors file by name, on the CPU, and its metadata.
 
     Raises:
-        WeightsError: the file is missing, a pickle (which could run code), or not whole.
+        WeightsError: the file is missing, incomplete, or a pickle, which could run code.
     """
     path = Path(path)
     if not path.is_file():
-        raise WeightsError(f"there is no weights file {path}; check the path in the spec")
+        raise WeightsError(f"there is no weights file {path}. Check the path in the spec.")
     with path.open("rb") as file:
         head = file.read(9)
-        # The length of a safetensors header may begin like a pickle; its ninth byte is a brace.
+        # The length of a safetensors header may begin like a pickle. Its ninth byte is a brace.
         if head.startswith(_PICKLE_STARTS) and head[8:] != b"{":
             raise WeightsError(
-                f"{path} is a pickle (torch.save), which can run code when it is opened, and is "
-                "refused; convert it where you trust it: "
+                f"{path} is a pickle (torch.save), which could run code. Weights must be "
+                "safetensors. Convert the file where you trust it: "
                 "safetensors.torch.save_file(torch.load(path, weights_only=True), new_path)"
             )
     try:
@@ -41,40 +42,50 @@ def load_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             return tensors, dict(weights.metadata() or {})
     except (safetensors.SafetensorError, OSError) as error:
         raise WeightsError(
-            f"{path} is not a whole safetensors file ({error}); fetch or train it again"
+            f"{path} is not a complete safetensors file ({error}). Download or train it again."
         ) from error
 
 
-def load_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], str | None]:
-    """Read a published ``checkpoint.pth.tar``: its tensors by plain names, and its architecture.
+def load_checkpoint(named: str, arch: str | None, known: str) -> tuple[dict[str, Tensor], str]:
+    """Return the tensors of a ``checkpoint.pth.tar`` by plain names, and its architecture.
 
     The layout is that of the code of Cohen et al. 2019 and Salman et al. 2020: a dictionary with
-    ``arch`` and ``state_dict``, whose names may carry the ``module.`` of DataParallel and the
-    ``1.`` of a normalising layer that came first. It is opened with ``weights_only=True``, which
-    runs no code.
+    ``arch`` and ``state_dict``, whose names may begin with the ``module.`` of DataParallel and
+    the ``1.`` of the network after a normalising layer. ``weights_only=True`` runs no code.
+
+    Args:
+        named: the file.
+        arch: the architecture, or None for the one that the file names.
+        known: the known architectures, for the message.
 
     Raises:
-        WeightsError: the file is missing, of another layout, or holds more than numbers.
+        WeightsError: the file is missing, has another layout, names no architecture, or holds
+            other objects than tensors.
     """
-    path = Path(path).expanduser()
+    path = Path(named).expanduser()
     if not path.is_file():
-        raise WeightsError(f"there is no checkpoint {path}; check the path in the spec")
+        raise WeightsError(f"there is no checkpoint {path}. Check the path in the spec.")
     try:
         held = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
         raise WeightsError(
-            f"{path} cannot be opened without running code that it may hold "
-            f"({str(error).strip().partition(chr(10))[0]}); where you trust it, save only its "
+            f"cannot open {path} without running code that it may hold "
+            f"({str(error).strip().partition(chr(10))[0]}). Where you trust it, save only its "
             "tensors: torch.save({'arch': NAME, 'state_dict': STATE_DICT}, NEW_FILE)"
         ) from error
     tensors = held.get("state_dict", held) if isinstance(held, dict) else None
     if not isinstance(tensors, Mapping) or not all(isinstance(t, Tensor) for t in tensors.values()):
         raise WeightsError(
-            f"{path} has another layout than published checkpoints; expected a dictionary with "
-            "'arch' and 'state_dict'"
+            f"a checkpoint must be a dictionary with 'arch' and 'state_dict', got {path} with "
+            "another layout. Save these two."
         )
-    arch = held.get("arch")
-    return {_plain_name(name): tensor for name, tensor in tensors.items()}, arch and str(arch)
+    arch = arch or held.get("arch")
+    if arch is None:
+        raise WeightsError(
+            f"{named} names no architecture. Write checkpoint:{named}?arch=NAME with one of "
+            f"{known}."
+        )
+    return {_plain_name(name): tensor for name, tensor in tensors.items()}, str(arch)
 
 
 def _plain_name(name: str) -> str:
@@ -85,30 +96,22 @@ def _plain_name(name: str) -> str:
 def save_weights(
     path: str | Path, module: nn.Module, metadata: Mapping[str, str], *, half: bool = False
 ) -> None:
-    """Write a module's weights and metadata as safetensors, all of the file or none of it.
+    """Write a module's weights and metadata as safetensors: the whole file or nothing.
 
-    With ``half``, numbers in floating point are rounded to 16 bits.
+    With ``half``, floating-point weights are rounded to 16 bits.
 
     Raises:
         WeightsError: a weight is too large for half precision.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    tensors = {name: _own_copy(tensor) for name, tensor in module.state_dict().items()}
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    tensors = {  # copies, because safetensors refuses tied weights
+        name: tensor.detach().clone(memory_format=torch.contiguous_format)
+        for name, tensor in module.state_dict().items()
+    }
     if half:
         tensors = {name: _halved(name, tensor) for name, tensor in tensors.items()}
-    try:
-        # Not save_file, which makes files that only their owner may read.
-        part.write_bytes(save(tensors, metadata=dict(metadata)))
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _own_copy(tensor: Tensor) -> Tensor:
-    """A copy that shares no memory: safetensors refuses tied weights."""
-    return tensor.detach().clone(memory_format=torch.contiguous_format)
+    # save_file would write a file that only its owner may read.
+    write_atomically(path, save(tensors, metadata=dict(metadata)))
 
 
 def _halved(name: str, tensor: Tensor) -> Tensor:
@@ -117,19 +120,19 @@ def _halved(name: str, tensor: Tensor) -> Tensor:
     halved = tensor.half()
     if not torch.isfinite(halved).all():
         raise WeightsError(
-            f"{name} has values up to {tensor.abs().max().item():g}, and half precision ends at "
-            "65504; write the weights in full precision"
+            f"values must be at most 65504 in half precision, got {tensor.abs().max().item():g} in "
+            f"{name}. Write the weights in full precision."
         )
     return halved
 
 
 def fill(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
-    """Load ``tensors`` into ``module``, whose names and shapes must all agree.
+    """Load ``tensors`` into ``module``, whose names and shapes must be equal.
 
     Counters of batch normalisation may be missing: older files have none.
 
     Raises:
-        WeightsError: the tensors are of another architecture; names what differs.
+        WeightsError: the tensors belong to another architecture. The message lists differences.
     """
     own = module.state_dict()
     optional = {name for name in own if name.endswith("num_batches_tracked")}
@@ -143,16 +146,16 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
     if differs:
         more = f" and {len(differs) - 3} more" if len(differs) > 3 else ""
         raise WeightsError(
-            f"{source} holds weights of another architecture: {'; '.join(differs[:3])}{more}; "
-            "name the architecture that the file was trained as"
+            f"{source} holds weights of another architecture: {', '.join(differs[:3])}{more}. "
+            "Name the architecture that was trained."
         )
     module.load_state_dict(dict(tensors), strict=False)
 
 
 def weights_digest(module: nn.Module) -> str:
-    """SHA-256, in hex, of a module's names, shapes and numbers alone.
+    """Return the SHA-256, in hex, of the names, shapes and numbers of a module's weights.
 
-    Unlike a fingerprint, the same for every version of the code that computes with them.
+    Unlike a fingerprint, it does not depend on the version of the code.
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):

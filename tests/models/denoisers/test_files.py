@@ -81,13 +81,13 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
 def test_a_pickle_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "unet.pth"
     torch.save(UNet(width=8).state_dict(), path)
-    with pytest.raises(WeightsError, match=r"is a pickle .* convert it"):
+    with pytest.raises(WeightsError, match=r"is a pickle .* Convert the file"):
         load_denoiser_file(path, "unet")
 
 
 def test_a_cut_file_is_refused(unet: Path) -> None:
     unet.write_bytes(unet.read_bytes()[:-1])
-    with pytest.raises(WeightsError, match="not a whole safetensors file"):
+    with pytest.raises(WeightsError, match="not a complete safetensors file"):
         load_denoiser_file(unet)
 
 

@@ -6,7 +6,7 @@ import re
 
 from torch import Tensor
 
-from denoised_smoothing.errors import SpecError, WeightsError
+from denoised_smoothing.errors import SpecError
 from denoised_smoothing.models.classifiers.base import ImageClassifier
 from denoised_smoothing.models.classifiers.cifar_resnet import (
     IMAGENET_MEAN,
@@ -18,16 +18,7 @@ from denoised_smoothing.models.weights import fill, load_checkpoint
 
 CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 CIFAR_NAMES = (
-    "airplane",
-    "automobile",
-    "bird",
-    "cat",
-    "deer",
-    "dog",
-    "frog",
-    "horse",
-    "ship",
-    "truck",
+    *("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
 )
 _SMALL = re.compile(r"(?P<data>cifar|imagenet32)_resnet(?P<depth>\d+)")
 _LARGE = ("resnet18", "resnet34", "resnet50")
@@ -35,28 +26,23 @@ KNOWN = "cifar_resnet20, cifar_resnet110, imagenet32_resnet110, resnet18, resnet
 
 
 def load_published_classifier(path: str, arch: str | None = None) -> ImageClassifier:
-    """A classifier from a ``checkpoint.pth.tar``, with the normalising layer that came first.
+    """Load a classifier from a ``checkpoint.pth.tar``, with the normalisation before it.
 
     Args:
         path: the file.
-        arch: its architecture; None for what the file says.
+        arch: its architecture, or None for the one that the file names.
 
     Raises:
-        SpecError: the architecture is not known here.
-        WeightsError: the file is missing, of another layout, or of another architecture.
+        SpecError: the architecture is unknown.
+        WeightsError: the file is missing, or has another layout or architecture.
         ImportError: torchvision is needed and not installed.
     """
-    tensors, stated = load_checkpoint(path)
-    arch = arch or stated
-    if arch is None:
-        raise WeightsError(
-            f"{path} names no architecture; write checkpoint:{path}?arch=NAME with one of {KNOWN}"
-        )
+    tensors, arch = load_checkpoint(path, arch, KNOWN)
     small = _SMALL.fullmatch(arch)
     if small is None and arch not in _LARGE:
         raise SpecError(
-            f"{path} holds the architecture {arch!r}; known classifiers are {KNOWN} (denoisers go "
-            "to the option for denoisers); others: python:MODULE:FACTORY"
+            f"the architecture of a classifier must be one of {KNOWN}, got {arch!r} in {path}. "
+            "Load a denoiser with the option for denoisers, others with python:MODULE:FACTORY."
         )
     if small is None:
         return _imagenet(arch, path, tensors)

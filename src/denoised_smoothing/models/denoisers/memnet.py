@@ -1,4 +1,4 @@
-"""MemNet: recursive blocks whose outputs are all kept and gated."""
+"""MemNet: blocks of residual units whose outputs are all kept and gated."""
 
 from __future__ import annotations
 
@@ -10,24 +10,35 @@ from denoised_smoothing.models.denoisers.base import DenoiserNetwork
 
 
 class MemNet(DenoiserNetwork):
-    """Persistent memory network (Tai et al. 2017, section 3); it is not told sigma.
+    """Persistent memory network (Tai et al. 2017, section 3). It does not use sigma.
 
     Args:
         image_channels: channels C of the images.
         blocks: memory blocks M (Salman et al. 2020 use 3).
-        recursions: recursions R of the residual unit in each block, sharing their convolutions.
+        recursions: residual units R in each block.
         width: channels of the features.
+        shared: whether the units of a block share their convolutions. Those that were published
+            with Salman et al. 2020 do not.
     """
 
     def __init__(
-        self, image_channels: int = 3, blocks: int = 3, recursions: int = 6, width: int = 64
+        self,
+        image_channels: int = 3,
+        blocks: int = 3,
+        recursions: int = 6,
+        width: int = 64,
+        shared: bool = True,
     ) -> None:
         super().__init__(
-            image_channels=image_channels, blocks=blocks, recursions=recursions, width=width
+            image_channels=image_channels,
+            blocks=blocks,
+            recursions=recursions,
+            width=width,
+            **({} if shared else {"shared": False}),
         )
         self.extract = _activated_convolution(image_channels, width)
         self.blocks = nn.ModuleList(
-            _MemoryBlock(width, recursions, memories=index + 1) for index in range(blocks)
+            _MemoryBlock(width, recursions, index + 1, shared) for index in range(blocks)
         )
         self.reconstruct = _activated_convolution(width, image_channels)
 
@@ -43,14 +54,15 @@ class MemNet(DenoiserNetwork):
 
 
 class _MemoryBlock(nn.Module):
-    """A recursive unit (short-term memory) and a gate over it and all earlier blocks."""
+    """Residual units (short-term memory) and a gate over them and all earlier blocks."""
 
-    def __init__(self, width: int, recursions: int, memories: int) -> None:
+    def __init__(self, width: int, recursions: int, memories: int, shared: bool) -> None:
         super().__init__()
         self.convolutions = nn.ModuleList(
-            nn.Conv2d(width, width, 3, padding=1, bias=False) for _ in range(2)
+            nn.Conv2d(width, width, 3, padding=1, bias=False)
+            for _ in range(2 if shared else 2 * recursions)
         )
-        # The recursions share convolutions, not the statistics of what flows through them.
+        # Units may share convolutions, but not the statistics of their inputs.
         self.norms = nn.ModuleList(
             nn.ModuleList(nn.BatchNorm2d(width) for _ in range(2)) for _ in range(recursions)
         )
@@ -58,9 +70,10 @@ class _MemoryBlock(nn.Module):
 
     def forward(self, memories: list[Tensor]) -> Tensor:
         features, short_term = memories[-1], []
-        for norms in self.norms:
+        for unit, norms in enumerate(self.norms):
             inner = features
-            for norm, convolution in zip(norms.children(), self.convolutions, strict=True):
+            for half, norm in enumerate(norms.children()):
+                convolution = self.convolutions[(2 * unit + half) % len(self.convolutions)]
                 inner = convolution(torch.relu(norm(inner)))
             features = features + inner
             short_term.append(features)
