@@ -42,7 +42,7 @@ def test_found_and_loaded_by_name(shipped: Path) -> None:
 
 
 def test_another_name_is_refused(shipped: Path) -> None:
-    with pytest.raises(SpecError, match="no denoiser 'large' ships; those that do: small"):
+    with pytest.raises(SpecError, match="must be one of small, got 'large'"):
         load_shipped_denoiser("large")
 
 
@@ -64,10 +64,10 @@ def test_an_altered_file_is_refused(shipped: Path, damage: Callable[[bytes], byt
 def test_a_file_without_checksum_is_refused(shipped: Path) -> None:
     sums = shipped.parent / "SHA256SUMS"
     sums.write_text("")
-    with pytest.raises(WeightsError, match="none was expected; install the package again"):
+    with pytest.raises(WeightsError, match=r"expected none\. Install the package again"):
         load_shipped_denoiser("small")
     sums.unlink()
-    with pytest.raises(WeightsError, match=r"checksums beside .* cannot be read"):
+    with pytest.raises(WeightsError, match=r"cannot read the checksum of "):
         load_shipped_denoiser("small")
 
 

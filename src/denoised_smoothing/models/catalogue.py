@@ -20,8 +20,8 @@ from denoised_smoothing.models.protocols import Classifier, Denoiser
 from denoised_smoothing.models.shipped import (
     check_checksum,
     load_shipped_denoiser,
+    shipped_classifiers,
     shipped_denoisers,
-    shipped_folder,
 )
 from denoised_smoothing.models.specs import (
     Role,
@@ -89,11 +89,6 @@ def _opened(role: Role, spec: str, names: Sequence[str]) -> Any:
     if not callable(made):
         raise SpecError(f"{spec!r}: its source must return a callable, got {type(made).__name__}")
     return remember_spec(made, spec)
-
-
-def shipped_classifiers() -> dict[str, Path]:
-    """Return names and files of the classifiers that ship with the package, for the demo."""
-    return {path.stem: path for path in sorted(shipped_folder("classifiers").glob("*.safetensors"))}
 
 
 def list_classifiers() -> list[dict[str, str]]:

@@ -1,4 +1,4 @@
-"""Folders of models: those on this machine, and those of the Hugging Face hub, fetched once."""
+"""Folders of models, on this machine or downloaded once from the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -8,43 +8,42 @@ from pathlib import Path
 from denoised_smoothing.errors import WeightsError
 
 SECONDS = 10
-"""How long the hub may take to answer whether it has a model."""
+"""Timeout of the question whether the hub has a model, in seconds."""
 _HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 _WEIGHTS = ("*.safetensors", "*.bin")
 _USELESS = ("*.h5", "*.msgpack", "*.onnx", "*.ot", "*.pt", "*.pth", "*.ckpt", "*.gguf", "onnx/*")
 
 
 def model_folder(named: str, *, holds: str) -> Path:
-    """The folder of a model: the one named, or that of the hub's model of this name.
+    """Return the folder of a model, after a download from the hub if needed.
 
-    The hub is asked once and without retries; where it does not answer, what was fetched before
-    is taken.
+    The hub is asked once, without retries. If it does not answer, an earlier download is used.
 
     Args:
         named: a path, or ``OWNER/NAME`` on the hub.
-        holds: the file that such a folder must hold, such as ``config.json``.
+        holds: a file that the folder must hold, such as ``config.json``.
 
     Raises:
-        WeightsError: there is no such folder, the file is not in it, or the hub cannot be
-            reached and the model was not fetched before.
+        WeightsError: the folder or the file is missing, or the hub is unreachable and there is
+            no earlier download.
     """
     path = Path(named).expanduser()
     if path.is_dir():
         if not (path / holds).is_file():
             there = ", ".join(sorted(item.name for item in path.iterdir())[:5]) or "nothing"
             raise WeightsError(
-                f"the folder {named} holds no {holds} (but {there}); name the folder that "
-                "save_pretrained wrote"
+                f"the folder {named} must hold {holds}, got {there}. Name a folder that "
+                "save_pretrained wrote."
             )
         return path
     if path.exists() or not _HUB_NAME.fullmatch(named):
         raise WeightsError(
-            f"there is no folder {named}; check the path, or name a model of the hub as OWNER/NAME"
+            f"there is no folder {named}. Check the path, or name a model of the hub as OWNER/NAME."
         )
-    return _fetched(named)
+    return _downloaded(named)
 
 
-def _fetched(name: str) -> Path:
+def _downloaded(name: str) -> Path:
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import RepositoryNotFoundError
 
@@ -55,10 +54,10 @@ def _fetched(name: str) -> Path:
             useless.append("*.bin")
     except RepositoryNotFoundError as error:
         raise WeightsError(
-            f"the hub has no model {name!r} that may be read; check the name, or log in with "
-            "'hf auth login'"
+            f"the hub has no readable model {name!r}. Check the name, or log in with "
+            "'hf auth login'."
         ) from error
-    except Exception as error:  # no network has many names
+    except Exception as error:  # a missing network has many exceptions
         problem: Exception | None = error
     else:
         problem = None
@@ -69,8 +68,8 @@ def _fetched(name: str) -> Path:
     except Exception as error:
         reason = problem or error
         raise WeightsError(
-            f"{name!r} is no folder here, and cannot be had from the hub "
-            f"({type(reason).__name__}: {reason}); check the name, or fetch it where there is "
-            "internet, with save_pretrained, and name that folder"
+            f"{name!r} is neither a folder nor available from the hub "
+            f"({type(reason).__name__}: {reason}). Check the name, or save it with save_pretrained "
+            "on a machine with internet access, and name that folder."
         ) from reason
     return Path(folder)

@@ -1,4 +1,4 @@
-"""The protocols that classifiers and denoisers follow; any callable of this form will do."""
+"""The protocols of classifiers and denoisers, which any callable can follow."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torch import Tensor
 
 @runtime_checkable
 class Classifier(Protocol):
-    """Images [B, C, H, W] in [0, 1] (noisy ones reach beyond) to logits [B, K] or labels [B].
+    """Images [B, C, H, W] in [0, 1], noisy ones beyond, to logits [B, K] or labels [B].
 
-    A label of -1 is a vote for no class. May carry ``label_names`` (a tuple of K strings),
-    ``resolution`` (height and width that it expects) and ``channels`` (1 or 3).
+    A label of -1 is a vote for no class. Optional attributes are ``label_names`` (a tuple of K
+    strings), ``resolution`` (height and width of the images) and ``channels`` (1 or 3).
     """
 
     def __call__(self, images: Float[Tensor, "b c h w"], /) -> Num[Tensor, "b ..."]: ...

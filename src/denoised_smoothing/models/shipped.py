@@ -1,4 +1,4 @@
-"""The denoisers that ship with the package, each guarded by a checksum."""
+"""The classifiers and denoisers that ship with the package, with their checksums."""
 
 from __future__ import annotations
 
@@ -11,53 +11,62 @@ from denoised_smoothing.models.denoisers.base import DenoiserNetwork
 from denoised_smoothing.models.denoisers.files import load_denoiser_file
 
 CHECKSUMS = "SHA256SUMS"
-"""Beside the files: one line each, as ``sha256sum`` prints it."""
+"""The file of checksums in each folder, one line for each file, as ``sha256sum`` prints it."""
 
 
 def shipped_folder(kind: str) -> Path:
-    """Where what ships is: ``denoisers`` or ``classifiers``."""
+    """Return the folder of the shipped ``denoisers`` or ``classifiers``."""
     return Path(str(resources.files("denoised_smoothing"))) / "shipped" / kind
 
 
+def shipped_classifiers() -> dict[str, Path]:
+    """Return the names and files of the shipped classifiers, which the demo uses."""
+    return _files("classifiers")
+
+
 def shipped_denoisers() -> dict[str, Path]:
-    """Names and files of the denoisers that ship with the package."""
-    found = {path.stem: path for path in shipped_folder("denoisers").glob("*.safetensors")}
-    return dict(sorted(found.items()))
+    """Return the names and files of the shipped denoisers."""
+    return _files("denoisers")
+
+
+def _files(kind: str) -> dict[str, Path]:
+    return {path.stem: path for path in sorted(shipped_folder(kind).glob("*.safetensors"))}
 
 
 def load_shipped_denoiser(name: str) -> DenoiserNetwork:
-    """A denoiser that ships, in evaluation mode; its card is ``card``.
+    """Load a shipped denoiser in evaluation mode. Its card is ``card``.
 
     Raises:
-        SpecError: none has that name.
+        SpecError: there is no shipped denoiser of that name.
         WeightsError: the file is not the one that was shipped.
     """
-    path = shipped_denoisers().get(name)
-    if path is None:
+    known = shipped_denoisers()
+    if name not in known:
         raise SpecError(
-            f"no denoiser {name!r} ships; those that do: {', '.join(shipped_denoisers()) or 'none'}"
+            f"a shipped denoiser must be one of {', '.join(known) or 'none'}, got {name!r}. "
+            "Use one of them, or ARCHITECTURE:FILE."
         )
-    check_checksum(path)
-    return load_denoiser_file(path)
+    check_checksum(known[name])
+    return load_denoiser_file(known[name])
 
 
 def check_checksum(path: Path) -> None:
-    """Compare a bundled file with its checksum.
+    """Compare a shipped file with its checksum.
 
     Raises:
-        WeightsError: it has none, or another one: half-written or altered.
+        WeightsError: the checksum is missing or different.
     """
     try:
         lines = (path.parent / CHECKSUMS).read_text("ascii").splitlines()
     except OSError as error:
         raise WeightsError(
-            f"the checksums beside {path} cannot be read ({error}); install the package again"
+            f"cannot read the checksum of {path} ({error}). Install the package again."
         ) from error
     expected = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
     found = sha256_of(path)
     if expected.get(path.name) != found:
         raise WeightsError(
-            f"{path} is not the file that was shipped: its SHA-256 is {found}, and "
-            f"{expected.get(path.name, 'none')} was expected; install the package again, or name "
-            "a file of your own as ARCHITECTURE:FILE"
+            f"{path} is not the file that was shipped: its SHA-256 is {found}, expected "
+            f"{expected.get(path.name, 'none')}. Install the package again, or name a file of your "
+            "own as ARCHITECTURE:FILE."
         )

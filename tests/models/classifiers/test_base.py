@@ -63,5 +63,5 @@ def test_carries_what_a_data_set_needs_to_know() -> None:
 def test_an_impossible_normalisation_is_refused(
     mean: tuple[float, ...], std: tuple[float, ...]
 ) -> None:
-    with pytest.raises(SettingError, match=r"every std above 0, got mean=.*std="):
+    with pytest.raises(SettingError, match=r"std must be above 0, got mean=.*std="):
         ImageClassifier(Flat(), mean, std)

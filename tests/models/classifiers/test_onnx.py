@@ -56,7 +56,7 @@ def test_another_output_by_name(tmp_path: Path) -> None:
     path = tmp_path / "a.onnx"
     models.save_onnx(path)
     assert load_classifier(f"onnx:{path}?output=logits")(images()).shape == (5, 4)
-    with pytest.raises(SettingError, match="has no output 'other'; it has logits"):
+    with pytest.raises(SettingError, match=r"has no output 'other'\. Use logits"):
         load_classifier(f"onnx:{path}?output=other")
 
 
@@ -91,22 +91,22 @@ def test_the_fingerprint_sees_weights_in_a_file_of_their_own(tmp_path: Path) -> 
 
 class TestRefused:
     def test_a_missing_file(self, tmp_path: Path) -> None:
-        with pytest.raises(WeightsError, match=r"there is no ONNX file .*away\.onnx; check the"):
+        with pytest.raises(WeightsError, match=r"there is no ONNX file .*away\.onnx\. Check the"):
             load_classifier(f"onnx:{tmp_path}/away.onnx")
 
     def test_a_file_of_something_else(self, tmp_path: Path) -> None:
         (tmp_path / "a.onnx").write_bytes(b"no model")
-        with pytest.raises(WeightsError, match="cannot be run by ONNX Runtime"):
+        with pytest.raises(WeightsError, match="ONNX Runtime cannot run"):
             load_classifier(f"onnx:{tmp_path}/a.onnx")
 
     def test_other_channels(self, tmp_path: Path) -> None:
         models.save_onnx(tmp_path / "a.onnx", ("n", 5, 16, 16))
-        with pytest.raises(SettingError, match="takes images of 5 channels; images have 1"):
+        with pytest.raises(SettingError, match=r"3 \(RGB\), got 5 in"):
             load_classifier(f"onnx:{tmp_path}/a.onnx")
 
     def test_one_fixed_side(self, tmp_path: Path) -> None:
         models.save_onnx(tmp_path / "a.onnx", ("n", 3, 16, "w"))
-        with pytest.raises(SettingError, match="either both sides must be fixed or none"):
+        with pytest.raises(SettingError, match="both sides of the input must be fixed or none"):
             load_classifier(f"onnx:{tmp_path}/a.onnx")
 
     def test_other_inputs(self, tmp_path: Path) -> None:
@@ -120,14 +120,16 @@ class TestRefused:
         opset = [helper.make_opsetid("", 17)]
         model = helper.make_model(graph, opset_imports=opset, ir_version=9)
         (tmp_path / "a.onnx").write_bytes(model.SerializeToString())
-        with pytest.raises(SettingError, match=r"takes ids: tensor\(int64\).*expected one batch"):
+        with pytest.raises(
+            SettingError, match=r"must be one batch of float.*got ids: tensor\(int64\)"
+        ):
             load_classifier(f"onnx:{tmp_path}/a.onnx")
 
     def test_impossible_preparations(self, tmp_path: Path) -> None:
         models.save_onnx(tmp_path / "a.onnx")
         with pytest.raises(SettingError, match=r"std and scale must be above 0, got std=\(0.0,\)"):
             load_classifier(f"onnx:{tmp_path}/a.onnx?std=0")
-        with pytest.raises(SettingError, match="mean needs one number, or one for each of the 3"):
+        with pytest.raises(SettingError, match="mean must be one number, or one for each of 3"):
             load_classifier(f"onnx:{tmp_path}/a.onnx?mean=0.1,0.2")
         with pytest.raises(SpecError, match="mean takes numbers such as"):
             load_classifier(f"onnx:{tmp_path}/a.onnx?mean=grey")

@@ -48,7 +48,7 @@ def test_grey_images(tmp_path: Path) -> None:
 
 def test_other_channels_are_refused(tmp_path: Path) -> None:
     models.save_timm(tmp_path, channels=4)
-    with pytest.raises(SettingError, match=r"takes images of 4 channels; images have 1 .* python:"):
+    with pytest.raises(SettingError, match=r"3 \(RGB\), got 4 in .* python:"):
         loaded(tmp_path)
 
 
@@ -87,21 +87,25 @@ def test_other_ways_to_crop(tmp_path: Path, mode: str) -> None:
 def test_a_border_around_an_image_that_is_not_square_is_refused(tmp_path: Path) -> None:
     models.save_timm(tmp_path)
     classifier = loaded(changed(tmp_path, crop_mode="border"))
-    with pytest.raises(ImageError, match="not square, which is not done here, got 40x48; name a"):
+    with pytest.raises(ImageError, match=r"must be square, .* got 40x48\. Use"):
         classifier(torch.zeros(1, 3, 40, 48))
 
 
 def test_what_is_not_reproduced_is_refused(tmp_path: Path) -> None:
     models.save_timm(tmp_path)
-    with pytest.raises(SettingError, match="interpolation 'lanczos'; reproduced are center,"):
+    with pytest.raises(
+        SettingError, match=r"one of center, .*interpolation one of nearest, .* got lanczos"
+    ):
         loaded(changed(tmp_path, interpolation="lanczos"))
-    with pytest.raises(SettingError, match="images of 32x48 pixels and crops them"):
+    with pytest.raises(SettingError, match="crop must be square, got 32x48"):
         loaded(changed(tmp_path, interpolation="bicubic", input_size=[3, 32, 48]))
 
 
 class TestRefused:
     def test_an_unknown_name(self) -> None:
-        with pytest.raises(SpecError, match="no model 'resnet5', and there is no such folder; did"):
+        with pytest.raises(
+            SpecError, match=r"no model 'resnet5', and there is no such folder\. Did"
+        ):
             load_classifier("timm:resnet5")
 
     def test_a_name_without_weights(self) -> None:
@@ -109,17 +113,17 @@ class TestRefused:
             name.partition(".")[0] for name in timm.list_pretrained()
         }
         name = sorted(without)[0]
-        with pytest.raises(SpecError, match=f"timm has no weights for '{name}'; name a folder"):
+        with pytest.raises(SpecError, match=rf"timm has no weights for '{name}'\. Name a folder"):
             load_classifier(f"timm:{name}")
         with pytest.raises(SpecError, match=r"timm has no weights for 'resnet18\.none'"):
             load_classifier("timm:resnet18.none")
 
     def test_a_folder_of_something_else(self, tmp_path: Path) -> None:
         (tmp_path / "model.onnx").touch()
-        with pytest.raises(WeightsError, match=r"no config.json \(but model.onnx\); name the"):
+        with pytest.raises(WeightsError, match=r"must hold config.json, got model.onnx\. Name a"):
             loaded(tmp_path)
         (tmp_path / "config.json").write_text('{"model_type": "vit"}')
-        with pytest.raises(WeightsError, match="cannot be loaded as a model of timm"):
+        with pytest.raises(WeightsError, match=r"cannot load .* as a model of timm"):
             loaded(tmp_path)
 
     def test_missing_weights(self, tmp_path: Path) -> None:
@@ -127,5 +131,5 @@ class TestRefused:
         tensors = load_file(tmp_path / "model.safetensors")
         tensors.pop("fc.weight")
         save_file(tensors, tmp_path / "model.safetensors")
-        with pytest.raises(WeightsError, match="cannot be loaded as a model of timm"):
+        with pytest.raises(WeightsError, match=r"cannot load .* as a model of timm"):
             loaded(tmp_path)

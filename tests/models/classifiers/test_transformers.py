@@ -50,7 +50,7 @@ def test_grey_images(tmp_path: Path) -> None:
 
 def test_other_channels_are_refused(tmp_path: Path) -> None:
     models.save_vit(tmp_path, num_channels=5)
-    with pytest.raises(SettingError, match="takes images of 5 channels; images have 1"):
+    with pytest.raises(SettingError, match=r"3 \(RGB\), got 5 in"):
         loaded(tmp_path)
 
 
@@ -82,7 +82,7 @@ def test_the_shorter_side_without_a_crop_takes_square_images(tmp_path: Path) -> 
     models.save_vit(tmp_path, processor)
     classifier = loaded(tmp_path)
     assert classifier(torch.zeros(1, 3, 40, 40)).shape == (1, 4)
-    with pytest.raises(ImageError, match="not square, which is not done here, got 40x48"):
+    with pytest.raises(ImageError, match=r"must be square, .* got 40x48"):
         classifier(torch.zeros(1, 3, 40, 48))
 
 
@@ -91,14 +91,16 @@ class TestRefusedProcessors:
         crop = {"height": 32, "width": 32}
         processor = transformers.CLIPImageProcessor(do_resize=False, crop_size=crop)
         models.save_vit(tmp_path, processor)
-        with pytest.raises(SettingError, match=r"do_resize=False, .* is not reproduced; wrap the"):
+        with pytest.raises(
+            SettingError, match=r"is not supported, got do_resize=False, .* Wrap the"
+        ):
             loaded(tmp_path)
 
     def test_one_that_cuts_more_than_there_is(self, tmp_path: Path) -> None:
         crop = {"height": 32, "width": 32}
         processor = transformers.CLIPImageProcessor(size={"shortest_edge": 28}, crop_size=crop)
         models.save_vit(tmp_path, processor)
-        with pytest.raises(SettingError, match=r"crop of 32x32 does not fit .* scaled to 28"):
+        with pytest.raises(SettingError, match=r"crop must be at most 28 pixels, .* got 32x32"):
             loaded(tmp_path)
 
     def test_one_that_does_something_else(self, tmp_path: Path) -> None:
@@ -107,13 +109,13 @@ class TestRefusedProcessors:
             size={"shortest_edge": 36}, crop_size={"height": 32, "width": 32}
         )
         models.save_vit(tmp_path, processor)
-        said = r"image processor of .* \(MobileViTImageProcessor\w*\) does more .* it differs by"
+        said = r"image processor of .* \(MobileViTImageProcessor\w*\) must only .* it differs by"
         with pytest.raises(SettingError, match=said):
             loaded(tmp_path)
 
     def test_none_at_all(self, tmp_path: Path) -> None:
         models.save_vit(tmp_path, False)
-        with pytest.raises(WeightsError, match=r"nothing of how to prepare images .*save the mod"):
+        with pytest.raises(WeightsError, match=r"has no image processor .*Save the mod"):
             loaded(tmp_path)
 
 
@@ -129,31 +131,31 @@ class TestRefusedModels:
             hidden_size=16, num_hidden_layers=1, num_attention_heads=1, intermediate_size=16
         )
         transformers.BertForSequenceClassification(config).save_pretrained(tmp_path)
-        with pytest.raises(WeightsError, match="cannot be loaded as ImageClassification"):
+        with pytest.raises(WeightsError, match=r"cannot load .* as ImageClassification"):
             loaded(tmp_path)
 
     def test_one_that_brings_its_own_code(self, tmp_path: Path) -> None:
         (tmp_path / "config.json").write_text(
             json.dumps({"model_type": "odd", "auto_map": {"AutoConfig": "odd.OddConfig"}})
         )
-        with pytest.raises(WeightsError, match="Models that need code of their own are not run"):
+        with pytest.raises(WeightsError, match="without code of its own"):
             loaded(tmp_path)
 
     def test_a_folder_without_weights(self, tmp_path: Path) -> None:
         models.save_vit(tmp_path)
         (tmp_path / "model.safetensors").unlink()
-        with pytest.raises(WeightsError, match="cannot be loaded as ImageClassification"):
+        with pytest.raises(WeightsError, match=r"cannot load .* as ImageClassification"):
             loaded(tmp_path)
 
     @pytest.mark.parametrize("name", ["away", "./away", "a/b/c"])
     def test_a_folder_that_is_not_there(self, name: str, hub_is_away: None) -> None:
-        with pytest.raises(WeightsError, match=rf"{name}.*check the (path|name)"):
+        with pytest.raises(WeightsError, match=rf"{name}.*Check the (path|name)"):
             load_classifier(f"hf:{name}")
 
 
 class TestZeroShot:
     def test_labels_are_needed(self, tmp_path: Path) -> None:
-        with pytest.raises(SpecError, match=r"names no labels; write zero-shot:.*quotes"):
+        with pytest.raises(SpecError, match=r"names no labels\. Write zero-shot:.*quotes"):
             load_classifier(f"zero-shot:{tmp_path}")
 
     def test_a_template_takes_the_label(self, tmp_path: Path) -> None:
@@ -162,17 +164,19 @@ class TestZeroShot:
         spec = f"zero-shot:{tmp_path}?labels=cat,dog"
         plain, other = (load_classifier(f"{spec}{t}")(images) for t in ("", "&template=my {}"))
         assert not torch.allclose(plain, other)
-        with pytest.raises(SpecError, match=r"the template needs \{\} where .*, got 'my'"):
+        with pytest.raises(SpecError, match=r"template must contain \{\}, got 'my'"):
             load_classifier(f"{spec}&template=my")
 
     def test_another_kind_of_model(self, tmp_path: Path) -> None:
         models.save_vit(tmp_path)
-        with pytest.raises(WeightsError, match="cannot be loaded as ZeroShotImageClassification"):
+        with pytest.raises(WeightsError, match=r"cannot load .* as ZeroShotImageClassification"):
             load_classifier(f"zero-shot:{tmp_path}?labels=cat,dog")
 
     def test_a_model_without_tokenizer(self, tmp_path: Path) -> None:
         models.save_clip(tmp_path)
         for name in ("tokenizer.json", "tokenizer_config.json"):
             (tmp_path / name).unlink()
-        with pytest.raises(WeightsError, match=r"no tokenizer|makes the same of different labels"):
+        with pytest.raises(
+            WeightsError, match=r"no tokenizer|maps different labels to equal tokens"
+        ):
             load_classifier(f"zero-shot:{tmp_path}?labels=cat,dog")

@@ -1,4 +1,4 @@
-"""Classifiers behind one protocol: images in [0, 1] to logits."""
+"""Classifiers: images in [0, 1] to logits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A network with all it needs between an image in [0, 1] and its logits."""
+"""A network with its preprocessing: images in [0, 1] to logits."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from denoised_smoothing.models.classifiers.preprocessing import Resize
 
 
 class ImageClassifier(nn.Module):
-    """Normalises, resizes if asked to, and classifies: images [B, C, H, W] in [0, 1] to logits.
+    """Resizes (optionally), normalises and classifies images [B, C, H, W] in [0, 1].
 
-    All of it happens after the noise, as part of the base classifier, so that radii are in the
-    pixels of the image that came in.
+    All of it is part of the base classifier, after the noise, so that radii are in the pixels of
+    the original image.
 
     Args:
         network: normalised images [B, C, H, W] to logits [B, K].
-        mean, std: one number a channel, subtracted and divided by.
+        mean, std: one number for each channel, to subtract and to divide by.
         label_names: K names, or None.
-        resolution: height and width to which the data set should bring images, or None.
-        input_size: height and width to which the images are brought, a :class:`Resize` that says
-            how, or None for as they come.
+        resolution: height and width that the data set's images should have, or None.
+        input_size: height and width to which images are resized here, a :class:`Resize`, or None
+            to leave them.
 
     Raises:
         SettingError: mean and std differ in length, or a std is not above 0.
@@ -42,8 +42,8 @@ class ImageClassifier(nn.Module):
         super().__init__()
         if len(mean) != len(std) or not all(value > 0 for value in std):
             raise SettingError(
-                f"mean and std need one number a channel and every std above 0, "
-                f"got mean={tuple(mean)} and std={tuple(std)}"
+                "mean and std must have one number for each channel, and std must be above 0, "
+                f"got mean={tuple(mean)} and std={tuple(std)}. Correct them."
             )
         self.network = network
         self.register_buffer("mean", torch.tensor(mean).reshape(1, -1, 1, 1))
@@ -58,11 +58,11 @@ class ImageClassifier(nn.Module):
 
     @property
     def network_size(self) -> tuple[int, int] | None:
-        """Height and width of what the network sees; None for those of the images."""
+        """Height and width of the network's input, or None for those of the images."""
         return None if self.resize is None else self.resize.size
 
     def forward(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k"]:
-        """Logits of images in [0, 1]."""
+        """Return the logits of images in [0, 1]."""
         if self.resize is not None:
             images = self.resize(images)
         logits: Tensor = self.network((images - self.mean) / self.std)
@@ -70,14 +70,14 @@ class ImageClassifier(nn.Module):
 
 
 def check_channels(channels: int, name: str) -> int:
-    """The channels that a model takes, if images have so many.
+    """Return the channels of a model's input if they are 1 or 3.
 
     Raises:
-        SettingError: they have 1 or 3.
+        SettingError: otherwise.
     """
     if channels not in (1, 3):
         raise SettingError(
-            f"{name} takes images of {channels} channels; images have 1 (grey) or 3 (RGB), so "
-            "wrap it in a function that makes its input of these, as python:MODULE:FACTORY"
+            f"the input of a classifier must have 1 channel (grey) or 3 (RGB), got {channels} in "
+            f"{name}. Wrap it in a function of such images: python:MODULE:FACTORY."
         )
     return channels

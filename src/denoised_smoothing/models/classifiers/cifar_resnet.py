@@ -1,4 +1,4 @@
-"""The CIFAR ResNets of depth 6n + 2."""
+"""CIFAR ResNets of depth 6n + 2."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from denoised_smoothing.models.specs import Source, Spec
 from denoised_smoothing.models.weights import fill, load_weights, save_weights
 
 CIFAR_RESNET = re.compile(r"cifar-resnet(?P<depth>\d+)")
-"""What names an architecture of this family."""
+"""The name of an architecture of this family."""
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -29,18 +29,19 @@ class CifarResNet(nn.Module):
 
     Args:
         depth: 6n + 2 layers: 8, 14, 20, 32, 44, 56, 110, ...
-        classes: labels K.
-        channels: image channels C.
+        classes: number of labels K.
+        channels: channels C of the images.
 
     Raises:
-        SettingError: the depth is not 6n + 2 with n of at least 1.
+        SettingError: the depth is not 6n + 2, or below 8.
     """
 
     def __init__(self, depth: int, classes: int = 10, channels: int = 3) -> None:
         super().__init__()
         if depth < 8 or depth % 6 != 2:
             raise SettingError(
-                f"a CIFAR ResNet has 6n + 2 layers (8, 14, 20, 32, 44, 56, 110, ...), got {depth}"
+                f"the depth of a CIFAR ResNet must be 6n + 2, got {depth}. Use 8, 14, 20, 32, 44, "
+                "56 or 110, for example."
             )
         self.conv1 = nn.Conv2d(channels, 16, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(16)
@@ -54,7 +55,7 @@ class CifarResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight)
 
     def forward(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k"]:
-        """Logits of normalised images of any size from 4x4."""
+        """Return the logits of normalised images of at least 4x4 pixels."""
         features = functional.relu(self.bn1(self.conv1(images)))
         features = self.layer3(self.layer2(self.layer1(features)))
         logits: Tensor = self.linear(features.mean(dim=(2, 3)))
@@ -90,7 +91,7 @@ class _Block(nn.Module):
 
 
 class _ProjectedBlock(_Block):
-    """A block of half the size whose shortcut is a convolution."""
+    """A block of half the resolution whose shortcut is a convolution."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__(inputs, outputs)
@@ -105,9 +106,9 @@ class _ProjectedBlock(_Block):
 
 
 class ProjectedResNet(CifarResNet):
-    """The same with projections where the size changes (He et al. 2016, option B).
+    """A CIFAR ResNet with projections where the resolution changes (He et al. 2016, option B).
 
-    The form that the published checkpoints of Cohen et al. 2019 and Salman et al. 2020 have.
+    The published checkpoints of Cohen et al. 2019 and Salman et al. 2020 are such networks.
     """
 
     def __init__(self, depth: int, classes: int = 10, channels: int = 3) -> None:
@@ -117,10 +118,10 @@ class ProjectedResNet(CifarResNet):
 
 
 def folded(classifier: nn.Module) -> nn.Module:
-    """A copy for evaluation alone whose batch normalisations are part of the convolutions.
+    """Return a copy for evaluation whose convolutions contain the batch normalisations.
 
-    The same answers but for rounding, in fewer passes over memory: a fifth faster to train through.
-    Anything but a CIFAR ResNet is returned as it is.
+    Its logits are equal up to rounding, and training through it is a fifth faster. Other networks
+    than CIFAR ResNets are returned unchanged.
     """
     if not isinstance(getattr(classifier, "network", None), CifarResNet):
         return classifier
@@ -136,30 +137,30 @@ def folded(classifier: nn.Module) -> nn.Module:
 
 
 def load_cifar_resnet(path: str | Path, depth: int | None = None) -> ImageClassifier:
-    """A CIFAR ResNet from safetensors, with its normalisation and label names.
+    """Load a CIFAR ResNet from safetensors, with its normalisation and label names.
 
-    Without ``depth`` the file must name its architecture, as :func:`save_cifar_resnet` writes it.
-    Channels and classes are read off the weights. Mean, std, resolution and label names come
-    from the file's metadata; without it, those of the published CIFAR-10 checkpoints of this
-    family: the mean and std of ImageNet, 32x32 pixels.
+    Without ``depth`` the file must name its architecture, as :func:`save_cifar_resnet` does.
+    Channels and classes come from the weights. Mean, std, resolution and label names come from
+    the metadata. Without metadata they are those of the published CIFAR-10 checkpoints of this
+    family: mean and std of ImageNet, 32x32 pixels.
 
     Raises:
         SettingError: the depth is not 6n + 2.
-        WeightsError: the file is missing, not safetensors, or of another architecture.
+        WeightsError: the file is missing, not safetensors, or has another architecture.
     """
     tensors, metadata = load_weights(path)
     try:
         channels, classes = tensors["conv1.weight"].shape[1], tensors["linear.weight"].shape[0]
     except (KeyError, IndexError):
         raise WeightsError(
-            f"{path} holds no CIFAR ResNet: it needs conv1.weight and linear.weight, and has "
-            f"{', '.join(list(tensors)[:3]) or 'nothing'}"
+            f"a CIFAR ResNet must have conv1.weight and linear.weight, got "
+            f"{', '.join(list(tensors)[:3]) or 'nothing'} in {path}. Name another file."
         ) from None
     stated = CIFAR_RESNET.fullmatch(metadata.get("architecture", ""))
     if depth is None:
         if stated is None:
             raise WeightsError(
-                f"{path} does not name its architecture; load it as cifar-resnetDEPTH"
+                f"{path} does not name its architecture. Use cifar-resnetDEPTH:{path}."
             )
         depth = int(stated["depth"])
     network = CifarResNet(depth, classes=classes, channels=channels)
@@ -177,7 +178,7 @@ def load_cifar_resnet(path: str | Path, depth: int | None = None) -> ImageClassi
 def save_cifar_resnet(
     path: str | Path, classifier: ImageClassifier, card: Mapping[str, str]
 ) -> None:
-    """Write the network with its normalisation, resolution, label names and ``card``."""
+    """Write a network with its normalisation, resolution, label names and ``card``."""
     blocks = len(classifier.network.layer1)  # type: ignore[arg-type]
     metadata = {
         **card,

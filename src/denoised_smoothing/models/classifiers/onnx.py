@@ -1,4 +1,4 @@
-"""Classifiers as ONNX files, run by ONNX Runtime."""
+"""Classifiers as ONNX files, executed by ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ _TYPES = {
 
 @dataclass(frozen=True)
 class Preparation:
-    """What an ONNX model wants of an image [C, H, W] in [0, 1].
+    """The preprocessing that an ONNX model needs of images in [0, 1].
 
     Args:
-        mean, std: of each channel, or one for all, subtracted and divided by, after ``scale``.
-        scale: what values in [0, 1] are multiplied by first: 255 for models of bytes.
-        interpolation: for a model of a fixed image size.
+        mean, std: one number for each channel, or one for all, to subtract and divide by.
+        scale: factor of pixel values before that: 255 for models of 8-bit values.
+        interpolation: interpolation of resizing, for a model of a fixed image size.
     """
 
     mean: tuple[float, ...] = (0.0,)
@@ -45,28 +45,29 @@ class Preparation:
     def __post_init__(self) -> None:
         if not all(value > 0 for value in (*self.std, self.scale)):
             raise SettingError(
-                f"std and scale must be above 0, got std={self.std} and scale={self.scale}"
+                f"std and scale must be above 0, got std={self.std} and scale={self.scale}. "
+                "Correct them."
             )
 
 
 class OnnxClassifier:
-    """An ONNX model [B, C, H, W] or [B, H, W, C] to logits [B, K], or to labels [B].
+    """An ONNX model: [B, C, H, W] or [B, H, W, C] to logits [B, K] or labels [B].
 
-    Batches of any size are taken: where the model has a fixed one, they are cut into pieces of
-    it, the last one filled up with zeros. A fixed image size is reached by resizing, after the
-    noise. It runs where the images are, if this build of ONNX Runtime can, on one thread for each
-    that calls it. It has no gradients, and computes in what the file says.
+    If the model has a fixed batch size, batches are split, and the last part is padded with
+    zeros. If it has a fixed image size, images are resized after the noise. It runs on the
+    device of the images if ONNX Runtime supports that, on one thread for each caller. It has no
+    gradients, and the precision of the file.
 
     Args:
         path: the file.
-        preparation: what is done to the images first.
+        preparation: preprocessing of the images.
         label_names: K names, or None.
-        resolution: to which the data set should bring images; None for the model's fixed size.
-        output: the name of the output to take; None for the first.
+        resolution: size of the data set's images, or None for the model's fixed size.
+        output: name of the output, or None for the first.
 
     Raises:
         WeightsError: there is no such file, or ONNX Runtime cannot run it.
-        SettingError: its input is no batch of images of 1 or 3 channels in floating point.
+        SettingError: its input is not one batch of float images of 1 or 3 channels.
         ImportError: onnxruntime is not installed.
     """
 
@@ -78,18 +79,20 @@ class OnnxClassifier:
         resolution: int | None = None,
         output: str | None = None,
     ) -> None:
+        import onnxruntime
+
         self._path = Path(path).expanduser()
         self._preparation = preparation or Preparation()
         session = _opened(self._path)
         self._sessions, given = _Sessions(self._path, session), session.get_inputs()
         digests = [sha256_of(path) for path in (self._path, *_data_files(self._path))]
         self.content = hashlib.sha256(bytes.fromhex("".join(digests))).hexdigest()
-        self.runtime = _runtime_version()
+        self.runtime = f"onnxruntime {onnxruntime.__version__}"
         if len(given) != 1 or given[0].type not in _TYPES or len(given[0].shape) != 4:
             inputs = ", ".join(f"{item.name}: {item.type}{item.shape}" for item in given)
             raise SettingError(
-                f"{path} takes {inputs}; expected one batch of images in floating point, "
-                "[B, C, H, W] or [B, H, W, C]: export it again without other inputs"
+                f"the input of {path} must be one batch of float images, [B, C, H, W] or "
+                f"[B, H, W, C], got {inputs}. Export it again without other inputs."
             )
         self._input = given[0].name
         self._type = _TYPES[given[0].type]
@@ -103,20 +106,20 @@ class OnnxClassifier:
         self._std = _per_channel(self._preparation.std, self.channels, "std")
 
     precision_is_fixed = True
-    """It computes in what the file says, whatever is asked for."""
+    """The file determines the precision, whichever is requested."""
     may_be_shared = True
-    """By threads."""
+    """Several threads may call it."""
 
     @property
     def network_size(self) -> tuple[int, int] | None:
-        """Height and width of what the model sees; None for those of the images."""
+        """Height and width of the model's input, or None for those of the images."""
         return None if self._resize is None else self._resize.size
 
     def __call__(self, images: Float[Tensor, "b c h w"]) -> Tensor:
-        """Logits [B, K] or labels [B] of images in [0, 1], on the device of the images.
+        """Return logits [B, K] or labels [B] of images in [0, 1], on their device.
 
         Raises:
-            ClassifierError: the answer is none.
+            ClassifierError: the output has another shape.
         """
         prepared = self._prepared(images.detach().float())
         pieces = torch.split(prepared, self._batch or len(prepared))
@@ -146,14 +149,14 @@ class OnnxClassifier:
         (answer,) = session.run([self._output], {self._input: values})
         if not isinstance(answer, np.ndarray) or len(answer) != len(values):
             raise ClassifierError(
-                f"{self._path} answered {len(values)} images with {np.shape(answer)}; expected "
-                "logits [B, K]: name another output of it as onnx:FILE?output=NAME"
+                f"{self._path} must return logits [B, K], got shape {np.shape(answer)} for "
+                f"{len(values)} images. Name another output: onnx:FILE?output=NAME."
             )
         return answer[:count]
 
 
 class _Sessions:
-    """A session for each type of device; a fingerprint would see where the file lies."""
+    """A session for each type of device, without the path in fingerprints."""
 
     __slots__ = ("_held",)
 
@@ -161,28 +164,22 @@ class _Sessions:
         self._held = {"": path, "cpu": on_cpu}
 
     def on(self, device: torch.device) -> Any:
-        """The session for images there."""
+        """Return the session for images on ``device``."""
         if device.type not in self._held:
             self._held[device.type] = _opened(self._held[""], device.type)
         return self._held[device.type]
 
     def fingerprint_parts(self) -> tuple[()]:
-        """Nothing: the files' digest stands for it."""
+        """Return nothing: the classifier holds the digest of its files."""
         return ()
 
 
-def _runtime_version() -> str:
-    import onnxruntime
-
-    return f"onnxruntime {onnxruntime.__version__}"
-
-
 def _opened(path: Path, device: str = "cpu") -> Any:
-    """A session on one thread for each that calls it."""
+    """Return a session that computes on the caller's thread."""
     import onnxruntime
 
     if not path.is_file():
-        raise WeightsError(f"there is no ONNX file {path}; check the path in the spec")
+        raise WeightsError(f"there is no ONNX file {path}. Check the path in the spec.")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3  # errors
@@ -193,13 +190,13 @@ def _opened(path: Path, device: str = "cpu") -> Any:
         return onnxruntime.InferenceSession(path, options, providers=providers)
     except Exception as error:  # its errors have no common base
         raise WeightsError(
-            f"{path} cannot be run by ONNX Runtime ({str(error).strip().partition(chr(10))[0]}); "
-            "export it again, for an opset that this version knows"
+            f"ONNX Runtime cannot run {path} ({str(error).strip().partition(chr(10))[0]}). "
+            "Export it again, for an opset that this version supports."
         ) from error
 
 
 def _data_files(path: Path) -> list[Path]:
-    """The files beside a model that hold weights too large for it, in order."""
+    """Return the files of external weights of a model, sorted."""
     import onnx
 
     initializers = onnx.load(path, load_external_data=False).graph.initializer
@@ -217,7 +214,7 @@ def _data_files(path: Path) -> list[Path]:
 def _layout(
     shape: Sequence[Any], name: str
 ) -> tuple[int | None, bool, tuple[int, int] | None, int | None]:
-    """Batch size, whether channels come last, image size and channels; None where free."""
+    """Return batch size, whether channels come last, image size and channels; None for any."""
     batch, *rest = (side if isinstance(side, int) and side > 0 else None for side in shape)
     last = rest[0] not in (1, 3) and rest[2] in (1, 3)
     channels, height, width = (rest[2], *rest[:2]) if last else rest
@@ -225,8 +222,8 @@ def _layout(
         check_channels(channels, name)
     if (height is None) != (width is None):
         raise SettingError(
-            f"{name} takes images of shape {list(shape)}: either both sides must be fixed or "
-            "none; export it again"
+            f"both sides of the input must be fixed or none, got {list(shape)} in {name}. Export "
+            "it again."
         )
     size = None if height is None or width is None else (height, width)
     return batch, last, size, channels
@@ -237,14 +234,15 @@ def _output_name(session: Any, wanted: str | None, name: str) -> str:
     if wanted is None:
         return str(names[0])
     if wanted not in names:
-        raise SettingError(f"{name} has no output {wanted!r}; it has {', '.join(names)}")
+        raise SettingError(f"{name} has no output {wanted!r}. Use {' or '.join(names)}.")
     return wanted
 
 
 def _per_channel(values: tuple[float, ...], channels: int | None, name: str) -> Tensor:
     if len(values) not in {1, channels or len(values)}:
         raise SettingError(
-            f"{name} needs one number, or one for each of the {channels} channels, got {values}"
+            f"{name} must be one number, or one for each of {channels} channels, got {values}. "
+            "Correct it."
         )
     return torch.tensor(values).reshape(1, -1, 1, 1)
 

@@ -1,4 +1,4 @@
-"""How images of another size come to that of a network: on tensors, in batches, after the noise."""
+"""Resizing and cropping to the input size of a network, on batches of tensors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from denoised_smoothing.errors import ImageError, SettingError
 
 
 class Interpolation(StrEnum):
-    """Of pixels; all but nearest are antialiased."""
+    """The interpolation of pixels. All but nearest are antialiased."""
 
     NEAREST = "nearest"
     BILINEAR = "bilinear"
@@ -21,32 +21,32 @@ class Interpolation(StrEnum):
 
 
 class Scaling(StrEnum):
-    """What is brought to ``scaled`` before the crop."""
+    """The sides that are resized to ``scaled`` before the crop."""
 
     SHORTER = "shorter"
-    """The shorter side; the aspect ratio stays."""
+    """The shorter side. The aspect ratio stays."""
     BOTH = "both"
     """Both sides."""
     SQUARE = "square"
-    """Both sides of images that are square; others are refused."""
+    """Both sides of square images. Others are refused."""
 
 
 @dataclass(frozen=True)
 class Resize:
-    """Scale, then crop the centre to ``size``; an image of that size is left as it is.
+    """Resize, then crop the centre to ``size``. Images of that size are left unchanged.
 
-    So an image that was brought to the network's size before the noise is not cropped again.
+    So images that had the network's size before the noise are not cropped again.
 
     Args:
-        size: height and width that the network takes.
-        scaled: side to which an image is scaled before the crop; None for ``size``.
-        scaling: which sides.
-        interpolation: of pixels, never rounded to 8 bits.
-        crop_rounds_down: where the crop begins when the border is odd: below the middle, as in
-            transformers, or at the rounded middle, as in torchvision and timm.
+        size: height and width of the network's input.
+        scaled: length to which sides are resized before the crop, or None for ``size``.
+        scaling: the sides that get that length.
+        interpolation: interpolation of pixels, without rounding to 8 bits.
+        crop_rounds_down: whether an odd border is rounded down, as in transformers, or to the
+            nearest even number, as in torchvision and timm.
 
     Raises:
-        SettingError: the crop is larger than what it is cut from.
+        SettingError: the crop is larger than the resized image.
     """
 
     size: tuple[int, int]
@@ -58,12 +58,12 @@ class Resize:
     def __post_init__(self) -> None:
         if self.scaled is not None and self.scaled < max(self.size):
             raise SettingError(
-                f"a crop of {self.size[0]}x{self.size[1]} does not fit into images that are "
-                f"scaled to {self.scaled}; correct the preprocessing that the model was saved with"
+                f"a crop must be at most {self.scaled} pixels, the resized image, got "
+                f"{self.size[0]}x{self.size[1]}. Correct the preprocessing saved with the model."
             )
 
     def __call__(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c i j"]:
-        """Bring a batch to ``size``.
+        """Resize and crop a batch to ``size``.
 
         Raises:
             ImageError: the images must be square and are not.
@@ -86,8 +86,8 @@ class Resize:
             return int(self.scaled * height / shorter), int(self.scaled * width / shorter)
         if self.scaling is Scaling.SQUARE and height != width:
             raise ImageError(
-                f"this classifier fills up images that are not square, which is not done here, "
-                f"got {height}x{width}; name a resolution of {self.size[0]}"
+                "images must be square, because this classifier would pad others, got "
+                f"{height}x{width}. Use resolution {self.size[0]}."
             )
         return self.scaled, self.scaled
 
@@ -96,7 +96,7 @@ class Resize:
             return images
         if self.interpolation is Interpolation.NEAREST:
             return functional.interpolate(images, size=size, mode="nearest")
-        scaled = functional.interpolate(  # which a CPU cannot do in half precision
+        scaled = functional.interpolate(  # a CPU cannot do that in half precision
             images.float(), size=size, mode=self.interpolation.value, antialias=True
         )
         return scaled.to(images.dtype)

@@ -1,4 +1,4 @@
-"""The image classifiers of torchvision, by name."""
+"""Image classifiers of torchvision, by name."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from denoised_smoothing.models.weights import fill, load_weights
 
 
 def load_torchvision(name: str, *, weights: str = "DEFAULT") -> ImageClassifier:
-    """A classifier of torchvision with the transforms and label names of its weights.
+    """Load a classifier of torchvision with the transforms and label names of its weights.
 
-    Its resolution is the size of the crops that the weights were made for. Images of another
-    size are resized and cropped as these transforms do, after the noise.
+    Its resolution is the crop size of the transforms. Images of another size are resized and
+    cropped as they do, after the noise.
 
     Args:
         name: such as ``resnet50``.
         weights: the name of published weights, which are downloaded once; a safetensors file,
-            which takes normalisation, resolution and label names of the default weights; or
-            ``none`` for random weights, 224 pixels and no label names.
+            with normalisation, resolution and label names of the default weights; or ``none``
+            for random weights, 224 pixels and no label names.
 
     Raises:
-        SpecError: no classifier, or no weights for it, of that name.
-        WeightsError: the download failed, or the file is not of this classifier.
+        SpecError: torchvision has no such classifier, or no such weights of it.
+        WeightsError: the download failed, or the file does not fit.
         MissingExtraError: torchvision is not installed.
     """
     models = _models_with(name)
@@ -46,11 +46,11 @@ def load_torchvision(name: str, *, weights: str = "DEFAULT") -> ImageClassifier:
         network = models.get_model(name, weights=None)
         fill(network, load_weights(weights)[0], f"{weights} (as torchvision:{name})")
         if hasattr(network, "transform_input"):
-            network.transform_input = True  # as with all published weights of the Inceptions
+            network.transform_input = True  # as in all published weights of the Inceptions
     else:
         raise SpecError(
-            f"torchvision has no weights {weights!r} for {name}; known are "
-            f"{', '.join(published)}, none and the path of a safetensors file"
+            f"torchvision has no weights {weights!r} for {name}. Use {', '.join(published)}, none "
+            "or the path of a safetensors file."
         )
     preset = chosen.transforms()
     side = preset.crop_size[0]
@@ -66,7 +66,7 @@ def load_torchvision(name: str, *, weights: str = "DEFAULT") -> ImageClassifier:
 
 
 def _models_with(name: str) -> Any:
-    """``torchvision.models``, if it has an image classifier of that name."""
+    """Return ``torchvision.models`` if it has an image classifier of that name."""
     try:
         from torchvision import models
     except ImportError as error:
@@ -74,22 +74,22 @@ def _models_with(name: str) -> Any:
     known = models.list_models(module=models)
     if name not in known:
         nearest = difflib.get_close_matches(name.lower(), known)
-        hint = f"did you mean {' or '.join(nearest)}?" if nearest else "try resnet50"
-        raise SpecError(f"torchvision has no image classifier {name!r}; {hint}")
+        hint = f"Did you mean {' or '.join(nearest)}?" if nearest else "Use resnet50, for example."
+        raise SpecError(f"torchvision has no image classifier {name!r}. {hint}")
     return models
 
 
 def _download(models: Any, name: str, chosen: Any) -> nn.Module:
     try:
-        # Opened as mere tensors first: torch.hub would run code that hides in the file.
+        # Opened as tensors first, because torch.hub would run code in the file.
         chosen.get_state_dict(check_hash=True, weights_only=True)
         network: nn.Module = models.get_model(name, weights=chosen)
     except (OSError, RuntimeError, pickle.UnpicklingError) as error:
         raise WeightsError(
-            f"the weights of torchvision's {name} cannot be had from {chosen.url} ({error}); "
-            "fetch that file where there is internet, convert it with "
-            "safetensors.torch.save_file(torch.load(FILE, weights_only=True), NEW_FILE), "
-            f"and name the new file: torchvision:{name}:NEW_FILE"
+            f"cannot download the weights of {name} from {chosen.url} ({error}). Download that "
+            "file on a machine with internet access, convert it with "
+            "safetensors.torch.save_file(torch.load(FILE, weights_only=True), NEW_FILE), and use "
+            f"torchvision:{name}:NEW_FILE."
         ) from error
     return network
 

@@ -1,4 +1,4 @@
-"""The image classifiers of transformers, with what their image processors do, on tensors."""
+"""Image classifiers of transformers, with the work of their image processors on tensors."""
 
 from __future__ import annotations
 
@@ -15,31 +15,28 @@ from denoised_smoothing.errors import SettingError, WeightsError
 from denoised_smoothing.models.classifiers.base import ImageClassifier, check_channels
 from denoised_smoothing.models.classifiers.preprocessing import Interpolation, Resize, Scaling
 from denoised_smoothing.models.hub import model_folder
-from denoised_smoothing.models.specs import Source, Spec
+from denoised_smoothing.models.specs import Source
 
 _INTERPOLATIONS = {
     0: Interpolation.NEAREST,
-    1: Interpolation.BICUBIC,  # Lanczos, which tensors do not have; transformers does the same
+    1: Interpolation.BICUBIC,  # Lanczos does not exist for tensors; transformers does the same
     2: Interpolation.BILINEAR,
     3: Interpolation.BICUBIC,
 }
 _TOLERANCE = 2.5 / 255
-"""How far a value in [0, 1] may be from the processor's, which rounds to 8 bits on its way."""
+"""Maximum difference to values of the processor, which rounds to 8 bits in between."""
 
 
 def load_transformers(named: str) -> ImageClassifier:
-    """An image classifier of transformers; its processor's work is done on tensors, in batches.
-
-    Its resolution is the size that the processor brings images to.
+    """Load an image classifier of transformers. Its resolution is that of its processor.
 
     Args:
         named: a folder that ``save_pretrained`` of model and processor wrote, or ``OWNER/NAME``
-            on the hub, fetched once.
+            on the hub, downloaded once.
 
     Raises:
-        WeightsError: it cannot be had, is no image classifier, or lacks weights.
-        SettingError: the model takes other channels, or its processor does what is not
-            reproduced.
+        WeightsError: the model is not available, has another task, or has no weights.
+        SettingError: the model needs other channels, or a processor that is not supported.
         ImportError: transformers is not installed.
     """
     import transformers
@@ -50,10 +47,10 @@ def load_transformers(named: str) -> ImageClassifier:
 
 
 def load_model(loader: Any, folder: Path, named: str) -> Any:
-    """A model in float32 and evaluation mode, all of whose weights were in the folder.
+    """Load a model in float32 and evaluation mode.
 
     Raises:
-        WeightsError: it cannot be loaded, or weights are missing.
+        WeightsError: the model cannot be loaded, or weights are missing.
     """
     try:
         with _quiet():
@@ -67,22 +64,22 @@ def load_model(loader: Any, folder: Path, named: str) -> Any:
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
         first = str(error).strip().partition("\n")[0]
         raise WeightsError(
-            f"{named} cannot be loaded as {loader.__name__.removeprefix('AutoModelFor')} "
-            f"({type(error).__name__}: {first}); name a folder that save_pretrained of such a "
-            "model wrote. Models that need code of their own are not run"
+            f"cannot load {named} as {loader.__name__.removeprefix('AutoModelFor')} "
+            f"({type(error).__name__}: {first}). Name a folder that save_pretrained of such a "
+            "model wrote, without code of its own."
         ) from error
     missing = sorted(report["missing_keys"])
     if missing:
         raise WeightsError(
-            f"{named} holds no weights for {', '.join(missing[:3])}: it was saved without its "
-            "classifying head; train one, or name another model"
+            f"{named} has no weights for {', '.join(missing[:3])}: it was saved without its "
+            "classifying head. Train one, or name another model."
         )
     _forget_place(model)
     return model.eval()
 
 
 def _forget_place(model: Any) -> None:
-    """Leave out where it lay: the same model in another folder is the same classifier."""
+    """Remove the path of the model, so that fingerprints do not depend on the folder."""
     for module in model.modules():
         if isinstance(getattr(module, "name_or_path", None), str):
             module.name_or_path = ""
@@ -96,9 +93,9 @@ def with_processor(
     named: str,
     label_names: Sequence[str] | None,
 ) -> ImageClassifier:
-    """A network behind what the image processor in the folder does.
+    """Return a network after the preprocessing of the image processor in the folder.
 
-    One image goes through both, to see that they agree.
+    One image goes through both, to check that they agree.
 
     Raises:
         WeightsError: there is no processor.
@@ -124,7 +121,7 @@ def with_processor(
 
 
 class _Logits(nn.Module):
-    """A model of transformers that answers with a tensor."""
+    """A model of transformers that returns logits as a tensor."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -145,20 +142,19 @@ def _processor(folder: Path, named: str) -> Any:
             )
     except (OSError, ValueError, KeyError) as error:
         raise WeightsError(
-            f"{named} says nothing of how to prepare images "
-            f"({str(error).strip().partition(chr(10))[0]}); save the model's image processor into "
-            "the same folder, with its save_pretrained"
+            f"{named} has no image processor ({str(error).strip().partition(chr(10))[0]}). Save "
+            "the model's image processor to the same folder, with its save_pretrained."
         ) from error
     if not hasattr(processor, "do_rescale"):
         raise WeightsError(
-            f"{named} prepares images by a {type(processor).__name__}, which is not reproduced; a "
-            f"model of timm is loaded as timm:{named}"
+            f"the image processor {type(processor).__name__} of {named} is not supported. Load a "
+            f"model of timm as timm:{named}."
         )
     return processor
 
 
 def _normalisation(processor: Any, channels: int) -> tuple[list[float], list[float]]:
-    """Mean and std for images in [0, 1]: what rescaling and normalising do together."""
+    """Return mean and std for images in [0, 1], of rescaling and normalising together."""
     factor = 255 * processor.rescale_factor if processor.do_rescale else 255.0
     mean, std = [0.0], [1.0]
     if processor.do_normalize:
@@ -169,10 +165,10 @@ def _normalisation(processor: Any, channels: int) -> tuple[list[float], list[flo
 
 
 def _resize(processor: Any, named: str) -> Resize | None:
-    """What the processor does to an image before it normalises; None for nothing.
+    """Return the processor's resizing, or None if it does not resize.
 
     Raises:
-        SettingError: it is not reproduced.
+        SettingError: the resizing is not supported.
     """
     crop = processor.crop_size if getattr(processor, "do_center_crop", False) else None
     if not processor.do_resize and crop is None:
@@ -195,19 +191,19 @@ def _resize(processor: Any, named: str) -> Resize | None:
             scaled = shortest or (both or cut)[0]
             return Resize(cut, scaled, scaling, interpolation, crop_rounds_down=True)
     raise SettingError(
-        f"{named} prepares images with do_resize={processor.do_resize}, size={size}, "
-        f"crop_size={crop} and resample={processor.resample}, which is not reproduced; wrap the "
-        "model yourself: python:MODULE:FACTORY"
+        f"the image processor of {named} is not supported, got do_resize={processor.do_resize}, "
+        f"size={size}, crop_size={crop} and resample={processor.resample}. Wrap the model "
+        "yourself: python:MODULE:FACTORY."
     )
 
 
 def _sides(size: Any) -> tuple[int, int] | None:
-    """Height and width, where a size of transformers has them."""
+    """Return height and width of a size of transformers, if it has them."""
     return (size.height, size.width) if size and size.height and size.width else None
 
 
 def _shared(shortest: int, share: float, interpolation: Interpolation) -> Resize:
-    """The preprocessing of ConvNeXt: small images are cut from larger ones, large ones are not."""
+    """Return the preprocessing of ConvNeXt: outputs below 384 pixels are cut from larger ones."""
     size = (shortest, shortest)
     if shortest >= 384:
         return Resize(size, interpolation=interpolation)
@@ -216,10 +212,10 @@ def _shared(shortest: int, share: float, interpolation: Interpolation) -> Resize
 
 
 def _check_processor(classifier: ImageClassifier, processor: Any, named: str) -> None:
-    """Refuse a processor whose answer on one image differs from what is done on tensors.
+    """Compare the processor with the preprocessing on tensors, on one image.
 
     Raises:
-        SettingError: it does.
+        SettingError: they differ.
     """
     height, width = _probe_size(classifier)
     down, across = torch.meshgrid(
@@ -233,7 +229,7 @@ def _check_processor(classifier: ImageClassifier, processor: Any, named: str) ->
     try:
         theirs = processor(images=image, return_tensors="pt")["pixel_values"]
     except (ValueError, KeyError, RuntimeError, TypeError) as error:
-        found = f"failed on one ({type(error).__name__}: {error})"
+        found = f"fails ({type(error).__name__}: {error})"
     else:
         if theirs.shape == ours.shape:
             difference = float(((theirs - ours) * classifier.std).abs().max())
@@ -241,11 +237,11 @@ def _check_processor(classifier: ImageClassifier, processor: Any, named: str) ->
                 return
             found = f"differs by {difference:.3f} of the range of values"
         else:
-            found = f"makes {list(theirs.shape)} of it instead of {list(ours.shape)}"
+            found = f"returns shape {list(theirs.shape)} instead of {list(ours.shape)}"
     raise SettingError(
-        f"the image processor of {named} ({type(processor).__name__}) does more to an image than "
-        f"scale, crop and normalise: it {found}. Wrap model and processor yourself, as "
-        "python:MODULE:FACTORY"
+        f"the image processor of {named} ({type(processor).__name__}) must only resize, crop and "
+        f"normalise, but on one image it {found}. Wrap model and processor yourself: "
+        "python:MODULE:FACTORY."
     )
 
 
@@ -260,14 +256,14 @@ def _probe_size(classifier: ImageClassifier) -> tuple[int, int]:
 
 
 def _label_names(config: Any) -> list[str] | None:
-    """The names of the labels, unless they are but numbers that transformers fills in."""
+    """Return the names of the labels, or None for the numbers that transformers fills in."""
     names = [str(config.id2label[index]) for index in sorted(config.id2label)]
     return None if names == [f"LABEL_{index}" for index in range(len(names))] else names
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the progress bars and notes of loading; errors and missing weights are told."""
+    """Suppress progress bars and warnings, but not errors."""
     from transformers.utils import logging
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
@@ -281,12 +277,8 @@ def _quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _load(spec: Spec) -> ImageClassifier:
-    return load_transformers(spec.rest)
-
-
 SOURCE = Source(
-    _load,
+    lambda spec: load_transformers(spec.rest),
     "hf:NAME-OR-FOLDER",
     "image classifiers of transformers",
     package="transformers",

@@ -1,4 +1,4 @@
-"""Zero-shot classifiers: CLIP, SigLIP and others of transformers, with a list of labels."""
+"""Zero-shot classifiers of transformers, such as CLIP and SigLIP, with a list of labels."""
 
 from __future__ import annotations
 
@@ -18,30 +18,29 @@ from denoised_smoothing.models.hub import model_folder
 from denoised_smoothing.models.specs import Source, Spec
 
 TEMPLATE = "a photo of a {}"
-"""What is made of a label, unless another template is given (Radford et al. 2021, 3.1.4)."""
+"""The default sentence about a label (Radford et al. 2021, section 3.1.4)."""
 
 
 def load_zero_shot(named: str, labels: Sequence[str], template: str = TEMPLATE) -> ImageClassifier:
-    """A classifier whose logits are the similarities of images and labels.
+    """Load a classifier whose logits are the similarities of images and labels.
 
-    The labels are embedded once; an image costs one pass of the image encoder.
+    The labels are embedded once. An image costs one pass of the image encoder.
 
     Args:
-        named: a folder that ``save_pretrained`` of model and processor wrote, or ``OWNER/NAME``
-            on the hub, fetched once.
+        named: as of :func:`.load_transformers`.
         labels: K names; the k-th is the text of logit k.
-        template: the sentence about a label, which takes the place of ``{}``.
+        template: the sentence about a label, which replaces ``{}``.
 
     Raises:
         SpecError: the template has no ``{}``.
-        WeightsError: it cannot be had, or is of another kind.
-        SettingError: as :func:`.load_transformers`.
-        ImportError: transformers is not installed.
+        WeightsError, SettingError, ImportError: as :func:`.load_transformers`.
     """
     import transformers
 
     if "{}" not in template:
-        raise SpecError(f"the template needs {{}} where the label goes, got {template!r}")
+        raise SpecError(
+            f"a template must contain {{}}, got {template!r}. Write {{}} for the label."
+        )
     folder = model_folder(named, holds="config.json")
     model = load_model(transformers.AutoModelForZeroShotImageClassification, folder, named)
     texts = _embedded(model, folder, named, [template.format(label) for label in labels])
@@ -74,18 +73,18 @@ def _embedded(model: Any, folder: Path, named: str, sentences: list[str]) -> Flo
         )
     except (OSError, ValueError, KeyError) as error:
         raise WeightsError(
-            f"{named} holds no tokenizer ({str(error).strip().partition(chr(10))[0]}); save the "
-            "model's processor into the same folder, with its save_pretrained"
+            f"{named} has no tokenizer ({str(error).strip().partition(chr(10))[0]}). Save the "
+            "model's processor to the same folder, with its save_pretrained."
         ) from error
-    # SigLIP was trained on padded sentences; to CLIP, what follows the end makes no difference.
+    # SigLIP was trained on padded sentences. CLIP ignores tokens after the end.
     length = getattr(model.config.text_config, "max_position_embeddings", None)
     tokens = tokenizer(
         sentences, padding="max_length", truncation=True, max_length=length, return_tensors="pt"
     )
     if len({tuple(row) for row in tokens["input_ids"].tolist()}) < len(set(sentences)):
         raise WeightsError(
-            f"the tokenizer of {named} makes the same of different labels: its vocabulary is not "
-            "in the folder; save the model's processor there, with its save_pretrained"
+            f"the tokenizer of {named} maps different labels to equal tokens, because its "
+            "vocabulary is missing. Save the model's processor there, with its save_pretrained."
         )
     if "siglip" in model.config.model_type:
         tokens.pop("attention_mask", None)
@@ -95,7 +94,7 @@ def _embedded(model: Any, folder: Path, named: str, sentences: list[str]) -> Flo
 
 
 def _features(answer: Any) -> Tensor:
-    """The projected features, in the form of transformers 5 or before."""
+    """Return the projected features of transformers 5 or an earlier version."""
     features: Tensor = answer if isinstance(answer, Tensor) else answer.pooler_output
     return features
 
@@ -104,7 +103,7 @@ def _load(spec: Spec) -> ImageClassifier:
     labels = spec.names("labels")
     if labels is None:
         raise SpecError(
-            f"{spec.text!r} names no labels; write {SOURCE.form}, with quotes around it in a shell"
+            f"{spec.text!r} names no labels. Write {SOURCE.form}, in quotes in a shell."
         )
     return load_zero_shot(spec.rest, labels, spec.options.get("template", TEMPLATE))
 

@@ -1,4 +1,4 @@
-"""What all denoising networks share."""
+"""The base class of denoising networks, and callables as denoisers."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from torch import Tensor, nn
 from denoised_smoothing.models.protocols import Denoiser
 
 IMAGE_STD = 0.25
-"""Standard deviation of the pixel values of natural images in [0, 1], about their middle."""
+"""Standard deviation of the pixel values of natural images in [0, 1]."""
 
 
 class DenoiserNetwork(nn.Module, ABC):
     """A trainable denoiser: noisy images [B, C, H, W] and sigma to denoised images.
 
-    ``config`` are the constructor's arguments, with which a file rebuilds the network.
-    ``card`` is the metadata of the weights file it came from (empty for a fresh network).
+    ``config`` holds the constructor's arguments, from which a file rebuilds the network.
+    ``card`` is the metadata of its weights file, empty for a new network.
     """
 
     def __init__(self, **config: Any) -> None:
@@ -34,19 +34,19 @@ class DenoiserNetwork(nn.Module, ABC):
     def forward(
         self, noisy: Float[Tensor, "b c h w"], sigma: float | Float[Tensor, " b"]
     ) -> Float[Tensor, "b c h w"]:
-        """Denoise images in [0, 1] that carry Gaussian noise of standard deviation sigma."""
+        """Denoise images in [0, 1] with Gaussian noise of standard deviation sigma."""
 
 
 def per_image(sigma: float | Tensor, images: Tensor) -> Float[Tensor, "b 1 1 1"]:
-    """One sigma per image, whether one number or one for each image [B] was given."""
+    """Return one sigma for each image, from one number or one for each image [B]."""
     sigmas = torch.as_tensor(sigma, dtype=images.dtype, device=images.device)
     return sigmas.reshape(-1, 1, 1, 1).expand(images.shape[0], 1, 1, 1)
 
 
 def as_denoiser(function: Callable[..., Tensor]) -> Denoiser:
-    """Make a denoiser of any callable: (noisy, sigma) as it is, (noisy) with sigma left out.
+    """Return a denoiser that calls ``function`` with (noisy, sigma), or with (noisy) alone.
 
-    The second argument is sigma if it is called that or has no default.
+    The second argument of the function is sigma if it has that name or no default.
     """
     target = function.forward if isinstance(function, nn.Module) else function
     try:
@@ -64,7 +64,7 @@ def as_denoiser(function: Callable[..., Tensor]) -> Denoiser:
 
 
 class _Blind(nn.Module):
-    """A denoiser that is not told sigma."""
+    """A denoiser that does not use sigma."""
 
     def __init__(self, denoise: nn.Module) -> None:
         super().__init__()

@@ -11,12 +11,11 @@ from denoised_smoothing.models.denoisers.base import DenoiserNetwork
 class DnCNN(DenoiserNetwork):
     """Convolutions that predict the noise (Zhang et al. 2017, section III).
 
-    With 17 layers of 64 channels the denoiser of Salman et al. 2020; ``dncnn-wide`` has 128.
-    It is not told sigma.
+    The denoiser of Salman et al. 2020 has 17 layers of 64 channels, ``dncnn-wide`` has 128.
 
     Args:
         image_channels: channels C of the images.
-        depth: convolutions, at least 3.
+        depth: number of convolutions, at least 3.
         width: channels between them.
     """
 

@@ -1,4 +1,4 @@
-"""Denoisers as files: safetensors with a card in the metadata."""
+"""Denoisers as safetensors files with a card in the metadata."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from denoised_smoothing.models.denoisers.diffusion import CARD, DiffusionDenoise
 from denoised_smoothing.models.denoisers.dncnn import DnCNN
 from denoised_smoothing.models.denoisers.memnet import MemNet
 from denoised_smoothing.models.denoisers.unet import UNet
-from denoised_smoothing.models.specs import Source, Spec
+from denoised_smoothing.models.specs import Source
 from denoised_smoothing.models.weights import fill, load_weights, save_weights
 
 ARCHITECTURES: dict[str, Callable[..., DenoiserNetwork]] = {
@@ -25,24 +25,27 @@ ARCHITECTURES: dict[str, Callable[..., DenoiserNetwork]] = {
     "unet": UNet,
     "diffusion": DiffusionUNet,
 }
-"""Name of an architecture to its constructor (``image_channels`` and its own arguments)."""
+"""The constructor of each architecture; it accepts ``image_channels`` and its own arguments."""
 
 
 def build_denoiser(architecture: str, *, image_channels: int = 3, **config: Any) -> DenoiserNetwork:
-    """A fresh denoiser of the named architecture.
+    """Build a new denoiser.
 
     Raises:
-        SpecError: the architecture is not known.
-        SettingError: it has no such option.
+        SpecError: the architecture is unknown.
+        SettingError: the architecture has no such option, or the option has a wrong value.
     """
     if architecture not in ARCHITECTURES:
         raise SpecError(
-            f"unknown denoiser architecture {architecture!r}; known: {', '.join(ARCHITECTURES)}"
+            f"the architecture of a denoiser must be one of {', '.join(ARCHITECTURES)}, got "
+            f"{architecture!r}. Use one of them."
         )
     try:
         return ARCHITECTURES[architecture](image_channels=image_channels, **config)
     except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
-        raise SettingError(f"{architecture} cannot be built with {config}: {error}") from error
+        raise SettingError(
+            f"cannot build {architecture} with {config}: {error}. Change the options."
+        ) from error
 
 
 def save_denoiser(
@@ -56,16 +59,15 @@ def save_denoiser(
     """Write weights, architecture and card (data, command, seed, measured quality, ...).
 
     A diffusion model becomes a folder in the layout of diffusers, in full precision. With ``half``
-    the weights are rounded to half precision; loaded, they are float32 again.
+    the weights are rounded to half precision. Loaded weights are always float32.
 
     Raises:
-        SettingError: half precision is asked for a diffusion model.
+        SettingError: half precision was requested for a diffusion model.
     """
     if isinstance(denoiser, DiffusionDenoiser):
         if half:
             raise SettingError(
-                "a diffusion model is saved by diffusers, in full precision; leave out half, on "
-                "the command line --half"
+                "diffusers saves diffusion models in full precision, got half. Omit half (--half)."
             )
         denoiser.save(path, {**card, "architecture": architecture})
         return
@@ -74,14 +76,14 @@ def save_denoiser(
 
 
 def load_denoiser_file(path: str | Path, architecture: str | None = None) -> DenoiserNetwork:
-    """A denoiser from a file that :func:`save_denoiser` wrote, in evaluation mode.
+    """Load a denoiser that :func:`save_denoiser` wrote, in evaluation mode.
 
     Args:
-        path: the safetensors file; of a diffusion model, the folder.
-        architecture: what it must be; None takes what the file says.
+        path: the safetensors file, or the folder of a diffusion model.
+        architecture: the architecture that it must have, or None for the one that it names.
 
     Raises:
-        WeightsError: the file is missing, not safetensors, or of another architecture.
+        WeightsError: the file is missing, not safetensors, or has another architecture.
     """
     if architecture == "diffusion":
         return load_diffusion(str(path))
@@ -91,14 +93,15 @@ def load_denoiser_file(path: str | Path, architecture: str | None = None) -> Den
         holds = "names no architecture" if stated is None else f"holds {stated}, not {architecture}"
         known = stated if stated in ARCHITECTURES else "ARCHITECTURE"
         raise WeightsError(
-            f"{path} {holds}; write the spec as {known}:{path}, of {', '.join(ARCHITECTURES)}"
+            f"{path} {holds}. Write the spec as {known}:{path}, with one of "
+            f"{', '.join(ARCHITECTURES)}."
         )
     try:
         denoiser = build_denoiser(stated, **json.loads(card.get("config", "{}")))
     except (TypeError, ValueError) as error:
         raise WeightsError(
-            f"{path} describes a denoiser that this version cannot build ({error}); "
-            "update the package, or train it again"
+            f"{path} describes a denoiser that this version cannot build ({error}). "
+            "Update the package, or train it again."
         ) from error
     fill(denoiser, tensors, str(path))
     denoiser.card = card
@@ -106,29 +109,31 @@ def load_denoiser_file(path: str | Path, architecture: str | None = None) -> Den
 
 
 def load_card(path: str | Path) -> dict[str, str]:
-    """What is known of the making of a denoiser, from its file or folder.
+    """Return the card of a denoiser, from its file or folder.
 
     Raises:
-        WeightsError: there is none.
+        WeightsError: it has no card.
     """
     if not Path(path).is_dir():
         return load_weights(path)[1]
     card = Path(path) / CARD
     if not card.is_file():
-        raise WeightsError(f"{path} holds no {CARD}: this package did not train it")
+        raise WeightsError(
+            f"{path} has no {CARD}: this package did not train it. Name a folder that train wrote."
+        )
     loaded: dict[str, str] = json.loads(card.read_text(encoding="utf-8"))
     return loaded
 
 
-def _load(spec: Spec) -> DenoiserNetwork:
-    return load_denoiser_file(spec.rest, spec.scheme)
-
-
 def _source(architecture: str, what: str) -> Source:
-    return Source(_load, f"{architecture}:FILE.safetensors", what)
+    return Source(
+        lambda spec: load_denoiser_file(spec.rest, spec.scheme),
+        f"{architecture}:FILE.safetensors",
+        what,
+    )
 
 
 DNCNN = _source("dncnn", "DnCNN of 17 layers (Salman et al. 2020)")
 DNCNN_WIDE = _source("dncnn-wide", "DnCNN of twice the width")
 MEMNET = _source("memnet", "MemNet (Salman et al. 2020)")
-UNET = _source("unet", "UNet that is told sigma, the fastest")
+UNET = _source("unet", "UNet that receives sigma, the fastest")

@@ -1,7 +1,7 @@
-"""How a diffusion network is told the noise level, and what its output means.
+"""The input of a diffusion network for a noise level, and the meaning of its output.
 
-Images are in [-1, 1] here and ``s`` is the standard deviation of the noise on them, twice that
-on images in [0, 1]. A noisy image is y = x0 + s * noise, whatever the network itself wants.
+Images are in [-1, 1] here, and ``s`` is the standard deviation of the noise on them, twice that
+on images in [0, 1]. A noisy image is y = x0 + s * noise.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from denoised_smoothing.errors import WeightsError
 
 
 class Prediction(StrEnum):
-    """What a network was trained to answer, as diffusers names it."""
+    """The quantity that a network was trained to predict, as diffusers names it."""
 
     EPSILON = "epsilon"
     """The noise."""
@@ -32,14 +32,14 @@ class Levels(Protocol):
     """The noise levels of a network."""
 
     smallest: float
-    """The lowest level s that it knows."""
+    """The lowest level s that it was trained on."""
     largest: float
-    """The highest."""
+    """The highest level."""
 
     def inputs(
         self, y: Float[Tensor, "b c h w"], s: Float[Tensor, "b 1 1 1"]
     ) -> tuple[Float[Tensor, "b c h w"], Num[Tensor, " b"]]:
-        """What the network takes: the scaled image and its time."""
+        """Return the network's inputs: the scaled image and its time."""
 
     def estimate(
         self,
@@ -47,20 +47,20 @@ class Levels(Protocol):
         s: Float[Tensor, "b 1 1 1"],
         output: Float[Tensor, "b c h w"],
     ) -> Float[Tensor, "b c h w"]:
-        """The clean image that the network's output amounts to."""
+        """Return the clean image that the network's output stands for."""
 
 
 class VariancePreserving:
-    """DDPM, DDIM and their kin: x_t = √ᾱ_t x0 + √(1−ᾱ_t) noise (Ho et al. 2020, equation 4).
+    """DDPM, DDIM and similar: x_t = √ᾱ_t x0 + √(1−ᾱ_t) noise (Ho et al. 2020, equation 4).
 
     The level of timestep t is s_t = √((1−ᾱ_t)/ᾱ_t) (Carlini et al. 2023, section 3). A level
-    between two timesteps scales the image exactly, by √ᾱ = 1/√(1+s²), and is told to the
-    network as the fraction between them that is linear in log s: the time goes through sines,
-    which take fractions as well. A network that looks its time up in a table gets the nearest.
+    between two timesteps scales the image exactly, by √ᾱ = 1/√(1+s²). Its time is the fraction
+    between them that is linear in log s, because networks pass the time through sines. A network
+    with a table of times gets the nearest timestep.
 
     Args:
         alphas_cumprod: ᾱ of each timestep, falling.
-        prediction: what the network answers.
+        prediction: the quantity that the network predicts.
         whole: whether the time must be a whole number.
     """
 
@@ -76,11 +76,10 @@ class VariancePreserving:
     def inputs(
         self, y: Float[Tensor, "b c h w"], s: Float[Tensor, "b 1 1 1"]
     ) -> tuple[Float[Tensor, "b c h w"], Num[Tensor, " b"]]:
-        """What the network takes: the scaled image and its timestep."""
         return y / (1 + s**2).sqrt(), self.timestep(s.flatten())
 
     def timestep(self, s: Float[Tensor, " b"]) -> Num[Tensor, " b"]:
-        """The timestep of each level, fractions included."""
+        """Return the timestep of each level, with fractions."""
         wanted, table = s.float().log(), torch.from_numpy(self.logs).float().to(s.device)
         above = torch.searchsorted(table, wanted).clamp(1, len(table) - 1)
         low, high = table[above - 1], table[above]
@@ -93,7 +92,6 @@ class VariancePreserving:
         s: Float[Tensor, "b 1 1 1"],
         output: Float[Tensor, "b c h w"],
     ) -> Float[Tensor, "b c h w"]:
-        """The clean image that the network's output amounts to."""
         if self.prediction is Prediction.SAMPLE:
             return output
         if self.prediction is Prediction.EPSILON:
@@ -102,10 +100,10 @@ class VariancePreserving:
 
 
 class Preconditioned:
-    """EDM: the network sees unit variance and predicts unit variance (Karras et al. 2022, Table 1).
+    """EDM: c_in(s), c_noise(s), c_skip(s) and c_out(s) of Karras et al. 2022, Table 1.
 
     Args:
-        smallest, largest: levels that it was trained on.
+        smallest, largest: the levels that the network was trained on.
         data: standard deviation of the clean images in [-1, 1].
         prediction: epsilon, or v, which is its negative.
     """
@@ -119,7 +117,6 @@ class Preconditioned:
     def inputs(
         self, y: Float[Tensor, "b c h w"], s: Float[Tensor, "b 1 1 1"]
     ) -> tuple[Float[Tensor, "b c h w"], Num[Tensor, " b"]]:
-        """What the network takes: c_in(s) y and c_noise(s)."""
         return y / (s**2 + self.data**2).sqrt(), s.flatten().log() / 4
 
     def estimate(
@@ -128,7 +125,6 @@ class Preconditioned:
         s: Float[Tensor, "b 1 1 1"],
         output: Float[Tensor, "b c h w"],
     ) -> Float[Tensor, "b c h w"]:
-        """The clean image: c_skip(s) y + c_out(s) output."""
         variance = s**2 + self.data**2
         return y * (self.data**2 / variance) + output * (self.sign * s * self.data) / (
             variance.sqrt()
@@ -136,20 +132,21 @@ class Preconditioned:
 
 
 def levels_of(scheduler: Any, *, whole: bool) -> Levels:
-    """The noise levels that a scheduler of diffusers describes.
+    """Return the noise levels of a scheduler of diffusers.
 
     Args:
-        scheduler: the object.
+        scheduler: the scheduler.
         whole: whether the network's time must be a whole number.
 
     Raises:
-        WeightsError: it describes another process, or another prediction.
+        WeightsError: the scheduler has an unknown process or prediction.
     """
     name, config = type(scheduler).__name__, scheduler.config
     stated = config.get("prediction_type", "epsilon")
     if stated not in list(Prediction):
         raise WeightsError(
-            f"the scheduler {name} predicts {stated!r}; known are {', '.join(Prediction)}"
+            f"the prediction_type of a scheduler must be one of {', '.join(Prediction)}, got "
+            f"{stated!r} in {name}. Use another model."
         )
     prediction = Prediction(stated)
     if name.startswith("EDM") and prediction is not Prediction.SAMPLE:
@@ -157,8 +154,7 @@ def levels_of(scheduler: Any, *, whole: bool) -> Levels:
     alphas = getattr(scheduler, "alphas_cumprod", None)
     if name.startswith("EDM") or not isinstance(alphas, Tensor):
         raise WeightsError(
-            f"the scheduler {name} with prediction_type {stated!r} is none of those whose noise "
-            "levels are known: schedulers with alphas_cumprod (DDPM, DDIM, PNDM, DPM-Solver, "
-            "Euler), and EDM"
+            f"the noise levels of {name} with prediction_type {stated!r} are unknown. Use a model "
+            "whose scheduler has alphas_cumprod (DDPM, DDIM, PNDM, DPM-Solver, Euler), or EDM."
         )
     return VariancePreserving(alphas, prediction, whole=whole)

@@ -1,4 +1,4 @@
-"""A small UNet that is told sigma and works on 2x2-unshuffled pixels."""
+"""A small UNet that receives sigma and computes on 2x2-unshuffled pixels."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from denoised_smoothing.models.denoisers.base import IMAGE_STD, DenoiserNetwork,
 class UNet(DenoiserNetwork):
     """Two-scale residual UNet for any sigma and any image size.
 
-    It computes on pixels unshuffled 2x2 (a quarter of the positions, four times the channels)
-    and never on full-size features, which makes it several times cheaper than DnCNN. Input and
-    output are scaled with sigma so that the network sees and predicts unit variance at every
-    noise level (Karras et al. 2022, section 5, Table 1).
+    It computes on pixels unshuffled 2x2 (a quarter of the positions, four times the channels),
+    which makes it several times cheaper than DnCNN. Input and output are scaled with sigma, so
+    that the network sees and predicts unit variance at every noise level (Karras et al. 2022,
+    section 5, Table 1).
 
     Args:
         image_channels: channels C of the images.
-        width: channels of the outer scale; twice as many in the inner one.
-        outer: residual blocks of the outer scale, before and after.
-        inner: residual blocks of the inner scale, which has half its resolution.
-        unshuffle: side of the squares of pixels that become channels first; 1 for none.
-        residual: what the network predicts: ``scaled``, as above, or ``noise``, which is
-            subtracted after multiplication by sigma, as DnCNN does.
-        levels: features of sigma from which every residual block gets a bias of its own (Ho et
-            al. 2020, appendix B); 0 for none, so that sigma is only an input.
+        width: channels of the outer scale. The inner scale has twice as many.
+        outer: residual blocks of the outer scale, before and after the inner scale.
+        inner: residual blocks of the inner scale, which has half the resolution.
+        unshuffle: side of the squares of pixels that become channels; 1 for none.
+        residual: the network's prediction: ``scaled``, as above, or ``noise``, which is
+            multiplied by sigma and subtracted, as DnCNN does.
+        levels: features of sigma from which every residual block gets a bias (Ho et al. 2020,
+            appendix B); 0 for none, so that sigma is an input only.
 
     Raises:
-        ValueError: ``residual`` is something else.
+        ValueError: ``residual`` is another word.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class UNet(DenoiserNetwork):
     def forward(
         self, noisy: Float[Tensor, "b c h w"], sigma: float | Float[Tensor, " b"]
     ) -> Float[Tensor, "b c h w"]:
-        """The estimate of the clean images."""
+        """Return the estimate of the clean images."""
         height, width = noisy.shape[-2:]
         sigmas = per_image(sigma, noisy)
         total = torch.sqrt(sigmas**2 + IMAGE_STD**2)
@@ -90,8 +90,6 @@ class UNet(DenoiserNetwork):
 
 
 class _Stage(nn.ModuleList):
-    """Residual blocks of one scale."""
-
     def __init__(self, width: int, blocks: int, levels: int) -> None:
         super().__init__(_Residual(width, levels) for _ in range(blocks))
 
@@ -102,14 +100,14 @@ class _Stage(nn.ModuleList):
 
 
 class _Residual(nn.Module):
-    """x + conv(relu(conv(relu(x)) + bias)), the identity at the start of training."""
+    """x + conv(relu(conv(relu(x)) + bias)), which is x at the start of training."""
 
     def __init__(self, width: int, levels: int) -> None:
         super().__init__()
         self.first = nn.Conv2d(width, width, 3, padding=1)
-        self.second = _silent(nn.Conv2d(width, width, 3, padding=1))
+        self.second = _zeroed(nn.Conv2d(width, width, 3, padding=1))
         self.bias = (
-            nn.Sequential(nn.Conv2d(1, levels, 1), nn.SiLU(), _silent(nn.Conv2d(levels, width, 1)))
+            nn.Sequential(nn.Conv2d(1, levels, 1), nn.SiLU(), _zeroed(nn.Conv2d(levels, width, 1)))
             if levels
             else None
         )
@@ -122,8 +120,8 @@ class _Residual(nn.Module):
         return features + change
 
 
-def _silent(layer: nn.Module) -> nn.Module:
-    """The layer, whose answer is 0 until it is trained."""
+def _zeroed(layer: nn.Module) -> nn.Module:
+    """Return the layer with an output of 0 until it is trained."""
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)
     return layer
