@@ -100,7 +100,7 @@ def at_step_0(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_votes_are_lost_where_nats_are_counted_otherwise(objectives: ModuleType) -> None:
     votes = stability_training(objectives.VotesTraining, Target.TRUTH)
     loss = float(votes.training_step(BATCH, 0).detach())
-    answers = votes._fixed.surrogates[0](votes.denoiser.seen)
+    answers = votes.surrogates[0](votes.denoiser.seen)
     assert loss == pytest.approx(1 - float(answers.softmax(dim=1)[:, 0].mean().detach()))
 
 

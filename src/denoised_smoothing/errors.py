@@ -183,6 +183,11 @@ class MissingExtraError(DenoisedSmoothingError, ImportError):
         return type(self), (self.package, self.extra, self.purpose)
 
 
+def first_line(error: Exception) -> str:
+    """Return the first line of an exception's message."""
+    return str(error).strip().partition("\n")[0]
+
+
 def differences(
     held: Mapping[str, Any],
     requested: Mapping[str, Any],

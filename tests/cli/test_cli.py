@@ -630,12 +630,12 @@ class TestTrain:
         self, run: Run, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def stopped(job: object) -> None:
-            raise TrainingInterruptedError("the same command continues it")
+            raise TrainingInterruptedError("Repeat the command to resume")
 
         monkeypatch.setattr("denoised_smoothing.training.fit.train_denoiser", stopped)
         outcome = run(*self.ARGUMENTS)
         assert outcome.code == 130
-        assert "the same command continues it" in outcome.message
+        assert "Repeat the command to resume" in outcome.message
 
     def test_once_again_and_resumed(self, run: Run) -> None:
         pytest.importorskip("lightning")
@@ -647,7 +647,7 @@ class TestTrain:
 
         outcome = run(*self.ARGUMENTS)
         assert (outcome.code, outcome.out) == (2, "")
-        assert "unet.safetensors exists already; choose another output" in outcome.message
+        assert "unet.safetensors exists already. Choose another output" in outcome.message
 
         Path("unet.safetensors").unlink()
         outcome = run(*self.ARGUMENTS)

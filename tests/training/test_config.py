@@ -28,7 +28,7 @@ from denoised_smoothing.training.config import (
         ),
         (
             {"steps": 0},
-            "^steps must be at least 1 and finite, got 0. Omit it to use the default, 8000",
+            r"^steps must be at least 1 and finite, got 0\. Use 1 or more",
         ),
         ({"batch_size": 0}, "batch_size must be at least 1 and finite, got 0"),
         ({"epoch_steps": -1}, "epoch_steps must be at least 1 and finite, got -1"),

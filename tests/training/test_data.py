@@ -119,7 +119,7 @@ def test_resizes_before_cropping() -> None:
 
 
 def test_images_smaller_than_the_crops_are_refused() -> None:
-    with pytest.raises(ImageError, match="image first is 9x5 pixels, smaller than crops of 6"):
+    with pytest.raises(ImageError, match="as large as crops of 6 pixels, got 9x5 of image first"):
         SampleStream(unlike(5, 9), Preparation(1, crop=6, pad=4), seed=0)[0]
 
 

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from denoised_smoothing.errors import WeightsError
+from denoised_smoothing.errors import WeightsError, first_line
 from denoised_smoothing.files import write_atomically
 
 _PICKLE_STARTS = (b"\x80", b"PK\x03\x04")
@@ -69,9 +69,9 @@ def load_checkpoint(named: str, arch: str | None, known: str) -> tuple[dict[str,
         held = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
         raise WeightsError(
-            f"cannot open {path} without running code that it may hold "
-            f"({str(error).strip().partition(chr(10))[0]}). Where you trust it, save only its "
-            "tensors: torch.save({'arch': NAME, 'state_dict': STATE_DICT}, NEW_FILE)"
+            f"cannot open {path} without running code that it may hold ({first_line(error)}). "
+            "Where you trust it, save only its tensors: "
+            "torch.save({'arch': NAME, 'state_dict': STATE_DICT}, NEW_FILE)"
         ) from error
     tensors = held.get("state_dict", held) if isinstance(held, dict) else None
     if not isinstance(tensors, Mapping) or not all(isinstance(t, Tensor) for t in tensors.values()):

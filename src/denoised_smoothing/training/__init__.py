@@ -1,1 +1,1 @@
-"""Training of denoisers and of small classifiers, on Lightning."""
+"""Training of denoisers and small classifiers with Lightning."""

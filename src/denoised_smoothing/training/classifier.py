@@ -1,8 +1,7 @@
-"""Train a CIFAR ResNet: an ordinary classifier to make robust, or one that has seen noise."""
+"""Training of CIFAR ResNets, on clean or noisy images."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,10 +13,10 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from torch.nn import functional
 
-from denoised_smoothing.errors import DatasetError, SettingError
+from denoised_smoothing.errors import DatasetError
 from denoised_smoothing.models.classifiers import CifarResNet, ImageClassifier, save_cifar_resnet
 from denoised_smoothing.noise import derive_key, standard_normal
-from denoised_smoothing.training.config import TrainingConfig
+from denoised_smoothing.training.config import TrainingConfig, check_at_least
 from denoised_smoothing.training.job import Training
 from denoised_smoothing.training.lightning import (
     Batch,
@@ -29,12 +28,12 @@ from denoised_smoothing.training.lightning import (
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifierTrainingJob(Training):
-    """The training of a classifier; arguments as :class:`Training` and these.
+    """The training of a classifier.
 
     Args:
-        depth: 6n + 2 layers.
-        noise: standard deviation of the Gaussian noise on its images in [0, 1], as of the base
-            classifiers of Cohen et al. 2019 (section 3.3); 0 for clean images.
+        depth: number of layers, 6n + 2.
+        noise: standard deviation of Gaussian noise on the images in [0, 1] (Cohen et al. 2019,
+            section 3.3); 0 for clean images.
     """
 
     depth: int
@@ -42,16 +41,14 @@ class ClassifierTrainingJob(Training):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.noise < math.inf:
-            raise SettingError(f"the noise of a classifier must be at least 0, got {self.noise}")
+        check_at_least(0, self, "noise")
 
     def identity(self) -> dict[str, Any]:
-        """What must be the same for a training to go on from its checkpoint."""
         return {**super().identity(), "depth": self.depth, "noise": self.noise}
 
 
 class ClassifierTraining(lightning.LightningModule):
-    """Cross-entropy with the labels; validation measures accuracy, clean and under the noise."""
+    """Trains by cross-entropy with the labels, and validates accuracy on clean and noisy images."""
 
     def __init__(
         self, classifier: ImageClassifier, config: TrainingConfig, noise: float = 0.0
@@ -62,11 +59,9 @@ class ClassifierTraining(lightning.LightningModule):
         self.noise = noise
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """AdamW with linear warm-up and cosine decay."""
         return optimizer_with_schedule(self.classifier, self.config)
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
-        """The loss of one batch."""
         images = self._noisy(batch[0], "classifier", self.global_step)
         loss = functional.cross_entropy(self.classifier(images), batch[1])
         check_loss(loss, self.global_step)
@@ -74,7 +69,7 @@ class ClassifierTraining(lightning.LightningModule):
         return loss
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
-        """Accuracy on clean images, and on noisy ones where it is trained on such."""
+        """Log the accuracy on clean images and, if it is trained on them, on noisy images."""
         self._log_accuracy("accuracy_clean", batch[0], batch[1])
         if self.noise:
             noisy = self._noisy(batch[0], "classifier validation", batch_index)
@@ -82,7 +77,7 @@ class ClassifierTraining(lightning.LightningModule):
 
     def _log_accuracy(self, name: str, images: Tensor, labels: Tensor) -> None:
         logits = self.classifier(images)
-        check_finite("answer", logits.sum(), self.global_step)
+        check_finite("sum of logits", logits.sum(), self.global_step)
         correct = (logits.argmax(dim=1) == labels).float().mean()
         self.log(name, correct, batch_size=len(labels), sync_dist=True, prog_bar=True)
 
@@ -94,18 +89,21 @@ class ClassifierTraining(lightning.LightningModule):
 
 
 def train_resnet(job: ClassifierTrainingJob) -> Path:
-    """Train a CIFAR ResNet and write its weights and card; returns the file.
+    """Train a CIFAR ResNet, write its weights and card, and return the file.
 
-    Goes on from the last checkpoint in ``job.folder`` if there is one of the same settings.
+    Resumes from the last checkpoint in ``job.folder`` if it has the same settings.
 
     Raises:
-        SettingError: the depth is not 6n + 2, or the output exists already.
+        SettingError: the depth is not 6n + 2, or as :meth:`Training.fit`.
         DatasetError: an image has no label.
         TrainingError: as :meth:`Training.fit`.
     """
     known = [label for label in job.dataset.labels if label is not None]
     if len(known) < len(job.dataset):
-        raise DatasetError(f"{job.dataset.name!r} has images without a label to train on")
+        raise DatasetError(
+            f"every image needs a label, got {len(job.dataset) - len(known)} without in "
+            f"{job.dataset.name!r}. Label them, or remove them."
+        )
     names, channels = job.dataset.label_names, job.preparation.channels
     classes = max(known) + 1 if names is None else len(names)
     first = job.preparation.clean(job.dataset[0])

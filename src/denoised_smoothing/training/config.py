@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
@@ -43,12 +43,22 @@ class Weighting(StrEnum):
     section 5), so that every sigma counts equally."""
 
 
-def _option(default: Any, help: str, **more: Any) -> Any:
-    """A field whose metadata are its ``help`` and ``more``.
+def check_at_least(bound: int, settings: object, *names: str) -> None:
+    """Check that attributes are None, or finite and at least ``bound``.
 
-    ``least`` is the lower bound, ``above`` one that is excluded, ``show_default`` what the
-    command line prints for a default of None.
+    Raises:
+        SettingError: one is not.
     """
+    for name in names:
+        value = getattr(settings, name)
+        if value is not None and not bound <= value < math.inf:
+            raise SettingError(
+                f"{name} must be at least {bound} and finite, got {value}. Use {bound} or more."
+            )
+
+
+def _option(default: Any, help: str, **more: Any) -> Any:
+    """A field whose metadata are its ``help`` and ``more``, for the command line."""
     return field(default=default, metadata={"help": help, **more})
 
 
@@ -69,7 +79,7 @@ class TrainingConfig:
     sigma_max: float | None = _option(
         None, "Draw sigma from --sigma to this for each image, uniformly in its logarithm."
     )
-    steps: int = _option(8000, "Number of optimiser steps.", least=1)
+    steps: int = _option(8000, "Number of optimiser steps.")
     mse_steps: int | None = _option(
         None, "Number of first steps of hybrid that use mse.", show_default="half"
     )
@@ -79,22 +89,20 @@ class TrainingConfig:
         "the label of the data (truth).",
     )
     temperature: float = _option(
-        1.0, "Stability: divide the classifier's logits by this number, above 0.", above=0
+        1.0, "Stability: divide the classifier's logits by this number, above 0."
     )
-    copies: int = _option(1, "Stability: number of noisy copies of each image.", least=1)
+    copies: int = _option(1, "Stability: number of noisy copies of each image.")
     consistency: float = _option(
-        0.0, "Stability: weight of the divergence of the copies from their mean answer.", least=0
+        0.0, "Stability: weight of the divergence of the copies from their mean answer."
     )
-    entropy: float = _option(
-        0.0, "Stability: weight of the entropy of the copies' mean answer.", least=0
-    )
-    anchor: float = _option(0.0, "Stability: weight of mse, added to stability.", least=0)
+    entropy: float = _option(0.0, "Stability: weight of the entropy of the copies' mean answer.")
+    anchor: float = _option(0.0, "Stability: weight of mse, added to stability.")
     weighting: Weighting = _option(
         Weighting.EQUAL, "Mse: weights of images that have different sigma."
     )
-    batch_size: int = _option(64, "Number of images in a step, for each device.", least=1)
+    batch_size: int = _option(64, "Number of images in a step, for each device.")
     learning_rate: float = _option(
-        2e-3, "Peak learning rate, reached after a warm-up. A cosine lowers it to 0.", above=0
+        2e-3, "Peak learning rate, reached after a warm-up. A cosine lowers it to 0."
     )
     weight_decay: float = _option(0.01, "Weight decay of AdamW.")
     warmup: int = _option(300, "Number of warm-up steps, at most a tenth of all steps.")
@@ -102,7 +110,7 @@ class TrainingConfig:
         0.999, "Decay of the moving average of the weights, in [0, 1); 0 takes the last weights."
     )
     clip: float = _option(1.0, "Maximum L2 norm of the gradient.")
-    epoch_steps: int = _option(500, "Number of steps between validations and checkpoints.", least=1)
+    epoch_steps: int = _option(500, "Number of steps between validations and checkpoints.")
     seed: int = _option(
         0, "Seed of the initial weights, the order, the augmentation and the noise."
     )
@@ -114,19 +122,13 @@ class TrainingConfig:
                 f"sigma_max must be at least sigma, got {self.sigma_max} and {self.sigma}. "
                 "Swap them, or omit sigma_max to train for one sigma."
             )
-        for option in fields(self):
-            value, least, above = (
-                getattr(self, option.name),
-                option.metadata.get("least"),
-                option.metadata.get("above"),
-            )
-            if (least is not None and not least <= value < math.inf) or (
-                above is not None and not above < value < math.inf
-            ):
-                bound = f"above {above}" if least is None else f"at least {least}"
+        check_at_least(1, self, "steps", "batch_size", "epoch_steps", "copies")
+        check_at_least(0, self, "consistency", "entropy", "anchor")
+        for name in ("learning_rate", "temperature"):
+            if not 0 < getattr(self, name) < math.inf:
                 raise SettingError(
-                    f"{option.name} must be {bound} and finite, got {value}. Omit it to use the "
-                    f"default, {option.default}."
+                    f"{name} must be above 0 and finite, got {getattr(self, name)}. Omit it to use "
+                    "the default."
                 )
         if not 0 <= self.ema < 1:
             raise SettingError(

@@ -1,4 +1,4 @@
-"""Training images as an endless stream in which every sample is keyed by its number."""
+"""Training images as an endless stream whose samples are keyed by their numbers."""
 
 from __future__ import annotations
 
@@ -13,30 +13,31 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from denoised_smoothing.datasets import Example, ImageDataset
-from denoised_smoothing.errors import ImageError, SettingError
+from denoised_smoothing.errors import ImageError
 from denoised_smoothing.images import match_channels, resize
 from denoised_smoothing.noise import derive_key
+from denoised_smoothing.training.config import check_at_least
 
 Sample = tuple[Tensor, int, int]
-"""Image [C, H, W] in [0, 1], label or -1, number of the sample."""
+"""Image [C, H, W] in [0, 1], label or -1, and number of the sample."""
 
 KEPT = 2**30
-"""Bytes of images that a process keeps decoded."""
+"""Maximum bytes of decoded images that a process keeps."""
 
 
 @dataclass(frozen=True)
 class Preparation:
-    """From an image of the data set to a training sample.
+    """How an image of the data set becomes a training sample. Lengths are in pixels.
 
     Args:
-        channels: what the images must have, 1 or 3.
+        channels: channels of the images, 1 or 3.
         resolution: side to which images are resized and centre-cropped first, or None.
-        crop: side of random square crops, or None for as large as the image.
-        pad: black pixels added on each side before cropping, which shifts the image.
-        flip: mirror half of the samples left to right.
+        crop: side of random square crops, or None for the size of the image.
+        pad: black border on each side before cropping, which shifts the image.
+        flip: whether half of the samples are mirrored left to right.
 
     Raises:
-        SettingError: a size is too small.
+        SettingError: a length is too small.
     """
 
     channels: int
@@ -46,31 +47,30 @@ class Preparation:
     flip: bool = True
 
     def __post_init__(self) -> None:
-        for name, least in (("resolution", 2), ("crop", 2), ("pad", 0)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise SettingError(f"{name} must be at least {least} pixels, got {value}")
+        check_at_least(2, self, "resolution", "crop")
+        check_at_least(0, self, "pad")
 
     def clean(self, example: Example) -> Float[np.ndarray, "c h w"]:
-        """The image with the right channels and resolution.
+        """Return the image with the right channels and resolution.
 
         Raises:
-            ImageError: other channels, or smaller than the crops.
+            ImageError: the image has other channels, or is smaller than the crops.
         """
         image = match_channels(example.image, self.channels)
         if self.resolution is not None:
             image = resize(image, self.resolution)
         if self.crop is not None and min(image.shape[1:]) < self.crop:
             raise ImageError(
-                f"image {example.image_id} is {image.shape[2]}x{image.shape[1]} pixels, smaller "
-                f"than crops of {self.crop}; choose smaller crops or leave that image out"
+                f"images must be at least as large as crops of {self.crop} pixels, got "
+                f"{image.shape[2]}x{image.shape[1]} of image {example.image_id}. Use smaller "
+                "crops, or remove that image."
             )
         return image
 
     def augment(
         self, image: Float[np.ndarray, "c h w"], rng: np.random.Generator
     ) -> Float[np.ndarray, "c i j"]:
-        """A random crop of the padded image, mirrored or not."""
+        """Return a random crop of the padded image, mirrored or not."""
         size = image.shape[1:] if self.crop is None else (self.crop, self.crop)
         padded = image
         if self.pad:
@@ -85,7 +85,7 @@ class Preparation:
         return image[:, :, ::-1] if self.flip and rng.random() < 0.5 else image
 
     def centre(self, image: Float[np.ndarray, "c h w"]) -> Float[np.ndarray, "c i j"]:
-        """The middle of the image, for validation."""
+        """Return the centre crop, for validation."""
         if self.crop is None:
             return image
         top, left = ((side - self.crop) // 2 for side in image.shape[1:])
@@ -95,9 +95,9 @@ class Preparation:
 class SampleStream(Dataset[Sample]):
     """Training samples by number, without end.
 
-    Every pass over the data is a permutation, and every crop and flip is keyed by the seed and
-    the sample's number, so a training that is resumed sees what it would have seen. Images stay
-    decoded while they fit into :data:`KEPT`.
+    Every pass over the data is a permutation. Crops and flips are keyed by the seed and the
+    sample's number, so that a resumed training gets equal samples. Decoded images are kept up to
+    :data:`KEPT`.
     """
 
     def __init__(self, dataset: ImageDataset, preparation: Preparation, seed: int) -> None:
@@ -105,7 +105,7 @@ class SampleStream(Dataset[Sample]):
         self.preparation = preparation
         self.seed = seed
         self._kept: dict[int, tuple[Float[np.ndarray, "c h w"], int | None]] = {}
-        self._room = KEPT
+        self._capacity = KEPT
 
     def __getitem__(self, number: int) -> Sample:
         passed, position = divmod(number, len(self.dataset))
@@ -119,8 +119,8 @@ class SampleStream(Dataset[Sample]):
             return self._kept[index]
         example = self.dataset[index]
         found = self.preparation.clean(example), example.label
-        if found[0].nbytes <= self._room:
-            self._room -= found[0].nbytes
+        if found[0].nbytes <= self._capacity:
+            self._capacity -= found[0].nbytes
             self._kept[index] = found
         return found
 
@@ -146,7 +146,7 @@ class ValidationImages(Dataset[Sample]):
 class EpochSampler(Sampler[int]):
     """The sample numbers of one epoch on one of several devices.
 
-    Epoch e covers the numbers from e * size to (e + 1) * size; Lightning calls
+    Epoch e covers the numbers from e * size to (e + 1) * size. Lightning calls
     :meth:`set_epoch`, also after resuming.
     """
 
@@ -157,7 +157,7 @@ class EpochSampler(Sampler[int]):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that the next iteration covers."""
+        """Set the epoch that the next iteration covers."""
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[int]:

@@ -1,4 +1,4 @@
-"""Train a denoiser and write its weights file."""
+"""Training of a denoiser, from its settings to its weights file."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ from denoised_smoothing.training.lightning import DenoiserTraining
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingJob(Training):
-    """The training of a denoiser; arguments as :class:`Training` and these.
+    """The training of a denoiser.
 
     Args:
         architecture: name of the denoiser's architecture.
         architecture_options: arguments of the architecture, such as ``{"width": 32}``.
-        surrogates: classifiers that stability trains on, in turn.
-        judges: classifiers that validation measures accuracy with, by name.
+        surrogates: classifiers that stability trains through, in turn.
+        judges: classifiers whose accuracy validation measures, by name.
         start: a weights file of the same architecture to start from, or None. Options may
-            enlarge it (more blocks, ``levels``) if the larger network computes the same at first.
-        half: write the result in half precision.
+            enlarge the network (more blocks, ``levels``) if its output stays equal at first.
+        half: whether to write the weights in half precision.
     """
 
     architecture: str
@@ -48,7 +48,6 @@ class TrainingJob(Training):
     half: bool = False
 
     def identity(self) -> dict[str, Any]:
-        """What must be the same for a training to go on from its checkpoint."""
         return {
             **super().identity(),
             "architecture": self.architecture,
@@ -63,34 +62,32 @@ def train_denoiser(
 ) -> Path:
     """Train a denoiser, write its averaged weights and card, and return the file.
 
-    Resumes from the last checkpoint in ``job.folder`` if there is one of the same settings.
+    Resumes from the last checkpoint in ``job.folder`` if it has the same settings.
 
     Args:
         job: the training.
         training: the Lightning module's class, such as one with another objective.
 
     Raises:
-        SettingError: stability without a classifier, or towards labels that are missing; a start
-            or classifier for other channels; options of the architecture that change what the
-            start computes; or as :meth:`Training.fit`.
+        SettingError: stability has no classifier or no labels; the start or a classifier is for
+            other channels; options change the output of the start; or as :meth:`Training.fit`.
         TrainingError: as :meth:`Training.fit`.
     """
     if job.config.objective is not Objective.MSE and not job.surrogates:
         raise SettingError(
-            f"objective {job.config.objective} needs at least one classifier to train on; "
-            "name the classifier (white box) or surrogates (black box)"
+            f"objective {job.config.objective} needs at least one classifier, got none. Name the "
+            "classifier (white box) or surrogates (black box)."
         )
     if job.config.target is Target.TRUTH and any(x is None or x < 0 for x in job.dataset.labels):
         raise SettingError(
-            f"target truth needs a label for every image, and {job.dataset.name!r} has images "
-            "without; take target soft or label"
+            f"target truth needs a label for every image, got images without in "
+            f"{job.dataset.name!r}. Use target soft or label."
         )
     for classifier in (*job.surrogates, *job.judges.values()):
         _check_channels(job, "a classifier", getattr(classifier, "channels", None))
     if job.half and job.architecture == "diffusion":
         raise SettingError(
-            "a diffusion model is saved by diffusers, in full precision; leave out half, on the "
-            "command line --half"
+            "diffusers saves diffusion models in full precision, got half. Omit half (--half)."
         )
     network = _network(job)
     about = _about(job, network.card)
@@ -108,7 +105,7 @@ def train_denoiser(
 
 
 def _about(job: TrainingJob, before: Mapping[str, str]) -> dict[str, str]:
-    """What the card says beyond what every training does; ``before`` is the card of the start."""
+    """Return the entries of a denoiser's card; ``before`` is the card of the start."""
     low, high = job.config.sigma_range
     history: list[str] = []
     if job.start is not None:
@@ -127,8 +124,8 @@ def _about(job: TrainingJob, before: Mapping[str, str]) -> dict[str, str]:
 def _check_channels(job: TrainingJob, what: str, channels: int | None) -> None:
     if channels in (1, 3) and channels != job.preparation.channels:
         raise SettingError(
-            f"{what} is for images of {channels} channels, those of {job.dataset.name!r} have "
-            f"{job.preparation.channels}; take one for such images"
+            f"{what} must be for images of {job.preparation.channels} channels, as in "
+            f"{job.dataset.name!r}, got {channels}. Use one for such images."
         )
 
 
@@ -139,21 +136,21 @@ def _network(job: TrainingJob) -> DenoiserNetwork:
         if {**denoiser.config, **job.architecture_options} != denoiser.config:
             denoiser = _enlarged(job, denoiser)
         return denoiser.train()
-    return _fresh(job, image_channels=job.preparation.channels, **job.architecture_options)
+    return _new(job, image_channels=job.preparation.channels, **job.architecture_options)
 
 
-def _fresh(job: TrainingJob, **options: Any) -> DenoiserNetwork:
+def _new(job: TrainingJob, **options: Any) -> DenoiserNetwork:
     with torch.random.fork_rng():
         torch.manual_seed(job.config.seed)
         return build_denoiser(job.architecture, **options)
 
 
 def _enlarged(job: TrainingJob, start: DenoiserNetwork) -> DenoiserNetwork:
-    """The larger network of the job's options, with the weights of ``start`` in it.
+    """Return the larger network of the job's options, with the weights of ``start``.
 
-    Chen et al. 2016 (Net2Net, section 2): what is new computes nothing until it is trained.
+    Chen et al. 2016 (Net2Net, section 2): new parts add 0 until they are trained.
     """
-    larger = _fresh(job, **{**start.config, **job.architecture_options}).eval()
+    larger = _new(job, **{**start.config, **job.architecture_options}).eval()
     shape = (1, start.config["image_channels"], 32, 32)
     probe = torch.linspace(0, 1, math.prod(shape)).reshape(shape)
     try:
@@ -163,13 +160,13 @@ def _enlarged(job: TrainingJob, start: DenoiserNetwork) -> DenoiserNetwork:
                 torch.allclose(larger(probe, sigma), start(probe, sigma), atol=1e-5)
                 for sigma in job.config.sigma_range
             )
-    except (RuntimeError, DenoisedSmoothingError):  # a weight of another size; another's images
+    except (RuntimeError, DenoisedSmoothingError):  # other sizes of weights or images
         same = False
     if not same:
         raise SettingError(
-            f"{job.start} is a {job.architecture} with {start.config}, which does not go with "
-            f"{dict(job.architecture_options)}; leave the options out, or only add residual "
-            "blocks or levels to a unet"
+            f"options must not change the output of {job.start}, a {job.architecture} with "
+            f"{start.config}, got {dict(job.architecture_options)}. Omit them, or only add "
+            "residual blocks or levels to a unet."
         )
     larger.card = start.card
     return larger

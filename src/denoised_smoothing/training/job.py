@@ -1,4 +1,4 @@
-"""What every training shares: data, folder, checkpoints, logs, going on, and the card."""
+"""The base class of trainings: data, folder, checkpoints, logs, resuming, and the card."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from denoised_smoothing.errors import (
     TrainingInterruptedError,
     differences,
 )
-from denoised_smoothing.training.config import TrainingConfig
+from denoised_smoothing.training.config import TrainingConfig, check_at_least
 from denoised_smoothing.training.data import (
     EpochSampler,
     Preparation,
@@ -42,17 +42,17 @@ from denoised_smoothing.training.data import (
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """A training: settings, data, and where its results go.
+    """A training: its settings, data and output.
 
     Args:
         config: the settings.
         dataset: images to train on.
         preparation: channels, size and augmentation of the samples.
-        output: the safetensors file to write; checkpoints and logs go to ``output.training/``.
+        output: the safetensors file to write. Checkpoints and logs go to ``output.training/``.
         validation: images for validation, or None for the training images without augmentation.
-        validation_limit: how many of them.
-        command: the command that was typed, for the card.
-        workers: processes that decode images, each of which keeps up to :data:`KEPT` bytes of them.
+        validation_limit: maximum number of them.
+        command: the command that the user typed, for the card.
+        workers: processes that decode images. Each keeps up to :data:`KEPT` bytes of them.
         trainer_flags: arguments of ``lightning.Trainer``: accelerator, devices, precision, ...
     """
 
@@ -67,17 +67,16 @@ class Training:
     trainer_flags: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name, least in (("validation_limit", 1), ("workers", 0)):
-            if getattr(self, name) < least:
-                raise SettingError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        check_at_least(1, self, "validation_limit")
+        check_at_least(0, self, "workers")
 
     @property
     def folder(self) -> Path:
-        """Where checkpoints and logs are."""
+        """The folder of checkpoints and logs."""
         return self.output.with_name(self.output.name + ".training")
 
     def identity(self) -> dict[str, Any]:
-        """What must be the same for a training to go on from its checkpoint."""
+        """Return the settings that must be equal to resume from a checkpoint."""
         return {
             **self.config.to_dict(),
             **{f"preparation.{name}": value for name, value in asdict(self.preparation).items()},
@@ -87,31 +86,31 @@ class Training:
     def fit(
         self, module: lightning.LightningModule, save: Callable[[dict[str, str]], None]
     ) -> Path:
-        """Train ``module`` to its end, from the last checkpoint if there is one.
+        """Train ``module``, from the last checkpoint if there is one, and return the output.
 
         Args:
-            module: what to train.
-            save: writes ``output``, given the card: data, command, seed, settings, measured
-                quality, time, versions. Called once, however many devices there are.
-
-        Returns:
-            The output.
+            module: the module.
+            save: writes the output, given the card: data, command, seed, settings, measured
+                quality, time and versions. Called once, on one of the devices.
 
         Raises:
             SettingError: the output exists already or cannot be written, or Lightning refuses
                 the flags.
-            ImageError: images are of different sizes.
-            TrainingError: a checkpoint of other settings is there, or the loss became NaN.
-            TrainingInterruptedError: it was stopped (Ctrl-C).
+            ImageError: images have different sizes.
+            TrainingError: the folder holds a training with other settings, or the loss became
+                NaN.
+            TrainingInterruptedError: the training was interrupted (Ctrl-C).
         """
         if self.output.exists():
-            raise SettingError(f"{self.output} exists already; choose another output or remove it")
+            raise SettingError(
+                f"the output {self.output} exists already. Choose another output, or delete it."
+            )
         began = time.monotonic()
         with _without_advice():
             trainer = self._trainer()
             checkpoint = self._checkpoint_to_resume()
             self._run(trainer, module, checkpoint)
-            # The last step need not have been the end of an epoch.
+            # The last step may be in the middle of an epoch.
             trainer.validate(module, self._validation_loader(), verbose=False)
         seconds = f"{time.monotonic() - began:.0f}{' since it was resumed' if checkpoint else ''}"
         if trainer.is_global_zero:
@@ -130,21 +129,21 @@ class Training:
                 ckpt_path=checkpoint,
                 weights_only=True,
             )
-        except SystemExit:  # what Lightning makes of Ctrl-C, which it leaves switched off
+        except SystemExit:  # raised by Lightning for Ctrl-C, which it also disables
             signal.signal(signal.SIGINT, signal.default_int_handler)
         if trainer.global_step < self.config.steps:
             raise TrainingInterruptedError(
                 f"the training was interrupted at step {trainer.global_step} of "
-                f"{self.config.steps}; the same command continues it from the last checkpoint"
+                f"{self.config.steps}. Repeat the command to resume from the last checkpoint."
             )
 
     def _checkpoint_to_resume(self) -> Path | None:
-        """The last checkpoint, if its training had the same settings."""
+        """Return the last checkpoint, if its training had the same settings."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise SettingError(
-                f"checkpoints cannot be written to {self.folder} ({error}); choose another output"
+                f"cannot write checkpoints to {self.folder} ({error}). Choose another output."
             ) from error
         settings, checkpoint = self.folder / "settings.json", self.folder / "last.ckpt"
         identity = json.loads(json.dumps(self.identity()))
@@ -169,7 +168,7 @@ class Training:
                 TensorBoardLogger(self.folder, name=None, version="log"),
             ],
             "callbacks": [
-                # After validation: from the end of an epoch, Lightning 2.6 resumes one too late.
+                # After validation, because Lightning 2.6 resumes one epoch late from its end.
                 ModelCheckpoint(
                     self.folder, "last", save_on_train_epoch_end=False, enable_version_counter=False
                 )
@@ -185,7 +184,8 @@ class Training:
             return lightning.Trainer(**flags)
         except (ValueError, MisconfigurationException) as error:
             raise SettingError(
-                f"Lightning refuses {dict(self.trainer_flags)}: {error}; see its Trainer's flags"
+                f"Lightning refuses {dict(self.trainer_flags)}: {error}. Correct the flags of its "
+                "Trainer."
             ) from error
 
     def _training_loader(self, trainer: lightning.Trainer) -> DataLoader[Any]:
@@ -231,20 +231,20 @@ class Training:
 
 
 def _stack(samples: Sequence[Sample]) -> tuple[Tensor, Tensor, Tensor]:
-    """A batch: images [B, C, H, W], labels [B], numbers [B]."""
+    """Return a batch: images [B, C, H, W], labels [B], numbers [B]."""
     images, labels, numbers = zip(*samples, strict=True)
     sizes = {tuple(image.shape) for image in images}
     if len(sizes) > 1:
         raise ImageError(
-            f"the images are of different sizes ({', '.join(map(str, sorted(sizes)[:3]))}); "
-            "bring them to one: give a resolution, or a size of crops"
+            f"images must have equal sizes, got {', '.join(map(str, sorted(sizes)[:3]))}. Set a "
+            "resolution, or a size of crops."
         )
     return torch.stack(images), torch.tensor(labels), torch.tensor(numbers)
 
 
 @contextmanager
 def _without_advice() -> Iterator[None]:
-    """Hold back Lightning's advice on workers, folders and its other products."""
+    """Suppress Lightning's advice on workers, folders and its other products."""
     logger = logging.getLogger("lightning.pytorch")
     level = logger.level
     logger.setLevel(logging.WARNING)

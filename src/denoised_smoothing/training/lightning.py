@@ -1,4 +1,4 @@
-"""The training of a denoiser as a Lightning module."""
+"""A Lightning module that trains a denoiser."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ Batch = tuple[Tensor, Tensor, Tensor]
 
 
 class DenoiserTraining(lightning.LightningModule):
-    """Trains ``denoiser``; ``averaged`` follows its weights and is what will be used.
+    """Trains ``denoiser``. The result is ``averaged``, the moving average of its weights.
 
-    Noise is keyed by seed, step and device, so that a resumed training repeats none of it.
+    Noise is keyed by seed, step and device, so that a resumed training draws equal noise.
 
     Args:
         denoiser: the network to train.
         config: the settings.
-        surrogates: classifiers for stability, used in turn, never changed: the classifier
-            itself (white box) or stand-ins for it (black box).
-        judges: classifiers behind which validation measures accuracy under noise, by name.
+        surrogates: classifiers for stability, used in turn and never changed: the classifier
+            itself (white box) or others (black box).
+        judges: classifiers whose accuracy after denoising validation measures, by name.
     """
 
     distance = staticmethod(stability)
@@ -57,20 +57,20 @@ class DenoiserTraining(lightning.LightningModule):
         self.denoiser = denoiser
         self.averaged = copy.deepcopy(denoiser).requires_grad_(False).eval()
         self.config = config
-        # In a plain holder, so that they are neither trained nor written into checkpoints.
-        self._fixed = _Fixed(surrogates, judges or {})
+        # In plain containers, so that they are neither trained nor written to checkpoints.
+        self.surrogates = [_frozen(surrogate) for surrogate in surrogates]
+        self.judges = {name: _frozen(judge) for name, judge in (judges or {}).items()}
 
     def on_fit_start(self) -> None:
-        """Lay out all networks for convolutions, and bring the classifiers to the device."""
+        """Move the classifiers to the device, and use the memory layout of convolutions."""
         self.to(memory_format=torch.channels_last)
-        self._fixed.to(self.device)
+        for classifier in (*self.surrogates, *self.judges.values()):
+            classifier.to(self.device).to(memory_format=torch.channels_last)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """AdamW with linear warm-up and cosine decay."""
         return optimizer_with_schedule(self.denoiser, self.config)
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
-        """The loss of one batch."""
         clean = _layout(batch[0])
         step = self.global_step
         if self.config.uses_stability(step):
@@ -85,7 +85,7 @@ class DenoiserTraining(lightning.LightningModule):
     def _stability(self, clean: Tensor, labels: Tensor, step: int) -> Tensor:
         """Return the loss of a step that trains through a surrogate, with all its terms."""
         config = self.config
-        network = self._fixed.surrogates[step % len(self._fixed.surrogates)]
+        network = self.surrogates[step % len(self.surrogates)]
 
         def surrogate(images: Tensor) -> Tensor:
             logits: Tensor = network(images).float() / config.temperature
@@ -134,7 +134,7 @@ class DenoiserTraining(lightning.LightningModule):
         return mse(denoised, clean, variance_weights(sigmas) if balanced else None)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_index: int) -> None:
-        """Move the average towards the weights; faster while the training is young."""
+        """Move the average towards the weights, faster in early steps."""
         decay = min(self.config.ema, self.global_step / (self.global_step + 9))
         with torch.no_grad():
             average, current = self.averaged.state_dict(), self.denoiser.state_dict()
@@ -146,19 +146,19 @@ class DenoiserTraining(lightning.LightningModule):
                 value.copy_(current[name])
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
-        """Error of the averaged denoiser, and accuracy of each classifier behind it."""
+        """Log the error of the averaged denoiser, and the accuracy of each classifier after it."""
         clean, labels = _layout(batch[0]), batch[1]
         noisy, sigmas = self._corrupt(clean, "validation", batch_index, self.global_rank)
         denoised = self.averaged(noisy, sigmas)
         self._log_mean("validation_mse", mse(denoised, clean), len(clean))
         known = labels >= 0
-        for name, judge in self._fixed.judges.items():
+        for name, judge in self.judges.items():
             if known.any():
                 correct = judge(denoised[known]).argmax(dim=1) == labels[known]
                 self._log_mean(f"accuracy_{name}", correct.float().mean(), int(known.sum()))
 
     def on_validation_epoch_end(self) -> None:
-        """Derive the PSNR in dB from the mean squared error; refuse to go on from NaN weights."""
+        """Log the PSNR in dB, and end the training if the error is NaN."""
         error = self.trainer.callback_metrics["validation_mse"]
         check_finite("validation error", error, self.global_step)
         self.log("validation_psnr", psnr(error), prog_bar=True)
@@ -169,7 +169,7 @@ class DenoiserTraining(lightning.LightningModule):
     def _corrupt(
         self, clean: Tensor, purpose: str, step: int, rank: int, copies: int = 1
     ) -> tuple[Tensor, Tensor]:
-        """Noisy copies, all first ones, then all second ones, ..., and the sigma of each."""
+        """Return noisy copies, ordered as by ``repeat(copies, 1, 1, 1)``, and their sigmas."""
         key = derive_key(self.config.seed, purpose, step, rank)
         low, high = (torch.tensor(end).log() for end in self.config.sigma_range)
         source = torch.Generator().manual_seed(key & (2**63 - 1))
@@ -184,7 +184,7 @@ class DenoiserTraining(lightning.LightningModule):
 def optimizer_with_schedule(
     network: nn.Module, config: TrainingConfig
 ) -> OptimizerLRSchedulerConfig:
-    """AdamW whose learning rate follows ``config.learning_rate_factor`` step by step."""
+    """Return AdamW with linear warm-up and cosine decay of the learning rate."""
     optimizer = torch.optim.AdamW(
         network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
     )
@@ -192,41 +192,29 @@ def optimizer_with_schedule(
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-class _Fixed:
-    """Classifiers that take part without being trained."""
-
-    def __init__(self, surrogates: Sequence[nn.Module], judges: dict[str, nn.Module]) -> None:
-        self.surrogates = [_frozen(surrogate) for surrogate in surrogates]
-        self.judges = {name: _frozen(judge) for name, judge in judges.items()}
-
-    def to(self, device: torch.device) -> None:
-        for module in (*self.surrogates, *self.judges.values()):
-            module.to(device).to(memory_format=torch.channels_last)
-
-
 def _frozen(classifier: nn.Module) -> nn.Module:
     return folded(classifier.eval()).requires_grad_(False)
 
 
 def check_loss(loss: Tensor, step: int) -> None:
-    """:func:`check_finite`; on an accelerator at every 20th step, as looking waits for it.
+    """Check that a loss is finite; on an accelerator every 20th step, because reading is slow.
 
-    Between them nothing is kept: every validation looks, too, and checkpoints follow it.
+    Validation checks too, and checkpoints follow it, so that no NaN is stored.
     """
     if loss.device.type == "cpu" or step % 20 == 0:
         check_finite("loss", loss, step)
 
 
 def check_finite(name: str, value: Tensor, step: int) -> None:
-    """Abort a training whose loss or error is NaN or infinite.
+    """Check that a loss or error is finite.
 
     Raises:
-        TrainingError: it is.
+        TrainingError: it is NaN or infinite.
     """
     if not torch.isfinite(value):
         raise TrainingError(
-            f"the {name} became {value.item()} at step {step}; the last checkpoint is kept. "
-            "Lower the learning rate, or train in float32 if precision is reduced"
+            f"the {name} became {value.item()} at step {step}. Lower the learning rate, or train "
+            "in float32 if precision is reduced. The last checkpoint is stored."
         )
 
 

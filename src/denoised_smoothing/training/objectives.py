@@ -92,5 +92,5 @@ def _mean_log_answer(logits: Float[Tensor, "m b k"]) -> Float[Tensor, "b k"]:
 
 
 def psnr(mean_squared_error: Float[Tensor, ""]) -> Float[Tensor, ""]:
-    """Peak signal-to-noise ratio in dB of images in [0, 1]."""
+    """Peak signal-to-noise ratio in dB, for images in [0, 1]."""
     return -10.0 * mean_squared_error.log10()

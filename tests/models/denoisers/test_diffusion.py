@@ -225,5 +225,5 @@ def test_one_is_trained_saved_as_a_pipeline_and_goes_on(tmp_path: Path) -> None:
         **{**vars(job), "output": tmp_path / "next", "start": folder, "architecture_options": {}}
     )
     assert load_card(train_denoiser(again))["start"] == "small"
-    with pytest.raises(SettingError, match="in full precision; leave out half"):
+    with pytest.raises(SettingError, match=r"in full precision, got half\. Omit half"):
         train_denoiser(TrainingJob(**{**vars(job), "output": tmp_path / "half", "half": True}))

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from denoised_smoothing.errors import ClassifierError, SettingError, WeightsError
+from denoised_smoothing.errors import ClassifierError, SettingError, WeightsError, first_line
 from denoised_smoothing.files import sha256_of
 from denoised_smoothing.models.classifiers.base import check_channels
 from denoised_smoothing.models.classifiers.preprocessing import Interpolation, Resize
@@ -190,8 +190,8 @@ def _opened(path: Path, device: str = "cpu") -> Any:
         return onnxruntime.InferenceSession(path, options, providers=providers)
     except Exception as error:  # its errors have no common base
         raise WeightsError(
-            f"ONNX Runtime cannot run {path} ({str(error).strip().partition(chr(10))[0]}). "
-            "Export it again, for an opset that this version supports."
+            f"ONNX Runtime cannot run {path} ({first_line(error)}). Export it again, for an opset "
+            "that this version supports."
         ) from error
 
 

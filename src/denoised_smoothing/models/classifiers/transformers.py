@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from denoised_smoothing.errors import SettingError, WeightsError
+from denoised_smoothing.errors import SettingError, WeightsError, first_line
 from denoised_smoothing.models.classifiers.base import ImageClassifier, check_channels
 from denoised_smoothing.models.classifiers.preprocessing import Interpolation, Resize, Scaling
 from denoised_smoothing.models.hub import model_folder
@@ -62,11 +62,10 @@ def load_model(loader: Any, folder: Path, named: str) -> Any:
                 output_loading_info=True,
             )
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
-        first = str(error).strip().partition("\n")[0]
         raise WeightsError(
             f"cannot load {named} as {loader.__name__.removeprefix('AutoModelFor')} "
-            f"({type(error).__name__}: {first}). Name a folder that save_pretrained of such a "
-            "model wrote, without code of its own."
+            f"({type(error).__name__}: {first_line(error)}). Name a folder that save_pretrained of "
+            "such a model wrote, without code of its own."
         ) from error
     missing = sorted(report["missing_keys"])
     if missing:
@@ -142,8 +141,8 @@ def _processor(folder: Path, named: str) -> Any:
             )
     except (OSError, ValueError, KeyError) as error:
         raise WeightsError(
-            f"{named} has no image processor ({str(error).strip().partition(chr(10))[0]}). Save "
-            "the model's image processor to the same folder, with its save_pretrained."
+            f"{named} has no image processor ({first_line(error)}). Save the model's image "
+            "processor to the same folder, with its save_pretrained."
         ) from error
     if not hasattr(processor, "do_rescale"):
         raise WeightsError(

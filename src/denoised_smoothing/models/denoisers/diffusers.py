@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from denoised_smoothing.errors import SpecError, WeightsError
+from denoised_smoothing.errors import SpecError, WeightsError, first_line
 from denoised_smoothing.models.denoisers.diffusion import CARD, DiffusionDenoiser, ReverseDiffusion
 from denoised_smoothing.models.denoisers.noise_schedule import levels_of
 from denoised_smoothing.models.hub import model_folder
@@ -88,8 +88,8 @@ def _loaded(library: Any, folder: Path, named: str, kind: str) -> Any:
         unet, report = loader.from_pretrained(folder, local_files_only=True, **options)
     except (OSError, ValueError, RuntimeError, TypeError) as error:
         raise WeightsError(
-            f"cannot load the {kind} of {named} "
-            f"({str(error).strip().partition(chr(10))[0]}). Download or save the pipeline again."
+            f"cannot load the {kind} of {named} ({first_line(error)}). Download or save the "
+            "pipeline again."
         ) from error
     if report["missing_keys"]:
         raise WeightsError(
