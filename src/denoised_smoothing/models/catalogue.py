@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +87,9 @@ def _opened(role: Role, spec: str, names: Sequence[str]) -> Any:
         raise unknown(role, spec, names)
     made = open_spec(role, spec)
     if not callable(made):
-        raise SpecError(f"{spec!r}: its source must return a callable, got {type(made).__name__}")
+        raise SpecError(
+            f"{spec!r}: its source or factory must return a callable, got {type(made).__name__}"
+        )
     return remember_spec(made, spec)
 
 
@@ -117,58 +119,48 @@ def list_datasets() -> list[dict[str, str]]:
 
 def _made_by(spec: Spec) -> Any:
     """Return what the factory of ``MODULE:FACTORY`` returns; the working folder is searched."""
-    module_name, _, name = spec.rest.partition(":")
-    if not module_name or not name:
+    module, _, name = spec.rest.partition(":")
+    if not module or not name:
         raise SpecError(f"{spec.text!r} is not complete. Write python:MODULE:FACTORY")
     folder = str(Path.cwd())
     sys.path.insert(0, folder)
     try:
-        factory = getattr(importlib.import_module(module_name), name, None)
-        if not callable(factory):
-            raise SpecError(
-                f"{spec.text!r}: module {module_name!r} has no function {name!r}. Name one "
-                "without arguments that returns the classifier or denoiser"
-            )
+        factory = getattr(importlib.import_module(module), name, None)
     except (ImportError, TypeError) as error:  # TypeError: a name that begins with a dot
         raise SpecError(
-            f"{spec.text!r}: module {module_name!r} cannot be imported ({error}). Install it, or "
-            "run in the folder that holds it"
+            f"{spec.text!r}: module {module!r} cannot be imported ({error}). Install it, or run "
+            "in the folder that holds it"
         ) from error
     else:
-        made = _call(factory, spec.text)
+        if not callable(factory):
+            raise SpecError(
+                f"{spec.text!r}: module {module!r} has no function {name!r}. Name one without "
+                "arguments that returns the classifier or denoiser"
+            )
+        try:
+            return factory()
+        except DenoisedSmoothingError:
+            raise
+        except Exception as error:
+            raise SpecError(
+                f"{spec.text!r}: the factory failed with {type(error).__name__}: {error}. It is "
+                "called without arguments, and must return the classifier or denoiser"
+            ) from error
     finally:
         sys.path.remove(folder)
-    if not callable(made):
-        raise SpecError(
-            f"{spec.text!r}: {name}() must return a callable on images, got {type(made).__name__}"
-        )
-    return made
-
-
-def _call(factory: Callable[[], Any], spec: str) -> Any:
-    try:
-        return factory()
-    except DenoisedSmoothingError:
-        raise
-    except Exception as error:
-        raise SpecError(
-            f"{spec!r}: the factory failed with {type(error).__name__}: {error}. It is called "
-            "without arguments, and must return the classifier or denoiser"
-        ) from error
 
 
 def _mean_of(spec: Spec) -> MeanDenoiser:
     """Return the mean over ``DENOISER+DENOISER``, each a spec without options."""
-    mirror = spec.options.get("mirror", "no")
+    mirror, parts = spec.options.get("mirror", "no"), spec.rest.split("+")
     if mirror not in ("yes", "no"):
         raise SpecError(f"{spec.text!r}: mirror must be yes or no, got {mirror!r}")
-    denoisers: list[DenoiserNetwork] = []
-    parts = spec.rest.split("+")
     if not all(parts) or len(set(parts)) < len(parts):
         raise SpecError(
             f"{spec.text!r} must name different denoisers between plus signs, whose paths contain "
             "no plus sign. Write mean:DENOISER+DENOISER"
         )
+    denoisers: list[DenoiserNetwork] = []
     for part in parts:
         try:
             denoiser = load_denoiser(part)

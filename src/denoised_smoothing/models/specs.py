@@ -77,40 +77,33 @@ class Spec:
         Raises:
             SpecError: a value cannot be converted.
         """
-        return {name: self._read(name, to) for name, to in kinds.items() if name in self.options}
+        found = {}
+        for name, convert in kinds.items():
+            if (text := self.options.get(name)) is None:
+                continue
+            try:
+                found[name] = convert(text)
+            except ValueError as error:
+                expected = _EXPECTED.get(convert, str(error))
+                raise SpecError(
+                    f"{self.text!r}: {name} must be {expected}, got {text!r}"
+                ) from error
+        return found
 
     def number(self, name: str, default: int) -> int:
-        """Return the option as a whole number.
-
-        Raises:
-            SpecError: it is not a whole number above 0.
-        """
+        """Return the option as a whole number above 0; SpecError if it is none."""
         return int(self.given(**{name: _positive}).get(name, default))
 
     def numbers(self, name: str) -> tuple[float, ...] | None:
-        """Return the option as numbers that commas separate; None if it is not given.
-
-        Raises:
-            SpecError: a part is not a number.
-        """
+        """Return the option as numbers that commas separate; None if it is not given."""
         return self.given(**{name: _numbers}).get(name)
 
     def names(self, name: str) -> tuple[str, ...] | None:
-        """Return the names between commas, or the lines of a file; None if it is not given.
-
-        Raises:
-            SpecError: the file is missing, or fewer than two names are given.
-        """
+        """Return at least two names between commas, or the lines of a file; None if not given."""
         return self.given(**{name: _names}).get(name)
 
-    def _read(self, name: str, convert: Callable[[str], Any]) -> Any:
-        text = self.options[name]
-        try:
-            return convert(text)
-        except ValueError as error:
-            kinds: dict[object, str] = {int: "a whole number", float: "a number"}
-            expected = kinds.get(convert, str(error))
-            raise SpecError(f"{self.text!r}: {name} must be {expected}, got {text!r}") from error
+
+_EXPECTED: dict[object, str] = {int: "a whole number", float: "a number"}
 
 
 def _positive(text: str) -> int:
@@ -164,9 +157,13 @@ class Source:
     @property
     def missing(self) -> MissingExtraError | None:
         """The error of ``load`` without the package, or None if it is installed."""
-        if self.package is None or _is_installed(self.package):
+        if self.package is None:
             return None
-        return MissingExtraError(self.package, self.extra, self.form)
+        try:
+            installed = find_spec(self.package) is not None
+        except (ValueError, ModuleNotFoundError):  # None in sys.modules, no parent package
+            installed = False
+        return None if installed else MissingExtraError(self.package, self.extra, self.form)
 
 
 def open_spec(role: Role, text: str) -> Any:
@@ -331,15 +328,15 @@ def _entry_of(role: Role, scheme: str) -> metadata.EntryPoint | None:
 @cache
 def _entries(role: Role) -> dict[str, metadata.EntryPoint]:
     """Return entry points by scheme: those of this package, then others by name; the first wins."""
-    found = metadata.entry_points(group=role.group)
+
+    def order(entry: metadata.EntryPoint) -> tuple[bool, str]:
+        package = entry.dist.name if entry.dist else ""
+        return package != _OWN, package
+
     entries: dict[str, metadata.EntryPoint] = {}
-    for entry in sorted(found, key=lambda e: (not _is_own(e), e.dist.name if e.dist else "")):
+    for entry in sorted(metadata.entry_points(group=role.group), key=order):
         entries.setdefault(entry.name, entry)
     return entries
-
-
-def _is_own(entry: metadata.EntryPoint) -> bool:
-    return entry.dist is not None and entry.dist.name == _OWN
 
 
 def _loaded(entry: metadata.EntryPoint) -> Source:
@@ -350,21 +347,11 @@ def _loaded(entry: metadata.EntryPoint) -> Source:
     """
     try:
         source = entry.load()
+        if not isinstance(source, Source):
+            raise TypeError(f"must be a denoised_smoothing.Source, got {type(source).__name__}")
     except Exception as error:  # of any plug-in
         raise SpecError(
             f"The plug-in {entry.name!r} ({entry.value}) cannot be loaded "
             f"({type(error).__name__}: {error}). Repair or remove the package that brings it"
         ) from error
-    if not isinstance(source, Source):
-        raise SpecError(
-            f"The plug-in {entry.name!r} ({entry.value}) must be a denoised_smoothing.Source, "
-            f"got {type(source).__name__}. Repair or remove the package that brings it"
-        )
     return source
-
-
-def _is_installed(package: str) -> bool:
-    try:
-        return find_spec(package) is not None
-    except (ValueError, ModuleNotFoundError):  # None in sys.modules
-        return False

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import count
-from operator import attrgetter
 from typing import Any, Protocol, runtime_checkable
 
 import sqlalchemy as sa
@@ -15,11 +14,8 @@ from denoised_smoothing.remote.records import Attempt, CopyKey, Outcome, Spendin
 from denoised_smoothing.store import QUERIES, Store, patient
 
 _KEYS = ("run", "image_id", "stage", "copy", "number")
-_RESULTS = ("outcome", "label", "final", "version", "answer", "seconds")
 _FIELDS = tuple(field.name for field in fields(Attempt) if field.name != "key")
-_COLUMNS = (*_KEYS[:4], *_FIELDS)
-_BOUND = (*(f"at_{key}" for key in _KEYS), *_RESULTS)
-_fields_of, _results_of = attrgetter(*_FIELDS), attrgetter(*_RESULTS)
+_RESULTS = ("outcome", "label", "final", "version", "answer", "seconds")
 _READ = tuple(column for column in QUERIES.columns if column.name not in ("run", "answer"))
 _HARMLESS = (Outcome.THROTTLED, Outcome.SENT, Outcome.WITHHELD)
 """Outcomes that say nothing about the copy."""
@@ -92,15 +88,15 @@ class StoreLog:
         @patient
         def write() -> None:
             again = next(tries) > 0
-            rows = [self._row(attempt) for attempt in begun]
+            rows, ended = [*map(self._row, begun)], [*map(self._row, finished)]
             with self._store.transaction(write=True, run=self._run) as connection:
-                if begun and again:  # they may be there: the answer to a commit can be lost
-                    at = [{f"at_{key}": row[key] for key in _KEYS} for row in rows]
-                    connection.execute(self._delete, at)
-                if begun:
+                if rows and again:  # they may be there: the answer to a commit can be lost
+                    connection.execute(self._delete, [*map(_at, rows)])
+                if rows:
                     connection.execute(sa.insert(QUERIES), rows)
-                if finished:
-                    connection.execute(self._update, [self._result(a) for a in finished])
+                if ended:
+                    results = [_at(row) | {name: row[name] for name in _RESULTS} for row in ended]
+                    connection.execute(self._update, results)
 
         write()
 
@@ -129,11 +125,13 @@ class StoreLog:
         return spending_of(self.history())
 
     def _row(self, attempt: Attempt) -> dict[str, Any]:
-        return dict(zip(_COLUMNS, (self._run, *attempt.key, *_fields_of(attempt)), strict=True))
+        columns = {name: getattr(attempt, name) for name in _FIELDS}
+        return {"run": self._run, **attempt.key._asdict(), **columns}
 
-    def _result(self, attempt: Attempt) -> dict[str, Any]:
-        key = (self._run, *attempt.key, attempt.number)
-        return dict(zip(_BOUND, (*key, *_results_of(attempt)), strict=True))
+
+def _at(row: dict[str, Any]) -> dict[str, Any]:
+    """Return the bound parameters that find a row."""
+    return {f"at_{key}": row[key] for key in _KEYS}
 
 
 def resume_hint(log: QueryLog) -> str:

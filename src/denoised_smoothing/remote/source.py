@@ -19,14 +19,7 @@ SHARED = ("size", "format", "quality", "labels", "synonyms")
 
 
 def remote_source(
-    make: Callable[..., Vendor],
-    form: str,
-    what: str,
-    *,
-    package: str | None = None,
-    extra: str | None = None,
-    url: bool = False,
-    **options: Callable[[str], Any],
+    vendor: type[Vendor], form: str, what: str, *, url: bool = False, **options: Callable[..., Any]
 ) -> Source:
     """Return the source of a vendor. Loading sends nothing and imports no SDK.
 
@@ -35,9 +28,9 @@ def remote_source(
     line: the only ones that count) and ``synonyms`` (a file with lines ``name = other name``).
 
     Args:
-        make: makes the vendor of a spec's rest, its labels and the options given.
-        form, what, package, extra, url: as of :class:`~denoised_smoothing.models.specs.Source`.
-        options: further options by name, and their conversion from text.
+        vendor: its class.
+        form, what, url: as of :class:`~denoised_smoothing.models.specs.Source`.
+        options: the vendor's own options by name, and their conversion from text.
     """
 
     def load(spec: Spec) -> RemoteClassifier:
@@ -46,11 +39,13 @@ def remote_source(
         encoding = Encoding(**spec.given(size=int, format=_format, quality=int))
         given = spec.given(labels=_labels, synonyms=_synonyms)
         rule = AnswerRule(given.get("synonyms", {}), given.get("labels"))
-        vendor = make(spec.rest, given.get("labels", ()), **spec.given(**options))
-        return RemoteClassifier(vendor, rule, encoding)
+        made = vendor.from_spec(spec.rest, given.get("labels", ()), **spec.given(**options))
+        return RemoteClassifier(made, rule, encoding)
 
     known = (*SHARED, *options)
-    return Source(load, form, f"remote: {what}", known, package, extra, url=url, hashes=True)
+    return Source(
+        load, form, f"remote: {what}", known, vendor.package, vendor.extra, url=url, hashes=True
+    )
 
 
 def _format(text: str) -> Format:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from denoised_smoothing.errors import SettingError
@@ -17,11 +16,10 @@ from denoised_smoothing.remote.vendors.base import (
     Vendor,
     VendorError,
     fault_of_status,
-    needed,
     retry_after,
 )
 
-_FAULTS = {
+_CODES = {
     ("Throttling", "ThroughputExceeded", "LimitExceeded", "TooManyRequests", "SlowDown"):
         (Outcome.THROTTLED, FaultSource.LOAD),
     ("UnrecognizedClient", "InvalidSignature", "AccessDenied", "ExpiredToken", "MissingAuth",
@@ -49,7 +47,8 @@ class Rekognition(Vendor):
     """
 
     name: ClassVar[str] = "aws"
-    extra: ClassVar[str] = "aws"
+    package: ClassVar[str | None] = "boto3"
+    extra: ClassVar[str | None] = "aws"
     limits: ClassVar[Limits] = Limits(min_side=80, max_side=10_000, max_bytes=5_242_880)
     rate: ClassVar[float | None] = 5.0
     price = Price(0.001, "list price up to a million a month, as transcribed 2026-10-07")
@@ -61,17 +60,24 @@ class Rekognition(Vendor):
                 f"max_labels must be at least 1 and min_confidence 0 to 100, got {max_labels} "
                 f"and {min_confidence}"
             )
-        self._max_labels, self._min_confidence = max_labels, min_confidence
-        self._errors: Any = None
-        self._parsers: Any = None
-        self._client: Any = None
-        self._secrets: tuple[str, ...] = ()
+        self.options = {"max_labels": max_labels, "min_confidence": min_confidence}
 
     def connect(self, *, timeout: float, in_flight: int) -> None:
-        boto3 = needed("boto3", "boto3", self.extra, "aws")
-        self._errors = needed("botocore.exceptions", "boto3", self.extra, "aws")
-        self._parsers = needed("botocore.parsers", "boto3", self.extra, "aws")
-        config = needed("botocore.config", "boto3", self.extra, "aws").Config(
+        boto3, exceptions = self.module("boto3"), self.module("botocore.exceptions")
+        self.errors = {
+            exceptions.ClientError: _fault,
+            exceptions.ReadTimeoutError: Outcome.TIMEOUT,
+            exceptions.EndpointConnectionError: Outcome.UNREACHABLE,
+            exceptions.ConnectTimeoutError: Outcome.UNREACHABLE,
+            exceptions.ProxyConnectionError: Outcome.UNREACHABLE,
+            exceptions.HTTPClientError: Outcome.DROPPED,
+            self.module("botocore.parsers").ResponseParserError: Outcome.GARBLED,
+            # Expired credentials, an invalid name.
+            exceptions.BotoCoreError: lambda error: VendorError(
+                Outcome.REFUSED, str(error), FaultSource.ACCOUNT
+            ),
+        }
+        config = self.module("botocore.config").Config(
             retries={"total_max_attempts": 1},
             connect_timeout=timeout,
             read_timeout=timeout,
@@ -90,45 +96,20 @@ class Rekognition(Vendor):
                     "aws needs credentials, and none are found. Set AWS_ACCESS_KEY_ID and "
                     "AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or run 'aws configure'"
                 )
-            frozen = credentials.get_frozen_credentials()
+            keys = credentials.get_frozen_credentials()
             self._client = session.client("rekognition", config=config)
-        except self._errors.BotoCoreError as error:
+        except exceptions.BotoCoreError as error:
             raise SettingError(
                 f"aws cannot be set up ({error}). Check ~/.aws and the variables AWS_*"
             ) from error
-        self._secrets = tuple(filter(None, (frozen.secret_key, frozen.token, frozen.access_key)))
+        self._secrets = tuple(filter(None, (keys.secret_key, keys.token, keys.access_key)))
 
-    def close(self) -> None:
-        if self._client is not None:
-            self._client.close()
-
-    def secrets(self) -> Sequence[str]:
-        return self._secrets
-
-    def send(self, image: bytes) -> Any:
-        errors = self._errors
-        try:
-            answer = self._client.detect_labels(
-                Image={"Bytes": image},
-                MaxLabels=self._max_labels,
-                MinConfidence=self._min_confidence,
-            )
-        except errors.ClientError as error:
-            raise _fault(error.response) from error
-        except errors.ReadTimeoutError as error:
-            raise VendorError(Outcome.TIMEOUT, f"no answer in time ({error})") from error
-        except (
-            errors.EndpointConnectionError,
-            errors.ConnectTimeoutError,
-            errors.ProxyConnectionError,
-        ) as error:
-            raise VendorError(Outcome.UNREACHABLE, f"no connection ({error})") from error
-        except errors.HTTPClientError as error:
-            raise VendorError(Outcome.DROPPED, f"the connection ended ({error})") from error
-        except self._parsers.ResponseParserError as error:
-            raise VendorError(Outcome.GARBLED, f"the answer cannot be read ({error})") from error
-        except errors.BotoCoreError as error:  # expired credentials, an invalid name
-            raise VendorError(Outcome.REFUSED, str(error), FaultSource.ACCOUNT) from error
+    def query(self, image: bytes) -> Any:
+        answer = self._client.detect_labels(
+            Image={"Bytes": image},
+            MaxLabels=self.options["max_labels"],
+            MinConfidence=self.options["min_confidence"],
+        )
         return {key: value for key, value in answer.items() if key != "ResponseMetadata"}
 
     def reply(self, answer: Any) -> Reply:
@@ -138,28 +119,18 @@ class Rekognition(Vendor):
         ]
         return Reply(labels, answer.get("LabelModelVersion"))
 
-    def fingerprint_parts(self) -> Mapping[str, object]:
-        more = {"max_labels": self._max_labels, "min_confidence": self._min_confidence}
-        return {**super().fingerprint_parts(), **more}
 
-
-def _fault(response: Any) -> VendorError:
-    error, meta = response.get("Error", {}), response.get("ResponseMetadata", {})
-    code, status = str(error.get("Code", "")), int(meta.get("HTTPStatusCode", 0))
-    message, headers = f"{code}: {error.get('Message', '')}", meta.get("HTTPHeaders", {})
-    for words, (outcome, source) in _FAULTS.items():
+def _fault(error: Any) -> VendorError:
+    detail, meta = error.response.get("Error", {}), error.response.get("ResponseMetadata", {})
+    code, status = str(detail.get("Code", "")), int(meta.get("HTTPStatusCode", 0))
+    message, headers = f"{code}: {detail.get('Message', '')}", meta.get("HTTPHeaders", {})
+    for words, (outcome, source) in _CODES.items():
         if any(word in code for word in words):
             after = retry_after(headers)
-            return VendorError(outcome, message, source, retry_after=after, answer=error)
-    return fault_of_status(status, message, headers, error)
+            return VendorError(outcome, message, source, retry_after=after, answer=detail)
+    return fault_of_status(status, message, headers, detail)
 
 
 SOURCE = remote_source(
-    lambda rest, labels, **options: Rekognition(**options),
-    "aws",
-    "Amazon Rekognition",
-    package="boto3",
-    extra="aws",
-    max_labels=int,
-    min_confidence=float,
+    Rekognition, "aws", "Amazon Rekognition", max_labels=int, min_confidence=float
 )

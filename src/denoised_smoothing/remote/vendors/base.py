@@ -6,7 +6,7 @@ import email.utils
 import json
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from importlib import import_module
@@ -92,7 +92,9 @@ class Vendor(ABC):
     """
 
     name: ClassVar[str]
-    extra: ClassVar[str] = "http"
+    package: ClassVar[str | None] = None
+    """The module of the SDK, as it is imported."""
+    extra: ClassVar[str | None] = None
     limits: ClassVar[Limits] = Limits()
     rate: ClassVar[float | None] = None
     """Queries a second that a new account is allowed, as far as known."""
@@ -101,6 +103,17 @@ class Vendor(ABC):
     price: Price | None = None
     """Of the first paid tier; None if not known. ``docs/vision-apis.md`` names the sources."""
     model: str = ""
+    options: Mapping[str, object] = {}
+    """Plain settings that determine the answers, without secrets."""
+    errors: Mapping[Any, Outcome | Callable[[Any], VendorError]] = {}
+    """From exceptions of the SDK to outcomes, once it is connected; the first match counts."""
+    _client: Any = None
+    _secrets: Sequence[str] = ()
+
+    @classmethod
+    def from_spec(cls, rest: str, labels: Sequence[str], **options: Any) -> Vendor:
+        """Make the vendor of a spec with this rest, these labels and these options."""
+        return cls(**options)
 
     @abstractmethod
     def connect(self, *, timeout: float, in_flight: int) -> None:
@@ -116,12 +129,8 @@ class Vendor(ABC):
         """
 
     @abstractmethod
-    def send(self, image: bytes) -> Any:
-        """Send an encoded image once; return the vendor's answer as plain JSON values.
-
-        Raises:
-            VendorError: there is no answer.
-        """
+    def query(self, image: bytes) -> Any:
+        """Send an encoded image once; return the vendor's answer as plain JSON values."""
 
     @abstractmethod
     def reply(self, answer: Any) -> Reply:
@@ -131,28 +140,53 @@ class Vendor(ABC):
             LookupError, TypeError, ValueError, AttributeError: it is not in the vendor's format.
         """
 
-    def close(self) -> None:  # noqa: B027
+    def send(self, image: bytes) -> Any:
+        """Return the answer to one query.
+
+        Raises:
+            VendorError: there is no answer.
+        """
+        try:
+            return self.query(image)
+        except Exception as error:
+            for kinds, meaning in self.errors.items():
+                if isinstance(error, kinds):
+                    if not isinstance(meaning, Outcome):
+                        raise meaning(error) from error
+                    raise VendorError(meaning, f"{_MESSAGES[meaning]} ({error})") from error
+            raise
+
+    def close(self) -> None:
         """Close the connections."""
+        if self._client is not None:
+            self._client.close()
 
     def secrets(self) -> Sequence[str]:
         """Return the texts that must never be written anywhere."""
-        return ()
+        return self._secrets
 
     def fingerprint_parts(self) -> Mapping[str, object]:
         """Return the plain settings that determine the answers."""
-        return {"vendor": self.name, "model": self.model}
+        return {"vendor": self.name, "model": self.model, **self.options}
+
+    def module(self, name: str) -> Any:
+        """Import a module of the SDK.
+
+        Raises:
+            MissingExtraError: it is not installed.
+        """
+        try:
+            return import_module(name)
+        except ImportError as error:
+            raise MissingExtraError(name, self.extra, self.name) from error
 
 
-def needed(module: str, package: str, extra: str, purpose: str) -> Any:
-    """Import a module of an optional package.
-
-    Raises:
-        MissingExtraError: it is not installed.
-    """
-    try:
-        return import_module(module)
-    except ImportError as error:
-        raise MissingExtraError(package, extra, purpose) from error
+_MESSAGES = {
+    Outcome.UNREACHABLE: "no connection",
+    Outcome.TIMEOUT: "no answer in time",
+    Outcome.DROPPED: "the connection ended",
+    Outcome.GARBLED: "the answer cannot be read",
+}
 
 
 def retry_after(headers: Mapping[str, str] | None) -> float | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from denoised_smoothing.errors import SettingError
@@ -16,6 +16,7 @@ from denoised_smoothing.remote.vendors.base import (
     Limits,
     Price,
     Reply,
+    Vendor,
     VendorError,
     fault_of_status,
     retry_after,
@@ -42,6 +43,7 @@ class Clarifai(RestVendor):
     """
 
     name: ClassVar[str] = "clarifai"
+    scheme: ClassVar[str] = "Key"
     limits: ClassVar[Limits] = Limits(max_bytes=20_000_000)
     rate: ClassVar[float | None] = 15.0
     price = Price(0.0012, "a list of 2018-11-08", verified=False)
@@ -52,17 +54,19 @@ class Clarifai(RestVendor):
         super().__init__(f"{checked_url(base)}/v2/users/{user}/apps/{app}/models/{name}/outputs")
         self.model = model
 
+    @classmethod
+    def from_spec(cls, rest: str, labels: Sequence[str], **options: Any) -> Vendor:
+        return cls(rest)
+
     def connect(self, *, timeout: float, in_flight: int) -> None:
-        self._token = os.environ.get("CLARIFAI_PAT")
-        if not self._token:
+        token = os.environ.get("CLARIFAI_PAT")
+        if not token:
             raise SettingError(
                 "clarifai needs a personal access token in the environment variable CLARIFAI_PAT, "
                 "which is not set. Create one in the settings of your account"
             )
+        self._secrets = (token,)
         super().connect(timeout=timeout, in_flight=in_flight)
-
-    def headers(self) -> Mapping[str, str]:
-        return {"Authorization": f"Key {self._token}"}
 
     def request(self, image: bytes) -> Mapping[str, Any]:
         encoded = base64.b64encode(image).decode()
@@ -85,10 +89,4 @@ class Clarifai(RestVendor):
         return Reply([Scored(c["name"], float(c["value"])) for c in concepts], version)
 
 
-SOURCE = remote_source(
-    lambda rest, labels: Clarifai(rest),
-    "clarifai:MODEL",
-    "Clarifai, experimental",
-    package="httpx",
-    extra="http",
-)
+SOURCE = remote_source(Clarifai, "clarifai:MODEL", "Clarifai, experimental")

@@ -11,9 +11,9 @@ from typing import Any, ClassVar
 from denoised_smoothing.errors import SettingError, SpecError
 from denoised_smoothing.remote.labels import Scored
 from denoised_smoothing.remote.source import remote_source
-from denoised_smoothing.remote.vendors.base import Reply, Vendor, needed
+from denoised_smoothing.remote.vendors.base import Reply, Vendor
 from denoised_smoothing.remote.vendors.kserve import KServe
-from denoised_smoothing.remote.vendors.rest import RestVendor, token_of
+from denoised_smoothing.remote.vendors.rest import RestVendor
 
 
 class Body(StrEnum):
@@ -53,12 +53,12 @@ class HttpEndpoint(RestVendor):
         field: str = "image",
         token_env: str | None = None,
     ) -> None:
-        super().__init__(url, token_of(token_env))
-        self.model, self._label, self._field = url, label, field
+        super().__init__(url, token_env)
         if body not in list(Body):
             raise SettingError(f"body must be one of {[*map(str, Body)]}, got {body!r}")
-        self._body = Body(body)
-        jmespath = needed("jmespath", "jmespath", "http", "http:URL")
+        self.model, self._body, self._field = url, Body(body), field
+        self.options = {"label": label, "body": self._body.value, "field": field}
+        jmespath = self.module("jmespath")
         try:
             self._path = jmespath.compile(label)
         except jmespath.exceptions.JMESPathError as error:
@@ -66,6 +66,16 @@ class HttpEndpoint(RestVendor):
                 f"label must be a JMESPath expression, got {label!r} "
                 f"({str(error).splitlines()[0]}). Write one such as predictions[0].label"
             ) from error
+
+    @classmethod
+    def from_spec(
+        cls, rest: str, labels: Sequence[str], protocol: str = "json", **options: Any
+    ) -> Vendor:
+        if refused := sorted(options.keys() - _TAKES[protocol] - {"token_env"}):
+            raise SpecError(
+                f"protocol={protocol} does not take the option {refused[0]!r}. Remove it"
+            )
+        return KServe(rest, labels, **options) if protocol == "kserve" else cls(rest, **options)
 
     def request(self, image: bytes) -> Mapping[str, Any]:
         kind = "image/png" if image.startswith(b"\x89PNG") else "image/jpeg"
@@ -83,10 +93,6 @@ class HttpEndpoint(RestVendor):
             return Reply([Scored(str(found), 1.0)])
         return Reply([Scored(str(each["label"]), float(each["score"])) for each in found])
 
-    def fingerprint_parts(self) -> Mapping[str, object]:
-        more = {"label": self._label, "body": self._body.value, "field": self._field}
-        return {**super().fingerprint_parts(), **more}
-
 
 _TAKES = {"json": {"label", "body", "field"}, "kserve": {"output"}}
 
@@ -97,26 +103,12 @@ def _protocol(text: str) -> str:
     return text
 
 
-def _make(url: str, labels: Sequence[str], protocol: str = "json", **options: str) -> Vendor:
-    if refused := sorted(options.keys() - _TAKES[protocol] - {"token_env"}):
-        raise SpecError(f"protocol={protocol} does not take the option {refused[0]!r}. Remove it")
-    if protocol == "kserve":
-        return KServe(url, labels, **options)
-    return HttpEndpoint(url, **options)
-
-
 SOURCE = remote_source(
-    _make,
+    HttpEndpoint,
     "http:URL?label=JMESPATH or http:URL?protocol=kserve",
     "a model server of your own",
-    package="httpx",
-    extra="http",
     url=True,
-    label=str,
-    body=str,
-    field=str,
-    token_env=str,
     protocol=_protocol,
-    output=str,
+    **dict.fromkeys(("label", "body", "field", "output", "token_env"), str),
 )
 HTTPS = replace(SOURCE, form="https://HOST/PATH?label=JMESPATH")

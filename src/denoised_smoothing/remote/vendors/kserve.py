@@ -14,7 +14,7 @@ import PIL.Image
 from denoised_smoothing.remote.labels import Scored
 from denoised_smoothing.remote.records import Outcome
 from denoised_smoothing.remote.vendors.base import FaultSource, Reply, VendorError
-from denoised_smoothing.remote.vendors.rest import RestVendor, token_of
+from denoised_smoothing.remote.vendors.rest import RestVendor
 
 
 class KServe(RestVendor):
@@ -45,8 +45,9 @@ class KServe(RestVendor):
         token_env: str | None = None,
     ) -> None:
         self.model = url.rstrip("/").removesuffix("/infer")
-        super().__init__(f"{self.model}/infer", token_of(token_env))
+        super().__init__(f"{self.model}/infer", token_env)
         self._labels, self._output = tuple(labels), output
+        self.options = {"labels": self._labels, "output": output}
         self._input: dict[str, Any] | None = None
         self._lock = threading.Lock()
 
@@ -77,10 +78,6 @@ class KServe(RestVendor):
             scored = [Scored(self._name(int(data[0])), 1.0)]
         version = answer.get("model_version")
         return Reply(scored, None if version is None else str(version))
-
-    def fingerprint_parts(self) -> Mapping[str, object]:
-        more = {"labels": self._labels, "output": self._output}
-        return {**super().fingerprint_parts(), **more}
 
     def _name(self, number: int) -> str:
         return self._labels[number] if number < len(self._labels) else str(number)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 from denoised_smoothing.errors import SettingError
@@ -18,7 +19,6 @@ from denoised_smoothing.remote.vendors.base import (
     Vendor,
     VendorError,
     fault_of_status,
-    needed,
 )
 
 PROMPT = "Which of the labels names what the image shows? Answer with exactly one label."
@@ -42,14 +42,14 @@ class OpenAI(Vendor):
     """
 
     name: ClassVar[str] = "openai"
-    extra: ClassVar[str] = "openai"
+    package: ClassVar[str | None] = "openai"
+    extra: ClassVar[str | None] = "openai"
     limits: ClassVar[Limits] = Limits(max_bytes=20_000_000)
 
     def __init__(
         self, model: str, labels: Sequence[str], prompt: str = PROMPT, detail: str = "low"
     ) -> None:
-        self.model, self._prompt, self._detail = model, prompt, detail
-        self._labels = tuple(dict.fromkeys(labels))
+        self.model, self._labels = model, tuple(dict.fromkeys(labels))
         if len(self._labels) < 2:
             raise SettingError(
                 f"openai:{model} needs at least 2 labels, got {list(self._labels)}. Name a file "
@@ -57,54 +57,37 @@ class OpenAI(Vendor):
             )
         if detail not in ("low", "high", "auto"):
             raise SettingError(f"detail must be low, high or auto, got {detail!r}")
+        self.options = {"labels": self._labels, "prompt": prompt, "detail": detail}
         self._known = frozenset(map(normalised, self._labels))
-        self._sdk: Any = None
-        self._client: Any = None
+
+    @classmethod
+    def from_spec(cls, rest: str, labels: Sequence[str], **options: Any) -> Vendor:
+        return cls(rest, labels, **options)
 
     def connect(self, *, timeout: float, in_flight: int) -> None:
-        self._sdk = needed("openai", "openai", self.extra, f"openai:{self.model}")
+        sdk = self.module("openai")
+        self.errors = {
+            sdk.APITimeoutError: partial(self._failed, Outcome.TIMEOUT),
+            sdk.APIConnectionError: partial(self._failed, Outcome.DROPPED),
+            sdk.APIStatusError: _fault,
+            ValueError: Outcome.GARBLED,
+        }
         try:
-            self._client = self._sdk.OpenAI(max_retries=0, timeout=timeout)
-        except self._sdk.OpenAIError as error:
+            self._client = sdk.OpenAI(max_retries=0, timeout=timeout)
+        except sdk.OpenAIError as error:
             raise SettingError(
                 "openai needs a key in the environment variable OPENAI_API_KEY, which is not set. "
                 "Set it to any text if an endpoint of your own needs no key"
             ) from error
+        self._secrets = (self._client.api_key,)
 
-    def close(self) -> None:
-        if self._client is not None:
-            self._client.close()
-
-    def secrets(self) -> Sequence[str]:
-        return () if self._client is None else (self._client.api_key,)
-
-    def send(self, image: bytes) -> Any:
-        sdk = self._sdk
-        try:
-            answer = self._client.chat.completions.with_raw_response.create(**self._request(image))
-            return json.loads(answer.text)
-        except sdk.APITimeoutError as error:
-            if "Connect" in type(error.__cause__).__name__:
-                raise self._unreachable(error) from error
-            raise VendorError(Outcome.TIMEOUT, "no answer in time") from error
-        except sdk.APIConnectionError as error:
-            if "Connect" in type(error.__cause__).__name__:
-                raise self._unreachable(error) from error
-            raise VendorError(
-                Outcome.DROPPED, f"the connection ended ({error.__cause__})"
-            ) from error
-        except sdk.APIStatusError as error:
-            raise _fault(error) from error
-        except ValueError as error:
-            raise VendorError(Outcome.GARBLED, f"the answer is not JSON ({error})") from error
+    def query(self, image: bytes) -> Any:
+        answer = self._client.chat.completions.with_raw_response.create(**self._request(image))
+        return json.loads(answer.text)
 
     def reply(self, answer: Any) -> Reply:
         (choice,) = answer["choices"]
         return Reply(self._chosen(choice["message"].get("content")), answer.get("model"))
-
-    def fingerprint_parts(self) -> Mapping[str, object]:
-        more = {"labels": self._labels, "prompt": self._prompt, "detail": self._detail}
-        return {**super().fingerprint_parts(), **more}
 
     def _chosen(self, content: object) -> list[Scored]:
         """Return the label in the content of an answer, if it is one of the list."""
@@ -125,11 +108,14 @@ class OpenAI(Vendor):
             "required": ["label"],
             "additionalProperties": False,
         }
-        picture = {"type": "image_url", "image_url": {"url": url, "detail": self._detail}}
+        picture = {"type": "image_url", "image_url": {"url": url, "detail": self.options["detail"]}}
         return {
             "model": self.model,
             "messages": [
-                {"role": "user", "content": [{"type": "text", "text": self._prompt}, picture]}
+                {
+                    "role": "user",
+                    "content": [{"type": "text", "text": self.options["prompt"]}, picture],
+                }
             ],
             "response_format": {
                 "type": "json_schema",
@@ -137,9 +123,11 @@ class OpenAI(Vendor):
             },
         }
 
-    def _unreachable(self, error: Exception) -> VendorError:
-        base = self._client.base_url
-        return VendorError(Outcome.UNREACHABLE, f"no connection to {base} ({error.__cause__})")
+    def _failed(self, outcome: Outcome, error: Any) -> VendorError:
+        if "Connect" in type(error.__cause__).__name__:
+            base = self._client.base_url
+            return VendorError(Outcome.UNREACHABLE, f"no connection to {base} ({error.__cause__})")
+        return VendorError(outcome, f"no complete answer ({error.__cause__})")
 
 
 def _fault(error: Any) -> VendorError:
@@ -153,11 +141,5 @@ def _fault(error: Any) -> VendorError:
 
 
 SOURCE = remote_source(
-    OpenAI,
-    "openai:MODEL?labels=FILE",
-    "a vision-language model behind OpenAI's protocol",
-    package="openai",
-    extra="openai",
-    prompt=str,
-    detail=str,
+    OpenAI, "openai:MODEL?labels=FILE", "a model behind OpenAI's protocol", prompt=str, detail=str
 )

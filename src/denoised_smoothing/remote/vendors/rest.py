@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, ClassVar
 
 from denoised_smoothing.errors import SettingError
 from denoised_smoothing.remote.records import Outcome
@@ -15,7 +15,6 @@ from denoised_smoothing.remote.vendors.base import (
     Vendor,
     VendorError,
     fault_of_status,
-    needed,
 )
 
 
@@ -24,23 +23,40 @@ class RestVendor(Vendor):
 
     Args:
         url: receives the requests.
-        token: sent as a bearer token, if any.
+        token_env: name of an environment variable whose value is sent as a bearer token.
 
     Raises:
-        SettingError: the address is refused.
+        SettingError: the address or the variable is refused.
     """
 
-    def __init__(self, url: str, token: str | None = None) -> None:
-        self.url, self._token = checked_url(url), token
-        self._httpx: Any = None
+    package: ClassVar[str | None] = "httpx"
+    extra: ClassVar[str | None] = "http"
+    scheme: ClassVar[str] = "Bearer"
+    """Of the header Authorization, in front of the token."""
+
+    def __init__(self, url: str, token_env: str | None = None) -> None:
+        self.url = checked_url(url)
+        if token_env is not None:
+            if not (token := os.environ.get(token_env)):
+                raise SettingError(
+                    f"The environment variable {token_env!r} must hold a token, but is not set. "
+                    "Set it, or remove token_env"
+                )
+            self._secrets = (token,)
         self._clients: SimpleQueue[Any] = SimpleQueue()
 
     def connect(self, *, timeout: float, in_flight: int) -> None:
-        self._httpx = needed("httpx", "httpx", self.extra, f"{self.name}:")
-        context, headers = self._httpx.create_ssl_context(), dict(self.headers())
+        httpx = self.module("httpx")
+        self.errors = {
+            (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError): self._unreachable,
+            (httpx.InvalidURL, httpx.UnsupportedProtocol): self._no_address,
+            httpx.TimeoutException: Outcome.TIMEOUT,
+            httpx.TransportError: Outcome.DROPPED,
+        }
+        context, headers = httpx.create_ssl_context(), dict(self.headers())
         # A client with many connections looks through all of them at each request.
         for _ in range(in_flight):
-            self._clients.put(self._httpx.Client(timeout=timeout, headers=headers, verify=context))
+            self._clients.put(httpx.Client(timeout=timeout, headers=headers, verify=context))
 
     def close(self) -> None:
         while not self._clients.empty():
@@ -48,44 +64,21 @@ class RestVendor(Vendor):
 
     def headers(self) -> Mapping[str, str]:
         """Return the headers of every request; they may hold secrets."""
-        return {"Authorization": f"Bearer {self._token}"} if self._token else {}
-
-    def secrets(self) -> Sequence[str]:
-        return (self._token,) if self._token else ()
+        return {"Authorization": f"{self.scheme} {self._secrets[0]}"} if self._secrets else {}
 
     @abstractmethod
     def request(self, image: bytes) -> Mapping[str, Any]:
         """Return the arguments of httpx's ``post``, without the address."""
 
-    def send(self, image: bytes) -> Any:
+    def query(self, image: bytes) -> Any:
         request = self.request(image)
         return self.call(lambda client: client.post(self.url, **request))
 
-    def fault(self, status: int, answer: Any, headers: Mapping[str, str]) -> VendorError:
-        """Return the error for a status of 300 or more."""
-        return fault_of_status(status, _message(answer), headers, answer)
-
     def call(self, request: Callable[[Any], Any]) -> Any:
-        """Return the JSON answer to a request, which is given a client.
-
-        Raises:
-            VendorError: there is no answer.
-        """
-        httpx, client = self._httpx, self._clients.get()
+        """Return the JSON answer to a request, which is given a client."""
+        client = self._clients.get()
         try:
             response = request(client)
-        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError) as error:
-            raise VendorError(
-                Outcome.UNREACHABLE, f"no connection to {self.url} ({error})"
-            ) from error
-        except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
-            raise VendorError(
-                Outcome.REFUSED, f"{self.url!r} is not an address ({error})", FaultSource.SETUP
-            ) from error
-        except httpx.TimeoutException as error:
-            raise VendorError(Outcome.TIMEOUT, f"no answer in time ({error!r})") from error
-        except httpx.TransportError as error:
-            raise VendorError(Outcome.DROPPED, f"the connection ended ({error})") from error
         finally:
             self._clients.put(client)
         try:
@@ -100,6 +93,17 @@ class RestVendor(Vendor):
         if response.status_code >= 300:
             raise self.fault(response.status_code, answer, response.headers)
         return answer
+
+    def fault(self, status: int, answer: Any, headers: Mapping[str, str]) -> VendorError:
+        """Return the error for a status of 300 or more."""
+        return fault_of_status(status, _message(answer), headers, answer)
+
+    def _unreachable(self, error: Any) -> VendorError:
+        return VendorError(Outcome.UNREACHABLE, f"no connection to {self.url} ({error})")
+
+    def _no_address(self, error: Any) -> VendorError:
+        message = f"{self.url!r} is not an address ({error})"
+        return VendorError(Outcome.REFUSED, message, FaultSource.SETUP)
 
 
 def _message(answer: Any) -> str:
@@ -128,19 +132,3 @@ def checked_url(url: str) -> str:
             "token: ?token_env=NAME"
         )
     return url
-
-
-def token_of(variable: str | None) -> str | None:
-    """Return the value of an environment variable that holds a token.
-
-    Raises:
-        SettingError: it is not set.
-    """
-    if variable is None:
-        return None
-    if not (token := os.environ.get(variable)):
-        raise SettingError(
-            f"The environment variable {variable!r} must hold a token, but is not set. Set it, or "
-            "remove token_env"
-        )
-    return token

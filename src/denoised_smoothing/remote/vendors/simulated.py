@@ -49,6 +49,7 @@ class Simulated(Vendor):
                 f"got errors={errors}, latency={latency}, price={price}"
             )
         self._bounds = np.cumsum(shares / shares.sum())
+        self.options = {"labels": self._labels}
         self._latency, self._errors = latency, errors
         self.price = Price(price, "simulated: nothing is paid")
         self._lock, self._attempts = threading.Lock(), 0
@@ -56,7 +57,7 @@ class Simulated(Vendor):
     def connect(self, *, timeout: float, in_flight: int) -> None:
         """Do nothing."""
 
-    def send(self, image: bytes) -> Any:
+    def query(self, image: bytes) -> Any:
         with self._lock:
             self._attempts += 1
             failed = int(self._attempts * self._errors) > int((self._attempts - 1) * self._errors)
@@ -73,9 +74,6 @@ class Simulated(Vendor):
     def reply(self, answer: Any) -> Reply:
         return Reply([Scored(answer["label"], 1.0)])
 
-    def fingerprint_parts(self) -> Mapping[str, object]:
-        return {**super().fingerprint_parts(), "labels": self._labels}
-
 
 def _weights(text: str) -> Mapping[str, float]:
     try:
@@ -86,7 +84,7 @@ def _weights(text: str) -> Mapping[str, float]:
 
 
 SOURCE = remote_source(
-    lambda rest, labels, **options: Simulated(**options),
+    Simulated,
     "simulated",
     "random labels, to rehearse",
     weights=_weights,
