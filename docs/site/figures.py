@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import house
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -34,13 +35,13 @@ from denoised_smoothing.smoothing.votes import shown_copies
 ALPHA = 0.001
 SEED = 1
 SHOWN = 0
-"""Which test image."""
+"""Index of the test image in the figures."""
 RIGHT, WRONG = COLOURS[:2]
 
 
 @cache
 def draw(name: str) -> str:
-    """The figure of that name as an ``<svg>`` element in the colours of the style sheet."""
+    """Return the figure of that name as an ``<svg>`` element in the colours of the style sheet."""
     figure = FIGURES[name]
     svg = inline_svg(figure()).strip()
     for number, colour in enumerate(COLOURS, start=1):
@@ -49,7 +50,7 @@ def draw(name: str) -> str:
 
 
 def copies() -> Figure:
-    """An image, noisy copies of it, the same denoised, and what the classifier answers."""
+    """An image, noisy copies of it, the denoised copies, and the label of each."""
     classifier, example = load_classifier("digits"), load_dataset("digits:test")[SHOWN]
     smoothed = SmoothedClassifier(classifier, 0.5, load_denoiser("digits-stability"))
     noisy, denoised = shown_copies(smoothed, example.image, example.image_id, SEED, 6)
@@ -58,29 +59,28 @@ def copies() -> Figure:
     _picture(grid[0, 0], example.image, f"image of a {example.label}", INK)
     grid[1, 0].set_axis_off()
     for row, pictures in zip(grid[:, 1:], (noisy, denoised), strict=True):
-        for axes, picture, answer in zip(
-            row, pictures, _answers(classifier, pictures), strict=True
-        ):
-            _picture(axes, picture, f"{answer}", RIGHT if answer == example.label else WRONG)
+        for axes, picture, label in zip(row, pictures, _labels(classifier, pictures), strict=True):
+            _picture(axes, picture, f"{label}", RIGHT if label == example.label else WRONG)
     return figure
 
 
 def bound() -> Figure:
-    """Lower bound on the winner's probability, and the radius, as copies are counted."""
+    """Lower bound on the probability of the most frequent label, and the radius, by copies."""
     classifier, example = load_classifier("digits"), load_dataset("digits:test")[SHOWN]
     smoothed = SmoothedClassifier(classifier, 0.5, load_denoiser("digits-stability"))
     _, denoised = shown_copies(smoothed, example.image, example.image_id, SEED, 10_000)
-    votes = np.cumsum(_answers(classifier, denoised) == example.label)
-    counts = np.unique(np.geomspace(10, len(votes), 120).astype(int))
-    won = [int(votes[n - 1]) for n in counts]
+    hits = np.cumsum(_labels(classifier, denoised) == example.label)
+    counts = np.unique(np.geomspace(10, len(hits), 120).astype(int))
+    top = [int(hits[n - 1]) for n in counts]
     curves = {
-        "share of the votes": [hits / n for hits, n in zip(won, counts, strict=True)],
+        "share of votes": [count / n for count, n in zip(top, counts, strict=True)],
         "bound, n fixed in advance": [
-            clopper_pearson_lower(hits, int(n), ALPHA) for hits, n in zip(won, counts, strict=True)
+            clopper_pearson_lower(count, int(n), ALPHA)
+            for count, n in zip(top, counts, strict=True)
         ],
         "bound, valid at any time": [
-            1 - mixture_failure_bound(hits, int(n), ALPHA)
-            for hits, n in zip(won, counts, strict=True)
+            1 - mixture_failure_bound(count, int(n), ALPHA)
+            for count, n in zip(top, counts, strict=True)
         ],
     }
     figure = Figure(figsize=(5.8, 3.1), layout="constrained")
@@ -91,11 +91,11 @@ def bound() -> Figure:
         left.plot(counts, values, color=colour, linestyle=style, linewidth=1.6, label=name)
         if colour != INK:
             right.plot(counts, radii, color=colour, linestyle=style, linewidth=1.6)
-    for axes, label in ((left, "probability of the winner"), (right, "L2 radius")):
+    for axes, label in ((left, "probability of the top label"), (right, "L2 radius")):
         axes.set_xscale("log")
         axes.set_xticks([10, 100, 1_000, 10_000], ["10", "100", "1,000", "10,000"])
         axes.minorticks_off()
-        _dress(axes, "noisy copies", label)
+        _style(axes, "noisy copies", label)
     left.set_ylim(0.5, 1.0)
     right.set_ylim(0.0, None)
     figure.legend(
@@ -111,7 +111,7 @@ def bound() -> Figure:
 
 
 def radius() -> Figure:
-    """The radius that a lower bound on the probability gives, and what n copies reach at most."""
+    """The radius by the lower bound on the probability, and the maximum for n copies."""
     figure = Figure(figsize=(5.4, 3.4), layout="constrained")
     axes = figure.subplots()
     nines = np.linspace(np.log10(2), 4.3, 300)
@@ -121,22 +121,26 @@ def radius() -> Figure:
         axes.text(nines[-1] + 0.05, radii[-1], f"σ = {sigma:g}", color=COLOURS[number], va="center")
     place = blended_transform_factory(axes.transData, axes.transAxes)
     for n in (100, 1_000, 10_000):
-        most = -np.log10(1 - clopper_pearson_lower(n, n, ALPHA))
-        axes.axvline(most, color=INK, linewidth=0.8, linestyle=":")
+        best = -np.log10(1 - clopper_pearson_lower(n, n, ALPHA))
+        axes.axvline(best, color=INK, linewidth=0.8, linestyle=":")
         axes.text(
-            most, 1.01, f"n = {n:,}", transform=place, color=INK, fontsize=9, ha="center",
+            best, 1.01, f"n = {n:,}", transform=place, color=INK, fontsize=9, ha="center",
             va="bottom",
         )  # fmt: skip
     shown = (0.5, 0.9, 0.99, 0.999, 0.9999)
     axes.set_xticks([-np.log10(1 - p) for p in shown], [f"{p:g}" for p in shown])
-    _dress(axes, "lower bound on the winner's probability", "L2 radius (pixel values in [0, 1])")
+    _style(
+        axes,
+        "lower bound on the probability of the top label",
+        "L2 radius (pixel values in [0, 1])",
+    )
     axes.set_xlim(nines[0], nines[-1])
     axes.set_ylim(0.0, None)
     return figure
 
 
 def accuracy() -> Figure:
-    """Certified accuracy of the demo's classifier with and without a denoiser."""
+    """Certified accuracy of the classifier of the demo, with and without a denoiser."""
     classifier, dataset = load_classifier("digits"), load_dataset("digits:test")
     found = []
     with tempfile.TemporaryDirectory() as folder, Store(Path(folder) / "runs.sqlite") as store:
@@ -160,16 +164,17 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     "bound": bound,
     "radius": radius,
     "accuracy": accuracy,
+    "house": house.house,
 }
 
 
-def _answers(classifier: Any, pictures: np.ndarray) -> np.ndarray:
-    """Labels [N] of pictures [N, C, H, W]."""
+def _labels(classifier: Any, pictures: np.ndarray) -> np.ndarray:
+    """Return the labels [N] of pictures [N, C, H, W]."""
     import torch
 
     with torch.no_grad():
-        answers: np.ndarray = classifier(torch.tensor(pictures)).argmax(1).numpy()
-    return answers
+        labels: np.ndarray = classifier(torch.tensor(pictures)).argmax(1).numpy()
+    return labels
 
 
 def _picture(axes: Axes, picture: np.ndarray, title: str, colour: str) -> None:
@@ -179,7 +184,7 @@ def _picture(axes: Axes, picture: np.ndarray, title: str, colour: str) -> None:
     axes.set_axis_off()
 
 
-def _dress(axes: Axes, across: str, up: str) -> None:
+def _style(axes: Axes, across: str, up: str) -> None:
     axes.set_xlabel(across, color=INK)
     axes.set_ylabel(up, color=INK)
     axes.grid(color=GRID, linewidth=0.6)
