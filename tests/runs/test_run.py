@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import pytest
+import sqlalchemy as sa
 import torch
 from torch import Tensor, nn
 
@@ -31,6 +32,7 @@ from denoised_smoothing.errors import (
     SettingError,
     StoreError,
 )
+from denoised_smoothing.models.catalogue import load_classifier, load_denoiser
 from denoised_smoothing.models.classifiers import ImageClassifier
 from denoised_smoothing.noise import noisy_copies
 from denoised_smoothing.reporting import ExportFormat, export, load_results
@@ -795,12 +797,39 @@ class TestWork:
         request(dataset=dataset).execute(store)
         assert decoded == {0: 1}
 
+    def test_a_run_reads_no_other_run(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        request(name="other", limit=1).execute(store)
+        monkeypatch.setattr(Store, "runs", None)
+        request(plan=ANYTIME, limit=2).execute(store)
+        request(plan=ANYTIME, more=50).execute(store)
+        assert [image.finished for image in store.images("run")] == [True] * IMAGES
+
+    def test_a_save_reads_no_image_and_one_run_at_most(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(writer, "SAVE_SECONDS", 0)
+        done: list[str] = []
+
+        def record(*arguments: Any) -> None:
+            done.append(" ".join(arguments[2].split()))
+
+        sa.event.listen(store._engine, "before_cursor_execute", record)
+        request(smoothed=smoothed(batch_size=FORWARD)).execute(store)
+        assert sum(text.startswith("INSERT INTO images") for text in done) > 3
+        assert sum(text.startswith("SELECT") and "FROM images" in text for text in done) == 1
+        assert all("WHERE runs.name = ?" in text for text in done if "FROM runs" in text)
+
     def test_preparing_says_what_takes_time(self) -> None:
         said: list[str] = []
         run = request()
         run.prepare(said.append)
         assert said == ["choosing the engine for images of shape [1, 8, 8]"]
         assert run.smoothed.fingerprints()[0] == run.settings["classifier_fingerprint"]
+
+    def test_without_specs_those_that_loaded_the_models_are_recorded(self) -> None:
+        loaded = SmoothedClassifier(load_classifier("digits"), 0.5, load_denoiser("digits-mse"))
+        settings = request(smoothed=loaded, classifier=None, denoiser=None).settings
+        assert (settings["classifier"], settings["denoiser"]) == ("digits", "digits-mse")
 
     def test_without_specs_the_types_are_recorded(self) -> None:
         settings = request(classifier=None, denoiser=None).settings

@@ -19,9 +19,9 @@ from denoised_smoothing.certificates.certificate import SamplingPlan
 from denoised_smoothing.certificates.parameters import EngineName, SmoothingParameters
 from denoised_smoothing.certificates.plans import Anytime
 from denoised_smoothing.datasets import ImageDataset, select
-from denoised_smoothing.errors import ImageError, RunNotFoundError, SettingError
+from denoised_smoothing.errors import ImageError, SettingError
 from denoised_smoothing.images import to_png
-from denoised_smoothing.models import specs
+from denoised_smoothing.models.specs import spec_of
 from denoised_smoothing.remote.classifier import RemoteClassifier
 from denoised_smoothing.runs.paid import (
     QueryEstimate,
@@ -283,22 +283,20 @@ class CertificationRun:
 
     def _begin(self, store: Store) -> StoredRun:
         """Return the stored run: a new one, or the one to resume, on the engine it began with."""
-        try:
-            run = store.run(self.answers_of or self.run_name)
-        except RunNotFoundError:
-            if self.answers_of is not None:
-                raise
+        source = self.answers_of
+        run = store.find(self.run_name) if source is None else store.run(source)
+        if run is None:
             if self.more is not None:
                 raise SettingError(
                     f"There is no run {self.run_name!r} to extend by {self.more} copies. Name one "
                     "with --run, or omit --more to start one."
-                ) from None
+                )
             return store.begin(self.run_name, self.settings, seed=self.seed, info=self._info())
         if self.smoothed.prepared.engine is EngineName.AUTO:
             engine, (forward, *_) = run.settings["engine"], run.settings["forward_shape"]
             self.smoothed.prepared.use_engine(EngineName(engine), forward)
             self.__dict__.pop("settings", None)
-        if self.answers_of is not None:
+        if source is not None:
             return begin_offline(
                 store, run, self.run_name, remote=self.remote,
                 settings=self.settings, seed=self.seed, info=self._info(),
@@ -370,5 +368,4 @@ def _spec_of(model: object) -> str:
     """Return the spec by which a model was loaded, else the name of its type."""
     if model is None:
         return "none"
-    remembered = getattr(specs, "spec_of", lambda _: None)(model)
-    return remembered or type(model).__name__
+    return spec_of(model) or type(model).__name__
