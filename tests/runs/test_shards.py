@@ -101,7 +101,7 @@ def test_sixteen_shards_are_one_run(tmp_path: Path) -> None:
         ]
 
 
-def test_a_merged_run_goes_on_as_a_whole(tmp_path: Path) -> None:
+def test_a_merged_run_resumes_as_a_whole(tmp_path: Path) -> None:
     paths = [certify(tmp_path, f"{number}/2", name="r", limit=20) for number in (1, 2)]
     merged(paths, tmp_path / "whole.sqlite").close()
     with Store(certify(tmp_path, name="r")) as store:
@@ -117,7 +117,7 @@ def test_a_merged_run_goes_on_as_a_whole(tmp_path: Path) -> None:
         ("2/2", {"seed": 8}, "seed: 7 in one, 8 in another"),
         ("2/3", {}, "shard: 'of 2' in one, 'of 3' in another"),
         ("2/2", {"plan": FixedBudget(20, 40)}, "plan.kind: 'anytime' in one, 'fixed' in another"),
-        (None, {}, "in several of the stores, and not as shards"),
+        (None, {}, "Several stores hold the run 'r', and not as shards"),
     ],
 )
 def test_what_does_not_belong_together_is_refused(
@@ -131,11 +131,11 @@ def test_what_does_not_belong_together_is_refused(
         assert store.runs() == []
 
 
-def test_shards_that_are_missing_or_there_twice_are_named(tmp_path: Path) -> None:
+def test_shards_that_are_missing_or_occur_twice_are_named(tmp_path: Path) -> None:
     paths = [certify(tmp_path, f"{number}/4", name="r", limit=8) for number in (1, 4)]
-    with pytest.raises(RunMismatchError, match=r"4 shards of run 'r', 2, 3 are missing; give"):
+    with pytest.raises(RunMismatchError, match=r"4 shards of run 'r', 2, 3 are missing\. Name"):
         merged(paths, tmp_path / "all.sqlite")
-    with pytest.raises(RunMismatchError, match=r"4 shards of run 'r', 4 are there twice; give"):
+    with pytest.raises(RunMismatchError, match=r"4 shards of run 'r', 4 occur twice\. Name"):
         merged([*paths, paths[1]], tmp_path / "all.sqlite")
 
 
@@ -145,7 +145,7 @@ def test_shards_that_are_not_finished_are_named(tmp_path: Path) -> None:
         with Store(path) as store:
             last = store.images("r")[-1]
             store.save_images("r", [replace(last, finished=False)])
-    said = r"'r' are not finished: 2/3 \(2 of 3 images\), 3/3 \(1 of 2 images\);.* --partial"
+    said = r"'r' are not finished: 2/3 \(2 of 3 images\), 3/3 \(1 of 2 images\)\..* --partial"
     with pytest.raises(RunMismatchError, match=said):
         merged(paths[::-1], tmp_path / "refused.sqlite")
     with merged(paths, tmp_path / "whole.sqlite", partial=True) as store:
@@ -154,7 +154,7 @@ def test_shards_that_are_not_finished_are_named(tmp_path: Path) -> None:
         assert [image.finished for image in store.images("r")] == [True] * 8
 
 
-def test_a_shard_goes_on_with_the_images_that_it_began_with(tmp_path: Path) -> None:
+def test_a_shard_resumes_with_the_images_that_it_began_with(tmp_path: Path) -> None:
     certify(tmp_path, "1/2", name="r", limit=4)
     with pytest.raises(RunMismatchError, match=r"images: 4 .*, 6 "):
         certify(tmp_path, "1/2", name="r", limit=6)
@@ -166,7 +166,7 @@ def test_an_image_in_two_shards_is_refused(tmp_path: Path) -> None:
     with Store(second) as store:
         store.save_images("r", [replace(store.images("r")[0], image_id="image-00", counts={})])
     with pytest.raises(
-        RunMismatchError, match="an image of run 'r' is in two of its shards; one was altered"
+        RunMismatchError, match="An image of run 'r' is in two of its shards, so one was altered"
     ):
         merged([first, second], tmp_path / "all.sqlite")
 
@@ -184,17 +184,17 @@ def test_other_runs_and_their_queries_are_copied(tmp_path: Path) -> None:
         assert [run.name for run in store.runs()] == ["a", "b"]
         assert [len(store.images(name)) for name in "ab"] == [2, 3]
         assert list(StoreLog(store, "a").history()) == [attempt]
-        with pytest.raises(RunMismatchError, match="the target holds the run 'a' already"):
+        with pytest.raises(RunMismatchError, match="The target holds the run 'a' already"):
             merged([first], tmp_path / "all.sqlite")
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("3", "a shard is written as 3/16, got '3'"),
-        ("a/b", "a shard is written as 3/16, got 'a/b'"),
-        ("0/4", "shards of 4 are 1/4 to 4/4, got '0/4'"),
-        ("5/4", "shards of 4 are 1/4 to 4/4, got '5/4'"),
+        ("3", "A shard is written as 3/16, got '3'"),
+        ("a/b", "A shard is written as 3/16, got 'a/b'"),
+        ("0/4", "The shards of 4 are 1/4 to 4/4, got '0/4'"),
+        ("5/4", "The shards of 4 are 1/4 to 4/4, got '5/4'"),
     ],
 )
 def test_shards_that_cannot_be_are_refused(text: str, message: str) -> None:
@@ -206,7 +206,7 @@ def test_shards_need_a_seed_and_images(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match=r"Shard 1/2 has no seed\. Give the same --seed"):
         certify(tmp_path, "1/2", seed=None)
     with pytest.raises(
-        SettingError, match="shard 9/9 has none of 8 images; make at most that many"
+        SettingError, match=r"Shard 9/9 has none of 8 images\. Use at most that many"
     ):
         certify(tmp_path, "9/9", limit=8)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
@@ -124,7 +123,6 @@ class Networks:
         classifier: the classifier to certify.
         surrogate: a classifier that a black-box denoiser may be trained through, or None.
         training: images, or None to train nothing.
-        validation: images for validation, or None for the training images.
         folder: where trained denoisers are written.
         share: of a recipe's steps to do.
         command: the command line, for the cards.
@@ -134,7 +132,6 @@ class Networks:
     classifier: nn.Module | None = None
     surrogate: nn.Module | None = None
     training: ImageDataset | None = None
-    validation: ImageDataset | None = None
     folder: Path = Path()
     share: float = 1.0
     command: str = ""
@@ -142,11 +139,7 @@ class Networks:
 
     def through(self, recipe: Recipe) -> list[nn.Module]:
         """Return the networks that the recipe trains through."""
-        if recipe.through is None:
-            return []
-        network = self.classifier if recipe.through == "classifier" else self.surrogate
-        assert network is not None, recipe
-        return [network]
+        return [] if recipe.through is None else [getattr(self, recipe.through)]
 
 
 def denoiser_spec(recipe: Recipe, networks: Networks) -> str:
@@ -160,6 +153,9 @@ def denoiser_spec(recipe: Recipe, networks: Networks) -> str:
         SettingError: images or networks for the training are missing.
         TrainingError: the training failed, or was interrupted (``TrainingInterruptedError``).
     """
+    from denoised_smoothing.models.shipped import load_shipped_denoiser, shipped_denoisers
+    from denoised_smoothing.models.weights import weights_digest
+
     for role in recipe.networks:
         if getattr(networks, role) is None:
             raise SettingError(
@@ -171,27 +167,17 @@ def denoiser_spec(recipe: Recipe, networks: Networks) -> str:
         return f"mean:{'+'.join(specs)}?mirror=yes"
     if recipe.config is None:
         return "none"
-    through = networks.through(recipe)
-    if _is_shipped(recipe.name, through):
-        return recipe.name
+    if recipe.name in shipped_denoisers():
+        through = json.loads(load_shipped_denoiser(recipe.name).card.get("surrogates", "[]"))
+        if through == [weights_digest(network) for network in networks.through(recipe)]:
+            return recipe.name
     path = networks.folder / f"{recipe.name}.safetensors"
     if not path.exists():
-        _train(recipe, networks, path)
+        _train(recipe, recipe.config, networks, path)
     return f"unet:{path}"
 
 
-def _is_shipped(name: str, through: Sequence[nn.Module]) -> bool:
-    from denoised_smoothing.models.shipped import load_shipped_denoiser, shipped_denoisers
-    from denoised_smoothing.models.weights import weights_digest
-
-    if name not in shipped_denoisers():
-        return False
-    card = load_shipped_denoiser(name).card
-    trained_through = json.loads(card.get("surrogates", "[]"))
-    return bool(trained_through == [weights_digest(network) for network in through])
-
-
-def _train(recipe: Recipe, networks: Networks, path: Path) -> None:
+def _train(recipe: Recipe, config: TrainingConfig, networks: Networks, path: Path) -> None:
     from denoised_smoothing.training.data import Preparation
     from denoised_smoothing.training.fit import TrainingJob, train_denoiser
 
@@ -200,38 +186,30 @@ def _train(recipe: Recipe, networks: Networks, path: Path) -> None:
             f"The denoiser {recipe.name!r} of the row {recipe.method!r} is not shipped for this "
             "classifier. Name training images with --train-data, or omit the row."
         )
-    assert recipe.config is not None
-    start = None if recipe.start is None else _file(_start(RECIPES[recipe.start], networks))
-    first = networks.training[0].image
-    steps = max(1, round(recipe.config.steps * networks.share))
+    steps = max(1, round(config.steps * networks.share))
+    channels = networks.training[0].image.shape[0]
     train_denoiser(
         TrainingJob(
-            config=replace(
-                recipe.config, steps=steps, epoch_steps=min(recipe.config.epoch_steps, steps)
-            ),
+            config=replace(config, steps=steps, epoch_steps=min(config.epoch_steps, steps)),
             architecture="unet",
             architecture_options=_DESIGN,
             dataset=networks.training,
-            preparation=Preparation(first.shape[0], crop=recipe.crop, pad=recipe.pad),
+            preparation=Preparation(channels, crop=recipe.crop, pad=recipe.pad),
             output=path,
-            validation=networks.validation,
             surrogates=networks.through(recipe),
-            start=start,
+            start=None if recipe.start is None else _file(RECIPES[recipe.start], networks),
             command=networks.command,
             trainer_flags=networks.flags,
         )
     )
 
 
-def _start(recipe: Recipe, networks: Networks) -> str:
-    if recipe.through == "surrogate" and networks.surrogate is None:
-        return recipe.name
-    return denoiser_spec(recipe, networks)
-
-
-def _file(spec: str) -> Path:
+def _file(recipe: Recipe, networks: Networks) -> Path:
+    """Return the file of the denoiser that a training starts with."""
     from denoised_smoothing.models.shipped import shipped_denoisers
 
+    lacks_surrogate = recipe.through == "surrogate" and networks.surrogate is None
+    spec = recipe.name if lacks_surrogate else denoiser_spec(recipe, networks)
     return shipped_denoisers().get(spec) or Path(spec.partition(":")[2])
 
 
