@@ -114,7 +114,13 @@ class Campaign:
             ImageError: an image cannot be read.
         """
         for image in self.images:
-            yield self._attack(image, self._pixels(image))
+            before, made = self._pixels(image), list[Attacked]()
+            lengths = {*self.radii, *(share * image.radius for share in self.shares)}
+            for epsilon in sorted(lengths):
+                made.append(self._attack(image, before, epsilon))
+                if made[-1].outcome.verdict is Verdict.CHANGED:
+                    break
+            yield made
 
     def _pixels(self, image: ImageResult) -> Float[np.ndarray, "c h w"]:
         pixels = self.read(image)
@@ -125,41 +131,28 @@ class Campaign:
             )
         return pixels
 
-    def _attack(self, image: ImageResult, before: Float[np.ndarray, "c h w"]) -> list[Attacked]:
-        lengths = [*self.radii, *(share * image.radius for share in self.shares)]
-        made: list[Attacked] = []
-        for epsilon in sorted(set(lengths)):
-            key = (image.image_id, epsilon)
-            after = attack(
-                self.surrogate or self.smoothed, before, _label(image), epsilon, self.pgd,
-                seed=derive_key(self.seed, "attack", *key),
-            )  # fmt: skip
-            made.append(Attacked(self._judge(image, epsilon, before, after), before, after))
-            if made[-1].outcome.verdict is Verdict.CHANGED:
-                break
-        return made
-
-    def _judge(
-        self,
-        image: ImageResult,
-        epsilon: float,
-        before: Float[np.ndarray, "c h w"],
-        after: Float[np.ndarray, "c h w"],
-    ) -> AttackOutcome:
-        seed = derive_key(self.seed, "verdict", image.image_id, epsilon)
-        prediction = self.smoothed.predict(after, n=self.n, alpha=self.level, seed=seed)
-        return AttackOutcome(
+    def _attack(
+        self, image: ImageResult, before: Float[np.ndarray, "c h w"], epsilon: float
+    ) -> Attacked:
+        seeds = [
+            derive_key(self.seed, what, image.image_id, epsilon) for what in ("attack", "verdict")
+        ]
+        guide = self.surrogate or self.smoothed
+        after = attack(guide, before, _label(image), epsilon, self.pgd, seed=seeds[0])
+        verdict = self.smoothed.predict(after, n=self.n, alpha=self.level, seed=seeds[1])
+        outcome = AttackOutcome(
             index=image.index,
             image_id=image.image_id,
             certified_label=_label(image),
             certified_radius=image.radius,
             epsilon=epsilon,
             norm=distance(before, after),
-            label=prediction.label,
-            p_value=prediction.p_value,
-            counts=prediction.counts.votes,
-            failed=prediction.counts.failed,
+            label=verdict.label,
+            p_value=verdict.p_value,
+            counts=verdict.counts.votes,
+            failed=verdict.counts.failed,
         )
+        return Attacked(outcome, before, after)
 
 
 def _label(image: ImageResult) -> int:

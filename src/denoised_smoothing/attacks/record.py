@@ -50,7 +50,7 @@ class AttackRecord:
         self.folder, self.outcomes = folder, list[AttackOutcome]()
         self.alarms: list[tuple[AttackOutcome, Path]] = []
         self._campaign, self._results, self._info = campaign, results, info
-        self._files: list[dict[str, str]] = []
+        self._rows: list[dict[str, Any]] = []
         if (folder / FILE).exists():
             raise SettingError(
                 f"{str(folder / FILE)!r} exists, and no attack is overwritten. Name another folder."
@@ -66,10 +66,15 @@ class AttackRecord:
     def add(self, attacks: list[Attacked]) -> None:
         """Record the attacks on one image."""
         for attack in attacks:
-            self.outcomes.append(attack.outcome)
-            self._files.append(self._keep(attack))
-            if attack.outcome.alarm:
-                self.alarms.append((attack.outcome, self.folder / self._files[-1]["after"]))
+            outcome, files = attack.outcome, dict[str, str]()
+            if outcome.verdict is Verdict.CHANGED:
+                files = {when: f"{outcome.index:05}-{when}.png" for when in ("before", "after")}
+                for when, name in files.items():
+                    write_atomically(self.folder / name, to_png(getattr(attack, when)))
+            if outcome.alarm:
+                self.alarms.append((outcome, self.folder / files["after"]))
+            self.outcomes.append(outcome)
+            self._rows.append(outcome.to_dict() | files)
         self._write(complete=False)
 
     def finish(self, *, complete: bool = True) -> None:
@@ -98,20 +103,8 @@ class AttackRecord:
             "alarms": [str(path) for _, path in self.alarms],
             "radii": [asdict(row) for row in radii],
             "shares": [asdict(row) for row in shares],
-            "attacks": [
-                {**outcome.to_dict(), **files}
-                for outcome, files in zip(self.outcomes, self._files, strict=True)
-            ],
+            "attacks": self._rows,
         }
-
-    def _keep(self, attack: Attacked) -> dict[str, str]:
-        outcome = attack.outcome
-        if outcome.verdict is not Verdict.CHANGED:
-            return {}
-        files = {when: f"{outcome.index:05}-{when}.png" for when in ("before", "after")}
-        for when, name in files.items():
-            write_atomically(self.folder / name, to_png(getattr(attack, when)))
-        return files
 
     def _write(self, *, complete: bool) -> None:
         text = json.dumps(self.to_dict(complete=complete), indent=1)

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from denoised_smoothing.certificates.radii import round_down
 from denoised_smoothing.errors import SettingError
-from denoised_smoothing.reporting.plots import COLOURS, INK, certified_accuracy_figure
+from denoised_smoothing.reporting.plots import COLOURS, INK, STYLES, certified_accuracy_figure
 from denoised_smoothing.reporting.results import ImageResult, RunResults
 from denoised_smoothing.reporting.tables import counted_radii, measure
 
@@ -65,12 +65,9 @@ class AttackOutcome:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON, the certified radius rounded down."""
-        return {
-            **asdict(self),
-            "certified_radius": round_down(self.certified_radius, 6),
-            "verdict": self.verdict.value,
-            "alarm": self.alarm,
-        }
+        radius = round_down(self.certified_radius, 6)
+        derived = {"certified_radius": radius, "verdict": self.verdict.value, "alarm": self.alarm}
+        return asdict(self) | derived
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +85,8 @@ class AttackRow:
 
     def texts(self) -> tuple[str, ...]:
         """Return radius and percentages: the lower bound rounded down, the upper bound up."""
-        return (
-            f"{self.radius:g}",
-            _percent(self.certified * 1000 // self.images),
-            _percent(-(-self.unbroken * 1000 // self.images)),
-        )
+        tenths = self.certified * 1000 // self.images, -(-self.unbroken * 1000 // self.images)
+        return f"{self.radius:g}", *(f"{n // 10}.{n % 10}" for n in tenths)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,16 +121,15 @@ def to_attack(
     """
     if limit is not None and limit < 1:
         raise SettingError(f"limit must be at least 1 image, got {limit}")
-    places = np.flatnonzero(counted_radii(results) > 0.0).tolist()
-    if not places:
+    found = np.flatnonzero(counted_radii(results) > 0.0).tolist()
+    if not found:
         raise SettingError(
             f"Run {results.run.name!r} certifies no image"
             f"{' with the correct label' if results.labelled else ''}. Attack another run."
         )
-    if limit is not None and limit < len(places):
-        places = places[:limit]
-        results = replace(results, images=results.images[: places[-1] + 1])
-    return results, tuple(results.images[place] for place in places)
+    if limit is not None and limit < len(found):
+        results = replace(results, images=results.images[: found[limit - 1] + 1])
+    return results, tuple(results.images[place] for place in found[:limit])
 
 
 def accuracy_under_attack(
@@ -180,27 +173,19 @@ def by_share(outcomes: Sequence[AttackOutcome], shares: Sequence[float]) -> list
     rows = []
     for share in shares:
         verdicts = [
-            Verdict.CHANGED
-            if broken.get(image_id, np.inf) < share * radius
-            else at.get((image_id, share * radius))
+            at.get((image_id, share * radius))
+            if broken.get(image_id, np.inf) >= share * radius
+            else Verdict.CHANGED
             for image_id, radius in images.items()
         ]
-        rows.append(
-            ShareRow(
-                float(share),
-                *map(verdicts.count, (Verdict.HELD, Verdict.ABSTAINED, Verdict.CHANGED)),
-            )
-        )
+        rows.append(ShareRow(float(share), *map(verdicts.count, Verdict)))
     return rows
 
 
 def radius_table(rows: Sequence[AttackRow], what: str) -> Table:
     """Return :func:`accuracy_under_attack` for a terminal; ``what`` is the :func:`measure`."""
     title = f"{what.capitalize()}, and the upper bound by attacks (% of {rows[0].images} images)"
-    table = _table(
-        title, ("L2 radius", "certified (at least)", "under attack (at most)"),
-        [row.texts() for row in rows],
-    )  # fmt: skip
+    table = _table(title, ("L2 radius", "certified (at least)", "under attack (at most)"), rows)
     if abstained := rows[0].abstained:
         table.caption = (
             f"Images on which the run abstains are not attacked and count as unbroken: {abstained}."
@@ -210,10 +195,8 @@ def radius_table(rows: Sequence[AttackRow], what: str) -> Table:
 
 def share_table(rows: Sequence[ShareRow]) -> Table:
     """Return the rows of :func:`by_share` for a terminal."""
-    return _table(
-        "Attacked images, by the share of their certified radius",
-        ("share", "", "held", "abstained", "changed"), [row.texts() for row in rows],
-    )  # fmt: skip
+    title = "Attacked images, by the share of their certified radius"
+    return _table(title, ("share", "", "held", "abstained", "changed"), rows)
 
 
 def attack_figure(
@@ -233,18 +216,14 @@ def attack_figure(
     reach = max((outcome.epsilon for outcome in outcomes), default=0.0)
     breaks = [norm for norm in _broken(outcomes).values() if norm < reach]
     lengths = sorted({0.0, *breaks, reach})
-    curve = accuracy_under_attack(results, outcomes, lengths)
-    points = accuracy_under_attack(
-        results, outcomes, [radius for radius in radii if radius <= reach]
+    points = [radius for radius in radii if radius <= reach]
+    curve, marks = (
+        [100.0 * row.unbroken / row.images for row in accuracy_under_attack(results, outcomes, at)]
+        for at in (lengths, points)
     )
-    axes.step(
-        lengths, [100.0 * row.unbroken / row.images for row in curve],
-        where="post", color=COLOURS[1], linestyle=(0, (5, 2)), linewidth=1.6,
-    )  # fmt: skip
-    axes.plot(
-        [row.radius for row in points], [100.0 * row.unbroken / row.images for row in points],
-        "o", color=COLOURS[1], markersize=4, clip_on=False,
-    )  # fmt: skip
+    style = {"color": COLOURS[1], "linestyle": STYLES[1], "linewidth": 1.6}
+    axes.step(lengths, curve, where="post", **style)
+    axes.plot(points, marks, "o", color=COLOURS[1], markersize=4, clip_on=False)
     axes.set_xlim(0.0, max(axes.get_xlim()[1], 1.05 * reach))
     axes.set_ylabel("accuracy (%)" if results.labelled else "images (%)")
     axes.legend(
@@ -256,22 +235,14 @@ def attack_figure(
 
 def _broken(outcomes: Iterable[AttackOutcome]) -> dict[str, float]:
     """Return the smallest length that changed each image that was changed."""
-    broken: dict[str, float] = {}
-    for outcome in outcomes:
-        if outcome.verdict is Verdict.CHANGED:
-            before = broken.get(outcome.image_id, np.inf)
-            broken[outcome.image_id] = min(before, outcome.norm)
-    return broken
+    changed = [(o.image_id, o.norm) for o in outcomes if o.verdict is Verdict.CHANGED]
+    return dict(sorted(changed, key=lambda pair: -pair[1]))  # the smallest one comes last
 
 
-def _percent(tenths: int) -> str:
-    return f"{tenths // 10}.{tenths % 10}"
-
-
-def _table(title: str, headings: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+def _table(title: str, headings: Sequence[str], rows: Sequence[AttackRow | ShareRow]) -> Table:
     table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*row.texts())
     return table

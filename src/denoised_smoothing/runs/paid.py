@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -10,14 +10,14 @@ from typing import Any
 from denoised_smoothing.errors import SettingError
 from denoised_smoothing.remote.classifier import RemoteClassifier
 from denoised_smoothing.remote.log import StoreLog
-from denoised_smoothing.remote.records import Spending
+from denoised_smoothing.remote.records import Spending, spending_of
 from denoised_smoothing.remote.vendors.base import Price
 from denoised_smoothing.store import Store, StoredRun
 
 
 @dataclass(frozen=True, slots=True)
 class QueryEstimate:
-    """Queries that a run still needs at most, its spending so far, and the price of one query."""
+    """Maximum number of queries that a run still needs, its spending so far, and their price."""
 
     most_queries: int
     spent: Spending
@@ -30,19 +30,10 @@ class QueryEstimate:
 
 
 def estimate(store: Store, run: str, remote: RemoteClassifier, most_calls: int) -> QueryEstimate:
-    """Return the queries that a run still needs at most.
-
-    Args:
-        store: may hold the run already.
-        run: its name.
-        remote: its classifier.
-        most_calls: maximum classifier calls of the whole run.
-    """
-    if store.find(run) is None:
-        return QueryEstimate(most_calls, Spending(), remote.price)
-    log = StoreLog(store, run)
-    settled = sum(attempt.final for attempt in log.history())
-    return QueryEstimate(max(0, most_calls - settled), log.spending(), remote.price)
+    """Return the queries that are left of ``most_calls`` for a run, which may be stored or not."""
+    attempts = [] if store.find(run) is None else list(StoreLog(store, run).history())
+    settled = sum(attempt.final for attempt in attempts)
+    return QueryEstimate(max(0, most_calls - settled), spending_of(attempts), remote.price)
 
 
 def with_query_log(
@@ -56,12 +47,6 @@ def with_query_log(
     remote.forget()
     remote.learn(run.info.get("label_names") or ())
     return remote.logging_to(StoreLog(store, source or run.name), offline=source is not None)
-
-
-def first_names(remote: RemoteClassifier, of_data: Iterable[str] | None) -> tuple[str, ...]:
-    """Return the labels of a new run by number: those of the data, then those of the rule."""
-    remote.forget()
-    return remote.named_after(of_data or ())
 
 
 def begin_offline(

@@ -27,7 +27,6 @@ from denoised_smoothing.runs.paid import (
     QueryEstimate,
     begin_offline,
     estimate,
-    first_names,
     with_query_log,
 )
 from denoised_smoothing.runs.resume import resume
@@ -232,9 +231,8 @@ class CertificationRun:
         """Return how many queries the run still needs at most; None where it sends none."""
         if self.remote is None or self.answers_of is not None:
             return None
-        return estimate(
-            store, self.run_name, self.remote, len(self.indices) * self.plan.most_calls()
-        )
+        calls = len(self.indices) * self.plan.most_calls()
+        return estimate(store, self.run_name, self.remote, calls)
 
     def execute(
         self, store: Store, progress: Callable[[RunProgress], None] | None = None
@@ -256,17 +254,10 @@ class CertificationRun:
             remote = self.remote
             with nullcontext() if remote is None else with_query_log(remote, store, run):
                 writer = RunWriter(
-                    run,
-                    store,
-                    SamplingPlan.from_dict(run.settings["plan"]),
-                    self.parameters(run.seed),
-                    self.indices,
-                    self.dataset.image_ids,
-                    self.image,
-                    self.image(self.indices[0])[1].shape,
-                    remote,
-                    progress,
-                )
+                    run, store, SamplingPlan.from_dict(run.settings["plan"]),
+                    self.parameters(run.seed), self.indices, self.dataset.image_ids, self.image,
+                    self.image(self.indices[0])[1].shape, remote, progress,
+                )  # fmt: skip
                 try:
                     for task in self.smoothed.count_labels(
                         writer.tasks(), writer.targets, run.seed, on_batch=writer.counted
@@ -311,7 +302,8 @@ class CertificationRun:
         """Return what a new run records about its origin."""
         names = getattr(self.smoothed.classifier, "label_names", None) or self.dataset.label_names
         if self.remote is not None:  # the labels of the data first, so that numbers agree
-            names = first_names(self.remote, self.dataset.label_names)
+            self.remote.forget()
+            names = self.remote.named_after(self.dataset.label_names or ())
         choice = self.smoothed.prepared.engine_for(self.image(self.indices[0])[1])
         packages = ("denoised-smoothing", "torch", "numpy", "scipy")
         versions = {package: metadata.version(package) for package in packages}
