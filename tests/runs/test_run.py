@@ -826,10 +826,12 @@ class TestWork:
         assert said == ["choosing the engine for images of shape [1, 8, 8]"]
         assert run.smoothed.fingerprints()[0] == run.settings["classifier_fingerprint"]
 
-    def test_without_specs_those_that_loaded_the_models_are_recorded(self) -> None:
+    def test_without_specs_those_that_loaded_the_models_are_recorded(self, tmp_path: Path) -> None:
         loaded = SmoothedClassifier(load_classifier("digits"), 0.5, load_denoiser("digits-mse"))
-        settings = request(smoothed=loaded, classifier=None, denoiser=None).settings
-        assert (settings["classifier"], settings["denoiser"]) == ("digits", "digits-mse")
+        loaded.save(tmp_path / "b", shape=(1, 8, 8), classifier="digits", denoiser="digits-mse")
+        for each in (loaded, SmoothedClassifier.load(tmp_path / "b")):
+            settings = request(smoothed=each, classifier=None, denoiser=None).settings
+            assert (settings["classifier"], settings["denoiser"]) == ("digits", "digits-mse")
 
     def test_without_specs_the_types_are_recorded(self) -> None:
         settings = request(classifier=None, denoiser=None).settings

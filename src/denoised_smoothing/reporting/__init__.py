@@ -4,7 +4,6 @@ from denoised_smoothing.reporting.export import ExportFormat, export
 from denoised_smoothing.reporting.html import write_report
 from denoised_smoothing.reporting.plots import (
     certified_accuracy_figure,
-    inline_svg,
     radius_figure,
     save_figure,
     sigma_figure,
@@ -17,27 +16,22 @@ from denoised_smoothing.reporting.results import (
     top_votes,
 )
 from denoised_smoothing.reporting.tables import (
-    Cell,
     Row,
-    Summary,
     accuracy_steps,
     best_over_sigma,
     certified_accuracy,
     comparison,
     default_radii,
     markdown_table,
-    summary,
     to_markdown,
     to_rich,
 )
 
 __all__ = [
-    "Cell",
     "ExportFormat",
     "ImageResult",
     "Row",
     "RunResults",
-    "Summary",
     "accuracy_steps",
     "best_over_sigma",
     "certified_accuracy",
@@ -45,14 +39,12 @@ __all__ = [
     "comparison",
     "default_radii",
     "export",
-    "inline_svg",
     "label_name",
     "load_results",
     "markdown_table",
     "radius_figure",
     "save_figure",
     "sigma_figure",
-    "summary",
     "to_markdown",
     "to_rich",
     "top_votes",

@@ -20,7 +20,6 @@ from denoised_smoothing.reporting.tables import (
     caption,
     comparison,
     default_radii,
-    method_names,
     plain_tables,
 )
 
@@ -70,7 +69,8 @@ def write_report(
     )
     environment.filters |= {"down": format_down}
     template = environment.from_string(_part("report.html.j2"))
-    figure = certified_accuracy_figure(list(zip(method_names(runs), runs, strict=True)))
+    pairs = list(zip(rows, runs, strict=True))
+    figure = certified_accuracy_figure([(row.method, run) for row, run in pairs])
     html = template.render(
         title=title,
         theme=_part("theme.css"),
@@ -91,7 +91,7 @@ def write_report(
                 "settings": _settings(run.run),
                 "examples": _examples(run, store.examples(run.run.name)),
             }
-            for run, row in zip(runs, rows, strict=True)
+            for row, run in pairs
         ],
     )
     write_atomically(path, html.encode())
@@ -104,24 +104,22 @@ def _part(name: str) -> str:
 
 def _headline(runs: Sequence[RunResults], rows: Sequence[Row]) -> str:
     """Name the best run at the first radius above 0, and the best one without a denoiser."""
-    radii = [cell.radius for cell in rows[0].cells]
-    column = next((number for number, radius in enumerate(radii) if radius > 0), 0)
+    column = next((at for at, cell in enumerate(rows[0].cells) if cell.radius > 0), 0)
 
-    def best(candidates: Sequence[Row]) -> Row:
-        return max(candidates, key=lambda row: row.cells[column].share)
+    def share(row: Row) -> float:
+        return row.cells[column].share
 
-    winner = best(rows)
+    winner = max(rows, key=share)
     cell = winner.cells[column]
     correct = "certified and correct" if runs[0].labelled else "certified"
     sentence = (
         f"{cell} % of {cell.images:,} images are {correct} within an L2 radius of "
         f"{cell.radius:g}, with {winner.method} at σ = {cell.sigma:g}"
     )
-    plain = [
-        row for run, row in zip(runs, rows, strict=True) if run.run.settings["denoiser"] == "none"
-    ]
+    pairs = zip(rows, runs, strict=True)
+    plain = [row for row, run in pairs if run.run.settings["denoiser"] == "none"]
     if plain and winner not in plain:
-        sentence += f"; without a denoiser it is {best(plain).cells[column]} %"
+        sentence += f"; without a denoiser it is {max(plain, key=share).cells[column]} %"
     return sentence + "."
 
 
@@ -166,10 +164,7 @@ def _settings(run: StoredRun) -> dict[str, str]:
         "command": run.info.get("command", ""),
         **{f"version of {name}": text for name, text in run.info.get("versions", {}).items()},
     }
-    return {
-        name: value if isinstance(value, str) else json.dumps(value)
-        for name, value in values.items()
-    }
+    return {key: v if isinstance(v, str) else json.dumps(v) for key, v in values.items()}
 
 
 def _examples(results: RunResults, examples: Sequence[StoredExample]) -> list[dict[str, Any]]:
@@ -178,7 +173,9 @@ def _examples(results: RunResults, examples: Sequence[StoredExample]) -> list[di
     pictures: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for example in sorted(examples, key=lambda example: example.position):
         kinds = pictures.setdefault(example.image_id, {"clean": [], "noisy": [], "denoised": []})
-        kinds[example.kind].append(_picture(example.png))
+        width = int.from_bytes(example.png[16:20], "big")  # of the header chunk, which comes first
+        uri = "data:image/png;base64," + base64.b64encode(example.png).decode()
+        kinds[example.kind].append({"uri": uri, "small": width < SMALL})
     return [
         {
             "image": image,
@@ -191,11 +188,3 @@ def _examples(results: RunResults, examples: Sequence[StoredExample]) -> list[di
         for image in results.images
         if image.image_id in pictures
     ]
-
-
-def _picture(png: bytes) -> dict[str, Any]:
-    width = int.from_bytes(png[16:20], "big")  # of the header chunk, which comes first
-    return {
-        "uri": "data:image/png;base64," + base64.b64encode(png).decode(),
-        "small": width < SMALL,
-    }

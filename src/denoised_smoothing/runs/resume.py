@@ -47,7 +47,7 @@ def resume(
 
     Raises:
         RunMismatchError: the request has other settings than the run.
-        SettingError: the plan of the run cannot be extended by ``more``.
+        SettingError: the plan of the run cannot be extended by ``more``, or both set a cap.
     """
     held = SamplingPlan.from_dict(run.settings["plan"])
     if more is not None and plan == FixedBudget():
@@ -56,7 +56,9 @@ def resume(
     if more is not None:
         _check_one_cap(run.name, held, plan, more)
         if wanted is not None:
-            interrupted = _was_interrupted(store, run, command, held, parameters, image_ids)
+            images = store.stream_images(run.name)
+            done = {image.image_id for image in images if is_complete(image, held, parameters)}
+            interrupted = _was_extended_by(run, command) and not done.issuperset(image_ids)
             wanted = held if interrupted else held.extended(more)
     compared = plan if wanted is None else held  # of another kind: the store names the difference
     store.begin(run.name, {**settings, "plan": compared.to_dict()}, seed=seed, info={})
@@ -67,9 +69,7 @@ def resume(
 
 def _check_one_cap(name: str, held: SamplingPlan, plan: SamplingPlan, more: int) -> None:
     """Refuse a different cap together with ``more``: the total would be ambiguous."""
-    if not (isinstance(held, Anytime) and isinstance(plan, Anytime)):
-        return
-    if plan.max_n != held.max_n:
+    if isinstance(held, Anytime) and isinstance(plan, Anytime) and plan.max_n != held.max_n:
         cap = f"{held.max_n:,}" + (f" and {held.more:,} more" if held.more else "")
         raise SettingError(
             f"Got both --max-n {plan.max_n} and --more {more}, but the run {name!r} has a cap of "
@@ -78,25 +78,8 @@ def _check_one_cap(name: str, held: SamplingPlan, plan: SamplingPlan, more: int)
         )
 
 
-def _was_interrupted(
-    store: Store,
-    run: StoredRun,
-    command: str,
-    plan: SamplingPlan,
-    parameters: SmoothingParameters,
-    image_ids: Sequence[str],
-) -> bool:
-    """Return whether this command extended the run before and did not finish.
-
-    The command that an interruption prints names the run as well.
-    """
+def _was_extended_by(run: StoredRun, command: str) -> bool:
+    """Return whether the run was last extended by this command, with the run's name or without."""
     named = f" --run {shlex.quote(run.name)}"
     begun = [text.removesuffix(named) for text in run.info.get("continued", [])]
-    if begun[-1:] != [command.removesuffix(named)]:
-        return False
-    complete = {
-        image.image_id
-        for image in store.stream_images(run.name)
-        if is_complete(image, plan, parameters)
-    }
-    return not complete.issuperset(image_ids)
+    return begun[-1:] == [command.removesuffix(named)]

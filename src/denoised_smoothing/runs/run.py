@@ -116,9 +116,9 @@ class CertificationRun:
         return indices if self.shard is None else self.shard.of_indices(indices)
 
     def prepare(self, say: Callable[[str], None] = lambda text: None) -> None:
-        """Decode the first image, calibrate int8, and choose the engine. Repeating costs nothing.
+        """Decode the first image, calibrate int8, and choose the engine, if that was not done.
 
-        :meth:`execute` does this if it was not done.
+        :meth:`execute` calls it, too.
 
         Args:
             say: called with a message before each step that takes time.
@@ -149,9 +149,9 @@ class CertificationRun:
             "stride": self.stride,
             **({} if self.shard is None else self.shard.settings(whole)),
             "dimension": int(first.size),
-            "classifier": self.classifier or _spec_of(self.smoothed.classifier),
+            "classifier": self.classifier or _spec_of(self.smoothed, "classifier"),
             "classifier_fingerprint": classifier,
-            "denoiser": self.denoiser or _spec_of(self.smoothed.denoiser),
+            "denoiser": self.denoiser or _spec_of(self.smoothed, "denoiser"),
             "denoiser_fingerprint": denoiser,
             "sigma": self.smoothed.sigma,
             "alpha": self.alpha,
@@ -209,6 +209,7 @@ class CertificationRun:
     @property
     def notes(self) -> tuple[str, ...]:
         """What the user should know before the images are certified."""
+        self.prepare()
         _, first = self.image(self.indices[0])
         notes = list(self.smoothed.prepared.engine_for(first).notes)
         ours = getattr(self.smoothed.classifier, "label_names", None)
@@ -356,8 +357,9 @@ def calibrate(smoothed: SmoothedClassifier, dataset: ImageDataset, resolution: i
     )
 
 
-def _spec_of(model: object) -> str:
-    """Return the spec by which a model was loaded, else the name of its type."""
-    if model is None:
-        return "none"
-    return spec_of(model) or type(model).__name__
+def _spec_of(smoothed: SmoothedClassifier, role: str) -> str:
+    """Return the spec by which classifier or denoiser was loaded, else the name of its type."""
+    if smoothed.bundle is not None:
+        return str(getattr(smoothed.bundle, role))
+    model = getattr(smoothed, role)
+    return "none" if model is None else spec_of(model) or type(model).__name__
