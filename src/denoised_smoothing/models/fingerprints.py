@@ -1,4 +1,4 @@
-"""Fingerprints of what computes: code, weights and settings of classifiers and denoisers."""
+"""Fingerprints of classifiers and denoisers: hashes of their code, weights and settings."""
 
 from __future__ import annotations
 
@@ -19,55 +19,55 @@ _PLAIN = (
     *(type(None), bool, int, float, complex, str, bytes, range, slice, Fraction, Enum),
     *(np.generic, torch.dtype, torch.device, type(Ellipsis)),
 )
-"""Values that their text tells whole."""
+"""Values that their text describes completely."""
 _OWN = "denoised_smoothing"
 _LIBRARIES = {
     *(_OWN, "diffusers", "lightning", "numpy", "onnxruntime", "PIL", "scipy"),
     *("timm", "torch", "torchvision", "transformers"),
 }
-"""Packages whose code counts by name, beside those of Python itself."""
+"""Packages whose code counts by name, as the standard library does."""
 _HOOKS = {"_forward_hooks", "_forward_pre_hooks"}
 _OF_MODULES = vars(nn.Module()).keys() - _HOOKS - {"_parameters", "_buffers", "_modules"} | {"card"}
-"""Of a module, what does not change its answer: whether it trains is for the engine to set."""
+"""Attributes of modules that do not change the output; the engine sets the training mode."""
 
 
 def fingerprint(thing: object) -> str:
-    """A hash of what a classifier or denoiser computes with: code, weights, settings.
+    """Return a hash of the code, the weights and the settings of a classifier or denoiser.
 
-    Modules, plain objects, partial and bound functions and closures are followed to the tensors,
-    arrays and plain values that they hold; functions and methods of a user's own, to what they
-    use of the same package. Code of known libraries counts by name. What an object of a compiled
-    library holds cannot be seen; of it, only the type counts.
+    Modules, objects, partial and bound functions and closures are followed to the tensors, arrays
+    and plain values that they hold, and a user's functions and methods to what they use of the
+    same package. Code of this package and of known libraries counts by name, without the module
+    of this package. Of objects of compiled libraries, only the type counts.
     """
     digest = hashlib.sha256()
-    _feed(digest, thing, {})
+    _hash(digest, thing, {})
     return digest.hexdigest()
 
 
-def _feed(digest: hashlib._Hash, thing: object, seen: dict[int, tuple[int, object]]) -> None:
+def _hash(digest: hashlib._Hash, thing: object, seen: dict[int, tuple[int, object]]) -> None:
     if isinstance(thing, _PLAIN):
         digest.update(f"{type(thing).__name__} {thing!r};".encode())
         return
-    if not isinstance(thing, tuple):  # whether equal ones are one object is up to the interpreter
+    if not isinstance(thing, tuple):  # the interpreter decides whether equal ones are one object
         if id(thing) in seen:
             if isinstance(thing, nn.Module):  # which of them is used twice
                 digest.update(f"again {seen[id(thing)][0]};".encode())
             return
-        seen[id(thing)] = len(seen), thing  # kept, so that nothing else gets its id
+        seen[id(thing)] = len(seen), thing  # kept, so that no other object gets its id
     named = thing if hasattr(thing, "__qualname__") else type(thing)
     home = getattr(named, "__module__", "")
     if _package(home) == _OWN:  # so that a class may move to another module
         home = _OWN
     digest.update(f"{home}.{named.__qualname__}(".encode())
     for part in _parts(digest, thing):
-        _feed(digest, part, seen)
+        _hash(digest, part, seen)
     digest.update(b");")
 
 
 def _parts(digest: hashlib._Hash, thing: object) -> Iterable[object]:
-    """What a thing consists of; the bytes of tensors and arrays go straight to the digest."""
+    """Return the parts of a thing; the digest gets the bytes of tensors and arrays at once."""
     if isinstance(thing, (Tensor, np.ndarray)):
-        _feed_numbers(digest, thing)
+        _hash_numbers(digest, thing)
         return ()
     if isinstance(thing, Mapping):
         return [part for item in thing.items() for part in item]
@@ -87,12 +87,12 @@ def _parts(digest: hashlib._Hash, thing: object) -> Iterable[object]:
         return ()
     if callable(wrapped := getattr(thing, "__wrapped__", None)):  # such as by lru_cache
         return (wrapped,)
-    if callable(told := getattr(thing, "fingerprint_parts", None)):  # it knows itself
-        return (told(),)
+    if callable(parts := getattr(thing, "fingerprint_parts", None)):
+        return (parts(),)
     return _of_object(thing)
 
 
-def _feed_numbers(digest: hashlib._Hash, values: Tensor | np.ndarray) -> None:
+def _hash_numbers(digest: hashlib._Hash, values: Tensor | np.ndarray) -> None:
     if isinstance(values, Tensor):
         if nn.parameter.is_lazy(values):  # type: ignore[no-untyped-call, unused-ignore]
             return
@@ -107,14 +107,14 @@ def _feed_numbers(digest: hashlib._Hash, values: Tensor | np.ndarray) -> None:
 
 
 def _of_object(thing: object) -> list[object]:
-    """What it holds, and its class."""
+    """Return the attributes of an object, and its class."""
     if isinstance(thing, torch.jit.ScriptModule):
         code, constants = thing.code_with_constants
         return [code, constants.const_mapping, thing.state_dict()]
     if isinstance(thing, nn.Module) and hasattr(thing, "_orig_mod"):  # of torch.compile
         return [thing._orig_mod]
     if isinstance(thing, nn.Module) and type(thing).__module__.startswith("torch.ao."):
-        return [type(thing).__qualname__, thing.state_dict()]  # packed where nothing sees them
+        return [type(thing).__qualname__, thing.state_dict()]  # its weights are packed
     kinds = [kind for kind in type(thing).__mro__ if not _is_library(kind.__module__)]
     slots = [slot for kind in kinds for slot in _slots(kind)]
     held = {name: getattr(thing, name) for name in slots if hasattr(thing, name)}
@@ -145,13 +145,13 @@ def _package(module: str | None) -> str:
 
 
 def _of_function(function: FunctionType) -> list[object]:
-    """Its code, the values it closes over, and what it uses of its own package."""
+    """Return a function's code, its closure, and what it uses of its own package."""
     own, names = _package(function.__module__), sorted(_names(function.__code__))
     cells = []
     for cell in function.__closure__ or ():
         try:
             cells.append(cell.cell_contents)
-        except ValueError:  # not yet filled: a function that calls itself
+        except ValueError:  # empty in a function that calls itself
             continue
     return [
         _text(function.__code__, function.__doc__),
@@ -165,7 +165,7 @@ def _of_function(function: FunctionType) -> list[object]:
 def _used(
     scope: dict[str, object], names: list[str], package: str, outer: tuple[object, ...] = ()
 ) -> list[object]:
-    """What code that uses these names finds under them, of its own package and of plain values."""
+    """Return the values of names in a scope: plain ones and those of the package."""
     found: list[object] = []
     for name in names:
         value = scope.get(name)
@@ -178,7 +178,7 @@ def _used(
 
 
 def _counts(value: object, package: str) -> bool:
-    """Whether a value that code refers to is followed: not what belongs to libraries."""
+    """Return whether a value that code refers to is followed: not those of libraries."""
     if isinstance(value, (*_PLAIN, Tensor, np.ndarray, nn.Module, partial)):
         return True
     if isinstance(value, (list, tuple, set, frozenset, dict, deque)):
@@ -189,7 +189,7 @@ def _counts(value: object, package: str) -> bool:
 
 
 def _of_class(kind: type) -> list[object]:
-    """The functions and settings that a user wrote into it or its bases."""
+    """Return the functions and settings that a user wrote in a class or its bases."""
     found: list[object] = []
     for owner in kind.__mro__:
         if _is_library(owner.__module__):
@@ -212,7 +212,7 @@ def _names(code: CodeType) -> set[str]:
 
 
 def _text(code: CodeType, documentation: str | None = None) -> str:
-    """Instructions, names and constants; equal wherever and whenever the source was compiled."""
+    """Return instructions, names and constants, equal for every compilation of the source."""
     constants = [
         _text(constant)
         if isinstance(constant, CodeType)

@@ -283,11 +283,13 @@ class TestRefused:
             denoiser(noisy_images(0.5), 0.5)
 
     def test_a_process_that_is_not_known(self) -> None:
-        with pytest.raises(WeightsError, match=r"FlowMatchEulerDiscreteScheduler .* none of those"):
+        with pytest.raises(
+            WeightsError, match=r"levels of FlowMatchEulerDiscreteScheduler .* unknown"
+        ):
             levels_of(diffusers.FlowMatchEulerDiscreteScheduler(), whole=False)
 
     def test_a_prediction_that_is_not_known(self) -> None:
         scheduler = diffusers.DDPMScheduler()
         scheduler.register_to_config(prediction_type="score")
-        with pytest.raises(WeightsError, match="predicts 'score'; known are epsilon, sample"):
+        with pytest.raises(WeightsError, match=r"must be one of epsilon, sample, .*got 'score'"):
             levels_of(scheduler, whole=False)

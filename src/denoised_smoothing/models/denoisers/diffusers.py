@@ -100,6 +100,8 @@ def _loaded(library: Any, folder: Path, named: str, kind: str) -> Any:
 
 
 def _load(spec: Spec) -> DiffusionDenoiser:
+    if votes := spec.options.get("votes"):  # the old name
+        raise SpecError(f"{spec.text!r}: votes is now samples. Write samples={votes}.")
     seed = spec.options.get("seed", "0")
     if not seed.isdecimal():
         raise SpecError(f"{spec.text!r}: seed must be a whole number, got {seed!r}. Use seed=0.")
@@ -111,7 +113,7 @@ SOURCE = Source(
     _load,
     "diffusers:NAME-OR-FOLDER[?steps=N&samples=N]",
     "diffusion models of diffusers",
-    options=("steps", "samples", "seed"),
+    options=("steps", "samples", "seed", "votes"),
     package="diffusers",
     extra="diffusion",
 )

@@ -57,11 +57,11 @@ class UNet(DenoiserNetwork):
         self.unshuffle, self.residual = unshuffle, residual
         pixels = unshuffle**2 * image_channels
         self.head = nn.Conv2d(pixels + 1, width, 3, padding=1)
-        self.encode = _Stage(width, outer, levels)
+        self.encode = nn.ModuleList(_Residual(width, levels) for _ in range(outer))
         self.down = nn.Conv2d(width, 2 * width, 2, stride=2)
-        self.middle = _Stage(2 * width, inner, levels)
+        self.middle = nn.ModuleList(_Residual(2 * width, levels) for _ in range(inner))
         self.up = nn.Conv2d(2 * width, 4 * width, 1)
-        self.decode = _Stage(width, outer, levels)
+        self.decode = nn.ModuleList(_Residual(width, levels) for _ in range(outer))
         self.tail = nn.Conv2d(width, pixels, 3, padding=1)
 
     def forward(
@@ -79,24 +79,20 @@ class UNet(DenoiserNetwork):
         pixels = functional.pixel_unshuffle(padded, self.unshuffle)
         level = torch.log(sigmas)
         plane = (level / 4).expand(-1, 1, *pixels.shape[-2:])
-        features = self.encode(self.head(torch.cat([pixels, plane], dim=1)), level)
-        deep = self.up(self.middle(self.down(features), level))
-        features = self.decode(features + functional.pixel_shuffle(deep, 2), level)
+        features = self.head(torch.cat([pixels, plane], dim=1))
+        for block in self.encode:
+            features = block(features, level)
+        deep = self.down(features)
+        for block in self.middle:
+            deep = block(deep, level)
+        features = features + functional.pixel_shuffle(self.up(deep), 2)
+        for block in self.decode:
+            features = block(features, level)
         predicted = functional.pixel_shuffle(self.tail(features), self.unshuffle)
         predicted = predicted[..., :height, :width]
         if self.residual == "noise":
             return noisy - sigmas * predicted
         return 0.5 + centred * (IMAGE_STD / total) ** 2 + predicted * (sigmas * IMAGE_STD / total)
-
-
-class _Stage(nn.ModuleList):
-    def __init__(self, width: int, blocks: int, levels: int) -> None:
-        super().__init__(_Residual(width, levels) for _ in range(blocks))
-
-    def forward(self, features: Tensor, level: Tensor) -> Tensor:
-        for block in self:
-            features = block(features, level)
-        return features
 
 
 class _Residual(nn.Module):
