@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,7 @@ def test_what_is_put_is_got_back(store: Store) -> None:
     assert jobs.get("a") == put
     jobs.flush()
     assert jobs.get("a") == put
-    jobs.put(put.ended(State.DONE, {"label": 1}))
+    jobs.put(replace(put, state=State.DONE, answer={"label": 1}, image=None))
     jobs.close()
     with_answer = JobStore(store).get("a")
     assert with_answer is not None

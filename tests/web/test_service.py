@@ -80,7 +80,7 @@ def test_a_request_is_resumed_once(
         job = service.submit(*LONG)
         service.cancel(job)
         assert wait_for(lambda: len(service._jobs) == 0)
-        record = service._record(job).ended(State.INTERRUPTED)
+        record = service._record(job, State.INTERRUPTED)
         answers = together(lambda: service.resume(record, "a"), monkeypatch)
         refused = [answer for answer in answers if isinstance(answer, SettingError)]
         assert len(refused) == 1

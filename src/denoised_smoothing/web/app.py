@@ -14,17 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
-from denoised_smoothing.errors import (
-    BodyTooLargeError,
-    BodyTooSlowError,
-    BusyError,
-    ClosingError,
-    DenoisedSmoothingError,
-    InputError,
-    MissingExtraError,
-    RunNotFoundError,
-    StoreError,
-)
+from denoised_smoothing import errors
 from denoised_smoothing.web.request_body import faults
 from denoised_smoothing.web.routes import answers, operations, pages, runs
 from denoised_smoothing.web.security import Access, Guard, problem
@@ -35,7 +25,12 @@ DESCRIPTION = """Certify image classifiers that already exist: the API returns a
 radius within which no change of the image changes it. Radii are in pixel values in [0, 1] of the
 converted image, rounded down. `GET /v1/models` lists the names of classifiers, denoisers and noise
 levels. The operator limits the size of requests."""
-_STATUSES = {InputError: 422, MissingExtraError: 501, BodyTooLargeError: 413, BodyTooSlowError: 408}
+_STATUSES = {
+    errors.InputError: 422,
+    errors.MissingExtraError: 501,
+    errors.BodyTooLargeError: 413,
+    errors.BodyTooSlowError: 408,
+}
 _log = logging.getLogger(__name__)
 
 
@@ -63,7 +58,7 @@ def create_app(service: Service, access: Access | None = None) -> ASGIApp:
     app.state.service = service
     for routes in (answers, runs, operations, pages):
         app.include_router(routes.router)
-    for kind in (Exception, DenoisedSmoothingError, HTTPException, RequestValidationError):
+    for kind in (Exception, errors.DenoisedSmoothingError, HTTPException, RequestValidationError):
         app.add_exception_handler(kind, _refused)
     # Now: FastAPI completes the routes at the first request, which is not safe with threads.
     described = app.openapi()
@@ -77,20 +72,20 @@ def create_app(service: Service, access: Access | None = None) -> ASGIApp:
 def _refused(_: Request, error: Exception) -> Response:
     """Turn an error into a response; unexpected messages, which may hold paths, are logged."""
     match error:
-        case BusyError():
+        case errors.BusyError():
             return problem(429, str(error), **{"retry-after": str(error.retry_after)})
-        case ClosingError():
+        case errors.ClosingError():
             return problem(503, str(error), **{"retry-after": "10"})
         case HTTPException():
             return problem(error.status_code, str(error.detail), **dict(error.headers or {}))
         case RequestValidationError():
             return problem(422, faults(error.errors()))
-        case RunNotFoundError():
+        case errors.RunNotFoundError():
             return problem(404, "The store has no run of that name. GET /v1/runs lists all.")
     for kind, status in _STATUSES.items():
         if isinstance(error, kind):
             return problem(status, str(error))
     _log.error("a request failed", exc_info=error)
-    if isinstance(error, StoreError):
+    if isinstance(error, errors.StoreError):
         return problem(503, "The store cannot be read. Retry later.")
     return problem(500, failure(None))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
@@ -49,11 +49,6 @@ class JobRecord:
     counts: tuple[LabelCounts, ...] = ()
     answer: dict[str, Any] | None = None
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat())
-
-    def ended(self, state: State, answer: dict[str, Any] | None = None) -> JobRecord:
-        """Return the record with its end; one that can be resumed keeps its image."""
-        image = self.image if state is State.INTERRUPTED else None
-        return replace(self, state=state, answer=answer, image=image)
 
 
 class JobStore:

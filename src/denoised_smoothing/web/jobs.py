@@ -19,12 +19,16 @@ from denoised_smoothing.certificates.prediction import Prediction, PredictionBud
 from denoised_smoothing.errors import SettingError
 from denoised_smoothing.images import to_png
 from denoised_smoothing.reporting import label_name
+from denoised_smoothing.smoothing import votes
 from denoised_smoothing.smoothing.classifier import SmoothedClassifier
 from denoised_smoothing.web import schemas, views
 from denoised_smoothing.web.batching import Counts, PendingImage
 from denoised_smoothing.web.events import EventStream
 from denoised_smoothing.web.limits import Limits
 from denoised_smoothing.web.served import Model
+
+COPIES_IN_EVENT = 4
+"""Number of noisy copies sent together."""
 
 
 @dataclass(eq=False, kw_only=True)
@@ -66,7 +70,7 @@ class Job(PendingImage):
     @property
     def calls(self) -> int:
         """Number of copies counted."""
-        return sum(votes.n for votes in self.counts.values())
+        return sum(stage.n for stage in self.counts.values())
 
     def check(self, limits: Limits) -> None:
         """Refuse a request that is out of range, before any work.
@@ -83,6 +87,9 @@ class Job(PendingImage):
     @abstractmethod
     def most_calls(self) -> int:
         """Return the maximum number of classifier calls."""
+
+    def show(self) -> None:
+        """Publish pictures of noisy copies."""
 
     @abstractmethod
     def progress(self) -> dict[str, Any]:
@@ -130,6 +137,23 @@ class CertificateJob(Job):
     def targets(self, counts: Counts) -> Mapping[Stage, int]:
         return self.plan.targets(counts, self.parameters)
 
+    def show(self) -> None:
+        count = 24 if max(self.image.shape[1:]) <= 64 else 8
+        first = (self.smoothed, self.image, self.image_id, self.seed, count)
+        noisy, denoised = votes.shown_copies(*first)
+        copies = [
+            {
+                "noisy": views.picture(noisy[i]),
+                "denoised": None if self.smoothed.denoiser is None else views.picture(denoised[i]),
+                "label": label,
+                "name": label_name(label, self.model.label_names),
+            }
+            for i, label in enumerate(votes.shown_labels(*first))
+        ]
+        for start in range(0, count, COPIES_IN_EVENT):
+            shown = copies[start : start + COPIES_IN_EVENT]
+            self.events.publish("copies", {"first": start, "of": count, "copies": shown})
+
     def progress(self) -> dict[str, Any]:
         return views.certificate_progress(
             self.plan, self.parameters, self.counts, self.model.label_names
@@ -165,8 +189,8 @@ class PredictionJob(Job):
         return self.budget.targets(counts, self.parameters)
 
     def progress(self) -> dict[str, Any]:
-        votes = self.counts[Stage.PREDICTION]
-        return views.prediction_progress(self.budget.n, votes, self.model.label_names)
+        counts = self.counts[Stage.PREDICTION]
+        return views.prediction_progress(self.budget.n, counts, self.model.label_names)
 
     def conclude(self) -> Certificate | Prediction:
         return self.budget.prediction(self.counts[Stage.PREDICTION], self.parameters)

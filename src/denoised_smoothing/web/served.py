@@ -15,7 +15,6 @@ from denoised_smoothing.certificates.radii import check_sigma
 from denoised_smoothing.datasets import Example, load_dataset
 from denoised_smoothing.errors import DenoisedSmoothingError, ImageError, SettingError
 from denoised_smoothing.models.catalogue import load_classifier, load_denoiser
-from denoised_smoothing.remote.protocol import CopyClassifier
 from denoised_smoothing.smoothing.classifier import SmoothedClassifier
 from denoised_smoothing.smoothing.votes import shown_labels
 
@@ -149,11 +148,6 @@ class ServedModels:
 
     def _load(self, name: str, spec: str) -> Model:
         classifier = load_classifier(spec)
-        if isinstance(classifier, CopyClassifier):
-            raise SettingError(
-                f"The classifier {spec!r} is remote, and every client would spend its budget. "
-                "Serve a classifier that runs on this machine."
-            )
 
         def smooth(denoiser: str, sigma: float) -> SmoothedClassifier:
             return SmoothedClassifier(
@@ -162,6 +156,11 @@ class ServedModels:
             )  # fmt: skip
 
         plain = smooth(NO_DENOISER, self._sigmas[0])
+        if plain.is_remote:
+            raise SettingError(
+                f"The classifier {spec!r} is remote, and every client would spend its budget. "
+                "Serve a classifier that runs on this machine."
+            )
         side = plain.resolution or self._names.resolution
         if side is None:
             raise SettingError(

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from denoised_smoothing.certificates.counts import Stage
 from denoised_smoothing.errors import BusyError, ClosingError, SettingError
 from denoised_smoothing.images import load_image
 from denoised_smoothing.smoothing.classifier import SmoothedClassifier
@@ -207,11 +206,8 @@ class Service:
 
     def _show(self, job: Job) -> None:
         self.ready.wait()
-        if job.first is Stage.SELECTION and not job.cancelled:
-            for copies in views.shown_copies(
-                job.smoothed, job.image, job.image_id, job.seed, job.model.label_names
-            ):
-                job.events.publish("copies", copies)
+        if not job.cancelled:
+            job.show()
 
     def _count(self, job: Job) -> None:
         with self._lock:
@@ -264,7 +260,7 @@ class Service:
             state = State.INTERRUPTED if self.closing else State.CANCELLED
             event = ("error", {"detail": f"The request was {state.value}.", "job": job.id})
         stored = answer and views.without_pictures(answer)
-        self.job_store.put(self._record(job).ended(state, stored))
+        self.job_store.put(self._record(job, state, stored))
         self.metrics.ended(job.kind, state, job.calls, job.began)
         self._seconds += 0.1 * (time.monotonic() - job.began - self._seconds)
         with self._lock:  # now, so that a request that is no longer pending is stored
@@ -278,12 +274,15 @@ class Service:
             counted.get(stage, 0) >= n for stage, n in job.targets(job.counts).items()
         )
 
-    def _record(self, job: Job) -> JobRecord:
+    def _record(
+        self, job: Job, state: State = State.RUNNING, answer: dict[str, Any] | None = None
+    ) -> JobRecord:
         ask = job.request.model_dump(mode="json", exclude={"image", "example"}, exclude_none=True)
         # An attack is resumed from its start, as its image is not the one that it began with.
         counts = () if isinstance(job, AttackJob) else tuple(job.counts.values())
+        image = job.png if state in (State.RUNNING, State.INTERRUPTED) else None
         request = {"ask": ask, "changes": job.changes}
-        return JobRecord(job.id, job.kind, request, job.seed, job.png, State.RUNNING, counts)
+        return JobRecord(job.id, job.kind, request, job.seed, image, state, counts, answer)
 
     def _prepare(self) -> None:
         try:

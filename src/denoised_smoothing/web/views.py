@@ -34,15 +34,11 @@ from denoised_smoothing.reporting import (
 )
 from denoised_smoothing.reporting.html import differing_settings, unproven_runs
 from denoised_smoothing.reporting.tables import caption, measure, method_names, plain_tables
-from denoised_smoothing.smoothing import votes as smoothing_votes
-from denoised_smoothing.smoothing.classifier import SmoothedClassifier
 from denoised_smoothing.store import Store, StoredRun
 
 LabelNames = Sequence[str] | None
 SHOWN_VOTES = 5
 """Number of labels shown, those with the most votes."""
-COPIES_IN_EVENT = 4
-"""Number of noisy copies sent together."""
 
 
 def picture(image: Float[np.ndarray, "c h w"]) -> str:
@@ -118,32 +114,6 @@ def result(found: Certificate | Prediction, names: LabelNames) -> dict[str, Any]
         else f"The answer is “{name}”{within} ({confidence})."
     )
     return view
-
-
-def shown_copies(
-    smoothed: SmoothedClassifier,
-    image: Float[np.ndarray, "c h w"],
-    image_id: str,
-    seed: int,
-    names: LabelNames,
-) -> list[dict[str, Any]]:
-    """View the first copies that a certificate counts, each with the classifier's label."""
-    count = 24 if max(image.shape[1:]) <= 64 else 8
-    noisy, denoised = smoothing_votes.shown_copies(smoothed, image, image_id, seed, count)
-    labels = smoothing_votes.shown_labels(smoothed, image, image_id, seed, count)
-    copies = [
-        {
-            "noisy": picture(noisy[i]),
-            "denoised": None if smoothed.denoiser is None else picture(denoised[i]),
-            "label": labels[i],
-            "name": label_name(labels[i], names),
-        }
-        for i in range(count)
-    ]
-    return [
-        {"first": start, "of": count, "copies": copies[start : start + COPIES_IN_EVENT]}
-        for start in range(0, count, COPIES_IN_EVENT)
-    ]
 
 
 def random_change(

@@ -53,6 +53,11 @@ def service_of(request: Request) -> Service:
     return service
 
 
+def _described(kind: type[Job], answer: type[schemas.Answer]) -> dict[str, Any]:
+    """Describe a path for OpenAPI."""
+    return {"openapi_extra": body_of(kind.schema), "responses": _responses(answer)}
+
+
 def _responses(answer: type[schemas.Answer]) -> Responses:
     return {
         200: {"model": answer, "content": EVENTS},
@@ -62,11 +67,7 @@ def _responses(answer: type[schemas.Answer]) -> Responses:
     }
 
 
-@router.post(
-    "/predictions",
-    openapi_extra=body_of(schemas.PredictionRequest),
-    responses=_responses(schemas.PredictionAnswer),
-)
+@router.post("/predictions", **_described(PredictionJob, schemas.PredictionAnswer))
 async def predict(request: Request) -> Response:
     """Predict the label of an image, without a radius.
 
@@ -78,11 +79,7 @@ async def predict(request: Request) -> Response:
     return await _answer(request, PredictionJob)
 
 
-@router.post(
-    "/certificates",
-    openapi_extra=body_of(schemas.CertificateRequest),
-    responses=_responses(schemas.CertificateAnswer),
-)
+@router.post("/certificates", **_described(CertificateJob, schemas.CertificateAnswer))
 async def certify(request: Request) -> Response:
     """Return the label of an image, and the radius within which it provably does not change.
 
@@ -91,11 +88,7 @@ async def certify(request: Request) -> Response:
     return await _answer(request, CertificateJob)
 
 
-@router.post(
-    "/attacks",
-    openapi_extra=body_of(schemas.AttackRequest),
-    responses=_responses(schemas.AttackAnswer),
-)
+@router.post("/attacks", **_described(AttackJob, schemas.AttackAnswer))
 async def break_it(request: Request) -> Response:
     """Attack an image (PGD) with a change of limited length, and predict its label again."""
     return await _answer(request, AttackJob)
