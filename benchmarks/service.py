@@ -1,9 +1,9 @@
-"""Load on the service over loopback: copies a second as a share of the command line's, and memory.
+"""Load the service over loopback: its throughput next to that of the command line, and memory.
 
     python benchmarks/service.py [--clients 50] [--seconds 60] [--copies 1000]
 
-Every client checks that the answer is that of its own image; of a sample the counts are drawn
-again with the seed of the answer. The command line is measured before and after.
+Every client checks that the answer is about its own image. The library draws a sample of the
+answers again with their seeds and compares the counts. The command line runs before and after.
 """
 
 from __future__ import annotations
@@ -36,12 +36,13 @@ SIGMA, DENOISER = 0.5, "digits-stability"
 
 
 def image(seed: int) -> np.ndarray:
+    """Draw an image of 8x8 random pixels."""
     values = np.random.default_rng(seed).integers(0, 256, (1, 8, 8))
     return (values / np.float32(255)).astype(np.float32)
 
 
 def command_line(smoothed: SmoothedClassifier, folder: Path, copies: int, count: int) -> float:
-    """Copies a second of ``certify``, without its start."""
+    """Return copies per second of ``certify``, without its start."""
     data = ImageDataset("random", "random", [str(i) for i in range(count)], image, [0] * count)
     run = CertificationRun(
         smoothed, data, FixedBudget(100, copies), 0.001, "digits", DENOISER, name="run"
@@ -56,6 +57,7 @@ def command_line(smoothed: SmoothedClassifier, folder: Path, copies: int, count:
 
 @contextmanager
 def serving(folder: Path) -> Iterator[tuple[int, str]]:
+    """Run the service; yields its process id and address."""
     command = [
         *(sys.executable, "-m", "denoised_smoothing", "serve", "--port", "0"),
         *("--store", str(folder / "service.sqlite"), "--sigma", str(SIGMA)),
@@ -79,7 +81,7 @@ def serving(folder: Path) -> Iterator[tuple[int, str]]:
 
 
 class Load:
-    """Clients that ask one request after the other, each about images of its own."""
+    """Clients that each send one request after the other, about their own images."""
 
     def __init__(self, address: str, copies: int) -> None:
         self.address, self.copies = address, copies
@@ -125,18 +127,19 @@ class Load:
 
 
 def memory(pid: int) -> float:
+    """Return the resident memory of a process in MB."""
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return pages * 4096 / 1e6
 
 
 def check(smoothed: SmoothedClassifier, sample: list[tuple[int, str]]) -> int:
-    """How many of the sample the library does not draw again."""
-    other = 0
+    """Return the number of certificates whose counts the library does not draw again."""
+    differing = 0
     for seed, text in sample:
         held = Certificate.from_json(text)
         again = smoothed.certify(image(seed), plan=held.plan, seed=held.seed)
-        other += again.counts.votes != held.counts.votes
-    return other
+        differing += again.counts.votes != held.counts.votes
+    return differing
 
 
 def main() -> None:
@@ -166,13 +169,12 @@ def main() -> None:
         alone.append(command_line(smoothed, folder, options.copies, images))
     rate = load.calls / seconds
     load.seconds.sort()
+    median = load.seconds[len(load.seconds) // 2]
     print(f"engine {smoothed.prepared.engine_for(image(0)).engine.name}")
-    print(f"responses {dict(load.statuses)}, of another image or request {load.wrong}")
-    print(f"drawn again {len(load.sample)}, otherwise {check(smoothed, load.sample)}")
-    print(
-        f"seconds: median {load.seconds[len(load.seconds) // 2]:.2f}, most {load.seconds[-1]:.2f}"
-    )
-    print(f"copies a second: {rate:,.0f}; command line {alone[0]:,.0f} and {alone[1]:,.0f}")
+    print(f"responses {dict(load.statuses)}, {load.wrong} about another image or request")
+    print(f"drawn again {len(load.sample)}, {check(smoothed, load.sample)} of them differ")
+    print(f"seconds: median {median:.2f}, maximum {load.seconds[-1]:.2f}")
+    print(f"copies per second: {rate:,.0f}; command line {alone[0]:,.0f} and {alone[1]:,.0f}")
     print(f"share {rate / (sum(alone) / 2):.2f}")
     print("memory of the server, MB: " + ", ".join(f"{value:,.0f}" for value in held))
 

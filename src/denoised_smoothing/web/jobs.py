@@ -127,10 +127,6 @@ class CertificateJob(Job):
         """The sampling plan of the request."""
         return self.request.sampling_plan()
 
-    def check(self, limits: Limits) -> None:
-        self.plan.check_alpha(self.request.alpha)
-        super().check(limits)
-
     def most_calls(self) -> int:
         return self.plan.most_calls()
 

@@ -77,14 +77,16 @@ class CertificateRequest(ImageRequest):
         """Return the requested plan.
 
         Raises:
-            SettingError: a number is out of range, or belongs to another kind of plan.
+            SettingError: a number is out of range for the plan, or belongs to another kind.
         """
         given = self.model_dump(
             include={"n0", "n", "max_n", "radii", "of_n", "share"}, exclude_none=True
         )
         if "radii" in given:
             given["radii"] = tuple(sorted(given["radii"]))
-        return plan_from_options(self.plan, given)
+        plan = plan_from_options(self.plan, given)
+        plan.check_alpha(self.alpha)
+        return plan
 
 
 class AttackRequest(PredictionRequest):

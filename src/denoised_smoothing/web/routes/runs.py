@@ -8,29 +8,23 @@ from pathlib import Path as File
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request
-from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from denoised_smoothing.reporting import export as write_export
 from denoised_smoothing.reporting import load_results, write_report
 from denoised_smoothing.reporting.export import ExportFormat
 from denoised_smoothing.web import views
-from denoised_smoothing.web.routes.answers import REFUSALS, service_of
-from denoised_smoothing.web.schemas import Problem
+from denoised_smoothing.web.routes.answers import NOT_FOUND, service_of
 
 _TYPES = {
     ExportFormat.TSV: "text/tab-separated-values",
     ExportFormat.CSV: "text/csv",
     ExportFormat.PARQUET: "application/vnd.apache.parquet",
 }
-_REFUSALS = {
-    **REFUSALS,
-    404: {"model": Problem, "description": "The store has no run of that name."},
-}
 _Run = Annotated[str, Path(max_length=300, description="The name of a run.")]
 _Runs = Annotated[list[str], Query(alias="run", max_length=20, description="Names of runs.")]
 
-router = APIRouter(prefix="/v1", tags=["runs"], responses=_REFUSALS)
+router = APIRouter(prefix="/v1", tags=["runs"], responses=NOT_FOUND)
 
 
 @router.get("/runs")
@@ -87,11 +81,9 @@ def export(request: Request, name: _Run, format: ExportFormat = ExportFormat.TSV
 
 
 @router.get("/runs/{name:path}")
-def run(request: Request, name: _Run) -> JSONResponse:
+def run(request: Request, name: _Run) -> dict[str, Any]:
     """Return a run with its settings."""
-    if not name:
-        raise HTTPException(404, "The path names no run. GET /v1/runs lists all.")
-    return JSONResponse(views.run_details(service_of(request).store, name))
+    return views.run_details(service_of(request).store, name)
 
 
 def _download(write: Callable[[File], None], name: str, kind: str) -> Response:
