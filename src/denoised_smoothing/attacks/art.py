@@ -112,8 +112,8 @@ class SmoothedEstimator(PyTorchClassifier):  # type: ignore[misc]
             seed=self.seed,
         )
         labels = [-1 if c.label is None else c.label for c in certificates]
-        radii = [0.0 if c.label is None else c.radius for c in certificates]
-        return np.array(labels, dtype=np.int64), np.array(radii, dtype=np.float64)
+        radii = np.array([c.radius for c in certificates], dtype=np.float64)
+        return np.array(labels, dtype=np.int64), radii
 
     def _images(self, x: Images) -> npt.NDArray[np.float32]:
         """Return the images as they are counted: grid noise needs values on the 8-bit grid."""

@@ -93,10 +93,9 @@ def attack(
     for step in range(pgd.steps):
         if stopped():
             break
-        noise = standard_normal(
-            derive_key(seed, "attack", step), (pgd.copies, *origin.shape), origin.device
-        )
-        uphill = _gradient(votes, point, torch.split(noise * smoothed.sigma, size), label)
+        key = derive_key(seed, "attack", step)
+        noise = standard_normal(key, (pgd.copies, *origin.shape), origin.device) * smoothed.sigma
+        uphill = _gradient(votes, point, torch.split(noise, size), label)
         length = uphill.norm()
         if length > 0:  # it vanishes where all probabilities are 0 or 1 in float32
             point = point + pgd.step * epsilon / length * uphill
@@ -133,7 +132,7 @@ def to_grid_within(
         moved: where the change leads; only its direction counts.
         epsilon: in L2, in pixel values in [0, 1].
     """
-    levels = np.rint(image.astype(np.float64) * _LEVELS).astype(np.int64)
+    levels = _levels(image)
     change: npt.NDArray[np.float64] = (moved.astype(np.float64) - image) * _LEVELS
     bound = math.ceil((Fraction(epsilon) * _LEVELS) ** 2)  # squares stay below, as integers
 
@@ -143,18 +142,16 @@ def to_grid_within(
     inside, outside = 0.0, 1.0
     while outside < _STEEPEST and _square(rounded(outside)) < bound:
         inside, outside = outside, 2 * outside
-    while True:  # the rounded change only grows with the scale
-        middle = (inside + outside) / 2
-        if middle in (inside, outside):
-            break
-        inside, outside = (
-            (middle, outside) if _square(rounded(middle)) < bound else (inside, middle)
-        )
-    levels += _spend(rounded(inside), rounded(outside), np.abs(change), bound)
+    while (middle := (inside + outside) / 2) not in (inside, outside):
+        if _square(rounded(middle)) < bound:  # the rounded change only grows with the scale
+            inside = middle
+        else:
+            outside = middle
+    levels += _filled(rounded(inside), rounded(outside), np.abs(change), bound)
     return levels.astype(np.float32) / np.float32(_LEVELS)
 
 
-def _spend(
+def _filled(
     change: Int[np.ndarray, "*shape"],
     further: Int[np.ndarray, "*shape"],
     weight: Float[np.ndarray, "*shape"],
@@ -173,10 +170,7 @@ def _spend(
 
 def distance(image: Float[np.ndarray, "*shape"], other: Float[np.ndarray, "*shape"]) -> float:
     """Return the L2 distance of two images on the 8-bit grid, from exact integers."""
-    difference = np.rint(image.astype(np.float64) * _LEVELS) - np.rint(
-        other.astype(np.float64) * _LEVELS
-    )
-    return math.sqrt(_square(difference.astype(np.int64))) / _LEVELS
+    return math.sqrt(_square(_levels(image) - _levels(other))) / _LEVELS
 
 
 def check_length(name: str, value: float) -> None:
@@ -187,6 +181,10 @@ def check_length(name: str, value: float) -> None:
     """
     if not 0.0 < value < math.inf:
         raise SettingError(f"{name} must be above 0 and finite, got {value!r}")
+
+
+def _levels(image: Float[np.ndarray, "*shape"]) -> npt.NDArray[np.int64]:
+    return np.rint(image.astype(np.float64) * _LEVELS).astype(np.int64)
 
 
 def _square(change: Int[np.ndarray, "*shape"]) -> int:

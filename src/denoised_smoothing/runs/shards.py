@@ -139,20 +139,19 @@ def _merged(runs: Sequence[StoredRun]) -> StoredRun:
 
 def _check_finished(parts: Sequence[tuple[Store, StoredRun]]) -> None:
     """Refuse shards without all of their images."""
-    short = []
+    short = {}
     for source, run in parts:
-        if "shard" not in run.settings:
-            continue
-        shard = Shard.parse(run.settings["shard"])
-        share = len(shard.of_indices(list(range(run.settings["images"]))))
-        finished = source.finished().get(run.name, 0)
-        if finished < share:
-            short.append((shard.number, f"{shard} ({finished:,} of {share:,} images)"))
+        if "shard" in run.settings:
+            shard = Shard.parse(run.settings["shard"])
+            share = len(shard.of_indices(list(range(run.settings["images"]))))
+            finished = source.finished().get(run.name, 0)
+            if finished < share:
+                short[shard.number] = f"{shard} ({finished:,} of {share:,} images)"
     if short:
         raise RunMismatchError(
             f"Shards of run {parts[0][1].name!r} are not finished: "
-            f"{', '.join(text for _, text in sorted(short))}. Repeat their commands, or merge "
-            "unfinished shards with --partial (partial=True)."
+            f"{', '.join(short[number] for number in sorted(short))}. Repeat their commands, or "
+            "merge unfinished shards with --partial (partial=True)."
         )
 
 

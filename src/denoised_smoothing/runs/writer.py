@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -51,6 +51,7 @@ class RunProgress:
     spent: Spending | None = None
 
 
+@dataclass(eq=False)
 class RunWriter:
     """Turns stored images into tasks, and tasks into stored images.
 
@@ -71,33 +72,30 @@ class RunWriter:
     ``refused`` holds a message for each image that could not be loaded.
     """
 
-    def __init__(
-        self,
-        run: StoredRun,
-        store: Store,
-        plan: SamplingPlan,
-        parameters: SmoothingParameters,
-        indices: Sequence[int],
-        image_ids: Sequence[str],
-        load: Callable[[int], Loaded],
-        shape: tuple[int, ...],
-        remote: RemoteClassifier | None = None,
-        progress: Callable[[RunProgress], None] | None = None,
-    ) -> None:
-        self._run, self._store, self._plan, self._parameters = run, store, plan, parameters
-        self._load, self._shape, self._remote, self._progress = load, shape, remote, progress
-        self.targets = partial(plan.targets, parameters=parameters)
-        self.refused: list[str] = []
+    run: StoredRun
+    store: Store
+    plan: SamplingPlan
+    parameters: SmoothingParameters
+    indices: Sequence[int]
+    image_ids: Sequence[str]
+    load: Callable[[int], Loaded]
+    shape: tuple[int, ...]
+    remote: RemoteClassifier | None = None
+    progress: Callable[[RunProgress], None] | None = None
+    refused: list[str] = field(default_factory=list, init=False)
+
+    def __post_init__(self) -> None:
+        self.targets = partial(self.plan.targets, parameters=self.parameters)
         self._images, complete = dict[str, StoredImage](), dict[str, StoredImage]()
-        for image in store.stream_images(run.name):
-            known = complete if is_complete(image, plan, parameters) else self._images
+        for image in self.store.stream_images(self.run.name):
+            known = complete if is_complete(image, self.plan, self.parameters) else self._images
             known[image.image_id] = image
-        self._todo = [index for index in indices if image_ids[index] not in complete]
-        done = [complete[image_ids[i]] for i in set(indices).difference(self._todo)]
-        self._total, self._before = len(indices), len(done)
-        self._done, self._certified = len(done), sum(map(self._is_certified, done))
+        self._todo = [index for index in self.indices if self.image_ids[index] not in complete]
+        done = [complete[self.image_ids[i]] for i in set(self.indices).difference(self._todo)]
+        self._before = self._done = len(done)
+        self._certified = sum(map(self._is_certified, done))
         self._calls, self._pending = 0, dict[str, StoredImage]()
-        self._names = run.info.get("label_names") or []
+        self._names = self.run.info.get("label_names") or []
         self._began = self._saved = time.monotonic()
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="store")
         self._writing: Future[None] | None = None
@@ -109,13 +107,13 @@ class RunWriter:
         Raises:
             StoreError: an image is not the one whose counts are stored.
         """
-        for loading in _ahead(self._load, self._todo):
+        for loading in _ahead(self.load, self._todo):
             try:
                 example, image = loading.result()
-                if image.shape != self._shape:
+                if image.shape != self.shape:
                     raise ImageError(
                         f"Image {example.image_id!r} has shape {list(image.shape)}, but the first "
-                        f"image has {list(self._shape)}. Set a resolution for all images."
+                        f"image has {list(self.shape)}. Set a resolution for all images."
                     )
             except ImageError as error:  # of one image: the others are certified first
                 self.refused.append(str(error))
@@ -124,12 +122,12 @@ class RunWriter:
             begun = self._images.setdefault(example.image_id, fresh)
             if begun.digest != fresh.digest:
                 raise StoreError(
-                    f"Image {example.image_id!r} differs from the one that run {self._run.name!r} "
+                    f"Image {example.image_id!r} differs from the one that run {self.run.name!r} "
                     "began with: the data changed. Restore the data, or start a run of another "
                     "name."
                 )
             yield ImageTask(
-                self._run.name, example.image_id, image, dict(begun.counts), begun.seconds
+                self.run.name, example.image_id, image, dict(begun.counts), begun.seconds
             )
 
     def counted(self, tasks: Sequence[ImageTask]) -> None:
@@ -169,7 +167,7 @@ class RunWriter:
             self._writing.result()
         if self._pending:
             images, self._pending = list(self._pending.values()), {}
-            held, remote = self._names, self._remote
+            held, remote = self._names, self.remote
             self._names = held if remote is None else list(remote.label_names or ())
             new = None if self._names == held else self._names
             self._writing = self._writer.submit(self._write, new, images)
@@ -178,8 +176,8 @@ class RunWriter:
     def _write(self, names: list[str] | None, images: list[StoredImage]) -> None:
         """In the writing thread: new labels are written before the counts that use them."""
         if names is not None:
-            self._store.name_labels(self._run.name, names)
-        self._store.save_images(self._run.name, images)
+            self.store.name_labels(self.run.name, names)
+        self.store.save_images(self.run.name, images)
 
     def _take(self, task: ImageTask) -> StoredImage:
         before = self._images[task.image_id]
@@ -189,22 +187,22 @@ class RunWriter:
         return image
 
     def _is_certified(self, image: StoredImage) -> bool:
-        return self._plan.certificate(image.counts, self._parameters).label is not None
+        return self.plan.certificate(image.counts, self.parameters).label is not None
 
     def _report(self) -> None:
-        if self._progress is None:
+        if self.progress is None:
             return
         seconds, here = time.monotonic() - self._began, self._done - self._before
-        self._progress(
+        self.progress(
             RunProgress(
-                run=self._run.name,
+                run=self.run.name,
                 images_done=self._done,
-                images=self._total,
+                images=len(self.indices),
                 certified=self._certified,
                 calls=self._calls,
                 seconds=seconds,
-                seconds_left=seconds / here * (self._total - self._done) if here else None,
-                spent=None if self._remote is None else self._remote.spent,
+                seconds_left=seconds / here * (len(self.indices) - self._done) if here else None,
+                spent=None if self.remote is None else self.remote.spent,
             )
         )
 

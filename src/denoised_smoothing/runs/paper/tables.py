@@ -86,43 +86,35 @@ def make_table(
         SettingError: no run.
         StoreError, ClassifierError: as :meth:`CertificationRun.execute`.
     """
-    names: list[str] = []
+    made: TableResult | None = None
+    results: list[RunResults] = []
     refused: list[str] = []
-    text = ""
     for run in runs:
         run.prepare()
-        text = text or note(run)
+        text = note(run) if made is None else made.note
         try:
             run.execute(store, progress)
         except ImageError as error:  # all other images are certified
             refused.append(str(error))
-        names.append(run.run_name)
-        result = _write(names, store, folder, text, title, published, tuple(refused))
-    if not names:
+        results.append(load_results(store, run.run_name))
+        each = comparison(results, RADII)
+        made = TableResult(
+            text, results, best_over_sigma(each), each, folder / "table.md",
+            folder / "figure.png", folder / "report.html", tuple(refused),
+        )  # fmt: skip
+        write_atomically(made.table, _markdown(made, title, published).encode())
+        save_figure(radius_figure(made.best, published), made.figure)
+        names = [result.run.name for result in results]
+        write_report(store, names, made.report, radii=RADII, title=title)
+    if made is None:
         raise SettingError("A table needs at least one row and one sigma, got none")
-    return result
+    return made
 
 
-def _write(
-    names: Sequence[str],
-    store: Store,
-    folder: Path,
-    note: str,
-    title: str,
-    published: Sequence[PublishedRow],
-    refused: tuple[str, ...],
-) -> TableResult:
-    results = [load_results(store, name) for name in names]
-    each = comparison(results, RADII)
-    best = best_over_sigma(each)
-    table, figure, report = (folder / n for n in ("table.md", "figure.png", "report.html"))
-    parts = [f"# {title}", "", note, "", "## Best over σ", "", to_markdown(best)]
+def _markdown(made: TableResult, title: str, published: Sequence[PublishedRow]) -> str:
+    parts = [f"# {title}", "", made.note, "", "## Best over σ", "", to_markdown(made.best)]
     if published:
         columns = ["method", *(f"r = {radius:g}" for radius in published[0].radii)]
         lines = [[row.method, *(f"{value:g}" for value in row.certified)] for row in published]
         parts += ["Published:", "", markdown_table(columns, lines), ""]
-    parts += ["## Every σ", "", to_markdown(each)]
-    write_atomically(table, "\n".join(parts).encode())
-    save_figure(radius_figure(best, published), figure)
-    write_report(store, names, report, radii=RADII, title=title)
-    return TableResult(note, results, best, each, table, figure, report, refused)
+    return "\n".join([*parts, "## Every σ", "", to_markdown(made.each)])
