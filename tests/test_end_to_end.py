@@ -62,7 +62,7 @@ def start(folder: Path, *arguments: str, **variables: str) -> subprocess.Complet
         env={
             **os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "TOY_LOG": LOG, **variables
         },
-        # Whoever runs the tests in the background may have switched it off.
+        # A shell that runs the tests in the background may have switched it off.
         preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
 
@@ -121,7 +121,7 @@ def test_killed_at_a_random_moment_and_resumed(
     made, stored = passes(tmp_path), copies(tmp_path)
     assert (killed.returncode, made >= moment) == (-signal.SIGKILL, True)
     assert 0 < stored < CALLS
-    # Of 0.05 seconds: those of 0.4 seconds wait to be saved, and one is on its way.
+    # Of 0.05 seconds: those of 0.4 seconds wait to be saved, and one is in flight.
     assert made * FORWARD - stored <= 9 * FORWARD
     again = start(tmp_path, *COMMAND, "--batch-size", "2000")
     assert again.returncode == 0, again.stderr

@@ -162,7 +162,7 @@ def test_no_copy_beyond_a_decision_is_bought(fake: Any, folder: Path, tmp_path: 
 
 
 @pytest.mark.parametrize("after", [1, 30, 60])
-def test_a_budget_stops_and_a_larger_one_goes_on_to_the_same_result(
+def test_a_budget_stops_and_a_larger_one_resumes_to_the_same_result(
     fake: Any, folder: Path, tmp_path: Path, after: int
 ) -> None:
     with Store(tmp_path / "whole.sqlite") as store:
@@ -273,13 +273,13 @@ def test_classifiers_in_python_buy_per_call_and_keep_their_budget() -> None:
 
 def test_a_failed_copy_stays_in_n(fake: Any, folder: Path, tmp_path: Path) -> None:
     """Images that vote otherwise are refused: dropping them would give a false certificate."""
-    honest = fake_module.by_chance({"cat": 0.4, "dog": 0.6})
+    truthful = fake_module.by_chance({"cat": 0.4, "dog": 0.6})
 
     def fails_where_it_is_a_dog(number: int, image: str) -> Any:
         uniform = int(image[:14], 16) / 2**56
         return fake_module.Trouble.REJECTED if uniform >= 0.4 and number else None
 
-    fake.scores, fake.script = honest, fails_where_it_is_a_dog
+    fake.scores, fake.script = truthful, fails_where_it_is_a_dog
     with Store(tmp_path / "s.sqlite") as store:
         request_of(fake, folder, FixedBudget(n0=20, n=200)).execute(store)
         for image in store.images("run"):
@@ -312,7 +312,7 @@ def test_killed_in_the_middle_nothing_is_bought_twice(folder: Path, tmp_path: Pa
     assert server.stdin is not None
     assert server.stdout is not None
 
-    def told() -> dict[str, Any]:
+    def counted() -> dict[str, Any]:
         server.stdin.write("\n")  # type: ignore[union-attr]
         server.stdin.flush()  # type: ignore[union-attr]
         answer: dict[str, Any] = json.loads(server.stdout.readline())  # type: ignore[union-attr]
@@ -323,12 +323,12 @@ def test_killed_in_the_middle_nothing_is_bought_twice(folder: Path, tmp_path: Pa
     arguments = [url, str(path), str(folder), str(Path(__file__).parent)]
     try:
         run = subprocess.Popen([sys.executable, "-c", KILLED, *arguments])
-        while told()["attempts"] < KILL_PLAN.most_calls():
+        while counted()["attempts"] < KILL_PLAN.most_calls():
             assert run.poll() is None
             signal.sigtimedwait([], 0.02)
         os.kill(run.pid, signal.SIGKILL)
         run.wait()
-        killed_at = settled(told)
+        killed_at = settled(counted)
         with Store(path, read_only=True) as store:
             before = list(StoreLog(store, "run").history())
         cut_off = [a for a in before if a.outcome is Outcome.SENT]
@@ -336,7 +336,7 @@ def test_killed_in_the_middle_nothing_is_bought_twice(folder: Path, tmp_path: Pa
         # Those that were noted and not sent yet are the only difference.
         assert 0 <= len(before) - killed_at["attempts"] <= len(cut_off)
         subprocess.run([sys.executable, "-c", KILLED, *arguments], check=True)
-        ended = settled(told)
+        ended = settled(counted)
     finally:
         server.kill()
         server.communicate()
@@ -359,12 +359,12 @@ def test_killed_in_the_middle_nothing_is_bought_twice(folder: Path, tmp_path: Pa
     undisturbed(folder, tmp_path, counts)
 
 
-def settled(told: Any) -> dict[str, Any]:
+def settled(counted: Any) -> dict[str, Any]:
     """The server's counts once nothing arrives any more."""
-    last: dict[str, Any] = told()
+    last: dict[str, Any] = counted()
     for _ in range(100):
         signal.sigtimedwait([], 0.2)
-        now = told()
+        now = counted()
         if now["attempts"] == last["attempts"]:
             break
         last = now

@@ -105,7 +105,7 @@ def cifar10(images: Path, files: dict[str, str], output: Path) -> list[str]:
     ]
 
 
-def test_cifar10_trains_what_is_missing_and_goes_on(
+def test_cifar10_trains_what_is_missing_and_resumes(
     call: Callable[..., dict[str, Any]], images: Path, files: dict[str, str], tmp_path: Path
 ) -> None:
     arguments = cifar10(images, files, tmp_path)
@@ -164,8 +164,8 @@ def test_what_ships_is_taken_for_its_own_networks_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "shipped.safetensors"
-    told = {"surrogates": json.dumps([weights_digest(resnet(0))])}
-    save_denoiser(path, UNet(width=8, outer=1, inner=1), "unet", told)
+    card = {"surrogates": json.dumps([weights_digest(resnet(0))])}
+    save_denoiser(path, UNet(width=8, outer=1, inner=1), "unet", card)
     monkeypatch.setattr(shipped, "shipped_denoisers", lambda: {WHITE.name: path})
     monkeypatch.setattr(shipped, "load_shipped_denoiser", lambda name: load_denoiser_file(path))
     ours = Networks(classifier=resnet(0), folder=tmp_path)

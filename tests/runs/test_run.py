@@ -348,7 +348,7 @@ class TestIdentity:
 
 
 class TestMore:
-    """An anytime run goes on with more copies, and stays valid; others cannot."""
+    """An anytime run can be extended, and stays valid; others cannot."""
 
     @pytest.fixture
     def begun(self, store: Store) -> Store:
@@ -531,7 +531,7 @@ class Two(nn.Module):
 
 
 class TestName:
-    def test_without_a_name_the_same_settings_go_on(self, store: Store) -> None:
+    def test_without_a_name_the_same_settings_resume(self, store: Store) -> None:
         first = request(name=None, seed=None, limit=3).execute(store)
         again = request(name=None, seed=None).execute(store)
         assert (again.name, again.seed) == (first.name, first.seed)
@@ -738,7 +738,7 @@ class TestProgress:
         assert {progress.run for progress in seen} == {"run"}
         assert len({progress.calls for progress in seen}) == math.ceil(CALLS / FORWARD) + 1
 
-    def test_goes_on_from_what_is_stored(self, store: Store) -> None:
+    def test_resumes_from_what_is_stored(self, store: Store) -> None:
         with pytest.raises(KeyboardInterrupt):
             at_pass(6, KeyboardInterrupt()).execute(store)
         stored = store.images("run")
@@ -953,14 +953,14 @@ def test_what_is_counted_is_stored_within_half_a_second(
     clock, behind = Clock(monkeypatch), list[float]()
     monkeypatch.setattr(writer, "ThreadPoolExecutor", AtOnce)
 
-    def told(progress: RunProgress) -> None:
+    def record(progress: RunProgress) -> None:
         behind.append((progress.calls - copies(counted(store))) / FORWARD * seconds)
 
     def work() -> None:
         clock.now += seconds
 
     plan = FixedBudget(100, 2000)
-    request(smoothed=smoothed(Sure(happens=work), batch_size=1), plan=plan).execute(store, told)
+    request(smoothed=smoothed(Sure(happens=work), batch_size=1), plan=plan).execute(store, record)
     assert max(behind) < 0.4 + seconds + 1e-9
     assert copies(counted(store)) == IMAGES * 2100
 

@@ -107,22 +107,22 @@ def test_the_report_shows_the_trade_off_of_one_method_only(tmp_path: Path) -> No
     assert "Which σ?" not in (tmp_path / "two.html").read_text("utf-8")
 
 
-def test_the_command_names_a_sigma_and_goes_on(
+def test_the_command_names_a_sigma_and_resumes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     words = ["sweep", "digits:test", "--classifier", "digits", "--denoiser", "digits-stability"]
     words += ["--sigmas", "0.12,0.25", "--radius", "0.3", "--radii", "0.1", "--max-n", "200"]
-    told = []
+    printed = []
     for _ in range(2):
         with pytest.raises(SystemExit) as ended:
             main([*words, "--limit", "3", "--json"])
         assert ended.value.code == 0
-        told.append(json.loads(capsys.readouterr().out))
-    assert told[0] == told[1]
-    assert told[0]["runs"] == ["sweep-r0.3-0.12", "sweep-r0.3-0.25"]
-    assert told[0]["sigma"] == 0.25
-    assert set(told[0]["rows"][0]["certified"]) == {"0.1", "0.3"}
+        printed.append(json.loads(capsys.readouterr().out))
+    assert printed[0] == printed[1]
+    assert printed[0]["runs"] == ["sweep-r0.3-0.12", "sweep-r0.3-0.25"]
+    assert printed[0]["sigma"] == 0.25
+    assert set(printed[0]["rows"][0]["certified"]) == {"0.1", "0.3"}
     assert (tmp_path / "sweep.html").exists()
 
 
@@ -165,8 +165,8 @@ def test_another_radius_is_answered(
         with pytest.raises(SystemExit) as ended:
             main([*WORDS, "--radius", radius])
         assert ended.value.code == 0
-        told = json.loads(capsys.readouterr().out)
-        assert (told["runs"], told["radius"]) == (runs, float(radius))
+        printed = json.loads(capsys.readouterr().out)
+        assert (printed["runs"], printed["radius"]) == (runs, float(radius))
     assert run_names() == ["sweep-0.2", "sweep-0.4", "sweep-r0.3-0.2", "sweep-r0.3-0.4"]
 
 

@@ -184,7 +184,7 @@ def summary(results: RunResults) -> Summary:
 def method_names(runs: Sequence[RunResults]) -> list[str]:
     """Return a name for each run: its method, with engine and precision if they are unusual.
 
-    Runs of equal name and sigma are told apart by their run names.
+    Run names distinguish runs of equal name and sigma.
     """
     names = [
         run.method if run.executed is None else f"{run.method}, {run.executed}" for run in runs
