@@ -1,4 +1,4 @@
-"""The commands with classifiers whose answers are bought: cost, limits, and one clear sentence."""
+"""The commands with remote classifiers: cost, limits, and one clear sentence."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ class TestBuying:
         assert KEY.encode() not in (commands.folder / "s.sqlite").read_bytes()
         assert KEY not in done.stdout + done.stderr
 
-    def test_nothing_is_bought_without_a_yes(self, fake: FakeVendor, commands: Commands) -> None:
+    def test_nothing_is_paid_without_a_yes(self, fake: FakeVendor, commands: Commands) -> None:
         environment = BY_NAME["aws"].environment(fake.url)
         done = commands.certify("aws", code=2, **environment)
         assert "No query was sent: confirmation needs a terminal" in done.stderr
@@ -131,23 +131,23 @@ class TestBuying:
         assert "The budget of 80 queries is used up (80 queries, $0.0000)" in done.stderr
         assert "All answers are stored. Repeat the command to resume" in done.stderr
         assert fake.attempts == 80
-        bought = fake.attempts
+        paid = fake.attempts
         done = commands.certify(spec, "--run", "r", "--json")
         assert json.loads(done.stdout)["rows"][0]["images"] == 2
         assert fake.answered_twice() == []
-        assert bought < fake.attempts
+        assert paid < fake.attempts
 
     def test_offline_buys_nothing(self, fake: FakeVendor, commands: Commands) -> None:
         spec = f"http:{fake.url}/classify?label=predictions"
         commands.certify(spec, "--n0", "20", "--n", "100", "--run", "r")
-        bought = fake.attempts
+        paid = fake.attempts
         done = commands.certify(
             spec, "--offline", "--run", "r", "--n0", "20", "--n", "60", "--alpha", "0.01",
             "--json",
         )  # fmt: skip
         (name,) = json.loads(done.stdout)["runs"]
         assert name.startswith("r-offline-")
-        assert fake.attempts == bought
+        assert fake.attempts == paid
         # An anytime plan that lacks answers has a radius all the same; one without n0 has none.
         done = commands.certify(
             spec, "--offline", "--run", "r", "--plan", "anytime", "--radii", "0.5", "--max-n",
@@ -159,7 +159,7 @@ class TestBuying:
             spec, "--offline", "--run", "r", "--n0", "30", "--n", "60", code=2
         )  # fmt: skip
         assert "lacks answers that this plan needs, for every image. Use its --n0" in done.stderr
-        assert fake.attempts == bought
+        assert fake.attempts == paid
         done = commands.certify(spec, "--offline", code=2)
         assert "--offline needs the run whose answers it uses. Add --run NAME." in done.stderr
 

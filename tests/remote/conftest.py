@@ -1,4 +1,4 @@
-"""The fake server is a module beside these tests, and a program as well."""
+"""The fake server is a module next to these tests, and a program too."""
 
 from __future__ import annotations
 

@@ -323,9 +323,9 @@ def test_secrets_are_nowhere(
         future = ask(client, [0])[0]
         future.exception(10)
         fake.script = lambda number, image: T.KEY
-        told = str(ask(client, [1])[0].exception(20))
+        message = str(ask(client, [1])[0].exception(20))
     written = [str(attempt) for attempt in log.history()]
-    assert not [text for text in (told, *written) if any(s in text for s in secrets)]
+    assert not [text for text in (message, *written) if any(s in text for s in secrets)]
     fingerprint = str(vendor.fingerprint_parts())
     assert not any(secret in fingerprint for secret in secrets)
 

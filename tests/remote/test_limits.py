@@ -143,4 +143,4 @@ def test_odd_or_no_retry_after_is_none() -> None:
     ],
 )
 def test_statuses(status: int, headers: dict[str, str], outcome: Outcome) -> None:
-    assert fault_of_status(status, "told", headers).outcome is outcome
+    assert fault_of_status(status, "message", headers).outcome is outcome

@@ -6,7 +6,9 @@ import importlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from safetensors import safe_open
 
 from denoised_smoothing.errors import (
     DenoisedSmoothingError,
@@ -14,9 +16,6 @@ from denoised_smoothing.errors import (
     SpecError,
     WeightsError,
 )
-from denoised_smoothing.models.classifiers import load_cifar_resnet
-from denoised_smoothing.models.denoisers import DenoiserNetwork, MeanDenoiser
-from denoised_smoothing.models.protocols import Classifier, Denoiser
 from denoised_smoothing.models.shipped import (
     check_checksum,
     load_shipped_denoiser,
@@ -33,7 +32,10 @@ from denoised_smoothing.models.specs import (
     remember_spec,
     unknown,
 )
-from denoised_smoothing.models.weights import load_weights
+
+if TYPE_CHECKING:  # so that models are listed without torch
+    from denoised_smoothing.models.denoisers import DenoiserNetwork, MeanDenoiser
+    from denoised_smoothing.models.protocols import Classifier, Denoiser
 
 
 def load_classifier(spec: str) -> Classifier:
@@ -51,6 +53,8 @@ def load_classifier(spec: str) -> Classifier:
         WeightsError: the weights are missing or do not fit.
         MissingExtraError: an optional package is needed.
     """
+    from denoised_smoothing.models.classifiers import load_cifar_resnet
+
     shipped = shipped_classifiers()
     if spec in shipped:
         check_checksum(shipped[spec])
@@ -103,7 +107,8 @@ def list_denoisers() -> list[dict[str, str]]:
     """Return the rows of ``list``: shipped denoisers with their cards, and the sources of specs."""
     shipped = []
     for name, path in shipped_denoisers().items():
-        _, card = load_weights(path)
+        with safe_open(path, "numpy") as file:
+            card = file.metadata()
         levels = "-".join(sorted({card["sigma_min"], card["sigma_max"]}))
         what = f"shipped: {card['architecture']}, sigma {levels}, {card['objective']}"
         shipped.append({"spec": name, "what": f"{what}, trained on {card['data']}", "missing": ""})
@@ -129,13 +134,13 @@ def _made_by(spec: Spec) -> Any:
     except (ImportError, TypeError) as error:  # TypeError: a name that begins with a dot
         raise SpecError(
             f"{spec.text!r}: module {module!r} cannot be imported ({error}). Install it, or run "
-            "in the folder that holds it"
+            "in the folder that holds it."
         ) from error
     else:
         if not callable(factory):
             raise SpecError(
                 f"{spec.text!r}: module {module!r} has no function {name!r}. Name one without "
-                "arguments that returns the classifier or denoiser"
+                "arguments that returns the classifier or denoiser."
             )
         try:
             return factory()
@@ -144,7 +149,7 @@ def _made_by(spec: Spec) -> Any:
         except Exception as error:
             raise SpecError(
                 f"{spec.text!r}: the factory failed with {type(error).__name__}: {error}. It is "
-                "called without arguments, and must return the classifier or denoiser"
+                "called without arguments, and must return the classifier or denoiser."
             ) from error
     finally:
         sys.path.remove(folder)
@@ -152,6 +157,8 @@ def _made_by(spec: Spec) -> Any:
 
 def _mean_of(spec: Spec) -> MeanDenoiser:
     """Return the mean over ``DENOISER+DENOISER``, each a spec without options."""
+    from denoised_smoothing.models.denoisers import DenoiserNetwork, MeanDenoiser
+
     mirror, parts = spec.options.get("mirror", "no"), spec.rest.split("+")
     if mirror not in ("yes", "no"):
         raise SpecError(f"{spec.text!r}: mirror must be yes or no, got {mirror!r}")
@@ -169,7 +176,7 @@ def _mean_of(spec: Spec) -> MeanDenoiser:
         if not isinstance(denoiser, DenoiserNetwork):
             raise SpecError(
                 f"{spec.text!r}: {part!r} is not a denoiser of this package. Name shipped ones, "
-                "or files of unet, dncnn or memnet"
+                "or files of unet, dncnn or memnet."
             )
         denoisers.append(denoiser)
     try:

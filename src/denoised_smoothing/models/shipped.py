@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from importlib import resources
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from denoised_smoothing.errors import SpecError, WeightsError
 from denoised_smoothing.files import sha256_of
-from denoised_smoothing.models.denoisers.base import DenoiserNetwork
-from denoised_smoothing.models.denoisers.files import load_denoiser_file
+
+if TYPE_CHECKING:  # so that models are listed without torch
+    from denoised_smoothing.models.denoisers.base import DenoiserNetwork
 
 CHECKSUMS = "SHA256SUMS"
 """The file of checksums in each folder, one line for each file, as ``sha256sum`` prints it."""
@@ -40,6 +42,8 @@ def load_shipped_denoiser(name: str) -> DenoiserNetwork:
         SpecError: there is no shipped denoiser of that name.
         WeightsError: the file is not the one that was shipped.
     """
+    from denoised_smoothing.models.denoisers.files import load_denoiser_file
+
     known = shipped_denoisers()
     if name not in known:
         raise SpecError(

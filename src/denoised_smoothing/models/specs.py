@@ -3,7 +3,7 @@
 The built-in sources are registered in the same way, in ``pyproject.toml``:
 
     [project.entry-points."denoised_smoothing.classifiers"]
-    timm = "denoised_smoothing.models.classifiers.timm:SOURCE"
+    timm = "denoised_smoothing.models.sources:TIMM"
 
 A spec is written ``scheme:rest?name=value&name=value``. An ``&`` begins an option where ``NAME=``
 follows, and is a part of the value elsewhere. Two kinds of sources read more (see :class:`Source`):
@@ -27,6 +27,7 @@ from functools import cache
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any, TypeVar
 
 from denoised_smoothing.errors import MissingExtraError, SpecError
@@ -134,7 +135,7 @@ class Source:
     """A kind of classifier, denoiser or data set: the value of an entry point.
 
     Args:
-        load: makes the object of a spec.
+        load: makes the object of a spec: a function, or ``MODULE:FUNCTION``, imported when used.
         form: how such a spec is written, scheme included: ``timm:NAME-OR-FOLDER``.
         what: one line for ``list``.
         options: the names that may follow a ``?`` in the spec; with none, a ``?`` is part of
@@ -145,7 +146,7 @@ class Source:
         hashes: whether ``#name=value``, the earlier form of options, is read as well.
     """
 
-    load: Callable[[Spec], Any]
+    load: Callable[[Spec], Any] | str
     form: str
     what: str
     options: tuple[str, ...] = ()
@@ -175,7 +176,8 @@ def open_spec(role: Role, text: str) -> Any:
     """
     source, spec = resolve(role, text)
     try:
-        return source.load(spec)
+        load = resolve_name(source.load) if isinstance(source.load, str) else source.load
+        return load(spec)
     except ImportError as error:
         missing = source.missing
         if missing is None or isinstance(error, MissingExtraError):
@@ -352,6 +354,6 @@ def _loaded(entry: metadata.EntryPoint) -> Source:
     except Exception as error:  # of any plug-in
         raise SpecError(
             f"The plug-in {entry.name!r} ({entry.value}) cannot be loaded "
-            f"({type(error).__name__}: {error}). Repair or remove the package that brings it"
+            f"({type(error).__name__}: {error}). Repair or remove the package that brings it."
         ) from error
     return source

@@ -200,7 +200,7 @@ def _missing(key: CopyKey) -> Future[int]:
     vote.set_exception(
         AnswerMissingError(
             f"Copy {key.copy} of image {key.image_id!r} ({key.stage}) has no answer in the log, "
-            "and no query may be sent. Remove --offline to pay for it"
+            "and no query may be sent. Remove --offline to pay for it."
         )
     )
     return vote

@@ -113,7 +113,7 @@ class QueryClient:
                     f"Copy {key.copy} of image {key.image_id!r} ({key.stage}) was sent before as "
                     f"{tried.sha256[:12]}..., and is {copy.sha256[:12]}... now. Only the same copy "
                     "may be sent again. Resume with the library versions of before, or start a "
-                    "new run under another name"
+                    "new run under another name."
                 )
             copy.number = tried.number
             copy.tried_before = tried.failures >= self._settings.attempts

@@ -67,7 +67,7 @@ class Encoding:
         if limits.max_side is not None and max(picture.size) > limits.max_side:
             raise SettingError(
                 f"The image has {picture.width}x{picture.height} pixels, and the vendor accepts "
-                f"{limits.max_side} a side at most. Certify at a smaller --resolution"
+                f"{limits.max_side} a side at most. Certify at a smaller --resolution."
             )
         file = io.BytesIO()
         if self.format is Format.PNG:
@@ -79,7 +79,7 @@ class Encoding:
         if limits.max_bytes is not None and len(data) > limits.max_bytes:
             raise SettingError(
                 f"The image has {len(data):,} bytes, and the vendor accepts {limits.max_bytes:,} "
-                "at most. Certify at a smaller --resolution, or send JPEG (?format=jpeg)"
+                "at most. Certify at a smaller --resolution, or send JPEG (?format=jpeg)."
             )
         return data
 

@@ -137,8 +137,8 @@ def _at(row: dict[str, Any]) -> dict[str, Any]:
 def resume_hint(log: QueryLog) -> str:
     """Return the end of a message when queries stop."""
     if log.lasting:
-        return "All answers are stored. Repeat the command to resume"
-    return "These answers are not stored. Runs in a store ('certify', CertificationRun) store them"
+        return "All answers are stored. Repeat the command to resume."
+    return "These answers are not stored. Runs in a store ('certify', CertificationRun) store them."
 
 
 @dataclass(frozen=True, slots=True)

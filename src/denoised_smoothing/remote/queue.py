@@ -199,7 +199,7 @@ class RequestQueue:
                 ModelChangedError(
                     f"{self._vendor.name} answers with model version {result.version!r}, but "
                     f"earlier answers of this run came from {self._version!r}. Counts of two "
-                    "models must not be mixed. Start a new run under another name"
+                    "models must not be mixed. Start a new run under another name."
                 )
             )
             return
@@ -246,7 +246,7 @@ class RequestQueue:
                 RemoteError(
                     f"None of the first {UNLABELLED_LIMIT} answers of {self._vendor.name} has a "
                     f"label that counts, the last is {str(attempt.answer)[:200]}. Check ?label, "
-                    "?labels and ?synonyms of the spec. Repeat the command to resume"
+                    "?labels and ?synonyms of the spec. Repeat the command to resume."
                 )
             )
 

@@ -15,7 +15,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from denoised_smoothing.errors import SettingError, WeightsError
 from denoised_smoothing.models.classifiers.base import ImageClassifier
-from denoised_smoothing.models.specs import Source, Spec
+from denoised_smoothing.models.sources import CIFAR_RESNET as SOURCE  # noqa: F401
+from denoised_smoothing.models.specs import Spec
 from denoised_smoothing.models.weights import fill, load_weights, save_weights
 
 CIFAR_RESNET = re.compile(r"cifar-resnet(?P<depth>\d+)")
@@ -191,9 +192,7 @@ def save_cifar_resnet(
     save_weights(path, classifier.network, metadata)
 
 
-def _load(spec: Spec) -> ImageClassifier:
+def load_spec(spec: Spec) -> ImageClassifier:
+    """Return the model of a spec."""
     named = CIFAR_RESNET.fullmatch(spec.scheme)
     return load_cifar_resnet(spec.rest, None if named is None else int(named["depth"]))
-
-
-SOURCE = Source(_load, "cifar-resnetDEPTH:FILE.safetensors", "CIFAR ResNets of depth 6n + 2")

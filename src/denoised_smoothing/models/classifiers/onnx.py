@@ -18,7 +18,8 @@ from denoised_smoothing.errors import ClassifierError, SettingError, WeightsErro
 from denoised_smoothing.files import sha256_of
 from denoised_smoothing.models.classifiers.base import check_channels
 from denoised_smoothing.models.classifiers.preprocessing import Interpolation, Resize
-from denoised_smoothing.models.specs import Source, Spec
+from denoised_smoothing.models.sources import ONNX as SOURCE  # noqa: F401
+from denoised_smoothing.models.specs import Spec
 
 _TYPES = {
     "tensor(float)": np.float32,
@@ -247,7 +248,8 @@ def _per_channel(values: tuple[float, ...], channels: int | None, name: str) -> 
     return torch.tensor(values).reshape(1, -1, 1, 1)
 
 
-def _load(spec: Spec) -> OnnxClassifier:
+def load_spec(spec: Spec) -> OnnxClassifier:
+    """Return the model of a spec."""
     preparation = Preparation(
         mean=spec.numbers("mean") or (0.0,),
         std=spec.numbers("std") or (1.0,),
@@ -257,13 +259,3 @@ def _load(spec: Spec) -> OnnxClassifier:
     return OnnxClassifier(
         spec.rest, preparation, spec.names("labels"), resolution, spec.options.get("output")
     )
-
-
-SOURCE = Source(
-    _load,
-    "onnx:FILE[?mean=...&std=...&labels=...]",
-    "ONNX files, by ONNX Runtime",
-    options=("mean", "std", "scale", "labels", "resolution", "output"),
-    package="onnxruntime",
-    extra="onnxruntime",
-)

@@ -13,7 +13,8 @@ from denoised_smoothing.models.classifiers.cifar_resnet import (
     IMAGENET_STD,
     ProjectedResNet,
 )
-from denoised_smoothing.models.specs import Source, Spec
+from denoised_smoothing.models.sources import PUBLISHED_CLASSIFIER as SOURCE  # noqa: F401
+from denoised_smoothing.models.specs import Spec
 from denoised_smoothing.models.weights import fill, load_checkpoint
 
 CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
@@ -64,15 +65,6 @@ def _imagenet(arch: str, path: str, tensors: dict[str, Tensor]) -> ImageClassifi
     return ImageClassifier(network, IMAGENET_MEAN, IMAGENET_STD, names, resolution=224).eval()
 
 
-def _load(spec: Spec) -> ImageClassifier:
+def load_spec(spec: Spec) -> ImageClassifier:
+    """Return the model of a spec."""
     return load_published_classifier(spec.rest, spec.options.get("arch"))
-
-
-SOURCE = Source(
-    _load,
-    "checkpoint:FILE[?arch=NAME]",
-    "published with Cohen et al. and Salman et al.",
-    options=("arch",),
-    package="torchvision",
-    extra="torchvision",
-)

@@ -14,7 +14,8 @@ from denoised_smoothing.errors import SettingError, SpecError, WeightsError
 from denoised_smoothing.models.classifiers.base import ImageClassifier, check_channels
 from denoised_smoothing.models.classifiers.preprocessing import Interpolation, Resize, Scaling
 from denoised_smoothing.models.hub import model_folder
-from denoised_smoothing.models.specs import Source
+from denoised_smoothing.models.sources import TIMM as SOURCE  # noqa: F401
+from denoised_smoothing.models.specs import Spec
 from denoised_smoothing.models.weights import fill, load_weights
 
 _SCALINGS = {
@@ -151,10 +152,6 @@ def _label_names(model: Any) -> Sequence[str] | None:
     return [information.index_to_description(index) for index in range(classes)]
 
 
-SOURCE = Source(
-    lambda spec: load_timm(spec.rest),
-    "timm:NAME-OR-FOLDER[:WEIGHTS]",
-    "models of timm, from its hub or a saved folder",
-    package="timm",
-    extra="timm",
-)
+def load_spec(spec: Spec) -> ImageClassifier:
+    """Return the model of a spec."""
+    return load_timm(spec.rest)

@@ -13,7 +13,8 @@ from denoised_smoothing.errors import MissingExtraError, SpecError, WeightsError
 from denoised_smoothing.models.classifiers.base import ImageClassifier
 from denoised_smoothing.models.classifiers.cifar_resnet import IMAGENET_MEAN, IMAGENET_STD
 from denoised_smoothing.models.classifiers.preprocessing import Interpolation, Resize, Scaling
-from denoised_smoothing.models.specs import Source, Spec
+from denoised_smoothing.models.sources import TORCHVISION as SOURCE  # noqa: F401
+from denoised_smoothing.models.specs import Spec
 from denoised_smoothing.models.weights import fill, load_weights
 
 
@@ -94,15 +95,7 @@ def _download(models: Any, name: str, chosen: Any) -> nn.Module:
     return network
 
 
-def _load(spec: Spec) -> ImageClassifier:
+def load_spec(spec: Spec) -> ImageClassifier:
+    """Return the model of a spec."""
     name, _, weights = spec.rest.partition(":")
     return load_torchvision(name, weights=weights or "DEFAULT")
-
-
-SOURCE = Source(
-    _load,
-    "torchvision:NAME[:WEIGHTS]",
-    "classifiers of torchvision",
-    package="torchvision",
-    extra="torchvision",
-)

@@ -15,7 +15,8 @@ from denoised_smoothing.errors import SettingError, WeightsError, first_line
 from denoised_smoothing.models.classifiers.base import ImageClassifier, check_channels
 from denoised_smoothing.models.classifiers.preprocessing import Interpolation, Resize, Scaling
 from denoised_smoothing.models.hub import model_folder
-from denoised_smoothing.models.specs import Source
+from denoised_smoothing.models.sources import TRANSFORMERS as SOURCE  # noqa: F401
+from denoised_smoothing.models.specs import Spec
 
 _INTERPOLATIONS = {
     0: Interpolation.NEAREST,
@@ -276,10 +277,6 @@ def _quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-SOURCE = Source(
-    lambda spec: load_transformers(spec.rest),
-    "hf:NAME-OR-FOLDER",
-    "image classifiers of transformers",
-    package="transformers",
-    extra="hf",
-)
+def load_spec(spec: Spec) -> ImageClassifier:
+    """Return the model of a spec."""
+    return load_transformers(spec.rest)

@@ -15,7 +15,8 @@ from denoised_smoothing.errors import SpecError, WeightsError, first_line
 from denoised_smoothing.models.classifiers.base import ImageClassifier
 from denoised_smoothing.models.classifiers.transformers import load_model, with_processor
 from denoised_smoothing.models.hub import model_folder
-from denoised_smoothing.models.specs import Source, Spec
+from denoised_smoothing.models.sources import ZERO_SHOT as SOURCE
+from denoised_smoothing.models.specs import Spec
 
 TEMPLATE = "a photo of a {}"
 """The default sentence about a label (Radford et al. 2021, section 3.1.4)."""
@@ -99,20 +100,11 @@ def _features(answer: Any) -> Tensor:
     return features
 
 
-def _load(spec: Spec) -> ImageClassifier:
+def load_spec(spec: Spec) -> ImageClassifier:
+    """Return the model of a spec."""
     labels = spec.names("labels")
     if labels is None:
         raise SpecError(
             f"{spec.text!r} names no labels. Write {SOURCE.form}, in quotes in a shell."
         )
     return load_zero_shot(spec.rest, labels, spec.options.get("template", TEMPLATE))
-
-
-SOURCE = Source(
-    _load,
-    "zero-shot:NAME-OR-FOLDER?labels=CAT,DOG,...",
-    "CLIP and SigLIP of transformers, with your labels",
-    options=("labels", "template"),
-    package="transformers",
-    extra="hf",
-)

@@ -10,7 +10,8 @@ from denoised_smoothing.errors import SpecError, WeightsError, first_line
 from denoised_smoothing.models.denoisers.diffusion import CARD, DiffusionDenoiser, ReverseDiffusion
 from denoised_smoothing.models.denoisers.noise_schedule import levels_of
 from denoised_smoothing.models.hub import model_folder
-from denoised_smoothing.models.specs import Source, Spec
+from denoised_smoothing.models.sources import DIFFUSERS as SOURCE  # noqa: F401
+from denoised_smoothing.models.specs import Spec
 
 
 def load_diffusion(named: str, reverse: ReverseDiffusion | None = None) -> DiffusionDenoiser:
@@ -99,7 +100,8 @@ def _loaded(library: Any, folder: Path, named: str, kind: str) -> Any:
     return unet
 
 
-def _load(spec: Spec) -> DiffusionDenoiser:
+def load_spec(spec: Spec) -> DiffusionDenoiser:
+    """Return the model of a spec."""
     if votes := spec.options.get("votes"):  # the old name
         raise SpecError(f"{spec.text!r}: votes is now samples. Write samples={votes}.")
     seed = spec.options.get("seed", "0")
@@ -107,13 +109,3 @@ def _load(spec: Spec) -> DiffusionDenoiser:
         raise SpecError(f"{spec.text!r}: seed must be a whole number, got {seed!r}. Use seed=0.")
     reverse = ReverseDiffusion(spec.number("steps", 1), spec.number("samples", 1), int(seed))
     return load_diffusion(spec.rest, reverse)
-
-
-SOURCE = Source(
-    _load,
-    "diffusers:NAME-OR-FOLDER[?steps=N&samples=N]",
-    "diffusion models of diffusers",
-    options=("steps", "samples", "seed", "votes"),
-    package="diffusers",
-    extra="diffusion",
-)

@@ -15,7 +15,13 @@ from denoised_smoothing.models.denoisers.diffusion import CARD, DiffusionDenoise
 from denoised_smoothing.models.denoisers.dncnn import DnCNN
 from denoised_smoothing.models.denoisers.memnet import MemNet
 from denoised_smoothing.models.denoisers.unet import UNet
-from denoised_smoothing.models.specs import Source
+from denoised_smoothing.models.sources import (  # noqa: F401
+    DNCNN,
+    DNCNN_WIDE,
+    MEMNET,
+    UNET,
+)
+from denoised_smoothing.models.specs import Spec
 from denoised_smoothing.models.weights import fill, load_weights, save_weights
 
 ARCHITECTURES: dict[str, Callable[..., DenoiserNetwork]] = {
@@ -125,15 +131,6 @@ def load_card(path: str | Path) -> dict[str, str]:
     return loaded
 
 
-def _source(architecture: str, what: str) -> Source:
-    return Source(
-        lambda spec: load_denoiser_file(spec.rest, spec.scheme),
-        f"{architecture}:FILE.safetensors",
-        what,
-    )
-
-
-DNCNN = _source("dncnn", "DnCNN of 17 layers (Salman et al. 2020)")
-DNCNN_WIDE = _source("dncnn-wide", "DnCNN of twice the width")
-MEMNET = _source("memnet", "MemNet (Salman et al. 2020)")
-UNET = _source("unet", "UNet that receives sigma, the fastest")
+def load_spec(spec: Spec) -> DenoiserNetwork:
+    """Return the model of a spec."""
+    return load_denoiser_file(spec.rest, spec.scheme)

@@ -11,7 +11,8 @@ from denoised_smoothing.errors import SpecError, WeightsError
 from denoised_smoothing.models.denoisers.base import DenoiserNetwork
 from denoised_smoothing.models.denoisers.dncnn import DnCNN
 from denoised_smoothing.models.denoisers.memnet import MemNet
-from denoised_smoothing.models.specs import Source, Spec
+from denoised_smoothing.models.sources import PUBLISHED_DENOISER as SOURCE  # noqa: F401
+from denoised_smoothing.models.specs import Spec
 from denoised_smoothing.models.weights import fill, load_checkpoint
 
 _EPSILON = 1e-4
@@ -84,10 +85,6 @@ def _memnet_name(name: str) -> str:
     return name
 
 
-def _load(spec: Spec) -> DenoiserNetwork:
+def load_spec(spec: Spec) -> DenoiserNetwork:
+    """Return the model of a spec."""
     return load_published_denoiser(spec.rest, spec.options.get("arch"))
-
-
-SOURCE = Source(
-    _load, "checkpoint:FILE[?arch=NAME]", "published with Salman et al.", options=("arch",)
-)

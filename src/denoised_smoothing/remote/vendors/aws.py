@@ -88,19 +88,19 @@ class Rekognition(Vendor):
             if session.region_name is None:
                 raise SettingError(
                     "aws needs a region, and none is set. Set AWS_DEFAULT_REGION, or run "
-                    "'aws configure'"
+                    "'aws configure'."
                 )
             credentials = session.get_credentials()
             if credentials is None:
                 raise SettingError(
                     "aws needs credentials, and none are found. Set AWS_ACCESS_KEY_ID and "
-                    "AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or run 'aws configure'"
+                    "AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or run 'aws configure'."
                 )
             keys = credentials.get_frozen_credentials()
             self._client = session.client("rekognition", config=config)
         except exceptions.BotoCoreError as error:
             raise SettingError(
-                f"aws cannot be set up ({error}). Check ~/.aws and the variables AWS_*"
+                f"aws cannot be set up ({error}). Check ~/.aws and the variables AWS_*."
             ) from error
         self._secrets = tuple(filter(None, (keys.secret_key, keys.token, keys.access_key)))
 

@@ -54,7 +54,7 @@ class ImageAnalysis(Vendor):
                 raise SettingError(
                     f"azure needs address and key of a Computer Vision resource, and {name} is "
                     "not set. Copy both from 'Keys and Endpoint' in the portal to VISION_ENDPOINT "
-                    "and VISION_KEY"
+                    "and VISION_KEY."
                 )
         self._secrets = (key,)
         self._client = sdk.ImageAnalysisClient(

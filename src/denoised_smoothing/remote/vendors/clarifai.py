@@ -63,7 +63,7 @@ class Clarifai(RestVendor):
         if not token:
             raise SettingError(
                 "clarifai needs a personal access token in the environment variable CLARIFAI_PAT, "
-                "which is not set. Create one in the settings of your account"
+                "which is not set. Create one in the settings of your account."
             )
         self._secrets = (token,)
         super().connect(timeout=timeout, in_flight=in_flight)

@@ -75,7 +75,7 @@ class CloudVision(Vendor):
         except self.module("google.auth.exceptions").GoogleAuthError as error:
             raise SettingError(
                 "google needs credentials, and none are found. Set GOOGLE_APPLICATION_CREDENTIALS "
-                "to a key file, run 'gcloud auth application-default login', or set GOOGLE_API_KEY"
+                "to a key file, run 'gcloud auth application-default login', or set GOOGLE_API_KEY."
             ) from error
         # A connection per query in flight; the SDK's session keeps 10.
         session = getattr(self._client.transport, "_session", None)

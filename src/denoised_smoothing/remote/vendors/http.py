@@ -64,7 +64,7 @@ class HttpEndpoint(RestVendor):
         except jmespath.exceptions.JMESPathError as error:
             raise SettingError(
                 f"label must be a JMESPath expression, got {label!r} "
-                f"({str(error).splitlines()[0]}). Write one such as predictions[0].label"
+                f"({str(error).splitlines()[0]}). Write one such as predictions[0].label."
             ) from error
 
     @classmethod
@@ -73,7 +73,7 @@ class HttpEndpoint(RestVendor):
     ) -> Vendor:
         if refused := sorted(options.keys() - _TAKES[protocol] - {"token_env"}):
             raise SpecError(
-                f"protocol={protocol} does not take the option {refused[0]!r}. Remove it"
+                f"protocol={protocol} does not take the option {refused[0]!r}. Remove it."
             )
         return KServe(rest, labels, **options) if protocol == "kserve" else cls(rest, **options)
 

@@ -77,7 +77,7 @@ class OpenAI(Vendor):
         except sdk.OpenAIError as error:
             raise SettingError(
                 "openai needs a key in the environment variable OPENAI_API_KEY, which is not set. "
-                "Set it to any text if an endpoint of your own needs no key"
+                "Set it to any text if an endpoint of your own needs no key."
             ) from error
         self._secrets = (self._client.api_key,)
 

@@ -40,7 +40,7 @@ class RestVendor(Vendor):
             if not (token := os.environ.get(token_env)):
                 raise SettingError(
                     f"The environment variable {token_env!r} must hold a token, but is not set. "
-                    "Set it, or remove token_env"
+                    "Set it, or remove token_env."
                 )
             self._secrets = (token,)
         self._clients: SimpleQueue[Any] = SimpleQueue()

@@ -1,0 +1,93 @@
+"""The sources of local models. A model's module is imported when a spec is loaded, not to list it.
+
+Each module has a function ``load_spec``, from a :class:`~denoised_smoothing.models.specs.Spec` to
+the model.
+"""
+
+from __future__ import annotations
+
+from denoised_smoothing.models.specs import Source
+
+
+def _source(
+    module: str,
+    form: str,
+    what: str,
+    *options: str,
+    package: str | None = None,
+    extra: str | None = None,
+) -> Source:
+    load = f"denoised_smoothing.models.{module}:load_spec"
+    return Source(load, form, what, options, package, extra)
+
+
+def _file(architecture: str, what: str) -> Source:
+    return _source("denoisers.files", f"{architecture}:FILE.safetensors", what)
+
+
+CIFAR_RESNET = _source(
+    "classifiers.cifar_resnet",
+    "cifar-resnetDEPTH:FILE.safetensors",
+    "CIFAR ResNets of depth 6n + 2",
+)
+ONNX = _source(
+    "classifiers.onnx",
+    "onnx:FILE[?mean=...&std=...&labels=...]",
+    "ONNX files, by ONNX Runtime",
+    *("mean", "std", "scale", "labels", "resolution", "output"),
+    package="onnxruntime",
+    extra="onnxruntime",
+)
+PUBLISHED_CLASSIFIER = _source(
+    "classifiers.published",
+    "checkpoint:FILE[?arch=NAME]",
+    "published with Cohen et al. and Salman et al.",
+    "arch",
+    package="torchvision",
+    extra="torchvision",
+)
+TIMM = _source(
+    "classifiers.timm",
+    "timm:NAME-OR-FOLDER[:WEIGHTS]",
+    "models of timm, from its hub or a saved folder",
+    package="timm",
+    extra="timm",
+)
+TORCHVISION = _source(
+    "classifiers.torchvision",
+    "torchvision:NAME[:WEIGHTS]",
+    "classifiers of torchvision",
+    package="torchvision",
+    extra="torchvision",
+)
+TRANSFORMERS = _source(
+    "classifiers.transformers",
+    "hf:NAME-OR-FOLDER",
+    "image classifiers of transformers",
+    package="transformers",
+    extra="hf",
+)
+ZERO_SHOT = _source(
+    "classifiers.zero_shot",
+    "zero-shot:NAME-OR-FOLDER?labels=CAT,DOG,...",
+    "CLIP and SigLIP of transformers, with your labels",
+    *("labels", "template"),
+    package="transformers",
+    extra="hf",
+)
+
+DIFFUSERS = _source(
+    "denoisers.diffusers",
+    "diffusers:NAME-OR-FOLDER[?steps=N&samples=N]",
+    "diffusion models of diffusers",
+    *("steps", "samples", "seed", "votes"),
+    package="diffusers",
+    extra="diffusion",
+)
+DNCNN = _file("dncnn", "DnCNN of 17 layers (Salman et al. 2020)")
+DNCNN_WIDE = _file("dncnn-wide", "DnCNN of twice the width")
+MEMNET = _file("memnet", "MemNet (Salman et al. 2020)")
+PUBLISHED_DENOISER = _source(
+    "denoisers.published", "checkpoint:FILE[?arch=NAME]", "published with Salman et al.", "arch"
+)
+UNET = _file("unet", "UNet that receives sigma, the fastest")
