@@ -244,7 +244,7 @@ def unknown(role: Role, text: str, names: Collection[str] = ()) -> SpecError:
     """
     every = [*names, *forms(role)]
     known = {re.split(r"[:\[?A-Z]", form)[0]: form for form in every}
-    hint = _nearest(text.split(":")[0], known)
+    hint = _nearest(text.split(":")[0], known, 0.5)
     what = role.value.removesuffix("s")
     return SpecError(f"Unknown {what} {text!r}. {hint}Known: {', '.join(every)}")
 
@@ -308,16 +308,16 @@ def _option(text: str, pair: str, source: Source) -> tuple[str, str]:
     for known in (name, name.replace("-", "_")):
         if known in source.options:
             return known, value
-    hint = _nearest(name, {option: option for option in source.options})
+    hint = _nearest(name, {option: option for option in source.options}, 0.7)
     query = ". A query of the URL stands before the options: URL?query?NAME=VALUE" * source.url
     raise SpecError(
         f"{text!r}: option {name!r} is not known. {hint}Known: {', '.join(source.options)}{query}"
     )
 
 
-def _nearest(text: str, known: Mapping[str, str]) -> str:
+def _nearest(text: str, known: Mapping[str, str], cutoff: float) -> str:
     """Return a question that suggests the value of the most similar key, or an empty string."""
-    nearest = difflib.get_close_matches(text, known, n=1, cutoff=0.5)
+    nearest = difflib.get_close_matches(text, known, n=1, cutoff=cutoff)
     return f"Did you mean {known[nearest[0]]}? " if nearest else ""
 
 

@@ -131,5 +131,5 @@ class TestRefused:
             load_classifier(f"onnx:{tmp_path}/a.onnx?std=0")
         with pytest.raises(SettingError, match="mean must be one number, or one for each of 3"):
             load_classifier(f"onnx:{tmp_path}/a.onnx?mean=0.1,0.2")
-        with pytest.raises(SpecError, match="mean takes numbers such as"):
+        with pytest.raises(SpecError, match="mean must be numbers such as"):
             load_classifier(f"onnx:{tmp_path}/a.onnx?mean=grey")
