@@ -181,7 +181,7 @@ class TestFactories:
             ("./toy:Toy", r"module './toy' cannot be imported"),
             ("toy:absent", r"module 'toy' has no function 'absent'. Name one without arguments"),
             ("toy:number", r"module 'toy' has no function 'number'. Name one without"),
-            ("toy:nothing", r"factory must return a callable, got NoneType"),
+            ("toy:nothing", r"factory must return a callable on images, got NoneType"),
         ],
     )
     @pytest.mark.parametrize("load", [load_classifier, load_denoiser])

@@ -92,7 +92,8 @@ def _opened(role: Role, spec: str, names: Sequence[str]) -> Any:
     made = open_spec(role, spec)
     if not callable(made):
         raise SpecError(
-            f"{spec!r}: its source or factory must return a callable, got {type(made).__name__}"
+            f"{spec!r}: its source or factory must return a callable on images, "
+            f"got {type(made).__name__}"
         )
     return remember_spec(made, spec)
 
