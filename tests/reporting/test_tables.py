@@ -141,7 +141,7 @@ def test_without_labels_the_share_is_called_certified() -> None:
 
 
 def test_runs_with_and_without_labels_are_not_mixed(four: RunResults) -> None:
-    with pytest.raises(SettingError, match=r"labels \['a'\] and without \['b'\] cannot"):
+    with pytest.raises(SettingError, match=r"labels \['a'\] and runs without cannot"):
         comparison([four, results(image(0, None, 1, 0.5), name="b")], (0.25,))
 
 

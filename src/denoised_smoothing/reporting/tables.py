@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -186,13 +185,10 @@ def method_names(runs: Sequence[RunResults]) -> list[str]:
 
     Run names distinguish runs of equal name and sigma.
     """
-    names = [
-        run.method if run.executed is None else f"{run.method}, {run.executed}" for run in runs
-    ]
-    seen = Counter((name, run.sigma) for name, run in zip(names, runs, strict=True))
+    pairs = [(", ".join(filter(None, (run.method, run.executed))), run.sigma) for run in runs]
     return [
-        name if seen[name, run.sigma] == 1 else f"{name} ({run.run.name})"
-        for name, run in zip(names, runs, strict=True)
+        pair[0] if pairs.count(pair) == 1 else f"{pair[0]} ({run.run.name})"
+        for pair, run in zip(pairs, runs, strict=True)
     ]
 
 
@@ -202,15 +198,13 @@ def measure(runs: Sequence[RunResults]) -> str:
     Raises:
         SettingError: some runs have labels and others have not.
     """
-    names: dict[bool, list[str]] = {True: [], False: []}
-    for run in runs:
-        names[run.labelled].append(run.run.name)
-    if names[True] and names[False]:
+    labelled = [run.run.name for run in runs if run.labelled]
+    if 0 < len(labelled) < len(runs):
         raise SettingError(
-            f"Runs with true labels {names[True]} and without {names[False]} cannot be compared. "
-            "Report on them separately."
+            f"Runs with true labels {labelled} and runs without cannot be compared. Report on them "
+            "separately."
         )
-    return "certified accuracy" if names[True] else "certified"
+    return "certified accuracy" if labelled else "certified"
 
 
 def comparison(runs: Sequence[RunResults], radii: Sequence[float]) -> list[Row]:
@@ -250,20 +244,12 @@ def best_over_sigma(rows: Sequence[Row]) -> list[Row]:
     As in the tables of Cohen et al. 2019 and Salman et al. 2020: sigma is chosen for each radius,
     in hindsight.
     """
-    groups: dict[str, list[Row]] = {}
-    for row in rows:
-        groups.setdefault(row.method, []).append(row)
-    return [
-        Row(
-            method,
-            group[0].measure,
-            tuple(
-                max(cells, key=lambda cell: cell.share)
-                for cells in zip(*(row.cells for row in group), strict=True)
-            ),
-        )
-        for method, group in groups.items()
-    ]
+    best = []
+    for method in dict.fromkeys(row.method for row in rows):
+        columns = zip(*(row.cells for row in rows if row.method == method), strict=True)
+        cells = tuple(max(cells, key=lambda cell: cell.share) for cells in columns)
+        best.append(Row(method, rows[0].measure, cells))
+    return best
 
 
 def caption(rows: Sequence[Row]) -> str:

@@ -23,12 +23,9 @@ from denoised_smoothing.errors import ImageError, SettingError
 from denoised_smoothing.images import to_png
 from denoised_smoothing.models.specs import spec_of
 from denoised_smoothing.remote.classifier import RemoteClassifier
-from denoised_smoothing.runs.paid import (
-    QueryEstimate,
-    begin_offline,
-    estimate,
-    with_query_log,
-)
+from denoised_smoothing.remote.log import StoreLog
+from denoised_smoothing.remote.records import spending_of
+from denoised_smoothing.runs.paid import QueryEstimate, with_query_log
 from denoised_smoothing.runs.resume import resume
 from denoised_smoothing.runs.shards import OF_SHARDS, Shard
 from denoised_smoothing.runs.writer import Loaded, RunProgress, RunWriter
@@ -232,8 +229,11 @@ class CertificationRun:
         """Return how many queries the run still needs at most; None where it sends none."""
         if self.remote is None or self.answers_of is not None:
             return None
+        known = store.find(self.run_name) is not None
+        attempts = list(StoreLog(store, self.run_name).history()) if known else []
+        settled = sum(attempt.final for attempt in attempts)
         calls = len(self.indices) * self.plan.most_calls()
-        return estimate(store, self.run_name, self.remote, calls)
+        return QueryEstimate(max(0, calls - settled), spending_of(attempts), self.remote.price)
 
     def execute(
         self, store: Store, progress: Callable[[RunProgress], None] | None = None
@@ -289,15 +289,26 @@ class CertificationRun:
             self.smoothed.prepared.use_engine(EngineName(engine), forward)
             self.__dict__.pop("settings", None)
         if source is not None:
-            return begin_offline(
-                store, run, self.run_name, remote=self.remote,
-                settings=self.settings, seed=self.seed, info=self._info(),
-            )  # fmt: skip
+            return self._begin_offline(store, run)
         return resume(
             store, run, self.settings, self.plan, seed=self.seed, more=self.more,
             command=self.command, parameters=self.parameters(run.seed),
             image_ids=[self.dataset.image_ids[index] for index in self.indices],
         )  # fmt: skip
+
+    def _begin_offline(self, store: Store, source: StoredRun) -> StoredRun:
+        """Begin a run on the noise and the answers of another one; alpha and plan may differ."""
+        if self.remote is None:
+            raise SettingError(
+                "--offline needs the query log of a remote classifier, and "
+                f"{self.settings['classifier']!r} is a local one. Remove --offline."
+            )
+        same = {key: source.settings[key] for key in ("alpha", "plan")}
+        store.begin(source.name, {**self.settings, **same}, seed=self.seed, info={})
+        info = self._info()
+        info["label_names"] = source.info.get("label_names") or info["label_names"]
+        info["answers_of"] = source.info.get("answers_of", source.name)
+        return store.begin(self.run_name, self.settings, seed=source.seed, info=info)
 
     def _info(self) -> dict[str, Any]:
         """Return what a new run records about its origin."""
