@@ -93,6 +93,13 @@ def test_says_what_it_is(torch_bundle: Path) -> None:
     assert read_bundle(torch_bundle).to_dict().items() <= written.items()
 
 
+def test_specs_by_which_parts_were_loaded_are_recorded(tmp_path: Path) -> None:
+    denoiser = catalogue.load_denoiser("digits-mse")
+    SmoothedClassifier(catalogue.load_classifier("digits"), 0.5, denoiser).save(tmp_path / "one")
+    written = read_bundle(tmp_path / "one")
+    assert (written.classifier, written.denoiser) == ("digits", "digits-mse")
+
+
 def flip(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[-1] ^= 1

@@ -12,7 +12,6 @@ their files define them.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,6 @@ from denoised_smoothing.models.protocols import Classifier
 from denoised_smoothing.smoothing.bundle_file import Bundle, read_bundle, write_bundle
 from denoised_smoothing.smoothing.bundle_parts import (
     ConvertedPipeline,
-    check_version,
     load_engine,
     load_part,
     needs_spec,
@@ -40,29 +38,25 @@ UNNAMED = "unnamed"
 
 def save_bundle(
     folder: str | Path,
-    execution: PreparedPipeline,
+    prepared: PreparedPipeline,
     shape: tuple[int, int, int],
     classifier: tuple[Classifier, str | None],
     denoiser: tuple[Callable[..., Tensor] | None, str | None],
 ) -> None:
-    """Write a bundle.
+    """Write a bundle for images of a shape [C, H, W] to a new folder.
 
-    Args:
-        folder: a new one.
-        execution: the pipeline and its engine.
-        shape: of the images [C, H, W].
-        classifier, denoiser: each with the spec that makes it, or None.
+    The classifier and the denoiser come with the spec that makes each, or None.
 
     Raises:
         SettingError: the folder exists, or a spec is needed.
     """
     # Before the engine runs: a module may keep what it has computed.
     fingerprints = [fingerprint(part) for part, _ in (classifier, denoiser)]
-    choice, (_, height, width) = execution.engine_for(np.full(shape, 128 / 255, np.float32)), shape
+    choice, (_, height, width) = prepared.engine_for(np.full(shape, 128 / 255, np.float32)), shape
     engine = choice.engine
     bundle = Bundle(
-        sigma=execution.pipeline.sigma,
-        noise=execution.noise,
+        sigma=prepared.pipeline.sigma,
+        noise=prepared.noise,
         shape=shape,
         resolution=height if height == width else None,
         engine=engine.name,
@@ -74,7 +68,7 @@ def save_bundle(
         classifier_fingerprint=fingerprints[0],
         denoiser="none" if denoiser[0] is None else denoiser[1] or UNNAMED,
         denoiser_fingerprint=fingerprints[1],
-        calibration=execution.calibration,
+        calibration=prepared.calibration,
         model_digest=engine.identity().get("model_digest"),
     )
     for role, (part, spec) in (("classifier", classifier), ("denoiser", denoiser)):
@@ -91,15 +85,15 @@ def save_bundle(
 
 
 def shape_of(
-    execution: PreparedPipeline, channels: int | None, resolution: int | None
+    prepared: PreparedPipeline, channels: int | None, resolution: int | None
 ) -> tuple[int, int, int]:
     """Return the image shape [C, H, W] of the calibration images, or else of the classifier.
 
     Raises:
         SettingError: neither states it.
     """
-    if execution.calibration_shape is not None:
-        return execution.calibration_shape
+    if prepared.calibration_shape is not None:
+        return prepared.calibration_shape
     if channels is None or resolution is None:
         raise SettingError(
             "A bundle is for images of one shape, and the classifier does not state it: its "
@@ -109,33 +103,16 @@ def shape_of(
     return channels, resolution, resolution
 
 
-@dataclass(frozen=True)
-class OpenedBundle:
-    """The loaded content of a bundle."""
+def open_bundle(
+    folder: str | Path, classifier: Any = None, denoiser: Any = None
+) -> tuple[Bundle, Classifier, Callable[..., Tensor] | None, Engine | None]:
+    """Check a bundle, and load its classifier, its denoiser and the engine of a converted model.
 
-    bundle: Bundle
-    classifier: Classifier
-    denoiser: Callable[..., Tensor] | None
-    engine: Engine | None
-
-
-def open_bundle(folder: str | Path, classifier: Any = None, denoiser: Any = None) -> OpenedBundle:
-    """Check and load a bundle; the arguments are those of :meth:`SmoothedClassifier.load`.
-
-    Raises:
-        WeightsError: a file is altered or missing, of a newer format, or of other code.
-        SettingError: another version of the engine is installed.
-        MissingExtraError: the engine is not installed.
-        SpecError: the spec of the classifier or the denoiser is unknown here.
+    Arguments and errors are those of :meth:`SmoothedClassifier.load`.
     """
     folder, bundle = Path(folder), read_bundle(folder)
-    check_version(folder, bundle)
-    if bundle.converted:
-        engine = load_engine(folder, bundle)
-        return OpenedBundle(bundle, ConvertedPipeline(engine, bundle), None, engine)
-    return OpenedBundle(
-        bundle,
-        load_part(folder, bundle, "classifier", classifier),
-        load_part(folder, bundle, "denoiser", denoiser),
-        None,
-    )
+    engine = load_engine(folder, bundle)
+    if engine is not None:
+        return bundle, ConvertedPipeline(engine, bundle), None, engine
+    classifier = load_part(folder, bundle, "classifier", classifier)
+    return bundle, classifier, load_part(folder, bundle, "denoiser", denoiser), None

@@ -60,9 +60,10 @@ def save_parts(folder: Path, engine: Engine, classifier: object, denoiser: objec
         return
     for role, part in (("classifier", classifier), ("denoiser", denoiser)):
         path = folder / f"{role}.safetensors"
-        if isinstance(part, ImageClassifier) and _is_cifar_resnet(part):
+        name = _architecture(part)
+        if name and isinstance(part, ImageClassifier):
             save_cifar_resnet(path, part, {})
-        elif isinstance(part, DenoiserNetwork) and (name := _architecture(part)):
+        elif name and isinstance(part, DenoiserNetwork):
             save_denoiser(path, part, name, {**part.card})
         elif isinstance(part, nn.Module) and part.state_dict():
             save_weights(path, part, _input_format(part))
@@ -70,8 +71,7 @@ def save_parts(folder: Path, engine: Engine, classifier: object, denoiser: objec
 
 def needs_spec(part: object) -> bool:
     """Return whether a classifier or denoiser is made by a spec, as no file defines it."""
-    known = isinstance(part, DenoiserNetwork) and _architecture(part) is not None
-    return not (part is None or known or _is_cifar_resnet(part))
+    return part is not None and _architecture(part) is None
 
 
 def load_part(folder: Path, bundle: Bundle, role: str, given: object) -> Any:
@@ -80,9 +80,6 @@ def load_part(folder: Path, bundle: Bundle, role: str, given: object) -> Any:
     Args:
         given: what its spec makes, or None to make it here; used if its file does not define it.
 
-    Raises:
-        WeightsError: it differs from the one that was exported.
-        SpecError: its spec is unknown here.
     """
     path, spec = folder / f"{role}.safetensors", getattr(bundle, role)
     if role == "denoiser" and spec == "none":
@@ -94,7 +91,7 @@ def load_part(folder: Path, bundle: Bundle, role: str, given: object) -> Any:
     else:
         part = given if given is not None else _make(role, spec)
         if isinstance(part, ImageClassifier) and "form" in metadata:
-            _restore_format(part, **json.loads(metadata["form"]))
+            _restore_format(part, json.loads(metadata["form"]))
         if isinstance(part, nn.Module) and path.is_file():
             fill(part, weights, str(path))
     if fingerprint(part) != getattr(bundle, f"{role}_fingerprint"):
@@ -106,28 +103,10 @@ def load_part(folder: Path, bundle: Bundle, role: str, given: object) -> Any:
     return part
 
 
-def load_engine(folder: Path, bundle: Bundle) -> ConvertedEngine:
-    """Return the engine of a bundle with a converted model.
+def load_engine(folder: Path, bundle: Bundle) -> ConvertedEngine | None:
+    """Return the engine of a converted model; None if the engine is torch.
 
-    Raises:
-        MissingExtraError: its package is not installed.
-        WeightsError: files were added to the model.
-    """
-    kind = ENGINES[bundle.engine]
-    engine = kind(folder / MODEL, (bundle.forward, *bundle.shape), bundle.precision)
-    if engine.model_digest != bundle.model_digest:
-        raise WeightsError(
-            f"{folder / MODEL} holds other files than were exported. Copy the bundle again from "
-            "where it was written."
-        )
-    return engine
-
-
-def check_version(folder: Path, bundle: Bundle) -> None:
-    """Refuse another version of the engine: its answers may differ from those certified.
-
-    Raises:
-        SettingError: the version is different.
+    Another version of either is refused, as its answers may differ from those certified.
     """
     version = ENGINES.get(bundle.engine, TorchEngine).version()
     if version != bundle.engine_version:
@@ -137,6 +116,16 @@ def check_version(folder: Path, bundle: Bundle) -> None:
             f"{version} is installed, whose answers may differ. Run pip install "
             f"{package}=={bundle.engine_version.partition('+')[0]}, or export and certify again."
         )
+    if not bundle.converted:
+        return None
+    shape = (bundle.forward, *bundle.shape)
+    engine = ENGINES[bundle.engine](folder / MODEL, shape, bundle.precision)
+    if engine.model_digest != bundle.model_digest:
+        raise WeightsError(
+            f"{folder / MODEL} holds other files than were exported. Copy the bundle again from "
+            "where it was written."
+        )
+    return engine
 
 
 class ConvertedPipeline:
@@ -170,30 +159,22 @@ def _make(role: str, spec: str) -> Any:
     return classifier
 
 
-def _is_cifar_resnet(part: object) -> bool:
-    """Return whether the file of a CIFAR ResNet defines it wholly."""
-    return (
-        type(part) is ImageClassifier
-        and type(part.network) is CifarResNet
-        and part.resolution is not None
-        and part.resize is None
-    )
+def _architecture(part: object) -> str | None:
+    """Return the name that builds a classifier or denoiser from its file; None if it cannot.
 
-
-def _architecture(denoiser: DenoiserNetwork) -> str | None:
-    """Return the name that builds this denoiser from its file, or None if its file is not enough.
-
-    It is not enough for a class of another package, for a diffusion model, which is a folder, and
-    for a published DnCNN, whose batch normalisation has a different setting.
+    As for a diffusion model, which is a folder, or a published DnCNN, whose batch normalisation
+    has a different setting.
     """
+    if type(part) is ImageClassifier and type(part.network) is CifarResNet:
+        return "cifar-resnet" if part.resolution and part.resize is None else None
     kinds = {kind: name for name, kind in ARCHITECTURES.items() if isinstance(kind, type)}
-    name = kinds.get(type(denoiser))
-    if name is None or isinstance(denoiser, DiffusionDenoiser):
+    name = kinds.get(type(part))
+    if name is None or not isinstance(part, DenoiserNetwork) or isinstance(part, DiffusionDenoiser):
         return None
     with torch.random.fork_rng(devices=[]):
-        rebuilt = build_denoiser(name, **denoiser.config)
-    rebuilt.load_state_dict(denoiser.state_dict())
-    return name if fingerprint(rebuilt) == fingerprint(denoiser) else None
+        rebuilt = build_denoiser(name, **part.config)
+    rebuilt.load_state_dict(part.state_dict())
+    return name if fingerprint(rebuilt) == fingerprint(part) else None
 
 
 def _input_format(part: nn.Module) -> Mapping[str, str]:
@@ -205,22 +186,15 @@ def _input_format(part: nn.Module) -> Mapping[str, str]:
     return {"form": json.dumps(form)}
 
 
-def _restore_format(
-    classifier: ImageClassifier,
-    label_names: list[str] | None,
-    resolution: int | None,
-    resize: dict[str, Any] | None,
-) -> None:
+def _restore_format(classifier: ImageClassifier, form: Mapping[str, Any]) -> None:
     """Give a classifier the label names and sizes that it had when it was exported."""
-    classifier.label_names = None if label_names is None else tuple(label_names)
-    classifier.resolution, classifier.resize = resolution, None
+    names, resize = form["label_names"], form["resize"]
+    classifier.label_names = None if names is None else tuple(names)
+    classifier.resolution, classifier.resize = form["resolution"], None
     if resize is not None:
-        height, width = resize["size"]
-        classifier.resize = Resize(
-            **resize
-            | {
-                "size": (height, width),
-                "scaling": Scaling(resize["scaling"]),
-                "interpolation": Interpolation(resize["interpolation"]),
-            }
-        )
+        kinds = {
+            "size": tuple(resize["size"]),
+            "scaling": Scaling(resize["scaling"]),
+            "interpolation": Interpolation(resize["interpolation"]),
+        }
+        classifier.resize = Resize(**resize | kinds)

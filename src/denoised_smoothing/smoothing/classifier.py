@@ -35,6 +35,7 @@ from denoised_smoothing.errors import SettingError
 from denoised_smoothing.models.denoisers import check_size
 from denoised_smoothing.models.fingerprints import fingerprint
 from denoised_smoothing.models.protocols import Classifier
+from denoised_smoothing.models.specs import spec_of
 from denoised_smoothing.noise import chunk_size
 from denoised_smoothing.remote.protocol import CopyClassifier
 from denoised_smoothing.smoothing.bundle import open_bundle, save_bundle, shape_of
@@ -230,8 +231,8 @@ class SmoothedClassifier:
             folder: a new one.
             shape: of the images [C, H, W] to answer; None for that of the calibration images, or
                 what the classifier states.
-            classifier, denoiser: the specs that make them. Needed where they are callables of
-                one's own and the engine is torch.
+            classifier, denoiser: the specs that make them, if no spec loaded them. Needed where
+                they are callables of one's own and the engine is torch.
 
         Raises:
             SettingError: the folder exists, or a shape or spec is needed.
@@ -239,8 +240,9 @@ class SmoothedClassifier:
         """
         shape = shape or shape_of(self.prepared, self.channels, self.resolution)
         check_size(self.denoiser, *shape[1:])
-        parts = (self.classifier, classifier), (self.denoiser, denoiser)
-        save_bundle(folder, self.prepared, shape, *parts)
+        made = (self.classifier, classifier or spec_of(self.classifier))
+        front = (self.denoiser, denoiser or spec_of(self.denoiser))
+        save_bundle(folder, self.prepared, shape, made, front)
 
     @classmethod
     def load(
@@ -269,15 +271,14 @@ class SmoothedClassifier:
             SettingError: another version of the engine is installed.
             SpecError: the spec of the classifier or the denoiser is unknown here.
         """
-        opened = open_bundle(folder, classifier, denoiser)
-        bundle = opened.bundle
+        bundle, classifier, denoiser, engine = open_bundle(folder, classifier, denoiser)
         loaded = cls(
-            opened.classifier, bundle.sigma, opened.denoiser, noise=bundle.noise,
+            classifier, bundle.sigma, denoiser, noise=bundle.noise,
             device="cpu" if bundle.converted else device, precision=bundle.precision,
             batch_size=batch_size,
         )  # fmt: skip
         loaded.prepared.use_bundle(
-            bundle.engine, bundle.forward, bundle.shape, bundle.calibration, opened.engine
+            bundle.engine, bundle.forward, bundle.shape, bundle.calibration, engine
         )
         loaded.bundle = bundle
         loaded.resolution, loaded.channels = bundle.resolution, bundle.shape[0]

@@ -49,8 +49,8 @@ _joined: tuple[str, str] | None = None
 class RayCluster:
     """Workers of a Ray cluster, which is started or joined when they are first needed.
 
-    A worker is a Ray task: it counts ``threads`` batches in a process that keeps the model. Ray
-    repeats a task whose process is lost, on another node if necessary.
+    A worker is a Ray task, in a process that keeps the model. Ray repeats a task whose process is
+    lost, on another node if necessary.
 
     Args:
         address: of the cluster, ``auto`` for the one that this machine belongs to, or None to
@@ -92,9 +92,7 @@ class RayCluster:
         return 2 if self.gpus else max(1, int(self.cpus))
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
-        """Run a function of a module as a task, after those submitted before.
-
-        Its future raises WorkerError if several processes or the connection were lost.
+        """Run a function as a task; the future raises WorkerError if the task was lost.
 
         Raises:
             MissingExtraError: Ray is not installed.
@@ -121,15 +119,15 @@ class RayCluster:
         ray = _connect(self.address)
         capacity = self._capacity([node["Resources"] for node in ray.nodes() if node["Alive"]])
         self.workers = self.workers or capacity
-        # Ray reuses a process at once if a task waits. A cluster with capacity for more workers
-        # starts those that wait, so there each must be started by a result.
+        # Ray reuses a process at once if a task waits for it. Where it has capacity for more
+        # workers than requested, only the number of its tasks limits them.
         return ThreadPoolExecutor((2 if self.workers == capacity else 1) * self.workers, "ray")
 
     def _task(self, function: Callable[..., Any]) -> Any:
         if function not in self._remote:
             import ray
 
-            # A process is reused for any GPU, and CUDA reads only once which are visible.
+            # A process is reused for any GPU of its node, and CUDA reads only once which it sees.
             visible = {"RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1"}
             self._remote[function] = ray.remote(
                 num_cpus=self.cpus, num_gpus=self.gpus, resources=dict(self.resources),
@@ -142,7 +140,7 @@ class RayCluster:
         self, pool: ThreadPoolExecutor, function: Callable[..., Any], arguments: Sequence[Any]
     ) -> Any:
         import ray
-        from ray.exceptions import RayError, RayTaskError
+        from ray.exceptions import RayError
 
         reference = None
         try:
@@ -153,35 +151,30 @@ class RayCluster:
             if self._pool is not pool:  # closed before it saw this reference
                 ray.cancel(reference, force=True)
             return ray.get(reference)
-        except RayTaskError as error:
-            raise _as_raised(error) from error
         except (RayError, ConnectionError, SystemExit) as error:  # Ray ends waiting threads so
-            raise _as_lost(error, closed=self._pool is not pool) from error
+            raise _error_of(error, closed=self._pool is not pool) from error
         finally:
             self._running.discard(reference)
 
     def _capacity(self, nodes: Sequence[Mapping[str, float]]) -> int:
         """Count the workers that fit on nodes with these resources; a given number may wait."""
-        wanted = {"CPU": self.cpus, "GPU": self.gpus, **self.resources}
-        capacity = sum(
-            min(
-                (int(node.get(name, 0) / each + 1e-9) for name, each in wanted.items() if each),
-                default=1,
-            )
-            for node in nodes
-        )
-        if capacity:
+        all_kinds = {"CPU": self.cpus, "GPU": self.gpus, **self.resources}
+        needed = {name: amount for name, amount in all_kinds.items() if amount}
+        fitting = [
+            [int(node.get(name, 0) / needed[name] + 1e-9) for name in needed] for node in nodes
+        ]
+        if capacity := sum(min(numbers, default=1) for numbers in fitting):
             return capacity
-        asked = ", ".join(f"{name} {each:g}" for name, each in wanted.items() if each)
-        totals = {name: sum(node.get(name, 0) for node in nodes) for name in wanted}
-        there = ", ".join(f"{name} {total:g}" for name, total in totals.items())
-        lack = f"No node of the cluster has capacity for a worker ({asked}): all have {there}."
+        totals = {name: sum(node.get(name, 0) for node in nodes) for name in all_kinds}
+        one, available = (
+            ", ".join(f"{name} {amount:g}" for name, amount in amounts.items())
+            for amounts in (needed, totals)
+        )
+        lack = f"No node of the cluster has capacity for a worker ({one}): all have {available}."
         if self.workers is None:
-            raise SettingError(
-                f"{lack} Request less, or wait for a number of workers with --workers."
-            )
+            raise SettingError(f"{lack} Request less, or wait for nodes with --workers NUMBER.")
         _log.warning("%s Waiting for one that has.", lack)
-        return capacity
+        return 0
 
 
 class RayBackend:
@@ -219,29 +212,29 @@ class RayBackend:
     ) -> Iterator[BatchRunner]:
         """Run batches of images of this size on the cluster.
 
-        Args:
-            image: one of them.
-            seed: of the noise of all images.
-            max_in_flight: maximum number of copies in flight, but at least one batch; None for
-                enough to keep workers busy while one of them is late.
-            choice: the engine for these images; None to ask for it.
+        Arguments are those of :meth:`Devices.runner`, with one seed of all images. By default
+        there are four batches a worker in flight, so that all work while one of them is late.
         """
         if not isinstance(seed, int):
             raise SettingError(
-                "A cluster counts images of one seed. Omit it to count images that join later."
+                "A cluster counts images of one seed. Omit ray to count images that join later."
             )
+        import ray
+
         choice, threads = choice or self.prepared.engine_for(image), self.cluster.threads
         task = self.task(choice.engine.name, choice.forward, choice.engine.identity())
         sent: WeakKeyDictionary[ImageTask, Any] = WeakKeyDictionary()
         forward, chunk = choice.forward, chunk_size(image.shape)
         batch = forward * max(self.cluster.passes, -(-chunk // forward))
-        limit = max_in_flight
-        batch *= threads if limit is None else max(1, min(threads, limit // batch))
+        batch *= threads if max_in_flight is None else max(1, min(threads, max_in_flight // batch))
         workers = self.cluster.workers or 1
-        batches = 4 * workers if limit is None else max(1, limit // batch)
+        batches = 4 * workers if max_in_flight is None else max(1, max_in_flight // batch)
 
         def submit(parts: Sequence[CopyRange]) -> Future[Votes]:
-            images = [_put(sent, part.task) for part in parts]
+            for part in parts:
+                if part.task not in sent:
+                    sent[part.task] = ray.put(part.task.image)
+            images = [sent[part.task] for part in parts]
             ranges = [(part.task.image_id, part.stage, part.start, part.stop) for part in parts]
             return self.cluster.submit(count_votes, task, seed, ranges, *images)
 
@@ -251,19 +244,17 @@ class RayBackend:
         self, engine: EngineName, forward: int | None, identity: dict[str, str] | None = None
     ) -> ClusterTask:
         """Describe tasks of this engine; the model is stored in the cluster when it changes."""
-        prepared = self.prepared
+        prepared, pipeline = self.prepared, self.prepared.pipeline
         state = (prepared.state, prepared.calibration)
         if self._sent[0] != state:
             import ray
 
-            parts = (prepared.pipeline.classifier, prepared.pipeline.denoiser)
+            parts = (pipeline.classifier, pipeline.denoiser, pipeline.sigma)
             settings = (prepared.calibration, prepared.precision.value, prepared.noise.value)
-            key = fingerprint(((*parts, prepared.pipeline.sigma), *settings))
-            self._sent = (state, key, [ray.put(prepared)])
+            self._sent = (state, fingerprint((parts, *settings)), [ray.put(prepared)])
         _, key, model = self._sent
-        return ClusterTask(
-            key, model, self._device, engine, forward, identity, self.cluster.threads
-        )
+        threads = self.cluster.threads
+        return ClusterTask(key, model, self._device, engine, forward, identity, threads)
 
 
 class _ClusterEngine(Engine):
@@ -271,18 +262,14 @@ class _ClusterEngine(Engine):
 
     def __init__(self, backend: RayBackend, found: EngineRecord) -> None:
         self._backend, self._found = backend, found
+        self.name = found.engine  # type: ignore[misc]  # of each instance, not of the class
         self.device, self.precision = backend.prepared.device, backend.prepared.precision
         self.workers = backend.cluster.workers or 1
 
-    @property
-    def name(self) -> EngineName:  # type: ignore[override]  # of each instance, not of the class
-        return self._found.engine
-
     def answer(self, copies: Float[Tensor, "b c h w"]) -> Num[Tensor, "b ..."]:
         task = self._backend.task(self.name, self._found.forward, self.identity())
-        return torch.tensor(
-            self._backend.cluster.submit(answer_copies, task, copies.numpy()).result()
-        )
+        future = self._backend.cluster.submit(answer_copies, task, copies.numpy())
+        return torch.tensor(future.result())
 
     def identity(self) -> dict[str, str]:
         return self._found.identity
@@ -294,36 +281,31 @@ class _ClusterEngine(Engine):
         return str(ray.__version__)
 
 
-def _as_lost(error: BaseException, *, closed: bool) -> WorkerError:
-    """Return the error of a task without a result."""
-    from ray.exceptions import NodeDiedError, OutOfMemoryError, WorkerCrashedError
+def _error_of(error: Any, *, closed: bool) -> Exception:
+    """Return the error of a task: as a worker raised it, or a WorkerError with advice."""
+    from ray.exceptions import NodeDiedError, OutOfMemoryError, RayTaskError, WorkerCrashedError
 
+    if isinstance(error, RayTaskError):
+        if isinstance(error.cause, DenoisedSmoothingError):
+            return error.cause
+        return WorkerError(
+            f"A worker of the cluster failed with {type(error.cause).__name__}: {error.cause}. "
+            "Install the packages and modules that make the classifier on every node."
+        )
     reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+    lost = f"The connection to the cluster was lost ({'it was closed' if closed else reason})."
     if not closed and isinstance(error, (NodeDiedError, OutOfMemoryError, WorkerCrashedError)):
-        what = (
+        lost = (
             f"{TRIES} workers were lost over the same batch, the last one with {reason} Check that "
             "their memory holds the model."
         )
-    else:
-        lost = "it was closed" if closed else reason
-        what = f"The connection to the cluster was lost ({lost})."
-    return WorkerError(f"{what} Counts so far are stored. Repeat the command to resume.")
-
-
-def _as_raised(error: Any) -> Exception:
-    """Return the error that a worker raised; one of another package with advice."""
-    if isinstance(error.cause, DenoisedSmoothingError):
-        return error.cause
-    return WorkerError(
-        f"A worker of the cluster failed with {type(error.cause).__name__}: {error.cause}. "
-        "Install the packages and modules that make the classifier on every node."
-    )
+    return WorkerError(f"{lost} Counts so far are stored. Repeat the command to resume.")
 
 
 def worker_device(
     name: str | torch.device | Sequence[str | torch.device], cluster: RayCluster
 ) -> str:
-    """Return the device of each worker; ``auto`` is a GPU if each takes a part of one.
+    """Return the kind of device of a worker; ``auto`` is a GPU if a worker takes a part of one.
 
     Raises:
         SettingError: several are named, or a GPU that workers do not take.
@@ -340,15 +322,6 @@ def worker_device(
             "--worker-gpus."
         )
     return kind  # Ray assigns the GPU of each task
-
-
-def _put(sent: WeakKeyDictionary[ImageTask, Any], task: ImageTask) -> Any:
-    """Return the reference of an image; it is sent once for all its batches."""
-    if task not in sent:
-        import ray
-
-        sent[task] = ray.put(task.image)
-    return sent[task]
 
 
 def _connect(address: str | None) -> Any:

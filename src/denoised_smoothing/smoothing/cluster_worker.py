@@ -23,12 +23,11 @@ from denoised_smoothing.smoothing.votes import VoteCounter
 
 @dataclass(frozen=True)
 class ClusterTask:
-    """The model and the engine of a task.
+    """The model and the engine of a task, and the threads that count.
 
     ``model`` is a list of one reference to a :class:`PreparedPipeline`, so that a process fetches
-    it once and not for each task; ``fingerprint`` identifies it. ``engine`` and ``forward`` (None
-    to choose) are its settings, and ``identity`` is what the engine must report. ``threads`` is
-    the number of threads that count.
+    it once and not for each task; ``fingerprint`` identifies it. ``forward`` is None to choose it,
+    and ``identity`` is what the engine must report.
     """
 
     fingerprint: str
@@ -42,7 +41,7 @@ class ClusterTask:
 
 @dataclass(frozen=True)
 class EngineRecord:
-    """The engine that a worker chose: the content of :class:`EngineChoice` as plain values."""
+    """The :class:`EngineChoice` of a worker as plain values."""
 
     engine: EngineName
     forward: int
@@ -102,8 +101,7 @@ def answer_copies(
 
 def _split(parts: Sequence[CopyRange], groups: int, forward: int) -> list[list[CopyRange]]:
     """Split copy ranges into at most ``groups`` of equally many forward passes."""
-    copies = sum(part.size for part in parts)
-    size = forward * -(-copies // (groups * forward))
+    size = forward * -(-sum(part.size for part in parts) // (groups * forward))
     split: list[list[CopyRange]] = [[]]
     for part in parts:
         if sum(other.size for other in split[-1]) >= size:
@@ -117,8 +115,7 @@ def _load(
 ) -> tuple[_LoadedModel, EngineChoice]:
     """Return the model of a task and its engine for images of this size.
 
-    Raises:
-        SettingError: the engine here differs from the one that was chosen on another node.
+    An engine that differs from the one chosen on another node is refused.
     """
     device = _assigned_device(task.device)
     model = _loaded.get(device)
@@ -133,28 +130,11 @@ def _load(
             VoteCounter(prepared.pipeline.sigma, prepared.noise, device),
             ThreadPoolExecutor(task.threads),
         )  # fmt: skip
-    if (model.prepared.engine, model.prepared.forward) != (task.engine, task.forward):
-        model.prepared.use_engine(task.engine, task.forward)
-    choice = model.prepared.engine_for(image)
-    _check_identity(task, choice.engine.identity())
-    return model, choice
-
-
-def _assigned_device(name: str) -> torch.device:
-    """Return the device of that name, of GPUs the one that Ray assigned to this task.
-
-    A process sees all GPUs of its node, because the assigned one may differ from task to task.
-    """
-    if name != "cuda":
-        return choose_device(name)
-    import ray
-
-    number, *_ = ray.get_gpu_ids()
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return choose_device(f"cuda:{visible.split(',').index(str(number)) if visible else number}")
-
-
-def _check_identity(task: ClusterTask, here: Mapping[str, str]) -> None:
+    prepared = model.prepared
+    if (prepared.engine, prepared.forward) != (task.engine, task.forward):
+        prepared.use_engine(task.engine, task.forward)
+    choice = prepared.engine_for(image)
+    here = choice.engine.identity()
     if task.identity is not None and here != task.identity:
         differences = "; ".join(
             f"{key}: {here.get(key)} here, {value} elsewhere"
@@ -166,3 +146,15 @@ def _check_identity(task: ClusterTask, here: Mapping[str, str]) -> None:
             "answers. Use nodes of one kind with the same versions installed: select them by a "
             "resource that only they have (--worker-resources)."
         )
+    return model, choice
+
+
+def _assigned_device(name: str) -> torch.device:
+    """Return the device of that name; of the GPUs of this node, the one assigned to this task."""
+    if name != "cuda":
+        return choose_device(name)
+    import ray
+
+    number, *_ = ray.get_gpu_ids()
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return choose_device(f"cuda:{visible.split(',').index(str(number)) if visible else number}")
