@@ -13,7 +13,7 @@ from denoised_smoothing.remote.limits import (
     TokenBucket,
 )
 from denoised_smoothing.remote.records import Outcome, Spending
-from denoised_smoothing.remote.vendors.base import fault_of_status, retry_after
+from denoised_smoothing.remote.vendors.base import VendorError, retry_after
 
 
 class TestTokenBucket:
@@ -143,4 +143,4 @@ def test_odd_or_no_retry_after_is_none() -> None:
     ],
 )
 def test_statuses(status: int, headers: dict[str, str], outcome: Outcome) -> None:
-    assert fault_of_status(status, "message", headers).outcome is outcome
+    assert VendorError.of_status(status, "message", headers).outcome is outcome

@@ -10,19 +10,11 @@ from denoised_smoothing.models.specs import Source
 
 
 def _source(
-    module: str,
-    form: str,
-    what: str,
-    *options: str,
-    package: str | None = None,
-    extra: str | None = None,
+    module: str, form: str, what: str, *options: str, needs: tuple[str, str] | None = None
 ) -> Source:
+    """Return a source; ``needs`` are the package that it imports and the extra with it."""
     load = f"denoised_smoothing.models.{module}:load_spec"
-    return Source(load, form, what, options, package, extra)
-
-
-def _file(architecture: str, what: str) -> Source:
-    return _source("denoisers.files", f"{architecture}:FILE.safetensors", what)
+    return Source(load, form, what, options, *(needs or ()))
 
 
 CIFAR_RESNET = _source(
@@ -35,45 +27,39 @@ ONNX = _source(
     "onnx:FILE[?mean=...&std=...&labels=...]",
     "ONNX files, by ONNX Runtime",
     *("mean", "std", "scale", "labels", "resolution", "output"),
-    package="onnxruntime",
-    extra="onnxruntime",
+    needs=("onnxruntime", "onnxruntime"),
 )
 PUBLISHED_CLASSIFIER = _source(
     "classifiers.published",
     "checkpoint:FILE[?arch=NAME]",
     "published with Cohen et al. and Salman et al.",
     "arch",
-    package="torchvision",
-    extra="torchvision",
+    needs=("torchvision", "torchvision"),
 )
 TIMM = _source(
     "classifiers.timm",
     "timm:NAME-OR-FOLDER[:WEIGHTS]",
     "models of timm, from its hub or a saved folder",
-    package="timm",
-    extra="timm",
+    needs=("timm", "timm"),
 )
 TORCHVISION = _source(
     "classifiers.torchvision",
     "torchvision:NAME[:WEIGHTS]",
     "classifiers of torchvision",
-    package="torchvision",
-    extra="torchvision",
+    needs=("torchvision", "torchvision"),
 )
 TRANSFORMERS = _source(
     "classifiers.transformers",
     "hf:NAME-OR-FOLDER",
     "image classifiers of transformers",
-    package="transformers",
-    extra="hf",
+    needs=("transformers", "hf"),
 )
 ZERO_SHOT = _source(
     "classifiers.zero_shot",
     "zero-shot:NAME-OR-FOLDER?labels=CAT,DOG,...",
     "CLIP and SigLIP of transformers, with your labels",
     *("labels", "template"),
-    package="transformers",
-    extra="hf",
+    needs=("transformers", "hf"),
 )
 
 DIFFUSERS = _source(
@@ -81,13 +67,17 @@ DIFFUSERS = _source(
     "diffusers:NAME-OR-FOLDER[?steps=N&samples=N]",
     "diffusion models of diffusers",
     *("steps", "samples", "seed", "votes"),
-    package="diffusers",
-    extra="diffusion",
+    needs=("diffusers", "diffusion"),
 )
-DNCNN = _file("dncnn", "DnCNN of 17 layers (Salman et al. 2020)")
-DNCNN_WIDE = _file("dncnn-wide", "DnCNN of twice the width")
-MEMNET = _file("memnet", "MemNet (Salman et al. 2020)")
 PUBLISHED_DENOISER = _source(
     "denoisers.published", "checkpoint:FILE[?arch=NAME]", "published with Salman et al.", "arch"
 )
-UNET = _file("unet", "UNet that receives sigma, the fastest")
+DNCNN, DNCNN_WIDE, MEMNET, UNET = (
+    _source("denoisers.files", f"{architecture}:FILE.safetensors", what)
+    for architecture, what in {
+        "dncnn": "DnCNN of 17 layers (Salman et al. 2020)",
+        "dncnn-wide": "DnCNN of twice the width",
+        "memnet": "MemNet (Salman et al. 2020)",
+        "unet": "UNet that receives sigma, the fastest",
+    }.items()
+)

@@ -244,7 +244,7 @@ def unknown(role: Role, text: str, names: Collection[str] = ()) -> SpecError:
     """
     every = [*names, *forms(role)]
     known = {re.split(r"[:\[?A-Z]", form)[0]: form for form in every}
-    hint = _nearest(text.split(":")[0], known, 0.5)
+    hint = _nearest(re.split("[:?#]", text)[0], known, 0.5)
     what = role.value.removesuffix("s")
     return SpecError(f"Unknown {what} {text!r}. {hint}Known: {', '.join(every)}")
 

@@ -8,25 +8,20 @@ from denoised_smoothing.errors import SettingError
 from denoised_smoothing.remote.labels import Scored
 from denoised_smoothing.remote.records import Outcome
 from denoised_smoothing.remote.source import remote_source
-from denoised_smoothing.remote.vendors.base import (
-    FaultSource,
-    Limits,
-    Price,
-    Reply,
-    Vendor,
-    VendorError,
-    fault_of_status,
-    retry_after,
-)
+from denoised_smoothing.remote.vendors.base import Limits, Price, Reply, Vendor, VendorError
 
 _CODES = {
-    ("Throttling", "ThroughputExceeded", "LimitExceeded", "TooManyRequests", "SlowDown"):
-        (Outcome.THROTTLED, FaultSource.LOAD),
-    ("UnrecognizedClient", "InvalidSignature", "AccessDenied", "ExpiredToken", "MissingAuth",
-     "InvalidClientTokenId", "Subscription", "IncompleteSignature", "OptInRequired", "AuthFailure"):
-        (Outcome.REFUSED, FaultSource.ACCOUNT),
-    ("InvalidImageFormat", "ImageTooLarge", "InvalidParameter", "ValidationException"):
-        (Outcome.REJECTED, FaultSource.IMAGE),
+    Outcome.THROTTLED: (
+        "Throttling", "ThroughputExceeded", "LimitExceeded", "TooManyRequests", "SlowDown",
+    ),
+    Outcome.REFUSED: (
+        "UnrecognizedClient", "InvalidSignature", "AccessDenied", "ExpiredToken", "MissingAuth",
+        "InvalidClientTokenId", "Subscription", "IncompleteSignature", "OptInRequired",
+        "AuthFailure",
+    ),
+    Outcome.REJECTED: (
+        "InvalidImageFormat", "ImageTooLarge", "InvalidParameter", "ValidationException",
+    ),
 }  # fmt: skip
 """Parts of Amazon's error codes; the first match counts."""
 
@@ -41,9 +36,6 @@ class Rekognition(Vendor):
     Args:
         max_labels: number of labels requested.
         min_confidence: in percent; labels below it are left out.
-
-    Raises:
-        SettingError: an argument is out of its range.
     """
 
     name: ClassVar[str] = "aws"
@@ -72,10 +64,7 @@ class Rekognition(Vendor):
             exceptions.ProxyConnectionError: Outcome.UNREACHABLE,
             exceptions.HTTPClientError: Outcome.DROPPED,
             self.module("botocore.parsers").ResponseParserError: Outcome.GARBLED,
-            # Expired credentials, an invalid name.
-            exceptions.BotoCoreError: lambda error: VendorError(
-                Outcome.REFUSED, str(error), FaultSource.ACCOUNT
-            ),
+            exceptions.BotoCoreError: Outcome.REFUSED,  # expired credentials, an invalid name
         }
         config = self.module("botocore.config").Config(
             retries={"total_max_attempts": 1},
@@ -124,11 +113,10 @@ def _fault(error: Any) -> VendorError:
     detail, meta = error.response.get("Error", {}), error.response.get("ResponseMetadata", {})
     code, status = str(detail.get("Code", "")), int(meta.get("HTTPStatusCode", 0))
     message, headers = f"{code}: {detail.get('Message', '')}", meta.get("HTTPHeaders", {})
-    for words, (outcome, source) in _CODES.items():
+    for outcome, words in _CODES.items():
         if any(word in code for word in words):
-            after = retry_after(headers)
-            return VendorError(outcome, message, source, retry_after=after, answer=detail)
-    return fault_of_status(status, message, headers, detail)
+            return VendorError(outcome, message, headers=headers, answer=detail)
+    return VendorError.of_status(status, message, headers, detail)
 
 
 SOURCE = remote_source(

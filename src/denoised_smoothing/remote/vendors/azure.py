@@ -9,14 +9,7 @@ from denoised_smoothing.errors import SettingError
 from denoised_smoothing.remote.labels import Scored
 from denoised_smoothing.remote.records import Outcome
 from denoised_smoothing.remote.source import remote_source
-from denoised_smoothing.remote.vendors.base import (
-    Limits,
-    Price,
-    Reply,
-    Vendor,
-    VendorError,
-    fault_of_status,
-)
+from denoised_smoothing.remote.vendors.base import Limits, Price, Reply, Vendor, VendorError
 from denoised_smoothing.remote.vendors.rest import checked_url
 
 
@@ -92,7 +85,7 @@ def _fault(error: Any) -> VendorError:
     detail = getattr(error, "error", None)
     message = str(error.message) if detail is None else f"{detail.code}: {detail.message}"
     headers = None if error.response is None else error.response.headers
-    return fault_of_status(int(error.status_code or 0), message, headers)
+    return VendorError.of_status(int(error.status_code or 0), message, headers)
 
 
 SOURCE = remote_source(ImageAnalysis, "azure", "Azure AI Vision")

@@ -58,8 +58,9 @@ class VendorError(Exception):
     Args:
         outcome: recorded with the attempt.
         message: one sentence about it.
-        source: where to look.
-        retry_after: seconds to wait, where the vendor names them.
+        source: where to look; by default the image if it was rejected, the account if it was
+            refused, and else the load.
+        headers: of the answer, which may say when to try again.
         answer: the JSON that came instead, if any.
     """
 
@@ -67,14 +68,38 @@ class VendorError(Exception):
         self,
         outcome: Outcome,
         message: str,
-        source: FaultSource = FaultSource.LOAD,
+        source: FaultSource | None = None,
         *,
-        retry_after: float | None = None,
+        headers: Mapping[str, str] | None = None,
         answer: Any = None,
     ) -> None:
         super().__init__(" ".join(message.split())[:500])
-        self.outcome, self.source = outcome, source
-        self.retry_after, self.answer = retry_after, answer
+        self.outcome, self.answer = outcome, answer
+        self.source = source or _SOURCES.get(outcome, FaultSource.LOAD)
+        self.retry_after = retry_after(headers)
+
+    @classmethod
+    def of_status(
+        cls, status: int, message: str, headers: Mapping[str, str] | None = None, answer: Any = None
+    ) -> VendorError:
+        """Return the error for an HTTP status. 503 with ``Retry-After`` counts as throttled."""
+        outcome, source = Outcome.FAILED, None
+        if status == 503 and retry_after(headers) is not None:
+            outcome = Outcome.THROTTLED
+        for statuses, known, place in _STATUSES:
+            if status in statuses:
+                outcome, source = known, place
+        return cls(outcome, f"HTTP {status}: {message}", source, headers=headers, answer=answer)
+
+
+_SOURCES = {Outcome.REJECTED: FaultSource.IMAGE, Outcome.REFUSED: FaultSource.ACCOUNT}
+_STATUSES: list[tuple[Sequence[int], Outcome, FaultSource | None]] = [
+    ((400, 413, 415, 422), Outcome.REJECTED, None),
+    ((401, 402, 403), Outcome.REFUSED, None),
+    ((404, 405, 407, 410, *range(300, 400)), Outcome.REFUSED, FaultSource.SETUP),
+    ((408,), Outcome.TIMEOUT, None),
+    ((429,), Outcome.THROTTLED, None),
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +113,8 @@ class Reply:
 class Vendor(ABC):
     """One attempt from an image to a raw answer, and from the raw answer to labels.
 
-    Threads share an object once it is connected.
+    Threads share an object once it is connected. Constructors raise SettingError for arguments
+    that are out of their range.
     """
 
     name: ClassVar[str]
@@ -186,6 +212,7 @@ _MESSAGES = {
     Outcome.TIMEOUT: "no answer in time",
     Outcome.DROPPED: "the connection ended",
     Outcome.GARBLED: "the answer cannot be read",
+    Outcome.REFUSED: "the query cannot be made",
 }
 
 
@@ -200,31 +227,6 @@ def retry_after(headers: Mapping[str, str] | None) -> float | None:
         return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time())
     except ValueError:
         return None
-
-
-_STATUSES: dict[Sequence[int], tuple[Outcome, FaultSource]] = {
-    (400, 413, 415, 422): (Outcome.REJECTED, FaultSource.IMAGE),
-    (401, 402, 403): (Outcome.REFUSED, FaultSource.ACCOUNT),
-    (404, 405, 407, 410, *range(300, 400)): (Outcome.REFUSED, FaultSource.SETUP),
-    (408,): (Outcome.TIMEOUT, FaultSource.LOAD),
-    (429,): (Outcome.THROTTLED, FaultSource.LOAD),
-}
-
-
-def fault_of_status(
-    status: int, message: str, headers: Mapping[str, str] | None = None, answer: Any = None
-) -> VendorError:
-    """Return the error for an HTTP status. 503 with ``Retry-After`` counts as throttled."""
-    after = retry_after(headers)
-    outcome, source = Outcome.FAILED, FaultSource.LOAD
-    if status == 503 and after is not None:
-        outcome = Outcome.THROTTLED
-    for statuses, known in _STATUSES.items():
-        if status in statuses:
-            outcome, source = known
-    return VendorError(
-        outcome, f"HTTP {status}: {message}", source, retry_after=after, answer=answer
-    )
 
 
 def to_json(answer: Any) -> str:

@@ -18,16 +18,14 @@ from denoised_smoothing.remote.vendors.base import (
     Reply,
     Vendor,
     VendorError,
-    fault_of_status,
-    retry_after,
 )
 from denoised_smoothing.remote.vendors.rest import RestVendor, checked_url
 
-_FAULTS = {
-    (11003, 11005, 98004, 98005): (Outcome.THROTTLED, FaultSource.LOAD),
-    range(11000, 11100): (Outcome.REFUSED, FaultSource.ACCOUNT),
+_CODES = {
+    (11003, 11005, 98004, 98005): (Outcome.THROTTLED, None),
+    range(11000, 11100): (Outcome.REFUSED, None),
     range(21200, 21300): (Outcome.REFUSED, FaultSource.SETUP),
-    range(30000, 31000): (Outcome.REJECTED, FaultSource.IMAGE),
+    range(30000, 31000): (Outcome.REJECTED, None),
 }
 """Clarifai's own status codes, more precise than those of HTTP; the first match counts."""
 
@@ -75,12 +73,11 @@ class Clarifai(RestVendor):
     def fault(self, status: int, answer: Any, headers: Mapping[str, str]) -> VendorError:
         reported = answer.get("status") if isinstance(answer, dict) else None
         if isinstance(reported, dict) and isinstance(code := reported.get("code"), int):
-            for codes, (outcome, source) in _FAULTS.items():
+            for codes, (outcome, source) in _CODES.items():
                 if code in codes:
                     message = f"{code} {reported.get('description')} {reported.get('details', '')}"
-                    after = retry_after(headers)
-                    return VendorError(outcome, message, source, retry_after=after, answer=answer)
-        return fault_of_status(status, str(reported or "no message"), headers, answer)
+                    return VendorError(outcome, message, source, headers=headers, answer=answer)
+        return VendorError.of_status(status, str(reported or "no message"), headers, answer)
 
     def reply(self, answer: Any) -> Reply:
         (output,) = answer["outputs"]

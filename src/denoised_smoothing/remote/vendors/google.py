@@ -9,15 +9,7 @@ from denoised_smoothing.errors import SettingError
 from denoised_smoothing.remote.labels import Scored
 from denoised_smoothing.remote.records import Outcome
 from denoised_smoothing.remote.source import remote_source
-from denoised_smoothing.remote.vendors.base import (
-    FaultSource,
-    Limits,
-    Price,
-    Reply,
-    Vendor,
-    VendorError,
-    fault_of_status,
-)
+from denoised_smoothing.remote.vendors.base import Limits, Price, Reply, Vendor, VendorError
 from denoised_smoothing.remote.vendors.rest import checked_url
 
 _CODES = {1: 499, 3: 400, 4: 504, 5: 404, 7: 403, 8: 429, 13: 500, 14: 503, 16: 401}
@@ -33,9 +25,6 @@ class CloudVision(Vendor):
     Args:
         max_labels: number of labels requested.
         endpoint: another address, with its ``http://`` or ``https://``; Google's by default.
-
-    Raises:
-        SettingError: an argument is out of its range.
     """
 
     name: ClassVar[str] = "google"
@@ -98,7 +87,7 @@ class CloudVision(Vendor):
         error = (answer.get("responses") or [{}])[0].get("error")
         if error and error.get("code"):  # in spite of the HTTP status 200
             status = _CODES.get(error["code"], 500)
-            raise fault_of_status(status, str(error.get("message")), answer=answer)
+            raise VendorError.of_status(status, str(error.get("message")), answer=answer)
         return answer
 
     def reply(self, answer: Any) -> Reply:
@@ -117,8 +106,8 @@ def _fault(error: Any) -> VendorError:
     headers = getattr(getattr(error, "response", None), "headers", None)
     status = int(error.code or 0)
     if status == 400 and "API key" in str(error):
-        return VendorError(Outcome.REFUSED, str(error), FaultSource.ACCOUNT)
-    return fault_of_status(status, str(error.message or error), headers)
+        return VendorError(Outcome.REFUSED, str(error))
+    return VendorError.of_status(status, str(error.message or error), headers)
 
 
 SOURCE = remote_source(CloudVision, "google", "Google Cloud Vision", max_labels=int, endpoint=str)

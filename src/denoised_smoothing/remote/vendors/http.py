@@ -38,7 +38,6 @@ class HttpEndpoint(RestVendor):
         token_env: name of an environment variable whose value is sent as a bearer token.
 
     Raises:
-        SettingError: the address, the expression, the body or the variable is refused.
         MissingExtraError: jmespath is not installed.
     """
 

@@ -29,9 +29,6 @@ class KServe(RestVendor):
         labels: the names of the classes by number; without them, the numbers are the names.
         output: the name of the output; the first one by default.
         token_env: name of an environment variable whose value is sent as a bearer token.
-
-    Raises:
-        SettingError: the address or the variable is refused.
     """
 
     name: ClassVar[str] = "kserve"

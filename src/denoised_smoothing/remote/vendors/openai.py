@@ -12,14 +12,7 @@ from denoised_smoothing.errors import SettingError
 from denoised_smoothing.remote.labels import Scored, normalised
 from denoised_smoothing.remote.records import Outcome
 from denoised_smoothing.remote.source import remote_source
-from denoised_smoothing.remote.vendors.base import (
-    FaultSource,
-    Limits,
-    Reply,
-    Vendor,
-    VendorError,
-    fault_of_status,
-)
+from denoised_smoothing.remote.vendors.base import Limits, Reply, Vendor, VendorError
 
 PROMPT = "Which of the labels names what the image shows? Answer with exactly one label."
 _QUOTA = ("insufficient_quota", "billing_hard_limit_reached")
@@ -36,9 +29,6 @@ class OpenAI(Vendor):
         labels: at least 2 to choose from.
         prompt: stands before the image.
         detail: ``low``, ``high`` or ``auto``, which sets the resolution of the image and its price.
-
-    Raises:
-        SettingError: fewer than 2 labels, or an unknown detail.
     """
 
     name: ClassVar[str] = "openai"
@@ -134,10 +124,10 @@ def _fault(error: Any) -> VendorError:
     """Return the error for a status; a used-up quota has the status of throttling."""
     body = error.body if isinstance(error.body, dict) else {}
     message = str(body.get("message") or error.message)
-    fault = fault_of_status(error.status_code, message, error.response.headers, error.body)
     if body.get("code") in _QUOTA or body.get("type") in _QUOTA:
-        return VendorError(Outcome.REFUSED, message, FaultSource.ACCOUNT, answer=error.body)
-    return fault
+        return VendorError(Outcome.REFUSED, message, answer=error.body)
+    headers = error.response.headers
+    return VendorError.of_status(error.status_code, message, headers, error.body)
 
 
 SOURCE = remote_source(

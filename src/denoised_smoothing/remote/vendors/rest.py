@@ -10,12 +10,7 @@ from typing import Any, ClassVar
 
 from denoised_smoothing.errors import SettingError
 from denoised_smoothing.remote.records import Outcome
-from denoised_smoothing.remote.vendors.base import (
-    FaultSource,
-    Vendor,
-    VendorError,
-    fault_of_status,
-)
+from denoised_smoothing.remote.vendors.base import FaultSource, Vendor, VendorError
 
 
 class RestVendor(Vendor):
@@ -24,9 +19,6 @@ class RestVendor(Vendor):
     Args:
         url: receives the requests.
         token_env: name of an environment variable whose value is sent as a bearer token.
-
-    Raises:
-        SettingError: the address or the variable is refused.
     """
 
     package: ClassVar[str | None] = "httpx"
@@ -96,7 +88,7 @@ class RestVendor(Vendor):
 
     def fault(self, status: int, answer: Any, headers: Mapping[str, str]) -> VendorError:
         """Return the error for a status of 300 or more."""
-        return fault_of_status(status, _message(answer), headers, answer)
+        return VendorError.of_status(status, _message(answer), headers, answer)
 
     def _unreachable(self, error: Any) -> VendorError:
         return VendorError(Outcome.UNREACHABLE, f"no connection to {self.url} ({error})")

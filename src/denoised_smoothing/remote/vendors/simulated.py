@@ -25,9 +25,6 @@ class Simulated(Vendor):
         latency: seconds until an answer.
         errors: share of attempts that fail (throttled, failed, dropped in turn), 0 to below 1.
         price: US dollars of a query, for the estimate; nothing is paid.
-
-    Raises:
-        SettingError: an argument is out of its range.
     """
 
     name: ClassVar[str] = "simulated"
