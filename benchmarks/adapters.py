@@ -1,7 +1,7 @@
-"""What the adapters cost over the bare model's forward pass, on the same tensors.
+"""Processor time of the adapters, compared with the bare model's forward pass.
 
-Models of ordinary size with random weights, each measured against its own network on images
-that were normalised beforehand, the two taking turns, in processor time: compare the ratios.
+Models of ordinary size with random weights. Each is compared with its own network on images that
+were normalised before. The two take turns, because machines are shared: compare the ratios.
 
     python benchmarks/adapters.py [--rounds 15] [--batch 8]
 """
@@ -28,7 +28,7 @@ Pair = tuple[Callable[[Tensor], Any], Callable[[Tensor], Any], tuple[int, int]]
 
 
 def of_modules(spec: str, side: int) -> Pair:
-    """An adapter that is a module, and its network on normalised images."""
+    """Return an adapter that is a module, and its network on normalised images."""
     classifier = load_classifier(spec)
     assert isinstance(classifier, ImageClassifier)
     network = classifier.network
@@ -53,7 +53,7 @@ def small_resnet(folder: Path) -> str:
 
 
 def onnx_pair(path: Path) -> Pair:
-    """An ONNX file of three convolutions through the adapter, and through its session."""
+    """Return an ONNX file of three convolutions through the adapter and through its session."""
     import numpy as np
     import onnx
     import onnxruntime
@@ -94,7 +94,7 @@ def onnx_pair(path: Path) -> Pair:
 
 
 def pairs(folder: Path) -> dict[str, Pair]:
-    """Name to adapter, bare network, and size of the images."""
+    """Return adapter, bare network and image size by name."""
     (folder / "vit").mkdir()
     return {
         "torchvision resnet18": of_modules("torchvision:resnet18:none", 224),
@@ -108,7 +108,7 @@ def pairs(folder: Path) -> dict[str, Pair]:
 def measured(
     adapter: Callable[..., Any], bare: Callable[..., Any], images: Tensor, rounds: int
 ) -> tuple[float, float]:
-    """Median processor seconds of the bare network, and the median ratio of neighbouring turns."""
+    """Return processor seconds of the bare network and the ratio of turns, as medians."""
     seconds: list[float] = []
     ratios = []
     for turn in range(rounds + 1):

@@ -1,7 +1,7 @@
-"""Attacks within and beyond the certified radius: within, no smoothed prediction may change.
+"""Attacks within and beyond the certified radius. Within, no smoothed prediction may change.
 
-Attacks certified images of a run in a store, each at shares of its own radius, by 50 steps of
-projected gradient descent with 32 noisy copies each, and prints a table.
+Attacks certified images of a stored run at shares of their radii, with 50 steps of projected
+gradient descent and 32 noisy copies a step. Prints a table.
 
     denoised-smoothing certify digits:test --classifier digits --denoiser digits-stability \\
         --sigma 0.25 --n 1000 --limit 60 --store runs.sqlite --run digits
@@ -24,7 +24,7 @@ ALARM = 3
 
 
 def attacked(arguments: argparse.Namespace, share: str, folder: str) -> dict[str, Any]:
-    """What ``denoised-smoothing attack`` prints as JSON at one share."""
+    """Return the JSON of ``denoised-smoothing attack`` at one share."""
     command = [
         sys.executable, "-m", "denoised_smoothing", "attack", arguments.run,
         "--store", arguments.store, "--limit", str(arguments.images), "--share", share,
@@ -40,7 +40,7 @@ def attacked(arguments: argparse.Namespace, share: str, folder: str) -> dict[str
 
 
 def row(found: dict[str, Any], seconds: float) -> str:
-    """One line of the table."""
+    """Return one line of the table."""
     [share], attacks = found["shares"], found["attacks"]
     votes = [
         (attack["counts"] + [0] * 1000)[attack["certified_label"]]

@@ -1,8 +1,8 @@
-"""Images a second of each denoiser at 32x32: forward in float32, training by mse.
+"""Images a second of each denoiser at 32x32 pixels: forward in float32, training by mse.
 
     python benchmarks/denoiser_speed.py [--rounds 5]
 
-All take turns in one process, because machines are shared: compare the ratios. Medians of rounds.
+All take turns in one process, because machines are shared: compare the ratios. Prints medians.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ NAMES = (*ARCHITECTURES, SHIPS)
 
 
 def network_of(name: str) -> DenoiserNetwork:
-    """A fresh network of an architecture's own size, or of what ships."""
+    """Return a new network of the default or of the shipped size."""
     if name != SHIPS:
         return build_denoiser(name)
     return build_denoiser("unet", **load_shipped_denoiser("cifar10").config)
 
 
 def workload(architecture: str, batch: int, training: bool) -> Callable[[], None]:
-    """One forward pass, or one training step, on a batch."""
+    """Return a function of one forward pass or one training step."""
     torch.manual_seed(0)
     network = network_of(architecture).to(memory_format=torch.channels_last)
     images = torch.rand(batch, 3, 32, 32).contiguous(memory_format=torch.channels_last)
@@ -55,7 +55,7 @@ def workload(architecture: str, batch: int, training: bool) -> Callable[[], None
 
 
 def rate(work: Callable[[], None], batch: int, seconds: float) -> float:
-    """Images a second of wall time."""
+    """Return images a second of wall time."""
     began, count = time.perf_counter(), 0
     while time.perf_counter() - began < seconds:
         work()
@@ -78,7 +78,7 @@ def main() -> None:
         for trains, works, batch in ((False, forward, 50), (True, training, 64)):
             for name, work in works.items():
                 found = rate(work, batch, arguments.seconds)
-                if round_:  # the first warms up
+                if round_:  # the first round warms up
                     rates.setdefault((name, trains), []).append(found)
     print(f"{torch.get_num_threads()} thread(s), torch {torch.__version__}\n")
     print("| denoiser | parameters | forward, images/s | training in bfloat16, images/s |")

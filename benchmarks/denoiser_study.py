@@ -1,10 +1,10 @@
-"""Which denoiser to train for long: variants at equal compute, judged by error and accuracy.
+"""Denoisers trained at equal compute, compared by error and accuracy.
 
     python benchmarks/denoiser_study.py --shared FOLDER --seconds 80 --output study
 
-Every variant gets the same seconds of training on this machine (its steps are set by its own
-measured speed), then its error and the accuracy of a classifier behind it are measured on images
-that the certified tables do not use. What is in the output folder already is not done again.
+Every variant is trained for the same seconds on this machine; its measured speed sets the number of
+steps. Then its error and the accuracy of a classifier after it are measured on images that the
+certified tables do not use. Variants that are in the output folder are skipped.
 `python benchmarks/denoiser_study.py --table study` prints the results as Markdown.
 """
 
@@ -29,7 +29,7 @@ from denoised_smoothing.training.fit import TrainingJob, train_denoiser
 
 SIGMAS = (0.25, 0.5)
 FIRST, COUNT = 500, 1000
-"""The rows of the test images that judge; rows 0 to 499 are left to the certified tables."""
+"""The rows of the test images that are used; the certified tables use rows 0 to 499."""
 
 VARIANTS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     # name: architecture, its options, what differs in the training
@@ -54,7 +54,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
 
 
 def speed(job: TrainingJob, steps: int = 6) -> float:
-    """Training steps a second, without the data."""
+    """Return training steps a second, without the data."""
     torch.manual_seed(0)
     network = build_denoiser(job.architecture, **job.architecture_options)
     network = network.to(memory_format=torch.channels_last)
@@ -74,7 +74,7 @@ def speed(job: TrainingJob, steps: int = 6) -> float:
 
 
 def trained(name: str, seconds: float, data: ImageDataset, folder: Path) -> dict[str, Any]:
-    """Train one variant for so long and write its weights; returns what it took."""
+    """Train one variant for a time, write its weights, and return images and seconds."""
     architecture, options, changes = VARIANTS[name]
     changes = dict(changes)
     pad = changes.pop("pad", 0)
@@ -94,7 +94,7 @@ def trained(name: str, seconds: float, data: ImageDataset, folder: Path) -> dict
             "enable_progress_bar": False,
         },
     )
-    # What a step costs beside the network (images, noise, average): about a millisecond an image.
+    # Images, noise and average cost about a millisecond an image in addition to the network.
     a_step = 1 / speed(job) + 0.0006 * config.batch_size
     steps = max(20, round(seconds / a_step))
     job = replace(job, config=replace(config, steps=steps, epoch_steps=steps))
@@ -112,7 +112,7 @@ def trained(name: str, seconds: float, data: ImageDataset, folder: Path) -> dict
 def judged(
     path: str, classifier: Any, images: torch.Tensor, labels: torch.Tensor
 ) -> dict[str, Any]:
-    """Error and accuracy behind the denoiser at every sigma, and images a second."""
+    """Return error, and accuracy after the denoiser, at every sigma, and images a second."""
     denoiser = load_denoiser_file(path).to(memory_format=torch.channels_last)
     found: dict[str, Any] = {"parameters": sum(p.numel() for p in denoiser.parameters())}
     for sigma in SIGMAS:
@@ -137,7 +137,7 @@ def judged(
 
 
 def study(arguments: argparse.Namespace) -> None:
-    """All variants that the output folder does not have yet."""
+    """Train and measure all variants that are not in the output folder."""
     folder = Path(arguments.output)
     folder.mkdir(parents=True, exist_ok=True)
     shared = Path(arguments.shared)
@@ -159,7 +159,7 @@ def study(arguments: argparse.Namespace) -> None:
 
 
 def table(folder: Path) -> None:
-    """The results in the order of the variants, as Markdown."""
+    """Print the results in the order of the variants, as Markdown."""
     print(
         "| denoiser | parameters | images trained | MSE σ 0.25 | MSE σ 0.5 | accuracy σ 0.25 | "
         "accuracy σ 0.5 | images/s forward |"
@@ -182,7 +182,7 @@ def table(folder: Path) -> None:
 
 
 def main() -> None:
-    """The study, or its table."""
+    """Run the study, or print its table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shared", default="../shared/data", help="folder of data and classifiers")
     parser.add_argument("--seconds", type=float, default=80.0)

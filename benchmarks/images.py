@@ -1,9 +1,9 @@
-"""Throughput a copy with 1, 10 and 500 images, n0 = 100 and n = 1,000, and peak memory.
+"""Copies a second and peak memory with 1, 10 and 500 images, n0 = 100 and n = 1,000.
 
     python benchmarks/images.py [--engine openvino] [--precision int8] [--n 1000,100000]
 
-Each line is a process of its own, so that its peak memory is its own. The classifier is a small
-one, beside which anything that is not the model shows.
+Each line is measured in a process of its own. The classifier is small, so that the cost of
+everything else is visible.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def images(count: int) -> np.ndarray:
 
 
 def tasks(count: int) -> Iterable[ImageTask]:
-    """Images as they are needed, as from a data set."""
+    """Yield images one by one, as a data set does."""
     rng = np.random.default_rng(0)
     for number in range(count):
         pixels = to_grid(rng.random((1, 3, 32, 32), dtype=np.float32))[0]
@@ -48,7 +48,7 @@ def tasks(count: int) -> Iterable[ImageTask]:
 
 
 def measure(engine: str, precision: str, count: int, n: int) -> dict[str, float]:
-    """Copies a second and peak memory in MiB."""
+    """Return copies a second and peak memory in MiB."""
     classifier, plan = smoothed(engine, precision), FixedBudget(100, n)
     parameters = classifier.parameters(images(1)[0], 0.001, SEED)
     warm = classifier.count_labels(tasks(1), lambda c: plan.targets(c, parameters), SEED)

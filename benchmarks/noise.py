@@ -1,6 +1,6 @@
 """Cost of noise on the 8-bit grid: `grid_noise` and whole copies, against other samplers.
 
-All in one process, on one thread, taking turns, because machines are shared: compare the ratios.
+All take turns in one process on one thread, because machines are shared: compare the ratios.
 
     OMP_NUM_THREADS=1 python benchmarks/noise.py [--rounds 200]
 """
@@ -29,7 +29,7 @@ REFERENCE = "torch.randn float32"
 
 
 def copies(noise: Noise, shape: tuple[int, ...], sigma: float) -> Callable[[], object]:
-    """Draws one chunk of noisy copies."""
+    """Draw one chunk of noisy copies."""
     image = torch.from_numpy(np.random.default_rng(0).integers(0, 256, shape[1:])) / 255
     return lambda: noisy_copies(
         image, sigma, noise=noise, seed=1, image_id="0", stage=Stage.ESTIMATION, start=0,
@@ -38,7 +38,7 @@ def copies(noise: Noise, shape: tuple[int, ...], sigma: float) -> Callable[[], o
 
 
 def samplers(shape: tuple[int, ...], sigma: float) -> dict[str, Callable[[], object]]:
-    """What is compared, each with the making of its generator."""
+    """Return the samplers, each with the making of its generator."""
     return {
         REFERENCE: lambda: torch.randn(shape, generator=torch.Generator().manual_seed(1)),
         "NumPy standard_normal float32": lambda: standard_normal(KEY, shape, CPU),
@@ -49,7 +49,7 @@ def samplers(shape: tuple[int, ...], sigma: float) -> dict[str, Callable[[], obj
 
 
 def nanoseconds(work: dict[str, Callable[[], object]], rounds: int, size: int) -> dict[str, float]:
-    """Median time of one number, taking turns; the first round is for warming up."""
+    """Return the median time of one number. The first round warms up."""
     times: dict[str, list[float]] = {name: [] for name in work}
     for turn in range(rounds + 1):
         for name, draw in work.items():

@@ -1,12 +1,12 @@
-"""What to fine-tune a denoiser for: objectives at equal compute, judged by the votes of copies.
+"""Objectives of fine-tuning at equal compute, compared by the votes of noisy copies.
 
     python benchmarks/objective_study.py --shared FOLDER --start cifar10.safetensors --output FOLDER
 
-Every objective starts from the same denoiser and gets the same noisy copies through the classifier,
-forward and backward (an attack's passes count as well). Then the share of images whose copies vote
-for the right class often enough for a radius is measured: what a certificate would find with
-unlimited copies. The images are not those of the certified tables. What is in the output folder
-already is not done again; `--table FOLDER` prints it as Markdown.
+Every objective starts from the same denoiser and passes the same number of noisy copies through
+the classifier, forward and backward, with those of an attack. Then the share of images with enough
+right votes for a radius is measured, which a certificate would reach with unlimited copies. The
+certified tables do not use these images. Objectives that are in the output folder are skipped.
+`--table FOLDER` prints the results as Markdown.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from denoised_smoothing.training.fit import TrainingJob, train_denoiser
 from denoised_smoothing.training.lightning import DenoiserTraining
 
 FIRST = 500
-"""The first row that judges; rows 0 to 499 are left to the certified tables."""
+"""The first row that is used; the certified tables use rows 0 to 499."""
 COPIES = 32
 QUESTIONS = ((0.25, 0.0), (0.25, 0.25), (0.25, 0.5), (0.5, 0.0), (0.5, 0.5), (0.5, 0.75))
 """(sigma, radius) pairs."""
@@ -74,7 +74,7 @@ def passes(name: str, config: TrainingConfig) -> int:
 def trained(
     name: str, budget: int, start: Path, data: ImageDataset, classifier: Any, folder: Path
 ) -> dict[str, Any]:
-    """Fine-tune with one objective and write the weights; returns what it took."""
+    """Fine-tune with one objective, write the weights, and return images and seconds."""
     changes = OBJECTIVES[name]
     if changes is None:
         return {"path": str(start), "images": 0, "seconds": 0.0}
@@ -111,7 +111,7 @@ def trained(
 
 
 def votes(path: str, classifier: Any, images: torch.Tensor, labels: torch.Tensor) -> dict[str, Any]:
-    """Per sigma, the share of right votes of each image."""
+    """Return the share of right votes of each image, for each sigma."""
     denoiser = load_denoiser_file(path).to(memory_format=torch.channels_last)
     return {
         str(sigma): right_votes(denoiser, classifier, images, labels, sigma, COPIES).tolist()
@@ -120,7 +120,7 @@ def votes(path: str, classifier: Any, images: torch.Tensor, labels: torch.Tensor
 
 
 def study(arguments: argparse.Namespace) -> None:
-    """All objectives that the output folder does not have yet."""
+    """Train and measure all objectives that are not in the output folder."""
     folder, shared = Path(arguments.output), Path(arguments.shared)
     folder.mkdir(parents=True, exist_ok=True)
     train = load_dataset(f"parquet:{shared / 'cifar10/train.parquet'}")
@@ -142,7 +142,7 @@ def study(arguments: argparse.Namespace) -> None:
 
 
 def cells(found: dict[str, Any]) -> list[str]:
-    """One row of the table."""
+    """Return one row of the table."""
     row = [found["name"], f"{found['seconds']:.0f}"]
     for shares in found["shares"].values():
         row.append(f"{100 * sum(shares) / len(shares):.1f}")
@@ -154,7 +154,7 @@ def cells(found: dict[str, Any]) -> list[str]:
 
 
 def table(folder: Path) -> None:
-    """The results in the order of the objectives, as Markdown."""
+    """Print the results in the order of the objectives, as Markdown."""
     sigmas = sorted({sigma for sigma, _ in QUESTIONS})
     headings = ["objective", "CPU s", *(f"votes σ {sigma:g}" for sigma in sigmas)]
     headings += [f"r {radius:g} σ {sigma:g}" for sigma, radius in QUESTIONS]
@@ -167,12 +167,12 @@ def table(folder: Path) -> None:
 
 
 def main() -> None:
-    """The study, or its table."""
+    """Run the study, or print its table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shared", default="../shared/data", help="folder of data and classifiers")
-    parser.add_argument("--start", help="the denoiser to begin with")
-    parser.add_argument("--copies", type=int, default=20_000, help="through the classifier, each")
-    parser.add_argument("--images", type=int, default=200, help="to judge on")
+    parser.add_argument("--start", help="the denoiser to start from")
+    parser.add_argument("--copies", type=int, default=20_000, help="noisy copies of each objective")
+    parser.add_argument("--images", type=int, default=200, help="number of test images")
     parser.add_argument("--output", default="objectives")
     parser.add_argument("--only", nargs="*", help="names of objectives")
     parser.add_argument("--table", type=Path)

@@ -23,7 +23,7 @@ class AdversarialTraining(DenoiserTraining):
     """Stability of noisy copies that an attacker shifted first."""
 
     length = 0.25
-    """Of the shift, in L2 and pixel values in [0, 1]."""
+    """L2 length of the shift, in pixel values in [0, 1]."""
     steps = 1
 
     def stability_of_copies(

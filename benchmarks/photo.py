@@ -1,11 +1,11 @@
-"""PSNR of a denoiser for photographs beside the noisy input and BM3D.
+"""PSNR of a denoiser for photographs, compared with the noisy input and BM3D.
 
     python benchmarks/photo.py --data parquet:../shared/data/photos/validation.parquet \
         --denoiser photo --images 40 --size 128
 
-BM3D (Dabov et al. 2007) is the package `bm3d`, told sigma and its colour-transform variant; without
-it, its column stays empty. Centre crops of the first images; everything is measured on the same
-noisy images in [0, 1], which are not clipped. PSNR is that of each image, averaged.
+BM3D (Dabov et al. 2007) is the package `bm3d`, with sigma and its colour-transform variant. Without
+the package, its row is omitted. All denoise the same noisy centre crops of the first images, which
+are not clipped to [0, 1]. PSNR is the mean over the images.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SIGMAS = (0.12, 0.25, 0.5)
 
 
 def psnr(estimate: np.ndarray, clean: np.ndarray) -> float:
-    """Of one image, after clipping the estimate to [0, 1]."""
+    """Return the PSNR of one image, after clipping the estimate to [0, 1]."""
     error = np.mean((np.clip(estimate, 0, 1) - clean) ** 2)
     return float(-10 * np.log10(error))
 

@@ -1,12 +1,12 @@
-"""A fixed budget and the anytime plan with that cap, on the same noise: results, calls, time.
+"""A fixed budget and the anytime plan with that maximum, on the same noise: results, calls, time.
 
-Prints the table of docs/statistics.md, whose calls and seconds are those of all images.
+Prints the table of docs/statistics.md. Its calls and seconds are those of all images.
 
     python benchmarks/plans.py DATA --classifier SPEC --denoiser SPEC [--sigma 0.5] [--n 4000]
         [--engine auto] [--precision float32]
 
-Both runs are kept in the store, and go on where they stopped. Every image on which the two
-differ at one of the radii is listed with its counts.
+Both runs are stored, and resume where they stopped. Images on which the two differ at one of the
+radii are listed with their counts.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ def parse() -> argparse.Namespace:
 
 
 def claims(image: ImageResult) -> tuple[int | None, int]:
-    """The certified label, and at how many of the radii."""
+    """Return the certified label, and the number of radii at which it is certified."""
     count = sum(image.radius >= radius for radius in RADII)
     return (image.predicted if count else None), count
 
 
 def counts(image: ImageResult) -> str:
-    """Votes of the candidate among the copies of the estimation."""
+    """Return the votes of the candidate among the copies of the estimation."""
     certificate = image.certificate
     candidate = certificate.selection.top()
     votes = 0 if candidate is None else certificate.counts.of(candidate)
@@ -60,7 +60,7 @@ def counts(image: ImageResult) -> str:
 
 
 def table(results: dict[str, RunResults], n: int) -> str:
-    """Certified accuracy (%) at the radii and 0, calls, and seconds of drawing and classifying."""
+    """Return a table: certified accuracy (%) at 0 and the radii, calls, and seconds."""
     rows = comparison(list(results.values()), (0.0, *RADII))
     names = {"anytime": f"anytime, cap {n:,}", "fixed": f"fixed, n = {n:,}"}
     first, *radii = (f"{cell.radius:g}" for cell in rows[0].cells)

@@ -2,7 +2,7 @@
 
     python benchmarks/precision.py DATA --classifier SPEC --denoiser SPEC [--sigmas 0.25,0.5]
 
-Runs are kept in the store, and go on where they stopped. Both precisions see the same noise.
+Runs are stored, and resume where they stopped. Both precisions get the same noise.
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ def main() -> None:
     parser.add_argument("--precisions", default="float32,int8")
     parser.add_argument("--max-n", type=int, default=1_000)
     parser.add_argument("--limit", type=int, default=500)
-    parser.add_argument("--calibration", help="images for int8; those of DATA if none")
+    parser.add_argument(
+        "--calibration", help="images for the int8 calibration, by default those of DATA"
+    )
     parser.add_argument("--store", default="precision.sqlite")
     options = parser.parse_args()
     results, lines = [], []

@@ -1,13 +1,13 @@
-"""Where a run stops getting faster: the constants of docs/scale.md, measured.
+"""The limits of a run's speed: the constants of docs/scale.md, measured.
 
     python benchmarks/scale.py driver [--postgresql URL]
     python benchmarks/scale.py workers [--counts 1,8,64,512] [--seconds 0.5]
     python benchmarks/scale.py results [--images 1000000]
     python benchmarks/scale.py model [--rate 650] [--passes 8]
 
-``driver`` counts votes that cost nothing, so that only the driver and the store work. ``workers``
-sleep instead of computing: many of them in a few processes of a Ray cluster on this machine.
-``results`` reports and exports a run of so many images. ``model`` prints the table of planning.
+``driver`` counts votes without cost, so that only the driver and the store work. ``workers`` sleep
+instead of computing: many of them in a few processes of a Ray cluster on this machine. ``results``
+reports and exports a run of N images. ``model`` prints the table of planning.
 """
 
 from __future__ import annotations
@@ -44,16 +44,16 @@ from denoised_smoothing.store import IMAGES, Store
 CHUNK, CLASSES = 50, 1000
 PLAN = FixedBudget(100, 900)
 PARTS = (PLAN.n0 + PLAN.n) // CHUNK
-"""Chunk results of an image."""
+"""Number of chunk results of an image."""
 IMAGE = np.full((1, 8, 8), 128 / 255, np.float32)
 FULL = 50_000 * 10_100
 """Classifier calls of ImageNet's validation images at n0 = 100 and n = 10,000."""
 ANYTIME = 50_000 * 868
-"""The same by the anytime plan with one radius asked (docs/statistics.md, economy)."""
+"""The same with the anytime plan and one radius (docs/statistics.md, economy)."""
 
 
 def votes_of(parts: Sequence[CopyRange]) -> Votes:
-    """All for one class of a thousand, as an ImageNet classifier sends them."""
+    """Return votes for one class of a thousand, as those of an ImageNet classifier."""
     return [([0, part.size, *[0] * (CLASSES - 2)], 0) for part in parts]
 
 
@@ -64,7 +64,7 @@ def at_once(parts: Sequence[CopyRange]) -> Future[Votes]:
 
 
 class Stub(SmoothedClassifier):
-    """A smoothed classifier whose copies a given runner counts."""
+    """A smoothed classifier whose copies are counted by a given runner."""
 
     runner: BatchRunner
 
@@ -75,7 +75,7 @@ class Stub(SmoothedClassifier):
 
 
 def certify(images: int, runner: BatchRunner, target: str) -> tuple[float, float]:
-    """Seconds that a run takes, without its preparation, and those of this process's CPU."""
+    """Return wall and CPU seconds of a run, without its preparation."""
     smoothed = Stub(lambda x: x.flatten(1), 0.5, device="cpu")
     smoothed.runner = runner
     data = ImageDataset(
@@ -104,7 +104,7 @@ def driver(options: argparse.Namespace) -> None:
             targets["PostgreSQL"] = options.postgresql
         for name, target in targets.items():
             for images in (options.images // 4, options.images):
-                # One chunk a batch: the most messages that there can be.
+                # One chunk a batch gives the maximum number of messages.
                 seconds, cpu = certify(images, BatchRunner(at_once, CHUNK, 8, 16), f"{target}")
                 done = images * PARTS
                 print(
@@ -119,14 +119,14 @@ def driver(options: argparse.Namespace) -> None:
 
 
 def check_empty(url: str) -> None:
-    """What is in the database is dropped afterwards, so it must be what was put there here."""
+    """Refuse a database that holds tables, because they would be dropped."""
     engine = sa.create_engine(url)
     found = sa.inspect(engine).get_table_names()
     engine.dispose()
     if found:
         sys.exit(
-            f"the database holds tables ({', '.join(sorted(found)[:5])}), and would be emptied; "
-            "name a new one (createdb)"
+            f"the database must be empty, got tables {', '.join(sorted(found)[:5])}, which would "
+            "be dropped. Name a new database (createdb)."
         )
 
 
@@ -142,7 +142,7 @@ def memory() -> int:
 
 
 class Sleeper:
-    """Many workers in one process: each of its threads sleeps for as long as a batch takes."""
+    """Many workers in one process: each thread sleeps for the time of a batch."""
 
     def votes(self, seconds: float, sizes: Sequence[int]) -> Votes:
         time.sleep(seconds)
@@ -205,7 +205,7 @@ def results(options: argparse.Namespace) -> None:
 
 
 def fill(path: Path, images: int) -> None:
-    """A finished run with counts of ten classes, in which radii of all sizes occur."""
+    """Store a finished run with counts of ten classes and radii of all sizes."""
     certify(1, BatchRunner(at_once, CHUNK), str(path))
     generator = np.random.default_rng(0)
     with Store(path) as store, store.transaction(write=True) as connection:
@@ -239,7 +239,7 @@ def row(index: int, top: int) -> dict[str, Any]:
 
 
 def model(options: argparse.Namespace) -> None:
-    """Hours of a run whose workers, or whose driver, are the slowest part of it."""
+    """Print the hours of a run that its workers or its driver limit."""
     print("| workers | drivers | fixed n = 10,000 | anytime | bound by |")
     print("| ---: | ---: | ---: | ---: | --- |")
     message = options.message / (options.forward * options.passes)
@@ -265,13 +265,19 @@ def main() -> None:
     parser.add_argument("what", choices=PARTS_OF_IT)
     parser.add_argument("--postgresql", help="URL of an empty database")
     parser.add_argument("--counts", default="1,8,64,512")
-    parser.add_argument("--seconds", type=float, default=0.5, help="that a batch takes")
-    parser.add_argument("--rounds", type=int, default=40, help="batches of each worker")
+    parser.add_argument("--seconds", type=float, default=0.5, help="seconds of a batch")
+    parser.add_argument("--rounds", type=int, default=40, help="number of batches of each worker")
     parser.add_argument("--images", type=int, default=0)
     parser.add_argument("--rate", type=float, default=650.0, help="copies a second of a worker")
-    parser.add_argument("--part", type=float, default=0.25, help="driver's ms for a part")
-    parser.add_argument("--message", type=float, default=1.2, help="driver's ms for a message")
-    parser.add_argument("--chunk", type=int, default=4, help="copies in a part (at 224 pixels)")
+    parser.add_argument(
+        "--part", type=float, default=0.25, help="driver's milliseconds for a copy range"
+    )
+    parser.add_argument(
+        "--message", type=float, default=1.2, help="driver's milliseconds for a message"
+    )
+    parser.add_argument(
+        "--chunk", type=int, default=4, help="copies in a copy range (at 224 pixels)"
+    )
     parser.add_argument("--forward", type=int, default=20, help="copies in a forward pass")
     parser.add_argument("--passes", type=int, default=8, help="forward passes in a message")
     options = parser.parse_args()

@@ -1,7 +1,7 @@
-"""What the sampling plans promise, simulated: validity, economy, radius.
+"""Simulations of the sampling plans: validity, economy, radius.
 
-No classifier: a noisy copy fails with a known probability, so that every false certificate is
-seen. The tables are those of docs/statistics.md.
+A noisy copy fails with a known probability, so that every false certificate is known. There is no
+classifier. The tables are those of docs/statistics.md.
 
     python benchmarks/simulation.py [--quick] [validity|two-sided|economy|radius|all]
 """
@@ -37,7 +37,7 @@ def parameters(sigma: float) -> SmoothingParameters:
 
 
 def most_failures(n: Integers, q0: Floats | float, alpha: float) -> Integers:
-    """The most failures of n whose Clopper-Pearson bound is at most q0; -1 where none is."""
+    """Return the maximum failures of n with a Clopper-Pearson bound of at most q0, or -1."""
     n, q0 = np.broadcast_arrays(np.asarray(n, dtype=np.int64), q0)
     low, high = np.full(n.shape, -1), n.copy()
     while (high - low > 1).any():
@@ -55,14 +55,14 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         print("| " + " | ".join(str(cell) for cell in row) + " |")
 
 
-# Validity: streams exactly at the threshold, where every certificate is false.
+# Validity: streams exactly at the threshold, at which every certificate is false.
 
 SHIFTS = (0.0, 0.25, 0.5, 1.0, 2.0, 3.0)  # r / sigma; 0 is a coin
 LAST = 100_000
 
 
 def plans_at(q0: float) -> dict[str, Integers]:
-    """For each plan the most failures with which it certifies, at every checkpoint.
+    """Return for each plan the maximum failures with which it certifies, at every checkpoint.
 
     Nobody gives up, so that every stream has every chance to be certified.
     """
@@ -107,13 +107,13 @@ def validity(streams: int) -> None:
 
 
 def selection(streams: int) -> None:
-    """Two classes of probability 1/2: whatever is certified is false."""
+    """Simulate two classes of probability 1/2: every certificate is false."""
     random = np.random.default_rng(SEED + 3)
     plans = plans_at(0.5)
     fresh, pooled = plans["anytime 100,000"], plans["anytime without selection (alpha / 2)"]
     votes = np.zeros(streams, dtype=np.int64)
     wrong = np.zeros((4, streams), dtype=bool)
-    first = random.binomial(50, 0.5, streams) >= 25  # 50 fresh copies choose
+    first = random.binomial(50, 0.5, streams) >= 25  # 50 separate copies choose
     for k in range(LAST // EVERY):
         votes += random.binomial(EVERY, 0.5, streams)
         other = (k + 1) * EVERY - votes
@@ -134,7 +134,7 @@ def selection(streams: int) -> None:
 
 # Two-sided: more classes than two, the runner-up unknown.
 
-CLASSES = {  # probabilities; what is missing to 1 are failed copies, each a vote for class 1
+CLASSES = {  # probabilities; the rest are failed copies, each a vote for class 1
     "0.5, 0.5": (0.5, 0.5),
     "0.4, 0.4, 0.2": (0.4, 0.4, 0.2),
     "0.4, 0.3, 0.2; 0.1 fail that would vote for the second": (0.4, 0.3, 0.2),
@@ -144,7 +144,7 @@ CLASSES = {  # probabilities; what is missing to 1 are failed copies, each a vot
 
 
 def two_sided(streams: int) -> None:
-    """Certificates of the plan itself, from counts of multinomial law.
+    """Return certificates of the plan itself, from multinomial counts.
 
     In all but the fourth row two classes are the most probable, so that any certificate is false.
     """
@@ -176,10 +176,10 @@ def two_sided(streams: int) -> None:
 
 
 def _is_false(plan: FixedBudget, kind: Sequence[int], truth: Floats) -> bool:
-    """Whether the candidate's certificate exceeds its true radius (sigma 1); others are pooled."""
+    """Return whether a certificate exceeds the true radius (sigma 1). Other labels are pooled."""
     candidate, own, other, failed = kind
     rest = plan.n - own - other - failed
-    # The candidate is label 0 here, the largest other label 1; all further ones are spread thin.
+    # The candidate is label 0, the largest other label is 1, and the rest is spread over many.
     spread = [other] * (rest // max(other, 1)) + [rest % max(other, 1)] if rest else []
     counts = {
         Stage.SELECTION: LabelCounts("", "", Stage.SELECTION, (plan.n0,)),
@@ -191,11 +191,11 @@ def _is_false(plan: FixedBudget, kind: Sequence[int], truth: Floats) -> bool:
     return certificate.label is not None and (radius < 1e-12 or certificate.radius > radius)
 
 
-# Economy: images as they come.
+# Economy: images of all kinds.
 
 
 def failure_rates(images: int, random: np.random.Generator) -> Floats:
-    """30 % sure, 30 % likely, 20 % doubtful, 20 % lost, in equal shares exactly."""
+    """Return rates of exactly 30 % sure, 30 % likely, 20 % doubtful and 20 % lost images."""
     parts = np.round(np.array([0.3, 0.6, 0.8, 1.0]) * images).astype(int)
     sizes = np.diff(parts, prepend=0)
     return np.concatenate(
@@ -209,9 +209,9 @@ def failure_rates(images: int, random: np.random.Generator) -> Floats:
 
 
 def judge(plan: Anytime, sigma: float, q: Floats, random: np.random.Generator) -> tuple:
-    """Calls of each image, radii it certifies, and radii that the fixed plan does: on one stream.
+    """Return the calls of each image, its certified radii, and those of the fixed plan.
 
-    Radii that the plan cannot reach are left out of both.
+    Radii that the plan cannot reach are omitted.
     """
     pairs = plan.boundaries(parameters(sigma))
     at_end = [
@@ -233,7 +233,7 @@ def judge(plan: Anytime, sigma: float, q: Floats, random: np.random.Generator) -
         successes = n - failures
         enough = np.array([successes >= judged.certify[k] for _, judged in pairs])
         hopeless = np.array([successes <= judged.give_up[k] for _, judged in pairs])
-        # It ends where all are certified, or the smallest that is not is given up.
+        # It ends when all are certified, or the smallest of the others is given up.
         smallest = enough.argmin(axis=0)
         done = enough.all(axis=0) | hopeless[smallest, np.arange(len(q))]
         ends = going & done
@@ -259,7 +259,7 @@ def economy(images: int) -> None:
                 Anytime(radii=RADII, max_n=cap), sigma, failure_rates(images, random), random
             )
             whole.append((cap, sigma, len(got), calls.mean(), got.sum(), fixed.sum()))
-        print(f"\nOne radius a decision, cap {cap:,}, {images:,} images a row")
+        print(f"\nOne radius a decision, at most {cap:,} copies, {images:,} images a row")
         table(
             ["sigma", "radius", "mean calls", "certified", "fixed", "share in %"],
             [
@@ -292,18 +292,18 @@ def economy(images: int) -> None:
     )
 
 
-# Radius: a pilot, and as many copies as 95 % of the radius takes.
+# Radius: a pilot, and the copies that 95 % of the radius needs.
 
 
 def radius_plan(
     plan: RadiusTarget, q: Floats, random: np.random.Generator
 ) -> tuple[Integers, Floats]:
-    """Calls of each image, and the bound on its failure probability (1.0: it abstains)."""
+    """Return the calls of each image, and the bound on its failure probability (1.0: abstains)."""
     pilots = plan.n0 - random.binomial(plan.n0, q)
     sizes = {int(successes): _size(plan, int(successes)) for successes in np.unique(pilots)}
     n = np.array([sizes[successes] for successes in pilots.tolist()])
     step = np.minimum(n, -(-n // 500) * 50)
-    most = most_failures(n, 0.5, ALPHA)  # with more it abstains, and ends as soon as it is known
+    most = most_failures(n, 0.5, ALPHA)  # with more it abstains, and stops
     had, failures = np.zeros_like(n), np.zeros_like(n)
     while True:
         drawn = np.where(failures > most, 0, np.minimum(step, n - had))

@@ -1,4 +1,4 @@
-"""A timm and a transformers model, trained for minutes on CIFAR-10 and saved by their libraries.
+"""Train a timm and a transformers model on CIFAR-10 for minutes, and save both.
 
 python benchmarks/small_models.py --train train.parquet --output models --minutes 4
 denoised-smoothing certify parquet:test.parquet --classifier timm:models/timm ...
@@ -22,7 +22,7 @@ MEAN, STD = (0.491, 0.482, 0.447), (0.247, 0.243, 0.262)
 
 
 def timm_model(names: tuple[str, ...]) -> tuple[nn.Module, Any]:
-    """A ResNet whose first convolution does not stride, and what saves it."""
+    """Return a ResNet of timm for small images, and a function to save it."""
     import timm
     from timm.models import save_for_hf
 
@@ -42,7 +42,7 @@ def timm_model(names: tuple[str, ...]) -> tuple[nn.Module, Any]:
 
 
 def transformers_model(names: tuple[str, ...]) -> tuple[nn.Module, Any]:
-    """A small ResNet of transformers, and what saves it."""
+    """Return a small ResNet of transformers, and a function to save it."""
     from transformers import ResNetConfig, ResNetForImageClassification, ViTImageProcessor
 
     config = ResNetConfig(
@@ -64,7 +64,7 @@ def transformers_model(names: tuple[str, ...]) -> tuple[nn.Module, Any]:
 
 
 def train(model: nn.Module, images: Tensor, labels: Tensor, minutes: float) -> None:
-    """AdamW with a cosine over the time that there is; shifts and mirrors."""
+    """Train with AdamW, a cosine over the time, shifts and mirror images."""
     generator = torch.Generator().manual_seed(0)
     optimiser = torch.optim.AdamW(model.parameters(), 2e-3, weight_decay=0.05)
     padded = nn.functional.pad(images, (4, 4, 4, 4), mode="reflect")

@@ -1,9 +1,8 @@
 """Noisy copies a second: `certify` in each engine, the bare engine, and two plain loops.
 
-All in one process, taking turns, because machines are shared: compare the ratios. The plain
-loops are that of the original algorithm (one image at a time, default layout, counted on the host)
-and `certify` of the Adversarial Robustness Toolbox, where it is installed (it needs statsmodels,
-which it does not declare).
+All take turns in one process, because machines are shared: compare the ratios. The plain loops are
+the original algorithm (one image at a time, default layout, counted on the host) and `certify` of
+the Adversarial Robustness Toolbox, if that and statsmodels are installed.
 
     python benchmarks/throughput.py [--pipeline dncnn|unet|photo] [--engines torch,openvino,...]
 """
@@ -47,7 +46,7 @@ class Pipeline(nn.Module):
 
 
 def build(name: str) -> tuple[nn.Module, nn.Module, int, str]:
-    """Denoiser, classifier, image side, and what they are called."""
+    """Return denoiser, classifier, image side, and a title."""
     torch.manual_seed(0)
     if name == "photo":
         import torchvision
@@ -61,7 +60,7 @@ def build(name: str) -> tuple[nn.Module, nn.Module, int, str]:
 
 
 def original_loop(pipeline: nn.Module, image: Tensor, n: int, batch: int, classes: int) -> None:
-    """One image at a time, default layout, counted on the host (Cohen et al. 2019, section 3.2)."""
+    """Count one image at a time, in the default layout, on the host (Cohen et al. 2019, 3.2)."""
     counts = np.zeros(classes, dtype=int)
     with torch.no_grad():
         for _ in range(math.ceil(n / batch)):
@@ -91,7 +90,7 @@ def main() -> None:
     parser.add_argument("--pipeline", choices=["dncnn", "unet", "photo"], default="dncnn")
     parser.add_argument("--engines", default=ALL)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=2.0, help="of each turn, about")
+    parser.add_argument("--seconds", type=float, default=2.0, help="seconds of each turn, about")
     arguments = parser.parse_args()
     denoiser, classifier, side, title = build(arguments.pipeline)
     rng = np.random.default_rng(0)
@@ -110,7 +109,7 @@ def main() -> None:
         return turn
 
     turns["original loop"] = loop(original_loop)
-    if find_spec("art") is not None:
+    if find_spec("art") and find_spec("statsmodels"):
         turns["Adversarial Robustness Toolbox"] = loop(toolbox)
     for name in arguments.engines.split(","):
         engine, _, precision = name.partition(" ")
@@ -119,7 +118,7 @@ def main() -> None:
     for number in range(arguments.rounds + 1):
         for name, turn in turns.items():
             rate = turn()
-            if number:  # the first is for warming up
+            if number:  # the first round warms up
                 rates.setdefault(name, []).append(rate)
     show(title, rates, arguments.rounds)
 
@@ -132,7 +131,7 @@ def engine_turns(
     images: np.ndarray,
     seconds: float,
 ) -> dict[str, Callable[[], float]]:
-    """The bare engine on copies that are there already, and `certify` in it."""
+    """Return the bare engine on given copies, and `certify` in it."""
     smoothed = SmoothedClassifier(
         classifier, SIGMA, denoiser, engine=engine, precision=precision, calibration=images
     )
@@ -142,7 +141,7 @@ def engine_turns(
     def bare() -> float:
         return throughput(choice.engine, copies, seconds)
 
-    # As in a real run: n of 1,000, or less where an image is large, and several images.
+    # As in a real run: several images, and n of 1,000, or fewer for large images.
     count = max(2, min(len(images), int(bare() * seconds / 1_100)))
     n = 1_000 if images.shape[-1] == 32 else 100
 
@@ -171,7 +170,7 @@ def show(title: str, rates: dict[str, list[float]], rounds: int) -> None:
 
 
 def ratio(values: list[float], others: list[float] | None) -> str:
-    """The median of the ratios within each round."""
+    """Return the median of the ratios within each round."""
     if others is None:
         return ""
     return f"{statistics.median(a / b for a, b in zip(values, others, strict=True)):.2f}"

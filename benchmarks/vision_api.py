@@ -1,10 +1,11 @@
-"""CIFAR-10 behind a vision API: certified images, queries and cost of fixed and anytime plans.
+"""CIFAR-10 through a vision API: certified images, queries and cost of fixed and anytime plans.
 
     NO_PROXY=127.0.0.1 python benchmarks/vision_api.py --denoiser SPEC [--rows 20] [--photos SPEC]
 
-A server on loopback hides ResNet-56 behind the format of Amazon Rekognition: images are enlarged to
-96 pixels on our side and shrunk to 32 on its own. n0 = 20 and n = 100 at sigma 0.12 and 0.25 is the
-setting of Salman et al. 2020, section 5.3; the anytime plan asks about the radii in the table.
+A server on loopback serves ResNet-56 in the format of Amazon Rekognition. The client enlarges
+images to 96 pixels, the server shrinks them to 32. n0 = 20 and n = 100 at sigma 0.12 and 0.25 are
+the parameters of Salman et al. 2020, section 5.3. The anytime plan certifies the radii in the
+table.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ NAMES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse"
 
 
 class Hidden:
-    """The scores of a network for an encoded image, shrunk to 32 pixels."""
+    """Return the scores of a network for an encoded image, shrunk to 32 pixels."""
 
     def __init__(self, spec: str) -> None:
         self._network, self._lock = load_classifier(spec), threading.Lock()
@@ -93,7 +94,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--denoiser", required=True)
     parser.add_argument("--rows", type=int, default=20)
-    parser.add_argument("--photos", help="denoiser of photographs, for the mechanics")
+    parser.add_argument("--photos", help="denoiser of photographs, for a short run at 224 pixels")
     given = parser.parse_args()
     hidden = Hidden(f"cifar-resnet56:{SHARED}/data/cifar10_classifiers/resnet56.safetensors")
     anytime = Anytime(radii=(0.0625, 0.125, 0.25), max_n=1_000, n0=20, every=10)

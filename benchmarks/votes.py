@@ -1,12 +1,12 @@
-"""Right votes of noisy copies behind denoisers, where a certificate would need thousands of copies.
+"""Right votes of noisy copies after denoising, as a cheap estimate of certificates.
 
     python benchmarks/votes.py --data parquet:test.parquet --classifier cifar-resnet56:FILE \
         cifar10 cifar10-resnet20 "mean:cifar10-resnet20?mirror=yes"
 
-For each denoiser and sigma: the share of copies with the right label, and the share of images of
-which enough copies have it for a radius, which is what a certificate of unlimited copies would
-reach (with few copies, an upper estimate at large radii). Every denoiser gets the same noise. The
-first rows are left out, as certified tables use them. In bfloat16.
+Prints for each denoiser and sigma the share of copies with the right label, and the share of
+images with enough right copies for a radius. A certificate of unlimited copies would reach that
+share. With few copies it is an upper estimate at large radii. Every denoiser gets the same noise.
+The first rows are skipped, because certified tables use them. In bfloat16.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from denoised_smoothing.models.denoisers.ensemble import logits_after_denoising
 from denoised_smoothing.models.protocols import Classifier, Denoiser
 
 RADII = {0.25: (0.25, 0.5), 0.5: (0.25, 0.5, 0.75, 1.0)}
-"""Of each sigma, those that its copies can tell."""
+"""The radii of each sigma that its copies can distinguish."""
 
 
 @torch.inference_mode()
@@ -30,7 +30,7 @@ def right_votes(
     denoiser: Denoiser | None, classifier: Classifier, images: torch.Tensor, labels: torch.Tensor,
     sigma: float, copies: int,
 ) -> torch.Tensor:  # fmt: skip
-    """The share of right votes of each image [N]."""
+    """Return the share of right votes of each image [N]."""
     source, shares = torch.Generator().manual_seed(1), []
     for image, label in zip(images, labels, strict=True):
         noisy = image + sigma * torch.randn(copies, *image.shape, generator=source)
@@ -46,7 +46,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", required=True)
     parser.add_argument("--classifier", required=True)
-    parser.add_argument("--first", type=int, default=500, help="row")
+    parser.add_argument("--first", type=int, default=500, help="first row")
     parser.add_argument("--images", type=int, default=200)
     parser.add_argument("--copies", type=int, default=40)
     parser.add_argument("denoiser", nargs="+")
