@@ -19,6 +19,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from graphlib import CycleError, TopologicalSorter
+from importlib import import_module
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
@@ -80,6 +81,8 @@ def certify() -> set[CodeType]:
 
 def _main(*arguments: str) -> Callable[[], None]:
     from denoised_smoothing.cli import main
+
+    import_module(f"denoised_smoothing.cli.{arguments[0]}")  # makes the options of the command
 
     def call() -> None:
         try:

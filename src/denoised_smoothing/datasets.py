@@ -24,7 +24,8 @@ from denoised_smoothing.errors import (
     SpecError,
 )
 from denoised_smoothing.files import cache_folder, sha256_of
-from denoised_smoothing.images import SUFFIXES, load_image
+from denoised_smoothing.images import SUFFIXES
+from denoised_smoothing.images import load_image as load_image  # public here, too
 from denoised_smoothing.models.specs import Role, Source, Spec, has_source, open_spec, schemes
 
 DATA_FOLDER_VARIABLE = "DENOISED_SMOOTHING_DATA"

@@ -218,10 +218,10 @@ def test_an_interrupted_attack_keeps_what_it_found(
     certify(run)
     attack = Campaign._attack
 
-    def interrupted(self: Campaign, image: Any, pixels: Any) -> Any:
+    def interrupted(self: Campaign, image: Any, *rest: Any) -> Any:
         if image.index == 2:
             raise KeyboardInterrupt
-        return attack(self, image, pixels)
+        return attack(self, image, *rest)
 
     monkeypatch.setattr(Campaign, "_attack", interrupted)
     outcome = run("attack", "lies", *COMMON, "--radii", "0.1,0.2")
@@ -247,10 +247,10 @@ def test_an_alarm_is_not_masked_by_what_happens_after_it(
     certify(run)
     attack = Campaign._attack
 
-    def failing(self: Campaign, image: Any, pixels: Any) -> Any:
+    def failing(self: Campaign, image: Any, *rest: Any) -> Any:
         if image.index == 2:
             raise error
-        return attack(self, image, pixels)
+        return attack(self, image, *rest)
 
     monkeypatch.setattr(Campaign, "_attack", failing)
     monkeypatch.setenv("BOUNDARY", "0.46")

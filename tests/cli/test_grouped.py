@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import pytest
 import typer
 
-from denoised_smoothing.cli.grouped import Take, command
+from denoised_smoothing.cli.grouped import Take, command, option_group
 
 
 class Colour(StrEnum):
@@ -17,22 +17,28 @@ class Colour(StrEnum):
     BLUE = "blue"
 
 
+_option = option_group("Output")
+
+
 @dataclass(frozen=True)
-class Annotations:
-    colour: Annotated[Colour, typer.Option(help="A colour.")] = Colour.RED
-    size: Annotated[int | None, typer.Option(help="A size.", rich_help_panel="Sizes")] = None
-    flag: Annotated[bool, typer.Option("--flag", help="A flag.")] = False
-    several: Annotated[list[str], typer.Option(help="Several.")] = field(default_factory=list)
+class Made:
+    colour: Colour = _option(Colour.RED, "A colour.")
+    size: int | None = _option(None, "A size.", show_default="none", metavar="S")
+    flag: bool = _option(False, "A flag.", "--flag")
+    several: list[str] = _option([], "Several.")
 
 
 @dataclass(frozen=True)
 class Metadata:
     steps: int = field(default=3, metadata={"help": "Steps.", "least": 1})
-    rate: float | None = field(
-        default=None, metadata={"help": "A rate.", "show_default": "none", "metavar": "R"}
-    )
-    renamed: str = field(default="x", metadata={"help": "Renamed.", "flag": "--other"})
+    renamed: str = field(default="x", metadata={"help": "Renamed.", "flags": ("--other",)})
     inner: int = 7
+
+
+@dataclass(frozen=True)
+class Mixed:
+    device: str = option_group("Speed")("cpu", "A device.")
+    n: int = option_group("Copies")(1, "Copies.")
 
 
 @pytest.fixture
@@ -51,23 +57,25 @@ def options(made: Any) -> dict[str, Any]:
 def test_a_field_becomes_an_option_and_is_filled(calls: list[dict[str, Any]]) -> None:
     @command()
     def paint(
-        place: Annotated[str, typer.Argument(help="A place.")], group: Annotations, n: int = 1
+        place: Annotated[str, typer.Argument(help="A place.")], group: Made, n: int = 1
     ) -> None:
         """Paint."""
         calls.append({"place": place, "group": group, "n": n})
 
     assert (paint.name, paint.help) == ("paint", "Paint.")
-    assert options(paint)["size"].rich_help_panel == "Sizes"
+    size = options(paint)["size"]
+    assert (size.help, size.metavar, size.show_default) == ("A size.", "S", "none")
+    assert size.rich_help_panel == "Output"
     assert options(paint)["several"].multiple
     run(paint, "here")
-    assert calls.pop() == {"place": "here", "group": Annotations(), "n": 1}
+    assert calls.pop() == {"place": "here", "group": Made(), "n": 1}
     run(paint, "here", "--colour", "blue", "--size", "4", "--flag", "--several", "a", "--n", "2",
         "--several", "b")  # fmt: skip
-    expected = Annotations(Colour.BLUE, 4, flag=True, several=["a", "b"])
+    expected = Made(Colour.BLUE, 4, flag=True, several=["a", "b"])
     assert calls.pop() == {"place": "here", "group": expected, "n": 2}
 
 
-def test_metadata_describe_options_as_well(calls: list[dict[str, Any]]) -> None:
+def test_metadata_of_another_room_describe_options(calls: list[dict[str, Any]]) -> None:
     @command("go")
     def _(group: Annotated[Metadata, Take(panel="Training")]) -> None:
         """Go."""
@@ -75,27 +83,33 @@ def test_metadata_describe_options_as_well(calls: list[dict[str, Any]]) -> None:
 
     made = _
     assert made.name == "go"
-    assert list(options(made)) == ["steps", "rate", "renamed"]
-    rate = options(made)["rate"]
-    assert (rate.help, rate.metavar, rate.show_default) == ("A rate.", "R", "none")
-    assert rate.rich_help_panel == "Training"
+    assert list(options(made)) == ["steps", "renamed"]
+    assert options(made)["steps"].rich_help_panel == "Training"
     run(made, "--steps", "5", "--other", "y")
-    assert calls.pop() == {"group": Metadata(5, None, "y")}
+    assert calls.pop() == {"group": Metadata(5, "y")}
+
+
+def test_options_are_in_the_order_of_their_groups() -> None:
+    @command()
+    def mixed(group: Mixed, place: Annotated[str, typer.Argument(help="A place.")]) -> None:
+        """Mixed."""
+
+    assert list(options(mixed)) == ["place", "n", "device"]
 
 
 def test_a_command_takes_some_fields_and_requires_some(calls: list[dict[str, Any]]) -> None:
     @command()
-    def some(group: Annotated[Annotations, Take(("size", "flag"), required=("size",))]) -> None:
+    def some(group: Annotated[Made, Take(("size", "flag"), required=("size",))]) -> None:
         """Some."""
         calls.append({"group": group})
 
     assert list(options(some)) == ["size", "flag"]
     assert options(some)["size"].required
     run(some, "--size", "2")
-    assert calls.pop() == {"group": Annotations(size=2)}
+    assert calls.pop() == {"group": Made(size=2)}
 
     @command()
-    def others(group: Annotated[Annotations, Take(without=("size", "flag"))]) -> None:
+    def others(group: Annotated[Made, Take(without=("size", "flag"))]) -> None:
         """Others."""
 
     assert list(options(others)) == ["colour", "several"]

@@ -16,6 +16,7 @@ from denoised_smoothing.certificates.counts import Stage
 from denoised_smoothing.certificates.parameters import EngineName, Precision
 from denoised_smoothing.certificates.plans import FixedBudget
 from denoised_smoothing.cli import attack as attacking
+from denoised_smoothing.cli.model_options import ModelOptions
 from denoised_smoothing.datasets import ImageDataset, load_dataset
 from denoised_smoothing.engines import Engine, choice, converted
 from denoised_smoothing.engines import torch_engine as pytorch
@@ -227,7 +228,8 @@ def test_an_attack_is_judged_by_the_engine_that_certified(
     )
     with Store(tmp_path / "runs.sqlite") as store:
         run = run_request.execute(store)
-    again = attacking._request(run, None, None, None, "cpu")
+    model = ModelOptions("digits", sigma=0.5, device="cpu", engine=EngineName.TORCH)
+    again = attacking._request(run, model, None)
     image = again.image(0)[1]
     assert (
         again.smoothed.prepared.engine_for(image).engine.identity()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -11,8 +12,8 @@ from jaxtyping import Float
 from denoised_smoothing.attacks.pgd import PGD, attack, check_differentiable, check_length, distance
 from denoised_smoothing.attacks.report import AttackOutcome, Verdict
 from denoised_smoothing.certificates.bounds import check_alpha, check_copies
-from denoised_smoothing.errors import ImageError, SettingError
-from denoised_smoothing.images import is_on_grid
+from denoised_smoothing.errors import ImageError, SettingError, StoreError
+from denoised_smoothing.images import digest, is_on_grid
 from denoised_smoothing.noise import derive_key
 from denoised_smoothing.reporting import ImageResult
 from denoised_smoothing.smoothing.classifier import SmoothedClassifier
@@ -153,6 +154,28 @@ class Campaign:
             failed=verdict.counts.failed,
         )
         return Attacked(outcome, before, after)
+
+
+def certified_images(
+    load: Callable[[int], tuple[Any, np.ndarray]], digests: Mapping[str, str]
+) -> Callable[[ImageResult], np.ndarray]:
+    """Return a reader of the images of a run, which refuses those that changed since.
+
+    Args:
+        load: from the index of an image to its example and its pixels.
+        digests: of the pixels when they were certified, by the id of the image.
+    """
+
+    def read(image: ImageResult) -> np.ndarray:
+        example, pixels = load(image.index)
+        if (example.image_id, digest(pixels)) != (image.image_id, digests[image.image_id]):
+            raise StoreError(
+                f"Image {image.image_id!r} differs from the certified one, because the data "
+                "changed. Certify the data again, and attack that run."
+            )
+        return pixels
+
+    return read
 
 
 def _label(image: ImageResult) -> int:

@@ -5,102 +5,87 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from denoised_smoothing.certificates.parameters import EngineName, Precision
+from denoised_smoothing.certificates.parameters import EngineName, Noise, Precision
 from denoised_smoothing.certificates.radii import format_down
-from denoised_smoothing.cli.grouped import Take, command
+from denoised_smoothing.cli.grouped import Take, command, option_group
 from denoised_smoothing.cli.model_options import ModelOptions
 from denoised_smoothing.cli.options import (
     FAILED,
     INTERRUPTED,
+    REACH,
     AsJson,
     Limit,
     Seed,
     StoreUrl,
     command_line,
-    in_copies,
-    in_data,
-    in_output,
     parse_radii,
 )
 from denoised_smoothing.cli.output import err, out, print_json, progress_bar, say
-from denoised_smoothing.cli.remote_options import refuse_paid
-from denoised_smoothing.errors import DenoisedSmoothingError, RunMismatchError, StoreError
+from denoised_smoothing.errors import DenoisedSmoothingError, RunMismatchError, differences
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from denoised_smoothing.attacks import AttackRecord, Campaign
     from denoised_smoothing.attacks.report import AttackOutcome
-    from denoised_smoothing.datasets import ImageDataset
-    from denoised_smoothing.reporting import ImageResult, RunResults
+    from denoised_smoothing.reporting import RunResults
     from denoised_smoothing.runs.run import CertificationRun
-    from denoised_smoothing.smoothing.classifier import SmoothedClassifier
-    from denoised_smoothing.store import Store, StoredRun
+    from denoised_smoothing.store import StoredRun
 
 ALARM = 3
 """Exit code: another label wins within a certified radius. The image is kept."""
 SHARE = 0.99
 """Share of the certified radius, unless radii or shares are given."""
+OF_RUN = "that of the run"
 NAMES = ("data", "classifier", "denoiser", "calibration_data")
 """Run settings that only name what the fingerprints identify."""
+_data, _copies = option_group("Data and model"), option_group("Copies")
 
 
-def _moved(what: str, metavar: str) -> Any:
-    """Return an option that replaces a spec of the run."""
-    return in_data(f"{what}, if it has moved.", metavar=metavar, show_default="that of the run")
+@dataclass(frozen=True)
+class AttackOptions:
+    """The options of this command alone."""
+
+    radii: str | None = _copies(None, "L2 radii to attack at: 0.25,0.5.", show_default=REACH)
+    share: list[float] | None = _copies(
+        None,
+        "Share of each image's certified radius to attack at. Repeat for several.",
+        show_default=f"{SHARE} without --radii",
+    )
+    steps: int = _copies(50, "Gradient steps per attack.")
+    copies: int = _copies(32, "Noisy copies per step.")
+    n: int = _copies(1000, "New noisy copies that decide the label of an attacked image.")
+    surrogate: str | None = _data(
+        None, "Classifier to take gradients from, if that of the run has none.", metavar="SPEC"
+    )
+    surrogate_denoiser: str | None = _data(
+        None, "Denoiser before the surrogate.", metavar="SPEC", show_default=OF_RUN
+    )
+    classifier: str | None = _data(
+        None, "Classifier, if it has moved.", metavar="SPEC", show_default=OF_RUN
+    )
+    denoiser: str | None = _data(
+        None, "Denoiser, if it has moved.", metavar="SPEC", show_default=OF_RUN
+    )
+    data: str | None = _data(
+        None, "Images, if they have moved.", metavar="DATA", show_default=OF_RUN
+    )
+    output: Path = option_group("Output")(
+        Path("attack"), "New folder for attack.json, curve.png and the changed images."
+    )
 
 
 @command()
 def attack(
     run: Annotated[str, typer.Argument(metavar="RUN", help="Name of the run.")],
+    options: AttackOptions,
     model: Annotated[ModelOptions, Take(("device",))],
-    radii: Annotated[
-        str | None,
-        in_copies(
-            "L2 radii to attack at, such as 0.25,0.5, in pixel values in [0, 1].",
-            show_default="those within reach",
-        ),
-    ] = None,
-    share: Annotated[
-        list[float] | None,
-        in_copies(
-            "Share of each image's certified radius to attack at. Repeat for several.",
-            show_default=f"{SHARE} without --radii",
-        ),
-    ] = None,
-    steps: Annotated[int, in_copies("Gradient steps per attack.")] = 50,
-    copies: Annotated[int, in_copies("Noisy copies per step.")] = 32,
-    n: Annotated[
-        int, in_copies("New noisy copies that decide the label of an attacked image.")
-    ] = 1000,
     limit: Limit = None,
-    surrogate: Annotated[
-        str | None,
-        in_data(
-            "Classifier to take gradients from, if the certified one has none.", metavar="SPEC"
-        ),
-    ] = None,
-    surrogate_denoiser: Annotated[
-        str | None,
-        in_data(
-            "Denoiser in front of the surrogate.", metavar="SPEC", show_default="that of the run"
-        ),
-    ] = None,
-    classifier: Annotated[str | None, _moved("Classifier of the run", "SPEC")] = None,
-    denoiser: Annotated[str | None, _moved("Denoiser of the run", "SPEC")] = None,
-    data: Annotated[str | None, _moved("Images of the run", "DATA")] = None,
     store: StoreUrl = "runs.sqlite",
-    output: Annotated[
-        Path,
-        in_output(
-            "New folder for attack.json, curve.png and the changed images.", metavar="FOLDER"
-        ),
-    ] = Path("attack"),
     seed: Seed = None,
     as_json: AsJson = False,
 ) -> None:
@@ -111,41 +96,50 @@ def attack(
     Exit code 3: an attack contradicts a certificate. That image is kept.
     """
     from denoised_smoothing.attacks import PGD, AttackRecord, Campaign
+    from denoised_smoothing.attacks.campaign import certified_images
     from denoised_smoothing.attacks.report import to_attack
     from denoised_smoothing.reporting import load_results
     from denoised_smoothing.store import Store
 
     with Store(store, read_only=True) as opened:
         results, images = to_attack(load_results(opened, run), limit)
-        request = _request(results.run, data, classifier, denoiser, model.device)
-        read = _Reader(opened, request, run)
-    lengths = _lengths(results, radii, share)
+        digests = {image.image_id: image.digest for image in opened.images(run)}
+    held = results.run.settings
+    model = replace(
+        model,
+        classifier=options.classifier or held["classifier"],
+        denoiser=options.denoiser or held["denoiser"],
+        sigma=float(held["sigma"]),
+        noise=Noise(held["noise"]),
+        engine=EngineName.TORCH,
+    )
+    request = _request(results.run, model, options.data)
     guide = None
-    if surrogate is not None or surrogate_denoiser is not None:
-        specs = (
-            surrogate or request.settings["classifier"],
-            surrogate_denoiser or request.settings["denoiser"],
-        )
-        guide = _smoothed(results.run, *specs, model.device)
+    if options.surrogate is not None or options.surrogate_denoiser is not None:
+        guide = replace(
+            model,
+            classifier=options.surrogate or model.classifier,
+            denoiser=options.surrogate_denoiser or model.denoiser,
+        ).build()
     campaign = Campaign(
         request.smoothed,
         images,
-        read,
+        certified_images(request.image, digests),
         secrets.randbits(128) if seed is None else seed,
-        *lengths,
-        pgd=PGD(steps, copies),
-        n=n,
-        alpha=float(results.run.settings["alpha"]),
+        *_lengths(results, options),
+        pgd=PGD(options.steps, options.copies),
+        n=options.n,
+        alpha=float(held["alpha"]),
         surrogate=guide,
     )
     campaign.check()
     info = {
         "store": store,
-        "surrogate": surrogate,
-        "surrogate_denoiser": surrogate_denoiser,
+        "surrogate": options.surrogate,
+        "surrogate_denoiser": options.surrogate_denoiser,
         "command": command_line(),
     }
-    record = AttackRecord(output, campaign, results, info)
+    record = AttackRecord(options.output, campaign, results, info)
     _execute(campaign, record)
     _print(campaign, record, results, as_json=as_json)
     if record.alarms:
@@ -153,41 +147,18 @@ def attack(
 
 
 def _lengths(
-    results: RunResults, radii: str | None, share: list[float] | None
+    results: RunResults, options: AttackOptions
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return the radii and the shares of the certified radius to attack at, once each."""
     from denoised_smoothing.reporting import default_radii
 
-    given = parse_radii(radii)
-    if given is None and not share:
+    if options.radii is None and not options.share:
         return tuple(radius for radius in default_radii([results]) if radius > 0), (SHARE,)
-    return tuple(dict.fromkeys(given or ())), tuple(dict.fromkeys(share or ()))
+    radii = () if options.radii is None else parse_radii(options.radii)
+    return tuple(dict.fromkeys(radii)), tuple(dict.fromkeys(options.share or ()))
 
 
-def _smoothed(
-    run: StoredRun, classifier: str, denoiser: str, device: str, *, as_certified: bool = False
-) -> SmoothedClassifier:
-    from denoised_smoothing.models.catalogue import load_classifier, load_denoiser
-    from denoised_smoothing.smoothing.classifier import SmoothedClassifier
-
-    smoothed = SmoothedClassifier(
-        load_classifier(classifier),
-        float(run.settings["sigma"]),
-        load_denoiser(denoiser),
-        noise=run.settings["noise"],
-        device=device,
-        precision=run.settings["precision"] if as_certified else Precision.FLOAT32,
-    )
-    refuse_paid(smoothed, classifier)
-    if as_certified:
-        smoothed.prepared.use_engine(
-            EngineName(run.settings["engine"]), run.settings["forward_shape"][0]
-        )
-    return smoothed
-
-
-def _request(
-    run: StoredRun, data: str | None, classifier: str | None, denoiser: str | None, device: str
-) -> CertificationRun:
+def _request(run: StoredRun, model: ModelOptions, data: str | None) -> CertificationRun:
     """Build the run again, as it was certified.
 
     Raises:
@@ -197,25 +168,21 @@ def _request(
     from denoised_smoothing.datasets import load_dataset
     from denoised_smoothing.runs.run import CertificationRun
 
-    settings = run.settings
-    specs = (classifier or settings["classifier"], denoiser or settings["denoiser"])
+    held = run.settings
+    smoothed = replace(model, precision=Precision(held["precision"])).build()
+    images = held.get("calibration_data")
+    smoothed.prepared.use_engine(EngineName(held["engine"]), held["forward_shape"][0])
     request = CertificationRun(
-        _smoothed(run, *specs, device, as_certified=True),
-        load_dataset(data or settings["data"]),
-        SamplingPlan.from_dict(settings["plan"]),
-        float(settings["alpha"]),
-        *specs,
-        resolution=settings["resolution"],
-        stride=settings["stride"],
-        calibration=_calibration(settings),
+        smoothed,
+        load_dataset(data or held["data"]),
+        SamplingPlan.from_dict(held["plan"]),
+        float(held["alpha"]),
+        resolution=held["resolution"],
+        stride=held["stride"],
+        calibration=None if images is None else load_dataset(images),
     )
-    now: dict[str, Any] = json.loads(json.dumps(request.settings))
-    differs = [
-        f"{key}: {settings.get(key)!r} in the run, {now.get(key)!r} now"
-        for key in sorted({*settings, *now}.difference(NAMES))
-        if settings.get(key) != now.get(key)
-    ]
-    if differs:
+    now = json.loads(json.dumps(request.settings))
+    if differs := differences(_identity(held), _identity(now), where=("in the run", "now")):
         raise RunMismatchError(
             f"The models or data differ from those of run {run.name!r}: {'; '.join(differs)}. "
             "Use the same data, classifier and denoiser on the same kind of machine, or certify "
@@ -224,31 +191,8 @@ def _request(
     return request
 
 
-def _calibration(settings: Mapping[str, Any]) -> ImageDataset | None:
-    """Load the images of the int8 calibration, where there was one."""
-    from denoised_smoothing.datasets import load_dataset
-
-    named = settings.get("calibration_data")
-    return None if named is None else load_dataset(named)
-
-
-class _Reader:
-    """Read an image of a run as it was certified."""
-
-    def __init__(self, store: Store, request: CertificationRun, run: str) -> None:
-        self._request = request
-        self._digests = {image.image_id: image.digest for image in store.images(run)}
-
-    def __call__(self, image: ImageResult) -> np.ndarray:
-        from denoised_smoothing.images import digest
-
-        example, pixels = self._request.image(image.index)
-        if (example.image_id, digest(pixels)) != (image.image_id, self._digests[image.image_id]):
-            raise StoreError(
-                f"Image {image.image_id!r} differs from the certified one, because the data "
-                "changed. Certify the data again, and attack that run."
-            )
-        return pixels
+def _identity(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if name not in NAMES}
 
 
 def _execute(campaign: Campaign, record: AttackRecord) -> None:

@@ -7,19 +7,16 @@ from typing import Annotated
 
 from denoised_smoothing.cli.grouped import Take, command
 from denoised_smoothing.cli.model_options import ModelOptions
-from denoised_smoothing.cli.options import AsJson, in_output
+from denoised_smoothing.cli.options import AsJson, option
 from denoised_smoothing.cli.output import note, print_json, say
 
-TAKEN = (
-    "classifier", "sigma", "denoiser", "noise", "resolution", "device", "engine", "precision",
-    "calibration",
-)  # fmt: skip
+OTHERS = ("bundle", "devices", "batch_size")
 
 
 @command()
 def bundle(
-    model: Annotated[ModelOptions, Take(TAKEN, required=("classifier", "sigma"))],
-    output: Annotated[Path, in_output("New folder to write.", metavar="FOLDER")],
+    model: Annotated[ModelOptions, Take(without=OTHERS, required=("classifier", "sigma"))],
+    output: Annotated[Path, option("Output", "New folder to write.")],
     as_json: AsJson = False,
 ) -> None:
     """Export classifier, denoiser and parameters to one folder for --bundle.
@@ -28,17 +25,14 @@ def bundle(
 
     'predict' and 'certify' load the folder with --bundle FOLDER.
     """
-    from denoised_smoothing.runs.run import calibrate
     from denoised_smoothing.smoothing.bundle import shape_of
     from denoised_smoothing.smoothing.bundle_file import read_bundle
 
     smoothed = model.build()
-    if (data := model.calibration_data()) is not None:
-        calibrate(smoothed, data, model.resolution)
+    model.calibrate(smoothed)
     side = smoothed.resolution if model.resolution is None else model.resolution
     shape = shape_of(smoothed.prepared, smoothed.channels, side)
-    classifier, denoiser = model.specs(smoothed)
-    smoothed.save(output, shape=shape, classifier=classifier, denoiser=denoiser)
+    smoothed.save(output, shape=shape, classifier=model.classifier, denoiser=model.denoiser)
     written = read_bundle(output)
     if as_json:
         print_json({"output": str(output), **written.to_dict()})

@@ -1,19 +1,17 @@
-"""Certify images: the command ``certify``."""
+"""The command ``certify``."""
 
 from __future__ import annotations
 
 import shlex
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.markup import escape
 
-from denoised_smoothing.certificates.parameters import Noise
 from denoised_smoothing.cli.cluster_options import ClusterOptions, RayCommand
 from denoised_smoothing.cli.grouped import command
 from denoised_smoothing.cli.model_options import ModelOptions
 from denoised_smoothing.cli.options import (
-    FAILED,
     Alpha,
     AsJson,
     Data,
@@ -22,30 +20,21 @@ from denoised_smoothing.cli.options import (
     StoreUrl,
     Stride,
     command_line,
-    in_data,
-    in_output,
+    option,
     parse_radii,
 )
 from denoised_smoothing.cli.output import (
     err,
     fail,
     interrupted,
-    note,
     print_results,
     print_spending,
     run_bar,
+    say,
 )
 from denoised_smoothing.cli.plan_options import PlanOptions
-from denoised_smoothing.cli.remote_options import StoredRemoteOptions, report_missing_answers
+from denoised_smoothing.cli.remote_options import RemoteOptions, report_missing_answers
 from denoised_smoothing.errors import BudgetReachedError, ImageError, SettingError
-
-if TYPE_CHECKING:
-    from denoised_smoothing.smoothing.classifier import SmoothedClassifier
-
-UNPROVEN = (
-    "with --noise float the certificates are not proven, because the proof does not cover noise "
-    "that is added in floating point. Remove --noise to use grid, which is proven."
-)
 
 
 @command(cls=RayCommand)
@@ -54,22 +43,16 @@ def certify(
     data: Data,
     model: ModelOptions,
     plan: PlanOptions,
-    remote: StoredRemoteOptions,
+    remote: RemoteOptions,
     cluster: ClusterOptions,
     alpha: Alpha = 0.001,
     limit: Limit = None,
     stride: Stride = 1,
-    shard: Annotated[
-        str | None,
-        in_data(
-            "Certify one part of these images, such as 3/16. Join the parts with 'merge'.",
-            metavar="NUMBER/OF",
-        ),
-    ] = None,
+    shard: Annotated[str | None, option("Data and model", "Part of the images: 3/16.")] = None,
     seed: Seed = None,
     store: StoreUrl = "runs.sqlite",
     run: Annotated[
-        str | None, in_output("Name of the run.", metavar="NAME", show_default="from the settings")
+        str | None, option("Output", "Name of the run.", show_default="from the settings")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -77,7 +60,8 @@ def certify(
 
     Example: denoised-smoothing certify digits --classifier digits --sigma 0.5
 
-    Prints certified accuracy at several radii; for one image, its certificate.
+    Prints certified accuracy at several radii; for one image, its certificate. 'merge' joins the
+    parts of --shard.
     """
     from denoised_smoothing.datasets import load_dataset
     from denoised_smoothing.remote.log import StoreLog
@@ -86,10 +70,12 @@ def certify(
     from denoised_smoothing.runs.shards import Shard
     from denoised_smoothing.store import Store
 
-    radii = parse_radii(plan.radii)
-    smoothed = model.load(context, cluster.build())
-    classifier, denoiser = model.specs(smoothed)
-    paid = remote.apply(smoothed.classifier, classifier)
+    radii = None if plan.radii is None else parse_radii(plan.radii)
+    workers = None if cluster == ClusterOptions() else cluster.build()
+    smoothed = model.build(context, workers)
+    spec = model.classifier or str(model.bundle)
+    typed = smoothed.is_remote or remote != RemoteOptions()
+    paid = remote.apply(smoothed.classifier, spec) if typed else None
     if remote.offline and run is None:
         raise SettingError("--offline needs the run whose answers it uses. Add --run NAME.")
     request = CertificationRun(
@@ -97,8 +83,6 @@ def certify(
         load_dataset(data),
         plan.build(paid=paid is not None),
         alpha,
-        classifier,
-        denoiser,
         name=None if remote.offline else run,
         answers_of=run if remote.offline else None,
         seed=seed,
@@ -107,46 +91,31 @@ def certify(
         stride=stride,
         shard=None if shard is None else Shard.parse(shard),
         more=plan.more,
-        calibration=model.calibration_data(),
+        calibration=None if model.calibration is None else load_dataset(model.calibration),
         command=command_line(),
     )
     with err.status("preparing") as status:
         request.prepare(lambda text: status.update(escape(text)))
-    for text in (
-        *request.notes,
-        price_note(smoothed),
-        UNPROVEN if smoothed.noise is Noise.FLOAT else None,
-    ):
-        if text:
-            note(text)
+    for text in request.notes:
+        say(f"note: {text}", err)
     with Store(store) as opened:
         if paid is not None and (estimate := request.estimate(opened)):
-            remote.confirm(estimate, paid, classifier)
+            remote.confirm(estimate, paid, spec)
         try:
             with run_bar() as show:
                 name = request.execute(opened, show).name
         except KeyboardInterrupt:
             interrupted("" if run else f" --run {shlex.quote(request.run_name)}")
         except ImageError as error:  # of an image in the middle
-            fail(error, FAILED)
+            fail(error)
         except BudgetReachedError as error:
             so_far = load_results(opened, request.run_name, so_far=True)
             if so_far.images:
-                print_results([so_far], radii, store, as_json=as_json)
-            fail(error, FAILED)
+                print_results(so_far, radii, store, as_json=as_json)
+            fail(error)
         results = load_results(opened, name, so_far=remote.offline)
         if remote.offline and results.unfinished:
             report_missing_answers(results, run)
-        print_results([results], radii, store, as_json=as_json)
+        print_results(results, radii, store, as_json=as_json)
         if paid is not None:
             print_spending(StoreLog(opened, name).spending())
-
-
-def price_note(smoothed: SmoothedClassifier) -> str | None:
-    """Return the passes that a noisy copy takes, where the denoiser needs several."""
-    passes = getattr(smoothed.denoiser, "model_calls", 1)
-    samples = getattr(smoothed.denoiser, "samples", 1)
-    if passes == 1:
-        return None
-    more = f" and {samples} of the classifier" if samples > 1 else ""
-    return f"each noisy copy takes {passes} passes of the denoising model{more}"

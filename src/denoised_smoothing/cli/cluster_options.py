@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 from typer.core import TyperCommand
 
-from denoised_smoothing.cli.options import option_group
+from denoised_smoothing.cli.grouped import option_group
 from denoised_smoothing.errors import SettingError
 
 if TYPE_CHECKING:
@@ -21,26 +21,21 @@ _option = option_group("Cluster")
 class ClusterOptions:
     """The options as typed."""
 
-    ray: Annotated[
-        str | None,
-        _option(
-            "Count on the workers of a Ray cluster: at this address, on the cluster of this "
-            "machine (auto), or on one that is started here (no address).",
-            "--ray",
-            metavar="[ADDRESS]",
-        ),
-    ] = None
-    workers: Annotated[
-        int | None, _option("Number of workers.", show_default="as many as the cluster can hold")
-    ] = None
-    worker_cpus: Annotated[float, _option("CPUs per worker.")] = 1
-    worker_gpus: Annotated[
-        float, _option("GPUs per worker. Workers with a fraction share a GPU.")
-    ] = 0
-    worker_resources: Annotated[
-        str | None, _option("Custom resources per worker.", metavar="NAME=AMOUNT,...")
-    ] = None
-    passes: Annotated[int, _option("Forward passes per task of a worker.")] = 1
+    ray: str | None = _option(
+        None,
+        "Count on the workers of a Ray cluster: at this address, on the cluster of this machine "
+        "(auto), or on one that is started here (no address).",
+        metavar="[ADDRESS]",
+    )
+    workers: int | None = _option(
+        None, "Number of workers.", show_default="as many as the cluster can hold"
+    )
+    worker_cpus: float = _option(1, "CPUs per worker.")
+    worker_gpus: float = _option(0, "GPUs per worker. Workers with a fraction share a GPU.")
+    worker_resources: str | None = _option(
+        None, "Custom resources per worker.", metavar="NAME=AMOUNT,..."
+    )
+    passes: int = _option(1, "Forward passes per task of a worker.")
 
     def build(self) -> RayCluster | None:
         """Return the cluster; None without ``--ray``.
@@ -58,13 +53,10 @@ class ClusterOptions:
             return None
         from denoised_smoothing.smoothing.cluster import RayCluster
 
+        address = None if self.ray == LOCAL else self.ray
+        resources = _parse(self.worker_resources or "")
         return RayCluster(
-            None if self.ray == LOCAL else self.ray,
-            self.workers,
-            self.worker_cpus,
-            self.worker_gpus,
-            _parse(self.worker_resources or ""),
-            self.passes,
+            address, self.workers, self.worker_cpus, self.worker_gpus, resources, self.passes
         )
 
 

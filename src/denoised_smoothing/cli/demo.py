@@ -5,19 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from denoised_smoothing.cli.grouped import command
-from denoised_smoothing.cli.options import AsJson
+from denoised_smoothing.cli.options import AsJson, option
 from denoised_smoothing.cli.output import out, plain_rows, print_json, run_bar, say
 
 
 @command()
 def demo(
-    output: Annotated[
-        Path, typer.Option(metavar="FOLDER", help="Folder for the report and the store.")
-    ] = Path("demo"),
-    images: Annotated[int, typer.Option(help="Number of test images to certify.")] = 200,
+    output: Annotated[Path, option("Output", "Folder for report and store.")] = Path("demo"),
+    images: Annotated[int, option("Data and model", "Number of test images to certify.")] = 200,
     as_json: AsJson = False,
 ) -> None:
     """Certify handwritten digits with and without a denoiser, and write a report.

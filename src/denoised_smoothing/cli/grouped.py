@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from typing import Annotated, Any, cast, get_args, get_origin, get_type_hints
 
 import typer
 from typer.core import TyperCommand
-from typer.models import ParameterInfo
+
+PANELS = (
+    "Data and model", "Training", "Copies", "Time and cost", "Output", "Limits", "Access", "Speed",
+    "Paid queries", "Cluster",
+)  # fmt: skip
+"""The groups of options, in the order of the help."""
 
 
 @dataclass(frozen=True)
@@ -29,12 +34,28 @@ class Take:
     panel: str | None = None
 
 
+def option_group(panel: str) -> Callable[..., Any]:
+    """Return a function that makes fields which are options of a group of the help.
+
+    Its arguments are the default, the help, the flags if they are not the name of the field, and
+    keywords of ``typer.Option``.
+    """
+
+    def option(default: Any, help: str, *flags: str, **more: Any) -> Any:
+        about = {"help": help, "flags": flags, "rich_help_panel": panel, **more}
+        if isinstance(default, list):
+            return field(default_factory=default.copy, metadata=about)
+        return field(default=default, metadata=about)
+
+    return option
+
+
 def command(
     name: str | None = None, cls: type[TyperCommand] | None = None
 ) -> Callable[[Callable[..., None]], TyperCommand]:
     """Make a command of a function; its parameters that are dataclasses become options.
 
-    A field is an option if its annotation holds a ``typer.Option``, or its metadata a ``help``.
+    A field is an option if its metadata hold a ``help``.
     ``Annotated[ModelOptions, Take(("device",))]`` takes some of the fields.
     """
 
@@ -51,6 +72,7 @@ def command(
                 options += made
             else:
                 options.append(parameter.replace(annotation=hint, kind=parameter.KEYWORD_ONLY))
+        options.sort(key=_place)
 
         def call(**given: Any) -> None:
             for parameter, (kind, names) in groups.items():
@@ -69,23 +91,27 @@ def command(
 
 def _options(kind: type[Any], take: Take = Take()) -> Iterator[inspect.Parameter]:
     """Yield the parameters of a command that the fields of a dataclass stand for."""
-    hints = get_type_hints(kind, include_extras=True)
-    for field in fields(kind):
-        hint, about = hints[field.name], dict(field.metadata)
-        if field.name in take.without or (take.only and field.name not in take.only):
+    hints, known = get_type_hints(kind, include_extras=True), inspect.signature(typer.Option)
+    for held in fields(kind):
+        about = {"rich_help_panel": take.panel, **held.metadata}
+        unused = held.name in take.without or (take.only and held.name not in take.only)
+        if unused or "help" not in about:
             continue
-        if not any(isinstance(mark, ParameterInfo) for mark in get_args(hint)):
-            if "help" not in about:
-                continue
-            flags = [about["flag"]] if "flag" in about else []
-            known = ("help", "metavar", "show_default")
-            texts = {key: about[key] for key in known if key in about}
-            hint = Annotated[hint, typer.Option(*flags, rich_help_panel=take.panel, **texts)]
-        default = field.default
-        if field.default_factory is not MISSING:
-            default = field.default_factory()
-        if default is MISSING or field.name in take.required:
+        texts = {key: about[key] for key in known.parameters.keys() & about}
+        default = held.default
+        if held.default_factory is not MISSING:
+            default = held.default_factory()
+        if default is MISSING or held.name in take.required:
             default = inspect.Parameter.empty
         yield inspect.Parameter(
-            field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hint
+            held.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=default,
+            annotation=Annotated[hints[held.name], typer.Option(*about.get("flags", ()), **texts)],
         )
+
+
+def _place(option: inspect.Parameter) -> int:
+    """Return the place of an option in the help; arguments come first."""
+    panels = [getattr(mark, "rich_help_panel", None) for mark in get_args(option.annotation)]
+    return next((PANELS.index(panel) for panel in panels if panel), -1)

@@ -4,29 +4,24 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from denoised_smoothing.errors import SettingError
+from denoised_smoothing.errors import MissingExtraError, SettingError
 
 FAILED, INTERRUPTED = 1, 130
 """Exit codes of a command that failed midway, and of one stopped by Ctrl-C."""
+REACH = "those within reach"
+ALPHA = "Maximum probability that a result is wrong, in (0, 1)."
 
 
-def option_group(panel: str) -> Callable[..., Any]:
-    """Return the function that makes the options of a group in the help."""
+def option(panel: str, help: str, *flags: str, **more: Any) -> Any:
+    """Return a ``typer.Option`` in a group of the help."""
+    return typer.Option(*flags, help=help, rich_help_panel=panel, **more)
 
-    def option(help: str, *flags: str, **more: Any) -> Any:
-        return typer.Option(*flags, help=help, rich_help_panel=panel, **more)
-
-    return option
-
-
-in_data, in_copies, in_output = map(option_group, ("Data and model", "Copies", "Output"))
-in_speed, in_training = map(option_group, ("Speed", "Training"))
 
 Data = Annotated[
     str,
@@ -35,28 +30,28 @@ Data = Annotated[
         help="digits, cifar10[:train|test], folder:PATH, parquet:FILE, or an image file.",
     ),
 ]
-Radius = Annotated[float, in_copies("L2 radius to certify, in pixel values in [0, 1].")]
-Alpha = Annotated[float, in_copies("Maximum probability that a result is wrong, in (0, 1).")]
-Seed = Annotated[int | None, in_copies("Seed of the noise.", show_default="random, and recorded")]
-Limit = Annotated[int | None, in_data("Use at most N images.", show_default="all")]
-Stride = Annotated[int, in_data("Use every N-th image.")]
-Sigmas = Annotated[str, in_data("Values of sigma to compare.")]
+Radius = Annotated[float, option("Copies", "L2 radius to certify, in pixel values in [0, 1].")]
+Alpha = Annotated[float, option("Copies", ALPHA)]
+Seed = Annotated[int | None, option("Copies", "Seed of the noise.", show_default="random")]
+MaxN = Annotated[int, option("Copies", "Maximum number of copies per image.")]
+Limit = Annotated[int | None, option("Data and model", "Use at most N images.", show_default="all")]
+Stride = Annotated[int, option("Data and model", "Use every N-th image.")]
+Sigmas = Annotated[str, option("Data and model", "Values of sigma to compare.")]
 Radii = Annotated[
-    str | None,
-    in_output("L2 radii of the table, such as 0.25,0.5.", show_default="those within reach"),
+    str | None, option("Output", "L2 radii of the table, such as 0.25,0.5.", show_default=REACH)
 ]
 StoreUrl = Annotated[
-    str, in_output("Store of the runs: an SQLite file or a SQLAlchemy URL.", metavar="URL")
+    str, option("Output", "Store of the runs: an SQLite file or a SQLAlchemy URL.", metavar="URL")
 ]
-File = Annotated[Path, in_output("File to write.")]
-AsJson = Annotated[bool, in_output("Print one JSON object instead of text.", "--json")]
+File = Annotated[Path, option("Output", "File to write.")]
+AsJson = Annotated[bool, option("Output", "Print one JSON object instead of text.", "--json")]
 
 
-def parse_radii(text: str | None) -> tuple[float, ...] | None:
-    """Read ``"0.25,0.5"`` as ``(0.25, 0.5)``; None stays None."""
+def parse_radii(text: str) -> tuple[float, ...]:
+    """Read ``"0.25,0.5"`` as ``(0.25, 0.5)``."""
     from denoised_smoothing.certificates.radii import check_radii
 
-    return None if text is None else check_radii(parse_numbers("--radii", text))
+    return check_radii(parse_numbers("--radii", text))
 
 
 def parse_numbers(option: str, text: str) -> tuple[float, ...]:
@@ -68,6 +63,17 @@ def parse_numbers(option: str, text: str) -> tuple[float, ...]:
             f"{option} must be numbers separated by commas, got {text!r}. "
             f"Write for example {option} 0.25,0.5,1.0."
         ) from error
+
+
+def require(extra: str, purpose: str, *packages: str) -> None:
+    """Refuse a command whose packages are not installed.
+
+    Raises:
+        MissingExtraError: names the extra that installs them.
+    """
+    for package in packages:
+        if find_spec(package) is None:
+            raise MissingExtraError(package, extra, purpose)
 
 
 def is_typed(context: typer.Context, name: str) -> bool:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from rich.console import Console
 
-from denoised_smoothing.cli.options import INTERRUPTED, command_line
+from denoised_smoothing.cli.options import FAILED, INTERRUPTED, command_line
 
 if TYPE_CHECKING:
     from denoised_smoothing.remote.records import Spending
@@ -32,7 +33,7 @@ def note(text: str) -> None:
     say(f"note: {text}", err)
 
 
-def fail(error: Exception, code: int) -> NoReturn:
+def fail(error: Exception, code: int = FAILED) -> NoReturn:
     """Print the message of an error and end with an exit code."""
     say(f"error: {error}", err)
     sys.exit(code)
@@ -76,14 +77,10 @@ def run_bar() -> Iterator[Callable[[RunProgress], None]]:
             certified=progress.certified,
             calls=progress.calls,
             spent="" if progress.spent is None else f"${progress.spent.max_cost:,.2f}",
-            left="" if progress.seconds_left is None else _left(progress.seconds_left),
+            left=""
+            if progress.seconds_left is None
+            else f"{timedelta(seconds=int(progress.seconds_left))} left",
         )
-
-
-def _left(seconds: float) -> str:
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02} left" if hours else f"{minutes}:{rest:02} left"
 
 
 def print_json(value: Any) -> None:
@@ -92,65 +89,53 @@ def print_json(value: Any) -> None:
 
 
 def print_results(
-    results: Sequence[RunResults], radii: Sequence[float] | None, store: str, *, as_json: bool
+    results: RunResults, radii: Sequence[float] | None, store: str, *, as_json: bool
 ) -> None:
-    """Print the table of runs, or the certificate of one image, and the next commands."""
+    """Print the table of a run, or the certificate of its one image, and the next commands."""
     from denoised_smoothing.reporting import comparison, default_radii, to_rich
 
-    rows = comparison(results, radii or default_radii(results))
-    names = [result.run.name for result in results]
-    images = [image for result in results for image in result.images]
+    rows = comparison([results], radii or default_radii([results]))
+    name, images = results.run.name, results.images
     if as_json:
         alone = {"certificate": images[0].certificate.to_dict()} if len(images) == 1 else {}
-        print_json({"store": store, "runs": names, "rows": plain_rows(rows), **alone})
+        print_json({"store": store, "runs": [name], "rows": plain_rows(rows), **alone})
         return
     if len(images) == 1:
-        labels, label = results[0].run.info.get("label_names"), images[0].predicted
-        name = f"{labels[label]}: " if labels and label is not None else ""
-        say(f"{images[0].image_id}: {name}{images[0].certificate}")
+        labels, label = results.run.info.get("label_names"), images[0].predicted
+        label_name = f"{labels[label]}: " if labels and label is not None else ""
+        say(f"{images[0].image_id}: {label_name}{images[0].certificate}")
     else:
         out.print(to_rich(rows))
-    say(f"Stored as {', '.join(names)} in {store}. Next:")
+    say(f"Stored as {name} in {store}. Next:")
     at = [] if store == "runs.sqlite" else ["--store", store]
-    for name in names:
-        for command, file in (("report", "report.html"), ("export", f"{name}.tsv")):
-            line = shlex.join(["denoised-smoothing", command, name, "--output", file, *at])
-            say(f"  {line}")
+    for command, file in (("report", "report.html"), ("export", f"{name}.tsv")):
+        line = shlex.join(["denoised-smoothing", command, name, "--output", file, *at])
+        say(f"  {line}")
 
 
 def plain_rows(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """Return the rows of a comparison as plain values; shares are rounded down."""
     from denoised_smoothing.certificates.radii import round_down
 
-    return [
-        {
+    plain = []
+    for row in rows:
+        values: dict[str, Any] = {
             "method": row.method,
             "sigma": row.sigma,
             "measure": row.measure,
             "certified": {f"{cell.radius:g}": cell.certified for cell in row.cells},
             "images": row.cells[0].images,
-            **(
-                {}
-                if row.summary is None
-                else {
-                    "average_certified_radius": round_down(row.summary.average_radius, 6),
-                    "abstained": row.summary.abstained,
-                    "unfinished": row.summary.unfinished,
-                    "seconds_per_image": row.summary.seconds,
-                    "calls": row.summary.calls,
-                }
-            ),
         }
-        for row in rows
-    ]
-
-
-def print_card(path: Path, card: Mapping[str, str], *, as_json: bool) -> None:
-    """Print the path of trained weights, and their card."""
-    if as_json:
-        print_json({"output": str(path), **card})
-        return
-    _print_table(["card", str(path)], card.items())
+        if row.summary is not None:
+            values |= {
+                "average_certified_radius": round_down(row.summary.average_radius, 6),
+                "abstained": row.summary.abstained,
+                "unfinished": row.summary.unfinished,
+                "seconds_per_image": row.summary.seconds,
+                "calls": row.summary.calls,
+            }
+        plain.append(values)
+    return plain
 
 
 def print_written(path: Path, *, as_json: bool) -> None:
@@ -161,25 +146,18 @@ def print_written(path: Path, *, as_json: bool) -> None:
         say(f"wrote {path}")
 
 
-def print_rows(rows: Sequence[Mapping[str, Any]], *, as_json: bool) -> None:
+def print_rows(rows: Sequence[Mapping[str, Any]], *, as_json: bool = False) -> None:
     """Print rows with the same keys as a table, or as a JSON array."""
-    if as_json:
-        print_json(rows)
-    elif rows:
-        _print_table(list(rows[0]), [[str(value) for value in row.values()] for row in rows])
-    else:
-        say("none")
-
-
-def _print_table(headings: Sequence[str], rows: Iterable[Iterable[str]]) -> None:
     from rich.table import Table
 
+    if as_json:
+        return print_json(rows)
     table = Table(box=None, pad_edge=False)
-    for heading in headings:
+    for heading in rows[0] if rows else ():
         table.add_column(heading, overflow="fold")
     for row in rows:
-        table.add_row(*row)
-    out.print(table)
+        table.add_row(*map(str, row.values()))
+    return out.print(table if rows else "none")
 
 
 def print_spending(spending: Spending) -> None:

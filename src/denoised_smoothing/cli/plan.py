@@ -19,9 +19,9 @@ from denoised_smoothing.certificates.cost import (
 )
 from denoised_smoothing.certificates.parameters import SmoothingParameters
 from denoised_smoothing.certificates.plans import Anytime, FixedBudget
-from denoised_smoothing.cli.grouped import Take, command
+from denoised_smoothing.cli.grouped import Take, command, option_group
 from denoised_smoothing.cli.model_options import ModelOptions
-from denoised_smoothing.cli.options import Alpha, AsJson, StoreUrl, in_copies, in_data, option_group
+from denoised_smoothing.cli.options import Alpha, AsJson, MaxN, Radius, StoreUrl, option
 from denoised_smoothing.cli.output import print_json, print_rows, say
 from denoised_smoothing.errors import SettingError
 
@@ -36,15 +36,13 @@ class Costs:
         SettingError: a value is not above 0.
     """
 
-    images: Annotated[
-        int | None, _option("Number of images of the data set.", show_default="1 image")
-    ] = None
-    price: Annotated[float | None, _option("Price of a classifier call.")] = None
-    rate: Annotated[float | None, _option("Classifier calls per second.")] = None
-    steps: Annotated[int, _option("Steps of a diffusion denoiser.", min=1)] = 1
-    samples: Annotated[
-        int, _option("Samples of a diffusion denoiser. Each takes a classifier call.", min=1)
-    ] = 1
+    images: int | None = _option(None, "Number of images of the data set.", show_default="1 image")
+    price: float | None = _option(None, "Price of a classifier call, in any currency.")
+    rate: float | None = _option(None, "Classifier calls per second.")
+    steps: int = _option(1, "Steps of a diffusion denoiser.", min=1)
+    samples: int = _option(
+        1, "Samples of a diffusion denoiser. Each takes a classifier call.", min=1
+    )
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -74,17 +72,18 @@ class Costs:
 @command()
 def plan(
     model: Annotated[ModelOptions, Take(("sigma", "noise"), required=("sigma",))],
-    radius: Annotated[float, in_copies("L2 radius to certify, in pixel values in [0, 1].")],
+    radius: Radius,
     costs: Costs,
     alpha: Alpha = 0.001,
-    max_n: Annotated[
-        int, in_copies("Maximum number of copies per image, and the fixed n to compare with.")
-    ] = 10_000,
-    shape: Annotated[str, in_data("Channels, height and width of the images.")] = "3x32x32",
+    max_n: MaxN = 10_000,
+    shape: Annotated[
+        str, option("Data and model", "Channels, height and width of the images.")
+    ] = "3x32x32",
     pilot: Annotated[
         str | None,
-        in_data(
-            "Estimate from the images of this run, a sample of --images ('certify' with --stride).",
+        option(
+            "Data and model",
+            "Estimate from the images of this run, a sample of --images.",
             metavar="RUN",
         ),
     ] = None,
@@ -166,11 +165,11 @@ def _pilot(
     with Store(store, read_only=True) as opened:
         results = load_results(opened, name)
     held, finished, total = results.run.settings, results.images, costs.images or 1
-    for option, ours in (("sigma", parameters.sigma), ("alpha", parameters.alpha)):
-        if held[option] != ours:
+    for key, ours in (("sigma", parameters.sigma), ("alpha", parameters.alpha)):
+        if held[key] != ours:
             raise SettingError(
-                f"--{option} must be that of the pilot {name!r}, {held[option]:g}, got {ours:g}. "
-                f"Use --{option} {held[option]:g}."
+                f"--{key} must be that of the pilot {name!r}, {held[key]:g}, got {ours:g}. "
+                f"Use --{key} {held[key]:g}."
             )
     calls = estimate([image.certificate.calls for image in finished], total)
     values = {key: _plain(calls, factor) for key, factor in costs.of(1).items()}
@@ -262,7 +261,7 @@ def _show_rows(rows: list[dict[str, Any]], prefix: str, names: tuple[str, ...]) 
                 elif value is not None:
                     line[f"{kind} {name}"] = _amount(value)
         cells.append(line)
-    print_rows(cells, as_json=False)
+    print_rows(cells)
 
 
 def _show_pilot(pilot: dict[str, Any], images: int) -> None:

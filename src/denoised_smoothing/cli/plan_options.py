@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Annotated, Any
 
 from denoised_smoothing.certificates.certificate import SamplingPlan
 from denoised_smoothing.certificates.plans import plan_from_options
-from denoised_smoothing.cli.options import Radii, in_copies, parse_radii
+from denoised_smoothing.cli.grouped import option_group
+from denoised_smoothing.cli.options import REACH, parse_radii
 
 PAID_EVERY = 10
 """Copies between the checks of an anytime plan with paid queries, so that few are unneeded."""
+_option = option_group("Copies")
 
 
 class PlanKind(StrEnum):
@@ -24,50 +25,38 @@ class PlanKind(StrEnum):
 
 @dataclass(frozen=True)
 class PlanOptions:
-    """The options as typed; None or False for those that were omitted.
+    """The options as typed; None or False for those that were omitted."""
 
-    ``radii`` are also those of the table, so every plan accepts them.
-    """
-
-    plan: Annotated[
-        PlanKind | None,
-        in_copies(
-            "Sampling plan. fixed: n copies per image. anytime: stop when the radii are "
-            "decided. radius: reach a share of the radius that a fixed n would give.",
-            show_default="fixed; anytime for paid queries",
-        ),
-    ] = None
-    n0: Annotated[
-        int | None,
-        in_copies(
-            "Noisy copies that choose the candidate class. anytime also accepts 0.",
-            show_default="100; anytime 50; radius a tenth of --of-n",
-        ),
-    ] = None
-    n: Annotated[
-        int | None,
-        in_copies("fixed: noisy copies that bound its probability.", show_default="10000"),
-    ] = None
-    max_n: Annotated[
-        int | None, in_copies("anytime: maximum number of copies per image.", show_default="10000")
-    ] = None
-    more: Annotated[
-        int | None, in_copies("anytime: extend a stored run by N copies per image.", metavar="N")
-    ] = None
-    of_n: Annotated[
-        int | None, in_copies("radius: the fixed n to compare with.", show_default="10000")
-    ] = None
-    share: Annotated[
-        float | None,
-        in_copies("radius: share of that radius to reach, in (0, 1).", show_default="0.95"),
-    ] = None
-    two_sided: Annotated[
-        bool,
-        in_copies(
-            "fixed: bound the runner-up too, for classifiers without a majority.", "--two-sided"
-        ),
-    ] = False
-    radii: Radii = None
+    plan: PlanKind | None = _option(
+        None,
+        "Sampling plan. fixed: n copies per image. anytime: stop when the radii are decided. "
+        "radius: reach a share of the radius that a fixed n would give.",
+        show_default="fixed; anytime for paid queries",
+    )
+    n0: int | None = _option(
+        None,
+        "Noisy copies that choose the candidate class. anytime also accepts 0.",
+        show_default="100; anytime 50; radius a tenth of --of-n",
+    )
+    n: int | None = _option(
+        None, "fixed: noisy copies that bound the class's probability.", show_default="10000"
+    )
+    max_n: int | None = _option(
+        None, "anytime: maximum number of copies per image.", show_default="10000"
+    )
+    more: int | None = _option(None, "anytime: extend a stored run by N copies per image.")
+    of_n: int | None = _option(None, "radius: fixed n to compare with.", show_default="10000")
+    share: float | None = _option(
+        None, "radius: share of that radius to reach, in (0, 1).", show_default="0.95"
+    )
+    two_sided: bool = _option(
+        False, "fixed: bound the runner-up too, for classifiers without a majority.", "--two-sided"
+    )
+    radii: str | None = _option(
+        None,
+        "L2 radii of the table, such as 0.25,0.5. anytime decides about these.",
+        show_default=REACH,
+    )
 
     def build(self, *, paid: bool) -> SamplingPlan:
         """Build the sampling plan.
@@ -80,13 +69,13 @@ class PlanOptions:
         """
         anytime = paid and self.more is None and self.n is None
         kind = self.plan or (PlanKind.ANYTIME if anytime else PlanKind.FIXED)
-        given: dict[str, Any] = {
+        typed = {
             name: value
             for name in ("n0", "n", "max_n", "of_n", "share", "two_sided")
             if (value := getattr(self, name)) is not None and value is not False  # 0 was typed
         }
         if kind is PlanKind.ANYTIME:
-            radii = parse_radii(self.radii)
-            given |= {"radii": radii} if radii else {}
-            given |= {"every": PAID_EVERY} if paid else {}
-        return plan_from_options(kind, given, spelled=lambda name: f"--{name.replace('_', '-')}")
+            typed |= {"every": PAID_EVERY} if paid else {}
+            if self.radii is not None:
+                typed["radii"] = parse_radii(self.radii)
+        return plan_from_options(kind, typed, spelled=lambda name: f"--{name.replace('_', '-')}")

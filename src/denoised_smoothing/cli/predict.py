@@ -9,14 +9,9 @@ import typer
 
 from denoised_smoothing.cli.grouped import Take, command
 from denoised_smoothing.cli.model_options import ModelOptions
-from denoised_smoothing.cli.options import Alpha, AsJson, Seed, in_copies
+from denoised_smoothing.cli.options import Alpha, AsJson, Seed, option
 from denoised_smoothing.cli.output import print_json, say
 from denoised_smoothing.cli.remote_options import RemoteOptions
-
-TAKEN = (
-    "classifier", "sigma", "denoiser", "bundle", "resolution", "noise", "device", "engine",
-    "precision", "calibration",
-)  # fmt: skip
 
 
 @command()
@@ -25,9 +20,9 @@ def predict(
     image: Annotated[
         Path, typer.Argument(metavar="IMAGE", help="An 8-bit PNG, JPEG, BMP or WebP file.")
     ],
-    model: Annotated[ModelOptions, Take(TAKEN)],
-    remote: RemoteOptions,
-    n: Annotated[int, in_copies("Maximum number of noisy copies.")] = 1_000,
+    model: Annotated[ModelOptions, Take(without=("devices", "batch_size"))],
+    remote: Annotated[RemoteOptions, Take(without=("offline",))],
+    n: Annotated[int, option("Copies", "Maximum number of noisy copies.")] = 1_000,
     alpha: Alpha = 0.001,
     seed: Seed = None,
     as_json: AsJson = False,
@@ -38,18 +33,16 @@ def predict(
 
     Prints no radius, and stores nothing.
     """
-    from denoised_smoothing.images import load_image
+    from denoised_smoothing.datasets import load_image
     from denoised_smoothing.remote.records import Spending
     from denoised_smoothing.runs.paid import QueryEstimate
-    from denoised_smoothing.runs.run import calibrate
 
-    smoothed = model.load(context)
-    spec, _ = model.specs(smoothed)
+    smoothed = model.build(context)
+    spec = model.classifier or str(model.bundle)
     paid = remote.apply(smoothed.classifier, spec)
     if paid is not None:
         remote.confirm(QueryEstimate(n, Spending(), paid.price), paid, spec, kept=False)
-    if (data := model.calibration_data()) is not None:
-        calibrate(smoothed, data, model.resolution)
+    model.calibrate(smoothed)
     pixels = smoothed.prepare(load_image(image), model.resolution)
     answer = smoothed.predict(pixels, n=n, alpha=alpha, seed=seed)
     names = getattr(smoothed.classifier, "label_names", None)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from denoised_smoothing.cli.options import option_group
+from denoised_smoothing.cli.grouped import option_group
 from denoised_smoothing.cli.output import err, note, say
 from denoised_smoothing.errors import SettingError
 
@@ -16,24 +16,8 @@ if TYPE_CHECKING:
     from denoised_smoothing.remote.classifier import RemoteClassifier
     from denoised_smoothing.reporting import RunResults
     from denoised_smoothing.runs.paid import QueryEstimate
-    from denoised_smoothing.smoothing.classifier import SmoothedClassifier
 
 _option = option_group("Paid queries")
-
-
-def refuse_paid(smoothed: SmoothedClassifier, spec: str) -> None:
-    """Refuse a remote classifier in a command without a limit of its cost.
-
-    Raises:
-        SettingError: the classifier is remote.
-    """
-    from denoised_smoothing.remote.classifier import RemoteClassifier
-
-    if isinstance(smoothed.classifier, RemoteClassifier):
-        raise SettingError(
-            f"This command does not support remote classifiers, got {spec!r}. "
-            "Use 'certify' or 'predict' with --max-cost."
-        )
 
 
 def report_missing_answers(results: RunResults, source: str | None) -> None:
@@ -42,49 +26,36 @@ def report_missing_answers(results: RunResults, source: str | None) -> None:
     Raises:
         SettingError: all images lack some, so there is no result.
     """
-    advice = (
-        "Use its --n0 and at most its --n or --max-n, or remove --offline to send the missing "
-        "queries."
-    )
+    lacks = f"The query log of run {source!r} lacks answers that this plan needs"
+    advice = "Use its --n0 and at most its --n or --max-n, or remove --offline to send the queries."
     if not results.images:
-        raise SettingError(
-            f"The query log of run {source!r} lacks answers that this plan needs, for every "
-            f"image. {advice}"
-        )
-    note(
-        f"the query log of run {source!r} lacks answers that this plan needs (images: "
-        f"{results.unfinished}). {advice}"
-    )
+        raise SettingError(f"{lacks}, for every image. {advice}")
+    note(f"{lacks} (images: {results.unfinished}). {advice}")
 
 
 @dataclass(frozen=True)
 class RemoteOptions:
     """The options as typed; None or False for those that were omitted."""
 
-    max_queries: Annotated[
-        int | None, _option("Maximum number of queries of a run.", show_default="no limit")
-    ] = None
-    max_cost: Annotated[
-        float | None, _option("Maximum cost of a run in US dollars.", show_default="no limit")
-    ] = None
-    price: Annotated[
-        float | None, _option("Price of a query in US dollars.", show_default="the list price")
-    ] = None
-    rate: Annotated[
-        float | None,
-        _option(
-            "Maximum number of queries per second. 0 sets no limit.",
-            show_default="the limit of a new account",
-        ),
-    ] = None
-    in_flight: Annotated[
-        int | None, _option("Maximum number of queries in flight.", show_default="16")
-    ] = None
-    timeout: Annotated[
-        float | None, _option("Seconds to wait for an answer.", show_default="30")
-    ] = None
-    yes: Annotated[bool, _option("Send paid queries without asking for confirmation.", "--yes")] = (
-        False
+    max_queries: int | None = _option(
+        None, "Maximum number of queries of a run.", show_default="no limit"
+    )
+    max_cost: float | None = _option(
+        None, "Maximum cost of a run in US dollars.", show_default="no limit"
+    )
+    price: float | None = _option(
+        None, "Price of a query in US dollars.", show_default="the list price"
+    )
+    rate: float | None = _option(
+        None,
+        "Maximum number of queries per second. 0 sets no limit.",
+        show_default="the limit of a new account",
+    )
+    in_flight: int | None = _option(None, "Maximum number of queries in flight.", show_default="16")
+    timeout: float | None = _option(None, "Seconds to wait for an answer.", show_default="30")
+    yes: bool = _option(False, "Send paid queries without asking for confirmation.", "--yes")
+    offline: bool = _option(
+        False, "Send no queries. Certify again from the stored answers of --run.", "--offline"
     )
 
     def apply(self, classifier: object, spec: str) -> RemoteClassifier | None:
@@ -156,13 +127,3 @@ class RemoteOptions:
         if not typer.confirm("Send the queries?", err=True):
             say("No query was sent.", err)
             raise typer.Exit
-
-
-@dataclass(frozen=True)
-class StoredRemoteOptions(RemoteOptions):
-    """The options of a command that stores answers."""
-
-    offline: Annotated[
-        bool,
-        _option("Send no queries. Certify again from the stored answers of --run.", "--offline"),
-    ] = False

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from denoised_smoothing.cli.grouped import command
-from denoised_smoothing.cli.options import AsJson, File, Radii, StoreUrl, in_output, parse_radii
+from denoised_smoothing.cli.options import AsJson, File, Radii, StoreUrl, option, parse_radii
 from denoised_smoothing.cli.output import print_rows, print_written
 from denoised_smoothing.reporting.export import ExportFormat
 
@@ -40,7 +40,7 @@ def report(
     from denoised_smoothing.store import Store
 
     with Store(store, read_only=True) as opened:
-        write_report(opened, runs, output, radii=parse_radii(radii))
+        write_report(opened, runs, output, radii=None if radii is None else parse_radii(radii))
     print_written(output, as_json=as_json)
 
 
@@ -49,7 +49,7 @@ def export(
     run: Annotated[str, typer.Argument(metavar="RUN", help="Name of the run.")],
     output: File,
     format: Annotated[
-        ExportFormat, in_output("File format. tsv has the columns of Cohen et al. 2019.")
+        ExportFormat, option("Output", "File format. tsv has the columns of Cohen et al. 2019.")
     ] = ExportFormat.TSV,
     store: StoreUrl = "runs.sqlite",
     as_json: AsJson = False,
@@ -72,8 +72,8 @@ def merge(
     stores: Annotated[
         list[str], typer.Argument(metavar="STORES", help="Stores that hold shards or other runs.")
     ],
-    store: Annotated[str, in_output("Store to write the runs to.", metavar="URL")],
-    partial: Annotated[bool, in_output("Merge unfinished shards too.", "--partial")] = False,
+    store: Annotated[str, option("Output", "Store to write the runs to.", metavar="URL")],
+    partial: Annotated[bool, option("Output", "Merge unfinished shards too.", "--partial")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Copy the runs of several stores into one, and join shards.

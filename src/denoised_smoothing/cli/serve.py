@@ -5,78 +5,65 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from denoised_smoothing.cli.grouped import Take, command
+from denoised_smoothing.cli.grouped import Take, command, option_group
 from denoised_smoothing.cli.model_options import ModelOptions
-from denoised_smoothing.cli.options import StoreUrl, in_data, option_group
+from denoised_smoothing.cli.options import StoreUrl, require
 from denoised_smoothing.cli.output import err, say
-from denoised_smoothing.errors import MissingExtraError, SettingError
+from denoised_smoothing.errors import SettingError
+from denoised_smoothing.web.limits import Limits
 
 KEY_VARIABLE = "DENOISED_SMOOTHING_API_KEY"
-_limit = option_group("Limits")
-_access = option_group("Access")
+DEMO = "the demo's"
+_data, _access = option_group("Data and model"), option_group("Access")
+
+
+@dataclass(frozen=True)
+class ServeOptions:
+    """The options of this command alone."""
+
+    host: str = _access("127.0.0.1", "Address to listen on.")
+    port: int = _access(8000, "Port to listen on.", min=0, max=65535)
+    allow_host: list[str] | None = _access(
+        None, "Accept requests for this host name. Repeat for several.", metavar="NAME"
+    )
+    api_key_file: Path | None = _access(
+        None,
+        f"File with the key that requests need. Without it, {KEY_VARIABLE} is read.",
+        show_default=False,
+    )
+    no_api_key: bool = _access(
+        False, "Accept requests of other machines without a key.", "--no-api-key"
+    )
+    classifier: list[str] | None = _data(
+        None, "Serve this classifier. Repeat for several.", metavar="NAME=SPEC", show_default=DEMO
+    )
+    denoiser: list[str] | None = _data(
+        None, "Serve this denoiser. Repeat for several.", metavar="NAME=SPEC", show_default=DEMO
+    )
+    bundle: list[str] | None = _data(
+        None, "Serve this exported bundle. Repeat for several.", metavar="NAME=FOLDER"
+    )
+    sigma: list[float] | None = _data(
+        None, "Serve this sigma. Repeat for several.", show_default="0.25, 0.5"
+    )
+    examples: str | None = _data(
+        None, "Example images of the page.", metavar="DATA", show_default=DEMO
+    )
+    resolution: int | None = _data(
+        None, "Side of the images in pixels, for classifiers that do not state it."
+    )
 
 
 @command()
 def serve(
+    options: ServeOptions,
+    bounds: Annotated[Limits, Take(panel="Limits")],
     model: Annotated[ModelOptions, Take(("device", "engine"))],
-    host: Annotated[str, _access("Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, _access("Port to listen on.", min=0, max=65535)] = 8000,
     store: StoreUrl = "runs.sqlite",
-    classifier: Annotated[
-        list[str] | None,
-        in_data(
-            "Serve this classifier. Repeat for several.",
-            metavar="NAME=SPEC",
-            show_default="the demo's",
-        ),
-    ] = None,
-    denoiser: Annotated[
-        list[str] | None,
-        in_data(
-            "Serve this denoiser. Repeat for several.",
-            metavar="NAME=SPEC",
-            show_default="the demo's",
-        ),
-    ] = None,
-    bundle: Annotated[
-        list[str] | None,
-        in_data("Serve this exported bundle. Repeat for several.", metavar="NAME=FOLDER"),
-    ] = None,
-    sigma: Annotated[
-        list[float] | None,
-        in_data("Serve this sigma. Repeat for several.", show_default="0.25, 0.5"),
-    ] = None,
-    examples: Annotated[
-        str | None,
-        in_data("Example images of the page.", metavar="DATA", show_default="the demo's"),
-    ] = None,
-    resolution: Annotated[
-        int | None, in_data("Side of the images in pixels, for classifiers that do not state it.")
-    ] = None,
-    max_copies: Annotated[int, _limit("Maximum number of noisy copies per request.")] = 100_000,
-    queue: Annotated[int, _limit("Maximum number of pending requests.")] = 128,
-    client_queue: Annotated[int, _limit("Maximum number of pending requests per client.")] = 64,
-    client_rate: Annotated[int, _limit("Maximum requests per client and minute.")] = 600,
-    max_megabytes: Annotated[int, _limit("Maximum size of a request in megabytes.")] = 10,
-    max_pixels: Annotated[int, _limit("Maximum number of pixels of an image.")] = 25_000_000,
-    grace: Annotated[int, _limit("Seconds that pending requests get when the server stops.")] = 10,
-    allow_host: Annotated[
-        list[str] | None,
-        _access("Accept requests for this host name. Repeat for several.", metavar="NAME"),
-    ] = None,
-    api_key_file: Annotated[
-        Path | None,
-        _access(
-            f"File with the key that requests need. Without it, {KEY_VARIABLE} is read.",
-            show_default=False,
-        ),
-    ] = None,
-    no_api_key: Annotated[
-        bool, _access("Accept requests of other machines without a key.", "--no-api-key")
-    ] = False,
 ) -> None:
     """Start the web page and the HTTP API.
 
@@ -84,43 +71,38 @@ def serve(
 
     Requests are stored in --store. docs/deploy.md shows how to serve other machines.
     """
-    try:
-        import fastapi  # noqa: F401
-        import limits  # noqa: F401
-        import prometheus_client  # noqa: F401
-        import python_multipart  # noqa: F401
-        import uvicorn  # noqa: F401
-    except ImportError as error:
-        raise MissingExtraError(error.name or "fastapi", "web", "the service") from error
+    packages = ("fastapi", "limits", "prometheus_client", "python_multipart", "uvicorn")
+    require("web", "the service", *packages)
     from denoised_smoothing.store import Store
-    from denoised_smoothing.web.limits import Limits
     from denoised_smoothing.web.security import LOOPBACK, Access
     from denoised_smoothing.web.served import ServedModels, ServedNames
     from denoised_smoothing.web.server import listen
     from denoised_smoothing.web.server import serve as answer
     from denoised_smoothing.web.service import Service
 
-    key = read_key(api_key_file)
+    key, host = read_key(options.api_key_file), options.host
     local = host in LOOPBACK
-    if not local and key is None and not no_api_key:
+    if not local and key is None and not options.no_api_key:
         raise SettingError(
             f"--host {host} accepts other machines, which needs a key. Add --api-key-file FILE "
             f"or set {KEY_VARIABLE}. To accept requests without a key, add --no-api-key."
         )
-    own = bool(classifier or bundle)
+    own, demo = bool(options.classifier or options.bundle), ServedNames()
+    denoisers = pairs("--denoiser", options.denoiser)
     names = ServedNames(
-        classifiers=pairs("--classifier", classifier) if own else ServedNames().classifiers,
-        denoisers=pairs("--denoiser", denoiser) if own or denoiser else ServedNames().denoisers,
-        bundles=pairs("--bundle", bundle),
-        sigmas=tuple(sigma or ServedNames().sigmas),
-        examples=examples or (None if own else ServedNames().examples),
-        resolution=resolution,
+        classifiers=pairs("--classifier", options.classifier) if own else demo.classifiers,
+        denoisers=denoisers if own or denoisers else demo.denoisers,
+        bundles=pairs("--bundle", options.bundle),
+        sigmas=tuple(options.sigma or demo.sigmas),
+        examples=options.examples or (None if own else demo.examples),
+        resolution=options.resolution,
         engine=model.engine,
         device=model.device,
     )
-    bounds = Limits(max_copies, queue, client_queue, client_rate, max_megabytes, max_pixels, grace)
-    hosts = frozenset((*LOOPBACK, host, *(allow_host or ()))) if local or allow_host else None
-    with closing(listen(host, port)) as socket, Store(store) as opened:
+    hosts = None
+    if local or options.allow_host:
+        hosts = frozenset((*LOOPBACK, host, *(options.allow_host or ())))
+    with closing(listen(host, options.port)) as socket, Store(store) as opened:
         service = Service(ServedModels(names), opened, bounds)
         url = f"http://{host}:{socket.getsockname()[1]}/"
         say(f"{url} (stop with Ctrl-C)", err)

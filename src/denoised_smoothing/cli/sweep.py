@@ -9,17 +9,18 @@ from typing import TYPE_CHECKING, Annotated
 from denoised_smoothing.cli.grouped import Take, command
 from denoised_smoothing.cli.model_options import ModelOptions
 from denoised_smoothing.cli.options import (
-    FAILED,
     Alpha,
     AsJson,
     Data,
+    File,
+    MaxN,
     Radii,
+    Radius,
+    Sigmas,
     StoreUrl,
     Stride,
     command_line,
-    in_copies,
-    in_data,
-    in_output,
+    option,
     parse_numbers,
     parse_radii,
 )
@@ -36,32 +37,24 @@ TAKEN = ("classifier", "denoiser", "resolution", "device", "engine", "precision"
 def sweep(
     data: Data,
     model: Annotated[ModelOptions, Take(TAKEN, required=("classifier",))],
-    radius: Annotated[
-        float, in_copies("L2 radius at which to certify most images, in pixel values in [0, 1].")
-    ],
-    sigmas: Annotated[str, in_data("Sigmas to compare.")] = "0.12,0.25,0.5,1.0",
+    radius: Radius,
+    sigmas: Sigmas = "0.12,0.25,0.5,1.0",
     radii: Radii = None,
-    max_n: Annotated[int, in_copies("Maximum number of copies per image.")] = 1_000,
+    max_n: MaxN = 1_000,
     alpha: Alpha = 0.001,
-    limit: Annotated[int, in_data("Use at most N images.", metavar="N")] = 50,
+    limit: Annotated[int, option("Data and model", "Use at most N images.")] = 50,
     stride: Stride = 1,
     store: StoreUrl = "runs.sqlite",
-    run: Annotated[
-        str,
-        in_output(
-            "Start of the names of the runs: NAME-SIGMA, or NAME-rRADIUS-SIGMA if --radius "
-            "is none of --radii.",
-            metavar="NAME",
-        ),
-    ] = "sweep",
-    output: Annotated[Path, in_output("HTML report to write.")] = Path("sweep.html"),
+    run: Annotated[str, option("Output", "Start of the names of the runs.")] = "sweep",
+    output: File = Path("sweep.html"),
     as_json: AsJson = False,
 ) -> None:
     """Certify a sample of images at several sigmas, and choose one.
 
     Example: denoised-smoothing sweep digits --classifier digits --radius 0.25
 
-    Uses the anytime plan, and writes a report. Resumes an interrupted sweep.
+    Writes a report. Resumes an interrupted sweep. The runs are NAME-SIGMA, or NAME-rRADIUS-SIGMA
+    if --radius is none of --radii.
     """
     from denoised_smoothing.certificates.plans import Anytime
     from denoised_smoothing.certificates.plans.anytime import RADII
@@ -72,7 +65,7 @@ def sweep(
     from denoised_smoothing.runs.sweep import sweep_sigma
     from denoised_smoothing.store import Store
 
-    usual = parse_radii(radii) or RADII
+    usual = RADII if radii is None else parse_radii(radii)
     decided = check_radii((*usual, radius))
     # A sweep about one more radius has runs of its own: they stop later than those without it.
     name = run if radius in usual else f"{run}-r{radius:g}"
@@ -83,8 +76,6 @@ def sweep(
             dataset,
             Anytime(decided, max_n=max_n),
             alpha,
-            model.classifier or "",
-            model.denoiser,
             name=f"{name}-{sigma:g}",
             resolution=model.resolution,
             limit=limit,
@@ -100,23 +91,15 @@ def sweep(
         write_report(opened, names, output, radii=decided, title="Which sigma?")
     rows = comparison(chosen.results, decided)
     if as_json:
-        print_json(
-            {
-                "sigma": chosen.sigma,
-                "radius": radius,
-                "share": chosen.share,
-                "refused": chosen.refused,
-                "runs": names,
-                "report": str(output),
-                "rows": plain_rows(rows),
-            }
-        )
+        found = {"sigma": chosen.sigma, "radius": radius, "share": chosen.share}
+        files = {"refused": chosen.refused, "runs": names, "report": str(output)}
+        print_json({**found, **files, "rows": plain_rows(rows)})
     else:
         out.print(to_rich(rows))
         say(_advice(chosen))
         say(f"Report: {output}")
     if chosen.refused:
-        fail(ImageError("; ".join(chosen.refused)), FAILED)
+        fail(ImageError("; ".join(chosen.refused)))
 
 
 def _advice(chosen: SigmaSweep) -> str:

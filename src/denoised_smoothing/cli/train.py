@@ -4,119 +4,98 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from importlib.util import find_spec
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
-from denoised_smoothing.cli.grouped import Take, command
-from denoised_smoothing.cli.options import AsJson, Data, command_line, in_data, in_output, in_speed
-from denoised_smoothing.cli.output import err, print_card
-from denoised_smoothing.errors import MissingExtraError, SettingError
+from denoised_smoothing.cli.grouped import Take, command, option_group
+from denoised_smoothing.cli.options import AsJson, Data, File, command_line, option, require
+from denoised_smoothing.cli.output import err, print_json, print_rows
+from denoised_smoothing.errors import SettingError
 from denoised_smoothing.training.config import TrainingConfig
 
 if TYPE_CHECKING:
     from torch import nn
 
-Validation = Annotated[
-    str | None,
-    in_data("Images to validate on.", metavar="DATA", show_default="the training images"),
-]
-Pad = Annotated[int, in_data("Width in pixels of the black border by which images are shifted.")]
-Flip = Annotated[bool, in_data("Mirror half of the images.")]
-Accelerator = Annotated[str, in_speed("Lightning's accelerator.")]
-TrainPrecision = Annotated[str, in_speed("Lightning's precision, such as bf16-mixed.")]
+_data, _speed = option_group("Data and model"), option_group("Speed")
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """The options that both commands share, and below them those of ``train``."""
+
+    validation: str | None = _data(
+        None, "Images to validate on.", metavar="DATA", show_default="the training images"
+    )
+    pad: int = _data(0, "Width in pixels of a black border.")
+    flip: bool = _data(True, "Mirror half of the images.")
+    accelerator: str = _speed("auto", "Lightning's accelerator.")
+    precision: str = _speed("32-true", "Lightning's precision, such as bf16-mixed.")
+    architecture: str = _data("unet", "unet, dncnn, dncnn-wide, memnet or diffusion.")
+    option: list[str] = _data(
+        [], "Option of the architecture: width=32. Repeat for several.", metavar="NAME=VALUE"
+    )
+    classifier: list[str] = _data(
+        [], "Classifier to train stability through. Repeat for several.", metavar="SPEC"
+    )
+    judge: list[str] = _data(
+        [], "Classifier whose accuracy is validated. Repeat for several.", metavar="SPEC"
+    )
+    start: Path | None = _data(None, "Weights to start from. --option may enlarge the network.")
+    validation_limit: int = _data(500, "Validate on at most N images.")
+    resolution: int | None = _data(None, "Side in pixels to which images are resized.")
+    crop: int | None = _data(None, "Side in pixels of random crops.")
+    half: bool = option_group("Output")(False, "Write the weights in half precision.")
+    workers: int = _speed(0, "Processes that decode images. Each needs up to 1 GiB of memory.")
+    devices: str = _speed("auto", "Lightning's devices.")
+    strategy: str = _speed("auto", "Lightning's strategy.")
 
 
 @command()
 def train(
     data: Data,
-    output: Annotated[
-        Path, in_output("Safetensors file to write; a folder for --architecture diffusion.")
-    ],
+    output: File,
     config: Annotated[
         TrainingConfig,
         Take(without=("weight_decay", "warmup", "clip"), required=("sigma",), panel="Training"),
     ],
-    architecture: Annotated[
-        str, in_data("Architecture: unet, dncnn, dncnn-wide, memnet or diffusion.")
-    ] = "unet",
-    option: Annotated[
-        list[str],
-        in_data(
-            "Option of the architecture, such as width=32. Repeat for several.",
-            metavar="NAME=VALUE",
-        ),
-    ] = [],  # noqa: B006
-    classifier: Annotated[
-        list[str],
-        in_data(
-            "Classifier, or surrogate, to train stability through. Repeat for several.",
-            metavar="SPEC",
-        ),
-    ] = [],  # noqa: B006
-    judge: Annotated[
-        list[str],
-        in_data(
-            "Classifier whose accuracy the validation measures. Repeat for several.", metavar="SPEC"
-        ),
-    ] = [],  # noqa: B006
-    start: Annotated[
-        Path | None, in_data("Weights to start from. --option may enlarge the network.")
-    ] = None,
-    validation: Validation = None,
-    validation_limit: Annotated[int, in_data("Validate on at most N images.", metavar="N")] = 500,
-    half: Annotated[bool, in_output("Write the weights in half precision.")] = False,
-    resolution: Annotated[
-        int | None, in_data("Side in pixels to which images are resized.")
-    ] = None,
-    crop: Annotated[int | None, in_data("Side in pixels of random crops.")] = None,
-    pad: Pad = 0,
-    flip: Flip = True,
-    workers: Annotated[
-        int, in_speed("Processes that decode images. Each needs up to 1 GiB of memory.")
-    ] = 0,
-    accelerator: Accelerator = "auto",
-    devices: Annotated[str, in_speed("Lightning's devices.")] = "auto",
-    strategy: Annotated[str, in_speed("Lightning's strategy.")] = "auto",
-    precision: TrainPrecision = "32-true",
+    options: TrainOptions,
     as_json: AsJson = False,
 ) -> None:
     """Train a denoiser. Resumes an interrupted training.
 
     Example: denoised-smoothing train digits:train --sigma 0.5 --output unet.safetensors
 
-    docs/denoisers.md compares the objectives.
+    Writes a safetensors file, or a folder for --architecture diffusion. docs/denoisers.md compares
+    the objectives.
     """
-    _require_lightning()
+    require("train", "training", "lightning", "tensorboard")
     from denoised_smoothing.datasets import load_dataset
     from denoised_smoothing.training.data import Preparation
     from denoised_smoothing.training.fit import TrainingJob, train_denoiser
 
     dataset = load_dataset(data)
-    surrogates = {spec: _network(spec) for spec in classifier}
-    judges = surrogates | {spec: _network(spec) for spec in judge}
+    surrogates = {spec: _network(spec) for spec in options.classifier}
+    judges = surrogates | {spec: _network(spec) for spec in options.judge}
+    preparation = Preparation(
+        dataset[0].image.shape[0], options.resolution, options.crop, options.pad, options.flip
+    )
     job = TrainingJob(
         config=config,
-        architecture=architecture,
+        architecture=options.architecture,
         dataset=dataset,
-        preparation=Preparation(dataset[0].image.shape[0], resolution, crop, pad, flip),
+        preparation=preparation,
         output=output,
-        validation=None if validation is None else load_dataset(validation),
-        validation_limit=validation_limit,
+        validation=None if options.validation is None else load_dataset(options.validation),
+        validation_limit=options.validation_limit,
         surrogates=list(surrogates.values()),
         judges={Path(spec).stem: network for spec, network in judges.items()},
-        start=start,
-        half=half,
-        architecture_options=_options(option),
+        start=options.start,
+        half=options.half,
+        architecture_options=_options(options.option),
         command=command_line(),
-        workers=workers,
-        trainer_flags={
-            "accelerator": accelerator,
-            "devices": devices,
-            "strategy": strategy,
-            "precision": precision,
-            "enable_progress_bar": err.is_terminal,
-        },
+        workers=options.workers,
+        trainer_flags=_flags(options, "accelerator", "devices", "strategy", "precision"),
     )
     _show_card(train_denoiser(job), as_json)
 
@@ -124,29 +103,29 @@ def train(
 @command()
 def train_classifier(
     data: Data,
-    output: Annotated[Path, in_output("Safetensors file to write.")],
+    output: File,
     config: Annotated[
         TrainingConfig,
         Take(("steps", "batch_size", "learning_rate", "epoch_steps", "seed"), panel="Training"),
     ],
-    depth: Annotated[int, in_data("Layers of the CIFAR ResNet: 6n + 2.")] = 20,
+    options: Annotated[TrainOptions, Take(("validation", "flip", "accelerator", "precision"))],
+    depth: Annotated[int, option("Data and model", "Layers of the CIFAR ResNet: 6n + 2.")] = 20,
     noise: Annotated[
-        float, in_data("Standard deviation of Gaussian noise on its images. 0 adds none.")
+        float,
+        option(
+            "Data and model", "Standard deviation of Gaussian noise on its images. 0 adds none."
+        ),
     ] = 0.0,
-    validation: Validation = None,
-    pad: Pad = 4,
-    flip: Flip = True,
-    accelerator: Accelerator = "auto",
-    precision: TrainPrecision = "32-true",
+    pad: Annotated[int, option("Data and model", "Width in pixels of a black border.")] = 4,
     as_json: AsJson = False,
 ) -> None:
     """Train a CIFAR ResNet on clean or noisy images.
 
     Example: denoised-smoothing train-classifier digits:train --output resnet20.safetensors
 
-    Use it if you have no classifier yet. Resumes an interrupted training.
+    Writes a safetensors file. Resumes an interrupted training.
     """
-    _require_lightning()
+    require("train", "training", "lightning", "tensorboard")
     from denoised_smoothing.datasets import load_dataset
     from denoised_smoothing.training.classifier import ClassifierTrainingJob, train_resnet
     from denoised_smoothing.training.data import Preparation
@@ -157,17 +136,20 @@ def train_classifier(
         depth=depth,
         noise=noise,
         dataset=dataset,
-        preparation=Preparation(dataset[0].image.shape[0], pad=pad, flip=flip),
+        preparation=Preparation(dataset[0].image.shape[0], pad=pad, flip=options.flip),
         output=output,
-        validation=None if validation is None else load_dataset(validation),
+        validation=None if options.validation is None else load_dataset(options.validation),
         command=command_line(),
-        trainer_flags={
-            "accelerator": accelerator,
-            "precision": precision,
-            "enable_progress_bar": err.is_terminal,
-        },
+        trainer_flags=_flags(options, "accelerator", "precision"),
     )
     _show_card(train_resnet(job), as_json)
+
+
+def _flags(options: TrainOptions, *names: str) -> dict[str, Any]:
+    """Return the flags of Lightning's trainer."""
+    return {name: getattr(options, name) for name in names} | {
+        "enable_progress_bar": err.is_terminal
+    }
 
 
 def _network(spec: str) -> nn.Module:
@@ -183,12 +165,6 @@ def _network(spec: str) -> nn.Module:
             "Use a classifier that is one."
         )
     return classifier
-
-
-def _require_lightning() -> None:
-    for package in ("lightning", "tensorboard"):
-        if find_spec(package) is None:
-            raise MissingExtraError(package, "train", "training")
 
 
 def _options(pairs: Sequence[str]) -> dict[str, int | str]:
@@ -207,8 +183,13 @@ def _options(pairs: Sequence[str]) -> dict[str, int | str]:
 
 
 def _show_card(path: Path, as_json: bool) -> None:
+    """Print the path of the weights and their card; of several processes, one prints."""
     from denoised_smoothing.models.denoisers import load_card
 
-    if os.environ.get("LOCAL_RANK", "0") != "0":  # one process of several prints
+    if os.environ.get("LOCAL_RANK", "0") != "0":
         return
-    print_card(path, load_card(path), as_json=as_json)
+    card = load_card(path)
+    if as_json:
+        print_json({"output": str(path), **card})
+    else:
+        print_rows([{"card": name, str(path): value} for name, value in card.items()])

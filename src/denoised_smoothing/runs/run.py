@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from denoised_smoothing.certificates.certificate import SamplingPlan
-from denoised_smoothing.certificates.parameters import EngineName, SmoothingParameters
+from denoised_smoothing.certificates.parameters import EngineName, Noise, SmoothingParameters
 from denoised_smoothing.certificates.plans import Anytime
 from denoised_smoothing.datasets import ImageDataset, select
 from denoised_smoothing.errors import ImageError, SettingError
@@ -222,6 +222,15 @@ class CertificationRun:
                 f"No radius of {self.plan.radii} can be certified at sigma {self.smoothed.sigma:g} "
                 f"by up to {self.plan.max_n:,} copies, so no copy is drawn. Use a larger sigma, "
                 "smaller --radii or a larger --max-n; 'denoised-smoothing plan' prints the minimum."
+            )
+        if (passes := getattr(self.smoothed.denoiser, "model_calls", 1)) > 1:
+            samples = getattr(self.smoothed.denoiser, "samples", 1)
+            more = f" and {samples} of the classifier" if samples > 1 else ""
+            notes.append(f"Each noisy copy takes {passes} passes of the denoising model{more}.")
+        if self.smoothed.noise is Noise.FLOAT:
+            notes.append(
+                "With --noise float the certificates are not proven, because the proof does not "
+                "cover noise that is added in floating point. Use --noise grid, which is proven."
             )
         return tuple(notes)
 
