@@ -22,7 +22,7 @@ import re
 import weakref
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
+from enum import EnumType, StrEnum
 from functools import cache
 from importlib import metadata
 from importlib.util import find_spec
@@ -72,8 +72,8 @@ class Spec:
         """Return the given ones of these options, converted, as keyword arguments.
 
         Args:
-            kinds: by name ``int``, ``float``, ``str`` or a function whose ValueError completes
-                "NAME must be ...".
+            kinds: by name ``int``, ``float``, ``str``, a StrEnum, or a function whose ValueError
+                completes "NAME must be ...".
 
         Raises:
             SpecError: a value cannot be converted.
@@ -85,7 +85,8 @@ class Spec:
             try:
                 found[name] = convert(text)
             except ValueError as error:
-                expected = _EXPECTED.get(convert, str(error))
+                choices = " or ".join(convert) if isinstance(convert, EnumType) else None
+                expected = choices or _EXPECTED.get(convert, str(error))
                 raise SpecError(
                     f"{self.text!r}: {name} must be {expected}, got {text!r}"
                 ) from error

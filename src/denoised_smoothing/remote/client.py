@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -15,7 +16,7 @@ from denoised_smoothing.errors import StoreError
 from denoised_smoothing.remote.labels import AnswerRule
 from denoised_smoothing.remote.limits import ClientSettings
 from denoised_smoothing.remote.log import QueryLog
-from denoised_smoothing.remote.queue import AttemptResult, Copy, RequestQueue, cleaned
+from denoised_smoothing.remote.queue import Copy, RequestQueue, cleaned
 from denoised_smoothing.remote.records import CopyKey, Outcome, Spending
 from denoised_smoothing.remote.vendors.base import Vendor, VendorError, to_json
 
@@ -146,20 +147,18 @@ class QueryClient:
         return True
 
     def _send(self, copy: Copy) -> None:
-        """Make an attempt, in a thread that sends."""
-        result = None if self._stopping else self._attempt(copy)
-        self._events.put(partial(self._queue.finish, copy, result))
-
-    def _attempt(self, copy: Copy) -> AttemptResult:
-        """Send a copy once, and read the answer."""
-        began, answer, secrets = time.perf_counter(), None, self._vendor.secrets()
+        """Send a copy once and read the answer, in a thread that sends."""
+        assert copy.attempt is not None
+        attempt, error, answer = copy.attempt, None, None
+        sent, secrets, began = not self._stopping, self._vendor.secrets(), time.perf_counter()
         try:
-            raw = self._vendor.send(copy.image)
-            answer = cleaned(to_json(raw), secrets)
-            reply = self._vendor.reply(raw)
-            label = self._rule.label(reply.scored)
-            label = None if label is None else cleaned(label, secrets)
-            return AttemptResult(answer, label, reply.version, seconds=time.perf_counter() - began)
+            if sent:
+                raw = self._vendor.send(copy.image)
+                answer = cleaned(to_json(raw), secrets)
+                reply = self._vendor.reply(raw)
+                label = self._rule.label(reply.scored)
+                label = None if label is None else cleaned(label, secrets)
+                attempt = replace(attempt, answer=answer, label=label, version=reply.version)
         except VendorError as fault:
             error = fault
             if error.answer is not None:
@@ -169,4 +168,5 @@ class QueryClient:
             error = VendorError(Outcome.GARBLED, f"{message} {(answer or '')[:200]}", answer=answer)
         except Exception as fault:  # an SDK may raise anything
             error = VendorError(Outcome.DROPPED, f"{type(fault).__name__}: {fault}")
-        return AttemptResult(error=error, seconds=time.perf_counter() - began)
+        attempt = replace(attempt, seconds=time.perf_counter() - began if sent else None)
+        self._events.put(partial(self._queue.finish, copy, attempt, error, sent=sent))

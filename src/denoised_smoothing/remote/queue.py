@@ -56,17 +56,6 @@ class Copy:
     attempt: Attempt | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class AttemptResult:
-    """The end of an attempt: an answer as JSON with its label and version, or an error."""
-
-    answer: str | None = None
-    label: str | None = None
-    version: str | None = None
-    error: VendorError | None = None
-    seconds: float | None = None
-
-
 class RequestQueue:
     """Holds all copies without a vote. One thread calls its methods.
 
@@ -118,18 +107,19 @@ class RequestQueue:
         """Send nothing more."""
         self.failure, self.stopped = self.failure or failure, True
 
-    def finish(self, copy: Copy, result: AttemptResult | None) -> None:
-        """End an attempt; the result is None if it was not sent, as everything had stopped."""
-        assert copy.attempt is not None
-        attempt, copy.attempt = copy.attempt, None
+    def finish(
+        self, copy: Copy, attempt: Attempt, error: VendorError | None = None, *, sent: bool = True
+    ) -> None:
+        """End an attempt that was answered, failed, or was not sent, as everything had stopped."""
+        copy.attempt = None
         self.sending -= 1
-        if result is None:
+        if not sent:
             self._record(replace(attempt, outcome=Outcome.WITHHELD))
             self._waiting.append(copy)
-        elif result.error is not None:
-            self._failed(copy, replace(attempt, seconds=result.seconds), result.error)
+        elif error is not None:
+            self._failed(copy, attempt, error)
         else:
-            self._answered(copy, attempt, result)
+            self._answered(copy, attempt)
 
     def step(self) -> tuple[list[Copy], float | None]:
         """Log the attempts that ended and those that begin, then set the votes.
@@ -187,24 +177,21 @@ class RequestQueue:
             self.sending += 1
         return begun, wait
 
-    def _answered(self, copy: Copy, attempt: Attempt, result: AttemptResult) -> None:
-        self._version = self._version or result.version
-        attempt = replace(
-            attempt, answer=result.answer, version=result.version, seconds=result.seconds
-        )
-        if result.version is not None and result.version != self._version:
-            self._record(replace(attempt, outcome=Outcome.OTHER_MODEL))
+    def _answered(self, copy: Copy, attempt: Attempt) -> None:
+        self._version = self._version or attempt.version
+        if attempt.version is not None and attempt.version != self._version:
+            self._record(replace(attempt, outcome=Outcome.OTHER_MODEL, label=None))
             self._waiting.append(copy)
             self.stop(
                 ModelChangedError(
-                    f"{self._vendor.name} answers with model version {result.version!r}, but "
+                    f"{self._vendor.name} answers with model version {attempt.version!r}, but "
                     f"earlier answers of this run came from {self._version!r}. Counts of two "
                     "models must not be mixed. Start a new run under another name."
                 )
             )
             return
         self._breaker.answered()
-        attempt = replace(attempt, outcome=Outcome.ANSWERED, label=result.label, final=True)
+        attempt = replace(attempt, outcome=Outcome.ANSWERED, final=True)
         self._record(attempt, copy)
         self._check_labels(attempt)
 

@@ -36,7 +36,7 @@ def remote_source(
     def load(spec: Spec) -> RemoteClassifier:
         from denoised_smoothing.remote.classifier import RemoteClassifier
 
-        encoding = Encoding(**spec.given(size=int, format=_format, quality=int))
+        encoding = Encoding(**spec.given(size=int, format=Format, quality=int))
         given = spec.given(labels=_labels, synonyms=_synonyms)
         rule = AnswerRule(given.get("synonyms", {}), given.get("labels"))
         made = vendor.from_spec(spec.rest, given.get("labels", ()), **spec.given(**options))
@@ -46,12 +46,6 @@ def remote_source(
     return Source(
         load, form, f"remote: {what}", known, vendor.package, vendor.extra, url=url, hashes=True
     )
-
-
-def _format(text: str) -> Format:
-    if text not in list(Format):
-        raise ValueError(" or ".join(Format))
-    return Format(text)
 
 
 def _labels(text: str) -> tuple[str, ...]:

@@ -27,6 +27,16 @@ class Body(StrEnum):
     """A file of a form."""
 
 
+class Protocol(StrEnum):
+    """The format of requests and answers."""
+
+    JSON = "json"
+    KSERVE = "kserve"
+
+
+_TAKES = {Protocol.JSON: {"label", "body", "field"}, Protocol.KSERVE: {"output"}}
+
+
 class HttpEndpoint(RestVendor):
     """POSTs the image to an address; a JMESPath expression finds the label in the JSON answer.
 
@@ -68,13 +78,15 @@ class HttpEndpoint(RestVendor):
 
     @classmethod
     def from_spec(
-        cls, rest: str, labels: Sequence[str], protocol: str = "json", **options: Any
+        cls, rest: str, labels: Sequence[str], protocol: Protocol = Protocol.JSON, **options: Any
     ) -> Vendor:
         if refused := sorted(options.keys() - _TAKES[protocol] - {"token_env"}):
             raise SpecError(
                 f"protocol={protocol} does not take the option {refused[0]!r}. Remove it."
             )
-        return KServe(rest, labels, **options) if protocol == "kserve" else cls(rest, **options)
+        if protocol is Protocol.KSERVE:
+            return KServe(rest, labels, **options)
+        return cls(rest, **options)
 
     def request(self, image: bytes) -> Mapping[str, Any]:
         kind = "image/png" if image.startswith(b"\x89PNG") else "image/jpeg"
@@ -93,21 +105,12 @@ class HttpEndpoint(RestVendor):
         return Reply([Scored(str(each["label"]), float(each["score"])) for each in found])
 
 
-_TAKES = {"json": {"label", "body", "field"}, "kserve": {"output"}}
-
-
-def _protocol(text: str) -> str:
-    if text not in _TAKES:
-        raise ValueError(" or ".join(_TAKES))
-    return text
-
-
 SOURCE = remote_source(
     HttpEndpoint,
     "http:URL?label=JMESPATH or http:URL?protocol=kserve",
     "a model server of your own",
     url=True,
-    protocol=_protocol,
+    protocol=Protocol,
     **dict.fromkeys(("label", "body", "field", "output", "token_env"), str),
 )
 HTTPS = replace(SOURCE, form="https://HOST/PATH?label=JMESPATH")
