@@ -183,7 +183,7 @@ class TestImageFile:
         assert dataset.fingerprint == hashlib.sha256(png(0)).hexdigest()
 
     def test_refuses_a_missing_file(self) -> None:
-        with pytest.raises(DatasetError, match=r"no image file 'away\.JPG'; check the path"):
+        with pytest.raises(DatasetError, match=r"no image file 'away\.JPG'\. Check the path"):
             load_dataset("away.JPG")
 
 

@@ -121,7 +121,7 @@ class TestLoadImage:
             images.load_image(path)
 
     def test_refuses_a_missing_file(self, tmp_path: Path) -> None:
-        with pytest.raises(ImageError, match=r"no image file .*away\.png'; check the path"):
+        with pytest.raises(ImageError, match=r"no image file .*away\.png'\. Check the path"):
             images.load_image(tmp_path / "away.png")
 
     @pytest.mark.parametrize("file_format", ["PNG", "JPEG", "BMP", "WEBP"])
@@ -129,7 +129,7 @@ class TestLoadImage:
         path = tmp_path / "cut.img"
         whole = encoded(PIL.Image.effect_noise((64, 64), 50), file_format)
         path.write_bytes(whole[: len(whole) // 2])
-        with pytest.raises(ImageError, match=r"cut\.img' cannot be decoded.*save it anew"):
+        with pytest.raises(ImageError, match=r"cut\.img' cannot be decoded.*save it again"):
             images.load_image(path)
 
     @pytest.mark.parametrize("content", [b"", b"no image at all", b"GIF89a" + bytes(20)])
@@ -177,7 +177,7 @@ class TestAsImage:
         [
             (np.zeros((3, 4, 4), np.uint8), r"type uint8, expected floats.*by 255"),
             (torch.zeros(3, 4, 4, dtype=torch.int64), r"type int64, expected floats.*by 255"),
-            ("cat.png", r"expected floats in \[0, 1\]; load_image reads files"),
+            ("cat.png", r"expected floats in \[0, 1\]\. Read files with load_image"),
             (np.zeros((4, 4)), r"shape \[4, 4\], expected \[C, H, W\]"),
             (np.zeros((1, 3, 4, 4)), r"shape \[1, 3, 4, 4\], expected \[C, H, W\]"),
             (np.zeros((3, 0, 4)), r"shape \[3, 0, 4\], expected \[C, H, W\]"),
@@ -186,8 +186,8 @@ class TestAsImage:
             (np.zeros((3, 1, 1)), r"is 1x1 pixels, expected at least 2x2"),
             (np.full((3, 4, 4), np.nan), r"NaN or infinite values"),
             (np.full((3, 4, 4), np.inf), r"NaN or infinite values"),
-            (np.full((3, 4, 4), 255.0), r"values from 255 to 255, expected \[0, 1\]; divide.*255"),
-            (np.full((3, 4, 4), -1.0), r"values from -1 to -1.*undo the normalisation"),
+            (np.full((3, 4, 4), 255.0), r"values from 255 to 255, expected \[0, 1\]\. Divide.*255"),
+            (np.full((3, 4, 4), -1.0), r"values from -1 to -1.*Undo the normalisation"),
         ],
     )
     def test_refuses(self, value: object, said: str) -> None:
@@ -273,7 +273,7 @@ class TestMatchChannels:
         assert images.match_channels(image, 1) is image
 
     def test_refuses_grey_for_a_colour_classifier(self) -> None:
-        with pytest.raises(ImageError, match=r"row 2 is grey, but.* takes RGB.*convert.*to RGB"):
+        with pytest.raises(ImageError, match=r"row 2 is grey, but.* takes RGB.*Convert.*to RGB"):
             images.match_channels(random_image(1, 4, 4), 3, name="row 2")
 
     def test_refuses_colour_for_a_grey_classifier(self) -> None:

@@ -231,7 +231,7 @@ def _from_folder(folder: Path, ids: Sequence[str], index: int) -> np.ndarray:
 
 def _load_file(spec: str, path: Path) -> ImageDataset:
     if not path.is_file():
-        raise DatasetError(f"there is no image file {spec!r}; check the path")
+        raise DatasetError(f"There is no image file {spec!r}. Check the path.")
     read = partial(_from_folder, path.parent, [path.name])
     return ImageDataset(spec, sha256_of(path), [path.name], read, [None])
 

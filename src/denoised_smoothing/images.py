@@ -1,4 +1,4 @@
-"""The one form of an image: a float32 array [C, H, W] in [0, 1], C = 3 (RGB) or 1 (grey).
+"""The one format of an image: a float32 array [C, H, W] in [0, 1], C = 3 (RGB) or 1 (grey).
 
 Values lie on the 8-bit grid: k / 255 for k = 0 to 255, rounded to float32.
 """
@@ -33,7 +33,7 @@ def load_image(
 
     Args:
         source: the path of a file, or the bytes of one.
-        name: how error messages call the image; the path by default.
+        name: the name of the image in error messages; the path by default.
 
     Returns:
         [3, H, W], or [1, H, W] of a grey image, on the 8-bit grid.
@@ -50,112 +50,103 @@ def load_image(
     except ImageError:
         raise
     except FileNotFoundError as error:
-        raise ImageError(f"there is no image file {name}; check the path") from error
+        raise ImageError(f"There is no image file {name}. Check the path.") from error
     except Exception as error:  # Pillow's errors for broken files are of many types
         raise ImageError(
-            f"{name} cannot be decoded, expected an intact file of the format "
-            f"{', '.join(FORMATS)}; fetch or save it anew ({error})"
+            f"{name} cannot be decoded ({error}), expected an intact file of the format "
+            f"{', '.join(FORMATS)}. Fetch or save it again."
         ) from error
 
 
-def as_image(value: Any, *, name: str = "the image") -> Float32[np.ndarray, "c h w"]:
-    """Bring a tensor, an array or a PIL image to the one form; the values stay as they are.
+def as_image(
+    value: Any, *, name: str = "the image", axes: str = "[C, H, W]"
+) -> Float32[np.ndarray, "*b c h w"]:
+    """Convert a tensor, an array or a PIL image to the one format; the values stay as they are.
 
     Args:
         value: floats [C, H, W] in [0, 1], or an 8-bit PIL image (RGB, grey, palette, 1 bit).
-        name: how error messages call the image.
+        name: the name of the image in error messages.
+        axes: the expected axes.
 
     Raises:
-        ImageError: dtype, shape, channels or values are not of that form.
+        ImageError: dtype, shape, channels or values are not of that format.
     """
     if isinstance(value, PIL.Image.Image):
         value = _from_pil(value, name)
-    return _checked(value, "[C, H, W]", name)
+    if hasattr(value, "detach"):
+        value = value.detach().cpu()  # numpy has no bfloat16
+        value = (value.float() if value.is_floating_point() else value).numpy()
+    array = np.asarray(value)
+    shape, kind = list(array.shape), array.dtype.kind
+    if kind != "f":
+        hint = "Divide 8-bit values by 255" if kind in "biu" else "Read files with load_image"
+        raise ImageError(
+            f"{name} holds values of type {array.dtype}, expected floats in [0, 1]. {hint}."
+        )
+    if array.ndim != axes.count(",") + 1 or array.size == 0:
+        raise ImageError(
+            f"{name} has the shape {shape}, expected {axes} with at least one value. Add or "
+            "remove an axis."
+        )
+    if shape[-3] not in (1, 3):
+        raise ImageError(
+            f"{name} has {shape[-3]} channels (shape {shape}), expected {axes} with 3 (RGB) or 1 "
+            "(grey). Drop an alpha channel, or move a last axis of channels to the front."
+        )
+    if min(shape[-2:]) < _SMALLEST:
+        raise ImageError(
+            f"{name} is {shape[-2]}x{shape[-1]} pixels, expected at least {_SMALLEST}x{_SMALLEST}. "
+            "Use the whole image."
+        )
+    if not np.isfinite(array).all():
+        raise ImageError(
+            f"{name} holds NaN or infinite values, expected [0, 1]. Repair its source."
+        )
+    low, high = array.min(), array.max()
+    if low < 0 or high > 1:
+        hint = "Divide 8-bit values by 255" if high > 1 and low >= 0 else "Undo the normalisation"
+        raise ImageError(
+            f"{name} has values from {low:g} to {high:g}, expected [0, 1]. {hint}, or clip."
+        )
+    return np.ascontiguousarray(array, dtype=np.float32)
 
 
 def as_images(value: Any, *, name: str = "the batch") -> Float32[np.ndarray, "b c h w"]:
-    """Bring a batch (tensor or array of floats [B, C, H, W] in [0, 1]) to the one form.
-
-    Raises:
-        ImageError: dtype, shape, channels or values are not of that form.
-    """
-    return _checked(value, "[B, C, H, W]", name)
+    """Convert a batch (tensor or array of floats [B, C, H, W]); see :func:`as_image`."""
+    return as_image(value, name=name, axes="[B, C, H, W]")
 
 
 def _from_pil(image: PIL.Image.Image, name: str) -> np.ndarray:
-    stored = str(getattr(image, "tile", ""))  # Pillow cuts 16-bit colour to RGB, without a word
+    stored = str(getattr(image, "tile", ""))  # Pillow reduces 16-bit colour to RGB silently
     if image.mode[0] in "IF" or any(f";16{order}" in stored for order in "BLN"):
         raise ImageError(
-            f"{name} has more than 8 bits a channel (mode {image.mode}), expected 8; save it with "
-            "8 bits a channel first: radii are in 8-bit pixels"
+            f"{name} has more than 8 bits a channel (mode {image.mode}), expected 8, as radii are "
+            "in 8-bit pixels. Save it with 8 bits a channel first."
         )
     if image.mode not in _MODES or image.has_transparency_data:
         transparent = " with transparency" if image.has_transparency_data else ""
         raise ImageError(
             f"{name} has the mode {image.mode}{transparent} ({len(image.getbands())} channels), "
-            "expected RGB or one grey channel; flatten any transparency and save it as RGB"
+            "expected RGB or one grey channel. Flatten any transparency and save it as RGB."
         )
     upright = PIL.ImageOps.exif_transpose(image).convert(_MODES[image.mode])
     return np.atleast_3d(np.asarray(upright)).transpose(2, 0, 1) / np.float32(255)
 
 
-def _checked(value: Any, axes: str, name: str) -> np.ndarray:
-    if hasattr(value, "detach"):
-        value = value.detach().cpu()  # numpy has no bfloat16
-        value = (value.float() if value.is_floating_point() else value).numpy()
-    array = np.asarray(value)
-    if array.dtype.kind != "f":
-        hint = (
-            "divide 8-bit values by 255" if array.dtype.kind in "biu" else "load_image reads files"
-        )
-        raise ImageError(
-            f"{name} holds values of type {array.dtype}, expected floats in [0, 1]; {hint}"
-        )
-    if array.ndim != axes.count(",") + 1 or array.size == 0:
-        raise ImageError(
-            f"{name} has the shape {list(array.shape)}, expected {axes} with at least one value; "
-            "add or take away an axis"
-        )
-    channels, height, width = array.shape[-3:]
-    if channels not in (1, 3):
-        raise ImageError(
-            f"{name} has {channels} channels (shape {list(array.shape)}), expected {axes} with 3 "
-            "(RGB) or 1 (grey); drop an alpha channel, move a last axis of channels to the front"
-        )
-    if min(height, width) < _SMALLEST:
-        raise ImageError(
-            f"{name} is {height}x{width} pixels, expected at least {_SMALLEST}x{_SMALLEST}: "
-            "there is nothing to classify; give the whole image"
-        )
-    _check_range(array, name)
-    return np.ascontiguousarray(array, dtype=np.float32)
-
-
-def _check_range(array: np.ndarray, name: str) -> None:
-    if not np.isfinite(array).all():
-        raise ImageError(f"{name} holds NaN or infinite values, expected [0, 1]; repair its source")
-    low, high = array.min(), array.max()
-    if low < 0 or high > 1:
-        hint = "divide 8-bit values by 255" if high > 1 and low >= 0 else "undo the normalisation"
-        raise ImageError(
-            f"{name} has values from {low:g} to {high:g}, expected [0, 1]; {hint}, or clip"
-        )
-
-
 def to_grid(image: Float32[np.ndarray, "*shape"]) -> Float32[np.ndarray, "*shape"]:
-    """The nearest values on the 8-bit grid, k / 255; values beyond [0, 1] are clipped."""
-    return _eight_bit(image) / np.float32(255)
+    """Return the nearest values on the 8-bit grid, k / 255; values beyond [0, 1] are clipped."""
+    return (image.clip(0, 1) * 255).round() / np.float32(255)
 
 
 def is_on_grid(image: Float32[np.ndarray, "*shape"]) -> bool:
-    """Whether every value is exactly one of the 8-bit grid."""
-    return bool(np.array_equal(image, to_grid(image)))
+    """Return whether every value is exactly one of the 8-bit grid."""
+    return np.array_equal(image, to_grid(image))
 
 
 def resize(
     image: Float32[np.ndarray, "c h w"], resolution: int
 ) -> Float32[np.ndarray, "c side side"]:
-    """Bring the shorter side to ``resolution`` pixels, then crop the centre to a square.
+    """Resize the shorter side to ``resolution`` pixels, then crop the centre to a square.
 
     As torchvision's Resize and CenterCrop do on PIL images: bilinear, antialiased, on 8 bits.
 
@@ -167,7 +158,8 @@ def resize(
     """
     if resolution < _SMALLEST:
         raise SettingError(
-            f"resolution is a number of pixels and must be at least {_SMALLEST}, got {resolution!r}"
+            f"resolution must be at least {_SMALLEST}, got {resolution!r}. Use a number of pixels, "
+            "such as 224."
         )
     height, width = image.shape[1:]
     if height == width == resolution:
@@ -180,7 +172,7 @@ def resize(
 
 
 def to_png(image: Float32[np.ndarray, "c h w"]) -> bytes:
-    """The image as an 8-bit PNG file; values beyond [0, 1] (a noisy copy) are clipped."""
+    """Return the image as an 8-bit PNG file; values beyond [0, 1] (a noisy copy) are clipped."""
     file = io.BytesIO()
     _to_pil(image).save(file, "PNG")
     return file.getvalue()
@@ -189,33 +181,27 @@ def to_png(image: Float32[np.ndarray, "c h w"]) -> bytes:
 def match_channels(
     image: Float32[np.ndarray, "c h w"], channels: int, *, name: str = "the image"
 ) -> Float32[np.ndarray, "c h w"]:
-    """Return the image if it has the ``channels`` (3 or 1) that the classifier takes.
+    """Return the image if it has the ``channels`` (3 or 1) that the classifier accepts.
 
     Raises:
-        ImageError: it has not. Nothing is converted: the radius would be in other pixels.
+        ImageError: it has others. Nothing is converted: the radius would be in other pixels.
     """
     if image.shape[0] == channels:
         return image
     kinds = {1: "grey", 3: "RGB"}
-    wanted = kinds[channels]
+    wanted, got = kinds[channels], kinds[image.shape[0]]
     raise ImageError(
-        f"{name} is {kinds[image.shape[0]]}, but the classifier takes {wanted} images; convert "
-        f"the images to {wanted} first, or name a classifier for {kinds[image.shape[0]]} images"
+        f"{name} is {got}, but the classifier takes {wanted} images. Convert the images to "
+        f"{wanted}, or use a classifier for {got} images."
     )
 
 
 def digest(image: Float32[np.ndarray, "*shape"]) -> str:
-    """SHA-256 of shape and 8-bit values, in hex: the same for images equal on the 8-bit grid.
-
-    Of one image [C, H, W] or of a batch.
-    """
-    return hashlib.sha256(str(image.shape).encode() + _eight_bit(image).tobytes()).hexdigest()
-
-
-def _eight_bit(image: np.ndarray) -> np.ndarray:
-    return (image.clip(0, 1) * 255).round().astype(np.uint8)
+    """Return the SHA-256, in hex, of shape and 8-bit values, of one image or of a batch."""
+    levels = (image.clip(0, 1) * 255).round().astype(np.uint8)
+    return hashlib.sha256(str(image.shape).encode() + levels.tobytes()).hexdigest()
 
 
 def _to_pil(image: np.ndarray) -> PIL.Image.Image:
-    pixels = _eight_bit(image)
-    return PIL.Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))
+    levels = (image.clip(0, 1) * 255).round().astype(np.uint8)
+    return PIL.Image.fromarray(levels[0] if len(levels) == 1 else levels.transpose(1, 2, 0))

@@ -5,7 +5,7 @@ on batch size, on the order of work, or on having been interrupted.
 
 The theorem of Cohen et al. 2019 needs noise whose law does not depend on the image. In floating
 point fl(x + sigma * z) has no such noise: it lies on a lattice whose step is set by the exponent
-of x, so the low bits of the copy tell something about x, and a classifier that reads them gets
+of x, so the low bits of the copy depend on x, and a classifier that reads them gets
 certificates that are false (Voráček & Hein, "(Sound) Randomized Smoothing in Floating-Point
 Arithmetics", ICLR 2023). ``Noise.FLOAT`` is that sampler.
 
@@ -43,22 +43,22 @@ CHUNK = 50
 
 _LOW_BITS = BITS - 16
 _AMBIGUOUS = np.iinfo(np.int16).min
-"""In the table of the top 16 bits: they do not decide. No noise has this value."""
+"""The mark of top 16 bits that do not decide. No noise has this value."""
 
 
 def chunk_size(shape: Sequence[int]) -> int:
-    """Copies of a chunk for images [C, H, W]: fewer for larger ones, about a forward pass."""
+    """Return the copies of a chunk for images [C, H, W]: fewer for larger ones."""
     return max(4, min(CHUNK, CHUNK * 32 * 32 // (shape[1] * shape[2])))
 
 
 def derive_key(*parts: object) -> int:
-    """A 128-bit key that is a hash of ``parts``; different parts give independent streams."""
+    """Return a 128-bit hash of ``parts``; different parts give independent streams."""
     text = json.dumps([str(part) for part in parts])
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=16).digest(), "big")
 
 
 def standard_normal(key: int, shape: Sequence[int], device: torch.device) -> Float[Tensor, "..."]:
-    """Standard normal numbers in float32 that depend on the key, the shape and the device type.
+    """Draw standard normal numbers in float32 by the key, the shape and the device type.
 
     On the CPU from Philox with the whole 128-bit key; on an accelerator from its own generator,
     seeded with 63 bits of it, so that nothing is copied over.
@@ -72,7 +72,7 @@ def standard_normal(key: int, shape: Sequence[int], device: torch.device) -> Flo
 def grid_noise(
     key: int, shape: Sequence[int], sigma: float, device: torch.device
 ) -> Int16[Tensor, "..."]:
-    """Gaussian noise rounded to the 8-bit grid, in steps of 1/255: P(K <= j) = T_j / 2^62.
+    """Draw Gaussian noise rounded to the 8-bit grid, in steps of 1/255: P(K <= j) = T_j / 2^62.
 
     Depends on the key, the shape, sigma and the device type. A CUDA device draws its own,
     from a generator seeded with 63 bits of the key; for any other the CPU draws.
@@ -81,22 +81,22 @@ def grid_noise(
         key: 128 bits, from :func:`derive_key`.
         shape: of the result.
         sigma: standard deviation of the noise on images in [0, 1].
-        device: where the result shall be.
+        device: of the result.
 
     Raises:
         SettingError: sigma is not above 0, or too large for 16 bits.
     """
     if device.type == "cuda":
         return _grid_noise_of(_generator(key, device), shape, sigma)
-    stream = np.random.Philox(key=key)
-    size, table = math.prod(shape), _by_top_bits(sigma)
+    stream, size = np.random.Philox(key=key), math.prod(shape)
+    table, thresholds, first = _by_top_bits(sigma)
     words = stream.random_raw(-(-size // 4)).astype("<u8", copy=False).view("<u2")[:size]
     noise = table.take(words)
     (open_cells,) = np.nonzero(noise == _AMBIGUOUS)
-    # The stream goes on with the low bits, which only these need.
+    # The stream continues with the low bits, which only these need.
     low = stream.random_raw(len(open_cells)) >> np.uint64(64 - _LOW_BITS)
     uniform = (words[open_cells].astype(np.uint64) << np.uint64(_LOW_BITS)) | low
-    noise[open_cells] = _value(sigma, uniform)
+    noise[open_cells] = first + np.searchsorted(thresholds, uniform.astype(np.int64), "right")
     return torch.from_numpy(noise.reshape(tuple(shape))).to(device)
 
 
@@ -111,15 +111,15 @@ def noisy_copies(
     start: int,
     stop: int,
 ) -> Float32[Tensor, "n c h w"]:
-    """Copies ``start`` to ``stop`` of one stage: the image plus Gaussian noise, not clipped.
+    """Return copies ``start`` to ``stop`` of one stage: image plus Gaussian noise, not clipped.
 
     On the grid, m / 255 in float32 with m = round(255x) + K. The copy is a function of the
-    integer m: were K / 255 added to x in floating point, its low bits would tell x again. In
+    integer m: were K / 255 added to x in floating point, its low bits would depend on x. In
     float, fl(x + sigma * z) as in Cohen et al. 2019.
 
     Args:
-        image: [C, H, W] in [0, 1], on the device that shall draw the noise. For noise on the
-            grid on the 8-bit grid too; it is rounded to it, and the copies are of that image.
+        image: [C, H, W] in [0, 1], on the device that draws the noise. For noise on the grid it
+            is rounded to the 8-bit grid first, and the copies are of that image.
         sigma: standard deviation of the noise.
         noise: the sampler.
         seed, image_id, stage: with the chunk index, the key of the noise.
@@ -146,14 +146,14 @@ def noisy_copies(
 
 
 def _generator(key: int, device: torch.device) -> torch.Generator:
-    """The device's own generator, seeded with 63 bits of the key."""
+    """Return the device's own generator, seeded with 63 bits of the key."""
     return torch.Generator(device).manual_seed(key & (2**63 - 1))
 
 
 def _grid_noise_of(
     source: torch.Generator, shape: Sequence[int], sigma: float
 ) -> Int16[Tensor, "..."]:
-    """The same law from a generator of torch, on its device.
+    """Draw the same law from a generator of torch, on its device.
 
     ``randint`` below 2^62 is exactly uniform: 64 random bits modulo 2^62, on CPU and CUDA.
     """
@@ -167,20 +167,18 @@ def _thresholds_on(sigma: float, device: torch.device) -> Tensor:
     return torch.tensor(grid_thresholds(sigma).thresholds, dtype=torch.int64, device=device)
 
 
-@lru_cache(maxsize=32)
-def _thresholds(sigma: float) -> np.ndarray:
-    return np.array(grid_thresholds(sigma).thresholds, dtype=np.int64)
-
-
-def _value(sigma: float, uniform: np.ndarray) -> np.ndarray:
-    """The noise that the uniform integers stand for: first + #{T : uniform >= T}."""
-    below = np.searchsorted(_thresholds(sigma), uniform.astype(np.int64), side="right")
-    return below + grid_thresholds(sigma).first
-
-
 @lru_cache(maxsize=8)
-def _by_top_bits(sigma: float) -> np.ndarray:
-    """The noise of each 16 top bits, where they decide it whatever the low bits are: int16."""
+def _by_top_bits(sigma: float) -> tuple[np.ndarray, np.ndarray, int]:
+    """Return the noise of each 16 top bits (int16), the thresholds (int64), and the least noise.
+
+    The noise is first + #{T : uniform >= T}; the top bits decide it where the low bits cannot.
+    """
+    law = grid_thresholds(sigma)
+    thresholds = np.array(law.thresholds, dtype=np.int64)
     lowest = np.arange(2**16, dtype=np.int64) << _LOW_BITS
-    least, most = _value(sigma, lowest), _value(sigma, lowest + (2**_LOW_BITS - 1))
-    return np.where(least == most, least, _AMBIGUOUS).astype(np.int16)
+    least, most = (
+        law.first + np.searchsorted(thresholds, uniform, side="right")
+        for uniform in (lowest, lowest + (2**_LOW_BITS - 1))
+    )
+    table = np.where(least == most, least, _AMBIGUOUS).astype(np.int16)
+    return table, thresholds, law.first

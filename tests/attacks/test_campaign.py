@@ -127,8 +127,8 @@ class TestRefusals:
             ({"images": [], "radii": (0.5,)}, "got 0 images"),
             ({"radii": (0.0,)}, "radius must be above 0 and finite, got 0.0"),
             ({"shares": (-1.0,)}, "share must be above 0 and finite, got -1.0"),
-            ({"radii": (0.5,), "n": 0}, "n is a number of noisy copies"),
-            ({"radii": (0.5,), "alpha": 1.0}, "alpha is the probability"),
+            ({"radii": (0.5,), "n": 0}, "n must be a whole number"),
+            ({"radii": (0.5,), "alpha": 1.0}, "alpha must lie strictly"),
         ],
     )
     def test_settings(

@@ -212,7 +212,7 @@ class TestRefusals:
         ("arguments", "message"),
         [
             ({"steps": 0}, "steps must be a whole number of at least 1, got 0"),
-            ({"copies": 0}, "copies is a number of noisy copies .* got 0"),
+            ({"copies": 0}, "copies must be a whole number of at least 1, got 0"),
             ({"step": 0.0}, "step must be above 0 and finite, got 0.0"),
         ],
     )

@@ -103,7 +103,7 @@ def test_binomial_test_known_values() -> None:
 
 @pytest.mark.parametrize("alpha", [0.0, 1.0, -0.1, 1.5, float("nan"), float("inf")])
 def test_alpha_outside_its_range_is_refused(alpha: float) -> None:
-    message = rf"alpha .* strictly between 0 and 1, got {alpha!r}; 0\.001 is customary"
+    message = rf"alpha .* strictly between 0 and 1, got {alpha!r}\. Use the prob.* 0\.001"
     for refused in (
         lambda: check_alpha(alpha),
         lambda: clopper_pearson_lower(1, 2, alpha),
@@ -122,13 +122,13 @@ def test_alpha_in_range_is_returned() -> None:
 def test_impossible_trials_are_refused(
     bound: Callable[[int, int, float], float], successes: int, n: int
 ) -> None:
-    message = rf"between 0 and the number of trials, .* at least 1, got {successes} of {n}$"
+    message = rf"between 0 and n, with n at least 1, got {successes} of {n}\."
     with pytest.raises(SettingError, match=message):
         bound(successes, n, 0.05)
 
 
 @pytest.mark.parametrize(("first", "second"), [(-1, 3), (3, -1)])
 def test_negative_votes_are_refused(first: int, second: int) -> None:
-    message = f"counts of votes cannot be negative, got {first} and {second}"
+    message = f"Numbers of votes must be at least 0, got {first} and {second}"
     with pytest.raises(SettingError, match=message):
         binomial_test(first, second)

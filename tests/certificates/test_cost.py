@@ -41,7 +41,7 @@ def run_plan(plan: Anytime | FixedBudget, radius: float, p: float, seed: int) ->
         for stage, n in missing.items():
             votes = int(random.binomial(n, p)) if stage is not Stage.SELECTION else n
             had = counts.get(stage, LabelCounts("run", "0", stage))
-            counts[stage] = had.with_votes((votes,), n - votes)
+            counts[stage] = had + LabelCounts(had.run, had.image_id, stage, (votes,), n - votes)
     certificate = plan.certificate(counts, SETTING)
     return certificate.calls, certificate.radius >= radius
 
@@ -157,7 +157,7 @@ class TestExpectedCalls:
 
     @pytest.mark.parametrize("p", [-0.1, 1.1, math.nan])
     def test_no_probability(self, p: float) -> None:
-        with pytest.raises(SettingError, match="lies in \\[0, 1\\]"):
+        with pytest.raises(SettingError, match="must lie in \\[0, 1\\]"):
             expected_calls(Anytime(), SETTING, 0.5, p)
 
     def test_two_sided_is_refused(self) -> None:
@@ -193,5 +193,5 @@ class TestEstimate:
     def test_too_few(self) -> None:
         with pytest.raises(SettingError, match="at least 2 images, got 1"):
             estimate([10.0], 100)
-        with pytest.raises(SettingError, match="includes the 3 images of the pilot, got 2"):
+        with pytest.raises(SettingError, match="include the 3 images of the pilot, got 2"):
             estimate([10.0, 20.0, 30.0], 2)

@@ -30,11 +30,11 @@ def test_addition_adds_every_label_and_every_failed_copy(a: LabelCounts, b: Labe
     total = a + b
     assert [total.of(label) for label in range(6)] == [a.of(k) + b.of(k) for k in range(6)]
     assert (total.failed, total.n) == (a.failed + b.failed, a.n + b.n)
-    assert a.with_votes(b.votes, b.failed) == total
 
 
 def test_shorter_counts_are_padded_and_failed_copies_stay_in_n() -> None:
-    total = LabelCounts("run", "7", Stage.SELECTION, (1,), 2).with_votes([0, 0, 5], failed=1)
+    total = LabelCounts("run", "7", Stage.SELECTION, (1,), 2)
+    total += LabelCounts("run", "7", Stage.SELECTION, (0, 0, 5), failed=1)
     assert total == LabelCounts("run", "7", Stage.SELECTION, (1, 0, 5), 3)
     assert total.n == 9
 
@@ -42,15 +42,18 @@ def test_shorter_counts_are_padded_and_failed_copies_stay_in_n() -> None:
 @pytest.mark.parametrize(
     ("other", "message"),
     [
-        (("else", "7", Stage.ESTIMATION), "different runs: 'run' and 'else'"),
-        (("run", "8", Stage.ESTIMATION), "different image_ids: '7' and '8'"),
-        (("run", "7", Stage.SELECTION), "different stages: .*estimation.* and .*selection"),
+        (("else", "7", Stage.ESTIMATION), "different runs cannot be added, got 'run' and 'else'"),
+        (("run", "8", Stage.ESTIMATION), "different image_ids cannot be added, got '7' and '8'"),
+        (
+            ("run", "7", Stage.SELECTION),
+            "different stages cannot be added, got .*estimation.* and .*selection",
+        ),
     ],
 )
 def test_counts_that_do_not_belong_together_are_refused(
     other: tuple[str, str, Stage], message: str
 ) -> None:
-    with pytest.raises(CountsError, match=f"{message}.*; only counts of one run, image and stage"):
+    with pytest.raises(CountsError, match=f"{message}.* Add counts of one run, image and stage"):
         LabelCounts("run", "7", Stage.ESTIMATION, (1,)) + LabelCounts(*other, (1,))
 
 

@@ -90,7 +90,9 @@ class TestThresholds:
     @pytest.mark.parametrize("sigma", [LARGEST_SIGMA * 1.001, 1000.0])
     def test_a_huge_sigma_is_refused(self, sigma: float) -> None:
         for refusing in (grid_thresholds, grid_error):
-            with pytest.raises(SettingError, match=rf"sigma up to 14, got {sigma}.*float noise"):
+            with pytest.raises(
+                SettingError, match=rf"sigma must be at most 14 .* got {sigma}.*float noise"
+            ):
                 refusing(sigma)
 
     def test_the_largest_sigma_leaves_room_for_the_pixels_in_16_bits(self) -> None:

@@ -28,15 +28,15 @@ def test_a_setting_out_of_range_is_refused(sigma: float, alpha: float, message: 
 
 @pytest.mark.parametrize("seed", [1.5, "1", True])
 def test_a_seed_is_a_whole_number(seed: Any) -> None:
-    with pytest.raises(SettingError, match=f"seed of the noise is a whole number, got {seed!r}"):
+    with pytest.raises(SettingError, match=f"^seed must be a whole number, got {seed!r}"):
         SmoothingParameters(0.25, 0.001, 3072, seed)
 
 
 @pytest.mark.parametrize("value", ["0.1", None])
 def test_alpha_and_sigma_are_numbers(value: Any) -> None:
-    with pytest.raises(SettingError, match="alpha is the probability"):
+    with pytest.raises(SettingError, match="alpha must lie strictly"):
         SmoothingParameters(0.25, value, 3072, 0)
-    with pytest.raises(SettingError, match="sigma is the standard deviation"):
+    with pytest.raises(SettingError, match="sigma must be above 0"):
         SmoothingParameters(value, 0.001, 3072, 0)
 
 

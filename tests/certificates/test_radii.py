@@ -81,7 +81,9 @@ class TestErrorOfTheNoise:
 
     @pytest.mark.parametrize(("failure", "error"), [(0.1, -0.1), (0.1, 1.1), (0.1, math.nan)])
     def test_that_is_no_probability_is_refused(self, failure: float, error: float) -> None:
-        with pytest.raises(SettingError, match=rf"lies in \[0, 1\], got {failure} and {error}"):
+        with pytest.raises(
+            SettingError, match=rf"must lie in \[0, 1\], .* got {failure} and {error}"
+        ):
             gaussian_radius(1.0, failure, error)
 
 
@@ -145,7 +147,7 @@ def test_radii_are_put_in_order_and_once() -> None:
 
 @pytest.mark.parametrize("radii", [(), (0.5, -0.25), (math.nan,), (math.inf, 1.0)])
 def test_radii_that_are_no_lengths_are_refused(radii: tuple[float, ...]) -> None:
-    with pytest.raises(SettingError, match="radii are lengths of at least 0") as refusal:
+    with pytest.raises(SettingError, match="radii must be lengths of at least 0") as refusal:
         check_radii(radii)
     assert str(radii) in str(refusal.value)
 
@@ -206,7 +208,7 @@ def test_four_decimals_by_default() -> None:
 
 @pytest.mark.parametrize("sigma", [0.0, -0.25, math.nan, math.inf])
 def test_unusable_sigma_is_refused(sigma: float) -> None:
-    message = rf"sigma .* above 0 and finite, got {sigma!r}; 0\.12, 0\.25, 0\.5 and 1\.0"
+    message = rf"sigma .* above 0 and finite, got {sigma!r}\. Use a standard deviation"
     for refused in (lambda: check_sigma(sigma), lambda: gaussian_radius(sigma, 0.1)):
         with pytest.raises(SettingError, match=message):
             refused()
@@ -218,14 +220,12 @@ def test_usable_sigma_is_returned() -> None:
 
 @pytest.mark.parametrize("bound", [-0.01, 1.01, math.nan])
 def test_a_bound_that_is_no_probability_is_refused(bound: float) -> None:
-    with pytest.raises(
-        SettingError, match=rf"probability lies in \[0, 1\], got {bound!r} and 0\.0"
-    ):
+    with pytest.raises(SettingError, match=rf"must lie in \[0, 1\], .* got {bound!r} and 0\.0"):
         gaussian_radius(0.25, bound)
 
 
 @pytest.mark.parametrize("dimension", [0, -3])
 def test_an_image_without_pixels_is_refused(dimension: int) -> None:
-    message = f"at least 1 pixel value, got dimension {dimension}"
+    message = f"at least 1 pixel value, got {dimension}"
     with pytest.raises(SettingError, match=message):
         linf_radius(0.5, dimension)

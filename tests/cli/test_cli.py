@@ -253,8 +253,8 @@ class TestCertify:
         [before] = run(*DIGITS, "--run", "a", "--json").json["rows"]
         outcome = run(*DIGITS, "--run", "a", "--more", "100")
         assert (outcome.code, outcome.out) == (2, "")
-        assert "a run of the plan 'fixed' cannot be continued by 100 copies" in outcome.message
-        assert "start a new run, with --plan anytime" in outcome.message
+        assert "A run of the plan 'fixed' cannot be extended by 100 copies" in outcome.message
+        assert "Start a new run; one with --plan anytime" in outcome.message
         [after] = run(*DIGITS, "--run", "a", "--json").json["rows"]
         assert after == before
         outcome = run(*DIGITS, "--run", "b", "--more", "100")
@@ -315,17 +315,17 @@ def test_a_password_of_a_store_is_not_shown(run: Run) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ("--sigma 0", "sigma is the standard deviation .* got 0.0; 0.12, 0.25"),
-        ("--sigma -1", "sigma is the standard deviation .* got -1.0"),
-        ("--sigma nan", "sigma is the standard deviation .* got nan"),
+        ("--sigma 0", "sigma must be above 0 and finite, got 0.0. Use a standard deviation"),
+        ("--sigma -1", "sigma must be above 0 .* got -1.0"),
+        ("--sigma nan", "sigma must be above 0 .* got nan"),
         ("--sigma some", "Invalid value for '--sigma'"),
         ("--alpha 2", r"alpha .* got 2.0"),
         ("--alpha 0", r"alpha .* got 0.0"),
-        ("--n 0", "n is a number of noisy copies .* got 0"),
-        ("--n0 -5", "n0 is a number of noisy copies .* got -5"),
+        ("--n 0", "n must be a whole number of at least 1, got 0"),
+        ("--n0 -5", "n0 must be a whole number of at least 1, got -5"),
         ("--radii 0.5;1", "--radii must be numbers separated by commas, got '0.5;1'"),
-        ("--radii 0.5,-1", r"radii are lengths of at least 0, such as 0.25, .* got \(0.5, -1.0\)"),
-        ("--radii nan", r"radii are lengths of at least 0, such as 0.25, .* got \(nan,\)"),
+        ("--radii 0.5,-1", r"radii must be lengths of at least 0, got \(0.5, -1.0\)"),
+        ("--radii nan", r"radii must be lengths of at least 0, got \(nan,\)"),
         ("--noise gauss", "Invalid value for '--noise'"),
         ("--plan fix", "Invalid value for '--plan'"),
         (
@@ -348,9 +348,9 @@ def test_a_password_of_a_store_is_not_shown(run: Run) -> None:
             "--plan radius does not accept --max-n. Use --plan anytime, or",
         ),
         ("--max-n 9 --of-n 9", "does not accept --max-n, --of-n. Remove --max-n, --of-n."),
-        ("--plan radius --share 1.5", "share is the part of the radius .* got 1.5"),
-        ("--plan anytime --max-n 0", "max_n is a number of noisy copies .* got 0"),
-        ("--plan anytime --n0 -1", "n0 is a number of noisy copies .* got -1"),
+        ("--plan radius --share 1.5", "share must lie strictly .* got 1.5"),
+        ("--plan anytime --max-n 0", "max_n must be a whole number of at least 1, got 0"),
+        ("--plan anytime --n0 -1", "n0 must be a whole number of at least 1, got -1"),
         ("--limit 0", "limit is a number of images and must be at least 1, got 0"),
         ("--stride 0", "stride is a number of images and must be at least 1, got 0"),
         ("--resolution 1", "resolution must be at least 2 pixels, got 1"),
@@ -390,10 +390,10 @@ def make_bad_images() -> None:
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        ("missing.png", "there is no image file 'missing.png'; check the path"),
+        ("missing.png", "There is no image file 'missing.png'. Check the path"),
         ("corrupt.png", "'corrupt.png' cannot be decoded"),
         ("deep.png", "'deep.png' has more than 8 bits a channel"),
-        ("alpha.png", "has the mode RGBA .* flatten any transparency"),
+        ("alpha.png", "has the mode RGBA .* Flatten any transparency"),
         ("dot.png", "is 1x1 pixels, expected at least 2x2"),
         ("colour.png", "is RGB, but the classifier takes grey images"),
         ("folder:empty", "'empty' holds no images"),
@@ -507,7 +507,7 @@ class TestPredict:
         )
         outcome = run("predict", "large.png", *TOY, "--resolution", "0")
         assert outcome.code == 2
-        assert "resolution is a number of pixels" in outcome.message
+        assert "resolution must be at least 2" in outcome.message
 
     def test_grey_for_a_colour_classifier(self, run: Run) -> None:
         colour = ("--classifier", "python:toy:Colour", "--sigma", "0.5")

@@ -210,7 +210,7 @@ def test_what_the_pilot_does_not_share_is_noted(run: Any, pilot: list[int]) -> N
         (("--price", "-1"), "--price must be above 0"),
         (("--rate", "0"), "--rate must be above 0"),
         (("--alpha", "0.4"), "up to 0.36"),
-        (("--max-n", "0"), "max_n is a number of noisy copies"),
+        (("--max-n", "0"), "max_n must be a whole number"),
     ],
 )
 def test_what_cannot_be_used_is_refused(

@@ -35,13 +35,13 @@ def test_certificates_are_derived_from_the_stored_counts() -> None:
 def test_finished_counts_that_do_not_fit_the_plan_are_refused() -> None:
     run = fake_run(plan=FixedBudget(10, 999).to_dict())
     images = [FakeImage(0, "image-0", 0, votes(0, (N,)))]
-    with pytest.raises(CountsError, match="fixed budget of 999 copies"):
+    with pytest.raises(CountsError, match="fixed budget needs 999 copies"):
         load_results(FakeStore({"a": (run, images, [])}), "a")
 
 
 def test_a_plan_of_a_newer_version_is_refused() -> None:
     store = FakeStore({"a": (fake_run(plan={"kind": "later"}), [], [])})
-    with pytest.raises(SettingError, match="unknown sampling plan 'later'"):
+    with pytest.raises(SettingError, match="Unknown sampling plan 'later'"):
         load_results(store, "a")
 
 

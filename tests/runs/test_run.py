@@ -467,8 +467,8 @@ class TestMore:
         request(plan=plan).execute(store)
         before, run = counts(store), store.run("run")
         said = (
-            rf"a run of the plan '{plan.kind}' cannot be continued by 300 copies: its bound holds "
-            r"for a number of copies that was fixed before .* start a new run, with --plan anytime"
+            rf"A run of the plan '{plan.kind}' cannot be extended by 300 copies: its bound holds "
+            r"for a number of copies that was fixed before .* Start a new run; .* anytime can"
         )
         with pytest.raises(SettingError, match=said):
             request(plan=plan, more=300).execute(store)
@@ -499,7 +499,7 @@ class TestMore:
 
     @pytest.mark.parametrize("more", [0, -5])
     def test_a_number_that_adds_nothing_is_refused(self, begun: Store, more: int) -> None:
-        with pytest.raises(SettingError, match=f"more is a number .* at least 1, got {more}"):
+        with pytest.raises(SettingError, match=f"more must be .* at least 1, got {more}"):
             request(plan=ANYTIME, more=more).execute(begun)
         assert begun.run("run").settings["plan"]["more"] == 0
 
@@ -899,7 +899,7 @@ class TestFailures:
         ("changes", "error", "said"),
         [
             ({"alpha": 2.0}, SettingError, "alpha"),
-            ({"plan": ANYTIME, "alpha": 0.5}, SettingError, "alpha up to 0.36"),
+            ({"plan": ANYTIME, "alpha": 0.5}, SettingError, "alpha must be at most 0.36"),
             ({"limit": 0}, SettingError, "limit is a number of images .* got 0"),
             ({"stride": -1}, SettingError, "stride is a number of images .* got -1"),
             ({"resolution": 0}, SettingError, "resolution must be at least 2 pixels, got 0"),

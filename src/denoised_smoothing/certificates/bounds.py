@@ -16,28 +16,28 @@ def check_alpha(alpha: float) -> float:
     """
     if not isinstance(alpha, Real) or not 0.0 < alpha < 1.0:
         raise SettingError(
-            f"alpha is the probability that a certificate is wrong and must lie strictly "
-            f"between 0 and 1, got {alpha!r}; 0.001 is customary"
+            f"alpha must lie strictly between 0 and 1, got {alpha!r}. Use the probability that a "
+            "certificate may be wrong, such as 0.001."
         )
     return float(alpha)
 
 
-def checkpoint_step(n: int) -> int:
-    """Copies between the looks at a fixed number of copies: a tenth of n, in whole fifties."""
-    return min(n, -(-n // 500) * 50)
-
-
 def check_copies(name: str, value: int) -> None:
-    """Refuse a number of noisy copies that is no whole number of at least 1.
+    """Check that a number of noisy copies is a whole number of at least 1.
 
     Raises:
-        SettingError: naming it.
+        SettingError: it is not; the message has its name.
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise SettingError(
-            f"{name} is a number of noisy copies and must be a whole number of at least 1, "
-            f"got {value!r}"
+            f"{name} must be a whole number of at least 1, got {value!r}. Use a number of noisy "
+            "copies, such as 1000."
         )
+
+
+def checkpoint_step(n: int) -> int:
+    """Return the copies between the checks of a fixed number: a tenth of n, in whole fifties."""
+    return min(n, -(-n // 500) * 50)
 
 
 def clopper_pearson_lower(successes: int, n: int, alpha: float) -> float:
@@ -59,12 +59,10 @@ def clopper_pearson_lower(successes: int, n: int, alpha: float) -> float:
 
     check_trials(successes, n)
     check_alpha(alpha)
-    if successes == 0:
-        return 0.0
-    return float(special.betaincinv(successes, n - successes + 1, alpha))
+    return float(special.betaincinv(successes, n - successes + 1, alpha)) if successes else 0.0
 
 
-@lru_cache(maxsize=2**16)  # of many images the same numbers are asked for
+@lru_cache(maxsize=2**16)  # many images share the same numbers
 def clopper_pearson_upper(successes: int, n: int, alpha: float) -> float:
     """One-sided upper bound on p that holds with probability at least 1 - alpha.
 
@@ -98,19 +96,21 @@ def binomial_test(first: int, second: int) -> float:
     from scipy import special
 
     if first < 0 or second < 0:
-        raise SettingError(f"counts of votes cannot be negative, got {first} and {second}")
+        raise SettingError(
+            f"Numbers of votes must be at least 0, got {first} and {second}. Count each copy once."
+        )
     fewer, n = min(first, second), first + second
     return min(1.0, 2.0 * float(special.bdtr(fewer, n, 0.5)))
 
 
 def check_trials(successes: int, n: int) -> None:
-    """Refuse counts that no experiment gives.
+    """Check that ``successes`` of ``n`` trials are possible.
 
     Raises:
         SettingError: successes are not in 0 to n, or n is below 1.
     """
     if n < 1 or not 0 <= successes <= n:
         raise SettingError(
-            f"successes must lie between 0 and the number of trials, which is at least 1, "
-            f"got {successes} of {n}"
+            f"successes must lie between 0 and n, with n at least 1, got {successes} of {n}. "
+            "Count each trial once."
         )

@@ -25,7 +25,7 @@ from denoised_smoothing.errors import SettingError
 class SamplingPlan(ABC):
     """How many noisy copies an image gets, and what may be concluded from them.
 
-    The stopping rule belongs to the plan: the scheduling loop asks :meth:`targets` after each
+    The stopping rule belongs to the plan: the scheduling loop calls :meth:`targets` after each
     finished chunk and ends the image when every target is reached.
     """
 
@@ -48,7 +48,8 @@ class SamplingPlan(ABC):
         kind = values.get("kind", "")
         if kind not in cls.kinds:
             raise SettingError(
-                f"unknown sampling plan {kind!r}; this version knows {sorted(cls.kinds)}"
+                f"Unknown sampling plan {kind!r}, expected one of {', '.join(sorted(cls.kinds))}. "
+                "A newer version may know it: pip install --upgrade denoised-smoothing"
             )
         return cls.kinds[kind](**{name: value for name, value in values.items() if name != "kind"})
 
@@ -56,7 +57,7 @@ class SamplingPlan(ABC):
     def targets(
         self, counts: Mapping[Stage, LabelCounts], parameters: SmoothingParameters
     ) -> dict[Stage, int]:
-        """Copies wanted in each stage, given the counts so far; each only ever grows.
+        """Return the copies wanted in each stage, given the counts so far; each only ever grows.
 
         A decision depends on the counts at fixed numbers of copies alone, never on how many
         happen to have come back, so that it is the same in any order and after any interruption.
@@ -66,7 +67,7 @@ class SamplingPlan(ABC):
     def certificate(
         self, counts: Mapping[Stage, LabelCounts], parameters: SmoothingParameters
     ) -> Certificate:
-        """The certificate that the finished counts prove.
+        """Return the certificate that the finished counts prove.
 
         Raises:
             CountsError: the plan does not allow a conclusion from these counts.
@@ -74,10 +75,10 @@ class SamplingPlan(ABC):
 
     @abstractmethod
     def most_calls(self) -> int:
-        """The most classifier calls that an image can take."""
+        """Return the maximum number of classifier calls for an image."""
 
     def check_alpha(self, alpha: float) -> None:
-        """Refuse an alpha that the plan's bounds do not take, before anything is drawn.
+        """Check that the plan's bounds accept an alpha, before anything is drawn.
 
         Raises:
             SettingError: it is out of range.
@@ -85,23 +86,23 @@ class SamplingPlan(ABC):
         check_alpha(alpha)
 
     def extended(self, more: int) -> SamplingPlan:
-        """The plan with ``more`` copies allowed an image.
+        """Return the plan with ``more`` copies allowed for an image.
 
         Raises:
             SettingError: the plan's bound holds for the number fixed in advance alone.
         """
         raise SettingError(
-            f"a run of the plan {self.kind!r} cannot be continued by {more} copies: its bound "
-            "holds for a number of copies that was fixed before any was drawn, and a larger one "
-            "chosen afterwards voids it; start a new run, with --plan anytime to be able to"
+            f"A run of the plan {self.kind!r} cannot be extended by {more} copies: its bound "
+            "holds for a number of copies that was fixed before any was drawn. Start a new run; "
+            "one with --plan anytime can be extended."
         )
 
     def joined(self, other: SamplingPlan) -> SamplingPlan | None:
-        """The plan of a run of this plan that is asked to go on with another; None if it cannot."""
+        """Return the plan with which a run of this plan resumes as ``other``; None if it cannot."""
         return self if other == self else None
 
     def to_dict(self) -> dict[str, Any]:
-        """The plan as plain values, the inverse of :meth:`from_dict`."""
+        """Return the plan as plain values, the inverse of :meth:`from_dict`."""
         return {"kind": self.kind, **asdict(self)}
 
 
@@ -141,48 +142,45 @@ class Certificate:
 
     @property
     def seed(self) -> int:
-        """The seed of the noise, with which the same counts are drawn again."""
+        """Seed of the noise, which draws the same counts again."""
         return self.parameters.seed
 
     @property
     def noise(self) -> Noise:
-        """The sampler that the certificate rests on."""
+        """Sampler that the certificate rests on."""
         return self.parameters.noise
 
     @property
     def calls(self) -> int:
-        """How many classifier calls (noisy copies) it took."""
+        """Number of classifier calls (noisy copies)."""
         return sum(stage.n for stage in self.stages)
 
     @property
     def stages(self) -> tuple[LabelCounts, ...]:
-        """The counts of every stage."""
+        """Counts of every stage."""
         more = () if self.continuation is None else (self.continuation,)
         return (self.selection, self.counts, *more)
 
     @property
     def radius_l1(self) -> float:
-        """The radius in L1 that the L2 radius implies."""
+        """Radius in L1 that the L2 radius implies."""
         return l1_radius(self.radius)
 
     @cached_property
     def radius_linf(self) -> float:
-        """The radius in Linf that the L2 radius implies: radius / sqrt(C * H * W)."""
+        """Radius in Linf that the L2 radius implies: radius / sqrt(C * H * W)."""
         return linf_radius(self.radius, self.parameters.dimension)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON, radii and the bound rounded down to 6 decimals."""
+        """Return plain values for JSON, radii and the bound rounded down to 6 decimals."""
+        upper = self.upper_bound
         return {
             "label": self.label,
             "radius": round_down(self.radius, 6),
             "radius_l1": round_down(self.radius_l1, 6),
             "radius_linf": round_down(self.radius_linf, 6),
             "lower_bound": round_down(self.lower_bound, 6),
-            **(
-                {}
-                if self.upper_bound is None
-                else {"upper_bound": -round_down(-self.upper_bound, 6)}
-            ),
+            **({} if upper is None else {"upper_bound": -round_down(-upper, 6)}),
             "sigma": self.sigma,
             "alpha": self.alpha,
             "plan": self.plan.to_dict(),
@@ -201,12 +199,12 @@ class Certificate:
         }
 
     def to_json(self) -> str:
-        """The certificate as one JSON object, the inverse of :meth:`from_json`."""
+        """Return the certificate as one JSON object, the inverse of :meth:`from_json`."""
         return json.dumps(self.to_dict())
 
     @classmethod
     def from_json(cls, text: str) -> Certificate:
-        """Read :meth:`to_json` back; label and radius are derived anew from the counts.
+        """Read :meth:`to_json` back; label and radius are computed again from the counts.
 
         Raises:
             CountsError, SettingError: the counts do not fit the plan, or a value is out of range.
@@ -249,9 +247,8 @@ class Certificate:
         )
 
     def _repr_html_(self) -> str:
-        answer = "abstains" if self.label is None else str(self.label)
         rows = {
-            "label": answer,
+            "label": "abstains" if self.label is None else str(self.label),
             "L2 radius": format_down(self.radius),
             "L1 radius": format_down(self.radius_l1),
             "Linf radius": format_down(self.radius_linf, 5),

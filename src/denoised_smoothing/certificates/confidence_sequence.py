@@ -1,4 +1,4 @@
-"""Anytime-valid bounds: sampling may stop, or go on, at any moment.
+"""Anytime-valid bounds: sampling may stop, or resume, at any moment.
 
 The evidence is a mixture martingale. A copy fails with probability q = 1 - p. Against the
 hypothesis q >= q0 stands the Krichevsky-Trofimov (Jeffreys) prior truncated to q < q0; the
@@ -92,27 +92,28 @@ def mixture_failure_bound(successes: int, n: int, alpha: float) -> float:
 
 
 def _wanted(alpha: float, n: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """The logarithm of the evidence that is asked for after n copies, rounding errors covered."""
+    """Return the logarithm of the evidence required after n copies, rounding errors covered."""
     copies = np.asarray(n, dtype=np.float64)
     return np.asarray(ROUNDING * copies * np.log(copies + 2.0) - math.log(alpha))
 
 
 def check_anytime_alpha(alpha: float) -> float:
-    """Return ``alpha`` if an anytime-valid bound takes it.
+    """Return ``alpha`` if an anytime-valid bound accepts it.
 
     Raises:
         SettingError: it is not in (0, 0.36].
     """
     if check_alpha(alpha) > LARGEST_ALPHA:
         raise SettingError(
-            f"an anytime plan takes alpha up to {LARGEST_ALPHA}, got {alpha!r}; 0.001 is customary"
+            f"alpha must be at most {LARGEST_ALPHA} with an anytime plan, got {alpha!r}. Use a "
+            "small probability, such as 0.001."
         )
     return alpha
 
 
 @dataclass(frozen=True)
 class Boundary:
-    """When sampling decides whether the failure probability is below q0.
+    """The decisions on whether the failure probability is below q0.
 
     At the checkpoint of index k, ``checkpoints[k]`` copies, the radius is certified with
     ``certify[k]`` successes or more, and given up with ``give_up[k]`` or fewer.
@@ -124,7 +125,7 @@ class Boundary:
 
     @property
     def reachable(self) -> bool:
-        """Whether any number of copies up to the last checkpoint can certify."""
+        """Return whether any number of copies up to the last checkpoint can certify."""
         return bool((self.certify <= self.checkpoints).any())
 
 
@@ -132,10 +133,10 @@ class Boundary:
 def boundary(
     q0: float, alpha: float, look_alpha: float, max_n: int, more: int, every: int
 ) -> Boundary:
-    """The decisions of an anytime plan for one q0.
+    """Return the decisions of an anytime plan for one q0.
 
     Args:
-        q0: the failure probability to be undercut, in (0, 1/2].
+        q0: the failure probability below which the radius is certified, in (0, 1/2].
         alpha: level of the mixture.
         look_alpha: level of the one Clopper-Pearson look at ``max_n``; 0.0 for none.
         max_n: the cap that was set at the start.
@@ -155,14 +156,14 @@ def boundary(
         np.where(checkpoints <= max_n, look - (max_n - checkpoints), last + 1),
     )
     futile = np.full_like(checkpoints, -1)
-    if 1.0 - q0 < 1.0:  # else q0 is below the precision of floats, and out of reach anyhow
+    if 1.0 - q0 < 1.0:  # else q0 is below the precision of floats, and out of reach
         futile = checkpoints - _least_successes(checkpoints, 1.0 - q0, FUTILITY_ALPHA)
     give_up = np.minimum(np.maximum(out_of_reach - 1, futile), certify - 1)
     return Boundary(checkpoints, certify, give_up)
 
 
 def _least_successes(n: Integers, q0: float, alpha: float) -> Integers:
-    """For each n the least A whose evidence reaches 1/alpha; n + 1 where none does.
+    """Return, for each n, the least A whose evidence reaches 1/alpha; n + 1 where none does.
 
     At fixed n the evidence increases with A, and is at most 1 while the failure rate is q0 or more.
     """
@@ -175,7 +176,7 @@ def _least_successes(n: Integers, q0: float, alpha: float) -> Integers:
 
 
 def least_for_clopper_pearson(n: int, q0: float, alpha: float) -> int:
-    """The least successes of n whose Clopper-Pearson bound is at most q0; n + 1 where none is."""
+    """Return the least successes of n with a Clopper-Pearson bound of at most q0, else n + 1."""
     from scipy import special
 
     low, high = -1, n  # failures: P(at most low of n fail | q0) <= alpha, not so for high

@@ -1,7 +1,7 @@
-"""What a run will cost, before it is paid: least copies, expected calls, estimates from a pilot.
+"""The cost of a run before it starts: least copies, expected calls, estimates from a pilot.
 
 The expectations are exact: the number of successes is followed from one decision to the next,
-where a step is a convolution with a binomial law, and what is decided leaves the walk.
+where a step is a convolution with a binomial law, and what is decided leaves the distribution.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Bound(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Expectation:
-    """What one image is expected to take.
+    """The expected cost of one image.
 
     Args:
         calls: the mean number of classifier calls, those for selection included.
@@ -76,7 +76,7 @@ class Estimate:
 
 
 def least_copies(bound: Bound, parameters: SmoothingParameters, radius: float) -> int | None:
-    """The least n whose copies certify ``radius`` if not one of them fails.
+    """Return the least n whose copies certify ``radius`` if not one of them fails.
 
     Args:
         bound: on the failure probability, at the whole alpha of ``parameters``.
@@ -109,7 +109,7 @@ def least_copies(bound: Bound, parameters: SmoothingParameters, radius: float) -
 
 
 def least_cap(plan: Anytime, parameters: SmoothingParameters, radius: float) -> int | None:
-    """The least ``max_n`` with which ``plan`` can certify ``radius``; None where none can."""
+    """Return the least ``max_n`` with which ``plan`` can certify ``radius``, or None."""
     alpha = parameters.alpha if plan.n0 else parameters.alpha / 2
     mixture = replace(parameters, alpha=MIXTURE_SHARE * alpha)
     look = replace(parameters, alpha=(1 - MIXTURE_SHARE) * alpha)
@@ -123,13 +123,13 @@ def least_cap(plan: Anytime, parameters: SmoothingParameters, radius: float) -> 
 def expected_calls(
     plan: Anytime | FixedBudget, parameters: SmoothingParameters, radius: float, p: float
 ) -> Expectation:
-    """Expected classifier calls and the chance to certify one radius, for an assumed p; exact.
+    """Return the expected calls and the chance to certify one radius, for an assumed p; exact.
 
     The candidate is taken to be the class of probability p; for a plan that selects on fresh
     copies that is the one they choose, and for one that does not the one that is the most frequent.
 
     Args:
-        plan: an anytime plan, asked about ``radius`` alone whatever its own radii are, or a fixed
+        plan: an anytime plan, for ``radius`` alone whatever its own radii are, or a fixed
             budget with the early end of images that will abstain.
         parameters: sigma, alpha, and the noise.
         radius: L2 radius in pixel values in [0, 1], at least 0.
@@ -139,19 +139,19 @@ def expected_calls(
         SettingError: an argument is out of its range, or the fixed budget is two-sided.
     """
     if not 0.0 <= p <= 1.0:
-        raise SettingError(f"p is the probability of a class and lies in [0, 1], got {p!r}")
+        raise SettingError(f"p must lie in [0, 1], got {p!r}. Use a probability of a class.")
     [radius] = check_radii((radius,))
     if isinstance(plan, FixedBudget):
         return _of_fixed(plan, parameters, radius, p)
     found = replace(plan, radii=(radius,)).boundaries(parameters)
     if not found:  # the plan draws nothing where nothing can be certified
         return Expectation(0.0, 0.0)
-    calls, certified = _walk(found[0][1], p)
+    calls, certified = _until_decided(found[0][1], p)
     return Expectation(plan.n0 + calls, certified)
 
 
 def estimate(amounts: Sequence[float], images: int) -> Estimate:
-    """The total over ``images`` images, of which some were measured.
+    """Return the total over ``images`` images, of which some were measured.
 
     The measured ones are a random sample of them: the standard error of the total is
     s * sqrt(N (N - n) / n), so nothing is uncertain once all are measured.
@@ -161,17 +161,19 @@ def estimate(amounts: Sequence[float], images: int) -> Estimate:
         images: N, images of the whole data set, those of the pilot included.
 
     Raises:
-        SettingError: there are too few amounts, or fewer images than them.
+        SettingError: there are too few amounts, or fewer images than amounts.
     """
     from scipy import stats
 
     n = len(amounts)
     if n < 2:
-        raise SettingError(f"an estimate needs a pilot of at least 2 images, got {n}; certify more")
+        raise SettingError(
+            f"An estimate needs a pilot of at least 2 images, got {n}. Certify more of them."
+        )
     if images < n:
         raise SettingError(
-            f"the whole data set includes the {n} images of the pilot, got {images} images; give "
-            "the number of all"
+            f"images must include the {n} images of the pilot, got {images}. Use the number of "
+            "images of the whole data set."
         )
     total = images * float(np.mean(amounts))
     error = float(np.std(amounts, ddof=1)) * math.sqrt(images * (images - n) / n)
@@ -186,22 +188,22 @@ def _of_fixed(
 
     if plan.two_sided:
         raise SettingError(
-            "the calls of a two-sided budget depend on the runner-up too; take two_sided=False"
+            "The calls of a two-sided budget depend on the runner-up too. Use two_sided=False."
         )
     q0 = failure_for_radius(parameters.sigma, radius, parameters.error)
     step = checkpoint_step(plan.n)
     had = np.append(np.arange(step, plan.n, step), plan.n).astype(np.int64)
-    # It ends early where not even successes alone would spare it an abstention.
+    # It ends early where not even successes alone would prevent an abstention.
     abstains = least_for_clopper_pearson(plan.n, 0.5, parameters.alpha) - (plan.n - had) - 1
     give_up = np.append(abstains[:-1], plan.n)
-    calls, _ = _walk(Boundary(had, had + 1, give_up), p)
+    calls, _ = _until_decided(Boundary(had, had + 1, give_up), p)
     least = least_for_clopper_pearson(plan.n, q0, parameters.alpha) if q0 > 0.0 else plan.n + 1
     certified = float(special.bdtr(plan.n - least, plan.n, 1.0 - p)) if least <= plan.n else 0.0
     return Expectation(plan.n0 + calls, certified)
 
 
-def _walk(judged: Boundary, p: float) -> tuple[float, float]:
-    """Mean copies until the decision, and the probability that it is to certify."""
+def _until_decided(judged: Boundary, p: float) -> tuple[float, float]:
+    """Return the mean copies until the decision, and the probability that it is to certify."""
     from scipy import signal, stats
 
     undecided: Floats = np.ones(1)  # probabilities of ``lowest``, ``lowest`` + 1, ... successes

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import starmap, zip_longest
 from operator import add
@@ -19,7 +18,7 @@ class Stage(StrEnum):
     ESTIMATION = "estimation"
     """The n copies that bound the candidate's probability."""
     CONTINUATION = "continuation"
-    """Copies beyond the cap of an anytime plan, from a run that was continued."""
+    """Copies beyond the cap of an anytime plan, from a run that was extended."""
     PREDICTION = "prediction"
     """The n copies of ``predict`` (Cohen et al. 2019, section 3.2.1)."""
 
@@ -28,9 +27,9 @@ class Stage(StrEnum):
 class LabelCounts:
     """Votes of the noisy copies of one image in one stage of one run.
 
-    ``votes[k]`` is the number of copies labelled ``k``; ``failed`` the number of copies for
-    which no label could be had, which stay in ``n`` as votes for no class. Adding two of them
-    is chunking, resuming and distribution in one operation.
+    ``votes[k]`` is the number of copies labelled ``k``; ``failed`` the number of copies without a
+    usable label, which stay in ``n`` as votes for no class. Adding two of them is chunking,
+    resuming and distribution in one operation.
 
     Raises:
         CountsError: a count is negative; or, on ``+``, runs, images or stages differ.
@@ -41,54 +40,38 @@ class LabelCounts:
     stage: Stage
     votes: tuple[int, ...] = ()
     failed: int = 0
+    n: int = field(init=False, repr=False, compare=False)
+    """Number of copies counted, failed ones included."""
 
     def __post_init__(self) -> None:
         if self.failed < 0 or min(self.votes, default=0) < 0:
             raise CountsError(
-                f"label counts cannot be negative, got votes={self.votes}, failed={self.failed}"
+                f"Label counts cannot be negative, got votes={self.votes}, failed={self.failed}. "
+                "Count each copy once."
             )
-
-    @property
-    def n(self) -> int:
-        """Number of copies counted, failed ones included."""
-        return sum(self.votes) + self.failed
+        object.__setattr__(self, "n", sum(self.votes) + self.failed)
 
     def of(self, label: int) -> int:
-        """Number of copies labelled ``label`` (0 for a label that was never seen)."""
+        """Return the number of copies labelled ``label``; 0 for a label that was never seen."""
         return self.votes[label] if 0 <= label < len(self.votes) else 0
 
-    def top_other(self, label: int) -> int:
-        """Number of copies of the most frequent label but ``label``."""
-        return max((n for other, n in enumerate(self.votes) if other != label), default=0)
-
     def top(self) -> int | None:
-        """The most frequent label, the smallest of equals; None if no copy has a label."""
-        if not any(self.votes):
-            return None
-        return max(range(len(self.votes)), key=lambda label: (self.votes[label], -label))
+        """Return the most frequent label, the smallest of equals; None if no copy has a label."""
+        return self.votes.index(max(self.votes)) if any(self.votes) else None
 
     def __add__(self, other: LabelCounts) -> LabelCounts:
         for name in ("run", "image_id", "stage"):
             mine, theirs = getattr(self, name), getattr(other, name)
             if mine != theirs:
                 raise CountsError(
-                    f"cannot add label counts of different {name}s: {mine!r} and {theirs!r}; "
-                    "only counts of one run, image and stage belong together"
+                    f"Label counts of different {name}s cannot be added, got {mine!r} and "
+                    f"{theirs!r}. Add counts of one run, image and stage."
                 )
-        return LabelCounts(
-            self.run,
-            self.image_id,
-            self.stage,
-            tuple(starmap(add, zip_longest(self.votes, other.votes, fillvalue=0))),
-            self.failed + other.failed,
-        )
+        votes = tuple(starmap(add, zip_longest(self.votes, other.votes, fillvalue=0)))
+        return LabelCounts(self.run, self.image_id, self.stage, votes, self.failed + other.failed)
 
     def followed_by(self, later: LabelCounts | None) -> LabelCounts:
-        """These copies and those of a later stage of the same run and image, taken together."""
+        """Return these copies and those of a later stage of the same run and image, together."""
         if later is None:
             return self
         return self + LabelCounts(later.run, later.image_id, self.stage, later.votes, later.failed)
-
-    def with_votes(self, votes: Iterable[int], failed: int = 0) -> LabelCounts:
-        """These counts plus the votes of further copies of the same run, image and stage."""
-        return self + LabelCounts(self.run, self.image_id, self.stage, tuple(votes), failed)

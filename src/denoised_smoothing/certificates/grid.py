@@ -43,7 +43,7 @@ class GridLaw:
 
 @lru_cache(maxsize=32)
 def grid_thresholds(sigma: float) -> GridLaw:
-    """The integer thresholds 2^62 * Phi((j + 1/2) / (255 * sigma)), rounded to the nearest.
+    """Return the integer thresholds 2^62 * Phi((j + 1/2) / (255 * sigma)), rounded to nearest.
 
     Phi with 50 digits for j >= 0, the others mirrored, so that K is exactly symmetric. Takes
     up to some tenths of a second; the last few laws are kept.
@@ -55,7 +55,7 @@ def grid_thresholds(sigma: float) -> GridLaw:
     Raises:
         SettingError: sigma is not above 0, or so large that K does not fit into 16 bits.
     """
-    import mpmath  # large, and needed once a sigma
+    import mpmath  # large, and needed once for a sigma
 
     reach, whole = _reach(sigma), 1 << BITS
     with mpmath.workdps(_DIGITS):
@@ -95,10 +95,10 @@ def grid_error(sigma: float) -> float:
 
 
 def _reach(sigma: float) -> int:
-    """M, the greatest value of K; one more than needed, for the rounding of this product."""
+    """Return M, the greatest value of K; one more than needed, for the rounding of the product."""
     if check_sigma(sigma) > LARGEST_SIGMA:
         raise SettingError(
-            f"noise on the 8-bit grid is for sigma up to {LARGEST_SIGMA:g}, got {sigma!r}; sigma "
-            "is in pixel values in [0, 1], 0.12 to 1 is customary (or take the float noise)"
+            f"sigma must be at most {LARGEST_SIGMA:g} for noise on the 8-bit grid, got {sigma!r}. "
+            "Use a standard deviation in pixel values in [0, 1], such as 0.25, or float noise."
         )
     return math.ceil(_REACH * 255 * float(sigma)) + 1

@@ -1,8 +1,8 @@
-"""What a certificate rests on beside the counts."""
+"""What a certificate rests on besides the counts."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TypeVar
 
@@ -15,7 +15,7 @@ _Name = TypeVar("_Name", bound=StrEnum)
 
 
 class Noise(StrEnum):
-    """Which sampler the noisy copies come from; a certificate says which one it rests on."""
+    """The sampler of the noisy copies; a certificate names the one it rests on."""
 
     GRID = "grid"
     """(255x + K) / 255 with K the rounded Gaussian noise, exact in integers: proven."""
@@ -24,12 +24,12 @@ class Noise(StrEnum):
 
     @property
     def described(self) -> str:
-        """Its name for a reader, who is told where certificates that rest on it are unproven."""
+        """The name for a reader; it states where certificates are unproven."""
         return "grid noise" if self is Noise.GRID else "float noise (unproven)"
 
 
 class EngineName(StrEnum):
-    """What executes the pipeline."""
+    """The engine that executes the pipeline."""
 
     AUTO = "auto"
     """The fastest that is installed, fits the device and agrees with torch."""
@@ -53,21 +53,21 @@ class Precision(StrEnum):
 
 
 def choose_by_name(kind: type[_Name], name: _Name | str, what: str) -> _Name:
-    """The member of that name.
+    """Return the member of that name.
 
     Raises:
-        SettingError: there is none.
+        SettingError: the name is unknown.
     """
     try:
         return kind(name)
     except ValueError as error:
         known = ", ".join(member.value for member in kind)
-        raise SettingError(f"{what} is one of {known}, got {name!r}") from error
+        raise SettingError(f"{what} must be one of {known}, got {name!r}") from error
 
 
 @dataclass(frozen=True, slots=True)
 class SmoothingParameters:
-    """What a certificate rests on beside the counts.
+    """What a certificate rests on besides the counts.
 
     Args:
         sigma: standard deviation of the noise on images in [0, 1], above 0.
@@ -79,7 +79,7 @@ class SmoothingParameters:
             part of the classifier that is certified.
 
     Raises:
-        SettingError: sigma or alpha is out of its range, or the seed no whole number.
+        SettingError: sigma or alpha is out of its range, or the seed is not a whole number.
     """
 
     sigma: float
@@ -89,18 +89,18 @@ class SmoothingParameters:
     noise: Noise = Noise.GRID
     engine: EngineName = EngineName.TORCH
     precision: Precision = Precision.FLOAT32
+    error: float = field(init=False, repr=False, compare=False)
+    """Bound on the total variation distance of the noise of a copy from Gaussian noise.
+
+    That of one value times the dimension (a product measure); 0.0 for float noise, where nothing
+    is proven.
+    """
 
     def __post_init__(self) -> None:
         check_sigma(self.sigma)
         check_alpha(self.alpha)
         if isinstance(self.seed, bool) or not isinstance(self.seed, int):
-            raise SettingError(f"the seed of the noise is a whole number, got {self.seed!r}")
-
-    @property
-    def error(self) -> float:
-        """Bound on the total variation distance of the noise of a copy from Gaussian noise.
-
-        That of one value times the dimension (a product measure); 0.0 for float noise, where
-        nothing is proven.
-        """
-        return self.dimension * grid_error(self.sigma) if self.noise is Noise.GRID else 0.0
+            raise SettingError(f"seed must be a whole number, got {self.seed!r}. Use one like 7.")
+        on_grid = self.noise is Noise.GRID
+        error = self.dimension * grid_error(self.sigma) if on_grid else 0.0
+        object.__setattr__(self, "error", error)

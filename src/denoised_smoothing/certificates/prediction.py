@@ -28,36 +28,41 @@ class PredictionBudget:
     def targets(
         self, counts: Mapping[Stage, LabelCounts], parameters: SmoothingParameters
     ) -> dict[Stage, int]:
-        """All n, or fewer (looked at after every tenth) where the rest cannot change the answer."""
-        step = checkpoint_step(self.n)
-        votes = counts.get(Stage.PREDICTION)
-        had = 0 if votes is None else votes.n
-        if had % step and had != self.n:
-            return {Stage.PREDICTION: min(self.n, had + step - had % step)}
-        if votes is not None and self._decided(votes, parameters.alpha) is not None:
-            return {Stage.PREDICTION: had}
-        return {Stage.PREDICTION: min(self.n, had + step)}
+        """Return n, or fewer where the rest cannot change the answer (checked every tenth)."""
+        step, counted = checkpoint_step(self.n), counts.get(Stage.PREDICTION)
+        had = 0 if counted is None else counted.n
+        wanted = min(self.n, had - had % step + step)
+        if (
+            counted is not None
+            and (had % step == 0 or had == self.n)
+            and self._decided(counted, parameters.alpha) is not None
+        ):
+            wanted = had
+        return {Stage.PREDICTION: wanted}
 
-    def prediction(self, votes: LabelCounts, parameters: SmoothingParameters) -> Prediction:
-        """The answer that all n copies give, from as many as decide it.
+    def prediction(self, counts: LabelCounts, parameters: SmoothingParameters) -> Prediction:
+        """Return the answer that all n copies give, from as many as decide it.
 
         Raises:
             CountsError: more copies than n, or fewer than decide it.
         """
-        p_value = self._decided(votes, parameters.alpha) if votes.n <= self.n else None
+        p_value = self._decided(counts, parameters.alpha) if counts.n <= self.n else None
         if p_value is None:
-            raise CountsError(f"a prediction from {self.n} copies cannot be made of {votes.n}")
-        label = votes.top() if p_value <= parameters.alpha else None
-        return Prediction(label, p_value, parameters, votes)
+            raise CountsError(
+                f"A prediction needs {self.n} copies, or as many as decide it, got {counts.n}. "
+                "Count the rest."
+            )
+        label = counts.top() if p_value <= parameters.alpha else None
+        return Prediction(label, p_value, parameters, counts)
 
-    def _decided(self, votes: LabelCounts, alpha: float) -> float | None:
-        """The p-value that the rest can only move away from alpha, or None.
+    def _decided(self, counts: LabelCounts, alpha: float) -> float | None:
+        """Return the p-value that the rest can only move away from alpha, or None.
 
         It falls with the first label's votes and rises with the second's: the rest can raise
         it most by going to the second, and lower it most by going to the first.
         """
-        rest = self.n - votes.n
-        first, second, *_ = [*sorted(votes.votes, reverse=True), 0, 0]
+        rest = self.n - counts.n
+        first, second, *_ = [*sorted(counts.votes, reverse=True), 0, 0]
         highest = binomial_test(first, second + rest) if first >= second + rest else 1.0
         lowest = binomial_test(first + rest, second)
         if highest <= alpha:
@@ -87,11 +92,11 @@ class Prediction:
 
     @property
     def calls(self) -> int:
-        """How many classifier calls (noisy copies) it took."""
+        """Number of classifier calls (noisy copies)."""
         return self.counts.n
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         return {
             "label": self.label,
             "p_value": self.p_value,

@@ -25,8 +25,8 @@ def check_sigma(sigma: float) -> float:
     """
     if not (isinstance(sigma, Real) and sigma > 0.0 and math.isfinite(sigma)):
         raise SettingError(
-            f"sigma is the standard deviation of the noise on images in [0, 1] and must be "
-            f"above 0 and finite, got {sigma!r}; 0.12, 0.25, 0.5 and 1.0 are customary"
+            f"sigma must be above 0 and finite, got {sigma!r}. Use a standard deviation in pixel "
+            "values in [0, 1], such as 0.25."
         )
     return float(sigma)
 
@@ -35,12 +35,12 @@ def check_radii(radii: Sequence[float]) -> tuple[float, ...]:
     """Return the radii in ascending order, each once.
 
     Raises:
-        SettingError: there is none, or one is not a finite length of at least 0.
+        SettingError: none is given, or one is not a finite length of at least 0.
     """
     lengths = tuple(sorted({float(radius) for radius in radii}))
     if not lengths or not all(math.isfinite(r) and r >= 0.0 for r in lengths):
         raise SettingError(
-            f"radii are lengths of at least 0, such as 0.25, 0.5, 1.0; got {tuple(radii)}"
+            f"radii must be lengths of at least 0, got {tuple(radii)}. Use some such as 0.25, 0.5."
         )
     return lengths
 
@@ -69,7 +69,8 @@ def gaussian_radius(sigma: float, failure_bound: float, error: float = 0.0) -> f
     check_sigma(sigma)
     if not (0.0 <= failure_bound <= 1.0 and 0.0 <= error <= 1.0):
         raise SettingError(
-            f"a bound on a probability lies in [0, 1], got {failure_bound!r} and {error!r}"
+            "failure_bound and error must lie in [0, 1], as probabilities, got "
+            f"{failure_bound!r} and {error!r}"
         )
     if failure_bound + 2.0 * error >= 0.5:
         return 0.0
@@ -77,7 +78,7 @@ def gaussian_radius(sigma: float, failure_bound: float, error: float = 0.0) -> f
 
 
 def failure_for_radius(sigma: float, radius: float, error: float = 0.0) -> float:
-    """The failure probability that must be undercut to certify ``radius``.
+    """Return the failure probability below which ``radius`` is certified.
 
     The inverse of :func:`gaussian_radius`: the q that gives this radius, at most 1/2; 0.0 or
     less where no q does.
@@ -121,7 +122,7 @@ def two_sided_radius(
 
 
 def _above_half(error: float) -> float:
-    """Phi^-1(1/2 + error), not rounded to 0 where the error is tiny."""
+    """Return Phi^-1(1/2 + error), not rounded to 0 where the error is tiny."""
     if error < 1e-6:
         return error * math.sqrt(2.0 * math.pi) * (1.0 + 1e-9)
     from scipy import special
@@ -141,12 +142,12 @@ def linf_radius(radius: float, dimension: int) -> float:
         SettingError: the dimension is below 1.
     """
     if dimension < 1:
-        raise SettingError(f"an image has at least 1 pixel value, got dimension {dimension}")
+        raise SettingError(f"dimension must be at least 1 pixel value, got {dimension}")
     return radius / math.sqrt(dimension)
 
 
 def round_down(value: float, digits: int = DIGITS) -> float:
-    """The largest number of ``digits`` decimals that is not above ``value``.
+    """Return the largest number of ``digits`` decimals that is not above ``value``.
 
     Rounding half up would certify what was not proven, so radii leave the program through
     this function or :func:`format_down`.
@@ -155,7 +156,7 @@ def round_down(value: float, digits: int = DIGITS) -> float:
 
 
 def format_down(value: float, digits: int = DIGITS) -> str:
-    """``value`` as text with ``digits`` decimals, rounded down (0.2999 -> '0.29' at 2)."""
+    """Return ``value`` as text with ``digits`` decimals, rounded down (0.2999: '0.29' at 2)."""
     return str(_floor(value, digits)) if math.isfinite(value) else str(value)
 
 

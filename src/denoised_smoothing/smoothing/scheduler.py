@@ -65,8 +65,8 @@ class ImageTask:
 
     def add(self, stage: Stage, votes: Sequence[int], failed: int) -> None:
         """Add the votes of further copies."""
-        before = self.counts.get(stage) or LabelCounts(self.run, self.image_id, stage)
-        self.counts[stage] = before.with_votes(votes, failed)
+        more = LabelCounts(self.run, self.image_id, stage, tuple(votes), failed)
+        self.counts[stage] = self.counts[stage] + more if stage in self.counts else more
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The anytime plan: sampling that stops as soon as the question is answered, or goes on."""
+"""The anytime plan: sampling stops as soon as the question is answered, and may resume."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from denoised_smoothing.certificates.radii import (
 from denoised_smoothing.errors import CountsError
 
 RADII = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
-"""The radii of the tables of Cohen et al. 2019, but 0."""
+"""The radii of the tables of Cohen et al. 2019, except 0."""
 MIXTURE_SHARE = 0.75
-"""Share of alpha for the mixture, which may be looked at whenever; the rest is for one look."""
+"""Share of alpha for the mixture, which may be checked at any time; the rest is for one look."""
 
 
 @dataclass(frozen=True)
@@ -40,15 +40,15 @@ class Anytime(SamplingPlan):
     Clopper-Pearson look at ``max_n`` copies at 1/4: together wrong with probability at most alpha.
     All radii are judged on one stream at no price in alpha, for their hypotheses are nested. It
     ends when all radii are certified, or when the smallest that is not certified is out of reach or
-    improbable. The run may be continued (``more``) and stays valid; the look is not repeated.
+    improbable. The run may be extended (``more``) and stays valid; the look is not repeated.
 
     Args:
-        radii: L2 radii asked about, in pixel values in [0, 1].
+        radii: L2 radii to decide, in pixel values in [0, 1].
         max_n: the cap on copies of the estimation stage.
         n0: copies that choose the candidate class; 0 for none: the candidate is then the most
             frequent label so far, and alpha is halved for that (``docs/statistics.md``).
         every: copies between decisions.
-        more: copies beyond ``max_n``, of a run that was continued.
+        more: copies beyond ``max_n``, of a run that was extended.
 
     Raises:
         SettingError: an argument is out of its range.
@@ -63,8 +63,8 @@ class Anytime(SamplingPlan):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "radii", check_radii(self.radii))
-        for name, value in (("max_n", self.max_n), ("every", self.every)):
-            check_copies(name, value)
+        check_copies("max_n", self.max_n)
+        check_copies("every", self.every)
         for name, value in (("n0", self.n0), ("more", self.more)):
             if value != 0:
                 check_copies(name, value)
@@ -81,18 +81,19 @@ class Anytime(SamplingPlan):
     def certificate(self, counts: Counts, parameters: SmoothingParameters) -> Certificate:
         estimation, later = counts.get(Stage.ESTIMATION), counts.get(Stage.CONTINUATION)
         if estimation is None:
-            raise CountsError("an anytime certificate needs counts of estimation, got none")
+            raise CountsError(
+                "An anytime certificate needs counts of estimation, got none. Count some copies."
+            )
         empty = LabelCounts(estimation.run, estimation.image_id, Stage.SELECTION)
         selection = counts.get(Stage.SELECTION, empty)
         check_independent(selection, estimation)
-        self._check_numbers(selection, estimation, later)
+        self._check_numbers(selection.n, estimation.n, 0 if later is None else later.n)
         failure, label = self._failure_bound(counts, parameters)
         certified = label is not None and failure <= 0.5
+        radius = gaussian_radius(parameters.sigma, failure, parameters.error)
         return Certificate(
             label=label if certified else None,
-            radius=gaussian_radius(parameters.sigma, failure, parameters.error)
-            if certified
-            else 0.0,
+            radius=radius if certified else 0.0,
             lower_bound=1.0 - failure,
             plan=self,
             parameters=parameters,
@@ -112,9 +113,9 @@ class Anytime(SamplingPlan):
         return replace(self, more=self.more + more)
 
     def joined(self, other: SamplingPlan) -> SamplingPlan | None:
-        """The plan itself, or extended to a larger cap, where nothing else differs.
+        """Return the plan itself, or extended to a larger cap, where nothing else differs.
 
-        The cap it began with asks for nothing new, whatever was added since; a smaller one is
+        The cap it began with requests nothing new, whatever was added since; a smaller one is
         refused, as more may be drawn than it allows.
         """
         if not isinstance(other, Anytime):
@@ -126,23 +127,20 @@ class Anytime(SamplingPlan):
             return None
         return self.extended(beyond) if beyond > 0 else self
 
-    def _check_numbers(
-        self, selection: LabelCounts, estimation: LabelCounts, later: LabelCounts | None
-    ) -> None:
-        more = 0 if later is None else later.n
-        if selection.n > self.n0 or estimation.n > self.max_n or more > self.more:
+    def _check_numbers(self, selection: int, estimation: int, more: int) -> None:
+        if selection > self.n0 or estimation > self.max_n or more > self.more:
             raise CountsError(
-                f"{selection.n}, {estimation.n} and {more} copies for selection, estimation and "
-                f"continuation are more than the plan {self} allows"
+                f"The plan {self} allows fewer than {selection}, {estimation} and {more} copies "
+                "for selection, estimation and continuation. Use the plan of the run."
             )
-        if more and estimation.n < self.max_n:
+        if more and estimation < self.max_n:
             raise CountsError(
-                f"copies beyond the cap of {self.max_n} come after it is reached, got {more} "
-                f"after {estimation.n}"
+                f"Copies beyond the cap of {self.max_n} come after it is reached, got {more} "
+                f"after {estimation}. Count the estimation first."
             )
 
     def boundaries(self, parameters: SmoothingParameters) -> list[tuple[float, Boundary]]:
-        """The radii that can be reached, ascending, each with its decisions."""
+        """Return the radii that can be reached, ascending, each with its decisions."""
         mixture, look = self._alphas(parameters)
         pairs = []
         for radius in self.radii:
@@ -154,17 +152,16 @@ class Anytime(SamplingPlan):
         return pairs
 
     def _alphas(self, parameters: SmoothingParameters) -> tuple[float, float]:
-        """Levels of the mixture and of the look."""
+        """Return the levels of the mixture and of the look."""
         alpha = check_anytime_alpha(parameters.alpha) / (1 if self.n0 else 2)
         return MIXTURE_SHARE * alpha, (1 - MIXTURE_SHARE) * alpha
 
     def _wanted(self, counts: Counts, boundaries: list[tuple[float, Boundary]]) -> int:
-        """Copies of estimation and continuation together, up to the next decision."""
+        """Return the copies of estimation and continuation together, up to the next decision."""
         selection, estimation = counts.get(Stage.SELECTION), counts.get(Stage.ESTIMATION)
         had = sum(counts[s].n for s in (Stage.ESTIMATION, Stage.CONTINUATION) if s in counts)
-        checkpoints = boundaries[0][1].checkpoints
         following = self._next_decision(counts, boundaries, had)
-        if estimation is None or had not in checkpoints:
+        if estimation is None or had not in boundaries[0][1].checkpoints:
             return following
         if not self._is_selected(counts):
             return had
@@ -175,10 +172,10 @@ class Anytime(SamplingPlan):
     def _next_decision(
         self, counts: Counts, boundaries: list[tuple[float, Boundary]], had: int
     ) -> int:
-        """The first checkpoint from which on a decision is possible, whatever the copies say.
+        """Return the first checkpoint from which on a decision is possible.
 
-        So copies between two decisions may all be on their way at once, and none of them is in
-        vain; near a decision they become few.
+        Copies between two decisions may all be in flight at once, and none of them is wasted;
+        near a decision they become few.
         """
         checkpoints = boundaries[0][1].checkpoints
         ahead = checkpoints > had
@@ -211,7 +208,7 @@ class Anytime(SamplingPlan):
         return True
 
     def _is_selected(self, counts: Counts) -> bool:
-        """Whether all copies that choose the candidate are there."""
+        """Return whether all copies that choose the candidate are counted."""
         selection = counts.get(Stage.SELECTION)
         return not self.n0 or (selection is not None and selection.n >= self.n0)
 
@@ -225,7 +222,7 @@ class Anytime(SamplingPlan):
     def _failure_bound(
         self, counts: Counts, parameters: SmoothingParameters
     ) -> tuple[float, int | None]:
-        """The smallest bound on q that holds, and the label that it is about.
+        """Return the smallest bound on q that holds, and the label that it is about.
 
         Of all copies; of those up to the cap, for what was certified there stays certified; and
         of the one look at the cap.

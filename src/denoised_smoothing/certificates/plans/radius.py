@@ -1,8 +1,8 @@
-"""The radius plan: nearly the radius of a fixed n, for fewer copies."""
+"""The radius plan: nearly the radius of a fixed n, with fewer copies."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import ClassVar
 
@@ -13,18 +13,14 @@ from denoised_smoothing.certificates.bounds import check_copies
 from denoised_smoothing.certificates.certificate import Certificate, SamplingPlan
 from denoised_smoothing.certificates.counts import Stage
 from denoised_smoothing.certificates.parameters import SmoothingParameters
-from denoised_smoothing.certificates.plans.fixed import (
-    Counts,
-    estimation_target,
-    fixed_certificate,
-)
+from denoised_smoothing.certificates.plans.fixed import Counts, FixedBudget
 from denoised_smoothing.errors import SettingError
 
 SIZES = 60
 """Numbers of copies that are considered, in geometric steps."""
 SMALLEST = 20
 TOLERANCE = 1e-9
-"""Of a comparison of radii, so that the last bits of a library do not choose n."""
+"""Of comparisons of radii, so that the last bits of a library do not choose n."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +32,7 @@ class RadiusTarget(SamplingPlan):
     pilot is not used again, so the Clopper-Pearson bound of the n fresh copies holds.
 
     Args:
-        of_n: the fixed number of copies to compare with, and the most that are drawn.
+        of_n: the fixed number of copies to compare with, and the maximum.
         share: of the radius, in (0, 1).
         n0: copies of the pilot; by default a tenth of ``of_n``, at least 100.
 
@@ -53,15 +49,15 @@ class RadiusTarget(SamplingPlan):
         check_copies("of_n", self.of_n)
         if not 0.0 < self.share < 1.0:
             raise SettingError(
-                f"share is the part of the radius that is wanted and lies strictly between 0 and "
-                f"1, got {self.share!r}; 0.95 is customary"
+                f"share must lie strictly between 0 and 1, got {self.share!r}. Use a share of the "
+                "radius, such as 0.95."
             )
         if self.n0 == 0:
             object.__setattr__(self, "n0", max(100, self.of_n // 10))
         check_copies("n0", self.n0)
 
     def n(self, counts: Counts, parameters: SmoothingParameters) -> int | None:
-        """Copies of the estimation stage; None until the pilot is complete."""
+        """Return the copies of the estimation stage; None until the pilot is complete."""
         pilot = counts.get(Stage.SELECTION)
         if pilot is None or pilot.n < self.n0:
             return None
@@ -73,12 +69,11 @@ class RadiusTarget(SamplingPlan):
         n = self.n(counts, parameters)
         if n is None:
             return {Stage.SELECTION: self.n0, Stage.ESTIMATION: 0}
-        wanted = estimation_target(counts, self.n0, n, parameters.alpha)
-        return {Stage.SELECTION: self.n0, Stage.ESTIMATION: wanted}
+        return FixedBudget(self.n0, n).targets(counts, parameters)
 
     def certificate(self, counts: Counts, parameters: SmoothingParameters) -> Certificate:
-        n = self.n(counts, parameters) or self.of_n  # without a pilot, refused just below
-        return fixed_certificate(self, counts, (self.n0, n), parameters)
+        n = self.n(counts, parameters) or self.of_n  # a fixed budget refuses a missing pilot
+        return replace(FixedBudget(self.n0, n).certificate(counts, parameters), plan=self)
 
     def most_calls(self) -> int:
         return self.n0 + self.of_n
@@ -86,7 +81,7 @@ class RadiusTarget(SamplingPlan):
 
 @lru_cache(maxsize=65536)
 def _copies(successes: int, n0: int, of_n: int, share: float, alpha: float) -> int:
-    """The least n whose expected radius is ``share`` of that of ``of_n`` copies."""
+    """Return the least n whose expected radius is ``share`` of that of ``of_n`` copies."""
     sizes = np.unique(np.geomspace(min(SMALLEST, of_n), of_n, SIZES).round())
     radii = _expected_radii(sizes, successes, n0, alpha)
     return int(sizes[np.argmax(radii >= share * radii[-1] - TOLERANCE)])
@@ -95,7 +90,7 @@ def _copies(successes: int, n0: int, of_n: int, share: float, alpha: float) -> i
 def _expected_radii(
     n: npt.NDArray[np.float64], successes: int, n0: int, alpha: float
 ) -> npt.NDArray[np.float64]:
-    """Expected radius over sigma [N] after each of ``n`` [N] copies, given those of a pilot.
+    """Return the expected radius over sigma [N] after each of ``n`` [N] copies, given a pilot.
 
     The mean over quantiles of the posterior of q, and of the failures given q.
     """
