@@ -54,7 +54,7 @@ ANYTIME = 50_000 * 868
 
 def votes_of(parts: Sequence[CopyRange]) -> Votes:
     """Return votes for one class of a thousand, as those of an ImageNet classifier."""
-    return [([0, part.size, *[0] * (CLASSES - 2)], 0) for part in parts]
+    return [([0, len(part.copies), *[0] * (CLASSES - 2)], 0) for part in parts]
 
 
 def at_once(parts: Sequence[CopyRange]) -> Future[Votes]:
@@ -164,7 +164,7 @@ def workers(options: argparse.Namespace) -> None:
         turns = itertools.cycle(sleepers)
 
         def submit(parts: Sequence[CopyRange], turns: Iterator[Any] = turns) -> Future[Votes]:
-            sizes = [part.size for part in parts]
+            sizes = [len(part.copies) for part in parts]
             future: Future[Votes] = next(turns).votes.remote(options.seconds, sizes).future()
             return future
 

@@ -20,6 +20,7 @@ from denoised_smoothing.engines import (
     TorchEngine,
     choice,
     choose_engine,
+    converted,
 )
 from denoised_smoothing.errors import ClassifierError, MissingExtraError, SettingError
 from denoised_smoothing.models.classifiers import ImageClassifier
@@ -158,7 +159,11 @@ def test_a_missing_package_is_named_with_its_extra(
         ),
         (EngineName.TORCH, Precision.INT8, "torch does not compute in int8 on cpu. Use .*openvino"),
         (EngineName.OPENVINO, Precision.FLOAT16, "openvino does not compute in float16 on a CPU"),
-        (EngineName.ONNXRUNTIME, Precision.INT8, "onnxruntime computes in float32 only, got int8"),
+        (
+            EngineName.ONNXRUNTIME,
+            Precision.INT8,
+            "onnxruntime does not compute in int8 .* Use float32, or",
+        ),
     ],
 )
 def test_a_precision_that_an_engine_has_not_is_refused(
@@ -258,7 +263,7 @@ def test_an_engine_that_failed_is_tried_again(
         raise OSError("No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(choice.OpenVinoEngine, "convert", full)
+        patched.setattr(converted.OpenVinoEngine, "convert", full)
         assert choose(convolutional()).engine.name == "torch"
     assert choose(convolutional()).engine.name == "openvino"
 
@@ -278,12 +283,16 @@ def test_what_no_fingerprint_sees_but_changes_the_answer_converts_again(
 
 class TestFitting:
     def test_halves_until_it_fits(self) -> None:
-        forward, notes = choice.largest_batch(Small(300), 1000, noisy)
-        assert forward == 250
-        assert notes == ("250 copies a forward pass: memory does not hold 1000",)
+        assert choice.largest_batch(Small(300), 1000, noisy) == 250
+
+    def test_fewer_copies_are_noted(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(choice, "TorchEngine", lambda pipeline, device: Small(300))
+        chosen = choose(nn.Flatten(), EngineName.TORCH, device=torch.device("meta"))
+        assert chosen.forward == 250
+        assert chosen.notes == ("250 copies a forward pass: memory does not hold 4000",)
 
     def test_what_fits_stays(self) -> None:
-        assert choice.largest_batch(Small(1000), 1000, noisy) == (1000, ())
+        assert choice.largest_batch(Small(1000), 1000, noisy) == 1000
 
     def test_a_single_copy_that_does_not_fit_is_an_error(self) -> None:
         with pytest.raises(ClassifierError, match="does not hold the pipeline with a single copy"):

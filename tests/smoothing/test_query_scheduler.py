@@ -53,7 +53,7 @@ class Answers:
         with self.lock:
             asked = []
             for part in parts:
-                keys = [(part.task.image_id, part.stage, n) for n in range(part.start, part.stop)]
+                keys = [(part.task.image_id, part.stage, n) for n in part.copies]
                 pairs = [(key, Future[int]()) for key in keys]
                 self.asked += keys
                 self.waiting += pairs

@@ -70,16 +70,13 @@ class FakeDraw:
         self.now += self.pace * self.sizes[-1]
         answer = []
         for part in parts:
-            votes = Counter(
-                vote(part.task.image_id, part.stage, number)
-                for number in range(part.start, part.stop)
-            )
+            votes = Counter(vote(part.task.image_id, part.stage, number) for number in part.copies)
             answer.append(([votes[label] for label in range(CLASSES)], votes[-1]))
         return answer
 
     @property
     def sizes(self) -> list[int]:
-        return [sum(part.size for part in batch) for batch in self.batches]
+        return [sum(len(part.copies) for part in batch) for batch in self.batches]
 
     @property
     def copies(self) -> list[Copy]:
@@ -87,7 +84,7 @@ class FakeDraw:
             (part.task.image_id, part.stage, number)
             for batch in self.batches
             for part in batch
-            for number in range(part.start, part.stop)
+            for number in part.copies
         ]
 
     def images(self, batch: int) -> list[str]:
@@ -236,7 +233,8 @@ class TestBatches:
         draw = FakeDraw()
         run([task_of("0"), task_of("1")], draw, n=n, **options)
         for part in (part for batch in draw.batches for part in batch):
-            assert part.start // options["chunk"] == (part.stop - 1) // options["chunk"]
+            first, last = part.copies[0], part.copies[-1]
+            assert first // options["chunk"] == last // options["chunk"]
 
     def test_are_shared_by_several_images(self) -> None:
         draw = FakeDraw()
@@ -361,7 +359,7 @@ class TestOnTheirWay:
             return {Stage.ESTIMATION: asked[-1]}
 
         def submit(parts: Sequence[CopyRange]) -> Future[Votes]:
-            assert all(part.stop <= max(asked) for part in parts)
+            assert all(part.copies.stop <= max(asked) for part in parts)
             return pending(parts)
 
         [task] = spend(

@@ -1,7 +1,7 @@
 """Engines that execute denoiser and classifier, and the choice between them."""
 
 from denoised_smoothing.engines.choice import EngineChoice, choose_engine
-from denoised_smoothing.engines.engine import Engine, choose_device, forward_size, limit_threads
+from denoised_smoothing.engines.engine import Engine, choose_device, forward_size
 from denoised_smoothing.engines.pipeline import PassThrough, Pipeline
 from denoised_smoothing.engines.torch_engine import TorchEngine
 
@@ -14,5 +14,4 @@ __all__ = [
     "choose_device",
     "choose_engine",
     "forward_size",
-    "limit_threads",
 ]

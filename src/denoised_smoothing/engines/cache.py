@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from denoised_smoothing.files import cache_folder
+from denoised_smoothing.errors import SettingError
+from denoised_smoothing.files import cache_folder, write_atomically
 
 
 def cache_key(*parts: object) -> str:
@@ -57,12 +57,9 @@ def recall(key: str) -> dict[str, Any] | None:
 
 def remember(key: str, values: dict[str, Any]) -> None:
     """Remember plain values, unless the cache cannot be written."""
-    with contextlib.suppress(OSError):
-        folder = cache_folder()
-        folder.mkdir(parents=True, exist_ok=True)
-        part = folder / f"{key}.{os.getpid()}.part"
-        part.write_text(json.dumps(values))
-        part.replace(folder / f"{key}.json")
+    with contextlib.suppress(OSError, SettingError):
+        cache_folder().mkdir(parents=True, exist_ok=True)
+        write_atomically(cache_folder() / f"{key}.json", json.dumps(values).encode())
 
 
 def digest_of_files(folder: Path) -> str:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,17 +20,11 @@ from torch import Tensor
 
 from denoised_smoothing.certificates.parameters import EngineName, Precision
 from denoised_smoothing.engines.cache import cache_key, cached_folder, recall, remember
-from denoised_smoothing.engines.converted import OnnxRuntimeEngine, OpenVinoEngine
-from denoised_smoothing.engines.engine import (
-    Engine,
-    cores,
-    forward_size,
-    limit_threads,
-    processor,
-)
+from denoised_smoothing.engines.converted import CONVERTED, ConvertedEngine
+from denoised_smoothing.engines.engine import Engine, cores, forward_size, processor
 from denoised_smoothing.engines.locks import tracing
 from denoised_smoothing.engines.pipeline import Pipeline, agrees, folded
-from denoised_smoothing.engines.torch_engine import CompiledTorchEngine, TorchEngine
+from denoised_smoothing.engines.torch_engine import TorchEngine
 from denoised_smoothing.errors import (
     ClassifierError,
     DenoisedSmoothingError,
@@ -89,58 +83,58 @@ def choose_engine(
         MissingExtraError: the requested engine is not installed.
         ClassifierError: the model cannot be converted for the requested engine.
     """
+    notes: tuple[str, ...] = ()
+    names = [engine]
+    if engine is EngineName.AUTO:
+        names, notes = _fast_engines(pipeline, precision, device)
+    if names[0] in CONVERTED:
+        _check_convertible(names[0], pipeline, device)
+        if len(names) == 1:
+            CONVERTED[names[0]].check_precision(precision)
     shape = tuple(noisy(1).shape[1:])
     seen = getattr(pipeline.classifier, "network_size", None) or (0, 0)
     # An adapter may enlarge the images, and then the large ones fill the memory.
     rule = forward_size(max(math.prod(shape[1:]), math.prod(seen)), device)
-    candidates = _Candidates(pipeline, noisy, precision, device, shape, rule)
-    notes: tuple[str, ...] = ()
-    if engine is EngineName.AUTO:
-        names, notes = candidates.names()
-        if names != [EngineName.TORCH]:
-            return candidates.fastest(names)
-        engine = EngineName.TORCH
-    made = candidates.make(engine, size := forward or rule)
+    reference = TorchEngine(folded(pipeline, noisy(COMPARED)[:COMPARED]), device)
+    candidates = _Candidates(pipeline, reference, noisy, precision, shape, rule)
+    if engine is EngineName.AUTO and names != [EngineName.TORCH]:
+        return candidates.fastest(names)
+    made = candidates.make(names[0], size := forward or rule)
     if forward is None and device.type != "cpu":
-        size, fewer = largest_batch(made, size, noisy)
-        notes += fewer
-    if made is not candidates.reference and pipeline.is_module:
-        remark, _ = candidates.compare_with_torch(made, size)
-        notes += remark
+        size = largest_batch(made, rule, noisy)
+        if size < rule:
+            notes += (f"{size} copies a forward pass: memory does not hold {rule}",)
+    if made is not reference and pipeline.is_module:
+        notes += candidates.compare_with_torch(made, size)
     return EngineChoice(made, size, notes)
 
 
-def largest_batch(engine: Engine, forward: int, noisy: Noisy) -> tuple[int, tuple[str, ...]]:
-    """Return the copies of a forward pass that fit into memory, and a note where they are fewer.
+def largest_batch(engine: Engine, forward: int, noisy: Noisy) -> int:
+    """Return the copies of a forward pass that fit into memory, ``forward`` or less by halves.
 
-    From ``forward`` by halves, before the first count: the shape is recorded and must not change.
+    It is found before the first count, since the shape is recorded and must not change.
 
     Raises:
         ClassifierError: memory does not hold a single copy.
     """
-    size = forward
     while True:
         try:
-            engine.answer(noisy(size)[:size])
+            engine.answer(noisy(forward)[:forward])
+            return forward
         except torch.OutOfMemoryError as error:
             if engine.device.type == "cuda":
                 torch.cuda.empty_cache()
-            if size == 1:
+            if forward == 1:
                 raise ClassifierError(
                     f"The memory of {engine.device} does not hold the pipeline with a single copy: "
                     f"{error}. Free memory, or use a device with more of it."
                 ) from error
-            size //= 2
-        else:
-            break
-    if size == forward:
-        return size, ()
-    return size, (f"{size} copies a forward pass: memory does not hold {forward}",)
+            forward //= 2
 
 
 def throughput(engine: Engine, copies: Float[Tensor, "b c h w"], seconds: float) -> float:
     """Return the copies a second that the engine answers, with all workers busy."""
-    stop = time.perf_counter()
+    stop = 0.0
 
     def work(_: int) -> int:
         done = 0
@@ -149,26 +143,15 @@ def throughput(engine: Engine, copies: Float[Tensor, "b c h w"], seconds: float)
             done += len(copies)
         return done
 
-    with ThreadPoolExecutor(engine.workers, initializer=partial(limit_threads, engine)) as pool:
-        list(pool.map(work, range(engine.workers)))  # each thread once, to warm up
-        list(pool.map(lambda _: engine.answer(copies), range(engine.workers)))
+    threads = engine.threads or torch.get_num_threads()
+    with ThreadPoolExecutor(
+        engine.workers, initializer=torch.set_num_threads, initargs=(threads,)
+    ) as pool:
+        list(pool.map(lambda _: engine.answer(copies), range(engine.workers)))  # to warm up
         began = time.perf_counter()
         stop = began + seconds
         done = sum(pool.map(work, range(engine.workers)))
         return done / (time.perf_counter() - began)
-
-
-def _first_line(error: Exception) -> str:
-    """Return the first line with a message; errors of OpenVINO begin with places in its source."""
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    messages = [line for line in lines if not line.startswith("Exception from ")]
-    return next(iter(messages or lines), "no message").strip()
-
-
-def _here() -> tuple[object, ...]:
-    """Return what a measured choice depends on besides the model: machine and packages."""
-    engines = ("openvino", "nncf", "onnxruntime")
-    return cores(), platform.node(), processor(), *map(_version, engines)
 
 
 def _version(package: str) -> str:
@@ -178,25 +161,57 @@ def _version(package: str) -> str:
         return ""
 
 
+def _fast_engines(
+    pipeline: Pipeline, precision: Precision, device: torch.device
+) -> tuple[list[EngineName], tuple[str, ...]]:
+    """Return the engines among which ``auto`` chooses, and why there are no more."""
+    if device.type != "cpu":
+        return [EngineName.TORCH], ()
+    if precision is Precision.INT8:
+        return [EngineName.OPENVINO], ()
+    if not pipeline.is_module:
+        return [EngineName.TORCH], (
+            "engine torch: the classifier or the denoiser is no torch module, and cannot be "
+            "converted for a faster engine",
+        )
+    fast = [EngineName.OPENVINO, EngineName.ONNXRUNTIME]
+    if precision is not Precision.FLOAT32:
+        fast = fast[:1]
+    installed = [name for name in fast if find_spec(name.value) is not None]
+    if not installed:
+        return [EngineName.TORCH], (
+            "engine torch: pip install 'denoised-smoothing[openvino]' installs a faster one",
+        )
+    return [installed[0], EngineName.TORCH], ()
+
+
+def _check_convertible(name: EngineName, pipeline: Pipeline, device: torch.device) -> None:
+    if device.type != "cpu":
+        raise SettingError(
+            f"Engine {name.value} runs on a CPU, got device {device}. Use --engine torch "
+            "or torch-compile, or --device cpu."
+        )
+    if not pipeline.is_module:
+        raise ClassifierError(
+            f"Engine {name.value} converts torch modules, and the classifier or the denoiser "
+            "is another callable. Use --engine torch."
+        )
+
+
 @dataclass
 class _Candidates:
     """The engines that can execute one pipeline, for images of one shape [C, H, W].
 
-    ``rule`` is the number of copies in a forward pass unless another one is faster.
+    ``reference`` is torch in float32, with which the others are compared. ``rule`` is the number
+    of copies in a forward pass unless another one is faster.
     """
 
     pipeline: Pipeline
+    reference: TorchEngine
     noisy: Noisy
     precision: Precision
-    device: torch.device
     shape: tuple[int, ...]
     rule: int
-
-    @cached_property
-    def reference(self) -> TorchEngine:
-        """Torch in float32, with which the others are compared."""
-        light = folded(self.pipeline, self.noisy(COMPARED)[:COMPARED])
-        return TorchEngine(light, self.device)
 
     @cached_property
     def key(self) -> str:
@@ -205,52 +220,31 @@ class _Candidates:
         The pipeline's answer is part of it: code that no fingerprint sees may change an answer.
         """
         pipeline = self.pipeline
-        answer = self._expected(self.noisy(COMPARED)[:COMPARED]) if pipeline.is_module else None
+        answer = self._expected(self.noisy(COMPARED)[:COMPARED])
         held = (pipeline.classifier, pipeline.denoiser, pipeline.sigma, answer)
         versions = (torch.__version__, _version("denoised-smoothing"))
         return cache_key(fingerprint(held), *self.shape, self.precision.value, *versions)
-
-    def names(self) -> tuple[list[EngineName], tuple[str, ...]]:
-        """Return the engines among which ``auto`` chooses, and why there are no more."""
-        if self.device.type != "cpu":
-            return [EngineName.TORCH], ()
-        if self.precision is Precision.INT8:
-            return [EngineName.OPENVINO], ()
-        if not self.pipeline.is_module:
-            return [EngineName.TORCH], (
-                "engine torch: the classifier or the denoiser is no torch module, and cannot be "
-                "converted for a faster engine",
-            )
-        fast = [EngineName.OPENVINO, EngineName.ONNXRUNTIME]
-        if self.precision is not Precision.FLOAT32:
-            fast = fast[:1]
-        installed = [name for name in fast if find_spec(name.value) is not None]
-        if not installed:
-            return [EngineName.TORCH], (
-                "engine torch: pip install 'denoised-smoothing[openvino]' installs a faster one",
-            )
-        return [installed[0], EngineName.TORCH], ()
 
     def fastest(self, names: list[EngineName]) -> EngineChoice:
         """Return the fastest of these engines, as measured now or remembered."""
         calibration = ""
         if self.precision is Precision.INT8:
             calibration = fingerprint(self.noisy(CALIBRATION_COPIES))
-        key = cache_key("choice", self.key, calibration, names, self.rule, *_here())
+        versions = map(_version, ("openvino", "nncf", "onnxruntime"))
+        here = cores(), platform.node(), processor(), *versions
+        key = cache_key("choice", self.key, calibration, names, self.rule, *here)
         known = recall(key)
         if known is None:
-            known, settled = self._measured(names)
-            if settled:
+            known = self._measured(names)
+            # An engine that failed may work next time: a full disk or a missing package passes.
+            if known.pop("settled"):
                 remember(key, known)
         forward = int(known["forward"])
         engine = self.make(EngineName(known["engine"]), forward)
         return EngineChoice(engine, forward, tuple(known["notes"]))
 
-    def _measured(self, names: list[EngineName]) -> tuple[dict[str, Any], bool]:
-        """Return the fastest engine and batch size, as plain values, and whether to remember them.
-
-        An engine that failed may work next time: a full disk or a missing package passes.
-        """
+    def _measured(self, names: list[EngineName]) -> dict[str, Any]:
+        """Return the fastest engine and batch size, and whether all engines worked."""
         notes: list[str] = []
         settled = True
         rates: dict[tuple[str, int], float] = {}
@@ -261,9 +255,8 @@ class _Candidates:
                 for forward in measured:
                     engine = self.make(name, forward)
                     if forward == measured[0] and engine is not self.reference:
-                        remark, agreed = self.compare_with_torch(engine, forward)
-                        notes += remark
-                        if not agreed:
+                        notes += (remark := self.compare_with_torch(engine, forward))
+                        if remark and engine.precision is Precision.FLOAT32:
                             break
                     copies = self.noisy(forward)[:forward]
                     rates[name.value, forward] = throughput(engine, copies, MEASURED_SECONDS)
@@ -277,41 +270,31 @@ class _Candidates:
             "engine": engine_name,
             "forward": forward,
             "notes": notes,
-            "rates": {f"{name} {size}": round(rate, 1) for (name, size), rate in rates.items()},
-        }, settled
+            "settled": settled,
+        }
 
     def make(self, name: EngineName, forward: int) -> Engine:
         """Return the engine of that name for batches of ``forward`` copies."""
+        if name in CONVERTED:
+            kind = CONVERTED[name]
+            return kind(self._convert(kind), (forward, *self.shape), self.precision)
         if name is EngineName.TORCH and self.precision is Precision.FLOAT32:
             return self.reference
-        if name in (EngineName.TORCH, EngineName.TORCH_COMPILE):
-            kind = TorchEngine if name is EngineName.TORCH else CompiledTorchEngine
-            return kind(self.reference.pipeline, self.device, self.precision)
-        if self.device.type != "cpu":
-            raise SettingError(
-                f"Engine {name.value} runs on a CPU, got device {self.device}. Use --engine torch "
-                "or torch-compile, or --device cpu."
-            )
-        if not self.pipeline.is_module:
-            raise ClassifierError(
-                f"Engine {name.value} converts torch modules, and the classifier or the denoiser "
-                "is another callable. Use --engine torch."
-            )
-        converter = OpenVinoEngine if name is EngineName.OPENVINO else OnnxRuntimeEngine
-        return converter(self._convert(converter), (forward, *self.shape), self.precision)
+        return TorchEngine(
+            self.reference.pipeline, self.reference.device, self.precision,
+            compiled=name is EngineName.TORCH_COMPILE,
+        )  # fmt: skip
 
-    def _convert(self, kind: type[OpenVinoEngine | OnnxRuntimeEngine]) -> Path:
+    def _convert(self, kind: type[ConvertedEngine]) -> Path:
         """Return the folder with the converted model, from the cache if it is there."""
-        kind.check(self.precision)
+        kind.check_precision(self.precision)
         calibration = None
         if self.precision is Precision.INT8:
             batches = -(-CALIBRATION_COPIES // self.rule)  # whole ones: the model takes no others
             copies = self.noisy(batches * self.rule)
             calibration = [part.numpy() for part in torch.split(copies, self.rule)]
-        key = cache_key(
-            kind.name.value, _version("nncf"), kind.version(), self.key, self.rule,
-            fingerprint(calibration),
-        )  # fmt: skip
+        versions = (_version("nncf"), kind.version())
+        key = cache_key(kind.name.value, *versions, self.key, self.rule, fingerprint(calibration))
         copies = self.noisy(self.rule)[: self.rule]
         try:
             with tracing(alone=True):
@@ -321,15 +304,18 @@ class _Candidates:
         except DenoisedSmoothingError:
             raise
         except Exception as error:
+            # Errors of OpenVINO begin with places in its source.
+            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+            messages = [line for line in lines if not line.startswith("Exception from ")]
             raise ClassifierError(
-                f"{kind.name.value} cannot convert this pipeline "
-                f"({type(error).__name__}: {_first_line(error)}). Use --engine torch."
+                f"{kind.name.value} cannot convert this pipeline ({type(error).__name__}: "
+                f"{next(iter(messages or lines), 'no message')}). Use --engine torch."
             ) from error
 
-    def compare_with_torch(self, engine: Engine, forward: int) -> tuple[tuple[str, ...], bool]:
-        """Return a note on how an engine's answers compare with the reference, and if they agree.
+    def compare_with_torch(self, engine: Engine, forward: int) -> tuple[str, ...]:
+        """Return a note if an engine's answers differ from those of the reference.
 
-        A reduced precision is another classifier, and always agrees.
+        A reduced precision is another classifier: the note says how often the labels are equal.
         """
         other = self.noisy(2 * forward)[forward : 2 * forward]  # not those that were traced
         expected, answer = self._expected(other), engine.answer(other)
@@ -337,15 +323,15 @@ class _Candidates:
             labels = [a.argmax(1) if a.ndim == 2 else a for a in (answer, expected)]
             share = float((labels[0] == labels[1]).float().mean())
             name = f"{engine.name.value} in {engine.precision.value}"
-            return (f"{name} gives {share:.0%} of noisy copies the label that float32 gives",), True
+            return (f"{name} gives {share:.0%} of noisy copies the label that float32 gives",)
         # Neither like those: a branch that depends on the values was traced on one way only.
         unlike = (1 - other, other / 4)
         if agrees(answer, expected, TOLERANCE) and all(
             agrees(engine.answer(copies), self._expected(copies), TOLERANCE) for copies in unlike
         ):
-            return (), True
+            return ()
         far = f"its logits differ from torch's by more than {TOLERANCE:g} of the largest"
-        return (f"{engine.name.value}: {far}",), False
+        return (f"{engine.name.value}: {far}",)
 
     def _expected(self, copies: Float[Tensor, "b c h w"]) -> Tensor:
         """Return the answer of the reference, in pieces, as float32 takes more memory."""

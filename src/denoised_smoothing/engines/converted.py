@@ -11,7 +11,7 @@ import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -24,22 +24,26 @@ from denoised_smoothing.engines.engine import Engine, cores
 from denoised_smoothing.engines.pipeline import Pipeline, TraceablePipeline
 from denoised_smoothing.errors import ClassifierError, MissingExtraError, SettingError
 
+Batches = Sequence[np.ndarray]
+
 
 class ConvertedEngine(Engine):
     """A model in a folder, compiled for batches of one shape; each thread has its own copy.
 
     Args:
-        folder: the folder with the files that ``convert`` wrote.
-        shape: the shape of a batch, [B, C, H, W].
-        precision: the precision of the computation.
+        folder: with the files that ``convert`` wrote.
+        shape: of a batch, [B, C, H, W].
+        precision: one of ``precisions``.
 
     Raises:
         SettingError: the engine does not have this precision.
         MissingExtraError: its package is not installed.
     """
 
+    precisions: ClassVar[tuple[Precision, ...]]
+
     def __init__(self, folder: Path, shape: Sequence[int], precision: Precision) -> None:
-        self.check(precision)
+        self.check_precision(precision)
         self.device, self.precision = torch.device("cpu"), precision
         self.folder, self.shape = folder, tuple(shape)
         self.model_digest = digest_of_files(folder)
@@ -61,10 +65,29 @@ class ConvertedEngine(Engine):
     def identity(self) -> dict[str, str]:
         return {**super().identity(), "model_digest": self.model_digest}
 
-    @staticmethod
+    @classmethod
+    def check_precision(cls, precision: Precision) -> None:
+        """Raise SettingError for a precision that this engine does not have."""
+        if precision not in cls.precisions:
+            raise SettingError(
+                f"Engine {cls.name.value} does not compute in {precision.value} on a CPU. Use "
+                f"{' or '.join(cls.precisions)}, or another engine."
+            )
+
+    @classmethod
+    def version(cls) -> str:
+        return str(_package(cls.name.value).__version__)
+
+    @classmethod
     @abstractmethod
-    def check(precision: Precision) -> None:
-        """Raise SettingError for a precision that this engine does not have, before any work."""
+    def convert(
+        cls, pipeline: Pipeline, copies: Tensor, folder: Path, calibration: Batches | None = None
+    ) -> None:
+        """Write the pipeline for batches like ``copies`` [B, C, H, W] to a folder.
+
+        With ``calibration``, batches of noisy copies that give the ranges, it is in int8
+        (post-training quantisation by NNCF).
+        """
 
     @abstractmethod
     def _compile(self) -> None:
@@ -82,29 +105,13 @@ class OpenVinoEngine(ConvertedEngine):
     """
 
     name = EngineName.OPENVINO
+    precisions = (Precision.FLOAT32, Precision.BFLOAT16, Precision.INT8)
 
-    @staticmethod
-    def check(precision: Precision) -> None:
-        if precision is Precision.FLOAT16:
-            raise SettingError(
-                "Engine openvino does not compute in float16 on a CPU. Use float32, bfloat16 or "
-                "int8."
-            )
-
-    @staticmethod
+    @classmethod
     def convert(
-        pipeline: Pipeline,
-        copies: Float[Tensor, "b c h w"],
-        folder: Path,
-        calibration: Sequence[np.ndarray] | None = None,
+        cls, pipeline: Pipeline, copies: Tensor, folder: Path, calibration: Batches | None = None
     ) -> None:
-        """Write the pipeline for batches like ``copies``, in int8 if ``calibration`` is given.
-
-        Args:
-            calibration: batches [B, C, H, W] of noisy copies, which give the ranges of int8
-                (post-training quantisation by NNCF).
-        """
-        openvino = _package("openvino", "openvino", "the engine openvino")
+        openvino = _package("openvino")
         with _quiet(), torch.no_grad():
             model = openvino.convert_model(TraceablePipeline(pipeline), example_input=copies)
             model.reshape(list(copies.shape))
@@ -113,29 +120,25 @@ class OpenVinoEngine(ConvertedEngine):
                 nncf.set_log_level(logging.ERROR)
                 data = nncf.Dataset(list(calibration))
                 model = nncf.quantize(model, data, subset_size=len(calibration))
-            _rename(model)
+            # Names of nodes count up in a process. By their place, the same pipeline is the same
+            # file whenever and wherever it is converted.
+            model.set_friendly_name("pipeline")
+            for number, node in enumerate(model.get_ordered_ops()):
+                node.set_friendly_name(f"{node.get_type_name()}_{number}")
             openvino.save_model(model, folder / "model.xml", compress_to_fp16=False)
 
-    @classmethod
-    def version(cls) -> str:
-        return str(_package("openvino", "openvino", "the engine openvino").__version__)
-
     def _compile(self) -> None:
-        openvino = _package("openvino", "openvino", "the engine openvino")
         reduced = self.precision is Precision.BFLOAT16
-        core = openvino.Core()
+        settings = {
+            "NUM_STREAMS": cores(),
+            "INFERENCE_NUM_THREADS": cores(),
+            "INFERENCE_PRECISION_HINT": "bf16" if reduced else "f32",
+            "ENABLE_CPU_PINNING": False,
+        }
+        core = _package("openvino").Core()
         model = core.read_model(self.folder / "model.xml")
         model.reshape(list(self.shape))
-        self._model = core.compile_model(
-            model,
-            "CPU",
-            {
-                "NUM_STREAMS": cores(),
-                "INFERENCE_NUM_THREADS": cores(),
-                "INFERENCE_PRECISION_HINT": "bf16" if reduced else "f32",
-                "ENABLE_CPU_PINNING": False,
-            },
-        )
+        self._model = core.compile_model(model, "CPU", settings)
         used = self._model.get_property("INFERENCE_PRECISION_HINT").get_type_name()
         if reduced and used != "bf16":
             raise SettingError(
@@ -145,54 +148,29 @@ class OpenVinoEngine(ConvertedEngine):
 
     def _worker(self) -> Callable[[np.ndarray], np.ndarray]:
         request = self._model.create_infer_request()
-
-        def infer(copies: np.ndarray) -> np.ndarray:
-            answer: np.ndarray = request.infer([copies], share_inputs=True)[0]
-            return answer
-
-        return infer
+        return lambda copies: request.infer([copies], share_inputs=True)[0]
 
 
 class OnnxRuntimeEngine(ConvertedEngine):
     """ONNX Runtime on a CPU, float32; a session runs in as many threads as call it."""
 
     name = EngineName.ONNXRUNTIME
+    precisions = (Precision.FLOAT32,)
 
-    @staticmethod
-    def check(precision: Precision) -> None:
-        if precision is not Precision.FLOAT32:
-            raise SettingError(
-                f"Engine onnxruntime computes in float32 only, got {precision.value}. Use "
-                "--engine openvino for bfloat16 or int8."
-            )
-
-    @staticmethod
+    @classmethod
     def convert(
-        pipeline: Pipeline,
-        copies: Float[Tensor, "b c h w"],
-        folder: Path,
-        calibration: Sequence[np.ndarray] | None = None,
+        cls, pipeline: Pipeline, copies: Tensor, folder: Path, calibration: Batches | None = None
     ) -> None:
-        """Write the pipeline for batches like ``copies``."""
         _package("onnxscript", "onnxruntime", "the engine onnxruntime")
         with _quiet(), torch.no_grad():
             torch.onnx.export(
-                TraceablePipeline(pipeline),
-                (copies,),
-                folder / "model.onnx",
-                dynamo=True,
-                verbose=False,
-                input_names=["copies"],
-                output_names=["answer"],
+                TraceablePipeline(pipeline), (copies,), folder / "model.onnx",
+                dynamo=True, verbose=False, input_names=["copies"], output_names=["answer"],
                 external_data=sum(p.nbytes for p in pipeline.parameters()) > 2**30,
-            )
-
-    @classmethod
-    def version(cls) -> str:
-        return str(_package("onnxruntime", "onnxruntime", "the engine onnxruntime").__version__)
+            )  # fmt: skip
 
     def _compile(self) -> None:
-        runtime = _package("onnxruntime", "onnxruntime", "the engine onnxruntime")
+        runtime = _package("onnxruntime")
         options = runtime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         self._session = runtime.InferenceSession(
@@ -201,31 +179,22 @@ class OnnxRuntimeEngine(ConvertedEngine):
 
     def _worker(self) -> Callable[[np.ndarray], np.ndarray]:
         session, (copies,) = self._session, self._session.get_inputs()
-
-        def infer(batch: np.ndarray) -> np.ndarray:
-            answer: np.ndarray = session.run(None, {copies.name: batch})[0]
-            return answer
-
-        return infer
+        return lambda batch: session.run(None, {copies.name: batch})[0]
 
 
-def _rename(model: Any) -> None:
-    """Name nodes by their place, not by numbers that count up in a process.
-
-    The same pipeline is then the same file whenever and wherever it is converted.
-    """
-    model.set_friendly_name("pipeline")
-    for number, node in enumerate(model.get_ordered_ops()):
-        node.set_friendly_name(f"{node.get_type_name()}_{number}")
+CONVERTED: dict[EngineName, type[ConvertedEngine]] = {
+    EngineName.OPENVINO: OpenVinoEngine,
+    EngineName.ONNXRUNTIME: OnnxRuntimeEngine,
+}
 
 
-def _package(name: str, extra: str, purpose: str) -> Any:
+def _package(name: str, extra: str | None = None, purpose: str | None = None) -> Any:
     # OpenVINO and NNCF report their use over the network unless this package is missing.
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     try:
         return __import__(name)
     except ImportError as error:
-        raise MissingExtraError(name, extra, purpose) from error
+        raise MissingExtraError(name, extra or name, purpose or f"the engine {name}") from error
 
 
 @contextlib.contextmanager

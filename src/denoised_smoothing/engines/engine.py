@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 from abc import ABC, abstractmethod
-from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Num
@@ -22,7 +21,7 @@ class Engine(ABC):
     pipeline as it was at the conversion.
     """
 
-    name: ClassVar[EngineName]
+    name: EngineName
     device: torch.device
     """The device of the copies and of the answers."""
     precision: Precision
@@ -98,9 +97,3 @@ def processor() -> str:
 def cores() -> int:
     """Return the number of processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def limit_threads(engine: Engine) -> None:
-    """Give torch, in this thread, the number of threads that the engine wants."""
-    if engine.threads is not None:
-        torch.set_num_threads(engine.threads)

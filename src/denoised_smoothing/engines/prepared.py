@@ -15,7 +15,7 @@ from torch import Tensor
 from denoised_smoothing import images as image_forms
 from denoised_smoothing.certificates.counts import Stage
 from denoised_smoothing.certificates.parameters import EngineName, Noise, Precision
-from denoised_smoothing.engines import Engine, EngineChoice, PassThrough, Pipeline, choose_engine
+from denoised_smoothing.engines import EngineChoice, PassThrough, Pipeline, choose_engine
 from denoised_smoothing.engines.locks import tracing
 from denoised_smoothing.errors import SettingError
 from denoised_smoothing.models.denoisers import (
@@ -85,7 +85,7 @@ class PreparedPipeline:
         """Chooses the engine for images of a size elsewhere; None to choose it here."""
         self.bundle_shape: tuple[int, ...] | None = None
         """The shape [C, H, W] of all images, where an exported bundle sets it."""
-        self._converted: Engine | None = None
+        self._converted: EngineChoice | None = None
         self._images: Float[np.ndarray, "n c h w"] | None = None
         self._calibration: Mapping[str, str] = {}
         self._choices: dict[tuple[int, ...], tuple[object, EngineChoice]] = {}
@@ -135,22 +135,12 @@ class PreparedPipeline:
         self._choices.clear()
 
     def use_bundle(
-        self,
-        engine: EngineName,
-        forward: int,
-        shape: tuple[int, ...],
-        calibration: Mapping[str, str],
-        converted: Engine | None,
+        self, shape: tuple[int, ...], calibration: Mapping[str, str], converted: EngineChoice | None
     ) -> None:
         """Execute as an exported bundle does, for images of its shape [C, H, W].
 
-        Args:
-            engine, forward: those of the bundle.
-            shape: of the images.
-            calibration: what was recorded of the calibration.
-            converted: the engine that holds the model of the bundle; None for torch.
+        ``calibration`` was recorded of it; ``converted`` is its engine, unless that is torch.
         """
-        self.use_engine(engine, forward)
         self.bundle_shape, self._calibration, self._converted = shape, calibration, converted
         self._images, self.needs_calibration = None, False
 
@@ -173,8 +163,8 @@ class PreparedPipeline:
                 "int8 needs images like those to certify, and takes its ranges from their noisy "
                 "copies. Give some as calibration=images [N, C, H, W], or with --calibration."
             )
-        if self._converted is not None and self.forward is not None:
-            choice = EngineChoice(self._converted, self.forward)
+        if self._converted is not None:
+            choice = self._converted
         elif self.chooser is not None:
             choice = self.chooser(image)
         else:

@@ -31,16 +31,21 @@ class TorchEngine(Engine):
         pipeline: denoiser and classifier, on the device.
         device: the device that computes.
         precision: float32, bfloat16, or float16 on a GPU.
+        compiled: through ``torch.compile``, which is another engine by name.
 
     Raises:
         SettingError: the precision is not available on this device.
     """
 
-    name = EngineName.TORCH
-
     def __init__(
-        self, pipeline: Pipeline, device: torch.device, precision: Precision = Precision.FLOAT32
+        self,
+        pipeline: Pipeline,
+        device: torch.device,
+        precision: Precision = Precision.FLOAT32,
+        *,
+        compiled: bool = False,
     ) -> None:
+        self.name = EngineName.TORCH_COMPILE if compiled else EngineName.TORCH
         on_cpu, reduced = device.type == "cpu", precision is not Precision.FLOAT32
         if precision is Precision.INT8 or (on_cpu and precision is Precision.FLOAT16):
             raise SettingError(
@@ -53,13 +58,13 @@ class TorchEngine(Engine):
                 "Use --precision float32."
             )
         self.device, self.precision, self.pipeline = device, precision, pipeline
-        self._run: Any = pipeline
+        self._run: Any = torch.compile(pipeline) if compiled else pipeline
         self._exact: Any = exact_float32 if device.type == "cuda" else nullcontext
         self._cast: Any = nullcontext
         if reduced:
             self._cast = partial(torch.autocast, device.type, _TYPES[precision])
         self.workers = 1
-        if pipeline.may_be_shared:
+        if pipeline.may_be_shared and not compiled:  # which belongs to the thread that compiled
             self.workers, self.threads = (cores(), 1) if on_cpu else (2, None)
 
     @torch.inference_mode()
@@ -72,16 +77,3 @@ class TorchEngine(Engine):
     @classmethod
     def version(cls) -> str:
         return str(torch.__version__)
-
-
-class CompiledTorchEngine(TorchEngine):
-    """The same through ``torch.compile``."""
-
-    name = EngineName.TORCH_COMPILE
-
-    def __init__(
-        self, pipeline: Pipeline, device: torch.device, precision: Precision = Precision.FLOAT32
-    ) -> None:
-        super().__init__(pipeline, device, precision)
-        self._run = torch.compile(pipeline)
-        self.workers, self.threads = 1, None  # what is compiled belongs to one thread

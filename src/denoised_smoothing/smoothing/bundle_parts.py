@@ -13,13 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from denoised_smoothing.certificates.parameters import EngineName
 from denoised_smoothing.engines import Engine
-from denoised_smoothing.engines.converted import (
-    ConvertedEngine,
-    OnnxRuntimeEngine,
-    OpenVinoEngine,
-)
+from denoised_smoothing.engines.converted import CONVERTED, ConvertedEngine
 from denoised_smoothing.engines.torch_engine import TorchEngine
 from denoised_smoothing.errors import SettingError, WeightsError
 from denoised_smoothing.models.catalogue import load_classifier, load_denoiser
@@ -45,10 +40,6 @@ from denoised_smoothing.smoothing.bundle_file import Bundle
 
 MODEL = "model"
 """The folder of a converted model."""
-ENGINES: dict[EngineName, type[OpenVinoEngine | OnnxRuntimeEngine]] = {
-    EngineName.OPENVINO: OpenVinoEngine,
-    EngineName.ONNXRUNTIME: OnnxRuntimeEngine,
-}
 
 
 def save_parts(folder: Path, engine: Engine, classifier: object, denoiser: object) -> None:
@@ -108,7 +99,7 @@ def load_engine(folder: Path, bundle: Bundle) -> ConvertedEngine | None:
 
     Another version of either is refused, as its answers may differ from those certified.
     """
-    version = ENGINES.get(bundle.engine, TorchEngine).version()
+    version = CONVERTED.get(bundle.engine, TorchEngine).version()
     if version != bundle.engine_version:
         package = bundle.engine.value if bundle.converted else "torch"
         raise SettingError(
@@ -119,7 +110,7 @@ def load_engine(folder: Path, bundle: Bundle) -> ConvertedEngine | None:
     if not bundle.converted:
         return None
     shape = (bundle.forward, *bundle.shape)
-    engine = ENGINES[bundle.engine](folder / MODEL, shape, bundle.precision)
+    engine = CONVERTED[bundle.engine](folder / MODEL, shape, bundle.precision)
     if engine.model_digest != bundle.model_digest:
         raise WeightsError(
             f"{folder / MODEL} holds other files than were exported. Copy the bundle again from "

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +41,13 @@ from denoised_smoothing.noise import chunk_size
 from denoised_smoothing.remote.protocol import CopyClassifier
 from denoised_smoothing.smoothing.bundle import open_bundle, save_bundle, shape_of
 from denoised_smoothing.smoothing.bundle_file import Bundle
-from denoised_smoothing.smoothing.cluster import RayBackend, RayCluster, worker_device
+from denoised_smoothing.smoothing.cluster import RayBackend, RayCluster
 from denoised_smoothing.smoothing.devices import Devices, choose_devices
 from denoised_smoothing.smoothing.query_scheduler import count_by_queries
-from denoised_smoothing.smoothing.scheduler import ImageTask, Targets, same_shape, schedule_batches
+from denoised_smoothing.smoothing.scheduler import ImageTask, Targets, schedule_batches
 from denoised_smoothing.smoothing.votes import Seed, VoteCounter
+
+Image = Float[np.ndarray, "c h w"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +83,7 @@ class SmoothedClassifier:
         calibration: images [N, C, H, W] in [0, 1], from whose noisy copies int8 takes its ranges.
         batch_size: maximum number of noisy copies in flight, but at least one forward pass.
             Does not change the results.
-        cluster: the Ray cluster whose workers count, each on ``device``; None for threads of
-            this process.
+        cluster: whose workers count, each on ``device``; None for threads of this process.
 
     Raises:
         SettingError: sigma, noise or batch_size is out of range, the device is not available,
@@ -103,7 +105,7 @@ class SmoothedClassifier:
         cluster: RayCluster | None = None,
     ) -> None:
         if batch_size is not None and batch_size < 1:
-            raise SettingError(f"batch_size must be at least 1, got {batch_size}. Increase it.")
+            raise SettingError(f"batch_size must be at least 1, got {batch_size}")
         if not callable(classifier):
             raise SettingError(
                 f"The classifier must be callable, got {type(classifier).__name__}. "
@@ -114,33 +116,29 @@ class SmoothedClassifier:
         self.channels = stated_channels(classifier, denoiser)
         self.resolution: int | None = getattr(classifier, "resolution", None)
         self.is_remote = isinstance(classifier, CopyClassifier)
-        workers = "" if cluster is None else worker_device(device, cluster)
-        devices = choose_devices(device) if cluster is None else [torch.device("cpu")]
+        devices = choose_devices(device if cluster is None else "cpu")
         if self.is_remote and (cluster is not None or len(devices) > 1):
             raise SettingError(
                 "Queries of a remote classifier are sent by threads of this process, in order and "
                 "within one budget. Omit --ray and further --devices."
             )
         self.device = devices[0]
-        # The queries of a remote classifier take the output of the engine as their images.
+        # Queries of a remote classifier take the output of the engine as their images.
         self.prepared = PreparedPipeline(
-            PassThrough() if self.is_remote else classifier,
-            denoiser,
-            self.sigma,
-            self.noise,
+            PassThrough() if self.is_remote else classifier, denoiser, self.sigma, self.noise,
             choose_by_name(EngineName, engine, "the engine"),
-            choose_by_name(Precision, precision, "the precision"),
-            self.device,
-        )
-        self.backend: Devices | RayBackend = (
+            choose_by_name(Precision, precision, "the precision"), self.device,
+        )  # fmt: skip
+        self.backend = (
             Devices(self.prepared, devices)
             if cluster is None
-            else RayBackend(self.prepared, cluster, workers)
+            else RayBackend(self.prepared, cluster, device)
         )
         if calibration is not None:
             self.prepared.calibrate(calibration)
-        self.bundle: Bundle | None = None
         self._batch_size = batch_size
+        self.bundle: Bundle | None = None
+        """The exported bundle from which it was loaded, if any."""
 
     def certify(
         self,
@@ -225,14 +223,14 @@ class SmoothedClassifier:
         classifier: str | None = None,
         denoiser: str | None = None,
     ) -> None:
-        """Export a bundle: a folder with all that counts, and checksums; see :mod:`.bundle`.
+        """Export a bundle: a folder with the whole pipeline and checksums; see :mod:`.bundle`.
 
         Args:
             folder: a new one.
-            shape: of the images [C, H, W] to answer; None for that of the calibration images, or
-                what the classifier states.
-            classifier, denoiser: the specs that make them, if no spec loaded them. Needed where
-                they are callables of one's own and the engine is torch.
+            shape: of the images [C, H, W]; None for that of the calibration images, or what the
+                classifier states.
+            classifier, denoiser: the specs that make them, if no spec loaded them. Needed for
+                your own code in torch.
 
         Raises:
             SettingError: the folder exists, or a shape or spec is needed.
@@ -263,8 +261,7 @@ class SmoothedClassifier:
             folder: of the bundle.
             classifier, denoiser: filled with the weights of the bundle if its files do not define
                 them; omit them to make them by their specs.
-            device: of torch; a converted model runs on a CPU.
-            batch_size: as of the constructor.
+            device, batch_size: as of the constructor; a converted model runs on a CPU.
 
         Raises:
             WeightsError: a file is altered or missing, of a newer format, or of other code.
@@ -277,15 +274,15 @@ class SmoothedClassifier:
             device="cpu" if bundle.converted else device, precision=bundle.precision,
             batch_size=batch_size,
         )  # fmt: skip
-        loaded.prepared.use_bundle(
-            bundle.engine, bundle.forward, bundle.shape, bundle.calibration, engine
-        )
-        loaded.bundle = bundle
-        loaded.resolution, loaded.channels = bundle.resolution, bundle.shape[0]
+        choice = None if engine is None else EngineChoice(engine, bundle.forward)
+        loaded.prepared.use_engine(bundle.engine, bundle.forward)
+        loaded.prepared.use_bundle(bundle.shape, bundle.calibration, choice)
+        loaded.bundle, loaded.channels = bundle, bundle.shape[0]
+        loaded.resolution = bundle.resolution
         return loaded
 
     def fingerprints(self) -> tuple[str, str]:
-        """Return those of classifier and denoiser; of a bundle those that were exported."""
+        """Return those of classifier and denoiser, or those recorded in the bundle."""
         if self.bundle is not None:
             return self.bundle.classifier_fingerprint, self.bundle.denoiser_fingerprint
         return fingerprint(self.classifier), fingerprint(self.denoiser)
@@ -300,22 +297,18 @@ class SmoothedClassifier:
         on_batch: Callable[[Sequence[ImageTask]], None] | None = None,
         choice: EngineChoice | None = None,
     ) -> Iterator[ImageTask]:
-        """Draw, classify and count noisy copies until each task has its targets.
+        """Count noisy copies until each task has its targets; yield tasks as they finish.
 
         Votes of a copy depend on seed, image id, stage and the copy's number, not on batches.
 
         Args:
-            tasks: images of one shape, with the counts they have already; taken when needed.
+            tasks: images of one shape, with their counts so far; taken when needed.
             targets: copies wanted in each stage, given the counts so far (a plan's ``targets``).
             seed: of the noise, or from a task to its seed.
-            in_turn: all tasks get copies in turn, and more join while others are counted. The
-                first is waited for; then None says that there is none now (see
-                :func:`~denoised_smoothing.smoothing.scheduler.schedule_batches`).
+            in_turn: all tasks get copies in turn, and more may join: None says that there is none
+                now (see :func:`~denoised_smoothing.smoothing.scheduler.schedule_batches`).
             on_batch: called after each batch with the tasks that it served.
             choice: the engine for these images; None to ask for it.
-
-        Yields:
-            The tasks in the order in which they finish.
 
         Raises:
             SettingError: a cluster cannot count images of several seeds.
@@ -324,7 +317,7 @@ class SmoothedClassifier:
         first = next(tasks, None)
         if first is None:
             return
-        tasks, chunk = same_shape(first, tasks), chunk_size(first.image.shape)
+        tasks, chunk = chain([first], tasks), chunk_size(first.image.shape)
         choice = choice or self.prepared.engine_for(first.image)
         if not isinstance(self.classifier, CopyClassifier):
             with self.backend.runner(first.image, seed, self._batch_size, choice) as runner:
@@ -340,15 +333,11 @@ class SmoothedClassifier:
             )  # fmt: skip
 
     def prepare(
-        self,
-        image: Float[np.ndarray, "c h w"],
-        resolution: int | None = None,
-        *,
-        name: str = "the image",
+        self, image: Image, resolution: int | None = None, *, name: str = "the image"
     ) -> Float[np.ndarray, "c i j"]:
         """Return the image as it is certified: at ``resolution`` pixels, on the 8-bit grid.
 
-        Without ``resolution`` at the classifier's own, or as it is. Radii are in these pixels.
+        Without ``resolution`` at that of the classifier, or as it is. Radii are in these pixels.
 
         Raises:
             ImageError: it has other channels than the classifier takes, or another size than
@@ -363,11 +352,7 @@ class SmoothedClassifier:
         return image_forms.to_grid(image)
 
     def parameters(
-        self,
-        image: Float[np.ndarray, "c h w"],
-        alpha: float,
-        seed: int,
-        choice: EngineChoice | None = None,
+        self, image: Image, alpha: float, seed: int, choice: EngineChoice | None = None
     ) -> SmoothingParameters:
         """Return what certificates of images of this size rest on besides the counts."""
         engine = (choice or self.prepared.engine_for(image)).engine
@@ -402,14 +387,14 @@ class SmoothedClassifier:
         began, done = time.perf_counter(), 0
 
         def report(_: Sequence[ImageTask] = ()) -> None:
-            if progress is not None:
-                calls = sum(task.calls for task in tasks)
-                progress(Progress(done, len(tasks), calls, time.perf_counter() - began))
+            assert progress is not None
+            calls = sum(task.calls for task in tasks)
+            progress(Progress(done, len(tasks), calls, time.perf_counter() - began))
 
-        for _task in self.count_labels(
-            tasks, partial(targets, parameters=parameters), seed, choice=choice,
-            on_batch=None if progress is None else report,
-        ):  # fmt: skip
+        on_batch = None if progress is None else report
+        wanted = partial(targets, parameters=parameters)
+        for _ in self.count_labels(tasks, wanted, seed, on_batch=on_batch, choice=choice):
             done += 1
-        report()
+        if on_batch is not None:
+            on_batch()
         return tasks, parameters

@@ -186,8 +186,14 @@ class RayBackend:
         device: that of each worker.
     """
 
-    def __init__(self, prepared: PreparedPipeline, cluster: RayCluster, device: str) -> None:
-        self.prepared, self.cluster, self._device = prepared, cluster, device
+    def __init__(
+        self,
+        prepared: PreparedPipeline,
+        cluster: RayCluster,
+        device: str | torch.device | Sequence[str | torch.device],
+    ) -> None:
+        self.prepared, self.cluster = prepared, cluster
+        self._device = worker_device(device, cluster)
         self._sent: tuple[object, str, list[Any]] = (None, "", [])
         prepared.chooser = self._choose
 
@@ -235,7 +241,7 @@ class RayBackend:
                 if part.task not in sent:
                     sent[part.task] = ray.put(part.task.image)
             images = [sent[part.task] for part in parts]
-            ranges = [(part.task.image_id, part.stage, part.start, part.stop) for part in parts]
+            ranges = [(part.task.image_id, part.stage, part.copies) for part in parts]
             return self.cluster.submit(count_votes, task, seed, ranges, *images)
 
         yield BatchRunner(submit, batch, min(batches, workers), batches)
@@ -261,8 +267,7 @@ class _ClusterEngine(Engine):
     """An engine of the workers."""
 
     def __init__(self, backend: RayBackend, found: EngineRecord) -> None:
-        self._backend, self._found = backend, found
-        self.name = found.engine  # type: ignore[misc]  # of each instance, not of the class
+        self._backend, self._found, self.name = backend, found, found.engine
         self.device, self.precision = backend.prepared.device, backend.prepared.precision
         self.workers = backend.cluster.workers or 1
 

@@ -14,7 +14,7 @@ from jaxtyping import Float, Num
 
 from denoised_smoothing.certificates.counts import Stage
 from denoised_smoothing.certificates.parameters import EngineName
-from denoised_smoothing.engines import EngineChoice, choose_device, limit_threads
+from denoised_smoothing.engines import EngineChoice, choose_device
 from denoised_smoothing.engines.prepared import PreparedPipeline
 from denoised_smoothing.errors import SettingError
 from denoised_smoothing.smoothing.scheduler import CopyRange, ImageTask, Votes
@@ -49,8 +49,8 @@ class EngineRecord:
     notes: tuple[str, ...]
 
 
-Range = tuple[str, Stage, int, int]
-"""Image id and stage of a copy range, its first copy, and the one after its last."""
+Range = tuple[str, Stage, range]
+"""Image id, stage and copies of a copy range."""
 
 
 @dataclass(frozen=True)
@@ -77,12 +77,12 @@ def count_votes(
     """Count the votes of one copy range of each image."""
     model, choice = _load(task, images[0])
     parts = [
-        CopyRange(ImageTask("", image_id, image), stage, start, stop)
-        for image, (image_id, stage, start, stop) in zip(images, ranges, strict=True)
+        CopyRange(ImageTask("", image_id, image), stage, copies)
+        for image, (image_id, stage, copies) in zip(images, ranges, strict=True)
     ]
 
     def count(group: list[CopyRange]) -> Votes:
-        limit_threads(choice.engine)
+        torch.set_num_threads(choice.engine.threads or torch.get_num_threads())
         return model.counter.votes(group, choice, seed)
 
     groups = _split(parts, min(task.threads, choice.engine.workers), choice.forward)
@@ -94,17 +94,17 @@ def answer_copies(
 ) -> Num[np.ndarray, "b ..."]:
     """Return the engine's answer to noisy copies."""
     _, choice = _load(task, copies[0])
-    limit_threads(choice.engine)
+    torch.set_num_threads(choice.engine.threads or torch.get_num_threads())
     answer = choice.engine.answer(torch.tensor(copies, device=choice.engine.device))
     return answer.cpu().numpy()
 
 
 def _split(parts: Sequence[CopyRange], groups: int, forward: int) -> list[list[CopyRange]]:
     """Split copy ranges into at most ``groups`` of equally many forward passes."""
-    size = forward * -(-sum(part.size for part in parts) // (groups * forward))
+    size = forward * -(-sum(len(part.copies) for part in parts) // (groups * forward))
     split: list[list[CopyRange]] = [[]]
     for part in parts:
-        if sum(other.size for other in split[-1]) >= size:
+        if sum(len(other.copies) for other in split[-1]) >= size:
             split.append([])
         split[-1].append(part)
     return split

@@ -6,13 +6,13 @@ import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from queue import SimpleQueue
+from itertools import cycle
 
 import numpy as np
 import torch
 from jaxtyping import Float
 
-from denoised_smoothing.engines import EngineChoice, choose_device, limit_threads
+from denoised_smoothing.engines import EngineChoice, choose_device
 from denoised_smoothing.engines.prepared import PreparedPipeline
 from denoised_smoothing.errors import SettingError
 from denoised_smoothing.noise import chunk_size
@@ -77,28 +77,24 @@ class Devices:
         batch = forward * -(-chunk // forward)  # whole chunks and whole passes
         workers = sum(choice.engine.workers for choice in choices)
         batches = 2 * workers if max_in_flight is None else max(1, max_in_flight // batch)
-        places: SimpleQueue[tuple[VoteCounter, EngineChoice]] = SimpleQueue()
-        for _ in range(choices[0].engine.workers):  # in turn, so that every device has a thread
-            for place in zip(self._counters, choices, strict=True):
-                places.put(place)
-        mine = threading.local()
+        # The threads take devices in turn, so that every device has some.
+        places = cycle(zip(self._counters, choices, strict=True))
+        mine, lock = threading.local(), threading.Lock()
 
-        def count(ranges: list[CopyRange]) -> Votes:
+        def count(ranges: Sequence[CopyRange]) -> Votes:
             if not hasattr(mine, "place"):
-                mine.place = places.get()
-                limit_threads(mine.place[1].engine)
+                with lock:
+                    mine.place = next(places)
             counter, choice = mine.place
             votes: Votes = counter.votes(ranges, choice, seed)
             return votes
 
         before = torch.get_num_threads()
-        pool = ThreadPoolExecutor(workers)
+        threads = choices[0].engine.threads or before
+        pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads,))
         try:
             yield BatchRunner(
-                lambda ranges: pool.submit(count, list(ranges)),
-                batch,
-                min_in_flight=min(batches, workers),
-                max_in_flight=batches,
+                lambda ranges: pool.submit(count, ranges), batch, min(batches, workers), batches
             )
         finally:
             pool.shutdown(cancel_futures=True)

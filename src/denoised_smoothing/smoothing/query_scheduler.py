@@ -23,7 +23,7 @@ from denoised_smoothing.engines import EngineChoice
 from denoised_smoothing.errors import AnswerMissingError
 from denoised_smoothing.remote.protocol import CopySession
 from denoised_smoothing.remote.records import CopyKey
-from denoised_smoothing.smoothing.scheduler import CopyRange, ImageTask, Targets
+from denoised_smoothing.smoothing.scheduler import CopyRange, ImageTask, Targets, other_shape
 from denoised_smoothing.smoothing.votes import Seed, VoteCounter
 
 ASK_EVERY = 10
@@ -52,15 +52,11 @@ def count_by_queries(
     """Count until each task has its targets, by a classifier that answers single queries.
 
     Args:
-        tasks: images of one shape; taken when needed, yielded as they finish.
-        targets: copies wanted in each stage, given the counts so far.
-        counter: draws the copies.
-        choice: the engine that denoises them, and the copies of a forward pass.
-        seed: of the noise, or of each image's.
+        tasks, targets, chunk, on_batch: as of :func:`schedule_queries`.
+        counter, seed: draw the copies.
+        choice: the engine that denoises them.
         session: an open session of the classifier.
-        chunk: copies of a chunk of noise.
         plain: whether the classifier sees the noisy copies, as there is no denoiser.
-        on_batch: called now and then with the tasks that got votes.
     """
     threads = torch.get_num_threads()
     if plain:  # torch takes longer to share the work among threads than one takes for the noise
@@ -83,10 +79,7 @@ def _ask(
     ranges: Sequence[CopyRange],
 ) -> list[list[Future[int]]]:
     """Have the copies of each range classified one by one; known answers need no copy."""
-    keys = [
-        [CopyKey(part.task.image_id, part.stage, n) for n in range(part.start, part.stop)]
-        for part in ranges
-    ]
+    keys = [[CopyKey(part.task.image_id, part.stage, n) for n in part.copies] for part in ranges]
     known = [[session.known(key) for key in of_part] for of_part in keys]
     incomplete = [part for part, answers in zip(ranges, known, strict=True) if None in answers]
     copies = iter(counter.pixels(incomplete, choice, seed) if incomplete else ())
@@ -128,28 +121,28 @@ def schedule_queries(
         Exception: that of an answer, after all in flight came back and were counted.
     """
     loop = _Dispatcher(iter(tasks), targets, ask, chunk, forward, capacity + forward)
-    progress = _ProgressThrottle(on_batch)
+    new: dict[ImageTask, None] = {}  # tasks with votes that were not reported
+    reported = time.perf_counter()
     while True:
         began = time.perf_counter()
         if loop.failure is None:
             loop.send()
+        pending = loop.in_flight > 0
+        counted = {image: image.collect() for image in loop.receive()} if pending else {}
+        now, copies = time.perf_counter(), sum(counted.values())
+        for image, count in counted.items():
+            image.task.seconds += (now - began) * count / max(copies, 1)
+            if count:
+                new[image.task] = None
         # A task may want nothing at all from the start.
-        for image in [image for image in loop.images if not image.waiting]:
-            if loop.finished(image):
-                progress.now()
-                yield image.task
-        if not loop.in_flight:
+        ended = [image.task for image in list(loop.images) if loop.finished(image)]
+        if new and (ended or not pending or now - reported >= REPORT_SECONDS):
+            if on_batch is not None:
+                on_batch(list(new))
+            new, reported = {}, time.perf_counter()
+        yield from ended
+        if not pending and not ended:
             break
-        counted = {image: image.collect() for image in loop.receive()}
-        seconds, copies = time.perf_counter() - began, sum(counted.values())
-        for image, count in counted.items():
-            image.task.seconds += seconds * count / max(copies, 1)
-        progress.later(image.task for image, count in counted.items() if count)
-        for image, count in counted.items():
-            if count and loop.finished(image):
-                progress.now()
-                yield image.task
-    progress.now()
     if loop.failure is not None:
         raise loop.failure
 
@@ -165,10 +158,6 @@ class _OpenImage:
     """An answer is missing, which only stops this image."""
     new: int = 0
     """Copies counted since the plan was asked."""
-
-    @property
-    def waiting(self) -> bool:
-        return any(self.futures.values())
 
     def collect(self) -> int:
         """Count the answers up to the first that is missing; return how many."""
@@ -199,6 +188,7 @@ class _Dispatcher:
     images: list[_OpenImage] = field(default_factory=list)
     in_flight: int = 0
     failure: BaseException | None = None
+    shape: tuple[int, ...] | None = None
     _arrived: SimpleQueue[tuple[_OpenImage, Future[int]]] = field(default_factory=SimpleQueue)
     _received: float = 0.0
 
@@ -234,7 +224,7 @@ class _Dispatcher:
         return dict.fromkeys(image for image, _ in arrived)
 
     def finished(self, image: _OpenImage) -> bool:
-        """Close an image that has all that its plan wants; return whether it has."""
+        """Ask its plan, if an image may have all copies wanted; close and return whether it has."""
         if image.new < ASK_EVERY and not image.task.ends_with(image.wanted):
             return False
         image.wanted, image.new = self.targets(image.task.counts), 0
@@ -252,32 +242,16 @@ class _Dispatcher:
                 if part is None:
                     break
                 batch.append((image, part))
-                room -= part.size
+                room -= len(part.copies)
             if not room:
                 break
         return batch
 
     def _new(self) -> Iterator[_OpenImage]:
         for task in self.source:
+            self.shape = self.shape or task.image.shape
+            if task.image.shape != self.shape:
+                raise other_shape(task, self.shape)
             image = _OpenImage(task, self.targets(task.counts))
             self.images.append(image)
             yield image
-
-
-class _ProgressThrottle:
-    """Reports tasks with new votes to a listener, now and then and not for every vote."""
-
-    def __init__(self, listener: Callable[[Sequence[ImageTask]], None] | None) -> None:
-        self._listener = listener
-        self._tasks: dict[ImageTask, None] = {}
-        self._last = time.perf_counter()
-
-    def later(self, tasks: Iterable[ImageTask]) -> None:
-        self._tasks.update(dict.fromkeys(tasks))
-        if time.perf_counter() - self._last >= REPORT_SECONDS:
-            self.now()
-
-    def now(self) -> None:
-        if self._listener is not None and self._tasks:
-            self._listener(list(self._tasks))
-        self._tasks, self._last = {}, time.perf_counter()

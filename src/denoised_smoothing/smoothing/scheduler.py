@@ -12,8 +12,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from itertools import chain
-from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Float
@@ -53,7 +51,7 @@ class ImageTask:
             if start < target:
                 stop = min(target, (start // chunk + 1) * chunk, start + room)
                 self.issued[stage] = stop
-                return CopyRange(self, stage, start, stop)
+                return CopyRange(self, stage, range(start, stop))
         return None
 
     def ends_with(self, targets: Mapping[Stage, int]) -> bool:
@@ -71,17 +69,11 @@ class ImageTask:
 
 @dataclass(frozen=True, slots=True)
 class CopyRange:
-    """Copies ``start`` to ``stop`` of one stage of one image."""
+    """Copies of one stage of one image, by their numbers."""
 
     task: ImageTask
     stage: Stage
-    start: int
-    stop: int
-
-    @property
-    def size(self) -> int:
-        """Number of copies."""
-        return self.stop - self.start
+    copies: range
 
 
 Votes = Sequence[tuple[Sequence[int], int]]
@@ -127,6 +119,9 @@ def schedule_batches(
         in_turn: all unfinished tasks get copies in turn, a chunk at a time, instead of one after
             the other.
         on_batch: called after each batch with the tasks that got votes.
+
+    Raises:
+        ImageError: an image has another shape than the first.
     """
     open_tasks = _OpenTasks(iter(tasks), targets, chunk, in_turn)
     in_flight: deque[tuple[list[CopyRange], Future[Votes]]] = deque()
@@ -135,10 +130,12 @@ def schedule_batches(
     try:
         while True:
             while len(in_flight) < runner.max_in_flight:
-                held += open_tasks.ranges(runner.batch - sum(part.size for part in held))
+                room = runner.batch - sum(len(part.copies) for part in held)
+                new = open_tasks.ranges(room)
+                held += new
                 while open_tasks.finished:
                     yield open_tasks.finished.popleft()
-                full = sum(part.size for part in held) >= runner.batch
+                full = sum(len(part.copies) for part in new) == room
                 if not held or not (full or len(in_flight) < runner.min_in_flight):
                     break
                 in_flight.append((held, runner.submit(held)))
@@ -150,11 +147,11 @@ def schedule_batches(
             ranges, pending = in_flight.popleft()
             votes = pending.result()
             now = time.perf_counter()
-            share = (now - began) / sum(part.size for part in ranges)
+            share = (now - began) / sum(len(part.copies) for part in ranges)
             began = now
             for part, (counts, failed) in zip(ranges, votes, strict=True):
                 part.task.add(part.stage, counts, failed)
-                part.task.seconds += share * part.size
+                part.task.seconds += share * len(part.copies)
             served = list(dict.fromkeys(part.task for part in ranges))
             for task in served:
                 open_tasks.update(task)
@@ -167,22 +164,16 @@ def schedule_batches(
             pending.cancel()
 
 
-_Task = TypeVar("_Task", ImageTask, ImageTask | None)
+def other_shape(task: ImageTask, shape: tuple[int, ...]) -> ImageError:
+    """Return the error for an image that does not fit into a batch with the first."""
+    return ImageError(
+        f"Image {task.image_id} has shape {list(task.image.shape)}, the first one {list(shape)}. "
+        "Resize all to one size (a resolution)."
+    )
 
 
-def same_shape(first: ImageTask, rest: Iterable[_Task]) -> Iterator[_Task]:
-    """Yield all tasks; refuse one that does not fit into a batch with the first.
-
-    Raises:
-        ImageError: its image has another shape.
-    """
-    for task in chain([first], rest):
-        if task is not None and task.image.shape != first.image.shape:
-            raise ImageError(
-                f"Image {task.image_id} has shape {list(task.image.shape)}, the first one "
-                f"{list(first.image.shape)}. Resize all to one size (a resolution)."
-            )
-        yield task
+_END = object()
+"""The end of a source of tasks, where None only says that there is none now."""
 
 
 @dataclass
@@ -194,6 +185,7 @@ class _OpenTasks:
     chunk: int
     in_turn: bool
     exhausted: bool = False
+    shape: tuple[int, ...] | None = None
     wanted: dict[ImageTask, Mapping[Stage, int]] = field(default_factory=dict)
     finished: deque[ImageTask] = field(default_factory=deque)
 
@@ -202,41 +194,31 @@ class _OpenTasks:
 
         In turn: a chunk of each open task, beginning with those that waited longest.
         """
-        while self.in_turn and self._take() is not None:
-            pass
         ranges: list[CopyRange] = []
-        turns, idle = deque(self.wanted), list[ImageTask]()
-        while room:
-            if not turns:
-                if self.in_turn or len(self.finished) >= _FINISHED_AT_ONCE:
-                    break
-                new = self._take()
-                if new is None:
-                    break
-                turns.extend([new] if new in self.wanted else [])
+        turns, idle, more = deque(self.wanted), list[ImageTask](), True
+        while room and (turns or more):
+            if more and (self.in_turn or not turns):
+                task = next(self.source, _END)
+                self.exhausted, more = task is _END, False
+                if isinstance(task, ImageTask):
+                    self.shape = self.shape or task.image.shape
+                    if task.image.shape != self.shape:
+                        raise other_shape(task, self.shape)
+                    self.update(task)
+                    turns.extend({task} & self.wanted.keys())
+                    more = self.in_turn or len(self.finished) < _FINISHED_AT_ONCE
                 continue
             part = turns[0].next_range(self.wanted[turns[0]], room, self.chunk)
             if part is None:
                 idle.append(turns.popleft())
                 continue
             ranges.append(part)
-            room -= part.size
+            room -= len(part.copies)
             if self.in_turn:
                 turns.rotate(-1)
         if self.in_turn:
             self.wanted = {task: self.wanted[task] for task in (*turns, *idle)}
         return ranges
-
-    def _take(self) -> ImageTask | None:
-        """Open the next task of the source; None if there is none, now or at all."""
-        try:
-            task = next(self.source)
-        except StopIteration:
-            self.exhausted = True
-            return None
-        if task is not None:
-            self.update(task)
-        return task
 
     def update(self, task: ImageTask) -> None:
         """Ask the plan what the task wants next, and whether it is finished."""

@@ -43,9 +43,8 @@ class VoteCounter:
         Raises:
             ClassifierError: an answer cannot be used, or memory does not hold a forward pass.
         """
-        answers = self._answers(self._copies(ranges, seed), choice)
-        labels = torch.cat([self._labels(answer) for answer in answers])
-        sizes = torch.tensor([part.size for part in ranges], device=labels.device)
+        labels = torch.cat([self._labels(answer) for answer in self._answers(ranges, choice, seed)])
+        sizes = torch.tensor([len(part.copies) for part in ranges], device=labels.device)
         rows = torch.repeat_interleave(torch.arange(len(ranges), device=labels.device), sizes)
         labels = labels[: len(rows)]
         columns = 2 + (self._classes or max(int(labels.max()) + 1, 1))
@@ -56,8 +55,8 @@ class VoteCounter:
             if invalid:
                 raise ClassifierError(
                     f"The classifier gave NaN logits, or a label below -1, for {invalid} of "
-                    f"{part.size} noisy copies of image {part.task.image_id}. Find the cause "
-                    "before you certify, such as reduced precision or a division by zero."
+                    f"{len(part.copies)} noisy copies of image {part.task.image_id}. Find the "
+                    "cause before you certify, such as reduced precision or a division by zero."
                 )
             votes.append((by_label, failed))
         return votes
@@ -66,37 +65,36 @@ class VoteCounter:
         self, ranges: Sequence[CopyRange], choice: EngineChoice | None, seed: Seed
     ) -> list[Float[np.ndarray, "n c h w"]]:
         """Return what a remote classifier sees of each range: denoised by ``choice``, if any."""
-        copies = self._copies(ranges, seed)
-        if choice is not None:
-            pixels = torch.cat(list(self._answers(copies, choice)))
-            copies = pixels[: len(copies)].reshape(copies.shape)
-        ends = np.cumsum([part.size for part in ranges])[:-1]
-        return np.split(copies.float().cpu().numpy(), ends)
-
-    def _copies(self, ranges: Sequence[CopyRange], seed: Seed) -> Float[Tensor, "n c h w"]:
-        return torch.cat(
-            [
-                noisy_copies(
-                    torch.tensor(part.task.image, device=self.device),  # may be read-only
-                    self.sigma,
-                    noise=self.noise,
-                    seed=seed if isinstance(seed, int) else seed(part.task),
-                    image_id=part.task.image_id,
-                    stage=part.stage,
-                    start=part.start,
-                    stop=part.stop,
-                )
-                for part in ranges
-            ]
-        )
+        ends = np.cumsum([len(part.copies) for part in ranges])
+        seen = torch.cat(list(self._answers(ranges, choice, seed)))[: ends[-1]]
+        pixels = seen.reshape(-1, *ranges[0].task.image.shape).float().cpu().numpy()
+        return np.split(pixels, ends[:-1])
 
     def _answers(
-        self, copies: Float[Tensor, "n c h w"], choice: EngineChoice
-    ) -> Iterator[Num[Tensor, "m ..."]]:
+        self, ranges: Sequence[CopyRange], choice: EngineChoice | None, seed: Seed
+    ) -> Iterator[Num[Tensor, "n ..."]]:
         """Yield the engine's answers to forward passes; zeros fill up the last pass.
 
-        Once memory did not hold the copies of all threads, one thread computes at a time.
+        Without an engine, yield the copies. Once memory did not hold the copies of all threads,
+        one thread computes at a time.
         """
+        drawn = [
+            noisy_copies(
+                torch.tensor(part.task.image, device=self.device),  # may be read-only
+                self.sigma,
+                noise=self.noise,
+                seed=seed if isinstance(seed, int) else seed(part.task),
+                image_id=part.task.image_id,
+                stage=part.stage,
+                start=part.copies.start,
+                stop=part.copies.stop,
+            )
+            for part in ranges
+        ]
+        copies = torch.cat(drawn)
+        if choice is None:
+            yield copies
+            return
         padding = copies.new_zeros(-len(copies) % choice.forward, *copies.shape[1:])
         for piece in torch.split(torch.cat([copies, padding]), choice.forward):
             try:
@@ -169,7 +167,7 @@ def shown_labels(
 ) -> list[int | None]:
     """Return the labels of the copies of :func:`shown_copies`, None for no label."""
     prepared, task = smoothed.prepared, ImageTask("shown", image_id, image)
-    ranges = [CopyRange(task, Stage.ESTIMATION, number, number + 1) for number in range(count)]
+    ranges = [CopyRange(task, Stage.ESTIMATION, range(n, n + 1)) for n in range(count)]
     counter = VoteCounter(prepared.pipeline.sigma, prepared.noise, prepared.device)
     votes = counter.votes(ranges, prepared.engine_for(image), seed)
     return [None if failed else by_label.index(1) for by_label, failed in votes]
