@@ -728,6 +728,29 @@ def test_the_module_runs_as_a_program(tmp_path: Path) -> None:
     assert "Usage: denoised-smoothing certify" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("arguments", "heavy"),
+    [
+        (["--help"], ["torch", "scipy", "numpy", "sqlalchemy", "PIL"]),
+        (["list"], ["torch", "scipy.stats", "sqlalchemy"]),
+        (["list", "runs"], ["torch", "scipy.stats"]),
+        (["export", "--help"], ["torch", "scipy.stats"]),
+    ],
+)
+def test_a_command_imports_what_it_needs(
+    tmp_path: Path, arguments: list[str], heavy: list[str]
+) -> None:
+    Store(tmp_path / "runs.sqlite").close()
+    code = (
+        "import sys\nfrom denoised_smoothing.cli import main\n"
+        f"try:\n    main({arguments})\nexcept SystemExit as end:\n    assert not end.code\n"
+        f"print([name for name in {heavy} if name in sys.modules])"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
 PAGES = (
     "README.md",
     *(
@@ -741,7 +764,7 @@ PAGES = (
 def read(page: str) -> str:
     path = README.parent / page
     if not path.exists():
-        pytest.skip(f"there is no {page} beside the tests")
+        pytest.skip(f"there is no {page} next to the tests")
     return path.read_text(encoding="utf-8")
 
 

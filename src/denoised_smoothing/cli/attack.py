@@ -63,16 +63,16 @@ class AttackOptions:
         None, "Classifier to take gradients from, if that of the run has none.", metavar="SPEC"
     )
     surrogate_denoiser: str | None = _data(
-        None, "Denoiser before the surrogate.", metavar="SPEC", show_default=OF_RUN
+        None, "Denoiser in front of the surrogate.", metavar="SPEC", show_default=OF_RUN
     )
     classifier: str | None = _data(
-        None, "Classifier, if it has moved.", metavar="SPEC", show_default=OF_RUN
+        None, "Classifier of the run, if it has moved.", metavar="SPEC", show_default=OF_RUN
     )
     denoiser: str | None = _data(
-        None, "Denoiser, if it has moved.", metavar="SPEC", show_default=OF_RUN
+        None, "Denoiser of the run, if it has moved.", metavar="SPEC", show_default=OF_RUN
     )
     data: str | None = _data(
-        None, "Images, if they have moved.", metavar="DATA", show_default=OF_RUN
+        None, "Images of the run, if they have moved.", metavar="DATA", show_default=OF_RUN
     )
     output: Path = option_group("Output")(
         Path("attack"), "New folder for attack.json, curve.png and the changed images."

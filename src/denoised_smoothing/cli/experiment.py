@@ -56,7 +56,7 @@ class ExperimentOptions:
     """The options that both experiments share."""
 
     scale: ScaleName = _copies(
-        ScaleName.QUICK, "full: 500 images, up to 10,000 copies per image. quick: 200 and 1,000."
+        ScaleName.QUICK, "full: 500 images of up to 10,000 copies. quick: 200 images of 1,000."
     )
     row: list[str] = _data(
         [], "Row of the table, by its denoiser. Repeat for several.", metavar="NAME"

@@ -156,7 +156,7 @@ def _row(
 
 
 def _pilot(
-    store: str, name: str, asked: Anytime, parameters: SmoothingParameters, costs: Costs
+    store: str, name: str, planned: Anytime, parameters: SmoothingParameters, costs: Costs
 ) -> dict[str, Any]:
     """Estimate all images from the finished ones of a run, by the plan of that run."""
     from denoised_smoothing.reporting import load_results
@@ -180,12 +180,12 @@ def _pilot(
         "plan": held["plan"]["kind"],
         "images": len(finished),
         **values,
-        "notes": _notes(held, asked, parameters, total // len(finished)),
+        "notes": _notes(held, planned, parameters, total // len(finished)),
     }
 
 
 def _notes(
-    held: dict[str, Any], asked: Anytime, parameters: SmoothingParameters, stride: int
+    held: dict[str, Any], planned: Anytime, parameters: SmoothingParameters, stride: int
 ) -> list[str]:
     """Return why the pilot may be no random sample, and what it has different from the plan."""
     notes = []
@@ -199,10 +199,10 @@ def _notes(
     pairs: list[tuple[str, Any, Any]] = [
         ("noise", held["noise"], parameters.noise.value),
         ("values per image (--shape)", held["dimension"], parameters.dimension),
-        ("maximum of copies (--max-n)", cap, asked.max_n),
+        ("maximum of copies (--max-n)", cap, planned.max_n),
     ]
     if "radii" in plan:
-        pairs.append(("radii", list(plan["radii"]), list(asked.radii)))
+        pairs.append(("radii", list(plan["radii"]), list(planned.radii)))
     notes += [
         f"the estimate is for the pilot's {what}, {theirs}, not {ours}"
         for what, theirs, ours in pairs

@@ -27,7 +27,7 @@ class TrainOptions:
     validation: str | None = _data(
         None, "Images to validate on.", metavar="DATA", show_default="the training images"
     )
-    pad: int = _data(0, "Width in pixels of a black border.")
+    pad: int = _data(0, "Shift images by up to N pixels, with a black border.")
     flip: bool = _data(True, "Mirror half of the images.")
     accelerator: str = _speed("auto", "Lightning's accelerator.")
     precision: str = _speed("32-true", "Lightning's precision, such as bf16-mixed.")
@@ -39,7 +39,7 @@ class TrainOptions:
         [], "Classifier to train stability through. Repeat for several.", metavar="SPEC"
     )
     judge: list[str] = _data(
-        [], "Classifier whose accuracy is validated. Repeat for several.", metavar="SPEC"
+        [], "Classifier to measure accuracy with. Repeat for several.", metavar="SPEC"
     )
     start: Path | None = _data(None, "Weights to start from. --option may enlarge the network.")
     validation_limit: int = _data(500, "Validate on at most N images.")
@@ -116,7 +116,7 @@ def train_classifier(
             "Data and model", "Standard deviation of Gaussian noise on its images. 0 adds none."
         ),
     ] = 0.0,
-    pad: Annotated[int, option("Data and model", "Width in pixels of a black border.")] = 4,
+    pad: Annotated[int, option("Data and model", "Shift images by up to N pixels.")] = 4,
     as_json: AsJson = False,
 ) -> None:
     """Train a CIFAR ResNet on clean or noisy images.
