@@ -19,7 +19,6 @@ from jaxtyping import Float32
 from denoised_smoothing.errors import (
     DatasetError,
     ImageError,
-    MissingExtraError,
     SettingError,
     SpecError,
 )
@@ -47,11 +46,11 @@ class Example:
 
 @dataclass(frozen=True)
 class ImageDataset:
-    """A sequence of :class:`Example`; an image is decoded when it is asked for.
+    """A sequence of :class:`Example`; an image is decoded when it is read.
 
     Args:
-        name: the spec that it was loaded by.
-        fingerprint: SHA-256, in hex, of what it holds (see :func:`load_dataset`).
+        name: the spec that loaded it.
+        fingerprint: SHA-256, in hex, of its contents (see :func:`load_dataset`).
         image_ids: one for each image.
         read: from an index to the image [C, H, W]; raises ImageError if it cannot be decoded.
         labels: one for each image, None where unknown.
@@ -83,8 +82,8 @@ def load_dataset(spec: str) -> ImageDataset:
             ``cifar10[:train|test][:FOLDER]``: CIFAR-10 (Krizhevsky 2009), test by default, from
             a folder that holds ``cifar-10-batches-py``; without FOLDER it is downloaded once to
             the folder that the environment variable DENOISED_SMOOTHING_DATA names, or to
-            ``~/.cache/denoised-smoothing``. Its files are pickles, which torchvision opens only
-            if they have the published MD5 sums;
+            ``~/.cache/denoised-smoothing`` (see :func:`~denoised_smoothing.files.cache_folder`).
+            Its files are pickles, which torchvision opens only if they have the published MD5 sums;
             ``folder:PATH``: images (png, jpg, jpeg, bmp, webp) in one sub-folder for each class,
             labelled in the order of their names, or in a flat folder, without labels;
             ``parquet:FILE``: the layout of Hugging Face (a column of structs with ``bytes``,
@@ -97,8 +96,8 @@ def load_dataset(spec: str) -> ImageDataset:
         values and labels (digits, cifar10), or of the sorted paths and sizes (folder).
 
     Raises:
-        SpecError: nothing known by that name.
-        DatasetError: missing, empty or not of the expected form.
+        SpecError: the name is unknown.
+        DatasetError: missing, empty or not in the expected format.
         MissingExtraError: the package that reads it is not installed.
     """
     if has_source(Role.DATASET, spec):
@@ -108,38 +107,36 @@ def load_dataset(spec: str) -> ImageDataset:
     if path.suffix.lower() in SUFFIXES:
         return _load_file(spec, path)
     if path.is_dir():
-        hint = f"did you mean 'folder:{spec}'?"
+        hint = f"Did you mean 'folder:{spec}'?"
     elif path.suffix == ".parquet":
-        hint = f"did you mean 'parquet:{spec}'?"
+        hint = f"Did you mean 'parquet:{spec}'?"
     else:
         known = schemes(Role.DATASET)
         nearest = difflib.get_close_matches(spec.partition(":")[0], known, n=1, cutoff=0.5)
-        hint = f"did you mean '{nearest[0]}'? " if nearest else ""
-        hint += f"known are {', '.join(known)} and the path of an image ({_suffixes()})"
-    raise SpecError(f"there is no data set {spec!r}; {hint}")
+        hint = f"Did you mean '{nearest[0]}'? " if nearest else ""
+        hint += f"Known are {', '.join(known)} and the path of an image ({_suffixes()})."
+    raise SpecError(f"There is no data set {spec!r}. {hint}")
 
 
 def select(dataset: ImageDataset, *, limit: int | None = None, stride: int = 1) -> list[int]:
-    """The indices 0, stride, 2 * stride, ..., at most ``limit`` of them.
+    """Return the indices 0, stride, 2 * stride, ..., at most ``limit`` of them.
 
     Raises:
         SettingError: limit or stride is below 1.
     """
     for name, value in (("limit", limit), ("stride", stride)):
         if value is not None and value < 1:
-            raise SettingError(f"{name} is a number of images and must be at least 1, got {value}")
+            raise SettingError(f"{name} must be at least 1, got {value}. Use a number of images.")
     return list(range(0, len(dataset), stride))[:limit]
 
 
 def _load_digits(spec: Spec) -> ImageDataset:
+    from sklearn.datasets import load_digits
+
     splits = {"train": (1, 2, 3), "test": (0,), "all": (0, 1, 2, 3)}  # index modulo 4
     split = spec.rest or "test"
     if split not in splits:
-        raise DatasetError(f"digits has no split {split!r}; expected one of {', '.join(splits)}")
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError as error:
-        raise MissingExtraError("scikit-learn", "digits", "the digits data set") from error
+        raise DatasetError(f"digits has no split {split!r}. Use one of {', '.join(splits)}.")
     digits = load_digits()
     indices = [index for index in range(len(digits.images)) if index % 4 in splits[split]]
     values = np.rint(digits.images[indices] * 255 / 16).astype(np.uint8)[:, None]
@@ -155,25 +152,23 @@ def _load_digits(spec: Spec) -> ImageDataset:
 
 
 def _load_cifar10(spec: Spec) -> ImageDataset:
+    from torchvision.datasets import CIFAR10
+
     head, _, tail = spec.rest.partition(":")
     split, given = (head, tail) if head in ("train", "test") else ("test", spec.rest)
     folder = Path(given or os.environ.get(DATA_FOLDER_VARIABLE) or cache_folder()).expanduser()
-    try:
-        from torchvision.datasets import CIFAR10
-    except ImportError as error:
-        raise MissingExtraError("torchvision", "torchvision", "the cifar10 data set") from error
-    there = (folder / CIFAR10.base_folder).is_dir()
-    if given and not there:
+    is_there = (folder / CIFAR10.base_folder).is_dir()
+    if given and not is_there:
         raise DatasetError(
-            f"{given!r} holds no folder {CIFAR10.base_folder}; give the folder above it, as in "
-            "cifar10[:train|test][:FOLDER], or no folder to download it"
+            f"{given!r} holds no folder {CIFAR10.base_folder}. Use the folder above it, as in "
+            "cifar10[:train|test][:FOLDER], or omit it to download the data."
         )
     try:
-        cifar = CIFAR10(folder, train=split == "train", download=not there)
+        cifar = CIFAR10(folder, train=split == "train", download=not is_there)
     except (OSError, RuntimeError) as error:
         raise DatasetError(
-            f"CIFAR-10 in {str(folder)!r} cannot be had ({error}); remove "
-            f"{CIFAR10.base_folder} there to download it anew, or use parquet:FILE"
+            f"Cannot load CIFAR-10 from {str(folder)!r}: {error}. Delete "
+            f"{str(folder / CIFAR10.base_folder)!r} to download it again, or use parquet:FILE."
         ) from error
     values = np.ascontiguousarray(cifar.data.transpose(0, 3, 1, 2))
     content = f"cifar10:{split}".encode() + values.tobytes() + bytes(cifar.targets)
@@ -195,19 +190,19 @@ def _from_values(values: np.ndarray, index: int) -> np.ndarray:
 def _load_folder(spec: Spec) -> ImageDataset:
     folder = Path(spec.rest).expanduser()
     if not spec.rest or not folder.is_dir():
-        raise DatasetError(f"there is no folder {spec.rest!r}; check the path in {spec.text!r}")
+        raise DatasetError(f"There is no folder {spec.rest!r}. Check the path in {spec.text!r}.")
     relative = [path.relative_to(folder) for path in folder.rglob("*") if not path.is_dir()]
     ids = sorted(path.as_posix() for path in relative if _is_image(path))
     if not ids:
         raise DatasetError(
-            f"{spec.rest!r} holds no images; expected files of the type {_suffixes()}, in one "
-            "sub-folder for each class or in the folder itself"
+            f"{spec.rest!r} holds no images. Use files of the type {_suffixes()}, in one folder "
+            "for each class or in the folder itself."
         )
     flat, nested = ([i for i in ids if ("/" in i) == inside] for inside in (False, True))
     if flat and nested:
         raise DatasetError(
-            f"{spec.rest!r} mixes images ({flat[0]!r}) and class folders ({nested[0]!r}); move the "
-            "images into class folders, or away"
+            f"{spec.rest!r} mixes images ({flat[0]!r}) and class folders ({nested[0]!r}). Move the "
+            "images into class folders, or out of it."
         )
     classes = sorted(p.name for p in folder.iterdir() if p.is_dir() and p.name[0] != ".")
     sizes = [(image_id, (folder / image_id).stat().st_size) for image_id in ids]
@@ -241,7 +236,7 @@ def _load_parquet(spec: Spec) -> ImageDataset:
     files = [path] if path.is_file() else [Path(found) for found in sorted(glob(str(path)))]
     if not files:
         raise DatasetError(
-            f"there is no file {spec.rest!r}; check the path or pattern in {spec.text!r}"
+            f"There is no file {spec.rest!r}. Check the path or pattern in {spec.text!r}."
         )
     encoded: list[bytes | None] = []
     labels: list[int | None] = []
@@ -252,10 +247,10 @@ def _load_parquet(spec: Spec) -> ImageDataset:
         labels += file_labels
         names.add(label_names)
     if not encoded:
-        raise DatasetError(f"{spec.rest!r} has no rows; expected one for each image")
+        raise DatasetError(f"{spec.rest!r} has no rows. Use a file with one for each image.")
     if len(names) > 1:
         raise DatasetError(
-            f"the files {spec.rest!r} have different label names; load them one by one"
+            f"The files {spec.rest!r} have different label names. Load them one by one."
         )
     return ImageDataset(
         name=spec.text,
@@ -270,12 +265,10 @@ def _load_parquet(spec: Spec) -> ImageDataset:
 def _read_parquet(
     file: Path,
 ) -> tuple[list[bytes | None], list[int | None], tuple[str, ...] | None]:
-    """Encoded images, labels and label names of one file."""
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError as error:
-        raise MissingExtraError("pyarrow", "parquet", "a parquet data set") from error
+    """Return encoded images, labels and label names of one file."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     try:
         with pq.ParquetFile(file) as opened:
             schema = opened.schema_arrow
@@ -283,7 +276,7 @@ def _read_parquet(
             image, label = _columns(file, schema, class_names)
             table = opened.read(columns=[image, label] if label else [image])
     except (OSError, pa.ArrowException) as error:
-        raise DatasetError(f"{file} cannot be read as parquet ({error}); fetch it anew") from error
+        raise DatasetError(f"{file} cannot be read as parquet: {error}. Fetch it again.") from error
     images = [row and row["bytes"] for row in table[image].to_pylist()]
     if label is None:
         return images, [None] * len(images), None
@@ -292,7 +285,7 @@ def _read_parquet(
 
 
 def _class_names(schema: Any) -> dict[str, tuple[str, ...]]:
-    """Column to label names, for every ClassLabel in the metadata that Hugging Face writes."""
+    """Return label names by column, for each ClassLabel in the metadata of Hugging Face."""
     metadata = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
     return {
         column: tuple(feature["names"])
@@ -302,7 +295,7 @@ def _class_names(schema: Any) -> dict[str, tuple[str, ...]]:
 
 
 def _columns(file: Path, schema: Any, class_names: Iterable[str]) -> tuple[str, str | None]:
-    """The names of the image column and of the label column, if there is one."""
+    """Return the names of the image column and of the label column, if there is one."""
     from pyarrow import types
 
     held = ", ".join(f"{field.name}: {field.type}" for field in schema)
@@ -313,15 +306,15 @@ def _columns(file: Path, schema: Any, class_names: Iterable[str]) -> tuple[str, 
     ]
     if not images:
         raise DatasetError(
-            f"{file} has no image column, expected a struct with the field 'bytes'; its "
-            f"columns are {held}; write it with Hugging Face datasets and the Image feature"
+            f"{file} has no image column, expected a struct with the field 'bytes', got {held}. "
+            "Write it with Hugging Face datasets and the Image feature."
         )
     image = next(name for name in ("image", "img", *images) if name in images)
     label = next((name for name in ("label", "labels", *class_names) if name in schema.names), None)
     if label and not types.is_integer(schema.field(label).type):
         raise DatasetError(
-            f"the column {label!r} of {file} must hold integers, got "
-            f"{schema.field(label).type}; number the classes from 0, or rename the column"
+            f"The column {label!r} of {file} must hold integers, got {schema.field(label).type}. "
+            "Number the classes from 0, or rename the column."
         )
     return image, label
 
@@ -329,7 +322,7 @@ def _columns(file: Path, schema: Any, class_names: Iterable[str]) -> tuple[str, 
 def _from_row(spec: str, encoded: Sequence[bytes | None], index: int) -> np.ndarray:
     content, name = encoded[index], f"row {index} of {spec!r}"
     if content is None:
-        raise ImageError(f"{name} holds no bytes; write the file with its images embedded")
+        raise ImageError(f"{name} holds no bytes. Write the file with its images embedded.")
     return load_image(content, name=name)
 
 

@@ -81,7 +81,7 @@ def test_progress_of_every_run(recorded: tuple[DemoResult, list[RunProgress]]) -
 
 
 def test_bad_input_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SettingError, match=r"limit is a number of images .* got 0"):
+    with pytest.raises(SettingError, match=r"limit must be at least 1, got 0"):
         run_demo(tmp_path, images=0)
     (tmp_path / "file").touch()
     with pytest.raises(StoreError, match=r"file/runs-.* failed"):

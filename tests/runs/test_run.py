@@ -900,8 +900,8 @@ class TestFailures:
         [
             ({"alpha": 2.0}, SettingError, "alpha"),
             ({"plan": ANYTIME, "alpha": 0.5}, SettingError, "alpha must be at most 0.36"),
-            ({"limit": 0}, SettingError, "limit is a number of images .* got 0"),
-            ({"stride": -1}, SettingError, "stride is a number of images .* got -1"),
+            ({"limit": 0}, SettingError, "limit must be at least 1, got 0"),
+            ({"stride": -1}, SettingError, "stride must be at least 1, got -1"),
             ({"resolution": 0}, SettingError, "resolution must be at least 2 pixels, got 0"),
             ({"shard": Shard(1, 2), "seed": None}, SettingError, "Shard 1/2 has no seed"),
         ],
