@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeAlias, runtime_checkable
 
 from jaxtyping import Float, Num
 from torch import Tensor
+
+Images: TypeAlias = Float[Tensor, "b c h w"]
+"""A batch of images in [0, 1]; noisy ones beyond."""
+Sigma: TypeAlias = float | Float[Tensor, " b"]
+"""Standard deviation of the noise on images in [0, 1]: one number, or one for each image."""
 
 
 @runtime_checkable
@@ -16,13 +21,11 @@ class Classifier(Protocol):
     strings), ``resolution`` (height and width of the images) and ``channels`` (1 or 3).
     """
 
-    def __call__(self, images: Float[Tensor, "b c h w"], /) -> Num[Tensor, "b ..."]: ...
+    def __call__(self, images: Images, /) -> Num[Tensor, "b ..."]: ...
 
 
 @runtime_checkable
 class Denoiser(Protocol):
     """Noisy images [B, C, H, W] and the noise's standard deviation to denoised images."""
 
-    def __call__(
-        self, noisy: Float[Tensor, "b c h w"], sigma: float | Float[Tensor, " b"], /
-    ) -> Float[Tensor, "b c h w"]: ...
+    def __call__(self, noisy: Images, sigma: Sigma, /) -> Images: ...

@@ -10,7 +10,7 @@ import torch
 
 from denoised_smoothing import SmoothedClassifier, load_classifier
 from denoised_smoothing.errors import SettingError, SpecError, WeightsError
-from denoised_smoothing.models.classifiers.onnx import OnnxClassifier, Preparation
+from denoised_smoothing.models.classifiers.onnx import OnnxClassifier
 from denoised_smoothing.models.fingerprints import fingerprint
 
 from . import models
@@ -71,7 +71,7 @@ def test_the_fingerprint_is_that_of_file_and_preparation(tmp_path: Path) -> None
     models.save_onnx(path)
     plain = fingerprint(OnnxClassifier(path))
     assert fingerprint(OnnxClassifier(path)) == plain
-    assert fingerprint(OnnxClassifier(path, Preparation(mean=(0.5,)))) != plain
+    assert fingerprint(OnnxClassifier(path, mean=(0.5,))) != plain
     models.save_onnx(path, half=True)
     assert fingerprint(OnnxClassifier(path)) != plain
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,29 +27,6 @@ _TYPES = {
 }
 
 
-@dataclass(frozen=True)
-class Preparation:
-    """The preprocessing that an ONNX model needs of images in [0, 1].
-
-    Args:
-        mean, std: one number for each channel, or one for all, to subtract and divide by.
-        scale: factor of pixel values before that: 255 for models of 8-bit values.
-        interpolation: interpolation of resizing, for a model of a fixed image size.
-    """
-
-    mean: tuple[float, ...] = (0.0,)
-    std: tuple[float, ...] = (1.0,)
-    scale: float = 1.0
-    interpolation: Interpolation = Interpolation.BILINEAR
-
-    def __post_init__(self) -> None:
-        if not all(value > 0 for value in (*self.std, self.scale)):
-            raise SettingError(
-                f"std and scale must be above 0, got std={self.std} and scale={self.scale}. "
-                "Correct them."
-            )
-
-
 class OnnxClassifier:
     """An ONNX model: [B, C, H, W] or [B, H, W, C] to logits [B, K] or labels [B].
 
@@ -61,31 +37,41 @@ class OnnxClassifier:
 
     Args:
         path: the file.
-        preparation: preprocessing of the images.
+        mean, std: one number for each channel, or one for all, to subtract and divide by.
+        scale: factor of pixel values before that: 255 for models of 8-bit values.
+        interpolation: interpolation of resizing, for a model of a fixed image size.
         label_names: K names, or None.
         resolution: size of the data set's images, or None for the model's fixed size.
         output: name of the output, or None for the first.
 
     Raises:
         WeightsError: there is no such file, or ONNX Runtime cannot run it.
-        SettingError: its input is not one batch of float images of 1 or 3 channels.
+        SettingError: its input is not one batch of float images of 1 or 3 channels, or std or
+            scale is not above 0.
         ImportError: onnxruntime is not installed.
     """
 
     def __init__(
         self,
         path: str | Path,
-        preparation: Preparation | None = None,
+        mean: Sequence[float] = (0.0,),
+        std: Sequence[float] = (1.0,),
+        scale: float = 1.0,
+        interpolation: Interpolation = Interpolation.BILINEAR,
         label_names: Sequence[str] | None = None,
         resolution: int | None = None,
         output: str | None = None,
     ) -> None:
         import onnxruntime
 
+        if not all(value > 0 for value in (*std, scale)):
+            raise SettingError(
+                f"std and scale must be above 0, got std={tuple(std)} and scale={scale}. "
+                "Correct them."
+            )
         self._path = Path(path).expanduser()
-        self._preparation = preparation or Preparation()
         session = _opened(self._path)
-        self._sessions, given = _Sessions(self._path, session), session.get_inputs()
+        self._sessions, given = {"cpu": session}, session.get_inputs()
         digests = [sha256_of(path) for path in (self._path, *_data_files(self._path))]
         self.content = hashlib.sha256(bytes.fromhex("".join(digests))).hexdigest()
         self.runtime = f"onnxruntime {onnxruntime.__version__}"
@@ -98,13 +84,14 @@ class OnnxClassifier:
         self._input = given[0].name
         self._type = _TYPES[given[0].type]
         self._batch, self._channels_last, size, self.channels = _layout(given[0].shape, str(path))
-        self._resize = size and Resize(size, interpolation=self._preparation.interpolation)
+        self._resize = size and Resize(size, interpolation=interpolation)
         self._output = _output_name(session, output, str(path))
         self.label_names = None if label_names is None else tuple(label_names)
         square = size is not None and size[0] == size[1]
         self.resolution = size[0] if resolution is None and size and square else resolution
-        self._mean = _per_channel(self._preparation.mean, self.channels, "mean")
-        self._std = _per_channel(self._preparation.std, self.channels, "std")
+        self._scale, self._normalises = scale, any(mean) or set(std) != {1.0}
+        self._mean = _per_channel(mean, self.channels, "mean")
+        self._std = _per_channel(std, self.channels, "std")
 
     precision_is_fixed = True
     """The file determines the precision, whichever is requested."""
@@ -116,6 +103,10 @@ class OnnxClassifier:
         """Height and width of the model's input, or None for those of the images."""
         return None if self._resize is None else self._resize.size
 
+    def fingerprint_parts(self) -> dict[str, object]:
+        """Return the attributes without path and sessions; ``content`` is the files' digest."""
+        return {name: v for name, v in vars(self).items() if name not in ("_path", "_sessions")}
+
     def __call__(self, images: Float[Tensor, "b c h w"]) -> Tensor:
         """Return logits [B, K] or labels [B] of images in [0, 1], on their device.
 
@@ -124,7 +115,10 @@ class OnnxClassifier:
         """
         prepared = self._prepared(images.detach().float())
         pieces = torch.split(prepared, self._batch or len(prepared))
-        session = self._sessions.on(images.device)
+        device = images.device.type
+        if device not in self._sessions:
+            self._sessions[device] = _opened(self._path, device)
+        session = self._sessions[device]
         answers = np.concatenate([self._run(session, piece) for piece in pieces])
         answer = torch.from_numpy(answers).to(images.device)
         if answer.ndim == 1 and not answer.is_floating_point():
@@ -136,9 +130,9 @@ class OnnxClassifier:
     def _prepared(self, images: Tensor) -> Tensor:
         if self._resize is not None:
             images = self._resize(images)
-        if self._preparation.scale != 1:
-            images = images * self._preparation.scale
-        if any(self._preparation.mean) or set(self._preparation.std) != {1.0}:
+        if self._scale != 1:
+            images = images * self._scale
+        if self._normalises:
             images = (images - self._mean.to(images.device)) / self._std.to(images.device)
         return images.permute(0, 2, 3, 1) if self._channels_last else images
 
@@ -154,25 +148,6 @@ class OnnxClassifier:
                 f"{len(values)} images. Name another output: onnx:FILE?output=NAME."
             )
         return answer[:count]
-
-
-class _Sessions:
-    """A session for each type of device, without the path in fingerprints."""
-
-    __slots__ = ("_held",)
-
-    def __init__(self, path: Path, on_cpu: Any) -> None:
-        self._held = {"": path, "cpu": on_cpu}
-
-    def on(self, device: torch.device) -> Any:
-        """Return the session for images on ``device``."""
-        if device.type not in self._held:
-            self._held[device.type] = _opened(self._held[""], device.type)
-        return self._held[device.type]
-
-    def fingerprint_parts(self) -> tuple[()]:
-        """Return nothing: the classifier holds the digest of its files."""
-        return ()
 
 
 def _opened(path: Path, device: str = "cpu") -> Any:
@@ -239,7 +214,7 @@ def _output_name(session: Any, wanted: str | None, name: str) -> str:
     return wanted
 
 
-def _per_channel(values: tuple[float, ...], channels: int | None, name: str) -> Tensor:
+def _per_channel(values: Sequence[float], channels: int | None, name: str) -> Tensor:
     if len(values) not in {1, channels or len(values)}:
         raise SettingError(
             f"{name} must be one number, or one for each of {channels} channels, got {values}. "
@@ -250,12 +225,12 @@ def _per_channel(values: tuple[float, ...], channels: int | None, name: str) -> 
 
 def load_spec(spec: Spec) -> OnnxClassifier:
     """Return the model of a spec."""
-    preparation = Preparation(
-        mean=spec.numbers("mean") or (0.0,),
-        std=spec.numbers("std") or (1.0,),
-        scale=(spec.numbers("scale") or (1.0,))[0],
-    )
-    resolution = spec.number("resolution", 1) if "resolution" in spec.options else None
     return OnnxClassifier(
-        spec.rest, preparation, spec.names("labels"), resolution, spec.options.get("output")
+        spec.rest,
+        spec.numbers("mean") or (0.0,),
+        spec.numbers("std") or (1.0,),
+        (spec.numbers("scale") or (1.0,))[0],
+        label_names=spec.names("labels"),
+        resolution=spec.number("resolution", 1) if "resolution" in spec.options else None,
+        output=spec.options.get("output"),
     )

@@ -165,11 +165,7 @@ def _normalisation(processor: Any, channels: int) -> tuple[list[float], list[flo
 
 
 def _resize(processor: Any, named: str) -> Resize | None:
-    """Return the processor's resizing, or None if it does not resize.
-
-    Raises:
-        SettingError: the resizing is not supported.
-    """
+    """Return the processor's resizing, or None if it does not resize."""
     crop = processor.crop_size if getattr(processor, "do_center_crop", False) else None
     if not processor.do_resize and crop is None:
         return None
@@ -212,11 +208,7 @@ def _shared(shortest: int, share: float, interpolation: Interpolation) -> Resize
 
 
 def _check_processor(classifier: ImageClassifier, processor: Any, named: str) -> None:
-    """Compare the processor with the preprocessing on tensors, on one image.
-
-    Raises:
-        SettingError: they differ.
-    """
+    """Check on one image that the processor agrees with the preprocessing on tensors."""
     height, width = _probe_size(classifier)
     down, across = torch.meshgrid(
         torch.linspace(0, 1, height), torch.linspace(0, 1, width), indexing="ij"

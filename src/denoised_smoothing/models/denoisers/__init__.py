@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 from denoised_smoothing.models.denoisers.base import DenoiserNetwork, as_denoiser
-from denoised_smoothing.models.denoisers.diffusers import load_diffusion
-from denoised_smoothing.models.denoisers.diffusion import (
-    DiffusionDenoiser,
-    ReverseDiffusion,
-    check_size,
-)
+from denoised_smoothing.models.denoisers.diffusion import DiffusionDenoiser, check_size
 from denoised_smoothing.models.denoisers.dncnn import DnCNN
 from denoised_smoothing.models.denoisers.ensemble import (
     EnsembleClassifier,
@@ -35,14 +30,12 @@ __all__ = [
     "MeanDenoiser",
     "MemNet",
     "MultiSampleDenoiser",
-    "ReverseDiffusion",
     "UNet",
     "as_denoiser",
     "build_denoiser",
     "check_size",
     "load_card",
     "load_denoiser_file",
-    "load_diffusion",
     "logits_after_denoising",
     "save_denoiser",
 ]

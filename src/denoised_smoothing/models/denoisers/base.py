@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from denoised_smoothing.models.protocols import Denoiser
+from denoised_smoothing.models.protocols import Denoiser, Images, Sigma
 
 IMAGE_STD = 0.25
 """Standard deviation of the pixel values of natural images in [0, 1]."""
@@ -31,9 +31,7 @@ class DenoiserNetwork(nn.Module, ABC):
         self.card: dict[str, str] = {}
 
     @abstractmethod
-    def forward(
-        self, noisy: Float[Tensor, "b c h w"], sigma: float | Float[Tensor, " b"]
-    ) -> Float[Tensor, "b c h w"]:
+    def forward(self, noisy: Images, sigma: Sigma) -> Images:
         """Denoise images in [0, 1] with Gaussian noise of standard deviation sigma."""
 
 

@@ -70,11 +70,7 @@ def _class_name(path: Path) -> str:
 
 
 def _loaded(library: Any, folder: Path, named: str, kind: str) -> Any:
-    """Load a part of a pipeline from its folder, without the hub.
-
-    Raises:
-        WeightsError: it has another class, an unknown class, or missing weights.
-    """
+    """Load a part of a pipeline from its folder, without the hub."""
     file = "config.json" if kind == "UNet2DModel" else "scheduler_config.json"
     stated, loader = _class_name(folder / file), getattr(library, kind, None)
     if stated != kind or loader is None:

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from denoised_smoothing.errors import ImageError, SettingError
 from denoised_smoothing.models.denoisers.base import DenoiserNetwork, per_image
-from denoised_smoothing.models.denoisers.noise_schedule import Levels, levels_of
+from denoised_smoothing.models.denoisers.noise_schedule import Level, Levels, levels_of
+from denoised_smoothing.models.protocols import Images, Sigma
 
 CARD = "card.json"
 _RHO = 7.0
@@ -101,9 +101,7 @@ class DiffusionDenoiser(DenoiserNetwork):
         """Passes of the network for one noisy copy."""
         return self.reverse.steps * self.reverse.samples
 
-    def forward(
-        self, noisy: Float[Tensor, "b c h w"], sigma: float | Float[Tensor, " b"]
-    ) -> Float[Tensor, "b c h w"]:
+    def forward(self, noisy: Images, sigma: Sigma) -> Images:
         """Return the estimate of the clean images; of several samples, the first.
 
         Raises:
@@ -112,18 +110,14 @@ class DiffusionDenoiser(DenoiserNetwork):
         """
         return next(self.denoise_samples(noisy, sigma))
 
-    def denoise_samples(
-        self, noisy: Float[Tensor, "b c h w"], sigma: float | Float[Tensor, " b"]
-    ) -> Iterator[Float[Tensor, "b c h w"]]:
+    def denoise_samples(self, noisy: Images, sigma: Sigma) -> Iterator[Images]:
         """Yield the samples; errors as :meth:`forward`."""
         self._check(noisy, sigma)
         s = 2 * per_image(sigma, noisy)
         for sample in range(self.reverse.samples):
             yield (self._denoise(2 * noisy - 1, s, sample) + 1) / 2
 
-    def estimate(
-        self, y: Float[Tensor, "b c h w"], s: Float[Tensor, "b 1 1 1"]
-    ) -> Float[Tensor, "b c h w"]:
+    def estimate(self, y: Images, s: Level) -> Images:
         """Return the model's estimate of the clean image in [-1, 1] from one of level s."""
         scaled, time = self.levels.inputs(y, s)
         output = self.unet(scaled, time)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from denoised_smoothing.models.denoisers.base import DenoiserNetwork
+from denoised_smoothing.models.protocols import Images, Sigma
 
 
 class DnCNN(DenoiserNetwork):
@@ -34,9 +34,7 @@ class DnCNN(DenoiserNetwork):
             if isinstance(layer, nn.Conv2d):
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
 
-    def forward(
-        self, noisy: Float[Tensor, "b c h w"], sigma: float | Float[Tensor, " b"]
-    ) -> Float[Tensor, "b c h w"]:
+    def forward(self, noisy: Images, sigma: Sigma) -> Images:
         """Subtract the predicted noise; sigma is not used."""
         noise: Tensor = self.noise(noisy)
         return noisy - noise

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from denoised_smoothing.errors import ClassifierError, SettingError
 from denoised_smoothing.models.denoisers.base import DenoiserNetwork, as_denoiser
-from denoised_smoothing.models.protocols import Classifier, Denoiser
+from denoised_smoothing.models.protocols import Classifier, Denoiser, Images, Sigma
 
 
 @runtime_checkable
@@ -22,9 +22,7 @@ class MultiSampleDenoiser(Protocol):
     def samples(self) -> int:
         """The number of samples."""
 
-    def denoise_samples(
-        self, noisy: Float[Tensor, "b c h w"], sigma: float
-    ) -> Iterator[Float[Tensor, "b c h w"]]:
+    def denoise_samples(self, noisy: Images, sigma: float) -> Iterator[Images]:
         """Yield the samples, one batch each."""
 
 
@@ -50,7 +48,7 @@ class EnsembleClassifier(nn.Module):
         """Height and width of the classifier's input, if it states them."""
         return getattr(self.classifier, "network_size", None)
 
-    def forward(self, noisy: Float[Tensor, "b c h w"]) -> Tensor:
+    def forward(self, noisy: Images) -> Tensor:
         """Return mean logits [B, K] or majority labels [B].
 
         Raises:
@@ -139,18 +137,14 @@ class MeanDenoiser(DenoiserNetwork):
     model_calls = samples
     """Forward passes of denoisers for one noisy copy."""
 
-    def denoise_samples(
-        self, noisy: Float[Tensor, "b c h w"], sigma: float | Float[Tensor, " b"]
-    ) -> Iterator[Float[Tensor, "b c h w"]]:
+    def denoise_samples(self, noisy: Images, sigma: Sigma) -> Iterator[Images]:
         """Yield the answer of each member."""
         for denoiser in self.denoisers:
             yield denoiser(noisy, sigma)
             if self.mirror:
                 yield denoiser(noisy.flip(3), sigma)
 
-    def forward(
-        self, noisy: Float[Tensor, "b c h w"], sigma: float | Float[Tensor, " b"]
-    ) -> Float[Tensor, "b c h w"]:
+    def forward(self, noisy: Images, sigma: Sigma) -> Images:
         """Return the answer of the first member, to show one denoised image."""
         return next(self.denoise_samples(noisy, sigma))
 
@@ -159,7 +153,7 @@ def logits_after_denoising(
     denoiser: Denoiser | None,
     classifier: Classifier,
     sigma: float,
-    noisy: Float[Tensor, "b c h w"],
+    noisy: Images,
 ) -> Tensor:
     """Return logits [B, K] or labels [B] of noisy copies after denoising, with gradients.
 

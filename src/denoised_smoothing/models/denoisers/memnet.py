@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from denoised_smoothing.models.denoisers.base import DenoiserNetwork
+from denoised_smoothing.models.protocols import Images, Sigma
 
 
 class MemNet(DenoiserNetwork):
@@ -42,9 +42,7 @@ class MemNet(DenoiserNetwork):
         )
         self.reconstruct = _activated_convolution(width, image_channels)
 
-    def forward(
-        self, noisy: Float[Tensor, "b c h w"], sigma: float | Float[Tensor, " b"]
-    ) -> Float[Tensor, "b c h w"]:
+    def forward(self, noisy: Images, sigma: Sigma) -> Images:
         """Add the predicted residual; sigma is not used."""
         memories = [self.extract(noisy)]
         for block in self.blocks:

@@ -7,13 +7,17 @@ on images in [0, 1]. A noisy image is y = x0 + s * noise.
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from jaxtyping import Float, Num
 from torch import Tensor
 
 from denoised_smoothing.errors import WeightsError
+from denoised_smoothing.models.protocols import Images
+
+Level: TypeAlias = Float[Tensor, "b 1 1 1"]
+"""The level s of each image."""
 
 
 class Prediction(StrEnum):
@@ -36,17 +40,10 @@ class Levels(Protocol):
     largest: float
     """The highest level."""
 
-    def inputs(
-        self, y: Float[Tensor, "b c h w"], s: Float[Tensor, "b 1 1 1"]
-    ) -> tuple[Float[Tensor, "b c h w"], Num[Tensor, " b"]]:
+    def inputs(self, y: Images, s: Level) -> tuple[Images, Num[Tensor, " b"]]:
         """Return the network's inputs: the scaled image and its time."""
 
-    def estimate(
-        self,
-        y: Float[Tensor, "b c h w"],
-        s: Float[Tensor, "b 1 1 1"],
-        output: Float[Tensor, "b c h w"],
-    ) -> Float[Tensor, "b c h w"]:
+    def estimate(self, y: Images, s: Level, output: Images) -> Images:
         """Return the clean image that the network's output stands for."""
 
 
@@ -73,9 +70,7 @@ class VariancePreserving:
         self.logs = table.log().cpu().numpy()  # no buffer: it stays exact in half precision
         self.prediction, self.whole = prediction, whole
 
-    def inputs(
-        self, y: Float[Tensor, "b c h w"], s: Float[Tensor, "b 1 1 1"]
-    ) -> tuple[Float[Tensor, "b c h w"], Num[Tensor, " b"]]:
+    def inputs(self, y: Images, s: Level) -> tuple[Images, Num[Tensor, " b"]]:
         return y / (1 + s**2).sqrt(), self.timestep(s.flatten())
 
     def timestep(self, s: Float[Tensor, " b"]) -> Num[Tensor, " b"]:
@@ -86,12 +81,7 @@ class VariancePreserving:
         time = (above - 1 + (wanted - low) / (high - low)).clamp(0, len(table) - 1)
         return time.round().long() if self.whole else time
 
-    def estimate(
-        self,
-        y: Float[Tensor, "b c h w"],
-        s: Float[Tensor, "b 1 1 1"],
-        output: Float[Tensor, "b c h w"],
-    ) -> Float[Tensor, "b c h w"]:
+    def estimate(self, y: Images, s: Level, output: Images) -> Images:
         if self.prediction is Prediction.SAMPLE:
             return output
         if self.prediction is Prediction.EPSILON:
@@ -114,17 +104,10 @@ class Preconditioned:
         self.smallest, self.largest, self.data = smallest, largest, data
         self.sign = -1.0 if prediction is Prediction.V else 1.0
 
-    def inputs(
-        self, y: Float[Tensor, "b c h w"], s: Float[Tensor, "b 1 1 1"]
-    ) -> tuple[Float[Tensor, "b c h w"], Num[Tensor, " b"]]:
+    def inputs(self, y: Images, s: Level) -> tuple[Images, Num[Tensor, " b"]]:
         return y / (s**2 + self.data**2).sqrt(), s.flatten().log() / 4
 
-    def estimate(
-        self,
-        y: Float[Tensor, "b c h w"],
-        s: Float[Tensor, "b 1 1 1"],
-        output: Float[Tensor, "b c h w"],
-    ) -> Float[Tensor, "b c h w"]:
+    def estimate(self, y: Images, s: Level, output: Images) -> Images:
         variance = s**2 + self.data**2
         return y * (self.data**2 / variance) + output * (self.sign * s * self.data) / (
             variance.sqrt()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
 from denoised_smoothing.models.denoisers.base import IMAGE_STD, DenoiserNetwork, per_image
+from denoised_smoothing.models.protocols import Images, Sigma
 
 
 class UNet(DenoiserNetwork):
@@ -64,9 +64,7 @@ class UNet(DenoiserNetwork):
         self.decode = nn.ModuleList(_Residual(width, levels) for _ in range(outer))
         self.tail = nn.Conv2d(width, pixels, 3, padding=1)
 
-    def forward(
-        self, noisy: Float[Tensor, "b c h w"], sigma: float | Float[Tensor, " b"]
-    ) -> Float[Tensor, "b c h w"]:
+    def forward(self, noisy: Images, sigma: Sigma) -> Images:
         """Return the estimate of the clean images."""
         height, width = noisy.shape[-2:]
         sigmas = per_image(sigma, noisy)
