@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from denoised_smoothing import load_classifier
-from denoised_smoothing.models.classifiers import ImageClassifier
+from denoised_smoothing.models.classifiers.base import ImageClassifier
 from denoised_smoothing.models.classifiers.onnx import OnnxClassifier
 
 Pair = tuple[Callable[[Tensor], Any], Callable[[Tensor], Any], tuple[int, int]]
@@ -45,7 +45,7 @@ def vit(folder: Path) -> str:
 
 
 def small_resnet(folder: Path) -> str:
-    from denoised_smoothing.models.classifiers import CifarResNet, save_cifar_resnet
+    from denoised_smoothing.models.classifiers.cifar_resnet import CifarResNet, save_cifar_resnet
 
     network = ImageClassifier(CifarResNet(20), [0.5] * 3, [0.25] * 3, resolution=32)
     save_cifar_resnet(folder / "resnet20.safetensors", network, {})

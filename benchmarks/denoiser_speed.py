@@ -14,7 +14,8 @@ from collections.abc import Callable
 
 import torch
 
-from denoised_smoothing.models.denoisers import ARCHITECTURES, DenoiserNetwork, build_denoiser
+from denoised_smoothing.models.denoisers.base import DenoiserNetwork
+from denoised_smoothing.models.denoisers.files import ARCHITECTURES, build_denoiser
 from denoised_smoothing.models.shipped import load_shipped_denoiser
 
 SIGMA = 0.25

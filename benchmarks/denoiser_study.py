@@ -22,7 +22,7 @@ import torch
 
 from denoised_smoothing.datasets import ImageDataset, load_dataset
 from denoised_smoothing.models.catalogue import load_classifier
-from denoised_smoothing.models.denoisers import build_denoiser, load_denoiser_file
+from denoised_smoothing.models.denoisers.files import build_denoiser, load_denoiser_file
 from denoised_smoothing.training.config import TrainingConfig, Weighting
 from denoised_smoothing.training.data import Preparation
 from denoised_smoothing.training.fit import TrainingJob, train_denoiser

@@ -21,7 +21,7 @@ import torch
 
 from denoised_smoothing import FixedBudget, ImageClassifier, SmoothedClassifier
 from denoised_smoothing.images import to_grid
-from denoised_smoothing.models.classifiers import CifarResNet
+from denoised_smoothing.models.classifiers.cifar_resnet import CifarResNet
 from denoised_smoothing.smoothing.scheduler import ImageTask
 
 SEED = 20190208

@@ -24,7 +24,7 @@ from votes import right_votes
 
 from denoised_smoothing.datasets import ImageDataset, load_dataset
 from denoised_smoothing.models.catalogue import load_classifier
-from denoised_smoothing.models.denoisers import load_denoiser_file
+from denoised_smoothing.models.denoisers.files import load_denoiser_file
 from denoised_smoothing.training.config import Objective, Target, TrainingConfig
 from denoised_smoothing.training.data import Preparation
 from denoised_smoothing.training.fit import TrainingJob, train_denoiser

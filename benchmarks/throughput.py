@@ -26,8 +26,8 @@ from torch import Tensor, nn
 from denoised_smoothing import ImageClassifier, SmoothedClassifier
 from denoised_smoothing.engines.choice import throughput
 from denoised_smoothing.images import to_grid
-from denoised_smoothing.models.classifiers import CifarResNet
-from denoised_smoothing.models.denoisers import build_denoiser
+from denoised_smoothing.models.classifiers.cifar_resnet import CifarResNet
+from denoised_smoothing.models.denoisers.files import build_denoiser
 
 SIGMA = 0.25
 ALL = "torch,torch bfloat16,onnxruntime,openvino,openvino bfloat16,openvino int8"

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 pytest.importorskip("lightning")
 
-from denoised_smoothing.models.denoisers import DenoiserNetwork
+from denoised_smoothing.models.denoisers.base import DenoiserNetwork
 from denoised_smoothing.training.config import Objective, Target, TrainingConfig
 from denoised_smoothing.training.lightning import DenoiserTraining
 from denoised_smoothing.training.objectives import stability

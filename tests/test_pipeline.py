@@ -17,7 +17,7 @@ import torch
 from denoised_smoothing.cli import main
 from denoised_smoothing.datasets import load_dataset
 from denoised_smoothing.models.catalogue import load_classifier
-from denoised_smoothing.models.denoisers import load_denoiser_file
+from denoised_smoothing.models.denoisers.files import load_denoiser_file
 
 pytest.importorskip("lightning")
 

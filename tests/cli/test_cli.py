@@ -29,7 +29,11 @@ from denoised_smoothing.cli import app, main
 from denoised_smoothing.cli import output as terminal
 from denoised_smoothing.errors import TrainingInterruptedError
 from denoised_smoothing.models import catalogue
-from denoised_smoothing.models.denoisers import build_denoiser, load_denoiser_file, save_denoiser
+from denoised_smoothing.models.denoisers.files import (
+    build_denoiser,
+    load_denoiser_file,
+    save_denoiser,
+)
 from denoised_smoothing.reporting import load_results
 from denoised_smoothing.runs import demo
 from denoised_smoothing.runs.writer import RunProgress

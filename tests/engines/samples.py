@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from denoised_smoothing import images as image_forms
 from denoised_smoothing.certificates.parameters import EngineName, Precision
-from denoised_smoothing.models.classifiers import CifarResNet, ImageClassifier
-from denoised_smoothing.models.denoisers import UNet
+from denoised_smoothing.models.classifiers.base import ImageClassifier
+from denoised_smoothing.models.classifiers.cifar_resnet import CifarResNet
+from denoised_smoothing.models.denoisers.unet import UNet
 from denoised_smoothing.smoothing.classifier import SmoothedClassifier
 
 SEED = 0

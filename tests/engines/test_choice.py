@@ -23,7 +23,7 @@ from denoised_smoothing.engines import (
     converted,
 )
 from denoised_smoothing.errors import ClassifierError, MissingExtraError, SettingError
-from denoised_smoothing.models.classifiers import ImageClassifier
+from denoised_smoothing.models.classifiers.base import ImageClassifier
 
 from .samples import INT8, OPENVINO, SIGMA, Winding, convolutional, images, noisy, smoothed
 

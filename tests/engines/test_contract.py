@@ -13,7 +13,7 @@ from denoised_smoothing.engines import EngineChoice, Pipeline, choose_engine
 from denoised_smoothing.engines.choice import TOLERANCE
 from denoised_smoothing.engines.pipeline import agrees
 from denoised_smoothing.errors import ClassifierError
-from denoised_smoothing.models.denoisers import as_denoiser
+from denoised_smoothing.models.denoisers.base import as_denoiser
 
 from .samples import (
     ONNXRUNTIME,

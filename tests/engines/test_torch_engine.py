@@ -23,7 +23,7 @@ from denoised_smoothing.engines import (
 )
 from denoised_smoothing.engines.locks import exact_float32, tracing
 from denoised_smoothing.errors import ClassifierError, SettingError
-from denoised_smoothing.models.denoisers import as_denoiser
+from denoised_smoothing.models.denoisers.base import as_denoiser
 
 CPU = torch.device("cpu")
 COPIES = torch.linspace(-1, 2, 6 * 3 * 4 * 4).reshape(6, 3, 4, 4)

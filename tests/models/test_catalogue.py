@@ -21,20 +21,17 @@ from denoised_smoothing.models.catalogue import (
     load_denoiser,
     shipped_classifiers,
 )
-from denoised_smoothing.models.classifiers import (
+from denoised_smoothing.models.classifiers.base import ImageClassifier
+from denoised_smoothing.models.classifiers.cifar_resnet import (
     CIFAR_RESNET,
     CifarResNet,
-    ImageClassifier,
     save_cifar_resnet,
 )
-from denoised_smoothing.models.denoisers import (
-    ARCHITECTURES,
-    DenoiserNetwork,
-    DnCNN,
-    MemNet,
-    UNet,
-    save_denoiser,
-)
+from denoised_smoothing.models.denoisers.base import DenoiserNetwork
+from denoised_smoothing.models.denoisers.dncnn import DnCNN
+from denoised_smoothing.models.denoisers.files import ARCHITECTURES, save_denoiser
+from denoised_smoothing.models.denoisers.memnet import MemNet
+from denoised_smoothing.models.denoisers.unet import UNet
 from denoised_smoothing.models.shipped import shipped_denoisers
 from denoised_smoothing.models.specs import Role, forms, schemes
 

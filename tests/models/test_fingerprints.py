@@ -17,9 +17,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from denoised_smoothing.models.classifiers import CifarResNet, ImageClassifier
-from denoised_smoothing.models.classifiers.base import check_channels
-from denoised_smoothing.models.denoisers import UNet
+from denoised_smoothing.models.classifiers.base import ImageClassifier, check_channels
+from denoised_smoothing.models.classifiers.cifar_resnet import CifarResNet
+from denoised_smoothing.models.denoisers.unet import UNet
 from denoised_smoothing.models.fingerprints import fingerprint
 from denoised_smoothing.models.weights import fill, load_weights, save_weights
 

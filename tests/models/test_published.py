@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from denoised_smoothing import load_classifier, load_denoiser
 from denoised_smoothing.errors import SpecError, WeightsError
-from denoised_smoothing.models.classifiers import ImageClassifier
+from denoised_smoothing.models.classifiers.base import ImageClassifier
 
 torchvision = pytest.importorskip("torchvision")
 

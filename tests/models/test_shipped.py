@@ -9,7 +9,8 @@ import pytest
 
 from denoised_smoothing.errors import SpecError, WeightsError
 from denoised_smoothing.models import shipped as module
-from denoised_smoothing.models.denoisers import UNet, save_denoiser
+from denoised_smoothing.models.denoisers.files import save_denoiser
+from denoised_smoothing.models.denoisers.unet import UNet
 from denoised_smoothing.models.shipped import (
     check_checksum,
     load_shipped_denoiser,

@@ -17,9 +17,10 @@ from denoised_smoothing.cli import main
 from denoised_smoothing.datasets import load_dataset
 from denoised_smoothing.errors import SettingError
 from denoised_smoothing.models import shipped
-from denoised_smoothing.models.classifiers import CifarResNet, ImageClassifier
-from denoised_smoothing.models.classifiers.cifar_resnet import save_cifar_resnet
-from denoised_smoothing.models.denoisers import UNet, load_denoiser_file, save_denoiser
+from denoised_smoothing.models.classifiers.base import ImageClassifier
+from denoised_smoothing.models.classifiers.cifar_resnet import CifarResNet, save_cifar_resnet
+from denoised_smoothing.models.denoisers.files import load_denoiser_file, save_denoiser
+from denoised_smoothing.models.denoisers.unet import UNet
 from denoised_smoothing.models.shipped import load_shipped_denoiser
 from denoised_smoothing.models.weights import weights_digest
 from denoised_smoothing.runs.paper import recipes as recipes_module

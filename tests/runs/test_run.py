@@ -33,7 +33,7 @@ from denoised_smoothing.errors import (
     StoreError,
 )
 from denoised_smoothing.models.catalogue import load_classifier, load_denoiser
-from denoised_smoothing.models.classifiers import ImageClassifier
+from denoised_smoothing.models.classifiers.base import ImageClassifier
 from denoised_smoothing.noise import noisy_copies
 from denoised_smoothing.reporting import ExportFormat, export, load_results
 from denoised_smoothing.runs import writer

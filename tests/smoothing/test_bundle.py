@@ -18,10 +18,11 @@ from denoised_smoothing.certificates.plans import FixedBudget
 from denoised_smoothing.errors import ImageError, SettingError, SpecError, WeightsError
 from denoised_smoothing.images import digest
 from denoised_smoothing.models import catalogue
-from denoised_smoothing.models.classifiers import ImageClassifier
+from denoised_smoothing.models.classifiers.base import ImageClassifier
 from denoised_smoothing.models.classifiers.cifar_resnet import ProjectedResNet
 from denoised_smoothing.models.classifiers.preprocessing import Interpolation, Resize, Scaling
-from denoised_smoothing.models.denoisers import DnCNN, EnsembleClassifier
+from denoised_smoothing.models.denoisers.dncnn import DnCNN
+from denoised_smoothing.models.denoisers.ensemble import EnsembleClassifier
 from denoised_smoothing.runs.run import CertificationRun
 from denoised_smoothing.smoothing import bundle as bundles
 from denoised_smoothing.smoothing import bundle_file as record

@@ -25,8 +25,8 @@ from denoised_smoothing.certificates.parameters import Noise, SmoothingParameter
 from denoised_smoothing.certificates.plans import Anytime, FixedBudget, RadiusTarget
 from denoised_smoothing.engines import Pipeline
 from denoised_smoothing.errors import ClassifierError, ImageError, SettingError
-from denoised_smoothing.models.classifiers import ImageClassifier
-from denoised_smoothing.models.denoisers import UNet
+from denoised_smoothing.models.classifiers.base import ImageClassifier
+from denoised_smoothing.models.denoisers.unet import UNet
 from denoised_smoothing.noise import CHUNK, derive_key, grid_noise, noisy_copies
 from denoised_smoothing.smoothing.classifier import Progress, SmoothedClassifier
 from denoised_smoothing.smoothing.scheduler import ImageTask, Targets

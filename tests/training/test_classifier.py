@@ -15,7 +15,8 @@ import torch
 from denoised_smoothing.datasets import load_dataset
 from denoised_smoothing.errors import DatasetError, SettingError, TrainingError
 from denoised_smoothing.models.catalogue import load_classifier
-from denoised_smoothing.models.classifiers import ImageClassifier, load_cifar_resnet
+from denoised_smoothing.models.classifiers.base import ImageClassifier
+from denoised_smoothing.models.classifiers.cifar_resnet import load_cifar_resnet
 from denoised_smoothing.models.weights import load_weights
 from denoised_smoothing.training.classifier import ClassifierTrainingJob, train_resnet
 from denoised_smoothing.training.config import TrainingConfig

@@ -29,8 +29,9 @@ from denoised_smoothing.errors import (
     TrainingInterruptedError,
     WeightsError,
 )
-from denoised_smoothing.models.classifiers import CifarResNet, ImageClassifier
-from denoised_smoothing.models.denoisers import load_denoiser_file
+from denoised_smoothing.models.classifiers.base import ImageClassifier
+from denoised_smoothing.models.classifiers.cifar_resnet import CifarResNet
+from denoised_smoothing.models.denoisers.files import load_denoiser_file
 from denoised_smoothing.training.config import Objective, TrainingConfig
 from denoised_smoothing.training.data import Preparation
 from denoised_smoothing.training.fit import TrainingJob, train_denoiser

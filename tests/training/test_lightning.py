@@ -6,7 +6,8 @@ from scipy import stats
 from torch import Tensor, nn
 
 from denoised_smoothing.errors import TrainingError
-from denoised_smoothing.models.denoisers import DenoiserNetwork, DnCNN
+from denoised_smoothing.models.denoisers.base import DenoiserNetwork
+from denoised_smoothing.models.denoisers.dncnn import DnCNN
 from denoised_smoothing.training.config import (
     Objective,
     Target,

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from denoised_smoothing.certificates.bounds import check_copies
 from denoised_smoothing.errors import SettingError
-from denoised_smoothing.models.denoisers import logits_after_denoising
+from denoised_smoothing.models.denoisers.ensemble import logits_after_denoising
 from denoised_smoothing.noise import derive_key, standard_normal
 from denoised_smoothing.smoothing.classifier import SmoothedClassifier
 

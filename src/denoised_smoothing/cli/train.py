@@ -184,7 +184,7 @@ def _options(pairs: Sequence[str]) -> dict[str, int | str]:
 
 def _show_card(path: Path, as_json: bool) -> None:
     """Print the path of the weights and their card; of several processes, one prints."""
-    from denoised_smoothing.models.denoisers import load_card
+    from denoised_smoothing.models.denoisers.files import load_card
 
     if os.environ.get("LOCAL_RANK", "0") != "0":
         return

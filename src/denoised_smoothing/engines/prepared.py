@@ -18,12 +18,8 @@ from denoised_smoothing.certificates.parameters import EngineName, Noise, Precis
 from denoised_smoothing.engines import EngineChoice, PassThrough, Pipeline, choose_engine
 from denoised_smoothing.engines.locks import tracing
 from denoised_smoothing.errors import SettingError
-from denoised_smoothing.models.denoisers import (
-    DenoiserNetwork,
-    EnsembleClassifier,
-    MultiSampleDenoiser,
-    as_denoiser,
-)
+from denoised_smoothing.models.denoisers.base import DenoiserNetwork, as_denoiser
+from denoised_smoothing.models.denoisers.ensemble import EnsembleClassifier, MultiSampleDenoiser
 from denoised_smoothing.models.protocols import Classifier
 from denoised_smoothing.noise import noisy_copies
 

@@ -34,7 +34,8 @@ from denoised_smoothing.models.specs import (
 )
 
 if TYPE_CHECKING:  # so that models are listed without torch
-    from denoised_smoothing.models.denoisers import DenoiserNetwork, MeanDenoiser
+    from denoised_smoothing.models.denoisers.base import DenoiserNetwork
+    from denoised_smoothing.models.denoisers.ensemble import MeanDenoiser
     from denoised_smoothing.models.protocols import Classifier, Denoiser
 
 
@@ -53,7 +54,7 @@ def load_classifier(spec: str) -> Classifier:
         WeightsError: the weights are missing or do not fit.
         MissingExtraError: an optional package is needed.
     """
-    from denoised_smoothing.models.classifiers import load_cifar_resnet
+    from denoised_smoothing.models.classifiers.cifar_resnet import load_cifar_resnet
 
     shipped = shipped_classifiers()
     if spec in shipped:
@@ -158,7 +159,8 @@ def _made_by(spec: Spec) -> Any:
 
 def _mean_of(spec: Spec) -> MeanDenoiser:
     """Return the mean over ``DENOISER+DENOISER``, each a spec without options."""
-    from denoised_smoothing.models.denoisers import DenoiserNetwork, MeanDenoiser
+    from denoised_smoothing.models.denoisers.base import DenoiserNetwork
+    from denoised_smoothing.models.denoisers.ensemble import MeanDenoiser
 
     mirror, parts = spec.options.get("mirror", "no"), spec.rest.split("+")
     if mirror not in ("yes", "no"):

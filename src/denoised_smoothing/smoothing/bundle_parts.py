@@ -18,18 +18,18 @@ from denoised_smoothing.engines.converted import CONVERTED, ConvertedEngine
 from denoised_smoothing.engines.torch_engine import TorchEngine
 from denoised_smoothing.errors import SettingError, WeightsError
 from denoised_smoothing.models.catalogue import load_classifier, load_denoiser
-from denoised_smoothing.models.classifiers import (
+from denoised_smoothing.models.classifiers.base import ImageClassifier
+from denoised_smoothing.models.classifiers.cifar_resnet import (
     CIFAR_RESNET,
     CifarResNet,
-    ImageClassifier,
     load_cifar_resnet,
     save_cifar_resnet,
 )
 from denoised_smoothing.models.classifiers.preprocessing import Interpolation, Resize, Scaling
-from denoised_smoothing.models.denoisers import (
+from denoised_smoothing.models.denoisers.base import DenoiserNetwork
+from denoised_smoothing.models.denoisers.diffusion import DiffusionDenoiser
+from denoised_smoothing.models.denoisers.files import (
     ARCHITECTURES,
-    DenoiserNetwork,
-    DiffusionDenoiser,
     build_denoiser,
     load_denoiser_file,
     save_denoiser,

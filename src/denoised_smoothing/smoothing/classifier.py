@@ -33,7 +33,7 @@ from denoised_smoothing.certificates.radii import check_sigma
 from denoised_smoothing.engines import EngineChoice, PassThrough
 from denoised_smoothing.engines.prepared import PreparedPipeline, stated_channels
 from denoised_smoothing.errors import SettingError
-from denoised_smoothing.models.denoisers import check_size
+from denoised_smoothing.models.denoisers.diffusion import check_size
 from denoised_smoothing.models.fingerprints import fingerprint
 from denoised_smoothing.models.protocols import Classifier
 from denoised_smoothing.models.specs import spec_of

@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from denoised_smoothing.errors import DatasetError
-from denoised_smoothing.models.classifiers import CifarResNet, ImageClassifier, save_cifar_resnet
+from denoised_smoothing.models.classifiers.base import ImageClassifier
+from denoised_smoothing.models.classifiers.cifar_resnet import CifarResNet, save_cifar_resnet
 from denoised_smoothing.noise import derive_key, standard_normal
 from denoised_smoothing.training.config import TrainingConfig, check_at_least
 from denoised_smoothing.training.job import Training

@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from denoised_smoothing.errors import DenoisedSmoothingError, SettingError
-from denoised_smoothing.models.denoisers import (
-    DenoiserNetwork,
+from denoised_smoothing.models.denoisers.base import DenoiserNetwork
+from denoised_smoothing.models.denoisers.files import (
     build_denoiser,
     load_denoiser_file,
     save_denoiser,

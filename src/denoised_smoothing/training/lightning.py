@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from denoised_smoothing.errors import TrainingError
-from denoised_smoothing.models.classifiers import folded
-from denoised_smoothing.models.denoisers import DenoiserNetwork
+from denoised_smoothing.models.classifiers.cifar_resnet import folded
+from denoised_smoothing.models.denoisers.base import DenoiserNetwork
 from denoised_smoothing.noise import derive_key, standard_normal
 from denoised_smoothing.training.config import Target, TrainingConfig, Weighting
 from denoised_smoothing.training.objectives import (

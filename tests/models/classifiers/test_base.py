@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from denoised_smoothing.errors import SettingError
-from denoised_smoothing.models.classifiers import ImageClassifier
+from denoised_smoothing.models.classifiers.base import ImageClassifier
 from denoised_smoothing.models.protocols import Classifier
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

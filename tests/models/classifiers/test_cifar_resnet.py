@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from denoised_smoothing.datasets import load_dataset
 from denoised_smoothing.errors import SettingError, WeightsError
-from denoised_smoothing.models.classifiers import (
+from denoised_smoothing.models.classifiers.base import ImageClassifier
+from denoised_smoothing.models.classifiers.cifar_resnet import (
     CifarResNet,
-    ImageClassifier,
     folded,
     load_cifar_resnet,
     save_cifar_resnet,

@@ -16,8 +16,12 @@ import torch
 from safetensors.torch import save_file
 
 from denoised_smoothing.cli import main
-from denoised_smoothing.models.classifiers import CifarResNet, ImageClassifier, save_cifar_resnet
-from denoised_smoothing.models.classifiers.cifar_resnet import ProjectedResNet
+from denoised_smoothing.models.classifiers.base import ImageClassifier
+from denoised_smoothing.models.classifiers.cifar_resnet import (
+    CifarResNet,
+    ProjectedResNet,
+    save_cifar_resnet,
+)
 
 from . import models
 

@@ -17,7 +17,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from denoised_smoothing import SmoothedClassifier, load_classifier
-from denoised_smoothing.models.classifiers import CifarResNet, ImageClassifier, save_cifar_resnet
+from denoised_smoothing.models.classifiers.base import ImageClassifier
+from denoised_smoothing.models.classifiers.cifar_resnet import CifarResNet, save_cifar_resnet
 from denoised_smoothing.models.fingerprints import fingerprint
 from denoised_smoothing.models.protocols import Classifier
 

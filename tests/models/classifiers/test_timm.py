@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from denoised_smoothing import load_classifier
 from denoised_smoothing.errors import ImageError, SettingError, SpecError, WeightsError
-from denoised_smoothing.models.classifiers import ImageClassifier
+from denoised_smoothing.models.classifiers.base import ImageClassifier
 
 from . import models
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from denoised_smoothing.models.denoisers import DenoiserNetwork, as_denoiser
+from denoised_smoothing.models.denoisers.base import DenoiserNetwork, as_denoiser
 
 
 class Brighten(nn.Module):

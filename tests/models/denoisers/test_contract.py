@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from denoised_smoothing.errors import ImageError
-from denoised_smoothing.models.denoisers import ARCHITECTURES, DenoiserNetwork, build_denoiser
+from denoised_smoothing.models.denoisers.base import DenoiserNetwork
+from denoised_smoothing.models.denoisers.files import ARCHITECTURES, build_denoiser
 from denoised_smoothing.models.protocols import Denoiser
 
 SMALL: dict[str, dict[str, Any]] = {

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from denoised_smoothing import SmoothedClassifier, load_dataset, load_denoiser
 from denoised_smoothing.errors import ImageError, SettingError, SpecError, WeightsError
-from denoised_smoothing.models.denoisers import DiffusionDenoiser, load_card
+from denoised_smoothing.models.denoisers.diffusion import DiffusionDenoiser
+from denoised_smoothing.models.denoisers.files import load_card
 from denoised_smoothing.models.fingerprints import fingerprint
 
 diffusers = pytest.importorskip("diffusers")

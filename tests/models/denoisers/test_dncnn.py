@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import torch
 
-from denoised_smoothing.models.denoisers import DnCNN, build_denoiser
+from denoised_smoothing.models.denoisers.dncnn import DnCNN
+from denoised_smoothing.models.denoisers.files import build_denoiser
 
 
 def test_the_colour_network_of_17_layers_of_64() -> None:

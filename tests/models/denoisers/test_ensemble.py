@@ -10,8 +10,10 @@ from denoised_smoothing import SmoothedClassifier, load_classifier, load_denoise
 from denoised_smoothing.attacks.soft_votes import SoftVotes
 from denoised_smoothing.engines.pipeline import folded
 from denoised_smoothing.errors import ClassifierError, SettingError, SpecError
-from denoised_smoothing.models.denoisers import DnCNN, EnsembleClassifier, MeanDenoiser, UNet
 from denoised_smoothing.models.denoisers.base import DenoiserNetwork
+from denoised_smoothing.models.denoisers.dncnn import DnCNN
+from denoised_smoothing.models.denoisers.ensemble import EnsembleClassifier, MeanDenoiser
+from denoised_smoothing.models.denoisers.unet import UNet
 from denoised_smoothing.models.fingerprints import fingerprint
 from denoised_smoothing.noise import derive_key, standard_normal
 

@@ -7,12 +7,12 @@ import torch
 from safetensors.torch import save_file
 
 from denoised_smoothing.errors import SpecError, WeightsError
-from denoised_smoothing.models.denoisers import (
-    UNet,
+from denoised_smoothing.models.denoisers.files import (
     build_denoiser,
     load_denoiser_file,
     save_denoiser,
 )
+from denoised_smoothing.models.denoisers.unet import UNet
 
 CARD = {"sigma_min": "0.25", "sigma_max": "0.25", "quality": '{"validation_mse": 0.004}'}
 

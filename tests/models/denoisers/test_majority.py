@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from denoised_smoothing import SmoothedClassifier, load_classifier
 from denoised_smoothing.errors import SettingError
-from denoised_smoothing.models.denoisers import EnsembleClassifier, MultiSampleDenoiser
+from denoised_smoothing.models.denoisers.ensemble import EnsembleClassifier, MultiSampleDenoiser
 from denoised_smoothing.smoothing.votes import shown_copies
 
 

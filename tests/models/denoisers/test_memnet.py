@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from denoised_smoothing.models.denoisers import MemNet
+from denoised_smoothing.models.denoisers.memnet import MemNet
 
 
 def test_the_size_that_the_paper_states() -> None:

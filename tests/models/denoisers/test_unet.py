@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from denoised_smoothing.models.denoisers import UNet
+from denoised_smoothing.models.denoisers.unet import UNet
 
 
 def test_has_1_3_million_parameters() -> None:
