@@ -655,7 +655,7 @@ class TestUnusableAnswers:
 class TestPlanAndChannels:
     def test_a_plan_beside_n_is_refused(self) -> None:
         smoothed = SmoothedClassifier(nn.Flatten(), 0.5, device="cpu")
-        with pytest.raises(SettingError, match=r"a plan or n0 and n, not both; got .*'n': 5"):
+        with pytest.raises(SettingError, match=r"Got both .*'n': 5.* Use a plan, or n0 and n"):
             smoothed.certify(np.zeros((1, 2, 2), np.float32), n=5, plan=FixedBudget(1, 2))
 
     def test_a_denoiser_for_other_channels_is_refused(self) -> None:

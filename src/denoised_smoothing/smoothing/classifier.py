@@ -362,21 +362,21 @@ class SmoothedClassifier:
 
     def _count(
         self,
-        batch: Float[np.ndarray, "b c h w"],
+        images: Float[np.ndarray, "b c h w"],
         targets: Callable[..., Mapping[Stage, int]],
         alpha: float,
         seed: int | None,
         progress: Callable[[Progress], None] | None,
     ) -> tuple[list[ImageTask], SmoothingParameters]:
         """Count all images. The noise is keyed by the pixels of an image, so it moves with them."""
-        if self.noise is Noise.GRID and not image_forms.is_on_grid(batch):
+        batch = images if self.noise is Noise.FLOAT else image_forms.to_grid(images)
+        if not np.array_equal(images, batch):
             warnings.warn(
                 "The image is not on the 8-bit grid k/255 and was rounded to it. The certificate "
                 "is about the rounded image and changes to other images on the grid. Use 8-bit "
                 "images, or noise='float', whose proof is for real numbers only.",
                 stacklevel=3,
             )
-            batch = image_forms.to_grid(batch)
         if self.channels is not None:
             image_forms.match_channels(batch[0], self.channels)
         check_size(self.denoiser, *batch.shape[2:])

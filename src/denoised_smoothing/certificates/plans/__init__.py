@@ -16,16 +16,14 @@ __all__ = ["Anytime", "FixedBudget", "RadiusTarget", "plan_from_options", "plan_
 
 
 def plan_or_budget(plan: SamplingPlan | None, n0: int | None, n: int | None) -> SamplingPlan:
-    """The plan, or the fixed budget of n0 and n; those not given are as by default.
+    """Return the plan, or the fixed budget of n0 and n; omitted ones have their defaults.
 
     Raises:
-        SettingError: both were given.
+        SettingError: both a plan and a number are given.
     """
-    given: dict[str, Any] = {
-        name: value for name, value in (("n0", n0), ("n", n)) if value is not None
-    }
+    given = {name: value for name, value in (("n0", n0), ("n", n)) if value is not None}
     if plan is not None and given:
-        raise SettingError(f"give a plan or n0 and n, not both; got {plan} and {given}")
+        raise SettingError(f"Got both {plan} and {given}. Use a plan, or n0 and n.")
     return plan or FixedBudget(**given)
 
 
