@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from denoised_smoothing.engines import Pipeline
 from denoised_smoothing.engines import pipeline as pipelines
 from denoised_smoothing.engines.pipeline import FOLD_TOLERANCE, agrees, folded
+from denoised_smoothing.models.denoisers.base import as_denoiser
 
 from .samples import SIGMA, Labels, Winding, convolutional, noisy, unet
 
@@ -128,3 +129,10 @@ def test_a_module_that_cannot_be_folded_is_left_as_it_is() -> None:
     pipeline = made(Iterated())
     copies = torch.rand(4, 3, 8, 8)
     assert folded(pipeline, copies)(copies).shape == (4, 4)
+
+
+def test_a_wrapped_module_is_still_put_into_evaluation_mode() -> None:
+    module = nn.Dropout(0.5)
+    denoised = made(nn.Flatten(), as_denoiser(module)).denoise(COPIES)
+    assert torch.equal(denoised, COPIES)
+    assert not module.training

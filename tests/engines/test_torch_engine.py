@@ -1,11 +1,8 @@
-"""engines.py and what makes a denoiser of any callable."""
+"""TorchEngine: answers, precision, threads, and what it refuses."""
 
 from __future__ import annotations
 
-import functools
-import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -15,14 +12,11 @@ from torch import Tensor, nn
 from denoised_smoothing.engines import (
     Pipeline,
     TorchEngine,
-    choose_device,
-    forward_size,
 )
 from denoised_smoothing.engines import (
     torch_engine as pytorch,
 )
-from denoised_smoothing.engines.locks import exact_float32, tracing
-from denoised_smoothing.errors import ClassifierError, SettingError
+from denoised_smoothing.errors import ClassifierError
 from denoised_smoothing.models.denoisers.base import as_denoiser
 
 CPU = torch.device("cpu")
@@ -46,54 +40,6 @@ def convolutional() -> nn.Sequential:
         nn.Flatten(),
         nn.Linear(32, 10),
     )
-
-
-def test_flags_of_cuda_are_set_while_any_thread_needs_them(
-    request: pytest.FixtureRequest,
-) -> None:
-    """They belong to the process: one thread's end must not loosen what another computes."""
-    before = torch.backends.cudnn.deterministic
-    torch.set_float32_matmul_precision("high")  # as many a script does
-    request.addfinalizer(lambda: torch.set_float32_matmul_precision("highest"))
-    on_cpu = engine(lambda images: images.flatten(1) + torch.backends.cudnn.deterministic)
-    assert torch.equal(on_cpu.answer(COPIES), COPIES.flatten(1))  # the flags are as they were
-    assert before is False
-    first, second = exact_float32(), exact_float32()
-    first.__enter__()
-    second.__enter__()
-    first.__exit__(None, None, None)
-    assert torch.backends.cudnn.deterministic is True
-    assert torch.backends.cudnn.allow_tf32 is False
-    assert torch.get_float32_matmul_precision() == "highest"
-    second.__exit__(None, None, None)
-    assert torch.get_float32_matmul_precision() == "high"
-    assert torch.backends.cudnn.deterministic is False
-
-
-def test_nothing_is_traced_while_modules_run_and_nothing_runs_while_one_is_traced() -> None:
-    """Tracing changes nn.Module for the whole process; an answer in another thread would fail."""
-    said: list[str] = []
-
-    def trace() -> None:
-        with tracing(alone=True), tracing(alone=True), tracing():  # its own checks run modules
-            said.append("traced")
-
-    def run() -> None:
-        with tracing():
-            said.append("ran")
-
-    with ThreadPoolExecutor(2) as pool:
-        with tracing(), tracing():
-            waiting = pool.submit(trace)
-            pool.submit(run).result(10)  # not held up by one that waits to trace
-            assert said == ["ran"]
-        waiting.result(10)
-        with tracing(alone=True):
-            waiting = pool.submit(run)
-            time.sleep(0.05)
-            assert said == ["ran", "traced"]
-        waiting.result(10)
-    assert said == ["ran", "traced", "ran"]
 
 
 class TestTorchEngine:
@@ -207,84 +153,3 @@ class TestTorchEngine:
     ) -> None:
         with pytest.raises(ClassifierError, match=message):
             engine(nn.Flatten(), denoiser).answer(COPIES)
-
-
-class TestChooseDevice:
-    def test_auto_takes_an_accelerator_if_there_is_one(self) -> None:
-        assert choose_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
-
-    @pytest.mark.parametrize("name", ["cpu", CPU])
-    def test_takes_a_name_or_a_device(self, name: str | torch.device) -> None:
-        assert choose_device(name) == CPU
-
-    @pytest.mark.parametrize("name", ["cuda:99", "hpu:99", "meta", "gpu", "", "cpu:x"])
-    def test_a_device_that_is_not_there_is_refused(self, name: str) -> None:
-        with pytest.raises(SettingError, match=f"device '{name}' is not available here .*Use auto"):
-            choose_device(name)
-
-
-class TestForwardSize:
-    @pytest.mark.parametrize(
-        ("side", "on_cpu", "on_cuda"),
-        [(2, 200, 4000), (8, 200, 4000), (32, 50, 1000), (64, 12, 250), (224, 4, 20), (2000, 4, 4)],
-    )
-    def test_is_pinned(self, side: int, on_cpu: int, on_cuda: int) -> None:
-        """Stored runs record it and refuse to go on with another."""
-        assert forward_size(side * side, CPU) == on_cpu
-        assert forward_size(side * side, torch.device("cuda")) == on_cuda
-
-
-class Blind(nn.Module):
-    def forward(self, noisy: Tensor) -> Tensor:
-        return noisy + 1
-
-
-class Told(nn.Module):
-    def forward(self, noisy: Tensor, sigma: float) -> Tensor:
-        return noisy + sigma
-
-
-class Method:
-    def denoise(self, noisy: Tensor) -> Tensor:
-        return noisy + 1
-
-    def __call__(self, noisy: Tensor, sigma: float) -> Tensor:
-        return noisy + sigma
-
-
-class TestAsDenoiser:
-    @pytest.mark.parametrize(
-        "blind",
-        [
-            Blind(),
-            nn.Sequential(Blind()),
-            Method().denoise,
-            lambda noisy: noisy + 1,
-            lambda noisy, *, strength=1: noisy + strength,
-            functools.partial(lambda strength, noisy: noisy + strength, 1),
-        ],
-    )
-    def test_leaves_sigma_out_where_it_is_not_taken(self, blind: Callable[..., Tensor]) -> None:
-        assert torch.equal(as_denoiser(blind)(COPIES, 0.5), COPIES + 1)
-
-    @pytest.mark.parametrize(
-        "told",
-        [
-            Told(),
-            Method(),
-            Told().forward,
-            lambda noisy, sigma: noisy + sigma,
-            lambda noisy, sigma=0.1: noisy + sigma,
-            lambda *inputs: inputs[0] + inputs[1],
-            torch.add,  # has no signature to be read
-        ],
-    )
-    def test_is_the_callable_itself_where_sigma_is_taken(self, told: Callable[..., Tensor]) -> None:
-        assert as_denoiser(told) is told
-        assert torch.equal(as_denoiser(told)(COPIES, 0.5), COPIES + 0.5)
-
-    def test_a_wrapped_module_is_still_put_into_evaluation_mode(self) -> None:
-        module = nn.Dropout(0.5)
-        denoised = Pipeline(nn.Flatten(), as_denoiser(module), 0.25, CPU).denoise(COPIES)
-        assert torch.equal(denoised, COPIES)
-        assert not module.training

@@ -27,10 +27,9 @@ from denoised_smoothing.engines import Pipeline
 from denoised_smoothing.errors import ClassifierError, ImageError, SettingError
 from denoised_smoothing.models.classifiers.base import ImageClassifier
 from denoised_smoothing.models.denoisers.unet import UNet
-from denoised_smoothing.noise import CHUNK, derive_key, grid_noise, noisy_copies
+from denoised_smoothing.noise import CHUNK, derive_key, grid_noise
 from denoised_smoothing.smoothing.classifier import Progress, SmoothedClassifier
 from denoised_smoothing.smoothing.scheduler import ImageTask, Targets
-from denoised_smoothing.smoothing.votes import shown_copies
 
 SEED = 0
 
@@ -409,25 +408,6 @@ class TestPredict:
         assert min(answers.values()) >= 5
         assert calls <= set(range(100, 1001, 100))
         assert len(calls) > 2
-
-
-class TestCopies:
-    @pytest.mark.parametrize("noise", Noise)
-    def test_are_those_of_the_estimation_and_what_the_classifier_sees(self, noise: Noise) -> None:
-        pipeline = smoothed(denoiser=lambda noisy: noisy.clamp(0, 1), noise=noise)
-        noisy, seen = shown_copies(pipeline, GREY, "7", SEED, 3)
-        expected = noisy_copies(
-            torch.from_numpy(GREY),
-            0.25,
-            noise=noise,
-            seed=SEED,
-            image_id="7",
-            stage=Stage.ESTIMATION,
-            start=0,
-            stop=3,
-        )
-        assert np.array_equal(noisy, expected.numpy())
-        assert np.array_equal(seen, noisy.clip(0, 1))
 
 
 class TestProgress:

@@ -87,10 +87,8 @@ def choose_engine(
     names = [engine]
     if engine is EngineName.AUTO:
         names, notes = _fast_engines(pipeline, precision, device)
-    if names[0] in CONVERTED:
-        _check_convertible(names[0], pipeline, device)
-        if len(names) == 1:
-            CONVERTED[names[0]].check_precision(precision)
+    if names[0] in CONVERTED and len(names) == 1:
+        CONVERTED[names[0]].check(precision, device, is_module=pipeline.is_module)
     shape = tuple(noisy(1).shape[1:])
     seen = getattr(pipeline.classifier, "network_size", None) or (0, 0)
     # An adapter may enlarge the images, and then the large ones fill the memory.
@@ -174,28 +172,15 @@ def _fast_engines(
             "engine torch: the classifier or the denoiser is no torch module, and cannot be "
             "converted for a faster engine",
         )
-    fast = [EngineName.OPENVINO, EngineName.ONNXRUNTIME]
-    if precision is not Precision.FLOAT32:
-        fast = fast[:1]
+    fast = [EngineName.OPENVINO]
+    if precision is Precision.FLOAT32:
+        fast.append(EngineName.ONNXRUNTIME)
     installed = [name for name in fast if find_spec(name.value) is not None]
     if not installed:
         return [EngineName.TORCH], (
             "engine torch: pip install 'denoised-smoothing[openvino]' installs a faster one",
         )
     return [installed[0], EngineName.TORCH], ()
-
-
-def _check_convertible(name: EngineName, pipeline: Pipeline, device: torch.device) -> None:
-    if device.type != "cpu":
-        raise SettingError(
-            f"Engine {name.value} runs on a CPU, got device {device}. Use --engine torch "
-            "or torch-compile, or --device cpu."
-        )
-    if not pipeline.is_module:
-        raise ClassifierError(
-            f"Engine {name.value} converts torch modules, and the classifier or the denoiser "
-            "is another callable. Use --engine torch."
-        )
 
 
 @dataclass
@@ -266,12 +251,7 @@ class _Candidates:
         if not rates:
             raise ClassifierError("; ".join(notes))
         engine_name, forward = max(rates, key=lambda pair: rates[pair])
-        return {
-            "engine": engine_name,
-            "forward": forward,
-            "notes": notes,
-            "settled": settled,
-        }
+        return {"engine": engine_name, "forward": forward, "notes": notes, "settled": settled}
 
     def make(self, name: EngineName, forward: int) -> Engine:
         """Return the engine of that name for batches of ``forward`` copies."""
@@ -287,7 +267,7 @@ class _Candidates:
 
     def _convert(self, kind: type[ConvertedEngine]) -> Path:
         """Return the folder with the converted model, from the cache if it is there."""
-        kind.check_precision(self.precision)
+        kind.check(self.precision)
         calibration = None
         if self.precision is Precision.INT8:
             batches = -(-CALIBRATION_COPIES // self.rule)  # whole ones: the model takes no others

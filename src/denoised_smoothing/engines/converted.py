@@ -25,6 +25,7 @@ from denoised_smoothing.engines.pipeline import Pipeline, TraceablePipeline
 from denoised_smoothing.errors import ClassifierError, MissingExtraError, SettingError
 
 Batches = Sequence[np.ndarray]
+_CPU = torch.device("cpu")
 
 
 class ConvertedEngine(Engine):
@@ -43,8 +44,8 @@ class ConvertedEngine(Engine):
     precisions: ClassVar[tuple[Precision, ...]]
 
     def __init__(self, folder: Path, shape: Sequence[int], precision: Precision) -> None:
-        self.check_precision(precision)
-        self.device, self.precision = torch.device("cpu"), precision
+        self.check(precision)
+        self.device, self.precision = _CPU, precision
         self.folder, self.shape = folder, tuple(shape)
         self.model_digest = digest_of_files(folder)
         self.workers = cores() + 1  # one makes noise while the others compute
@@ -66,8 +67,25 @@ class ConvertedEngine(Engine):
         return {**super().identity(), "model_digest": self.model_digest}
 
     @classmethod
-    def check_precision(cls, precision: Precision) -> None:
-        """Raise SettingError for a precision that this engine does not have."""
+    def check(
+        cls, precision: Precision, device: torch.device = _CPU, *, is_module: bool = True
+    ) -> None:
+        """Refuse what this engine cannot execute, before any work.
+
+        Raises:
+            SettingError: it does not have the precision, or does not run on the device.
+            ClassifierError: the pipeline is not made of modules.
+        """
+        if device.type != "cpu":
+            raise SettingError(
+                f"Engine {cls.name.value} runs on a CPU, got device {device}. Use --engine torch "
+                "or torch-compile, or --device cpu."
+            )
+        if not is_module:
+            raise ClassifierError(
+                f"Engine {cls.name.value} converts torch modules, and the classifier or the "
+                "denoiser is another callable. Use --engine torch."
+            )
         if precision not in cls.precisions:
             raise SettingError(
                 f"Engine {cls.name.value} does not compute in {precision.value} on a CPU. Use "

@@ -1,0 +1,36 @@
+"""Devices, and the copies of a forward pass."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from denoised_smoothing.engines import choose_device, forward_size
+from denoised_smoothing.errors import SettingError
+
+CPU = torch.device("cpu")
+
+
+class TestChooseDevice:
+    def test_auto_takes_an_accelerator_if_there_is_one(self) -> None:
+        assert choose_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+    @pytest.mark.parametrize("name", ["cpu", CPU])
+    def test_takes_a_name_or_a_device(self, name: str | torch.device) -> None:
+        assert choose_device(name) == CPU
+
+    @pytest.mark.parametrize("name", ["cuda:99", "hpu:99", "meta", "gpu", "", "cpu:x"])
+    def test_a_device_that_is_not_there_is_refused(self, name: str) -> None:
+        with pytest.raises(SettingError, match=f"device '{name}' is not available here .*Use auto"):
+            choose_device(name)
+
+
+class TestForwardSize:
+    @pytest.mark.parametrize(
+        ("side", "on_cpu", "on_cuda"),
+        [(2, 200, 4000), (8, 200, 4000), (32, 50, 1000), (64, 12, 250), (224, 4, 20), (2000, 4, 4)],
+    )
+    def test_is_pinned(self, side: int, on_cpu: int, on_cuda: int) -> None:
+        """Stored runs record it and refuse to go on with another."""
+        assert forward_size(side * side, CPU) == on_cpu
+        assert forward_size(side * side, torch.device("cuda")) == on_cuda
