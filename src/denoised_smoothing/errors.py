@@ -193,19 +193,14 @@ def differences(
     requested: Mapping[str, Any],
     *,
     where: tuple[str, str] = ("in the run", "requested"),
+    path: str = "",
 ) -> list[str]:
     """List the settings that differ, for the message of an error; nested ones by their path."""
-    held, requested = _flatten(held), _flatten(requested)
-    return [
-        f"{key}: {held.get(key)!r} {where[0]}, {requested.get(key)!r} {where[1]}"
-        for key in sorted(held | requested)
-        if held.get(key) != requested.get(key)
-    ]
-
-
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        nested = isinstance(value, dict)
-        flat |= _flatten(value, f"{prefix}{key}.") if nested else {prefix + key: value}
-    return flat
+    found = []
+    for key in sorted({*held, *requested}):
+        mine, theirs = held.get(key), requested.get(key)
+        if isinstance(mine, dict) and isinstance(theirs, dict):
+            found += differences(mine, theirs, where=where, path=f"{path}{key}.")
+        elif mine != theirs:
+            found.append(f"{path}{key}: {mine!r} {where[0]}, {theirs!r} {where[1]}")
+    return found

@@ -21,7 +21,8 @@ def plan_or_budget(plan: SamplingPlan | None, n0: int | None, n: int | None) -> 
     Raises:
         SettingError: both a plan and a number are given.
     """
-    given = {name: value for name, value in (("n0", n0), ("n", n)) if value is not None}
+    numbers: dict[str, Any] = {"n0": n0, "n": n}
+    given = {name: value for name, value in numbers.items() if value is not None}
     if plan is not None and given:
         raise SettingError(f"Got both {plan} and {given}. Use a plan, or n0 and n.")
     return plan or FixedBudget(**given)
