@@ -16,7 +16,7 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 def load(name: str) -> ModuleType:
     path = BENCHMARKS / f"{name}.py"
     if not path.exists():
-        pytest.skip(f"there is no {path.name} beside the tests")
+        pytest.skip(f"there is no {path.name} next to the tests")
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None

@@ -1,4 +1,4 @@
-"""From raw data to a denoiser that helps, by the commands that made what ships, in short.
+"""From raw data to a denoiser that helps, by short versions of the shipped denoisers' commands.
 
 All seeds are fixed. The bounds leave room for what processors and versions change.
 """
@@ -21,17 +21,17 @@ from denoised_smoothing.models.denoisers.files import load_denoiser_file
 
 pytest.importorskip("lightning")
 
-BESIDE = Path(__file__).parents[2] / "shared"
+DEFAULT = Path(__file__).parents[2] / "shared"
 DIGITS_MSE, DIGITS_ACCURACY = 0.03, 0.75
 """0.024 and 0.87 were reached; the noise itself is 0.09, and 0.64 are right without a denoiser."""
 CIFAR10_MSE, CIFAR10_ACCURACY = 0.012, 0.22
 """0.0065 and 0.30 were reached; the noise itself is 0.0625, and 0.12 are right without."""
-SHARED = Path(os.environ.get("DENOISED_SMOOTHING_SHARED", BESIDE)) / "data"
+SHARED = Path(os.environ.get("DENOISED_SMOOTHING_SHARED", DEFAULT)) / "data"
 
 
 @pytest.fixture
 def train(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[..., dict[str, float]]:
-    """The command ``train``, from its arguments to the quality that its card states."""
+    """Run the command ``train`` and return the quality on its card."""
 
     def run(data: str, output: str, *arguments: str) -> dict[str, float]:
         command = ["train", data, *arguments, "--output", str(tmp_path / output), "--json"]
@@ -47,7 +47,7 @@ def train(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[..., d
 def noisy_accuracy(
     classifier: Any, data: str, sigma: float, count: int, path: Path | None
 ) -> float:
-    """Share of right answers on noisy images, behind a denoiser if there is one."""
+    """Return the share of right labels on noisy images, after a denoiser if there is one."""
     dataset = load_dataset(data)
     images = torch.stack([torch.from_numpy(dataset[index].image) for index in range(count)])
     noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(0))

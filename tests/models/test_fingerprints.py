@@ -191,7 +191,7 @@ def test_a_fingerprint_does_not_depend_on_where_the_source_was_compiled(tmp_path
         "print(fingerprint((mine.Mine(), mine.shifted)))"
     )
     environment = {**os.environ, "PYTHONHASHSEED": "random", "PYTHONDONTWRITEBYTECODE": ""}
-    told = [
+    printed = [
         subprocess.run(
             [sys.executable, "-c", code], cwd=tmp_path, env=environment,
             capture_output=True, text=True, check=True,
@@ -199,7 +199,7 @@ def test_a_fingerprint_does_not_depend_on_where_the_source_was_compiled(tmp_path
         for _ in range(2)
     ]  # fmt: skip
     assert list((tmp_path / "__pycache__").iterdir())
-    assert told[0] == told[1]
+    assert printed[0] == printed[1]
 
 
 def test_a_fingerprint_sees_the_network_that_a_function_finds_in_its_module() -> None:

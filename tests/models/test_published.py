@@ -53,8 +53,8 @@ class Block(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         inner = self.bn2(self.conv2(torch.relu(self.bn1(self.conv1(features)))))
-        beside = self.downsample(features) if hasattr(self, "downsample") else features
-        return torch.relu(inner + beside)
+        shortcut = self.downsample(features) if hasattr(self, "downsample") else features
+        return torch.relu(inner + shortcut)
 
 
 class Normalise(nn.Module):

@@ -70,7 +70,7 @@ def digits_job(folder: Path, **changes: Any) -> TrainingJob:
 
 
 def after(images: int, job: TrainingJob, what: Callable[[np.ndarray], np.ndarray]) -> TrainingJob:
-    """The job, in which ``what`` happens to every image after so many."""
+    """The job, in which ``what`` happens to every image after ``images``."""
     whole, read = job.dataset.read, [0]
 
     def counting(index: int) -> np.ndarray:
@@ -214,7 +214,7 @@ def test_killed_and_resumed_is_as_in_one_go(finished: TrainingJob, tmp_path: Pat
 
 
 def test_killed_before_it_wrote_its_file(finished: TrainingJob, unwritten: TrainingJob) -> None:
-    """Also, a training whose folder was moved goes on."""
+    """Also, a training whose folder was moved resumes."""
     train_denoiser(unwritten)
     assert_same(unwritten.output, finished.output)
     cards = [load_denoiser_file(job.output).card for job in (finished, unwritten)]

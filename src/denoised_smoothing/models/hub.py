@@ -47,7 +47,7 @@ def _downloaded(name: str) -> Path:
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import RepositoryNotFoundError
 
-    useless = list(_USELESS)
+    useless, problem = list(_USELESS), None
     try:
         files = HfApi().model_info(name, timeout=SECONDS).siblings or []
         if any(file.rfilename.endswith(".safetensors") for file in files):
@@ -58,9 +58,7 @@ def _downloaded(name: str) -> Path:
             "'hf auth login'."
         ) from error
     except Exception as error:  # a missing network has many exceptions
-        problem: Exception | None = error
-    else:
-        problem = None
+        problem = error
     try:
         folder = snapshot_download(
             name, local_files_only=problem is not None, ignore_patterns=useless

@@ -76,7 +76,7 @@ class DenoiserTraining(lightning.LightningModule):
         if self.config.uses_stability(step):
             loss = self._stability(clean, batch[1], step)
         else:
-            noisy, sigmas = self._corrupt(clean, "training", step, self.global_rank)
+            noisy, sigmas = self._corrupt(clean, "training", step)
             loss = self._mse(self.denoiser(noisy, sigmas), clean, sigmas)
         check_loss(loss, step)
         self.log("train_loss", loss, prog_bar=True)
@@ -84,8 +84,7 @@ class DenoiserTraining(lightning.LightningModule):
 
     def _stability(self, clean: Tensor, labels: Tensor, step: int) -> Tensor:
         """Return the loss of a step that trains through a surrogate, with all its terms."""
-        config = self.config
-        network = self.surrogates[step % len(self.surrogates)]
+        config, network = self.config, self.surrogates[step % len(self.surrogates)]
 
         def surrogate(images: Tensor) -> Tensor:
             logits: Tensor = network(images).float() / config.temperature
@@ -97,7 +96,7 @@ class DenoiserTraining(lightning.LightningModule):
             with torch.no_grad():
                 answer = stability_target(surrogate(clean), config.target)
         answers = answer.repeat(config.copies, *[1] * (answer.ndim - 1))
-        noisy, sigmas = self._corrupt(clean, "training", step, self.global_rank, config.copies)
+        noisy, sigmas = self._corrupt(clean, "training", step, config.copies)
         return self.stability_of_copies(surrogate, clean, noisy, sigmas, answers)
 
     def stability_of_copies(
@@ -148,7 +147,7 @@ class DenoiserTraining(lightning.LightningModule):
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         """Log the error of the averaged denoiser, and the accuracy of each classifier after it."""
         clean, labels = _layout(batch[0]), batch[1]
-        noisy, sigmas = self._corrupt(clean, "validation", batch_index, self.global_rank)
+        noisy, sigmas = self._corrupt(clean, "validation", batch_index)
         denoised = self.averaged(noisy, sigmas)
         self._log_mean("validation_mse", mse(denoised, clean), len(clean))
         known = labels >= 0
@@ -167,10 +166,10 @@ class DenoiserTraining(lightning.LightningModule):
         self.log(name, value, on_epoch=True, batch_size=count, sync_dist=True, prog_bar=True)
 
     def _corrupt(
-        self, clean: Tensor, purpose: str, step: int, rank: int, copies: int = 1
+        self, clean: Tensor, purpose: str, step: int, copies: int = 1
     ) -> tuple[Tensor, Tensor]:
         """Return noisy copies, ordered as by ``repeat(copies, 1, 1, 1)``, and their sigmas."""
-        key = derive_key(self.config.seed, purpose, step, rank)
+        key = derive_key(self.config.seed, purpose, step, self.global_rank)
         low, high = (torch.tensor(end).log() for end in self.config.sigma_range)
         source = torch.Generator().manual_seed(key & (2**63 - 1))
         spread = torch.rand(len(clean), generator=source)

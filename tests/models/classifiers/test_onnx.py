@@ -77,15 +77,15 @@ def test_the_fingerprint_is_that_of_file_and_preparation(tmp_path: Path) -> None
 
 
 def test_the_fingerprint_sees_weights_in_a_file_of_their_own(tmp_path: Path) -> None:
-    path, beside = tmp_path / "a.onnx", tmp_path / "a.onnx.data"
+    path, external = tmp_path / "a.onnx", tmp_path / "a.onnx.data"
     models.save_onnx(path)
     onnx.save(
-        onnx.load(path), path, save_as_external_data=True, location=beside.name, size_threshold=0
+        onnx.load(path), path, save_as_external_data=True, location=external.name, size_threshold=0
     )
     before = fingerprint(OnnxClassifier(path))
-    held = bytearray(beside.read_bytes())
+    held = bytearray(external.read_bytes())
     held[0] ^= 1
-    beside.write_bytes(held)
+    external.write_bytes(held)
     assert fingerprint(OnnxClassifier(path)) != before
 
 

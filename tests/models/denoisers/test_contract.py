@@ -1,4 +1,4 @@
-"""What every denoising network keeps, whatever its architecture."""
+"""The contract of denoising networks, for every architecture."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 SMALL["published-memnet"] = {**SMALL["memnet"], "shared": False}
 FIXED_SIZE = ("diffusion",)
-TOLD_SIGMA = ("unet", "diffusion")
+USES_SIGMA = ("unet", "diffusion")
 every_architecture = pytest.mark.parametrize("architecture", SMALL)
 
 
@@ -105,7 +105,7 @@ def test_gradients_reach_every_weight_and_the_image(architecture: str) -> None:
 def test_only_the_unet_uses_sigma(architecture: str) -> None:
     denoiser, noisy = trained(architecture), images(2)
     same = torch.equal(denoiser(noisy, 0.1), denoiser(noisy, 0.5))
-    assert same == (architecture not in TOLD_SIGMA)
+    assert same == (architecture not in USES_SIGMA)
 
 
 @every_architecture

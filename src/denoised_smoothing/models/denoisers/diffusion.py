@@ -227,10 +227,10 @@ class DiffusionUNet(DiffusionDenoiser):
         super().__init__(
             unet,
             levels_of(scheduler, whole=False),
-            scheduler=scheduler,
             image_channels=image_channels,
             size=size,
             clip=1.0,
+            scheduler=scheduler,
             width=width,
             depth=depth,
             layers=layers,
