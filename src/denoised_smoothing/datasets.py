@@ -29,6 +29,9 @@ from denoised_smoothing.models.specs import Role, Source, Spec, has_source, open
 
 DATA_FOLDER_VARIABLE = "DENOISED_SMOOTHING_DATA"
 """The environment variable that names the folder for downloads."""
+Names = tuple[str, ...] | None
+"""The name of each label, None if unknown."""
+_TYPES = ", ".join(sorted(suffix[1:] for suffix in SUFFIXES))
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +65,7 @@ class ImageDataset:
     image_ids: Sequence[str]
     read: Callable[[int], np.ndarray]
     labels: Sequence[int | None]
-    label_names: tuple[str, ...] | None = None
+    label_names: Names = None
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -114,7 +117,7 @@ def load_dataset(spec: str) -> ImageDataset:
         known = schemes(Role.DATASET)
         nearest = difflib.get_close_matches(spec.partition(":")[0], known, n=1, cutoff=0.5)
         hint = f"Did you mean '{nearest[0]}'? " if nearest else ""
-        hint += f"Known are {', '.join(known)} and the path of an image ({_suffixes()})."
+        hint += f"Known are {', '.join(known)} and the path of an image ({_TYPES})."
     raise SpecError(f"There is no data set {spec!r}. {hint}")
 
 
@@ -141,21 +144,15 @@ def _load_digits(spec: Spec) -> ImageDataset:
     indices = [index for index in range(len(digits.images)) if index % 4 in splits[split]]
     values = np.rint(digits.images[indices] * 255 / 16).astype(np.uint8)[:, None]
     labels = digits.target[indices].tolist()
-    return ImageDataset(
-        name=spec.text,
-        fingerprint=hashlib.sha256(values.tobytes() + bytes(labels)).hexdigest(),
-        image_ids=[str(index) for index in indices],
-        read=partial(_from_values, values),
-        labels=labels,
-        label_names=tuple(str(digit) for digit in range(10)),
-    )
+    return _of_values(spec, b"", indices, values, labels, [str(digit) for digit in range(10)])
 
 
 def _load_cifar10(spec: Spec) -> ImageDataset:
     from torchvision.datasets import CIFAR10
 
-    head, _, tail = spec.rest.partition(":")
-    split, given = (head, tail) if head in ("train", "test") else ("test", spec.rest)
+    split, _, given = spec.rest.partition(":")
+    if split not in ("train", "test"):
+        split, given = "test", spec.rest
     folder = Path(given or os.environ.get(DATA_FOLDER_VARIABLE) or cache_folder()).expanduser()
     is_there = (folder / CIFAR10.base_folder).is_dir()
     if given and not is_there:
@@ -171,15 +168,22 @@ def _load_cifar10(spec: Spec) -> ImageDataset:
             f"{str(folder / CIFAR10.base_folder)!r} to download it again, or use parquet:FILE."
         ) from error
     values = np.ascontiguousarray(cifar.data.transpose(0, 3, 1, 2))
-    content = f"cifar10:{split}".encode() + values.tobytes() + bytes(cifar.targets)
-    return ImageDataset(
-        name=spec.text,
-        fingerprint=hashlib.sha256(content).hexdigest(),
-        image_ids=[str(index) for index in range(len(values))],
-        read=partial(_from_values, values),
-        labels=cifar.targets,
-        label_names=tuple(cifar.classes),
-    )
+    head = f"cifar10:{split}".encode()
+    return _of_values(spec, head, range(len(values)), values, cifar.targets, cifar.classes)
+
+
+def _of_values(
+    spec: Spec,
+    head: bytes,
+    ids: Sequence[int],
+    values: np.ndarray,
+    labels: Sequence[int],
+    label_names: Sequence[str],
+) -> ImageDataset:
+    """Return a data set of 8-bit values; its fingerprint is of ``head``, values and labels."""
+    digest = hashlib.sha256(head + values.tobytes() + bytes(labels)).hexdigest()
+    read = partial(_from_values, values)
+    return ImageDataset(spec.text, digest, list(map(str, ids)), read, labels, tuple(label_names))
 
 
 def _from_values(values: np.ndarray, index: int) -> np.ndarray:
@@ -192,10 +196,11 @@ def _load_folder(spec: Spec) -> ImageDataset:
     if not spec.rest or not folder.is_dir():
         raise DatasetError(f"There is no folder {spec.rest!r}. Check the path in {spec.text!r}.")
     relative = [path.relative_to(folder) for path in folder.rglob("*") if not path.is_dir()]
-    ids = sorted(path.as_posix() for path in relative if _is_image(path))
+    visible = [path for path in relative if not any(part[0] == "." for part in path.parts)]
+    ids = sorted(path.as_posix() for path in visible if path.suffix.lower() in SUFFIXES)
     if not ids:
         raise DatasetError(
-            f"{spec.rest!r} holds no images. Use files of the type {_suffixes()}, in one folder "
+            f"{spec.rest!r} holds no images. Use files of the type {_TYPES}, in one folder "
             "for each class or in the folder itself."
         )
     flat, nested = ([i for i in ids if ("/" in i) == inside] for inside in (False, True))
@@ -216,10 +221,6 @@ def _load_folder(spec: Spec) -> ImageDataset:
     )
 
 
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and not any(part[0] == "." for part in path.parts)
-
-
 def _from_folder(folder: Path, ids: Sequence[str], index: int) -> np.ndarray:
     return load_image(folder / ids[index])
 
@@ -238,14 +239,9 @@ def _load_parquet(spec: Spec) -> ImageDataset:
         raise DatasetError(
             f"There is no file {spec.rest!r}. Check the path or pattern in {spec.text!r}."
         )
-    encoded: list[bytes | None] = []
-    labels: list[int | None] = []
-    names: set[tuple[str, ...] | None] = set()
-    for file in files:
-        images, file_labels, label_names = _read_parquet(file)
-        encoded += images
-        labels += file_labels
-        names.add(label_names)
+    parts = [_read_parquet(file) for file in files]
+    encoded = [image for images, _, _ in parts for image in images]
+    names = {label_names for _, _, label_names in parts}
     if not encoded:
         raise DatasetError(f"{spec.rest!r} has no rows. Use a file with one for each image.")
     if len(names) > 1:
@@ -257,14 +253,12 @@ def _load_parquet(spec: Spec) -> ImageDataset:
         fingerprint=sha256_of(*files),
         image_ids=[str(row) for row in range(len(encoded))],
         read=partial(_from_row, spec.text, encoded),
-        labels=labels,
+        labels=[label for _, labels, _ in parts for label in labels],
         label_names=names.pop(),
     )
 
 
-def _read_parquet(
-    file: Path,
-) -> tuple[list[bytes | None], list[int | None], tuple[str, ...] | None]:
+def _read_parquet(file: Path) -> tuple[list[bytes | None], list[int | None], Names]:
     """Return encoded images, labels and label names of one file."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -326,10 +320,6 @@ def _from_row(spec: str, encoded: Sequence[bytes | None], index: int) -> np.ndar
     return load_image(content, name=name)
 
 
-def _suffixes() -> str:
-    return ", ".join(sorted(suffix[1:] for suffix in SUFFIXES))
-
-
 DIGITS = Source(
     _load_digits,
     "digits[:train|test|all]",
@@ -344,11 +334,7 @@ CIFAR = Source(
     package="torchvision",
     extra="torchvision",
 )
-FOLDER = Source(
-    _load_folder,
-    "folder:PATH",
-    "image files, flat or in one sub-folder a class",
-)
+FOLDER = Source(_load_folder, "folder:PATH", "image files, flat or in one folder for each class")
 PARQUET = Source(
     _load_parquet,
     "parquet:FILE",

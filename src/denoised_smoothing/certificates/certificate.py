@@ -11,12 +11,7 @@ from typing import Any, ClassVar
 
 from denoised_smoothing.certificates.bounds import check_alpha
 from denoised_smoothing.certificates.counts import LabelCounts, Stage
-from denoised_smoothing.certificates.parameters import (
-    EngineName,
-    Noise,
-    Precision,
-    SmoothingParameters,
-)
+from denoised_smoothing.certificates.parameters import Noise, SmoothingParameters
 from denoised_smoothing.certificates.radii import format_down, l1_radius, linf_radius, round_down
 from denoised_smoothing.errors import SettingError
 
@@ -221,15 +216,7 @@ class Certificate:
             for stage in (Stage.SELECTION, Stage.ESTIMATION, Stage.CONTINUATION)
             if stage.value in values
         }
-        parameters = SmoothingParameters(
-            sigma=values["sigma"],
-            alpha=values["alpha"],
-            dimension=values["dimension"],
-            seed=int(values["seed"]),
-            noise=Noise(values["noise"]),
-            engine=EngineName(values.get("engine", "torch")),
-            precision=Precision(values.get("precision", "float32")),
-        )
+        parameters = SmoothingParameters.from_dict(values)
         return SamplingPlan.from_dict(values["plan"]).certificate(counts, parameters)
 
     def __str__(self) -> str:

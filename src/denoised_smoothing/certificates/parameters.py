@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from denoised_smoothing.certificates.bounds import check_alpha
 from denoised_smoothing.certificates.grid import grid_error
@@ -95,6 +96,19 @@ class SmoothingParameters:
     That of one value times the dimension (a product measure); 0.0 for float noise, where nothing
     is proven.
     """
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> SmoothingParameters:
+        """Return the parameters in the plain values of a certificate, or in run settings."""
+        return cls(
+            sigma=values["sigma"],
+            alpha=values["alpha"],
+            dimension=values["dimension"],
+            seed=int(values["seed"]),
+            noise=Noise(values["noise"]),
+            engine=EngineName(values.get("engine", "torch")),
+            precision=Precision(values.get("precision", "float32")),
+        )
 
     def __post_init__(self) -> None:
         check_sigma(self.sigma)

@@ -10,7 +10,6 @@ from denoised_smoothing.certificates.certificate import Certificate, SamplingPla
 from denoised_smoothing.certificates.counts import LabelCounts, Stage
 from denoised_smoothing.certificates.parameters import (
     EngineName,
-    Noise,
     Precision,
     SmoothingParameters,
 )
@@ -96,15 +95,7 @@ def load_results(store: Store, name: str, *, so_far: bool = False) -> RunResults
     """
     run = store.run(name)
     plan = SamplingPlan.from_dict(run.settings["plan"])
-    parameters = SmoothingParameters(
-        sigma=run.settings["sigma"],
-        alpha=run.settings["alpha"],
-        dimension=run.settings["dimension"],
-        seed=run.seed,
-        noise=Noise(run.settings["noise"]),
-        engine=EngineName(run.settings["engine"]),
-        precision=Precision(run.settings["precision"]),
-    )
+    parameters = SmoothingParameters.from_dict({**run.settings, "seed": run.seed})
     so_far = so_far and isinstance(plan, Anytime)
     results, unfinished = [], 0
     for image in store.stream_images(name):

@@ -85,9 +85,18 @@ class Anytime(SamplingPlan):
                 "An anytime certificate needs counts of estimation, got none. Count some copies."
             )
         empty = LabelCounts(estimation.run, estimation.image_id, Stage.SELECTION)
-        selection = counts.get(Stage.SELECTION, empty)
+        selection, more = counts.get(Stage.SELECTION, empty), 0 if later is None else later.n
         check_independent(selection, estimation)
-        self._check_numbers(selection.n, estimation.n, 0 if later is None else later.n)
+        if selection.n > self.n0 or estimation.n > self.max_n or more > self.more:
+            raise CountsError(
+                f"The plan {self} allows fewer than {selection.n}, {estimation.n} and {more} "
+                "copies for selection, estimation and continuation. Use the plan of the run."
+            )
+        if more and estimation.n < self.max_n:
+            raise CountsError(
+                f"Copies beyond the cap of {self.max_n} come after it is reached, got {more} "
+                f"after {estimation.n}. Count the estimation first."
+            )
         failure, label = self._failure_bound(counts, parameters)
         certified = label is not None and failure <= 0.5
         radius = gaussian_radius(parameters.sigma, failure, parameters.error)
@@ -118,26 +127,14 @@ class Anytime(SamplingPlan):
         The cap it began with requests nothing new, whatever was added since; a smaller one is
         refused, as more may be drawn than it allows.
         """
-        if not isinstance(other, Anytime):
-            return None
         beyond = other.most_calls() - self.most_calls()
-        if replace(other, max_n=self.max_n, more=self.more) != self:
-            return None
-        if beyond < 0 and other.max_n != self.max_n:
+        if (
+            not isinstance(other, Anytime)
+            or replace(other, max_n=self.max_n, more=self.more) != self
+            or (beyond < 0 and other.max_n != self.max_n)
+        ):
             return None
         return self.extended(beyond) if beyond > 0 else self
-
-    def _check_numbers(self, selection: int, estimation: int, more: int) -> None:
-        if selection > self.n0 or estimation > self.max_n or more > self.more:
-            raise CountsError(
-                f"The plan {self} allows fewer than {selection}, {estimation} and {more} copies "
-                "for selection, estimation and continuation. Use the plan of the run."
-            )
-        if more and estimation < self.max_n:
-            raise CountsError(
-                f"Copies beyond the cap of {self.max_n} come after it is reached, got {more} "
-                f"after {estimation}. Count the estimation first."
-            )
 
     def boundaries(self, parameters: SmoothingParameters) -> list[tuple[float, Boundary]]:
         """Return the radii that can be reached, ascending, each with its decisions."""
@@ -158,14 +155,11 @@ class Anytime(SamplingPlan):
 
     def _wanted(self, counts: Counts, boundaries: list[tuple[float, Boundary]]) -> int:
         """Return the copies of estimation and continuation together, up to the next decision."""
-        selection, estimation = counts.get(Stage.SELECTION), counts.get(Stage.ESTIMATION)
         had = sum(counts[s].n for s in (Stage.ESTIMATION, Stage.CONTINUATION) if s in counts)
         following = self._next_decision(counts, boundaries, had)
-        if estimation is None or had not in boundaries[0][1].checkpoints:
+        if Stage.ESTIMATION not in counts or had not in boundaries[0][1].checkpoints:
             return following
-        if not self._is_selected(counts):
-            return had
-        if self.n0 and selection is not None and selection.top() is None:
+        if not self._is_selected(counts) or (self.n0 and counts[Stage.SELECTION].top() is None):
             return had
         return had if self._decided(counts, boundaries, had) else following
 
@@ -181,9 +175,9 @@ class Anytime(SamplingPlan):
         ahead = checkpoints > had
         if had >= self.max_n or not ahead.any():
             return int(checkpoints[ahead].min(initial=checkpoints[-1]))
-        estimation, least, most = counts.get(Stage.ESTIMATION), 0, checkpoints
-        if estimation is not None and self._is_selected(counts):
-            least = self._successes(counts, estimation)
+        least, most = 0, checkpoints
+        if Stage.ESTIMATION in counts and self._is_selected(counts):
+            _, least = self._candidate(counts, counts[Stage.ESTIMATION])
             most = least + checkpoints - had
         smaller, possible = np.zeros_like(checkpoints), checkpoints == self.max_n
         for _, judged in boundaries:  # certified up to here, and this radius given up
@@ -196,15 +190,13 @@ class Anytime(SamplingPlan):
     def _decided(self, counts: Counts, boundaries: list[tuple[float, Boundary]], had: int) -> bool:
         estimation = counts[Stage.ESTIMATION]
         total = estimation.followed_by(counts.get(Stage.CONTINUATION))
+        (_, successes), (_, at_cap) = (self._candidate(counts, v) for v in (total, estimation))
         for _, judged in boundaries:
-            k = int(np.searchsorted(judged.checkpoints, had))
-            at_cap = int(np.searchsorted(judged.checkpoints, self.max_n))
-            successes = self._successes(counts, total)
-            if successes >= judged.certify[k]:
-                continue
-            if had > self.max_n and self._successes(counts, estimation) >= judged.certify[at_cap]:
-                continue
-            return bool(successes <= judged.give_up[k])
+            k, cap = np.searchsorted(judged.checkpoints, (had, self.max_n))
+            if successes < judged.certify[k] and (
+                had <= self.max_n or at_cap < judged.certify[cap]
+            ):
+                return bool(successes <= judged.give_up[k])
         return True
 
     def _is_selected(self, counts: Counts) -> bool:
@@ -212,12 +204,10 @@ class Anytime(SamplingPlan):
         selection = counts.get(Stage.SELECTION)
         return not self.n0 or (selection is not None and selection.n >= self.n0)
 
-    def _candidate(self, counts: Counts, votes: LabelCounts) -> int | None:
-        return counts[Stage.SELECTION].top() if self.n0 else votes.top()
-
-    def _successes(self, counts: Counts, votes: LabelCounts) -> int:
-        candidate = self._candidate(counts, votes)
-        return 0 if candidate is None else votes.of(candidate)
+    def _candidate(self, counts: Counts, votes: LabelCounts) -> tuple[int | None, int]:
+        """Return the candidate class, and its votes among ``votes``."""
+        candidate = counts[Stage.SELECTION].top() if self.n0 else votes.top()
+        return candidate, 0 if candidate is None else votes.of(candidate)
 
     def _failure_bound(
         self, counts: Counts, parameters: SmoothingParameters
@@ -234,7 +224,7 @@ class Anytime(SamplingPlan):
         for votes in dict.fromkeys((estimation, total)):
             if (self.n0 and Stage.SELECTION not in counts) or not votes.n:
                 continue
-            candidate, successes = self._candidate(counts, votes), self._successes(counts, votes)
+            candidate, successes = self._candidate(counts, votes)
             found.append((mixture_failure_bound(successes, votes.n, mixture), candidate))
             if votes.n == estimation.n == self.max_n:
                 bound = clopper_pearson_upper(votes.n - successes, votes.n, look)
