@@ -48,11 +48,10 @@ def cached_folder(key: str, make: Callable[[Path], None]) -> Path:
 
 def recall(key: str) -> dict[str, Any] | None:
     """Return the values remembered under that key, or None."""
-    try:
+    with contextlib.suppress(OSError, ValueError):
         found: dict[str, Any] = json.loads((cache_folder() / f"{key}.json").read_text())
-    except (OSError, ValueError):
-        return None
-    return found
+        return found
+    return None
 
 
 def remember(key: str, values: dict[str, Any]) -> None:

@@ -30,11 +30,7 @@ class Pipeline(nn.Module):
     """
 
     def __init__(
-        self,
-        classifier: Classifier,
-        denoiser: Denoiser | None,
-        sigma: float,
-        device: torch.device,
+        self, classifier: Classifier, denoiser: Denoiser | None, sigma: float, device: torch.device
     ) -> None:
         super().__init__()
         self.classifier, self.denoiser, self.sigma = classifier, denoiser, sigma

@@ -94,8 +94,8 @@ class PreparedPipeline:
         """Return the same with copies of all modules on another device."""
         classifier, denoiser = copy.deepcopy(self._parts)
         there = PreparedPipeline(
-            classifier, denoiser, self.pipeline.sigma, self.noise,
-            self.engine, self.precision, device,
+            classifier, denoiser, self.pipeline.sigma, self.noise, self.engine, self.precision,
+            device,
         )  # fmt: skip
         there.forward, there.bundle_shape = self.forward, self.bundle_shape
         there.needs_calibration = self.needs_calibration
@@ -220,15 +220,12 @@ def stated_channels(classifier: object, denoiser: object) -> int | None:
     Raises:
         SettingError: they are for images of different channels.
     """
-    stated = {
-        "classifier": getattr(classifier, "channels", None),
-        "denoiser": isinstance(denoiser, DenoiserNetwork) and denoiser.config["image_channels"],
-    }
-    # A network's own attribute of that name may be something else.
-    known = {role: channels for role, channels in stated.items() if channels in (1, 3)}
-    if len(set(known.values())) > 1:
+    ours = getattr(classifier, "channels", None)
+    ours = ours if ours in (1, 3) else None  # a network's own attribute may be something else
+    theirs = denoiser.config["image_channels"] if isinstance(denoiser, DenoiserNetwork) else None
+    if {ours, theirs} == {1, 3}:
         raise SettingError(
-            f"The classifier takes images of {known['classifier']} channels, the denoiser of "
-            f"{known['denoiser']}. Use a denoiser that was trained on such images."
+            f"The classifier takes images of {ours} channels, the denoiser of {theirs}. "
+            "Use a denoiser that was trained on such images."
         )
-    return next(iter(known.values()), None)
+    return ours or theirs

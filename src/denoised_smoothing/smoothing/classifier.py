@@ -325,11 +325,10 @@ class SmoothedClassifier:
                     tasks, targets, runner, chunk=chunk, in_turn=in_turn, on_batch=on_batch
                 )
             return
-        counter = VoteCounter(self.sigma, self.noise, self.device)
         with self.classifier.session() as session:
             yield from count_by_queries(
-                filter(None, tasks), targets, counter, choice, seed, session, chunk=chunk,
-                plain=self.denoiser is None, on_batch=on_batch,
+                filter(None, tasks), targets, VoteCounter(self.prepared), choice, seed, session,
+                chunk=chunk, plain=self.denoiser is None, on_batch=on_batch,
             )  # fmt: skip
 
     def prepare(

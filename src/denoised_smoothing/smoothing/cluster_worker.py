@@ -126,10 +126,8 @@ def _load(
             _loaded.clear()  # before the next model needs the memory
         prepared = ray.get(task.model[0]).on(device)
         model = _loaded[device] = _LoadedModel(
-            task.fingerprint, prepared,
-            VoteCounter(prepared.pipeline.sigma, prepared.noise, device),
-            ThreadPoolExecutor(task.threads),
-        )  # fmt: skip
+            task.fingerprint, prepared, VoteCounter(prepared), ThreadPoolExecutor(task.threads)
+        )
     prepared = model.prepared
     if (prepared.engine, prepared.forward) != (task.engine, task.forward):
         prepared.use_engine(task.engine, task.forward)

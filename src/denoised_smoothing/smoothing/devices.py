@@ -49,8 +49,7 @@ class Devices:
                 f"{len(devices)} devices. Name one device."
             )
         self.prepared = prepared
-        sigma, noise = prepared.pipeline.sigma, prepared.noise
-        self._counters = [VoteCounter(sigma, noise, device) for device in devices]
+        self._counters = [VoteCounter(prepared, device) for device in devices]
         self._copies: tuple[object, list[PreparedPipeline]] = (None, [])
 
     @contextmanager

@@ -11,7 +11,6 @@ from jaxtyping import Float, Int, Num
 from torch import Tensor
 
 from denoised_smoothing.certificates.counts import Stage
-from denoised_smoothing.certificates.parameters import Noise
 from denoised_smoothing.engines import Engine, EngineChoice
 from denoised_smoothing.engines.locks import ReadersWriterLock
 from denoised_smoothing.engines.prepared import PreparedPipeline
@@ -27,10 +26,15 @@ class VoteCounter:
     """Draws copies and counts the labels that an engine gives them, in any number of threads.
 
     The first answer decides the format of all: labels, or logits of K classes.
+
+    Args:
+        prepared: the pipeline.
+        device: where copies are drawn and counted; None for that of the pipeline.
     """
 
-    def __init__(self, sigma: float, noise: Noise, device: torch.device) -> None:
-        self.sigma, self.noise, self.device = sigma, noise, device
+    def __init__(self, prepared: PreparedPipeline, device: torch.device | None = None) -> None:
+        self.sigma, self.noise = prepared.pipeline.sigma, prepared.noise
+        self.device = device or prepared.device
         self._memory, self._crowded = ReadersWriterLock(), False
         self._format: str | None = None
         self._classes = 0
@@ -78,19 +82,15 @@ class VoteCounter:
         Without an engine, yield the copies. Once memory did not hold the copies of all threads,
         one thread computes at a time.
         """
-        drawn = [
+        drawn = [  # from copies of the images, which may be read-only arrays
             noisy_copies(
-                torch.tensor(part.task.image, device=self.device),  # may be read-only
-                self.sigma,
-                noise=self.noise,
+                torch.tensor(part.task.image, device=self.device), self.sigma, noise=self.noise,
                 seed=seed if isinstance(seed, int) else seed(part.task),
-                image_id=part.task.image_id,
-                stage=part.stage,
-                start=part.copies.start,
-                stop=part.copies.stop,
+                image_id=part.task.image_id, stage=part.stage,
+                start=part.copies.start, stop=part.copies.stop,
             )
             for part in ranges
-        ]
+        ]  # fmt: skip
         copies = torch.cat(drawn)
         if choice is None:
             yield copies
@@ -168,6 +168,5 @@ def shown_labels(
     """Return the labels of the copies of :func:`shown_copies`, None for no label."""
     prepared, task = smoothed.prepared, ImageTask("shown", image_id, image)
     ranges = [CopyRange(task, Stage.ESTIMATION, range(n, n + 1)) for n in range(count)]
-    counter = VoteCounter(prepared.pipeline.sigma, prepared.noise, prepared.device)
-    votes = counter.votes(ranges, prepared.engine_for(image), seed)
+    votes = VoteCounter(prepared).votes(ranges, prepared.engine_for(image), seed)
     return [None if failed else by_label.index(1) for by_label, failed in votes]
