@@ -22,10 +22,10 @@ _option = option_group("Output")
 
 @dataclass(frozen=True)
 class Made:
-    colour: Colour = _option(Colour.RED, "A colour.")
-    size: int | None = _option(None, "A size.", show_default="none", metavar="S")
-    flag: bool = _option(False, "A flag.", "--flag")
-    several: list[str] = _option([], "Several.")
+    colour: Colour = _option("A colour.", default=Colour.RED)
+    size: int | None = _option("A size.", show_default="none", metavar="S")
+    flag: bool = _option("A flag.", "--flag", default=False)
+    several: list[str] = _option("Several.", default=[])
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class Metadata:
 
 @dataclass(frozen=True)
 class Mixed:
-    device: str = option_group("Speed")("cpu", "A device.")
-    n: int = option_group("Copies")(1, "Copies.")
+    device: str = option_group("Speed")("A device.", default="cpu")
+    n: int = option_group("Copies")("Copies.", default=1)
 
 
 @pytest.fixture
@@ -109,7 +109,12 @@ def test_a_command_takes_some_fields_and_requires_some(calls: list[dict[str, Any
     assert calls.pop() == {"group": Made(size=2)}
 
     @command()
-    def others(group: Annotated[Made, Take(without=("size", "flag"))]) -> None:
+    def others(
+        group: Annotated[Made, Take(without=("flag", "several"), defaults={"size": 7})],
+    ) -> None:
         """Others."""
+        calls.append({"group": group})
 
-    assert list(options(others)) == ["colour", "several"]
+    assert list(options(others)) == ["colour", "size"]
+    run(others)
+    assert calls.pop() == {"group": Made(size=7)}

@@ -195,7 +195,7 @@ def test_what_the_pilot_does_not_share_is_noted(run: Any, pilot: list[int]) -> N
             "--pilot first needs the number of images of the whole data set. Add --images N.",
         ),
         (("--pilot", "frist", "--images", "10"), "Did you mean 'first'?"),
-        (("--pilot", "first", "--images", "5"), "includes the 6 images of the pilot, got 5"),
+        (("--pilot", "first", "--images", "5"), "must include the 6 images of the pilot, got 5"),
         (
             ("--pilot", "first", "--images", "9", "--sigma", "0.25"),
             "--sigma must be that of the pilot 'first', 0.5, got 0.25",
@@ -209,7 +209,7 @@ def test_what_the_pilot_does_not_share_is_noted(run: Any, pilot: list[int]) -> N
         (("--images", "0"), "--images must be above 0"),
         (("--price", "-1"), "--price must be above 0"),
         (("--rate", "0"), "--rate must be above 0"),
-        (("--alpha", "0.4"), "up to 0.36"),
+        (("--alpha", "0.4"), "alpha must be at most 0.36"),
         (("--max-n", "0"), "max_n must be a whole number"),
     ],
 )

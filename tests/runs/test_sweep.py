@@ -142,7 +142,7 @@ def test_an_alpha_that_is_refused_leaves_nothing_in_the_way(
     with pytest.raises(SystemExit) as ended:
         main([*WORDS, "--radius", "0.25", "--alpha", "0.5"])
     assert ended.value.code == 2
-    assert "an anytime plan takes alpha up to 0.36, got 0.5" in " ".join(
+    assert "alpha must be at most 0.36 with an anytime plan, got 0.5" in " ".join(
         capsys.readouterr().err.split()
     )
     assert not Path("runs.sqlite").exists()

@@ -6,6 +6,7 @@ import json
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -40,42 +41,31 @@ ALARM = 3
 """Exit code: another label wins within a certified radius. The image is kept."""
 SHARE = 0.99
 """Share of the certified radius, unless radii or shares are given."""
-OF_RUN = "that of the run"
 NAMES = ("data", "classifier", "denoiser", "calibration_data")
 """Run settings that only name what the fingerprints identify."""
 _data, _copies = option_group("Data and model"), option_group("Copies")
+_spec = partial(_data, metavar="SPEC", show_default="that of the run")
 
 
 @dataclass(frozen=True)
 class AttackOptions:
     """The options of this command alone."""
 
-    radii: str | None = _copies(None, "L2 radii to attack at: 0.25,0.5.", show_default=REACH)
+    radii: str | None = _copies("L2 radii to attack at: 0.25,0.5.", show_default=REACH)
     share: list[float] | None = _copies(
-        None,
         "Share of each image's certified radius to attack at. Repeat for several.",
         show_default=f"{SHARE} without --radii",
     )
-    steps: int = _copies(50, "Gradient steps per attack.")
-    copies: int = _copies(32, "Noisy copies per step.")
-    n: int = _copies(1000, "New noisy copies that decide the label of an attacked image.")
-    surrogate: str | None = _data(
-        None, "Classifier to take gradients from, if that of the run has none.", metavar="SPEC"
-    )
-    surrogate_denoiser: str | None = _data(
-        None, "Denoiser in front of the surrogate.", metavar="SPEC", show_default=OF_RUN
-    )
-    classifier: str | None = _data(
-        None, "Classifier of the run, if it has moved.", metavar="SPEC", show_default=OF_RUN
-    )
-    denoiser: str | None = _data(
-        None, "Denoiser of the run, if it has moved.", metavar="SPEC", show_default=OF_RUN
-    )
-    data: str | None = _data(
-        None, "Images of the run, if they have moved.", metavar="DATA", show_default=OF_RUN
-    )
+    steps: int = _copies("Gradient steps per attack.", default=50)
+    copies: int = _copies("Noisy copies per step.", default=32)
+    n: int = _copies("New noisy copies that decide the label of an attacked image.", default=1000)
+    surrogate: str | None = _spec("Classifier to take gradients from.")
+    surrogate_denoiser: str | None = _spec("Denoiser in front of the surrogate.")
+    classifier: str | None = _spec("Classifier of the run, if it has moved.")
+    denoiser: str | None = _spec("Denoiser of the run, if it has moved.")
+    data: str | None = _spec("Images of the run, if they have moved.", metavar="DATA")
     output: Path = option_group("Output")(
-        Path("attack"), "New folder for attack.json, curve.png and the changed images."
+        "New folder for attack.json, curve.png and the changed images.", default=Path("attack")
     )
 
 

@@ -16,7 +16,7 @@ OTHERS = ("bundle", "devices", "batch_size")
 @command()
 def bundle(
     model: Annotated[ModelOptions, Take(without=OTHERS, required=("classifier", "sigma"))],
-    output: Annotated[Path, option("Output", "New folder to write.")],
+    output: Annotated[Path, option("Output", "New folder to write.", metavar="FOLDER")],
     as_json: AsJson = False,
 ) -> None:
     """Export classifier, denoiser and parameters to one folder for --bundle.

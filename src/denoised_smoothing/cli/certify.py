@@ -48,7 +48,9 @@ def certify(
     alpha: Alpha = 0.001,
     limit: Limit = None,
     stride: Stride = 1,
-    shard: Annotated[str | None, option("Data and model", "Part of the images: 3/16.")] = None,
+    shard: Annotated[
+        str | None, option("Data and model", "Part of the images: 3/16.", metavar="NUMBER/OF")
+    ] = None,
     seed: Seed = None,
     store: StoreUrl = "runs.sqlite",
     run: Annotated[

@@ -22,20 +22,15 @@ class ClusterOptions:
     """The options as typed."""
 
     ray: str | None = _option(
-        None,
         "Count on the workers of a Ray cluster: at this address, on the cluster of this machine "
         "(auto), or on one that is started here (no address).",
         metavar="[ADDRESS]",
     )
-    workers: int | None = _option(
-        None, "Number of workers.", show_default="as many as the cluster can hold"
-    )
-    worker_cpus: float = _option(1, "CPUs per worker.")
-    worker_gpus: float = _option(0, "GPUs per worker. Workers with a fraction share a GPU.")
-    worker_resources: str | None = _option(
-        None, "Custom resources per worker.", metavar="NAME=AMOUNT,..."
-    )
-    passes: int = _option(1, "Forward passes per task of a worker.")
+    workers: int | None = _option("Number of workers.", show_default="as many as fit")
+    worker_cpus: float = _option("CPUs per worker.", default=1)
+    worker_gpus: float = _option("GPUs per worker. Workers with a fraction share a GPU.", default=0)
+    worker_resources: str | None = _option("Resources per worker.", metavar="NAME=AMOUNT,...")
+    passes: int = _option("Forward passes per task of a worker.", default=1)
 
     def build(self) -> RayCluster | None:
         """Return the cluster; None without ``--ray``.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,15 +14,7 @@ from denoised_smoothing.certificates.parameters import Precision
 from denoised_smoothing.cli import COMMANDS
 from denoised_smoothing.cli.grouped import Take, command, option_group
 from denoised_smoothing.cli.model_options import ModelOptions
-from denoised_smoothing.cli.options import (
-    ALPHA,
-    AsJson,
-    Sigmas,
-    Stride,
-    command_line,
-    option,
-    parse_numbers,
-)
+from denoised_smoothing.cli.options import ALPHA, AsJson, command_line, option, parse_numbers
 from denoised_smoothing.cli.output import (
     err,
     fail,
@@ -46,46 +37,136 @@ if TYPE_CHECKING:
 
 SCALE = "of the scale"
 TAKEN = ("device", "engine", "precision", "calibration")
-
-
 _data, _copies, _training = map(option_group, ("Data and model", "Copies", "Training"))
 
 
 @dataclass(frozen=True)
 class ExperimentOptions:
-    """The options that both experiments share."""
+    """The options of both experiments."""
 
-    scale: ScaleName = _copies(
-        ScaleName.QUICK, "full: 500 images of up to 10,000 copies. quick: 200 images of 1,000."
-    )
+    data: str = _data("Test images: cifar10:test, or folder:PATH.", default="", metavar="DATA")
+    sigmas: str = _data("Values of sigma to compare.", default="")
     row: list[str] = _data(
-        [], "Row of the table, by its denoiser. Repeat for several.", metavar="NAME"
+        "Row of the table, by its denoiser. Repeat for several.", default=[], metavar="NAME"
     )
-    limit: int | None = _data(None, "Use at most N images.", show_default=SCALE)
-    max_n: int | None = _copies(None, "Maximum number of copies per image.", show_default=SCALE)
-    alpha: float = _copies(0.001, ALPHA)
-    train_data: str | None = _training(
-        None, "Images to train missing denoisers on.", metavar="DATA"
+    limit: int | None = _data("Use at most N images.", show_default=SCALE)
+    stride: int = _data("Use every N-th image.", default=1)
+    scale: ScaleName = _copies(
+        "full: 500 images of up to 10,000 copies. quick: 200 images of 1,000.",
+        default=ScaleName.QUICK,
     )
-    training_share: float | None = _training(
-        None, "Share of the training steps to do.", show_default=SCALE
-    )
-    train_precision: str = _training("32-true", "Lightning's precision, such as bf16-mixed.")
+    max_n: int | None = _copies("Maximum number of copies per image.", show_default=SCALE)
+    alpha: float = _copies(ALPHA, default=0.001)
+    surrogate: str | None = _training("Classifier to train black boxes through.", metavar="SPEC")
+    train_data: str | None = _training("Images to train missing denoisers on.", metavar="DATA")
+    training_share: float | None = _training("Share of the training steps.", show_default=SCALE)
+    train_precision: str = _training("Lightning's precision: bf16-mixed.", default="32-true")
     output: Path = option_group("Output")(
-        Path("experiment"), "Folder for the table, figure, report, store and denoisers."
+        "Folder for the table, figure, report, store and denoisers.", default=Path("experiment")
     )
+
+    def execute(
+        self,
+        model: ModelOptions,
+        recipes: Sequence[Recipe],
+        networks: Mapping[str, str],
+        title: str,
+        published: Sequence[PublishedRow] = (),
+    ) -> TableResult:
+        """Train missing denoisers, certify, and write the table.
+
+        Args:
+            model: the classifier to train denoisers through, if any, and the engine.
+            recipes: the rows of the table.
+            networks: classifiers to certify, and the start of their names in the table.
+            title: of the report.
+            published: rows to compare with.
+        """
+        from denoised_smoothing.runs.paper.tables import make_table
+        from denoised_smoothing.store import Store
+
+        scale, sigmas = self._scale(), parse_numbers("--sigmas", self.sigmas)
+        every = "" if self.stride == 1 else f", one of every {self.stride}"
+
+        def note(run: CertificationRun) -> str:
+            return (
+                f"Scale {self.scale}: {len(run.indices)} images of `{run.dataset.name}`{every}, "
+                f"anytime plan of up to {scale.max_n:,} copies per image, alpha = {self.alpha:g}; "
+                f"computed with {run.settings['engine']} in {run.settings['precision']}."
+            )
+
+        try:
+            rows = self._denoisers(recipes, model.classifier)
+            runs = self._runs(model, networks, rows, sigmas)
+            self.output.mkdir(parents=True, exist_ok=True)
+            with Store(self.output / "runs.sqlite") as store, run_bar() as show:
+                return make_table(
+                    runs, store, self.output, note=note, title=f"Certified accuracy: {title}",
+                    published=published, progress=show,
+                )  # fmt: skip
+        except KeyboardInterrupt:
+            interrupted()
+
+    def _scale(self) -> Scale:
+        """Return the scale, with the numbers that were typed."""
+        typed = {"images": self.limit, "max_n": self.max_n, "training": self.training_share}
+        changes: Any = {name: value for name, value in typed.items() if value is not None}
+        return replace(SCALES[self.scale], **changes)
+
+    def _runs(
+        self,
+        model: ModelOptions,
+        networks: Mapping[str, str],
+        rows: Mapping[Recipe, str],
+        sigmas: Sequence[float],
+    ) -> Iterator[CertificationRun]:
+        """Yield one run per classifier, row with its denoiser, and sigma."""
+        from denoised_smoothing.datasets import load_dataset
+        from denoised_smoothing.runs.run import CertificationRun
+
+        dataset, scale = load_dataset(self.data), self._scale()
+        images = None if model.calibration is None else load_dataset(model.calibration)
+        suffix = "" if model.precision == Precision.FLOAT32 else f"-{model.precision}"
+        for network, (recipe, denoiser), sigma in product(networks, rows.items(), sigmas):
+            short = Path(network.split(":")[1] if ":" in network else network).stem
+            yield CertificationRun(
+                replace(model, classifier=network, denoiser=denoiser, sigma=sigma).build(),
+                dataset,
+                scale.plan,
+                self.alpha,
+                name=f"{self.scale}-{short}-{recipe.name}-{sigma:g}{suffix}",
+                resolution=model.resolution,
+                limit=scale.images,
+                stride=self.stride,
+                method=f"{networks[network]}{recipe.method}",
+                calibration=images,
+                command=command_line(),
+            )
+
+    def _denoisers(self, recipes: Sequence[Recipe], classifier: str | None) -> dict[Recipe, str]:
+        """Return the spec of the denoiser of each row; train missing ones."""
+        from denoised_smoothing.datasets import load_dataset
+        from denoised_smoothing.runs.paper.recipes import Networks, denoiser_spec
+
+        networks = Networks(
+            classifier=_network(classifier),
+            surrogate=_network(self.surrogate),
+            training=None if self.train_data is None else load_dataset(self.train_data),
+            folder=self.output / f"denoisers-{self.scale}",
+            share=self._scale().training,
+            command=command_line(),
+            flags={"precision": self.train_precision, "enable_progress_bar": err.is_terminal},
+        )
+        return {recipe: denoiser_spec(recipe, networks) for recipe in recipes}
 
 
 @command()
 def cifar10(
     model: Annotated[ModelOptions, Take(("classifier", *TAKEN), required=("classifier",))],
-    options: ExperimentOptions,
-    data: Annotated[str, option("Data and model", "Test images.", metavar="DATA")] = "cifar10:test",
-    surrogate: Annotated[
-        str | None,
-        option("Training", "Classifier to train a black-box row through.", metavar="SPEC"),
-    ] = None,
-    sigmas: Sigmas = "0.12,0.25,0.5,1.0",
+    options: Annotated[
+        ExperimentOptions,
+        Take(without=("stride",), defaults={"data": "cifar10:test", "sigmas": "0.12,0.25,0.5,1.0"}),
+    ],
     as_json: AsJson = False,
 ) -> None:
     """Certify CIFAR-10 without, with black-box and with white-box denoisers.
@@ -97,38 +178,32 @@ def cifar10(
     from denoised_smoothing.runs.paper.recipes import CIFAR10_RECIPES
     from denoised_smoothing.runs.paper.tables import CIFAR10_PUBLISHED
 
-    classifier = model.classifier or ""
-    recipes = _chosen(CIFAR10_RECIPES, options.row, surrogate is not None)
-    if any(recipe.mean for recipe in recipes) and {"+", "?"} & set(str(options.output)):
+    classifier, folder = model.classifier or "", str(options.output)
+    recipes = _chosen(CIFAR10_RECIPES, options.row, options.surrogate is not None)
+    if any(recipe.mean for recipe in recipes) and {"+", "?"} & set(folder):
         raise SettingError(
-            f"--output must not contain + or ?, got {str(options.output)!r}, because they separate "
-            "the members of an ensemble. Choose another folder."
+            f"--output must not contain + or ?, got {folder!r}, because they separate the members "
+            "of an ensemble. Choose another folder."
         )
-    _Experiment(
-        options, model, data, parse_numbers("--sigmas", sigmas), recipes, {classifier: ""},
-        title=f"CIFAR-10, {Path(classifier).stem}", published=CIFAR10_PUBLISHED,
-        classifier=classifier, surrogate=surrogate,
-    ).execute(as_json=as_json)  # fmt: skip
+    title = f"CIFAR-10, {Path(classifier).stem}"
+    _show(options.execute(model, recipes, {classifier: ""}, title, CIFAR10_PUBLISHED), as_json)
 
 
 @command()
 def imagenet(
     model: Annotated[ModelOptions, Take(("resolution", *TAKEN))],
-    options: ExperimentOptions,
-    data: Annotated[
-        str,
-        option(
-            "Data and model",
-            "Validation images: folder:PATH, with one folder per class.",
-            metavar="DATA",
+    options: Annotated[
+        ExperimentOptions,
+        Take(
+            without=("surrogate",),
+            required=("data",),
+            defaults={"sigmas": "0.12,0.25,0.5", "stride": 100},
         ),
     ],
     classifier: Annotated[
         list[str],
         option("Data and model", "Classifier to certify. Repeat for several.", metavar="SPEC"),
     ] = ["torchvision:resnet18", "torchvision:resnet34", "torchvision:resnet50"],  # noqa: B006
-    sigmas: Sigmas = "0.12,0.25,0.5",
-    stride: Stride = 100,
     as_json: AsJson = False,
 ) -> None:
     """Certify ImageNet classifiers of torchvision without and with a denoiser.
@@ -141,16 +216,7 @@ def imagenet(
 
     recipes = _chosen(IMAGENET_RECIPES, options.row, True)
     networks = {network: f"{network.split(':')[1]}, " for network in classifier}
-    _Experiment(
-        options,
-        model,
-        data,
-        parse_numbers("--sigmas", sigmas),
-        recipes,
-        networks,
-        title="ImageNet",
-        stride=stride,
-    ).execute(as_json=as_json)
+    _show(options.execute(model, recipes, networks, "ImageNet"), as_json)
 
 
 experiment = TyperGroup(
@@ -167,114 +233,6 @@ def _chosen(recipes: Sequence[Recipe], names: Sequence[str], surrogate: bool) ->
         raise SettingError(f"Unknown --row {unknown[0]!r}. Use one of: {', '.join(known)}.")
     wanted = names or [r.name for r in recipes if surrogate or "surrogate" not in r.networks]
     return [recipe for recipe in recipes if recipe.name in wanted]
-
-
-@dataclass(frozen=True)
-class _Experiment:
-    """All runs of a table.
-
-    ``networks`` are the classifiers to certify, with the start of their names in the table.
-    Missing denoisers are trained through ``classifier`` and ``surrogate``.
-    """
-
-    options: ExperimentOptions
-    model: ModelOptions
-    data: str
-    sigmas: tuple[float, ...]
-    recipes: Sequence[Recipe]
-    networks: Mapping[str, str]
-    title: str
-    published: Sequence[PublishedRow] = ()
-    classifier: str | None = None
-    surrogate: str | None = None
-    stride: int = 1
-
-    def execute(self, *, as_json: bool) -> None:
-        """Train missing denoisers, certify, and write and print the table."""
-        from denoised_smoothing.runs.paper.tables import make_table
-        from denoised_smoothing.store import Store
-
-        folder = self.options.output
-        try:
-            specs = self._denoisers()
-            folder.mkdir(parents=True, exist_ok=True)
-            with Store(folder / "runs.sqlite") as store, run_bar() as show:
-                made = make_table(
-                    self._runs(specs), store, folder,
-                    note=self._note, title=f"Certified accuracy: {self.title}",
-                    published=self.published, progress=show,
-                )  # fmt: skip
-        except KeyboardInterrupt:
-            interrupted()
-        _show(made, as_json)
-        if made.refused:
-            fail(ImageError("; ".join(made.refused)))
-
-    @cached_property
-    def _scale(self) -> Scale:
-        """The scale, with the numbers that were typed."""
-        options = self.options
-        typed = {
-            "images": options.limit, "max_n": options.max_n, "training": options.training_share
-        }  # fmt: skip
-        changes: Any = {name: value for name, value in typed.items() if value is not None}
-        return replace(SCALES[options.scale], **changes)
-
-    def _runs(self, denoisers: Mapping[str, str]) -> Iterator[CertificationRun]:
-        """Yield one run per classifier, row and sigma."""
-        from denoised_smoothing.datasets import load_dataset
-        from denoised_smoothing.runs.run import CertificationRun
-
-        dataset, calibration = load_dataset(self.data), self.model.calibration
-        images = None if calibration is None else load_dataset(calibration)
-        precision = self.model.precision
-        suffix = "" if precision == Precision.FLOAT32 else f"-{precision}"
-        for (network, start), recipe, sigma in product(
-            self.networks.items(), self.recipes, self.sigmas
-        ):
-            short = Path(network.split(":")[1] if ":" in network else network).stem
-            model = replace(
-                self.model, classifier=network, denoiser=denoisers[recipe.name], sigma=sigma
-            )
-            yield CertificationRun(
-                model.build(),
-                dataset,
-                self._scale.plan,
-                self.options.alpha,
-                name=f"{self.options.scale}-{short}-{recipe.name}-{sigma:g}{suffix}",
-                resolution=self.model.resolution,
-                limit=self._scale.images,
-                stride=self.stride,
-                method=f"{start}{recipe.method}",
-                calibration=images,
-                command=command_line(),
-            )
-
-    def _note(self, run: CertificationRun) -> str:
-        """Return the caption of the table: the images, the plan and the engine."""
-        every = "" if self.stride == 1 else f", one of every {self.stride}"
-        return (
-            f"Scale {self.options.scale}: {len(run.indices)} images of `{run.dataset.name}`{every},"
-            f" anytime plan of up to {self._scale.max_n:,} copies per image, alpha = "
-            f"{run.alpha:g}; computed with {run.settings['engine']} in {run.settings['precision']}."
-        )
-
-    def _denoisers(self) -> dict[str, str]:
-        """Return the spec of the denoiser of each row; train missing ones."""
-        from denoised_smoothing.datasets import load_dataset
-        from denoised_smoothing.runs.paper.recipes import Networks, denoiser_spec
-
-        options = self.options
-        networks = Networks(
-            classifier=_network(self.classifier),
-            surrogate=_network(self.surrogate),
-            training=None if options.train_data is None else load_dataset(options.train_data),
-            folder=options.output / f"denoisers-{options.scale}",
-            share=self._scale.training,
-            command=command_line(),
-            flags={"precision": options.train_precision, "enable_progress_bar": err.is_terminal},
-        )
-        return {recipe.name: denoiser_spec(recipe, networks) for recipe in self.recipes}
 
 
 def _network(spec: str | None) -> nn.Module | None:
@@ -300,9 +258,11 @@ def _show(made: TableResult, as_json: bool) -> None:
                 "rows": plain_rows(made.each),
             }
         )
-        return
-    out.print(to_rich(made.best))
-    out.print(to_rich(made.each))
-    say(made.note)
-    for path in files.values():
-        say(f"wrote {path}")
+    else:
+        out.print(to_rich(made.best))
+        out.print(to_rich(made.each))
+        say(made.note)
+        for path in files.values():
+            say(f"wrote {path}")
+    if made.refused:
+        fail(ImageError("; ".join(made.refused)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from typing import Annotated, Any, cast, get_args, get_origin, get_type_hints
 
@@ -25,23 +25,25 @@ class Take:
         only: their names; none for all fields that describe an option.
         without: those that are no options of this command.
         required: those without a default in this command.
+        defaults: those with another default in this command.
         panel: group of the options in the help, where the fields name none.
     """
 
     only: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
     required: tuple[str, ...] = ()
+    defaults: Mapping[str, Any] = field(default_factory=dict)
     panel: str | None = None
 
 
 def option_group(panel: str) -> Callable[..., Any]:
     """Return a function that makes fields which are options of a group of the help.
 
-    Its arguments are the default, the help, the flags if they are not the name of the field, and
+    Its arguments are the help, the flags if they are not the name of the field, the default, and
     keywords of ``typer.Option``.
     """
 
-    def option(default: Any, help: str, *flags: str, **more: Any) -> Any:
+    def option(help: str, *flags: str, default: Any = None, **more: Any) -> Any:
         about = {"help": help, "flags": flags, "rich_help_panel": panel, **more}
         if isinstance(default, list):
             return field(default_factory=default.copy, metadata=about)
@@ -98,7 +100,7 @@ def _options(kind: type[Any], take: Take = Take()) -> Iterator[inspect.Parameter
         if unused or "help" not in about:
             continue
         texts = {key: about[key] for key in known.parameters.keys() & about}
-        default = held.default
+        default = take.defaults.get(held.name, held.default)
         if held.default_factory is not MISSING:
             default = held.default_factory()
         if default is MISSING or held.name in take.required:

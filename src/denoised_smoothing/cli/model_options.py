@@ -29,52 +29,44 @@ class ModelOptions:
     """The options; a command takes those that it needs."""
 
     classifier: str | None = _data(
-        None,
         "A shipped name, torchvision:NAME, cifar-resnet56:FILE, python:MODULE:FACTORY, or a remote "
         "classifier: aws, google, azure, clarifai:MODEL, openai:MODEL, http:URL, simulated. "
         "'list classifiers' prints all.",
         metavar="SPEC",
     )
     denoiser: str = _data(
-        "none",
         "A shipped name, unet:FILE, dncnn:FILE, python:MODULE:FACTORY, or none. 'list denoisers' "
         "prints all.",
+        default="none",
         metavar="SPEC",
     )
-    sigma: float | None = _data(None, "Standard deviation of the noise on pixel values in [0, 1].")
+    sigma: float | None = _data("Standard deviation of the noise on pixel values in [0, 1].")
     noise: Noise = _data(
-        Noise.GRID, "Sampler of the noise. Only the proof of grid holds in floating point."
+        "Sampler of the noise. Only the proof of grid holds in floating point.", default=Noise.GRID
     )
     bundle: Path | None = _data(
-        None,
         "Folder written by 'bundle'. Replaces classifier, denoiser, sigma, noise, engine and "
         "precision.",
         metavar="FOLDER",
     )
     resolution: int | None = _data(
-        None,
         "Side in pixels to which images are resized and cropped before the noise.",
         show_default="the classifier's",
     )
-    device: str = _speed("auto", "Device: auto, cpu, cuda or cuda:0.")
-    devices: str | None = _speed(
-        None, "Several devices of one kind, such as cuda:0,cuda:1.", metavar="NAMES"
-    )
+    device: str = _speed("Device: auto, cpu, cuda or cuda:0.", default="auto")
+    devices: str | None = _speed("Several of one kind: cuda:0,cuda:1.", metavar="NAMES")
     engine: EngineName = _speed(
-        EngineName.AUTO,
         "Engine that runs denoiser and classifier. auto uses the fastest installed one that agrees "
         "with torch.",
+        default=EngineName.AUTO,
         envvar="DENOISED_SMOOTHING_ENGINE",
         show_envvar=False,
     )
-    precision: Precision = _speed(
-        Precision.FLOAT32, "Number format in which denoiser and classifier compute."
-    )
+    precision: Precision = _speed("Number format of the models.", default=Precision.FLOAT32)
     calibration: str | None = _speed(
-        None, "Images for the int8 calibration.", metavar="DATA", show_default="those to certify"
+        "Images for the int8 calibration.", metavar="DATA", show_default="those to certify"
     )
     batch_size: int | None = _speed(
-        None,
         "Maximum number of noisy copies in flight. Does not change the results.",
         show_default="by the image size",
     )

@@ -36,12 +36,12 @@ class Costs:
         SettingError: a value is not above 0.
     """
 
-    images: int | None = _option(None, "Number of images of the data set.", show_default="1 image")
-    price: float | None = _option(None, "Price of a classifier call, in any currency.")
-    rate: float | None = _option(None, "Classifier calls per second.")
-    steps: int = _option(1, "Steps of a diffusion denoiser.", min=1)
+    images: int | None = _option("Number of images of the data set.", show_default="1 image")
+    price: float | None = _option("Price of a classifier call, in any currency.")
+    rate: float | None = _option("Classifier calls per second.")
+    steps: int = _option("Steps of a diffusion denoiser.", default=1, min=1)
     samples: int = _option(
-        1, "Samples of a diffusion denoiser. Each takes a classifier call.", min=1
+        "Samples of a diffusion denoiser. Each takes a classifier call.", default=1, min=1
     )
 
     def __post_init__(self) -> None:

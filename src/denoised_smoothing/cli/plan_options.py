@@ -28,34 +28,26 @@ class PlanOptions:
     """The options as typed; None or False for those that were omitted."""
 
     plan: PlanKind | None = _option(
-        None,
         "Sampling plan. fixed: n copies per image. anytime: stop when the radii are decided. "
         "radius: reach a share of the radius that a fixed n would give.",
         show_default="fixed; anytime for paid queries",
     )
     n0: int | None = _option(
-        None,
         "Noisy copies that choose the candidate class. anytime also accepts 0.",
         show_default="100; anytime 50; radius a tenth of --of-n",
     )
-    n: int | None = _option(
-        None, "fixed: noisy copies that bound the class's probability.", show_default="10000"
-    )
-    max_n: int | None = _option(
-        None, "anytime: maximum number of copies per image.", show_default="10000"
-    )
-    more: int | None = _option(None, "anytime: extend a stored run by N copies per image.")
-    of_n: int | None = _option(None, "radius: fixed n to compare with.", show_default="10000")
-    share: float | None = _option(
-        None, "radius: share of that radius to reach, in (0, 1).", show_default="0.95"
-    )
+    n: int | None = _option("fixed: copies that bound its probability.", show_default="10000")
+    max_n: int | None = _option("anytime: maximum copies per image.", show_default="10000")
+    more: int | None = _option("anytime: extend a stored run by N copies per image.")
+    of_n: int | None = _option("radius: fixed n to compare with.", show_default="10000")
+    share: float | None = _option("radius: share of it to reach, in (0, 1).", show_default="0.95")
     two_sided: bool = _option(
-        False, "fixed: bound the runner-up too, for classifiers without a majority.", "--two-sided"
+        "fixed: bound the runner-up too, for classifiers without a majority.",
+        "--two-sided",
+        default=False,
     )
     radii: str | None = _option(
-        None,
-        "L2 radii of the table, such as 0.25,0.5. anytime decides about these.",
-        show_default=REACH,
+        "L2 radii of the table, such as 0.25,0.5. anytime decides about these.", show_default=REACH
     )
 
     def build(self, *, paid: bool) -> SamplingPlan:

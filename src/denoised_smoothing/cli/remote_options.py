@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from denoised_smoothing.reporting import RunResults
     from denoised_smoothing.runs.paid import QueryEstimate
 
-_option = option_group("Paid queries")
+_paid = option_group("Paid queries")
 
 
 def report_missing_answers(results: RunResults, source: str | None) -> None:
@@ -37,25 +37,17 @@ def report_missing_answers(results: RunResults, source: str | None) -> None:
 class RemoteOptions:
     """The options as typed; None or False for those that were omitted."""
 
-    max_queries: int | None = _option(
-        None, "Maximum number of queries of a run.", show_default="no limit"
-    )
-    max_cost: float | None = _option(
-        None, "Maximum cost of a run in US dollars.", show_default="no limit"
-    )
-    price: float | None = _option(
-        None, "Price of a query in US dollars.", show_default="the list price"
-    )
-    rate: float | None = _option(
-        None,
-        "Maximum number of queries per second. 0 sets no limit.",
-        show_default="the limit of a new account",
-    )
-    in_flight: int | None = _option(None, "Maximum number of queries in flight.", show_default="16")
-    timeout: float | None = _option(None, "Seconds to wait for an answer.", show_default="30")
-    yes: bool = _option(False, "Send paid queries without asking for confirmation.", "--yes")
-    offline: bool = _option(
-        False, "Send no queries. Certify again from the stored answers of --run.", "--offline"
+    max_queries: int | None = _paid("Maximum queries of a run.", show_default="no limit")
+    max_cost: float | None = _paid("Maximum cost of a run in US dollars.", show_default="no limit")
+    price: float | None = _paid("Price of a query in US dollars.", show_default="the list price")
+    rate: float | None = _paid("Maximum queries per second; 0: no limit.", show_default="by vendor")
+    in_flight: int | None = _paid("Maximum number of queries in flight.", show_default="16")
+    timeout: float | None = _paid("Seconds to wait for an answer.", show_default="30")
+    yes: bool = _paid("Send paid queries without asking.", "--yes", default=False)
+    offline: bool = _paid(
+        "Send no queries. Certify again from the stored answers of --run.",
+        "--offline",
+        default=False,
     )
 
     def apply(self, classifier: object, spec: str) -> RemoteClassifier | None:

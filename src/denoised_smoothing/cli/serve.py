@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -17,45 +18,38 @@ from denoised_smoothing.errors import SettingError
 from denoised_smoothing.web.limits import Limits
 
 KEY_VARIABLE = "DENOISED_SMOOTHING_API_KEY"
-DEMO = "the demo's"
 _data, _access = option_group("Data and model"), option_group("Access")
+_served = partial(_data, metavar="NAME=SPEC", show_default="the demo's")
 
 
 @dataclass(frozen=True)
 class ServeOptions:
     """The options of this command alone."""
 
-    host: str = _access("127.0.0.1", "Address to listen on.")
-    port: int = _access(8000, "Port to listen on.", min=0, max=65535)
+    host: str = _access("Address to listen on.", default="127.0.0.1")
+    port: int = _access("Port to listen on.", default=8000, min=0, max=65535)
     allow_host: list[str] | None = _access(
-        None, "Accept requests for this host name. Repeat for several.", metavar="NAME"
+        "Accept requests for this host name. Repeat for several.", metavar="NAME"
     )
     api_key_file: Path | None = _access(
-        None,
         f"File with the key that requests need. Without it, {KEY_VARIABLE} is read.",
         show_default=False,
     )
     no_api_key: bool = _access(
-        False, "Accept requests of other machines without a key.", "--no-api-key"
+        "Accept requests of other machines without a key.", "--no-api-key", default=False
     )
-    classifier: list[str] | None = _data(
-        None, "Serve this classifier. Repeat for several.", metavar="NAME=SPEC", show_default=DEMO
-    )
-    denoiser: list[str] | None = _data(
-        None, "Serve this denoiser. Repeat for several.", metavar="NAME=SPEC", show_default=DEMO
-    )
+    classifier: list[str] | None = _served("Serve this classifier. Repeat for several.")
+    denoiser: list[str] | None = _served("Serve this denoiser. Repeat for several.")
     bundle: list[str] | None = _data(
-        None, "Serve this exported bundle. Repeat for several.", metavar="NAME=FOLDER"
+        "Serve this bundle. Repeat for several.", metavar="NAME=FOLDER"
     )
     sigma: list[float] | None = _data(
-        None, "Serve this sigma. Repeat for several.", show_default="0.25, 0.5"
+        "Serve this sigma. Repeat for several.", show_default="0.25, 0.5"
     )
     examples: str | None = _data(
-        None, "Example images of the page.", metavar="DATA", show_default=DEMO
+        "Example images of the page.", metavar="DATA", show_default="the demo's"
     )
-    resolution: int | None = _data(
-        None, "Side of the images in pixels, for classifiers that do not state it."
-    )
+    resolution: int | None = _data("Side of the images in pixels, if no model states it.")
 
 
 @command()

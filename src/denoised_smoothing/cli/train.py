@@ -24,31 +24,31 @@ _data, _speed = option_group("Data and model"), option_group("Speed")
 class TrainOptions:
     """The options that both commands share, and below them those of ``train``."""
 
-    validation: str | None = _data(
-        None, "Images to validate on.", metavar="DATA", show_default="the training images"
-    )
-    pad: int = _data(0, "Shift images by up to N pixels, with a black border.")
-    flip: bool = _data(True, "Mirror half of the images.")
-    accelerator: str = _speed("auto", "Lightning's accelerator.")
-    precision: str = _speed("32-true", "Lightning's precision, such as bf16-mixed.")
-    architecture: str = _data("unet", "unet, dncnn, dncnn-wide, memnet or diffusion.")
+    validation: str | None = _data("Images to validate on.", metavar="DATA", show_default="DATA")
+    pad: int = _data("Shift images by up to N pixels, with a black border.", default=0)
+    flip: bool = _data("Mirror half of the images.", default=True)
+    accelerator: str = _speed("Lightning's accelerator.", default="auto")
+    precision: str = _speed("Lightning's precision, such as bf16-mixed.", default="32-true")
+    architecture: str = _data("unet, dncnn, dncnn-wide, memnet or diffusion.", default="unet")
     option: list[str] = _data(
-        [], "Option of the architecture: width=32. Repeat for several.", metavar="NAME=VALUE"
+        "Option of the architecture: width=32. Repeat for several.",
+        default=[],
+        metavar="NAME=VALUE",
     )
     classifier: list[str] = _data(
-        [], "Classifier to train stability through. Repeat for several.", metavar="SPEC"
+        "Classifier to train stability through. Repeat for several.", default=[], metavar="SPEC"
     )
     judge: list[str] = _data(
-        [], "Classifier to measure accuracy with. Repeat for several.", metavar="SPEC"
+        "Classifier to measure accuracy with. Repeat for several.", default=[], metavar="SPEC"
     )
-    start: Path | None = _data(None, "Weights to start from. --option may enlarge the network.")
-    validation_limit: int = _data(500, "Validate on at most N images.")
-    resolution: int | None = _data(None, "Side in pixels to which images are resized.")
-    crop: int | None = _data(None, "Side in pixels of random crops.")
-    half: bool = option_group("Output")(False, "Write the weights in half precision.")
-    workers: int = _speed(0, "Processes that decode images. Each needs up to 1 GiB of memory.")
-    devices: str = _speed("auto", "Lightning's devices.")
-    strategy: str = _speed("auto", "Lightning's strategy.")
+    start: Path | None = _data("Weights to start from. --option may enlarge the network.")
+    validation_limit: int = _data("Validate on at most N images.", default=500)
+    resolution: int | None = _data("Side in pixels to which images are resized.")
+    crop: int | None = _data("Side in pixels of random crops.")
+    half: bool = option_group("Output")("Write the weights in half precision.", default=False)
+    workers: int = _speed("Processes that decode images, with up to 1 GiB each.", default=0)
+    devices: str = _speed("Lightning's devices.", default="auto")
+    strategy: str = _speed("Lightning's strategy.", default="auto")
 
 
 @command()
@@ -108,7 +108,10 @@ def train_classifier(
         TrainingConfig,
         Take(("steps", "batch_size", "learning_rate", "epoch_steps", "seed"), panel="Training"),
     ],
-    options: Annotated[TrainOptions, Take(("validation", "flip", "accelerator", "precision"))],
+    options: Annotated[
+        TrainOptions,
+        Take(("validation", "pad", "flip", "accelerator", "precision"), defaults={"pad": 4}),
+    ],
     depth: Annotated[int, option("Data and model", "Layers of the CIFAR ResNet: 6n + 2.")] = 20,
     noise: Annotated[
         float,
@@ -116,7 +119,6 @@ def train_classifier(
             "Data and model", "Standard deviation of Gaussian noise on its images. 0 adds none."
         ),
     ] = 0.0,
-    pad: Annotated[int, option("Data and model", "Shift images by up to N pixels.")] = 4,
     as_json: AsJson = False,
 ) -> None:
     """Train a CIFAR ResNet on clean or noisy images.
@@ -136,7 +138,7 @@ def train_classifier(
         depth=depth,
         noise=noise,
         dataset=dataset,
-        preparation=Preparation(dataset[0].image.shape[0], pad=pad, flip=options.flip),
+        preparation=Preparation(dataset[0].image.shape[0], pad=options.pad, flip=options.flip),
         output=output,
         validation=None if options.validation is None else load_dataset(options.validation),
         command=command_line(),
