@@ -15,7 +15,6 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from denoised_smoothing.errors import SettingError, WeightsError
 from denoised_smoothing.models.classifiers.base import ImageClassifier
-from denoised_smoothing.models.sources import CIFAR_RESNET as SOURCE  # noqa: F401
 from denoised_smoothing.models.specs import Spec
 from denoised_smoothing.models.weights import fill, load_weights, save_weights
 

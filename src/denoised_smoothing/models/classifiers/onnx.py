@@ -17,7 +17,6 @@ from denoised_smoothing.errors import ClassifierError, SettingError, WeightsErro
 from denoised_smoothing.files import sha256_of
 from denoised_smoothing.models.classifiers.base import check_channels
 from denoised_smoothing.models.classifiers.preprocessing import Interpolation, Resize
-from denoised_smoothing.models.sources import ONNX as SOURCE  # noqa: F401
 from denoised_smoothing.models.specs import Spec
 
 _TYPES = {

@@ -13,7 +13,6 @@ from denoised_smoothing.models.classifiers.cifar_resnet import (
     IMAGENET_STD,
     ProjectedResNet,
 )
-from denoised_smoothing.models.sources import PUBLISHED_CLASSIFIER as SOURCE  # noqa: F401
 from denoised_smoothing.models.specs import Spec
 from denoised_smoothing.models.weights import fill, load_checkpoint
 

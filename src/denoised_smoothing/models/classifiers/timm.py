@@ -14,7 +14,6 @@ from denoised_smoothing.errors import SettingError, SpecError, WeightsError
 from denoised_smoothing.models.classifiers.base import ImageClassifier, check_channels
 from denoised_smoothing.models.classifiers.preprocessing import Interpolation, Resize, Scaling
 from denoised_smoothing.models.hub import model_folder
-from denoised_smoothing.models.sources import TIMM as SOURCE  # noqa: F401
 from denoised_smoothing.models.specs import Spec
 from denoised_smoothing.models.weights import fill, load_weights
 

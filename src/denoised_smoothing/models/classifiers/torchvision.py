@@ -13,7 +13,6 @@ from denoised_smoothing.errors import MissingExtraError, SpecError, WeightsError
 from denoised_smoothing.models.classifiers.base import ImageClassifier
 from denoised_smoothing.models.classifiers.cifar_resnet import IMAGENET_MEAN, IMAGENET_STD
 from denoised_smoothing.models.classifiers.preprocessing import Interpolation, Resize, Scaling
-from denoised_smoothing.models.sources import TORCHVISION as SOURCE  # noqa: F401
 from denoised_smoothing.models.specs import Spec
 from denoised_smoothing.models.weights import fill, load_weights
 

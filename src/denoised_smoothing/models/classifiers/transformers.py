@@ -15,7 +15,6 @@ from denoised_smoothing.errors import SettingError, WeightsError, first_line
 from denoised_smoothing.models.classifiers.base import ImageClassifier, check_channels
 from denoised_smoothing.models.classifiers.preprocessing import Interpolation, Resize, Scaling
 from denoised_smoothing.models.hub import model_folder
-from denoised_smoothing.models.sources import TRANSFORMERS as SOURCE  # noqa: F401
 from denoised_smoothing.models.specs import Spec
 
 _INTERPOLATIONS = {

@@ -15,7 +15,7 @@ from denoised_smoothing.errors import SpecError, WeightsError, first_line
 from denoised_smoothing.models.classifiers.base import ImageClassifier
 from denoised_smoothing.models.classifiers.transformers import load_model, with_processor
 from denoised_smoothing.models.hub import model_folder
-from denoised_smoothing.models.sources import ZERO_SHOT as SOURCE
+from denoised_smoothing.models.sources import ZERO_SHOT
 from denoised_smoothing.models.specs import Spec
 
 TEMPLATE = "a photo of a {}"
@@ -105,6 +105,6 @@ def load_spec(spec: Spec) -> ImageClassifier:
     labels = spec.names("labels")
     if labels is None:
         raise SpecError(
-            f"{spec.text!r} names no labels. Write {SOURCE.form}, in quotes in a shell."
+            f"{spec.text!r} names no labels. Write {ZERO_SHOT.form}, in quotes in a shell."
         )
     return load_zero_shot(spec.rest, labels, spec.options.get("template", TEMPLATE))

@@ -10,7 +10,6 @@ from denoised_smoothing.errors import SpecError, WeightsError, first_line
 from denoised_smoothing.models.denoisers.diffusion import CARD, DiffusionDenoiser, ReverseDiffusion
 from denoised_smoothing.models.denoisers.noise_schedule import levels_of
 from denoised_smoothing.models.hub import model_folder
-from denoised_smoothing.models.sources import DIFFUSERS as SOURCE  # noqa: F401
 from denoised_smoothing.models.specs import Spec
 
 

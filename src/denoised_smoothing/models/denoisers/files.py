@@ -15,12 +15,6 @@ from denoised_smoothing.models.denoisers.diffusion import CARD, DiffusionDenoise
 from denoised_smoothing.models.denoisers.dncnn import DnCNN
 from denoised_smoothing.models.denoisers.memnet import MemNet
 from denoised_smoothing.models.denoisers.unet import UNet
-from denoised_smoothing.models.sources import (  # noqa: F401
-    DNCNN,
-    DNCNN_WIDE,
-    MEMNET,
-    UNET,
-)
 from denoised_smoothing.models.specs import Spec
 from denoised_smoothing.models.weights import fill, load_weights, save_weights
 

@@ -11,7 +11,6 @@ from denoised_smoothing.errors import SpecError, WeightsError
 from denoised_smoothing.models.denoisers.base import DenoiserNetwork
 from denoised_smoothing.models.denoisers.dncnn import DnCNN
 from denoised_smoothing.models.denoisers.memnet import MemNet
-from denoised_smoothing.models.sources import PUBLISHED_DENOISER as SOURCE  # noqa: F401
 from denoised_smoothing.models.specs import Spec
 from denoised_smoothing.models.weights import fill, load_checkpoint
 
