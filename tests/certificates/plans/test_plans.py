@@ -76,7 +76,7 @@ def test_a_plan_from_options(kind: str, options: dict[str, object], plan: Sampli
         ),
         ("radius", {"n": 9}, "plan radius does not accept n. Use plan fixed, or remove n."),
         ("fixed", {"max_n": 9, "of_n": 9}, "does not accept max_n, of_n. Remove max_n, of_n."),
-        ("fixed", {"n": 0}, "n is a number of noisy copies"),
+        ("fixed", {"n": 0}, "n must be a whole number of at least 1, got 0"),
     ],
 )
 def test_options_of_another_plan_are_refused(
