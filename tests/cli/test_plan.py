@@ -174,7 +174,7 @@ def test_what_the_pilot_does_not_share_is_noted(run: Any, pilot: list[int]) -> N
     same = ("--radius", "0.5", "--max-n", "1000", "--pilot", "first", "--images")
     assert run(*same, "6", "--json").json["pilot"]["notes"] == []
     [stride] = run(*same, "60", "--json").json["pilot"]["notes"]
-    assert "its images are the first ones of the data (--stride 1)" in stride
+    assert "Its images are the first ones of the data (--stride 1)" in stride
     assert "Certify with --stride 10 to spread the pilot" in stride
     other = ("--radius", "0.7", "--noise", "float", "--shape", "1x8x8", "--pilot", "first")
     text = run(*other, "--images", "6").words
@@ -184,7 +184,7 @@ def test_what_the_pilot_does_not_share_is_noted(run: Any, pilot: list[int]) -> N
         "maximum of copies (--max-n), 1000, not 10000",
         "radii, [0.5], not [0.7]",
     ):
-        assert f"note: the estimate is for the pilot's {part}" in text
+        assert f"note: The estimate is for the pilot's {part}" in text
 
 
 @pytest.mark.parametrize(

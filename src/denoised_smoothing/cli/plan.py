@@ -191,8 +191,8 @@ def _notes(
     notes = []
     if stride > 1 and held.get("stride", 1) == 1:
         notes.append(
-            "its images are the first ones of the data (--stride 1), which are not a random sample "
-            f"of sorted data. Certify with --stride {stride} to spread the pilot"
+            "Its images are the first ones of the data (--stride 1), which are not a random sample "
+            f"of sorted data. Certify with --stride {stride} to spread the pilot."
         )
     plan = held["plan"]
     cap = next(plan[key] for key in ("max_n", "n", "of_n") if key in plan) + plan.get("more", 0)
@@ -204,7 +204,7 @@ def _notes(
     if "radii" in plan:
         pairs.append(("radii", list(plan["radii"]), list(planned.radii)))
     notes += [
-        f"the estimate is for the pilot's {what}, {theirs}, not {ours}"
+        f"The estimate is for the pilot's {what}, {theirs}, not {ours}."
         for what, theirs, ours in pairs
         if theirs != ours
     ]

@@ -16,7 +16,7 @@ from denoised_smoothing.reporting.export import ExportFormat
 
 
 class Listing(StrEnum):
-    """What can be listed."""
+    """The kinds of things that can be listed."""
 
     CLASSIFIERS = "classifiers"
     DENOISERS = "denoisers"
