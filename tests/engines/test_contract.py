@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
@@ -11,6 +13,7 @@ import torch
 from denoised_smoothing.certificates.parameters import EngineName
 from denoised_smoothing.engines import EngineChoice, Pipeline, choose_engine
 from denoised_smoothing.engines.choice import TOLERANCE
+from denoised_smoothing.engines.converted import OpenVinoEngine
 from denoised_smoothing.engines.pipeline import agrees
 from denoised_smoothing.errors import ClassifierError
 from denoised_smoothing.models.denoisers.base import as_denoiser
@@ -102,3 +105,27 @@ def test_a_batch_of_another_shape_is_refused(engine: EngineName, name: str) -> N
         return
     with pytest.raises(ClassifierError, match=r"batches of shape \[200, 3, 16, 16\], got \[7, 3"):
         chosen(engine, name).engine.answer(noisy(7))
+
+
+@OPENVINO
+def test_first_answers_may_come_from_several_threads() -> None:
+    """In a process that has not used OpenVINO: its first contact with numpy is not thread safe."""
+    code = """
+import sys, threading, torch
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from denoised_smoothing.certificates.parameters import Precision
+from denoised_smoothing.engines.converted import OpenVinoEngine
+engine = OpenVinoEngine(Path(sys.argv[1]), tuple(map(int, sys.argv[2:])), Precision.FLOAT32)
+start = threading.Barrier(8)
+def answer(_):
+    copies = torch.zeros(engine.shape)
+    start.wait()
+    return engine.answer(copies)
+with ThreadPoolExecutor(8) as pool:
+    list(pool.map(answer, range(8)))
+"""
+    engine = chosen(EngineName.OPENVINO, "labels").engine
+    assert isinstance(engine, OpenVinoEngine)
+    arguments = [str(engine.folder), *map(str, engine.shape)]
+    subprocess.run([sys.executable, "-c", code, *arguments], check=True, timeout=120)

@@ -24,6 +24,8 @@ from denoised_smoothing.engines.engine import Engine, cores
 from denoised_smoothing.engines.pipeline import Pipeline, TraceablePipeline
 from denoised_smoothing.errors import ClassifierError, MissingExtraError, SettingError
 
+_FIRST_USE = threading.Lock()
+
 Batches = Sequence[np.ndarray]
 _CPU = torch.device("cpu")
 
@@ -153,7 +155,10 @@ class OpenVinoEngine(ConvertedEngine):
             "INFERENCE_PRECISION_HINT": "bf16" if reduced else "f32",
             "ENABLE_CPU_PINNING": False,
         }
-        core = _package("openvino").Core()
+        openvino = _package("openvino")
+        with _FIRST_USE:  # OpenVINO deadlocks if two threads meet numpy's types first at once
+            openvino.Tensor(np.zeros(1, np.float32)).get_element_type().to_dtype()
+        core = openvino.Core()
         model = core.read_model(self.folder / "model.xml")
         model.reshape(list(self.shape))
         self._model = core.compile_model(model, "CPU", settings)
