@@ -40,6 +40,8 @@ MEASURED_SECONDS = 0.4
 """How long each candidate is measured."""
 COMPARED = 8
 """Noisy copies on which folding is checked: few, as they must fit into memory."""
+REFERENCE = (EngineName.TORCH, Precision.FLOAT32)
+"""The engine and precision with which others are compared."""
 CALIBRATION_COPIES = 300
 """Noisy copies, at least, from which the ranges of int8 are taken."""
 
@@ -97,7 +99,10 @@ def choose_engine(
     candidates = _Candidates(pipeline, reference, noisy, precision, shape, rule)
     if engine is EngineName.AUTO and names != [EngineName.TORCH]:
         return candidates.fastest(names)
-    made = candidates.make(names[0], size := forward or rule)
+    made: Engine = reference
+    size = forward or rule
+    if (names[0], precision) != REFERENCE:
+        made = candidates.make(names[0], size)
     if forward is None and device.type != "cpu":
         size = largest_batch(made, rule, noisy)
         if size < rule:
@@ -258,7 +263,7 @@ class _Candidates:
         if name in CONVERTED:
             kind = CONVERTED[name]
             return kind(self._convert(kind), (forward, *self.shape), self.precision)
-        if name is EngineName.TORCH and self.precision is Precision.FLOAT32:
+        if (name, self.precision) == REFERENCE:
             return self.reference
         return TorchEngine(
             self.reference.pipeline, self.reference.device, self.precision,
