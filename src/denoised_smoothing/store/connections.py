@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
 
 from denoised_smoothing.errors import SettingError
 
@@ -98,18 +98,6 @@ def is_unreachable(error: Exception) -> bool:
     """Return whether a server is unreachable; it may come back, and the statement be repeated."""
     if not isinstance(error, DBAPIError):
         return False
-    if error.connection_invalidated:
-        return True
     state = getattr(error.orig, "sqlstate", "")  # None where no statement reached the server
-    away = state is None or state[:2] == "08" or state[:3] == "57P"  # connection, shutdown
-    return type(error.orig).__name__ in _AWAY and away
-
-
-_AWAY = (
-    "OperationalError",
-    "ConnectionTimeout",
-    "AdminShutdown",
-    "CrashShutdown",
-    "CannotConnectNow",
-)
-"""Errors of psycopg; sqlite3 has an OperationalError too, without a state."""
+    away = state is None or state[:2] == "08" or state in ("57P01", "57P02", "57P03")  # shutdown
+    return error.connection_invalidated or (isinstance(error, OperationalError) and away)
