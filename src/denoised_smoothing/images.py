@@ -66,7 +66,6 @@ def as_image(
     Args:
         value: floats [C, H, W] in [0, 1], or an 8-bit PIL image (RGB, grey, palette, 1 bit).
         name: the name of the image in error messages.
-        axes: the expected axes.
 
     Raises:
         ImageError: dtype, shape, channels or values are not of that format.

@@ -79,9 +79,7 @@ def grid_noise(
 
     Args:
         key: 128 bits, from :func:`derive_key`.
-        shape: of the result.
         sigma: standard deviation of the noise on images in [0, 1].
-        device: of the result.
 
     Raises:
         SettingError: sigma is not above 0, or too large for 16 bits.
@@ -121,7 +119,6 @@ def noisy_copies(
         image: [C, H, W] in [0, 1], on the device that draws the noise. For noise on the grid it
             is rounded to the 8-bit grid first, and the copies are of that image.
         sigma: standard deviation of the noise.
-        noise: the sampler.
         seed, image_id, stage: with the chunk index, the key of the noise.
         start, stop: which copies of the stage, ``start`` included and ``stop`` not.
 

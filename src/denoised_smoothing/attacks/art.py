@@ -32,7 +32,6 @@ class SmoothedEstimator(PyTorchClassifier):  # type: ignore[misc]
     ``class_gradient``) are those of :class:`SoftVotes`.
 
     Args:
-        smoothed: the smoothed classifier.
         input_shape: [C, H, W] of an image in [0, 1].
         classes: number of labels K.
         sample_size: noisy copies that choose a label: n of ``predict``, n0 of ``certify``.

@@ -37,7 +37,6 @@ class Campaign:
 
     Args:
         smoothed: the certified classifier, on the same engine.
-        images: the images to attack.
         read: from an image to its pixels [C, H, W] as they were certified.
         seed: of the attacks and, independently, of the verdicts.
         radii: L2 lengths below which each image is attacked.

@@ -34,7 +34,6 @@ class AttackRecord:
 
     Args:
         folder: created if it does not exist.
-        campaign: the attacks.
         results: of the run, up to the last image attacked.
         info: recorded next to the settings of the campaign.
 

@@ -110,7 +110,6 @@ def to_attack(
     """Select the images with a certificate; in data with labels, those with a correct one.
 
     Args:
-        results: of the run.
         limit: maximum number of images, the first ones; None for all.
 
     Returns:

@@ -25,7 +25,6 @@ class SoftVotes(nn.Module):
     Args:
         smoothed: the smoothed classifier; denoiser and classifier are parts of the module.
         copies: noisy copies of each image, at least 1.
-        seed: of the noise.
         fresh: whether each call of the module draws new noise.
         chunk: maximum number of copies in one forward pass.
 

@@ -79,7 +79,6 @@ class ExperimentOptions:
             model: the classifier to train denoisers through, if any, and the engine.
             recipes: the rows of the table.
             networks: classifiers to certify, and the start of their names in the table.
-            title: of the report.
             published: rows to compare with.
         """
         from denoised_smoothing.runs.paper.tables import make_table

@@ -92,7 +92,6 @@ class RemoteOptions:
 
         Args:
             estimate: of the queries that are left.
-            classifier, spec: that receives them.
             kept: whether answers are stored; if not, that is printed too.
 
         Raises:

@@ -76,8 +76,6 @@ def choose_engine(
 
     Args:
         pipeline: denoiser and classifier, on the device.
-        noisy: makes noisy copies.
-        engine, precision, device: as requested.
         forward: copies of a forward pass; None for a rule, or for ``auto`` what is fastest.
 
     Raises:

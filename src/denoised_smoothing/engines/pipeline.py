@@ -26,7 +26,6 @@ class Pipeline(nn.Module):
         classifier: images [B, C, H, W] to logits [B, K] or labels [B].
         denoiser: noisy images and sigma to denoised images, or None for none.
         sigma: standard deviation of the noise on images in [0, 1].
-        device: the device that computes.
     """
 
     def __init__(

@@ -39,8 +39,6 @@ class PreparedPipeline:
             samples, the pipeline is the majority or the mean of the classifier's answers to them.
         sigma: standard deviation of the noise on images in [0, 1].
         noise: the sampler of the noisy copies.
-        engine, precision: as requested.
-        device: the device that computes.
 
     Raises:
         SettingError: the denoiser has several samples, and the classifier is remote.

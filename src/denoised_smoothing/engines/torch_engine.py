@@ -29,7 +29,6 @@ class TorchEngine(Engine):
 
     Args:
         pipeline: denoiser and classifier, on the device.
-        device: the device that computes.
         precision: float32, bfloat16, or float16 on a GPU.
         compiled: through ``torch.compile``, which is another engine by name.
 

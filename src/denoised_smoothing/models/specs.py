@@ -240,7 +240,6 @@ def unknown(role: Role, text: str, names: Collection[str] = ()) -> SpecError:
 
     Args:
         role: what was looked for.
-        text: the spec.
         names: further names that are known.
     """
     every = [*names, *forms(role)]

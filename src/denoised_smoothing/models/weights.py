@@ -54,7 +54,6 @@ def load_checkpoint(named: str, arch: str | None, known: str) -> tuple[dict[str,
     the ``1.`` of the network after a normalising layer. ``weights_only=True`` runs no code.
 
     Args:
-        named: the file.
         arch: the architecture, or None for the one that the file names.
         known: the known architectures, for the message.
 

@@ -105,7 +105,6 @@ class RemoteClassifier:
         """Log attempts here, and pay for no answer that it holds.
 
         Args:
-            log: of a run.
             offline: send nothing; copies without an answer in the log stay without.
         """
         before = self._log, self.offline

@@ -35,7 +35,6 @@ class Encoding:
     Args:
         size: the shorter side in pixels to which images are enlarged (bilinear); None for the
             vendor's minimum. Larger images keep their size.
-        format: of the file.
         quality: of a JPEG, 1 to 100.
 
     Raises:

@@ -96,7 +96,6 @@ class BudgetGuard:
     """Reserves the price of a query before it is sent, and settles it by the outcome.
 
     Args:
-        budget: the limit.
         price: of a query, in US dollars.
         spent: in earlier sessions of the run.
         hint: the end of the message when the budget is used up.

@@ -65,7 +65,6 @@ class StoreLog:
     """The attempts of one run, in its store.
 
     Args:
-        store: holds the attempts.
         run: the name of the run, which must exist.
 
     Raises:

@@ -47,7 +47,6 @@ def write_report(
     and the stored example images with votes, labels and radii (rounded down).
 
     Args:
-        store: holds the runs.
         names: the runs, in the order of the table.
         path: the HTML file; replaced if it exists.
         radii: L2 radii of the table; None for :func:`default_radii`.
@@ -71,12 +70,13 @@ def write_report(
     template = environment.from_string(_part("report.html.j2"))
     pairs = list(zip(rows, runs, strict=True))
     figure = certified_accuracy_figure([(row.method, run) for row, run in pairs])
+    one_method = len({row.method for row in rows}) == 1 and len({row.sigma for row in rows}) > 1
     html = template.render(
         title=title,
         theme=_part("theme.css"),
         headline=_headline(runs, rows),
         figure=inline_svg(figure),
-        trade_off=_trade_off(rows),
+        trade_off=inline_svg(sigma_figure(rows)) if one_method else None,
         caption=caption(rows),
         tables=plain_tables(rows),
         differing=differing_settings(runs),
@@ -121,12 +121,6 @@ def _headline(runs: Sequence[RunResults], rows: Sequence[Row]) -> str:
     if plain and winner not in plain:
         sentence += f"; without a denoiser it is {max(plain, key=share).cells[column]} %"
     return sentence + "."
-
-
-def _trade_off(rows: Sequence[Row]) -> str | None:
-    """Draw curves over sigma, where the report is about one method at several sigmas."""
-    methods, sigmas = {row.method for row in rows}, {row.sigma for row in rows}
-    return inline_svg(sigma_figure(rows)) if len(methods) == 1 and len(sigmas) > 1 else None
 
 
 def unproven_runs(runs: Sequence[RunResults]) -> list[str]:

@@ -85,8 +85,6 @@ def load_results(store: Store, name: str, *, so_far: bool = False) -> RunResults
     """Derive the results of a run from the counts in the store.
 
     Args:
-        store: holds the run.
-        name: of the run.
         so_far: include unfinished images of an anytime plan, with what is proven so far.
 
     Raises:

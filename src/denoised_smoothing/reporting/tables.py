@@ -113,7 +113,6 @@ def certified_accuracy(results: RunResults, radii: Sequence[float]) -> npt.NDArr
     without labels: the share that has any certified label.
 
     Args:
-        results: of the run.
         radii: [R] L2 radii in pixel values in [0, 1], at least 0.
 
     Returns:

@@ -36,8 +36,6 @@ def resume(
     """Return the stored run, extended if the request needs more copies than its plan allows.
 
     Args:
-        store: holds the run.
-        run: the stored run.
         settings, seed: those of the request, to compare.
         plan: of the request. With ``more``, the default plan stands for that of the run.
         more: copies of each image to add, or None.

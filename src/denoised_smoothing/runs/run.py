@@ -50,8 +50,6 @@ class CertificationRun:
     The constructor checks its arguments and does no work; see :meth:`prepare`.
 
     Args:
-        smoothed: the smoothed classifier.
-        dataset: the images.
         plan: how many noisy copies each image gets.
         alpha: probability that a certificate is wrong, in (0, 1).
         classifier, denoiser: their specs, to record. Omit them to use those by which the objects

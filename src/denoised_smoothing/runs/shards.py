@@ -69,7 +69,6 @@ def merge(
     run without shards does.
 
     Args:
-        sources: stores to read.
         target: the store to write, which holds none of these runs yet.
         examples: number of images whose examples are kept.
         partial: also merge shards that are not finished.

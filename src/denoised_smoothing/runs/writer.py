@@ -59,8 +59,6 @@ class RunWriter:
     neither keeps the device waiting.
 
     Args:
-        run: the stored run.
-        store: holds the run.
         plan, parameters: of the run's certificates.
         indices: positions in the data set of the images to certify.
         image_ids: of the whole data set.

@@ -258,7 +258,6 @@ class SmoothedClassifier:
         (``python:MODULE:FACTORY``), which is imported and called as if its spec had been typed.
 
         Args:
-            folder: of the bundle.
             classifier, denoiser: filled with the weights of the bundle if its files do not define
                 them; omit them to make them by their specs.
             device, batch_size: as of the constructor; a converted model runs on a CPU.

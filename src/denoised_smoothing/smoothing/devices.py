@@ -63,7 +63,6 @@ class Devices:
         """Start as many threads as the engines want, for images of this size.
 
         Args:
-            image: one of them.
             seed: of the noise, or of each image's.
             max_in_flight: maximum number of copies in flight, but at least one batch; None for
                 two batches a thread.

@@ -114,7 +114,6 @@ def schedule_batches(
             ``in_turn``, each is taken as soon as it is there. None says that there is none now;
             where nothing is left to do, asking for the next one may wait.
         targets: the plan's.
-        runner: counts the batches.
         chunk: copies of a chunk of noise; a copy range never spans two.
         in_turn: all unfinished tasks get copies in turn, a chunk at a time, instead of one after
             the other.

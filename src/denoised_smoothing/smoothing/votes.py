@@ -28,7 +28,6 @@ class VoteCounter:
     The first answer decides the format of all: labels, or logits of K classes.
 
     Args:
-        prepared: the pipeline.
         device: where copies are drawn and counted; None for that of the pipeline.
     """
 

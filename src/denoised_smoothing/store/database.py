@@ -133,9 +133,12 @@ class Store:
             "info": info,
             "created": datetime.now(UTC).isoformat(),
         }
-        with suppress(IntegrityError), self.transaction(write=True) as connection:
-            connection.execute(sa.insert(RUNS), row)
-        run = self.run(name)
+        try:
+            with self.transaction(write=True) as connection:
+                connection.execute(sa.insert(RUNS), row)
+            return self.run(name)
+        except IntegrityError:  # it exists
+            run = self.run(name)
         wanted["seed"] = run.seed if seed is None else seed
         if differs := differences({**run.settings, "seed": run.seed}, wanted):
             raise RunMismatchError(
@@ -288,7 +291,6 @@ class Store:
         """Open a transaction of the database: all of it is on disk when it ends, or none.
 
         Args:
-            write: whether it writes.
             run: the run that is written; where this store claims it, only while it does.
 
         Raises:

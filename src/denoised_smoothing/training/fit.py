@@ -65,7 +65,6 @@ def train_denoiser(
     Resumes from the last checkpoint in ``job.folder`` if it has the same settings.
 
     Args:
-        job: the training.
         training: the Lightning module's class, such as one with another objective.
 
     Raises:

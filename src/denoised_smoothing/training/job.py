@@ -45,7 +45,6 @@ class Training:
     """A training: its settings, data and output.
 
     Args:
-        config: the settings.
         dataset: images to train on.
         preparation: channels, size and augmentation of the samples.
         output: the safetensors file to write. Checkpoints and logs go to ``output.training/``.
@@ -89,7 +88,6 @@ class Training:
         """Train ``module``, from the last checkpoint if there is one, and return the output.
 
         Args:
-            module: the module.
             save: writes the output, given the card: data, command, seed, settings, measured
                 quality, time and versions. Called once, on one of the devices.
 

@@ -36,8 +36,6 @@ class DenoiserTraining(lightning.LightningModule):
     Noise is keyed by seed, step and device, so that a resumed training draws equal noise.
 
     Args:
-        denoiser: the network to train.
-        config: the settings.
         surrogates: classifiers for stability, used in turn and never changed: the classifier
             itself (white box) or others (black box).
         judges: classifiers whose accuracy after denoising validation measures, by name.

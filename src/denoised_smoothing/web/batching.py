@@ -69,7 +69,6 @@ class Batcher(Generic[_Image]):
     this gives the same counts.
 
     Args:
-        smoothed: classifies the copies.
         name: of the thread, which calls the two functions.
         ready: an event; nothing is counted before it is set.
         on_counts: called with an image after each batch with votes for it.

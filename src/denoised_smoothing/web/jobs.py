@@ -38,7 +38,6 @@ class Job(PendingImage):
     Args:
         request: its parameters, with the names of the models.
         client: the address of the client.
-        model, smoothed: of those names.
         changes: how the client's image was converted to the classifier's format.
     """
 

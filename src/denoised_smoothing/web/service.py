@@ -41,7 +41,6 @@ class Service:
     Args:
         served: classifiers, denoisers and noise levels by name.
         store: of the runs that are shown and of the accepted requests.
-        limits: of requests.
     """
 
     def __init__(self, served: ServedModels, store: Store, limits: Limits | None = None) -> None:

@@ -24,7 +24,6 @@ def read_upload(content: bytes, *, pixels: int) -> Float[np.ndarray, "c h w"]:
     """Decode an uploaded image [C, H, W], verified by decoding all of it.
 
     Args:
-        content: of the file.
         pixels: maximum of width times height, as its header states them.
 
     Raises:

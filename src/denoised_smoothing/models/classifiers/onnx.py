@@ -35,7 +35,6 @@ class OnnxClassifier:
     gradients, and the precision of the file.
 
     Args:
-        path: the file.
         mean, std: one number for each channel, or one for all, to subtract and divide by.
         scale: factor of pixel values before that: 255 for models of 8-bit values.
         interpolation: interpolation of resizing, for a model of a fixed image size.

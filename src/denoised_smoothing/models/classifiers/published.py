@@ -29,7 +29,6 @@ def load_published_classifier(path: str, arch: str | None = None) -> ImageClassi
     """Load a classifier from a ``checkpoint.pth.tar``, with the normalisation before it.
 
     Args:
-        path: the file.
         arch: its architecture, or None for the one that the file names.
 
     Raises:

@@ -35,7 +35,6 @@ class EnsembleClassifier(nn.Module):
 
     Args:
         classifier: images [B, C, H, W] to logits [B, K] or labels [B].
-        denoiser: the denoiser.
         sigma: standard deviation of the noise on images in [0, 1].
     """
 
@@ -162,7 +161,6 @@ def logits_after_denoising(
             of a mean, all members count.
         classifier: images [B, C, H, W] to logits or labels.
         sigma: standard deviation of the noise on images in [0, 1].
-        noisy: the copies.
 
     Raises:
         ClassifierError: as :func:`mean_logits`.

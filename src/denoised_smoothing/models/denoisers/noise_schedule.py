@@ -7,7 +7,7 @@ on images in [0, 1]. A noisy image is y = x0 + s * noise.
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Any, TypeAlias
 
 import torch
 from jaxtyping import Float, Num
@@ -29,22 +29,6 @@ class Prediction(StrEnum):
     """The clean image."""
     V = "v_prediction"
     """The velocity (Salimans & Ho 2022, section 4)."""
-
-
-@runtime_checkable
-class Levels(Protocol):
-    """The noise levels of a network."""
-
-    smallest: float
-    """The lowest level s that it was trained on."""
-    largest: float
-    """The highest level."""
-
-    def inputs(self, y: Images, s: Level) -> tuple[Images, Num[Tensor, " b"]]:
-        """Return the network's inputs: the scaled image and its time."""
-
-    def estimate(self, y: Images, s: Level, output: Images) -> Images:
-        """Return the clean image that the network's output stands for."""
 
 
 class VariancePreserving:
@@ -71,6 +55,7 @@ class VariancePreserving:
         self.prediction, self.whole = prediction, whole
 
     def inputs(self, y: Images, s: Level) -> tuple[Images, Num[Tensor, " b"]]:
+        """Return the network's inputs: the scaled image and its time."""
         return y / (1 + s**2).sqrt(), self.timestep(s.flatten())
 
     def timestep(self, s: Float[Tensor, " b"]) -> Num[Tensor, " b"]:
@@ -82,6 +67,7 @@ class VariancePreserving:
         return time.round().long() if self.whole else time
 
     def estimate(self, y: Images, s: Level, output: Images) -> Images:
+        """Return the clean image that the network's output stands for."""
         if self.prediction is Prediction.SAMPLE:
             return output
         if self.prediction is Prediction.EPSILON:
@@ -114,11 +100,13 @@ class Preconditioned:
         )
 
 
+Levels = VariancePreserving | Preconditioned
+
+
 def levels_of(scheduler: Any, *, whole: bool) -> Levels:
     """Return the noise levels of a scheduler of diffusers.
 
     Args:
-        scheduler: the scheduler.
         whole: whether the network's time must be a whole number.
 
     Raises:

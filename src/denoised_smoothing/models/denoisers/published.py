@@ -24,7 +24,6 @@ def load_published_denoiser(path: str, arch: str | None = None) -> DenoiserNetwo
     """Load a denoiser from a ``checkpoint.pth.tar``, in evaluation mode.
 
     Args:
-        path: the file.
         arch: its architecture, or None for the one that the file names.
 
     Raises:

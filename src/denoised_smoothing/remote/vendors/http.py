@@ -41,7 +41,6 @@ class HttpEndpoint(RestVendor):
     """POSTs the image to an address; a JMESPath expression finds the label in the JSON answer.
 
     Args:
-        url: of the server.
         label: the expression; it gives a string, a number, or a list of ``{label, score}``.
         body: the form in which the image is sent.
         field: the name of the image in an object or a form.

@@ -25,7 +25,6 @@ class OpenAI(Vendor):
     The key is in ``OPENAI_API_KEY``, the address of another endpoint in ``OPENAI_BASE_URL``.
 
     Args:
-        model: its name.
         labels: at least 2 to choose from.
         prompt: stands before the image.
         detail: ``low``, ``high`` or ``auto``, which sets the resolution of the image and its price.

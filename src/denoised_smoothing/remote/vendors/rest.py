@@ -17,7 +17,6 @@ class RestVendor(Vendor):
     """A vendor that is reached by POST requests with JSON answers, through httpx.
 
     Args:
-        url: receives the requests.
         token_env: name of an environment variable whose value is sent as a bearer token.
     """
 

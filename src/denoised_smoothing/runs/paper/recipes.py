@@ -120,7 +120,6 @@ class Networks:
     """The networks and images that denoisers are trained with.
 
     Args:
-        classifier: the classifier to certify.
         surrogate: a classifier that a black-box denoiser may be trained through, or None.
         training: images, or None to train nothing.
         folder: where trained denoisers are written.

@@ -75,10 +75,7 @@ def make_table(
     Args:
         runs: one for each row and sigma, all with a plan that names radii; taken one by one, as
             each may load a model.
-        store: holds the counts.
-        folder: for the files.
         note: from the first run to its scale and precision, for the table.
-        title: of the report.
         published: rows to print next to ours.
         progress: called after every batch.
 
