@@ -25,7 +25,8 @@ from denoised_smoothing import (
     load_results,
 )
 from denoised_smoothing.certificates.plans.anytime import RADII
-from denoised_smoothing.reporting import ImageResult, RunResults, comparison
+from denoised_smoothing.reporting.results import ImageResult, RunResults
+from denoised_smoothing.reporting.tables import comparison
 
 SEED = 20190208
 

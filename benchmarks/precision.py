@@ -21,7 +21,7 @@ from denoised_smoothing import (
     load_results,
 )
 from denoised_smoothing.certificates.plans.anytime import RADII
-from denoised_smoothing.reporting import comparison, to_markdown
+from denoised_smoothing.reporting.tables import comparison, to_markdown
 
 SEED = 20190208
 

@@ -17,6 +17,7 @@ import sys
 import tempfile
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -64,7 +65,8 @@ def measure(
     data: str, denoiser: str, sigma: float, plan: SamplingPlan, rows: int, resolution: int | None
 ) -> str:
     smoothed = SmoothedClassifier(load_classifier("aws?size=96"), sigma, load_denoiser(denoiser))
-    smoothed.classifier.with_settings(rate=None, in_flight=16)
+    classifier = smoothed.classifier
+    classifier.settings = replace(classifier.settings, rate=None, in_flight=16)
     run = CertificationRun(
         smoothed, load_dataset(data), plan, 0.001, "aws?size=96", denoiser, name="run", seed=0,
         limit=rows, resolution=resolution,

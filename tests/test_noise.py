@@ -18,7 +18,7 @@ from scipy import stats
 from denoised_smoothing.certificates.counts import Stage
 from denoised_smoothing.certificates.grid import grid_thresholds
 from denoised_smoothing.certificates.parameters import Noise
-from denoised_smoothing.engines import forward_size
+from denoised_smoothing.engines.engine import forward_size
 from denoised_smoothing.errors import SettingError
 from denoised_smoothing.noise import (
     CHUNK,

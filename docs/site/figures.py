@@ -27,8 +27,14 @@ from denoised_smoothing import (
 from denoised_smoothing.certificates.bounds import clopper_pearson_lower
 from denoised_smoothing.certificates.confidence_sequence import mixture_failure_bound
 from denoised_smoothing.certificates.radii import gaussian_radius
-from denoised_smoothing.reporting import certified_accuracy_figure
-from denoised_smoothing.reporting.plots import COLOURS, GRID, INK, STYLES, inline_svg
+from denoised_smoothing.reporting.plots import (
+    COLOURS,
+    GRID,
+    INK,
+    STYLES,
+    certified_accuracy_figure,
+    inline_svg,
+)
 from denoised_smoothing.runs.demo import METHODS
 from denoised_smoothing.smoothing.votes import shown_copies
 

@@ -58,10 +58,10 @@ _HOMES = {
     "load_dataset": "datasets",
     "load_denoiser": "models.catalogue",
     "load_image": "images",
-    "load_results": "reporting",
+    "load_results": "reporting.results",
     "merge": "runs.shards",
     "train_denoiser": "training.fit",
-    "write_report": "reporting",
+    "write_report": "reporting.html",
 }
 
 __all__ = sorted(_HOMES)

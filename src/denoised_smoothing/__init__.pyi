@@ -44,7 +44,8 @@ from denoised_smoothing.models.catalogue import (
 )
 from denoised_smoothing.models.classifiers.base import ImageClassifier as ImageClassifier
 from denoised_smoothing.models.specs import Source as Source, Spec as Spec
-from denoised_smoothing.reporting import load_results as load_results, write_report as write_report
+from denoised_smoothing.reporting.html import write_report as write_report
+from denoised_smoothing.reporting.results import load_results as load_results
 from denoised_smoothing.runs.run import CertificationRun as CertificationRun
 from denoised_smoothing.runs.shards import merge as merge
 from denoised_smoothing.smoothing import SmoothedClassifier as SmoothedClassifier

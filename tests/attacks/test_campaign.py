@@ -10,7 +10,7 @@ from denoised_smoothing.attacks import PGD, Attacked, Campaign
 from denoised_smoothing.attacks.report import Verdict
 from denoised_smoothing.errors import ImageError, SettingError
 from denoised_smoothing.images import is_on_grid
-from denoised_smoothing.reporting import ImageResult
+from denoised_smoothing.reporting.results import ImageResult
 from denoised_smoothing.smoothing.classifier import SmoothedClassifier
 
 from .samples import Labels, certified, exact_radius, picture, smoothed

@@ -34,7 +34,7 @@ from denoised_smoothing.models.denoisers.files import (
     load_denoiser_file,
     save_denoiser,
 )
-from denoised_smoothing.reporting import load_results
+from denoised_smoothing.reporting.results import load_results
 from denoised_smoothing.runs import demo
 from denoised_smoothing.runs.writer import RunProgress
 from denoised_smoothing.store import Store

@@ -13,15 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from denoised_smoothing.certificates.parameters import EngineName, Precision
-from denoised_smoothing.engines import (
-    Engine,
-    EngineChoice,
-    Pipeline,
-    TorchEngine,
-    choice,
-    choose_engine,
-    converted,
-)
+from denoised_smoothing.engines import choice, converted
+from denoised_smoothing.engines.choice import EngineChoice, choose_engine
+from denoised_smoothing.engines.engine import Engine
+from denoised_smoothing.engines.pipeline import Pipeline
+from denoised_smoothing.engines.torch_engine import TorchEngine
 from denoised_smoothing.errors import ClassifierError, MissingExtraError, SettingError
 from denoised_smoothing.models.classifiers.base import ImageClassifier
 

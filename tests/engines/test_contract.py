@@ -11,10 +11,9 @@ import pytest
 import torch
 
 from denoised_smoothing.certificates.parameters import EngineName
-from denoised_smoothing.engines import EngineChoice, Pipeline, choose_engine
-from denoised_smoothing.engines.choice import TOLERANCE
+from denoised_smoothing.engines.choice import TOLERANCE, EngineChoice, choose_engine
 from denoised_smoothing.engines.converted import OpenVinoEngine
-from denoised_smoothing.engines.pipeline import agrees
+from denoised_smoothing.engines.pipeline import Pipeline, agrees
 from denoised_smoothing.errors import ClassifierError
 from denoised_smoothing.models.denoisers.base import as_denoiser
 

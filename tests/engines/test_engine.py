@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from denoised_smoothing.engines import choose_device, forward_size
+from denoised_smoothing.engines.engine import choose_device, forward_size
 from denoised_smoothing.errors import SettingError
 
 CPU = torch.device("cpu")

@@ -8,8 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from denoised_smoothing.engines import Pipeline, TorchEngine
 from denoised_smoothing.engines.locks import exact_float32, tracing
+from denoised_smoothing.engines.pipeline import Pipeline
+from denoised_smoothing.engines.torch_engine import TorchEngine
 
 CPU = torch.device("cpu")
 COPIES = torch.linspace(-1, 2, 6 * 3 * 4 * 4).reshape(6, 3, 4, 4)

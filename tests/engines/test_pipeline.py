@@ -8,9 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from denoised_smoothing.engines import Pipeline
 from denoised_smoothing.engines import pipeline as pipelines
-from denoised_smoothing.engines.pipeline import FOLD_TOLERANCE, agrees, folded
+from denoised_smoothing.engines.pipeline import FOLD_TOLERANCE, Pipeline, agrees, folded
 from denoised_smoothing.models.denoisers.base import as_denoiser
 
 from .samples import SIGMA, Labels, Winding, convolutional, noisy, unet

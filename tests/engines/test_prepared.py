@@ -18,8 +18,9 @@ from denoised_smoothing.certificates.plans import FixedBudget
 from denoised_smoothing.cli import attack as attacking
 from denoised_smoothing.cli.model_options import ModelOptions
 from denoised_smoothing.datasets import ImageDataset, load_dataset
-from denoised_smoothing.engines import Engine, choice, converted
+from denoised_smoothing.engines import choice, converted
 from denoised_smoothing.engines import torch_engine as pytorch
+from denoised_smoothing.engines.engine import Engine
 from denoised_smoothing.errors import ClassifierError, RunMismatchError
 from denoised_smoothing.models.catalogue import load_classifier
 from denoised_smoothing.runs.run import CertificationRun

@@ -10,12 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from denoised_smoothing.engines import (
-    Pipeline,
-    TorchEngine,
-)
-from denoised_smoothing.engines import (
     torch_engine as pytorch,
 )
+from denoised_smoothing.engines.pipeline import Pipeline
+from denoised_smoothing.engines.torch_engine import TorchEngine
 from denoised_smoothing.errors import ClassifierError
 from denoised_smoothing.models.denoisers.base import as_denoiser
 

@@ -13,7 +13,7 @@ import pytest
 from denoised_smoothing.certificates.plans import FixedBudget
 from denoised_smoothing.cli import main
 from denoised_smoothing.errors import SettingError, StoreError
-from denoised_smoothing.reporting import load_results
+from denoised_smoothing.reporting.results import load_results
 from denoised_smoothing.runs import demo
 from denoised_smoothing.runs.demo import METHODS, RADII, SIGMAS, DemoResult, run_demo
 from denoised_smoothing.runs.writer import RunProgress

@@ -35,7 +35,7 @@ from denoised_smoothing.remote.log import StoreLog
 from denoised_smoothing.remote.records import Attempt, CopyKey, Outcome
 from denoised_smoothing.remote.vendors.http import HttpEndpoint
 from denoised_smoothing.remote.vendors.simulated import Simulated
-from denoised_smoothing.reporting import load_results
+from denoised_smoothing.reporting.results import load_results
 
 FAKE = Path(__file__).parents[1] / "remote" / "fake.py"
 QUICK = ClientSettings(in_flight=8, rate=None, timeout=5.0, first_wait=0.005, longest_wait=0.05)

@@ -16,7 +16,9 @@ from denoised_smoothing.certificates.plans import Anytime
 from denoised_smoothing.cli import main
 from denoised_smoothing.datasets import load_dataset
 from denoised_smoothing.errors import SettingError
-from denoised_smoothing.reporting import comparison, sigma_figure, write_report
+from denoised_smoothing.reporting.html import write_report
+from denoised_smoothing.reporting.plots import sigma_figure
+from denoised_smoothing.reporting.tables import comparison
 from denoised_smoothing.runs.run import CertificationRun
 from denoised_smoothing.runs.sweep import sweep_sigma
 from denoised_smoothing.smoothing.classifier import SmoothedClassifier

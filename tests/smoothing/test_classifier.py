@@ -23,7 +23,7 @@ from denoised_smoothing.certificates.counts import LabelCounts, Stage
 from denoised_smoothing.certificates.grid import grid_thresholds
 from denoised_smoothing.certificates.parameters import Noise, SmoothingParameters
 from denoised_smoothing.certificates.plans import Anytime, FixedBudget, RadiusTarget
-from denoised_smoothing.engines import Pipeline
+from denoised_smoothing.engines.pipeline import Pipeline
 from denoised_smoothing.errors import ClassifierError, ImageError, SettingError
 from denoised_smoothing.models.classifiers.base import ImageClassifier
 from denoised_smoothing.models.denoisers.unet import UNet

@@ -12,7 +12,8 @@ from denoised_smoothing.certificates.parameters import Noise
 from denoised_smoothing.certificates.plans import FixedBudget
 from denoised_smoothing.datasets import load_dataset
 from denoised_smoothing.models.catalogue import load_classifier, load_denoiser
-from denoised_smoothing.reporting import certified_accuracy, load_results
+from denoised_smoothing.reporting.results import load_results
+from denoised_smoothing.reporting.tables import certified_accuracy
 from denoised_smoothing.runs.run import CertificationRun
 from denoised_smoothing.smoothing.classifier import SmoothedClassifier
 from denoised_smoothing.store import Store

@@ -15,7 +15,7 @@ from denoised_smoothing.certificates.bounds import check_alpha, check_copies
 from denoised_smoothing.errors import ImageError, SettingError, StoreError
 from denoised_smoothing.images import digest, is_on_grid
 from denoised_smoothing.noise import derive_key
-from denoised_smoothing.reporting import ImageResult
+from denoised_smoothing.reporting.results import ImageResult
 from denoised_smoothing.smoothing.classifier import SmoothedClassifier
 
 

@@ -19,7 +19,8 @@ from denoised_smoothing.attacks.report import (
 from denoised_smoothing.errors import SettingError
 from denoised_smoothing.files import write_atomically
 from denoised_smoothing.images import to_png
-from denoised_smoothing.reporting import RunResults, save_figure
+from denoised_smoothing.reporting.plots import save_figure
+from denoised_smoothing.reporting.results import RunResults
 
 FILE = "attack.json"
 """Its name in the folder."""

@@ -33,7 +33,7 @@ from denoised_smoothing.errors import DenoisedSmoothingError, RunMismatchError, 
 if TYPE_CHECKING:
     from denoised_smoothing.attacks import AttackRecord, Campaign
     from denoised_smoothing.attacks.report import AttackOutcome
-    from denoised_smoothing.reporting import RunResults
+    from denoised_smoothing.reporting.results import RunResults
     from denoised_smoothing.runs.run import CertificationRun
     from denoised_smoothing.store import StoredRun
 
@@ -88,7 +88,7 @@ def attack(
     from denoised_smoothing.attacks import PGD, AttackRecord, Campaign
     from denoised_smoothing.attacks.campaign import certified_images
     from denoised_smoothing.attacks.report import to_attack
-    from denoised_smoothing.reporting import load_results
+    from denoised_smoothing.reporting.results import load_results
     from denoised_smoothing.store import Store
 
     with Store(store, read_only=True) as opened:
@@ -140,7 +140,7 @@ def _lengths(
     results: RunResults, options: AttackOptions
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return the radii and the shares of the certified radius to attack at, once each."""
-    from denoised_smoothing.reporting import default_radii
+    from denoised_smoothing.reporting.tables import default_radii
 
     if options.radii is None and not options.share:
         return tuple(radius for radius in default_radii([results]) if radius > 0), (SHARE,)

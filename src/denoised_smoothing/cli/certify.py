@@ -67,7 +67,7 @@ def certify(
     """
     from denoised_smoothing.datasets import load_dataset
     from denoised_smoothing.remote.log import StoreLog
-    from denoised_smoothing.reporting import load_results
+    from denoised_smoothing.reporting.results import load_results
     from denoised_smoothing.runs.run import CertificationRun
     from denoised_smoothing.runs.shards import Shard
     from denoised_smoothing.store import Store

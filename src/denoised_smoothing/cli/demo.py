@@ -20,7 +20,7 @@ def demo(
 
     Example: denoised-smoothing demo --images 50
     """
-    from denoised_smoothing.reporting import best_over_sigma, comparison, to_rich
+    from denoised_smoothing.reporting.tables import best_over_sigma, comparison, to_rich
     from denoised_smoothing.runs.demo import RADII, run_demo
 
     with run_bar() as show:

@@ -244,7 +244,7 @@ def _network(spec: str | None) -> nn.Module | None:
 
 
 def _show(made: TableResult, as_json: bool) -> None:
-    from denoised_smoothing.reporting import to_rich
+    from denoised_smoothing.reporting.tables import to_rich
 
     files = {"table": made.table, "figure": made.figure, "report": made.report}
     if as_json:

@@ -17,7 +17,8 @@ from denoised_smoothing.cli.options import FAILED, INTERRUPTED, command_line
 
 if TYPE_CHECKING:
     from denoised_smoothing.remote.records import Spending
-    from denoised_smoothing.reporting import Row, RunResults
+    from denoised_smoothing.reporting.results import RunResults
+    from denoised_smoothing.reporting.tables import Row
     from denoised_smoothing.runs.writer import RunProgress
 
 out, err = Console(), Console(stderr=True)
@@ -92,7 +93,7 @@ def print_results(
     results: RunResults, radii: Sequence[float] | None, store: str, *, as_json: bool
 ) -> None:
     """Print the table of a run, or the certificate of its one image, and the next commands."""
-    from denoised_smoothing.reporting import comparison, default_radii, to_rich
+    from denoised_smoothing.reporting.tables import comparison, default_radii, to_rich
 
     rows = comparison([results], radii or default_radii([results]))
     name, images = results.run.name, results.images

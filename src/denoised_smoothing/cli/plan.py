@@ -159,7 +159,7 @@ def _pilot(
     store: str, name: str, planned: Anytime, parameters: SmoothingParameters, costs: Costs
 ) -> dict[str, Any]:
     """Estimate all images from the finished ones of a run, by the plan of that run."""
-    from denoised_smoothing.reporting import load_results
+    from denoised_smoothing.reporting.results import load_results
     from denoised_smoothing.store import Store
 
     with Store(store, read_only=True) as opened:

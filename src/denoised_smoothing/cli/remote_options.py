@@ -14,7 +14,7 @@ from denoised_smoothing.errors import SettingError
 
 if TYPE_CHECKING:
     from denoised_smoothing.remote.classifier import RemoteClassifier
-    from denoised_smoothing.reporting import RunResults
+    from denoised_smoothing.reporting.results import RunResults
     from denoised_smoothing.runs.paid import QueryEstimate
 
 _paid = option_group("Paid queries")

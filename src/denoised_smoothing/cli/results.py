@@ -36,7 +36,7 @@ def report(
 
     Example: denoised-smoothing report my-run --output report.html
     """
-    from denoised_smoothing.reporting import write_report
+    from denoised_smoothing.reporting.html import write_report
     from denoised_smoothing.store import Store
 
     with Store(store, read_only=True) as opened:
@@ -58,8 +58,8 @@ def export(
 
     Example: denoised-smoothing export my-run --output my-run.tsv
     """
-    from denoised_smoothing.reporting import export as write_export
-    from denoised_smoothing.reporting import load_results
+    from denoised_smoothing.reporting.export import export as write_export
+    from denoised_smoothing.reporting.results import load_results
     from denoised_smoothing.store import Store
 
     with Store(store, read_only=True) as opened:

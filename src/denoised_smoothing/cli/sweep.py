@@ -60,7 +60,8 @@ def sweep(
     from denoised_smoothing.certificates.plans.anytime import RADII
     from denoised_smoothing.certificates.radii import check_radii
     from denoised_smoothing.datasets import load_dataset
-    from denoised_smoothing.reporting import comparison, to_rich, write_report
+    from denoised_smoothing.reporting.html import write_report
+    from denoised_smoothing.reporting.tables import comparison, to_rich
     from denoised_smoothing.runs.run import CertificationRun
     from denoised_smoothing.runs.sweep import sweep_sigma
     from denoised_smoothing.store import Store

@@ -15,8 +15,9 @@ from torch import Tensor
 from denoised_smoothing import images as image_forms
 from denoised_smoothing.certificates.counts import Stage
 from denoised_smoothing.certificates.parameters import EngineName, Noise, Precision
-from denoised_smoothing.engines import EngineChoice, PassThrough, Pipeline, choose_engine
+from denoised_smoothing.engines.choice import EngineChoice, choose_engine
 from denoised_smoothing.engines.locks import tracing
+from denoised_smoothing.engines.pipeline import PassThrough, Pipeline
 from denoised_smoothing.errors import SettingError
 from denoised_smoothing.models.denoisers.base import DenoiserNetwork, as_denoiser
 from denoised_smoothing.models.denoisers.ensemble import EnsembleClassifier, MultiSampleDenoiser

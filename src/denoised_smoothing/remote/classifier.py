@@ -7,7 +7,6 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -150,11 +149,6 @@ class RemoteClassifier:
                 if key not in votes:
                     (votes[key],) = session.ask([key], image[None])
             return tensor([votes[key].result() for key in keys])
-
-    def with_settings(self, **changes: object) -> RemoteClassifier:
-        """Change settings, and return the classifier."""
-        self.settings = replace(self.settings, **changes)  # type: ignore[arg-type]
-        return self
 
     def fingerprint_parts(self) -> Mapping[str, object]:
         """Return what determines the answers: no secrets, and no client settings."""

@@ -11,13 +11,9 @@ from pathlib import Path
 from denoised_smoothing.certificates.plans import FixedBudget
 from denoised_smoothing.datasets import load_dataset
 from denoised_smoothing.models.catalogue import load_classifier, load_denoiser
-from denoised_smoothing.reporting import (
-    RunResults,
-    certified_accuracy_figure,
-    load_results,
-    save_figure,
-    write_report,
-)
+from denoised_smoothing.reporting.html import write_report
+from denoised_smoothing.reporting.plots import certified_accuracy_figure, save_figure
+from denoised_smoothing.reporting.results import RunResults, load_results
 from denoised_smoothing.runs.run import CertificationRun
 from denoised_smoothing.runs.writer import RunProgress
 from denoised_smoothing.smoothing.classifier import SmoothedClassifier

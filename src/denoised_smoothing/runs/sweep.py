@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from denoised_smoothing.errors import ImageError, SettingError
-from denoised_smoothing.reporting import RunResults, certified_accuracy, load_results
+from denoised_smoothing.reporting.results import RunResults, load_results
+from denoised_smoothing.reporting.tables import certified_accuracy
 from denoised_smoothing.runs.run import CertificationRun
 from denoised_smoothing.runs.writer import RunProgress
 from denoised_smoothing.store import Store

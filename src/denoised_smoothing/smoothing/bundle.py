@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from denoised_smoothing.engines import Engine
+from denoised_smoothing.engines.engine import Engine
 from denoised_smoothing.engines.prepared import PreparedPipeline
 from denoised_smoothing.errors import SettingError
 from denoised_smoothing.models.fingerprints import fingerprint

@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from denoised_smoothing.engines import Engine
 from denoised_smoothing.engines.converted import CONVERTED, ConvertedEngine
+from denoised_smoothing.engines.engine import Engine
 from denoised_smoothing.engines.torch_engine import TorchEngine
 from denoised_smoothing.errors import SettingError, WeightsError
 from denoised_smoothing.models.catalogue import load_classifier, load_denoiser

@@ -30,7 +30,8 @@ from denoised_smoothing.certificates.parameters import (
 from denoised_smoothing.certificates.plans import plan_or_budget
 from denoised_smoothing.certificates.prediction import Prediction, PredictionBudget
 from denoised_smoothing.certificates.radii import check_sigma
-from denoised_smoothing.engines import EngineChoice, PassThrough
+from denoised_smoothing.engines.choice import EngineChoice
+from denoised_smoothing.engines.pipeline import PassThrough
 from denoised_smoothing.engines.prepared import PreparedPipeline, stated_channels
 from denoised_smoothing.errors import SettingError
 from denoised_smoothing.models.denoisers.diffusion import check_size

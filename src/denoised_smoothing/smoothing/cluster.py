@@ -17,7 +17,8 @@ from jaxtyping import Float, Num
 from torch import Tensor
 
 from denoised_smoothing.certificates.parameters import EngineName
-from denoised_smoothing.engines import Engine, EngineChoice
+from denoised_smoothing.engines.choice import EngineChoice
+from denoised_smoothing.engines.engine import Engine
 from denoised_smoothing.engines.prepared import PreparedPipeline
 from denoised_smoothing.errors import (
     DenoisedSmoothingError,

@@ -14,7 +14,8 @@ from jaxtyping import Float, Num
 
 from denoised_smoothing.certificates.counts import Stage
 from denoised_smoothing.certificates.parameters import EngineName
-from denoised_smoothing.engines import EngineChoice, choose_device
+from denoised_smoothing.engines.choice import EngineChoice
+from denoised_smoothing.engines.engine import choose_device
 from denoised_smoothing.engines.prepared import PreparedPipeline
 from denoised_smoothing.errors import SettingError
 from denoised_smoothing.smoothing.scheduler import CopyRange, ImageTask, Votes

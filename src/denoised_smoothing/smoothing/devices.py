@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from denoised_smoothing.engines import EngineChoice, choose_device
+from denoised_smoothing.engines.choice import EngineChoice
+from denoised_smoothing.engines.engine import choose_device
 from denoised_smoothing.engines.prepared import PreparedPipeline
 from denoised_smoothing.errors import SettingError
 from denoised_smoothing.noise import chunk_size

@@ -19,7 +19,7 @@ from queue import SimpleQueue
 import torch
 
 from denoised_smoothing.certificates.counts import Stage
-from denoised_smoothing.engines import EngineChoice
+from denoised_smoothing.engines.choice import EngineChoice
 from denoised_smoothing.errors import AnswerMissingError
 from denoised_smoothing.remote.protocol import CopySession
 from denoised_smoothing.remote.records import CopyKey

@@ -11,7 +11,8 @@ from jaxtyping import Float, Int, Num
 from torch import Tensor
 
 from denoised_smoothing.certificates.counts import Stage
-from denoised_smoothing.engines import Engine, EngineChoice
+from denoised_smoothing.engines.choice import EngineChoice
+from denoised_smoothing.engines.engine import Engine
 from denoised_smoothing.engines.locks import ReadersWriterLock
 from denoised_smoothing.engines.prepared import PreparedPipeline
 from denoised_smoothing.errors import ClassifierError

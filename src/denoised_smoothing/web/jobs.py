@@ -18,7 +18,7 @@ from denoised_smoothing.certificates.parameters import SmoothingParameters
 from denoised_smoothing.certificates.prediction import Prediction, PredictionBudget
 from denoised_smoothing.errors import SettingError
 from denoised_smoothing.images import to_png
-from denoised_smoothing.reporting import label_name
+from denoised_smoothing.reporting.results import label_name
 from denoised_smoothing.smoothing import votes
 from denoised_smoothing.smoothing.classifier import SmoothedClassifier
 from denoised_smoothing.web import schemas, views

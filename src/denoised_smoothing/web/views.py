@@ -22,18 +22,23 @@ from denoised_smoothing.certificates.prediction import Prediction
 from denoised_smoothing.certificates.radii import format_down, gaussian_radius, round_down
 from denoised_smoothing.errors import DenoisedSmoothingError, SettingError
 from denoised_smoothing.images import to_png
-from denoised_smoothing.reporting import (
+from denoised_smoothing.reporting.html import differing_settings, unproven_runs
+from denoised_smoothing.reporting.results import (
     ImageResult,
     RunResults,
-    accuracy_steps,
-    comparison,
-    default_radii,
     label_name,
     load_results,
     top_votes,
 )
-from denoised_smoothing.reporting.html import differing_settings, unproven_runs
-from denoised_smoothing.reporting.tables import caption, measure, method_names, plain_tables
+from denoised_smoothing.reporting.tables import (
+    accuracy_steps,
+    caption,
+    comparison,
+    default_radii,
+    measure,
+    method_names,
+    plain_tables,
+)
 from denoised_smoothing.store import Store, StoredRun
 
 LabelNames = Sequence[str] | None

@@ -10,17 +10,15 @@ from typing import NamedTuple
 from denoised_smoothing.certificates.plans.anytime import RADII
 from denoised_smoothing.errors import ImageError, SettingError
 from denoised_smoothing.files import write_atomically
-from denoised_smoothing.reporting import (
+from denoised_smoothing.reporting.html import write_report
+from denoised_smoothing.reporting.plots import radius_figure, save_figure
+from denoised_smoothing.reporting.results import RunResults, load_results
+from denoised_smoothing.reporting.tables import (
     Row,
-    RunResults,
     best_over_sigma,
     comparison,
-    load_results,
     markdown_table,
-    radius_figure,
-    save_figure,
     to_markdown,
-    write_report,
 )
 from denoised_smoothing.runs.run import CertificationRun
 from denoised_smoothing.runs.writer import RunProgress

@@ -9,7 +9,7 @@ from starlette.responses import JSONResponse, Response
 
 from denoised_smoothing.errors import SettingError
 from denoised_smoothing.images import to_png
-from denoised_smoothing.reporting import label_name
+from denoised_smoothing.reporting.results import label_name
 from denoised_smoothing.web.routes.answers import NOT_FOUND, REFUSALS, service_of
 from denoised_smoothing.web.schemas import Problem
 from denoised_smoothing.web.security import problem

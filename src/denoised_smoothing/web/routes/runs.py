@@ -10,9 +10,10 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Query, Request
 from starlette.responses import Response
 
-from denoised_smoothing.reporting import export as write_export
-from denoised_smoothing.reporting import load_results, write_report
 from denoised_smoothing.reporting.export import ExportFormat
+from denoised_smoothing.reporting.export import export as write_export
+from denoised_smoothing.reporting.html import write_report
+from denoised_smoothing.reporting.results import load_results
 from denoised_smoothing.web import views
 from denoised_smoothing.web.routes.answers import NOT_FOUND, service_of
 
