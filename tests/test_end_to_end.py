@@ -22,8 +22,7 @@ import PIL.Image
 import pytest
 
 from denoised_smoothing.errors import StoreError
-from denoised_smoothing.reporting.export import export
-from denoised_smoothing.reporting.export import ExportFormat
+from denoised_smoothing.reporting.export import ExportFormat, export
 from denoised_smoothing.reporting.results import load_results
 from denoised_smoothing.store import Store, StoredImage
 

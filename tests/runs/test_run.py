@@ -35,8 +35,7 @@ from denoised_smoothing.errors import (
 from denoised_smoothing.models.catalogue import load_classifier, load_denoiser
 from denoised_smoothing.models.classifiers.base import ImageClassifier
 from denoised_smoothing.noise import noisy_copies
-from denoised_smoothing.reporting.export import export
-from denoised_smoothing.reporting.export import ExportFormat
+from denoised_smoothing.reporting.export import ExportFormat, export
 from denoised_smoothing.reporting.results import load_results
 from denoised_smoothing.runs import writer
 from denoised_smoothing.runs.run import CertificationRun

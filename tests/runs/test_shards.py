@@ -21,8 +21,7 @@ from denoised_smoothing.datasets import ImageDataset
 from denoised_smoothing.errors import RunMismatchError, SettingError
 from denoised_smoothing.remote.log import StoreLog
 from denoised_smoothing.remote.records import Attempt, CopyKey, Outcome
-from denoised_smoothing.reporting.export import export
-from denoised_smoothing.reporting.export import ExportFormat
+from denoised_smoothing.reporting.export import ExportFormat, export
 from denoised_smoothing.reporting.results import load_results
 from denoised_smoothing.runs.run import EXAMPLES, CertificationRun
 from denoised_smoothing.runs.shards import Shard, merge
