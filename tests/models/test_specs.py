@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 import json
+import logging
 import os
 import pickle
 import shutil
@@ -120,6 +121,7 @@ class TestSpec:
     def test_the_earlier_form_is_read_and_the_new_one_named(
         self, spec: str, new: str, caplog: pytest.LogCaptureFixture
     ) -> None:
+        caplog.set_level(logging.WARNING)  # also where a test before has disabled it
         _, old = resolve(Role.CLASSIFIER, spec)
         assert [record.getMessage() for record in caplog.records] == [
             f"note: #name=value in {spec!r} is an earlier form of options. Write {new!r}"
@@ -324,6 +326,7 @@ class TestSpecOf:
         assert spec_of(None) is None
 
     def test_forgets_what_is_gone(self) -> None:
+        gc.collect()
         before = len(specs._loaded_by)
         linear = remember_spec(torch.nn.Linear(1, 1), "a:b")
         assert len(specs._loaded_by) == before + 1

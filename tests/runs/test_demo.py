@@ -124,7 +124,7 @@ class TestCommand:
         for header in headers:
             assert {f"{radius:g}" for radius in RADII} <= set(header.split())
         assert f"Report: {made.report.as_uri()}\n" in text
-        assert "every number was computed in this run" in text
+        assert "Every number was computed in this run" in text
 
     def test_json(self, run: Callable[..., str], made: DemoResult) -> None:
         values = json.loads(run("--json"))
