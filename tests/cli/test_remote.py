@@ -161,7 +161,7 @@ class TestBuying:
         assert "lacks answers that this plan needs, for every image. Use its --n0" in done.stderr
         assert fake.attempts == paid
         done = commands.certify(spec, "--offline", code=2)
-        assert "--offline needs the run whose answers it uses. Add --run NAME." in done.stderr
+        assert "--offline needs the name of a stored run, got none. Add --run NAME." in done.stderr
 
     def test_rehearsal_costs_nothing(self, commands: Commands) -> None:
         done = commands.certify(

@@ -1,4 +1,4 @@
-"""What the counts prove: certificates, and the interface of the plans that give them."""
+"""Certificates, and the interface of the sampling plans that give them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from denoised_smoothing.errors import SettingError
 
 @dataclass(frozen=True)
 class SamplingPlan(ABC):
-    """How many noisy copies an image gets, and what may be concluded from them.
+    """A rule for the number of noisy copies and the conclusion from them.
 
     The stopping rule belongs to the plan: the scheduling loop calls :meth:`targets` after each
     finished chunk and ends the image when every target is reached.

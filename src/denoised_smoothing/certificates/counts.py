@@ -11,7 +11,7 @@ from denoised_smoothing.errors import CountsError
 
 
 class Stage(StrEnum):
-    """What a noisy copy is drawn for; copies of different stages have independent noise."""
+    """The purpose of a noisy copy; copies of different stages have independent noise."""
 
     SELECTION = "selection"
     """The n0 copies that choose the candidate class (Cohen et al. 2019, section 3.2.2)."""

@@ -1,4 +1,4 @@
-"""What a certificate rests on besides the counts."""
+"""The parameters of a certificate, apart from its counts."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def choose_by_name(kind: type[_Name], name: _Name | str, what: str) -> _Name:
 
 @dataclass(frozen=True, slots=True)
 class SmoothingParameters:
-    """What a certificate rests on besides the counts.
+    """The parameters of a certificate, apart from its counts.
 
     Args:
         sigma: standard deviation of the noise on images in [0, 1], above 0.

@@ -186,7 +186,7 @@ def _identity(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _execute(campaign: Campaign, record: AttackRecord) -> None:
-    """Attack, and keep what is found however it ends; an alarm's exit code is never lost."""
+    """Attack, and store the results even if the attack fails or is interrupted."""
     code = 0
     text = "images, {task.fields[attacks]} attacks, {task.fields[changed]} changed"
     try:

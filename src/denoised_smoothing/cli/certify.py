@@ -49,7 +49,7 @@ def certify(
     limit: Limit = None,
     stride: Stride = 1,
     shard: Annotated[
-        str | None, option("Data and model", "Part of the images: 3/16.", metavar="NUMBER/OF")
+        str | None, option("Data and model", "Certify one shard: 3/16.", metavar="NUMBER/OF")
     ] = None,
     seed: Seed = None,
     store: StoreUrl = "runs.sqlite",
@@ -79,7 +79,7 @@ def certify(
     typed = smoothed.is_remote or remote != RemoteOptions()
     paid = remote.apply(smoothed.classifier, spec) if typed else None
     if remote.offline and run is None:
-        raise SettingError("--offline needs the run whose answers it uses. Add --run NAME.")
+        raise SettingError("--offline needs the name of a stored run, got none. Add --run NAME.")
     request = CertificationRun(
         smoothed,
         load_dataset(data),

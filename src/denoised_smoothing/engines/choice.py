@@ -1,4 +1,4 @@
-"""Which engine executes a pipeline, and in batches of which size."""
+"""The choice of engine and batch size for a pipeline."""
 
 from __future__ import annotations
 

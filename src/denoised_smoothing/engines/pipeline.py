@@ -41,7 +41,7 @@ class Pipeline(nn.Module):
 
     @property
     def may_be_shared(self) -> bool:
-        """Whether several threads may call it at once: modules without hooks, or what says so."""
+        """Return whether several threads may call it: modules without hooks, or a stated flag."""
         parts = (part for part in (self.classifier, self.denoiser) if part is not None)
         hooked = any(part._forward_hooks or part._forward_pre_hooks for part in self.modules())
         return not hooked and all(

@@ -1,4 +1,4 @@
-"""A pipeline with the engine that executes it, and what is recorded of both."""
+"""A pipeline, the engine that executes it, and the record of both."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ class PreparedPipeline:
 
     @property
     def calibration(self) -> dict[str, str]:
-        """What is recorded of the calibration; nothing where the precision needs none."""
+        """The record of the calibration; empty if the precision needs none."""
         if self.precision is not Precision.INT8:
             return {}
         images = self._images

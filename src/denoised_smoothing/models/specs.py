@@ -40,7 +40,7 @@ T = TypeVar("T")
 
 
 class Role(StrEnum):
-    """What a source loads; its value is the end of the entry point group's name."""
+    """The kind of object that a source loads; its value ends the name of the entry point group."""
 
     CLASSIFIER = "classifiers"
     DENOISER = "denoisers"
@@ -217,7 +217,7 @@ def schemes(role: Role) -> list[str]:
 
 
 def list_sources(role: Role) -> list[dict[str, str]]:
-    """Return the rows of ``list``: form and description of each source, and what is missing."""
+    """Return the rows of ``list``: form and description of each source, and its missing extra."""
     rows = []
     for entry in _entries(role).values():
         try:

@@ -25,7 +25,7 @@ class Budget:
     def __post_init__(self) -> None:
         for name, value in (("queries", self.queries), ("cost", self.cost)):
             if value is not None and not value >= 0:
-                raise SettingError(f"--max-{name} must be at least 0, got {value}")
+                raise SettingError(f"--max-{name} must be at least 0, got {value}. Use 0 or more.")
 
     def allows(self, queries: int, cost: float) -> bool:
         """Return whether this number of queries at this total cost may be spent."""
@@ -41,7 +41,7 @@ class Budget:
 
 @dataclass(frozen=True)
 class ClientSettings:
-    """How to query a vendor. No setting changes an answer, so they may differ between sessions.
+    """The settings of queries. None changes an answer, so they may differ when a run resumes.
 
     Args:
         in_flight: maximum number of queries in flight.

@@ -1,4 +1,4 @@
-"""The request queue: what is sent next, what an outcome means, what is logged. No threads here."""
+"""The request queue: chooses the next query, judges outcomes and logs attempts. No threads."""
 
 from __future__ import annotations
 

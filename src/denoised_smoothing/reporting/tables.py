@@ -23,7 +23,7 @@ RADII = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What a run comes to, besides its certified accuracy at single radii."""
+    """The numbers of a run, apart from certified accuracy at single radii."""
 
     accuracy: float
     """Certified accuracy at radius 0: the share of images with the correct label."""
@@ -41,7 +41,7 @@ class Summary:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """How many images a run certifies at a radius; as text a percentage, rounded down."""
+    """The number of images that a run certifies at a radius; as text a percentage, rounded down."""
 
     radius: float
     sigma: float

@@ -1,1 +1,1 @@
-"""A run: what is stored already, what is left to do, doing it, and recording it."""
+"""Stored runs: resume, execute and record them; the demo, the sweep and the paper's tables."""

@@ -203,7 +203,7 @@ class CertificationRun:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the user should know before the images are certified."""
+        """Notes for the user before images are certified."""
         self.prepare()
         _, first = self.image(self.indices[0])
         notes = list(self.smoothed.prepared.engine_for(first).notes)

@@ -34,7 +34,7 @@ Loaded = tuple[Example, Float[np.ndarray, "c h w"]]
 
 @dataclass(frozen=True, slots=True)
 class RunProgress:
-    """How many images of a run are finished, and at what cost.
+    """The progress of a run: finished images and their cost.
 
     ``certified`` counts finished images with a label other than abstain. ``calls`` are the
     classifier calls of this process and ``seconds`` its time. ``seconds_left`` is None until an

@@ -32,7 +32,7 @@ def noisy_copies(image: Tensor, sigma: float, n: int) -> Iterator[Tensor]:
 
 
 def count_votes(base: BaseClassifier, copies: Iterable[Tensor]) -> Counter[int]:
-    """How many copies voted for each label."""
+    """Count the copies that voted for each label."""
     with torch.inference_mode():
         answers = [base(copy[None]) for copy in copies]
     return Counter(int(answer.argmax(1) if answer.ndim == 2 else answer) for answer in answers)

@@ -1,4 +1,4 @@
-"""What a store holds, as values: runs, images, examples."""
+"""Runs, images and examples of a store, as values."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ DRIVERS = sa.Table(
     sa.Column("name", sa.String, nullable=False),
     sa.Column("since", sa.String, nullable=False),
 )
-"""The driver of each run; what is written under a token that is not here is refused."""
+"""The driver of each run; a write under a token that is not here is refused."""
 
 JOBS = sa.Table(
     "service_jobs",

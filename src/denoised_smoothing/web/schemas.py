@@ -20,7 +20,7 @@ Copies = Annotated[int, Field(ge=1, le=100_000_000)]
 
 
 class ImageRequest(BaseModel):
-    """Which image, which models and which noise. Names are those of ``/v1/models``."""
+    """The image, models and noise of a request. Names are those of ``/v1/models``."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 

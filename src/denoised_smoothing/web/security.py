@@ -51,7 +51,7 @@ HEADERS: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class Access:
-    """Who may send requests.
+    """The key and the host names of accepted requests.
 
     Args:
         hosts: accepted names in the header Host; None for any. A page of another site, whose name

@@ -24,7 +24,7 @@ _RHO = 7.0
 
 @dataclass(frozen=True)
 class ReverseDiffusion:
-    """How a noisy image is denoised.
+    """The steps and samples of reverse diffusion.
 
     Args:
         steps: network passes, from the image's noise level down. One step is the estimate of

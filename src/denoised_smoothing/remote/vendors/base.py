@@ -40,7 +40,7 @@ class Price:
 
 
 class FaultSource(Enum):
-    """Where to look when a query fails."""
+    """The place to look for the cause of a failed query."""
 
     LOAD = "load"
     """A later query may work: throttled, overloaded, a lost connection."""

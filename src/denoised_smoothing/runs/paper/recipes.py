@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How the denoiser of one row is made.
+    """The denoiser of one row and its training.
 
     Args:
         method: the row's name in tables.
@@ -213,7 +213,7 @@ def _file(recipe: Recipe, networks: Networks) -> Path:
 
 
 class ScaleName(StrEnum):
-    """How much computation an experiment does."""
+    """The amount of computation of an experiment, by name."""
 
     QUICK = "quick"
     """An hour or two; a smaller cap on copies and less training can only lower the numbers."""
@@ -223,7 +223,7 @@ class ScaleName(StrEnum):
 
 @dataclass(frozen=True)
 class Scale:
-    """How much computation an experiment does.
+    """The amount of computation of an experiment.
 
     Args:
         images: maximum number of images.

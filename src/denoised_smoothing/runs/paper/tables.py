@@ -102,7 +102,7 @@ def make_table(
         names = [result.run.name for result in results]
         write_report(store, names, made.report, radii=RADII, title=title)
     if made is None:
-        raise SettingError("A table needs at least one row and one sigma, got none")
+        raise SettingError("A table needs at least one row and one sigma, got none. Name them.")
     return made
 
 
