@@ -42,12 +42,13 @@ def services() -> dict[str, Any]:
     return found
 
 
-def parse(command: list[str]) -> None:
-    """Have the command line understand a command, without running it."""
+def parse(command: list[str]) -> dict[str, Any]:
+    """Return the options of a command as the command line understands it, without running it."""
     name, *arguments = command
     if name not in COMMANDS:
         pytest.skip(f"the command {name} is not there")
-    COMMANDS[name].make_context(name, list(arguments))
+    options: dict[str, Any] = COMMANDS[name].make_context(name, list(arguments)).params
+    return options
 
 
 class TestDockerfile:
@@ -118,4 +119,6 @@ class TestCompose:
             assert found[2] == "?" or found[3] == settings()[name]
 
     def test_the_service_is_told_what_it_understands(self, services: dict[str, Any]) -> None:
-        parse(services["service"]["command"])
+        options = parse(services["service"]["command"])
+        assert options["store"].startswith("postgresql+psycopg://")
+        assert options["host"] == "0.0.0.0"

@@ -17,7 +17,7 @@ from markdown_it import MarkdownIt
 from rich.console import Console
 
 import denoised_smoothing
-from denoised_smoothing import SmoothedClassifier
+from denoised_smoothing import Anytime, RadiusTarget, SmoothedClassifier
 from denoised_smoothing.cli import main
 from denoised_smoothing.cli import output as terminal
 
@@ -142,6 +142,10 @@ def test_the_python_about_runs_runs(reader: dict[str, Any]) -> None:
 def test_the_python_about_plans_runs(reader: dict[str, Any]) -> None:
     reader["smoothed"] = SmoothedClassifier(reader["model"], sigma=0.25)
     run_python("docs/plans.md", reader)
+    for name, plan in (("decided", Anytime), ("near", RadiusTarget)):
+        certificate = reader[name]
+        assert isinstance(certificate.plan, plan)
+        assert 0 < certificate.calls <= certificate.plan.most_calls()
 
 
 def test_the_python_about_training_runs(reader: dict[str, Any]) -> None:
