@@ -59,7 +59,7 @@ def copies() -> Figure:
     """An image, noisy copies of it, the denoised copies, and the label of each."""
     classifier, example = load_classifier("digits"), load_dataset("digits:test")[SHOWN]
     smoothed = SmoothedClassifier(classifier, 0.5, load_denoiser("digits-stability"))
-    noisy, denoised = shown_copies(smoothed, example.image, example.image_id, SEED, 6)
+    noisy, denoised = shown_copies(smoothed.prepared, example.image, example.image_id, SEED, 6)
     figure = Figure(figsize=(5.8, 1.95), layout="constrained")
     grid = figure.subplots(2, 7, width_ratios=[1.25, *[1] * 6])
     _picture(grid[0, 0], example.image, f"image of a {example.label}", INK)
@@ -74,7 +74,7 @@ def bound() -> Figure:
     """Lower bound on the probability of the most frequent label, and the radius, by copies."""
     classifier, example = load_classifier("digits"), load_dataset("digits:test")[SHOWN]
     smoothed = SmoothedClassifier(classifier, 0.5, load_denoiser("digits-stability"))
-    _, denoised = shown_copies(smoothed, example.image, example.image_id, SEED, 10_000)
+    _, denoised = shown_copies(smoothed.prepared, example.image, example.image_id, SEED, 10_000)
     hits = np.cumsum(_labels(classifier, denoised) == example.label)
     counts = np.unique(np.geomspace(10, len(hits), 120).astype(int))
     top = [int(hits[n - 1]) for n in counts]

@@ -30,7 +30,7 @@ class TestCopies:
         pipeline = SmoothedClassifier(
             bright, 0.25, lambda noisy: noisy.clamp(0, 1), noise=noise, device="cpu"
         )
-        noisy, seen = shown_copies(pipeline, GREY, "7", SEED, 3)
+        noisy, seen = shown_copies(pipeline.prepared, GREY, "7", SEED, 3)
         expected = noisy_copies(
             torch.from_numpy(GREY),
             0.25,
@@ -46,8 +46,8 @@ class TestCopies:
 
     def test_have_the_labels_that_are_counted(self) -> None:
         smoothed = SmoothedClassifier(bright, 0.25, device="cpu")
-        copies, seen = shown_copies(smoothed, GREY, "7", SEED, 60)
+        copies, seen = shown_copies(smoothed.prepared, GREY, "7", SEED, 60)
         labels = [None if label < 0 else label for label in bright(torch.tensor(copies)).tolist()]
-        assert shown_labels(smoothed, GREY, "7", SEED, 60) == labels
+        assert shown_labels(smoothed.prepared, GREY, "7", SEED, 60) == labels
         assert set(labels) == {0, 1, None}
         assert np.array_equal(copies, seen)

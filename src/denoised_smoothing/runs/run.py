@@ -342,7 +342,7 @@ class CertificationRun:
             except ImageError:  # reported after all others are certified
                 continue
             noisy, denoised = shown_copies(
-                self.smoothed, image, example.image_id, seed, EXAMPLE_COPIES
+                self.smoothed.prepared, image, example.image_id, seed, EXAMPLE_COPIES
             )
             kinds = [("clean", image[None]), ("noisy", noisy)]
             if self.smoothed.denoiser is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -142,18 +141,14 @@ class VoteCounter:
         return torch.where(answer.isnan().any(dim=1), -2, answer.argmax(dim=1))
 
 
-@runtime_checkable
-class HasPipeline(Protocol):
-    """A smoothed classifier, as far as its copies are shown."""
-
-    prepared: PreparedPipeline
-
-
 def shown_copies(
-    smoothed: HasPipeline, image: Float[np.ndarray, "c h w"], image_id: str, seed: int, count: int
+    prepared: PreparedPipeline,
+    image: Float[np.ndarray, "c h w"],
+    image_id: str,
+    seed: int,
+    count: int,
 ) -> tuple[Float[np.ndarray, "n c h w"], Float[np.ndarray, "n c h w"]]:
     """Return the first noisy copies of the estimation stage, and what the classifier sees."""
-    prepared = smoothed.prepared
     noisy = noisy_copies(
         torch.tensor(image, device=prepared.device), prepared.pipeline.sigma,
         noise=prepared.noise, seed=seed, image_id=image_id,
@@ -163,10 +158,14 @@ def shown_copies(
 
 
 def shown_labels(
-    smoothed: HasPipeline, image: Float[np.ndarray, "c h w"], image_id: str, seed: int, count: int
+    prepared: PreparedPipeline,
+    image: Float[np.ndarray, "c h w"],
+    image_id: str,
+    seed: int,
+    count: int,
 ) -> list[int | None]:
     """Return the labels of the copies of :func:`shown_copies`, None for no label."""
-    prepared, task = smoothed.prepared, ImageTask("shown", image_id, image)
+    task = ImageTask("shown", image_id, image)
     ranges = [CopyRange(task, Stage.ESTIMATION, range(n, n + 1)) for n in range(count)]
     votes = VoteCounter(prepared).votes(ranges, prepared.engine_for(image), seed)
     return [None if failed else by_label.index(1) for by_label, failed in votes]

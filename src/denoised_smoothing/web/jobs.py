@@ -134,7 +134,7 @@ class CertificateJob(Job):
 
     def show(self) -> None:
         count = 24 if max(self.image.shape[1:]) <= 64 else 8
-        first = (self.smoothed, self.image, self.image_id, self.seed, count)
+        first = (self.smoothed.prepared, self.image, self.image_id, self.seed, count)
         noisy, denoised = votes.shown_copies(*first)
         copies = [
             {

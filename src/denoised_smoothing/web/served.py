@@ -206,7 +206,7 @@ def _engine(model: Model, denoiser: str, sigma: float) -> object:
         return None
     image = np.full(model.shape, 128 / 255, np.float32)
     try:
-        shown_labels(smoothed, image, "prepared", 0, 1)
+        shown_labels(smoothed.prepared, image, "prepared", 0, 1)
         return smoothed.prepared.engine_for(image).engine
     except DenoisedSmoothingError as error:
         _log.error("%s, %s, sigma %g: %s", model.name, denoiser, sigma, error)

@@ -238,6 +238,6 @@ def test_the_smoothed_classifier_votes() -> None:
     smoothed = SmoothedClassifier(logits, 0.25, samples)
     certificate = smoothed.certify(torch.zeros(1, 2, 2), n0=10, n=100, seed=0)
     assert certificate.label == 4
-    noisy, denoised = shown_copies(smoothed, torch.zeros(1, 2, 2).numpy(), "0", 0, 2)
+    noisy, denoised = shown_copies(smoothed.prepared, torch.zeros(1, 2, 2).numpy(), "0", 0, 2)
     assert (denoised == 2).all()
     assert noisy.shape == denoised.shape
