@@ -92,7 +92,8 @@ def test_text_and_html_round_down() -> None:
     certificate = certify((0, 10), (21, 979))
     assert str(certificate) == (
         "label 1 within L2 radius 0.4405 (L1 0.4405, Linf 0.00794; lower bound 0.9609 at "
-        "alpha 0.001, sigma 0.25, 1,010 classifier calls, float noise (unproven), torch float32)"
+        "alpha 0.001, sigma 0.25, 1,010 classifier calls, float noise (unproven), torch float32, "
+        "unchecked classifier)"
     )
     html = dict(re.findall(r"<tr><th>([^<]*)</th><td>([^<]*)</td></tr>", certificate._repr_html_()))
     assert html == {
@@ -106,6 +107,7 @@ def test_text_and_html_round_down() -> None:
         "classifier calls": "1,010",
         "noise": "float noise (unproven)",
         "engine": "torch, float32",
+        "base classifier": "unchecked classifier",
     }
 
 
@@ -133,6 +135,8 @@ def test_json_has_the_stages_and_bounds_that_the_plan_has() -> None:
 def test_grid_noise_is_named() -> None:
     counts = stages((10,), (1000,))
     certificate = FixedBudget(10, 1000).certificate(counts, setting_of(noise=Noise.GRID))
-    assert str(certificate).endswith("1,010 classifier calls, grid noise, torch float32)")
+    assert str(certificate).endswith(
+        "1,010 classifier calls, grid noise, torch float32, unchecked classifier)"
+    )
     assert certificate.to_dict()["noise"] == "grid"
     assert Certificate.from_json(certificate.to_json()) == certificate

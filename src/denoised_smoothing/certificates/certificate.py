@@ -7,11 +7,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from html import escape
 from typing import Any, ClassVar
 
 from denoised_smoothing.certificates.bounds import check_alpha
 from denoised_smoothing.certificates.counts import LabelCounts, Stage
-from denoised_smoothing.certificates.parameters import Noise, SmoothingParameters
+from denoised_smoothing.certificates.parameters import Contract, Noise, SmoothingParameters
 from denoised_smoothing.certificates.radii import format_down, l1_radius, linf_radius, round_down
 from denoised_smoothing.errors import SettingError
 
@@ -146,6 +147,11 @@ class Certificate:
         return self.parameters.noise
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences that a reader of the certificate should know."""
+        return self.parameters.notes
+
+    @property
     def calls(self) -> int:
         """Number of classifier calls (noisy copies)."""
         return sum(stage.n for stage in self.stages)
@@ -183,6 +189,8 @@ class Certificate:
             "noise": self.noise.value,
             "engine": self.parameters.engine.value,
             "precision": self.parameters.precision.value,
+            "contract": self.parameters.contract.value,
+            "notes": list(self.notes),
             "dimension": self.parameters.dimension,
             "seed": str(self.seed),
             "run": self.counts.run,
@@ -225,6 +233,8 @@ class Certificate:
             f"sigma {self.sigma:g}, {self.calls:,} classifier calls, {self.noise.described}, "
             f"{self.parameters.engine} {self.parameters.precision}"
         )
+        if self.parameters.contract is not Contract.CHECKED:
+            rest += f", {self.parameters.contract.described}"
         if self.label is None:
             return f"abstains: nothing certified ({bound}, {rest})"
         return (
@@ -245,6 +255,8 @@ class Certificate:
             "classifier calls": f"{self.calls:,}",
             "noise": self.noise.described,
             "engine": f"{self.parameters.engine}, {self.parameters.precision}",
+            "base classifier": self.parameters.contract.described,
+            **({"note": " ".join(map(escape, self.notes))} if self.notes else {}),
         }
         cells = "".join(f"<tr><th>{name}</th><td>{value}</td></tr>" for name, value in rows.items())
         return f"<table>{cells}</table>"

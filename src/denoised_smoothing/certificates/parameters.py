@@ -53,6 +53,32 @@ class Precision(StrEnum):
     INT8 = "int8"
 
 
+class Contract(StrEnum):
+    """What is known about the base classifier: whether its answers are a function of the copy.
+
+    The theorem needs answers that depend on the copy alone (see docs/contract.md).
+    """
+
+    CHECKED = "checked"
+    """Compared alone and with other copies, in another order, twice and in threads."""
+    STOCHASTIC = "stochastic"
+    """Random by intention; independence between copies was checked."""
+    ASSUMED = "assumed"
+    """A remote classifier: paid queries are never repeated, so nothing was checked."""
+    UNKNOWN = "unknown"
+    """Not recorded, by a version that did not check."""
+
+    @property
+    def described(self) -> str:
+        """The words for a reader."""
+        return {
+            Contract.CHECKED: "checked classifier",
+            Contract.STOCHASTIC: "stochastic classifier, counts do not repeat",
+            Contract.ASSUMED: "remote classifier, assumed to be a function of the copy",
+            Contract.UNKNOWN: "unchecked classifier",
+        }[self]
+
+
 def choose_by_name(kind: type[_Name], name: _Name | str, what: str) -> _Name:
     """Return the member of that name.
 
@@ -78,6 +104,8 @@ class SmoothingParameters:
         seed: the seed of the noise.
         engine, precision: what executed the base classifier, and in which arithmetic: both are
             part of the classifier that is certified.
+        contract: what is known about the base classifier.
+        notes: sentences that a reader of the certificate should know.
 
     Raises:
         SettingError: sigma or alpha is out of its range, or the seed is not a whole number.
@@ -90,6 +118,8 @@ class SmoothingParameters:
     noise: Noise = Noise.GRID
     engine: EngineName = EngineName.TORCH
     precision: Precision = Precision.FLOAT32
+    contract: Contract = Contract.UNKNOWN
+    notes: tuple[str, ...] = ()
     error: float = field(init=False, repr=False, compare=False)
     """Bound on the total variation distance of the noise of a copy from Gaussian noise.
 
@@ -108,6 +138,8 @@ class SmoothingParameters:
             noise=Noise(values["noise"]),
             engine=EngineName(values.get("engine", "torch")),
             precision=Precision(values.get("precision", "float32")),
+            contract=Contract(values.get("contract", "unknown")),
+            notes=tuple(values.get("notes", ())),
         )
 
     def __post_init__(self) -> None:
