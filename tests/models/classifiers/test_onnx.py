@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -87,6 +88,88 @@ def test_the_fingerprint_sees_weights_in_a_file_of_their_own(tmp_path: Path) -> 
     held[0] ^= 1
     external.write_bytes(held)
     assert fingerprint(OnnxClassifier(path)) != before
+
+
+def constant(*, outside: bool) -> Any:
+    """A node that gives the weights [3, 4], which are in the file ``w.bin`` or in the model."""
+    return onnx.helper.make_node("Constant", [], ["w"], value=weights("w", outside=outside))
+
+
+def weights(name: str, *, outside: bool = True) -> Any:
+    tensor = onnx.numpy_helper.from_array(np.zeros((3, 4), np.float32), name)
+    if outside:
+        tensor.ClearField("raw_data")
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        tensor.external_data.add(key="location", value="w.bin")
+    return tensor
+
+
+def branches(node: Any, *initializers: Any) -> Any:
+    """An If on ``yes`` whose branch that is taken gives the weights of this node."""
+    value = onnx.helper.make_tensor_value_info("w", onnx.TensorProto.FLOAT, [3, 4])
+    taken = onnx.helper.make_graph([node], "taken", [], [value], initializers)
+    other = onnx.helper.make_graph([constant(outside=False)], "other", [], [value])
+    return onnx.helper.make_node("If", ["yes"], ["w"], then_branch=taken, else_branch=other)
+
+
+def save_with_weights_outside(path: Path, place: str) -> None:
+    """Save mean colours times weights, which are in ``w.bin`` and named at a place of the model."""
+    helper, kinds, make = onnx.helper, onnx.TensorProto, onnx.helper.make_node
+    values = [
+        onnx.numpy_helper.from_array(np.array((2, 3)), "axes"),
+        onnx.numpy_helper.from_array(np.array(True), "yes"),
+    ]
+    nodes = [
+        make("ReduceMean", ["x", "axes"], ["colours"], keepdims=0),
+        make("MatMul", ["colours", "w"], ["logits"]),
+    ]
+    if place == "initializer":
+        values.append(weights("w"))
+    else:
+        node = {
+            "constant": constant(outside=True),
+            "branch": branches(constant(outside=True)),
+            "initializer of a branch": branches(make("Identity", ["v"], ["w"]), weights("v")),
+            "branch of a branch": branches(branches(constant(outside=True))),
+            "function": make("Weights", [], ["w"], domain="own"),
+        }[place]
+        nodes.insert(0, node)
+    opsets = [helper.make_opsetid("", 18), helper.make_opsetid("own", 1)]
+    function = helper.make_function(
+        "own", "Weights", [], ["w"], [constant(outside=True)], opsets[:1]
+    )
+    graph = helper.make_graph(
+        nodes,
+        "graph",
+        [helper.make_tensor_value_info("x", kinds.FLOAT, ["n", 3, 16, 16])],
+        [helper.make_tensor_value_info("logits", kinds.FLOAT, ["n", 4])],
+        values,
+    )
+    functions = [function] if place == "function" else []
+    onnx.save(
+        helper.make_model(graph, opset_imports=opsets, functions=functions, ir_version=9), path
+    )
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        *("initializer", "constant", "branch", "initializer of a branch", "branch of a branch"),
+        "function",
+    ],
+)
+def test_the_fingerprint_sees_weights_outside_wherever_they_are_named(
+    place: str, tmp_path: Path
+) -> None:
+    path, fingerprints = tmp_path / "a.onnx", []
+    save_with_weights_outside(path, place)
+    for factor in (1, 2):
+        np.full((3, 4), factor, np.float32).tofile(tmp_path / "w.bin")
+        model = OnnxClassifier(path)
+        logits = model(torch.full((1, 3, 16, 16), 0.5))
+        torch.testing.assert_close(logits, torch.full((1, 4), 1.5 * factor))
+        fingerprints.append(fingerprint(model))
+    assert fingerprints[0] != fingerprints[1]
 
 
 class TestRefused:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -170,19 +170,29 @@ def _opened(path: Path, device: str = "cpu") -> Any:
 
 
 def _data_files(path: Path) -> list[Path]:
-    """Return the files of external weights of a model, sorted."""
+    """Return the files of external weights of a model, wherever it uses them, sorted."""
     import onnx
 
-    initializers = onnx.load(path, load_external_data=False).graph.initializer
-    return sorted(
-        {
-            path.parent / entry.value
-            for tensor in initializers
-            if tensor.data_location == onnx.TensorProto.EXTERNAL
-            for entry in tensor.external_data
-            if entry.key == "location"
-        }
-    )
+    tensors = _tensors(onnx.load(path, load_external_data=False), onnx.TensorProto)
+    locations = {
+        entry.value
+        for tensor in tensors
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+    files = (path.parent / location for location in locations)
+    return sorted(file for file in files if file.is_file())
+
+
+def _tensors(message: Any, kind: type) -> Iterator[Any]:
+    """Yield the tensors of a protobuf message: of initializers, attributes and subgraphs alike."""
+    if isinstance(message, kind):
+        yield message
+        return
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for part in [value] if hasattr(value, "ListFields") else value:
+                yield from _tensors(part, kind)
 
 
 def _layout(
