@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -19,9 +21,20 @@ from denoised_smoothing.engines.engine import Engine
 from denoised_smoothing.engines.pipeline import Pipeline
 from denoised_smoothing.engines.torch_engine import TorchEngine
 from denoised_smoothing.errors import ClassifierError, MissingExtraError, SettingError
+from denoised_smoothing.files import sha256_of
 from denoised_smoothing.models.classifiers.base import ImageClassifier
 
-from .samples import INT8, OPENVINO, SIGMA, Winding, convolutional, images, noisy, smoothed
+from .samples import (
+    INT8,
+    ONNXRUNTIME,
+    OPENVINO,
+    SIGMA,
+    Winding,
+    convolutional,
+    images,
+    noisy,
+    smoothed,
+)
 
 CPU = torch.device("cpu")
 AUTO, FLOAT32 = EngineName.AUTO, Precision.FLOAT32
@@ -41,7 +54,7 @@ def choose(
 def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache with nothing in it."""
     monkeypatch.setenv("DENOISED_SMOOTHING_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
+    return tmp_path / "cache" / "engines"
 
 
 @pytest.fixture
@@ -275,6 +288,78 @@ def test_what_no_fingerprint_sees_but_changes_the_answer_converts_again(
     choose(convolutional(), EngineName.OPENVINO)
     choose(nn.Sequential(convolutional(), nn.Softmax(dim=1)), EngineName.OPENVINO)
     assert len(list(fresh.iterdir())) == 2
+
+
+def negate(path: Path) -> None:
+    """Change the sign of the floats in the middle half of a file."""
+    content = bytearray(path.read_bytes())
+    for place in range(len(content) // 16 * 4, len(content) * 3 // 4, 4):
+        content[place + 3] ^= 0x80
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", [negate, lambda path: os.truncate(path, 100), Path.unlink])
+@pytest.mark.parametrize(
+    ("engine", "file"),
+    [
+        pytest.param(EngineName.OPENVINO, "model.bin", marks=OPENVINO),
+        pytest.param(EngineName.ONNXRUNTIME, "model.onnx", marks=ONNXRUNTIME),
+    ],
+)
+def test_a_damaged_model_in_the_cache_changes_no_count(
+    engine: EngineName, file: str, damage: Callable[[Path], None], fresh: Path
+) -> None:
+    def counts() -> Any:
+        certified = smoothed(convolutional(), engine=engine).certify(images()[0], n=200, seed=0)
+        return certified.selection.votes, certified.counts.votes
+
+    intact = counts()
+    [path] = fresh.glob(f"*/{file}")
+    digest = sha256_of(path)
+    damage(path)
+    assert counts() == intact
+    assert sha256_of(path) == digest
+
+
+@OPENVINO
+def test_an_edited_choice_is_measured_again(fresh: Path, measured: list[tuple[str, int]]) -> None:
+    choose(convolutional())
+    [path] = fresh.glob("*.json")
+    path.write_text(path.read_text().replace('"forward": 100', '"forward": 0'))
+    measured.clear()
+    assert choose(convolutional()).forward == 100
+    assert measured
+
+
+@OPENVINO
+@pytest.mark.usefixtures("fresh", "measured")
+@pytest.mark.parametrize("engine", [AUTO, EngineName.OPENVINO])
+def test_a_limit_of_the_cache_that_is_no_size_is_refused(
+    engine: EngineName, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DENOISED_SMOOTHING_CACHE_LIMIT", "lots")
+    with pytest.raises(SettingError, match=r"CACHE_LIMIT must be a size .* got 'lots'"):
+        choose(convolutional(), engine)
+
+
+@ONNXRUNTIME
+def test_weights_in_an_external_file_are_those_that_were_checked(
+    fresh: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of a model of more than 1 GiB."""
+    expected = choose(convolutional(), EngineName.ONNXRUNTIME).engine.answer(noisy(200))
+    [inside] = fresh.iterdir()
+    shutil.rmtree(inside)
+    export = torch.onnx.export
+    external = {"external_data": True}
+    monkeypatch.setattr(
+        torch.onnx, "export", lambda *args, **more: export(*args, **more | external)
+    )
+    for _ in range(2):
+        engine = choose(convolutional(), EngineName.ONNXRUNTIME).engine
+        assert (inside / "model.onnx.data").stat().st_size > 1000
+        assert torch.equal(engine.answer(noisy(200)), expected)
+        negate(inside / "model.onnx.data")
 
 
 class TestFitting:

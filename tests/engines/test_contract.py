@@ -115,7 +115,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from denoised_smoothing.certificates.parameters import Precision
 from denoised_smoothing.engines.converted import OpenVinoEngine
-engine = OpenVinoEngine(Path(sys.argv[1]), tuple(map(int, sys.argv[2:])), Precision.FLOAT32)
+from denoised_smoothing.models.cache import ModelFiles
+model = ModelFiles.read(Path(sys.argv[1]))
+engine = OpenVinoEngine(model, tuple(map(int, sys.argv[2:])), Precision.FLOAT32)
 start = threading.Barrier(8)
 def answer(_):
     copies = torch.zeros(engine.shape)

@@ -179,7 +179,7 @@ def test_auto_goes_on_as_the_run_began(tmp_path: Path, monkeypatch: pytest.Monke
         assert run.settings["engine"] == "openvino"
         assert run.settings["forward_shape"] == [100, 3, 16, 16]
         fastest.reverse()
-        for path in (tmp_path / "cache").glob("*.json"):
+        for path in (tmp_path / "cache" / "engines").glob("*.json"):
             path.unlink()
         later = smoothed(classifier, engine="auto")
         assert later.prepared.engine_for(PICTURES[0]).engine.name == "torch"

@@ -338,6 +338,22 @@ def test_a_file_more_in_a_model_is_refused(
         SmoothedClassifier.load(tmp_path / "one")
 
 
+@pytest.mark.parametrize(("engine", "precision"), KINDS[1:2])
+@pytest.mark.parametrize("harm", [lambda model: flip(model / "model.bin"), shutil.rmtree])
+def test_a_model_that_left_the_cache_is_not_exported(
+    tmp_path: Path, engine: EngineName, precision: Precision, harm: Callable[[Path], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setenv("DENOISED_SMOOTHING_CACHE", str(tmp_path / "cache"))
+    pipeline = smoothed(residual(), unet(), engine, precision)
+    pipeline.predict(images()[0], n=20, seed=SEED)
+    [model] = tmp_path.glob("cache/engines/*/")
+    harm(model)
+    with pytest.raises(WeightsError, match=r"was removed or altered after it was loaded\. Export"):
+        pipeline.save(tmp_path / "one")
+    assert not (tmp_path / "one").exists()
+
+
 def test_records_are_plain_values(torch_bundle: Path) -> None:
     bundle = read_bundle(torch_bundle)
     assert json.loads(json.dumps(bundle.to_dict())) == bundle.to_dict()

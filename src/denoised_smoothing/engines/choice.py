@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib import metadata
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,7 +18,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from denoised_smoothing.certificates.parameters import EngineName, Precision
-from denoised_smoothing.engines.cache import cache_key, cached_folder, recall, remember
 from denoised_smoothing.engines.converted import CONVERTED, ConvertedEngine
 from denoised_smoothing.engines.engine import Engine, cores, forward_size, processor
 from denoised_smoothing.engines.locks import tracing
@@ -31,6 +29,7 @@ from denoised_smoothing.errors import (
     MissingExtraError,
     SettingError,
 )
+from denoised_smoothing.models.cache import Cache, ModelFiles, cache_key
 from denoised_smoothing.models.fingerprints import fingerprint
 
 TOLERANCE = 1e-3
@@ -221,12 +220,13 @@ class _Candidates:
         versions = map(_version, ("openvino", "nncf", "onnxruntime"))
         here = cores(), platform.node(), processor(), *versions
         key = cache_key("choice", self.key, calibration, names, self.rule, *here)
-        known = recall(key)
+        cache = Cache()
+        known = cache.recall(key)
         if known is None:
             known = self._measured(names)
             # An engine that failed may work next time: a full disk or a missing package passes.
             if known.pop("settled"):
-                remember(key, known)
+                cache.remember(key, known)
         forward = int(known["forward"])
         engine = self.make(EngineName(known["engine"]), forward)
         return EngineChoice(engine, forward, tuple(known["notes"]))
@@ -268,8 +268,8 @@ class _Candidates:
             compiled=name is EngineName.TORCH_COMPILE,
         )  # fmt: skip
 
-    def _convert(self, kind: type[ConvertedEngine]) -> Path:
-        """Return the folder with the converted model, from the cache if it is there."""
+    def _convert(self, kind: type[ConvertedEngine]) -> ModelFiles:
+        """Return the converted model, from the cache if it is there and intact."""
         kind.check(self.precision)
         calibration = None
         if self.precision is Precision.INT8:
@@ -281,7 +281,7 @@ class _Candidates:
         copies = self.noisy(self.rule)[: self.rule]
         try:
             with tracing(alone=True):
-                return cached_folder(
+                return Cache().model(
                     key, lambda folder: kind.convert(self.pipeline, copies, folder, calibration)
                 )
         except DenoisedSmoothingError:

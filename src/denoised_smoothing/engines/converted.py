@@ -9,7 +9,7 @@ import sys
 import threading
 import warnings
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,10 +19,10 @@ from jaxtyping import Float, Num
 from torch import Tensor
 
 from denoised_smoothing.certificates.parameters import EngineName, Precision
-from denoised_smoothing.engines.cache import digest_of_files
 from denoised_smoothing.engines.engine import Engine, cores
 from denoised_smoothing.engines.pipeline import Pipeline, TraceablePipeline
 from denoised_smoothing.errors import ClassifierError, MissingExtraError, SettingError
+from denoised_smoothing.models.cache import ModelFiles
 
 _FIRST_USE = threading.Lock()
 
@@ -31,10 +31,10 @@ _CPU = torch.device("cpu")
 
 
 class ConvertedEngine(Engine):
-    """A model in a folder, compiled for batches of one shape; each thread has its own copy.
+    """A converted model, compiled for batches of one shape; each thread has its own copy.
 
     Args:
-        folder: with the files that ``convert`` wrote.
+        model: the files that ``convert`` wrote, which must be checked.
         shape: of a batch, [B, C, H, W].
         precision: one of ``precisions``.
 
@@ -45,15 +45,15 @@ class ConvertedEngine(Engine):
 
     precisions: ClassVar[tuple[Precision, ...]]
 
-    def __init__(self, folder: Path, shape: Sequence[int], precision: Precision) -> None:
+    def __init__(self, model: ModelFiles, shape: Sequence[int], precision: Precision) -> None:
         self.check(precision)
         self.device, self.precision = _CPU, precision
-        self.folder, self.shape = folder, tuple(shape)
-        self.model_digest = digest_of_files(folder)
+        self.folder, self.shape = model.folder, tuple(shape)
+        self.model_digest = model.digest
         self.workers = cores() + 1  # one makes noise while the others compute
         self.threads = 1
         self._own = threading.local()
-        self._compile()
+        self._compile(model.contents)
 
     def answer(self, copies: Float[Tensor, "b c h w"]) -> Num[Tensor, "b ..."]:
         if tuple(copies.shape) != self.shape:
@@ -110,8 +110,8 @@ class ConvertedEngine(Engine):
         """
 
     @abstractmethod
-    def _compile(self) -> None:
-        """Load the model of the folder."""
+    def _compile(self, files: Mapping[str, bytes]) -> None:
+        """Load the model from the contents of its files."""
 
     @abstractmethod
     def _worker(self) -> Callable[[np.ndarray], np.ndarray]:
@@ -147,7 +147,7 @@ class OpenVinoEngine(ConvertedEngine):
                 node.set_friendly_name(f"{node.get_type_name()}_{number}")
             openvino.save_model(model, folder / "model.xml", compress_to_fp16=False)
 
-    def _compile(self) -> None:
+    def _compile(self, files: Mapping[str, bytes]) -> None:
         reduced = self.precision is Precision.BFLOAT16
         settings = {
             "NUM_STREAMS": cores(),
@@ -159,7 +159,7 @@ class OpenVinoEngine(ConvertedEngine):
         with _FIRST_USE:  # OpenVINO deadlocks if two threads meet numpy's types first at once
             openvino.Tensor(np.zeros(1, np.float32)).get_element_type().to_dtype()
         core = openvino.Core()
-        model = core.read_model(self.folder / "model.xml")
+        model = core.read_model(files["model.xml"], files["model.bin"])
         model.reshape(list(self.shape))
         self._model = core.compile_model(model, "CPU", settings)
         used = self._model.get_property("INFERENCE_PRECISION_HINT").get_type_name()
@@ -192,12 +192,18 @@ class OnnxRuntimeEngine(ConvertedEngine):
                 external_data=sum(p.nbytes for p in pipeline.parameters()) > 2**30,
             )  # fmt: skip
 
-    def _compile(self) -> None:
+    def _compile(self, files: Mapping[str, bytes]) -> None:
         runtime = _package("onnxruntime")
         options = runtime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
+        weights = {name: content for name, content in files.items() if name != "model.onnx"}
+        if weights:
+            sizes = [len(content) for content in weights.values()]
+            options.add_external_initializers_from_files_in_memory(
+                list(weights), list(weights.values()), sizes
+            )
         self._session = runtime.InferenceSession(
-            str(self.folder / "model.onnx"), options, providers=["CPUExecutionProvider"]
+            files["model.onnx"], options, providers=["CPUExecutionProvider"]
         )
 
     def _worker(self) -> Callable[[np.ndarray], np.ndarray]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -17,6 +16,7 @@ from denoised_smoothing.engines.converted import CONVERTED, ConvertedEngine
 from denoised_smoothing.engines.engine import Engine
 from denoised_smoothing.engines.torch_engine import TorchEngine
 from denoised_smoothing.errors import SettingError, WeightsError
+from denoised_smoothing.models.cache import ModelFiles
 from denoised_smoothing.models.catalogue import load_classifier, load_denoiser
 from denoised_smoothing.models.classifiers.base import ImageClassifier
 from denoised_smoothing.models.classifiers.cifar_resnet import (
@@ -43,11 +43,24 @@ MODEL = "model"
 
 
 def save_parts(folder: Path, engine: Engine, classifier: object, denoiser: object) -> None:
-    """Write the files of a bundle: the model of a converted engine, or the weights."""
+    """Write the files of a bundle: the model of a converted engine, or the weights.
+
+    Raises:
+        WeightsError: the files of the converted model are no longer those that were loaded.
+    """
     if isinstance(engine, ConvertedEngine):
+        try:
+            model = ModelFiles.read(engine.folder)
+        except OSError:
+            model = None
+        if model is None or model.digest != engine.model_digest:
+            raise WeightsError(
+                f"The converted model in {engine.folder} was removed or altered after it was "
+                "loaded. Export it from a new process, which converts it again."
+            )
         (folder / MODEL).mkdir()
-        for path in engine.folder.iterdir():
-            shutil.copyfile(path, folder / MODEL / path.name)
+        for file, content in model.contents.items():
+            (folder / MODEL / file).write_bytes(content)
         return
     for role, part in (("classifier", classifier), ("denoiser", denoiser)):
         path = folder / f"{role}.safetensors"
@@ -110,13 +123,13 @@ def load_engine(folder: Path, bundle: Bundle) -> ConvertedEngine | None:
     if not bundle.converted:
         return None
     shape = (bundle.forward, *bundle.shape)
-    engine = CONVERTED[bundle.engine](folder / MODEL, shape, bundle.precision)
-    if engine.model_digest != bundle.model_digest:
+    model = ModelFiles.read(folder / MODEL)
+    if model.digest != bundle.model_digest:
         raise WeightsError(
             f"{folder / MODEL} holds other files than were exported. Copy the bundle again from "
             "where it was written."
         )
-    return engine
+    return CONVERTED[bundle.engine](model, shape, bundle.precision)
 
 
 class ConvertedPipeline:
