@@ -26,6 +26,7 @@ COMMANDS = {
     "attack": "Attack the certified images of a run, and write the changed images.",
     "serve": "Start the web page and the HTTP API.",
     "experiment": "Reproduce the published tables on this machine.",
+    "cache": "Show the converted models and measured choices on disk, or remove them.",
     "list": "List classifiers, denoisers, data sets or stored runs, and missing extras.",
 }
 """The commands, and the first paragraph of their help."""
