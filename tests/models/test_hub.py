@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -59,6 +60,88 @@ def test_without_the_hub_what_was_fetched_before_is_taken(
     calls = record(monkeypatch, tmp_path)
     assert model_folder("owner/name", holds="config.json") == tmp_path
     assert calls[0]["local_files_only"]
+
+
+LARGE, SMALL = b"weights" * 1000, b"{}"
+NAMES = {  # the second as ``git hash-object`` prints it
+    "model.safetensors": hashlib.sha256(LARGE).hexdigest(),
+    "config.json": "9e26dfeeb6e641a33dae4961196235bdb965b21b",
+}
+
+
+class Download:
+    """A model in the layout of the hub's cache: links to files that are named by their hashes."""
+
+    def __init__(self, root: Path) -> None:
+        self.folder, self.count = root / "snapshots" / "main", 0
+        self.blobs = root / "blobs"
+
+    def __call__(self, name: str, **options: Any) -> str:
+        self.count += 1
+        for file, content in (("model.safetensors", LARGE), ("config.json", SMALL)):
+            link, blob = self.folder / file, self.blobs / NAMES[file]
+            link.parent.mkdir(parents=True, exist_ok=True)
+            self.blobs.mkdir(exist_ok=True)
+            if not link.exists():
+                blob.write_bytes(content)
+                link.symlink_to(Path("../../blobs") / blob.name)
+        return str(self.folder)
+
+
+@pytest.fixture
+def downloaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Download:
+    download = Download(tmp_path)
+    monkeypatch.setattr(hub, "snapshot_download", download)
+    download("owner/name")
+    return download
+
+
+@pytest.mark.parametrize("file", NAMES)
+def test_an_altered_file_is_downloaded_again(
+    file: str,
+    downloaded: Download,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    answer(monkeypatch, *NAMES)
+    assert model_folder("owner/name", holds="config.json") == downloaded.folder
+    assert (downloaded.count, caplog.records) == (2, [])
+    path = downloaded.folder / file
+    before = path.read_bytes()
+    path.write_bytes(before[:-1] + b"X")
+    assert model_folder("owner/name", holds="config.json") == downloaded.folder
+    assert downloaded.count == 4
+    assert f"{path} is not the file that the hub has. It" in caplog.text
+    assert path.read_bytes() == before
+
+
+def test_an_altered_file_is_refused_without_the_hub(
+    downloaded: Download, hub_is_away: None
+) -> None:
+    (downloaded.folder / "model.safetensors").write_bytes(LARGE[1:])
+    said = r"model.safetensors is not the file that the hub has of 'owner/name': .* access to the h"
+    with pytest.raises(WeightsError, match=said):
+        model_folder("owner/name", holds="config.json")
+    assert (downloaded.folder / "model.safetensors").read_bytes() == LARGE[1:]
+
+
+def test_a_file_that_arrives_altered_is_refused(
+    downloaded: Download, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer(monkeypatch, *NAMES)
+    (downloaded.folder / "config.json").write_bytes(b"{")
+    monkeypatch.setitem(NAMES, "config.json", 40 * "0")
+    with pytest.raises(WeightsError, match=r"config.json is not the file that the hub has of"):
+        model_folder("owner/name", holds="config.json")
+
+
+def test_files_that_are_not_used_are_not_compared(
+    downloaded: Download, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer(monkeypatch, *NAMES)
+    (downloaded.folder / "tf_model.h5").symlink_to("../../blobs/" + 64 * "0")
+    model_folder("owner/name", holds="config.json")
+    assert downloaded.count == 2
 
 
 def test_without_either_the_error_is_prompt_and_says_what_to_do(hub_is_away: None) -> None:

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+import logging
 import re
+from collections.abc import Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 
 from denoised_smoothing.errors import WeightsError
+from denoised_smoothing.files import sha256_of
+
+_log = logging.getLogger(__name__)
 
 SECONDS = 10
 """Timeout of the question whether the hub has a model, in seconds."""
@@ -60,9 +67,13 @@ def _downloaded(name: str) -> Path:
     except Exception as error:  # a missing network has many exceptions
         problem = error
     try:
-        folder = snapshot_download(
-            name, local_files_only=problem is not None, ignore_patterns=useless
-        )
+        options = {"local_files_only": problem is not None, "ignore_patterns": useless}
+        folder = Path(snapshot_download(name, **options))
+        altered = _altered(folder, useless)
+        if altered and problem is None:
+            _remove(altered)
+            folder = Path(snapshot_download(name, **options))
+            altered = _altered(folder, useless)
     except Exception as error:
         reason = problem or error
         raise WeightsError(
@@ -70,4 +81,41 @@ def _downloaded(name: str) -> Path:
             f"({type(reason).__name__}: {reason}). Check the name, or save it with save_pretrained "
             "on a machine with internet access, and name that folder."
         ) from reason
-    return Path(folder)
+    if altered:
+        raise WeightsError(
+            f"{altered[0]} is not the file that the hub has of {name!r}: its hash differs. Repeat "
+            "the command with access to the hub, which downloads the file again."
+        )
+    return folder
+
+
+def _altered(folder: Path, useless: Sequence[str]) -> list[Path]:
+    """Return the files that differ from the hash which the file they link to is named after."""
+    return [
+        path
+        for path in folder.rglob("*")
+        if path.is_symlink()
+        and not any(fnmatch(path.relative_to(folder).as_posix(), part) for part in useless)
+        and not _is_intact(path)
+    ]
+
+
+def _is_intact(link: Path) -> bool:
+    stated = link.readlink().name
+    if not re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", stated):
+        return True  # not stored by its hash
+    if not link.is_file():
+        return False
+    if len(stated) == 64:
+        return sha256_of(link) == stated
+    content = link.read_bytes()
+    blob = b"blob %d\0%b" % (len(content), content)  # as git hashes small files
+    return hashlib.sha1(blob, usedforsecurity=False).hexdigest() == stated
+
+
+def _remove(altered: Sequence[Path]) -> None:
+    """Remove links and the files behind them, so that they are downloaded again."""
+    for link in altered:
+        _log.warning("%s is not the file that the hub has. It is downloaded again.", link)
+        for path in (link.resolve(), link.parent / link.readlink(), link):
+            path.unlink(missing_ok=True)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import sys
 import urllib.error
 from collections.abc import Callable
@@ -11,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from denoised_smoothing.errors import MissingExtraError, SpecError, WeightsError
-from denoised_smoothing.models.classifiers.torchvision import load_torchvision
+from denoised_smoothing.models.classifiers.torchvision import _remove_altered, load_torchvision
 
 models = pytest.importorskip("torchvision.models")
 NAME = "squeezenet1_1"
@@ -74,6 +75,32 @@ def test_published_weights_are_downloaded(download: Download) -> None:
         assert classifier.label_names is not None
         assert classifier.label_names[0] == "tench"
         torch.testing.assert_close(classifier(images()), network()(normalised()))
+
+
+def test_an_altered_download_is_downloaded_again(
+    download: Download, caplog: pytest.LogCaptureFixture
+) -> None:
+    """torch.hub compares new downloads only, and here not even these."""
+    paths = []
+
+    def fetch(path: str) -> None:
+        torch.save(network().state_dict(), path)
+        paths.append(path)
+
+    download(fetch)
+    load_torchvision(NAME)
+    load_torchvision(NAME)
+    assert len(paths) == 2
+    assert f"{paths[0]} is not the published file" in caplog.text
+
+
+def test_an_intact_download_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    (folder := tmp_path / "hub" / "checkpoints").mkdir(parents=True)
+    for name in (f"net-{hashlib.sha256(b'weights').hexdigest()[:8]}.pth", "net.pth"):
+        (folder / name).write_bytes(b"weights")
+        _remove_altered(f"https://download.pytorch.org/models/{name}")
+        assert (folder / name).exists()
 
 
 def test_resolution_and_normalisation_are_those_of_the_weights(

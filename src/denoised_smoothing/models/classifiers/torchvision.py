@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import pickle
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
+import torch.hub
 from torch import nn
 
 from denoised_smoothing.errors import MissingExtraError, SpecError, WeightsError
+from denoised_smoothing.files import sha256_of
 from denoised_smoothing.models.classifiers.base import ImageClassifier
 from denoised_smoothing.models.classifiers.cifar_resnet import IMAGENET_MEAN, IMAGENET_STD
 from denoised_smoothing.models.classifiers.preprocessing import Interpolation, Resize, Scaling
 from denoised_smoothing.models.specs import Spec
 from denoised_smoothing.models.weights import fill, load_weights
+
+_log = logging.getLogger(__name__)
 
 
 def load_torchvision(name: str, *, weights: str = "DEFAULT") -> ImageClassifier:
@@ -81,6 +86,7 @@ def _models_with(name: str) -> Any:
 
 def _download(models: Any, name: str, chosen: Any) -> nn.Module:
     try:
+        _remove_altered(chosen.url)
         # Opened as tensors first, because torch.hub would run code in the file.
         chosen.get_state_dict(check_hash=True, weights_only=True)
         network: nn.Module = models.get_model(name, weights=chosen)
@@ -92,6 +98,18 @@ def _download(models: Any, name: str, chosen: Any) -> nn.Module:
             f"torchvision:{name}:NEW_FILE."
         ) from error
     return network
+
+
+def _remove_altered(url: str) -> None:
+    """Remove an earlier download that differs from the SHA-256 whose beginning is in its name.
+
+    torch.hub compares new downloads only.
+    """
+    path = Path(torch.hub.get_dir(), "checkpoints", PurePosixPath(url).name)
+    stated = torch.hub.HASH_REGEX.search(path.name)
+    if stated and path.is_file() and not sha256_of(path).startswith(stated[1]):
+        _log.warning("%s is not the published file. It is downloaded again.", path)
+        path.unlink()
 
 
 def load_spec(spec: Spec) -> ImageClassifier:
