@@ -10,6 +10,7 @@ import numpy.typing as npt
 from denoised_smoothing.certificates.certificate import Certificate, SamplingPlan
 from denoised_smoothing.certificates.counts import LabelCounts, Stage
 from denoised_smoothing.certificates.parameters import Noise, SmoothingParameters
+from denoised_smoothing.certificates.prediction import PredictionBudget
 
 Votes = tuple[int, ...]
 Counts = dict[Stage, LabelCounts]
@@ -64,21 +65,29 @@ def tally(stage: Stage, labels: npt.NDArray[np.int64]) -> LabelCounts:
 
 
 def drive(
-    plan: SamplingPlan,
+    plan: SamplingPlan | PredictionBudget,
     parameters: SmoothingParameters,
     streams: Streams,
     counts: Counts | None = None,
+    *,
+    at_once: int | None = None,
 ) -> Counts:
-    """The counts on which the plan ends, each stage fed from its stream of labels."""
-    counts = dict(counts or {})
+    """The counts on which the plan ends, each stage fed from its stream of labels.
+
+    The plan is asked after ``at_once`` copies, and always when a stage has what it wants.
+    """
+    counts, before = dict(counts or {}), dict[Stage, int]()
     while True:
         wanted = plan.targets(counts, parameters)
-        had = {stage: counts[stage].n for stage in wanted if stage in counts}
-        assert all(wanted[stage] >= n for stage, n in had.items()), "targets only ever grow"
-        if had == wanted:
-            return counts
-        assert all(len(streams[stage]) >= n for stage, n in wanted.items()), "streams are too short"
-        counts |= {stage: tally(stage, streams[stage][:n]) for stage, n in wanted.items()}
+        had = {stage: counts[stage].n if stage in counts else 0 for stage in wanted}
+        grown = all(wanted[stage] >= max(n, before.get(stage, 0)) for stage, n in had.items() if n)
+        assert grown, "the target of a stage that has copies only ever grows"
+        stage = next((stage for stage, n in had.items() if n < wanted[stage]), None)
+        if stage is None:
+            return counts | {stage: tally(stage, streams[stage][:n]) for stage, n in had.items()}
+        n = min(wanted[stage], had[stage] + (at_once or wanted[stage]))
+        assert len(streams[stage]) >= n, "streams are too short"
+        counts[stage], before = tally(stage, streams[stage][:n]), wanted
 
 
 def conclude(plan: SamplingPlan, parameters: SmoothingParameters, streams: Streams) -> Certificate:

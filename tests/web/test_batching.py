@@ -35,12 +35,13 @@ class Asked(PendingImage):
 
     first = Stage.SELECTION
     smoothed: SmoothedClassifier
+    plan: FixedBudget = PLAN
     progress: int = 0
     error: Exception | None = None
     ended: threading.Event = field(default_factory=threading.Event)
 
     def targets(self, counts: Counts) -> Mapping[Stage, int]:
-        return PLAN.targets(counts, self.smoothed.parameters(self.image, 0.001, self.seed))
+        return self.plan.targets(counts, self.smoothed.parameters(self.image, 0.001, self.seed))
 
     def is_as_alone(self) -> bool:
         certificate = self.smoothed.certify(self.image, plan=PLAN, seed=self.seed)
@@ -103,6 +104,29 @@ def test_an_image_that_fails_does_not_fail_others(
     assert [each.error is not None for each in asked] == [level == POISON for level in levels]
     assert "NaN" in str(asked[2].error)
     assert all(each.is_as_alone() for each in asked if each.error is None)
+
+
+def test_an_image_that_ends_with_copies_in_flight_does_not_fail_others() -> None:
+    """No copy of the dark one has a label; the estimation begins before that is known."""
+
+    def classify_bright(images: torch.Tensor) -> torch.Tensor:
+        return torch.where(images.mean(dim=(1, 2, 3)) < 0.5, -1, 0)
+
+    smoothed, ready = SmoothedClassifier(classify_bright, 0.25), threading.Event()
+    dark, bright = asked_for(smoothed, 0.1, 1), asked_for(smoothed, 0.9, 2)
+    dark.plan = FixedBudget(20, 500_000)
+    batcher = Batcher(smoothed, "test", ready, note_progress, note_end)
+    batcher.add(dark)
+    batcher.add(bright)
+    ready.set()
+    assert dark.ended.wait(60)
+    assert bright.ended.wait(60)
+    batcher.close()
+    assert (dark.error, bright.error) == (None, None)
+    assert {stage: votes.n for stage, votes in dark.counts.items()} == {
+        Stage.SELECTION: 20, Stage.ESTIMATION: 0,
+    }  # fmt: skip
+    assert bright.is_as_alone()
 
 
 def test_cancelled_ones_end_early(batcher: Batcher[Asked], smoothed: SmoothedClassifier) -> None:

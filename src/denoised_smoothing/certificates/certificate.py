@@ -21,8 +21,8 @@ from denoised_smoothing.errors import SettingError
 class SamplingPlan(ABC):
     """A rule for the number of noisy copies and the conclusion from them.
 
-    The stopping rule belongs to the plan: the scheduling loop calls :meth:`targets` after each
-    finished chunk and ends the image when every target is reached.
+    The stopping rule belongs to the plan: the scheduling loop calls :meth:`targets` whenever a
+    target is reached, and in between, and ends the image when all are.
     """
 
     kind: ClassVar[str]
@@ -53,10 +53,13 @@ class SamplingPlan(ABC):
     def targets(
         self, counts: Mapping[Stage, LabelCounts], parameters: SmoothingParameters
     ) -> dict[Stage, int]:
-        """Return the copies wanted in each stage, given the counts so far; each only ever grows.
+        """Return the copies wanted in each stage, given the counts so far.
 
-        A decision depends on the counts at fixed numbers of copies alone, never on how many
-        happen to have come back, so that it is the same in any order and after any interruption.
+        Stages are counted one after the other, in the order of the result. The target of a stage
+        only grows once it has copies; before that, it says what may be drawn in advance, and
+        falls if the stage turns out to be needless. A decision depends on the counts at fixed
+        numbers of copies alone, never on how many happen to have come back, so that it is the
+        same in any order and after any interruption.
         """
 
     @abstractmethod

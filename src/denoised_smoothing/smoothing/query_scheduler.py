@@ -1,8 +1,8 @@
 """The loop that schedules single queries, many in flight at once: for a remote classifier.
 
 Like :func:`~denoised_smoothing.smoothing.scheduler.schedule_batches`, but nothing waits for a
-batch to end. Answers come in any order. Votes are added in the order of the copies, so a plan
-always sees the first N copies of a stage, whichever failed or are late.
+batch to end. Answers come in any order and are counted in the order of the copies, as that
+contract says. Paid answers that are not counted are in the query log and the spending, too.
 """
 
 from __future__ import annotations
@@ -152,6 +152,7 @@ class _OpenImage:
     """An image with copies in flight: futures by stage, in the order of the copies."""
 
     task: ImageTask
+    targets: Targets
     wanted: Mapping[Stage, int]
     futures: dict[Stage, deque[Future[int]]] = field(default_factory=dict)
     given_up: bool = False
@@ -161,18 +162,20 @@ class _OpenImage:
 
     def collect(self) -> int:
         """Count the answers up to the first that is missing; return how many."""
-        counted = 0
-        for stage, futures in self.futures.items():
-            votes: Counter[int] = Counter()
+        before = self.task.calls
+        while (stage := self.task.next_stage(self.wanted)) is not None:
+            futures, votes = self.futures.get(stage, ()), Counter[int]()
             while futures and futures[0].done() and futures[0].exception() is None:
                 votes[futures.popleft().result()] += 1
-            if votes:
-                counted += votes.total()
-                failed = votes.pop(-1, 0)
-                by_label = [votes[label] for label in range(max(votes, default=-1) + 1)]
-                self.task.add(stage, by_label, failed)
-        self.new += counted
-        return counted
+            if not votes:
+                break
+            self.new += votes.total()
+            failed = votes.pop(-1, 0)
+            by_label = [votes[label] for label in range(max(votes, default=-1) + 1)]
+            self.task.add(stage, by_label, failed)
+            if self.new >= ASK_EVERY or self.task.next_stage(self.wanted) is not stage:
+                self.wanted, self.new = self.targets(self.task.counts), 0
+        return self.task.calls - before
 
 
 @dataclass
@@ -224,10 +227,7 @@ class _Dispatcher:
         return dict.fromkeys(image for image, _ in arrived)
 
     def finished(self, image: _OpenImage) -> bool:
-        """Ask its plan, if an image may have all copies wanted; close and return whether it has."""
-        if image.new < ASK_EVERY and not image.task.ends_with(image.wanted):
-            return False
-        image.wanted, image.new = self.targets(image.task.counts), 0
+        """Return whether an image has all copies wanted; then it is not open any more."""
         ends = image.task.ends_with(image.wanted)
         if ends:
             self.images.remove(image)
@@ -252,6 +252,6 @@ class _Dispatcher:
             self.shape = self.shape or task.image.shape
             if task.image.shape != self.shape:
                 raise other_shape(task, self.shape)
-            image = _OpenImage(task, self.targets(task.counts))
+            image = _OpenImage(task, self.targets, self.targets(task.counts))
             self.images.append(image)
             yield image

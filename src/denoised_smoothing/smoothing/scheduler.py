@@ -1,8 +1,13 @@
 """The loop that schedules batches of noisy copies: which image gets which copies next.
 
 It asks the sampling plan of every unfinished image for its targets, fills batches with copies
-of several images and keeps several batches in flight. It adds votes in the order in which the
-copies were scheduled, and finishes an image when its plan says so.
+of several images and keeps several batches in flight.
+
+The contract of this loop and of :mod:`~denoised_smoothing.smoothing.query_scheduler`: an image is
+yielded exactly once, when its plan wants no more copies. Its counts are those of one copy after
+another, whatever the order of the answers: stages in the order of the targets, and the copies of
+a stage by their numbers. Copies in flight when it ends are not counted; there are some only where
+a stage shows that the next one, which had begun, is not needed.
 """
 
 from __future__ import annotations
@@ -54,12 +59,18 @@ class ImageTask:
                 return CopyRange(self, stage, range(start, stop))
         return None
 
+    def next_stage(self, targets: Mapping[Stage, int]) -> Stage | None:
+        """Return the first stage that lacks counted copies."""
+        had = {stage: counts.n for stage, counts in self.counts.items()}
+        return next((s for s, target in targets.items() if had.get(s, 0) < target), None)
+
     def ends_with(self, targets: Mapping[Stage, int]) -> bool:
-        """Return whether it has all copies wanted; a stage without any gets empty counts."""
-        for stage, target in targets.items():
-            if target == 0:
-                self.counts.setdefault(stage, LabelCounts(self.run, self.image_id, stage))
-        return all(s in self.counts and self.counts[s].n >= n for s, n in targets.items())
+        """Return whether it has all copies wanted; then a stage without any gets empty counts."""
+        if self.next_stage(targets) is not None:
+            return False
+        for stage in targets:
+            self.counts.setdefault(stage, LabelCounts(self.run, self.image_id, stage))
+        return True
 
     def add(self, stage: Stage, votes: Sequence[int], failed: int) -> None:
         """Add the votes of further copies."""
@@ -148,14 +159,16 @@ def schedule_batches(
             now = time.perf_counter()
             share = (now - began) / sum(len(part.copies) for part in ranges)
             began = now
+            served = dict[ImageTask, None]()
             for part, (counts, failed) in zip(ranges, votes, strict=True):
-                part.task.add(part.stage, counts, failed)
-                part.task.seconds += share * len(part.copies)
-            served = list(dict.fromkeys(part.task for part in ranges))
-            for task in served:
-                open_tasks.update(task)
-            if on_batch is not None:
-                on_batch(served)
+                if part.task in open_tasks.wanted:
+                    part.task.add(part.stage, counts, failed)
+                    part.task.seconds += share * len(part.copies)
+                    open_tasks.update(part.task)
+                    served[part.task] = None
+            held = [part for part in held if part.task in open_tasks.wanted]
+            if on_batch is not None and served:
+                on_batch(list(served))
             while open_tasks.finished:
                 yield open_tasks.finished.popleft()
     finally:

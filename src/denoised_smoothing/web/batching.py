@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Generic, TypeVar
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from jaxtyping import Float
@@ -88,6 +89,7 @@ class Batcher(Generic[_Image]):
         self._on_counts, self._on_end = on_counts, on_end
         self._waiting: deque[_Image] = deque()
         self._running: dict[str, _Image] = {}
+        self._seeds = WeakKeyDictionary[ImageTask, int]()  # also of ended ones, until copies return
         self._changed = threading.Condition()
         self._closed = False
         self._thread = threading.Thread(target=self._work, name=f"batcher {name}", daemon=True)
@@ -136,7 +138,10 @@ class Batcher(Generic[_Image]):
                 pending = self._waiting.popleft() if joins else None
                 if pending is not None:
                     self._running[pending.id] = pending
-            yield None if pending is None else pending.begin()
+            task = None if pending is None else pending.begin()
+            if pending is not None and task is not None:
+                self._seeds[task] = pending.seed
+            yield task
 
     def _targets(self, counts: Counts) -> Mapping[Stage, int]:
         pending = self._running[next(iter(counts.values())).run]
@@ -145,7 +150,7 @@ class Batcher(Generic[_Image]):
         return pending.targets(counts)
 
     def _seed(self, task: ImageTask) -> int:
-        return self._running[task.run].seed
+        return self._seeds[task]
 
     def _report(self, tasks: Sequence[ImageTask]) -> None:
         for task in tasks:

@@ -2,16 +2,23 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from denoised_smoothing.certificates.certificate import SamplingPlan
+from denoised_smoothing.certificates.counts import Stage
 from denoised_smoothing.certificates.plans import (
     Anytime,
     FixedBudget,
     RadiusTarget,
     plan_from_options,
 )
+from denoised_smoothing.certificates.prediction import PredictionBudget
 from denoised_smoothing.errors import SettingError
+
+from ..samples import drive, labels_of, setting_of
 
 PLANS = [
     FixedBudget(17, 4_000),
@@ -20,6 +27,39 @@ PLANS = [
     RadiusTarget(of_n=3_000, share=0.9),
     RadiusTarget(n0=70),
 ]
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        FixedBudget(5, 120),
+        FixedBudget(5, 120, two_sided=True),
+        FixedBudget(5, 2),
+        Anytime((0.05, 0.15), max_n=100, n0=5, every=4, more=20),
+        Anytime((0.05, 0.15), max_n=100, n0=0, every=4),
+        RadiusTarget(of_n=120, n0=10),
+        PredictionBudget(120),
+    ],
+    ids=str,
+)
+@settings(derandomize=True, deadline=None, max_examples=60)
+@given(
+    st.integers(0, 2**32 - 1),
+    st.sampled_from([(), (0.05,), (0.5,), (0.55, 0.45), (0.3, 0.4, 0.3), (0.9, 0.05), (1.0,)]),
+    st.integers(1, 60),
+)
+def test_counts_do_not_depend_on_when_a_plan_is_asked(
+    plan: SamplingPlan | PredictionBudget, seed: int, shares: tuple[float, ...], at_once: int
+) -> None:
+    """Also where no copy has a label: what is not part of ``shares`` is without one."""
+    random, parameters = np.random.default_rng(seed), setting_of(alpha=0.2)
+    streams = {stage: labels_of(random, shares, 150) for stage in Stage}
+    counts = drive(plan, parameters, streams, at_once=at_once)
+    assert counts == drive(plan, parameters, streams)
+    if not shares and Stage.SELECTION in counts:  # no candidate, so no estimation
+        assert counts[Stage.ESTIMATION].n == 0
+    if isinstance(plan, SamplingPlan):
+        assert (plan.certificate(counts, parameters).label is None) or shares
 
 
 @pytest.mark.parametrize("plan", PLANS, ids=str)

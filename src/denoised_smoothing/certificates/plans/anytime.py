@@ -156,10 +156,13 @@ class Anytime(SamplingPlan):
     def _wanted(self, counts: Counts, boundaries: list[tuple[float, Boundary]]) -> int:
         """Return the copies of estimation and continuation together, up to the next decision."""
         had = sum(counts[s].n for s in (Stage.ESTIMATION, Stage.CONTINUATION) if s in counts)
+        selected = self._is_selected(counts)
+        if selected and self.n0 and counts[Stage.SELECTION].top() is None:
+            return had
         following = self._next_decision(counts, boundaries, had)
         if Stage.ESTIMATION not in counts or had not in boundaries[0][1].checkpoints:
             return following
-        if not self._is_selected(counts) or (self.n0 and counts[Stage.SELECTION].top() is None):
+        if not selected:
             return had
         return had if self._decided(counts, boundaries, had) else following
 

@@ -66,7 +66,7 @@ class FixedBudget(SamplingPlan):
                 wanted = max(had, step)
             elif (
                 selection.top() is None
-                if estimation is None
+                if had == 0
                 else not self._bounds(counts, parameters.alpha, best_case=True).certified
             ):
                 wanted = had
