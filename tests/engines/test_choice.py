@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import shutil
@@ -122,8 +123,10 @@ class TestAuto:
         assert choose(classifier()).notes == chosen.notes  # remembered as well
 
     def test_an_engine_of_that_name_is_not_replaced_by_another(self) -> None:
+        loggers = logging.root.level, [*logging.root.filters], [*logging.root.handlers]
         with pytest.raises(ClassifierError, match=r"openvino cannot convert .*--engine torch"):
             choose(Untraceable(), EngineName.OPENVINO)
+        assert (logging.root.level, logging.root.filters, logging.root.handlers) == loggers
 
     def test_a_plain_callable_runs_in_torch(self) -> None:
         chosen = choose(lambda images: images.flatten(1))

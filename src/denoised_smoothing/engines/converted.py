@@ -229,8 +229,10 @@ def _package(name: str, extra: str | None = None, purpose: str | None = None) ->
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Hide the progress and warnings of converters; torch only traces, so it gets one thread."""
-    threads = torch.get_num_threads()
-    level = logging.root.manager.disable
+    threads, root = torch.get_num_threads(), logging.root
+    disabled = root.manager.disable
+    # OpenVINO leaves its own where a conversion fails, and then no warning is printed any more.
+    kept = root.level, [*root.filters], [*root.handlers]
     torch.set_num_threads(1)
     logging.disable(logging.WARNING)
     try:
@@ -238,5 +240,6 @@ def _quiet() -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     finally:
-        logging.disable(level)
+        root.level, root.filters, root.handlers = kept
+        logging.disable(disabled)
         torch.set_num_threads(threads)
