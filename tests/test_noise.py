@@ -5,6 +5,9 @@ from __future__ import annotations
 import hashlib
 import math
 from bisect import bisect_right
+from collections import Counter
+from collections.abc import Callable
+from fractions import Fraction
 from itertools import product
 
 import numpy as np
@@ -13,19 +16,23 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jaxtyping import TypeCheckError
-from scipy import stats
+from scipy import special, stats
 
-from denoised_smoothing.certificates.counts import Stage
-from denoised_smoothing.certificates.grid import grid_thresholds
-from denoised_smoothing.certificates.parameters import Noise
+from denoised_smoothing import noise as noise_module
+from denoised_smoothing.certificates.counts import LabelCounts, Stage
+from denoised_smoothing.certificates.grid import grid_thresholds, threshold_at
+from denoised_smoothing.certificates.parameters import Noise, SmoothingParameters
+from denoised_smoothing.certificates.plans import FixedBudget
 from denoised_smoothing.engines.engine import forward_size
 from denoised_smoothing.errors import SettingError
 from denoised_smoothing.noise import (
     CHUNK,
+    _by_all_bits,
     _grid_noise_of,
     chunk_size,
     derive_key,
     grid_noise,
+    levels_of,
     noisy_copies,
     standard_normal,
 )
@@ -181,12 +188,14 @@ class TestNoisyCopies:
 class Law:
     """The exact law of the grid noise in bins of values, by the normal distribution of SciPy."""
 
-    def __init__(self, sigma: float, draws: int, expected: float = 50.0) -> None:
+    def __init__(
+        self, sigma: float, draws: int, expected: float = 50.0, fraction: float = 0.0
+    ) -> None:
         reach = math.ceil(6 * 255 * sigma)
         probabilities = np.diff(stats.norm.cdf((np.arange(-reach, reach + 1) - 0.5) / 255 / sigma))
         frequent = np.nonzero(draws * probabilities >= expected)[0] - reach
         edges = np.arange(frequent[0], frequent[-1] + 2)  # a bin a value, and one for each tail
-        cumulative = stats.norm.cdf((edges - 0.5) / (255 * sigma))
+        cumulative = stats.norm.cdf((edges - 0.5 - fraction) / (255 * sigma))
         self.lowest, self.highest = int(edges[0]) - 1, int(edges[-1])
         self.expected = draws * np.diff(np.concatenate([[0.0], cumulative, [1.0]]))
 
@@ -315,7 +324,7 @@ class TestGridNoise:
 
 class TestGridCopies:
     @devices
-    def test_are_the_levels_of_the_image_plus_the_noise_of_the_key(self, device: str) -> None:
+    def test_are_thelevels_of_the_image_plus_the_noise_of_the_key(self, device: str) -> None:
         image = SMALL.to(device)
         key = derive_key(0, "7", "estimation", 0)
         noise = grid_noise(key, (CHUNK, 1, 2, 2), 0.5, image.device).cpu().numpy()
@@ -342,16 +351,6 @@ class TestGridCopies:
         ]
         assert all(torch.equal(noise[0], other) for other in noise[1:])
 
-    def test_depend_on_the_level_of_the_image_alone(self) -> None:
-        """Not on how its float was made: 204 * (1 / 255) is not 204 / 255 in float32."""
-        other = torch.arange(256, dtype=torch.float32) * torch.tensor(1 / 255)
-        image = torch.arange(256, dtype=torch.float32) / 255
-        assert not torch.equal(image, other)
-        first, second = (
-            copies(0, 60, row.reshape(1, 16, 16), noise=Noise.GRID) for row in (image, other)
-        )
-        assert torch.equal(first, second)
-
     def test_in_float_low_bits_tell_the_image_and_on_the_grid_they_do_not(self) -> None:
         """Voráček & Hein 2023: f(z) = 1 if fl(fl(z - a) + a) == z, at a = 204/255 and at 0."""
         a, sigma, n = torch.tensor(204 / 255), 0.33, 10_000
@@ -367,6 +366,201 @@ class TestGridCopies:
         assert shares[Noise.GRID, 0] > 0.1
         assert shares[Noise.GRID, 204] < 0.999
         assert abs(moved) < 0.8 / sigma
+
+
+def of_generator(draws: int, sigma: float, fraction: float) -> np.ndarray:
+    source = torch.Generator().manual_seed(23)
+    return _grid_noise_of(source, (draws, 1), sigma, torch.tensor([fraction]).double()).numpy()
+
+
+def of_key(draws: int, sigma: float, fraction: float) -> np.ndarray:
+    moved = torch.tensor([fraction]).double()
+    return grid_noise(derive_key(23), (draws, 1), sigma, CPU, moved).numpy()
+
+
+class TestOffTheGrid:
+    FRACTIONS = (-0.5, -0.37, -0.1, -0.001, 1e-5, 0.02, 0.2, 0.33, 0.49, 0.5)
+
+    @pytest.mark.parametrize("draw", [of_key, of_generator])
+    @pytest.mark.parametrize("sigma", [0.01, 0.25])
+    def test_follows_the_exact_law(
+        self, sigma: float, draw: Callable[[int, float, float], np.ndarray]
+    ) -> None:
+        """A perfect generator fails at one of the ten fractions for a share 1e-4 of the seeds."""
+        for fraction in self.FRACTIONS:
+            noise = draw(10**6, sigma, fraction).ravel()
+            assert Law(sigma, 10**6, fraction=fraction).pvalue(noise) > FALSE_ALARM / 10
+
+    def test_that_test_of_the_law_sees_another_fraction(self) -> None:
+        for draw, fraction in product((of_key, of_generator), self.FRACTIONS):
+            noise = draw(10**6, 0.01, fraction).ravel()
+            assert Law(0.01, 10**6, fraction=fraction + 0.03).pvalue(noise) < 1e-9
+
+    @pytest.mark.parametrize("sigma", [1e-9, 0.001, 0.05, 0.25, 1.0, 4.0])
+    def test_is_the_definition_next_to_every_threshold(self, sigma: float) -> None:
+        random, reach = np.random.default_rng(3), -grid_thresholds(sigma).first
+        fractions = [-0.5, 0.5, 0.0, 1e-40, *random.uniform(-0.5, 0.5, 60)]
+        levels = np.rint(random.normal(0, 400 * sigma, len(fractions))).clip(-reach, reach - 1)
+        for shift in (-3, -1, 0, 1, 3):
+            uniform = [
+                min(max(threshold_at(sigma, int(j), f) + shift, 0), 2**62 - 1)
+                for j, f in zip(levels, fractions, strict=True)
+            ]
+            noise = _by_all_bits(torch.tensor(uniform), sigma, torch.tensor(fractions).double())
+            for drawn, value, fraction in zip(uniform, noise.tolist(), fractions, strict=True):
+                below, above = (threshold_at(sigma, j, fraction) for j in (value - 1, value))
+                assert below <= drawn < above
+
+    @pytest.mark.parametrize("sigma", [0.004, 0.25, 2.0])
+    def test_of_a_key_agrees_with_its_top_bits(self, sigma: float) -> None:
+        """Where they decide alone; the low bits of the others come from the rest of the stream."""
+        fraction = torch.from_numpy(np.random.default_rng(4).uniform(-0.5, 0.5, 40))
+        noise = grid_noise(2**99, (50, 40), sigma, CPU, fraction)
+        words = np.random.Philox(key=2**99).random_raw(500).view("<u2")
+        moved = fraction.tolist() * 50
+        for word, value, f in zip(words.tolist(), noise.flatten().tolist(), moved, strict=True):
+            assert threshold_at(sigma, value - 1, f) < (word + 1) << 46
+            assert threshold_at(sigma, value, f) > word << 46
+
+    def test_the_bounds_of_the_top_bits_hold_at_all_of_them(self) -> None:
+        """Phi^-1 of SciPy, at the 65,535 points where it is used, against 30 digits."""
+        import mpmath
+
+        points = np.arange(1, 2**15 + 1) / 2**16
+        found = special.ndtri(points)
+        assert np.array_equal(special.ndtri(1 - points), -found)
+        with mpmath.workdps(30):
+            for point, z in zip(points, found, strict=True):
+                density = math.exp(-z * z / 2) / math.sqrt(2 * math.pi)
+                assert abs(float(mpmath.ncdf(z) - point)) < 1e-13 * density
+
+    def test_erfc_is_far_more_accurate_than_is_relied_on(self) -> None:
+        import mpmath
+
+        points = torch.from_numpy(np.random.default_rng(5).uniform(0, 6.5, 20_000))
+        with mpmath.workdps(30):
+            for point, value in zip(points, torch.special.erfc(points), strict=True):
+                exact = mpmath.erfc(float(point))
+                assert abs(float(value) / exact - 1) < 2**-47
+
+    @pytest.mark.parametrize("sigma", [1e-9, 0.05, 1.0])
+    def test_the_fraction_0_is_the_grid(self, sigma: float) -> None:
+        uniform = torch.from_numpy(np.random.default_rng(6).integers(0, 2**62, 10**5))
+        zero = torch.zeros(10**5, dtype=torch.float64)
+        assert torch.equal(_by_all_bits(uniform, sigma, zero), _by_all_bits(uniform, sigma, None))
+
+    def test_is_symmetric(self) -> None:
+        random = np.random.default_rng(7)
+        uniform = torch.from_numpy(random.integers(0, 2**62, 10**5))
+        fraction = torch.from_numpy(random.uniform(-0.5, 0.5, 10**5))
+        mirrored = _by_all_bits(2**62 - 1 - uniform, 0.1, -fraction)
+        assert torch.equal(_by_all_bits(uniform, 0.1, fraction), -mirrored)
+
+    @devices
+    def test_levels_and_fractions_are_exact(self, device: str) -> None:
+        generator = torch.Generator().manual_seed(9)
+        tiny = torch.tensor([1e-45, 2**-24, 0.5, 1.0])
+        image = torch.cat([tiny, torch.rand(2000, generator=generator)]).reshape(1, 4, 501)
+        levels, fraction = levels_of(image.to(device))
+        assert fraction is not None
+        assert fraction.abs().max() <= 0.5
+        for value, level, rest in zip(
+            image.flatten().tolist(), levels.flatten().tolist(), fraction.flatten().tolist(),
+            strict=True,
+        ):  # fmt: skip
+            if value != np.float32(level) / np.float32(255):
+                assert Fraction(level) + Fraction(rest) == 255 * Fraction(value)
+
+    @devices
+    def test_a_float_nearest_to_a_level_is_that_level(self, device: str) -> None:
+        """Among others; 204 * (1 / 255) is not 204 / 255 in float32, but its neighbour."""
+        near = torch.arange(256, dtype=torch.float32) * torch.tensor(1 / 255)
+        exact = torch.arange(256, dtype=torch.float32) / 255
+        levels, fraction = levels_of(near.reshape(1, 16, 16).to(device))
+        assert levels.flatten().tolist() == list(range(256))
+        assert fraction is not None
+        assert torch.equal(fraction.flatten() == 0, near == exact)
+        assert 0 < fraction.abs().max() < 1e-4
+
+    @devices
+    def test_without_noise_copies_are_the_nearest_levels(self, device: str) -> None:
+        image = torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(2)).to(device)
+        made = copies(0, 60, image, sigma=1e-9, noise=Noise.GRID)
+        assert torch.equal((made * 255).round(), (image * 255).round().expand_as(made))
+
+    @devices
+    def test_copies_are_levels_plus_the_noise_of_the_key(self, device: str) -> None:
+        image = torch.tensor([[[0.1, 0.5], [64 / 255, 0.9]]], device=device)
+        levels, fraction = levels_of(image)
+        key = derive_key(0, "7", "estimation", 0)
+        noise = grid_noise(key, (CHUNK, 1, 2, 2), 0.25, image.device, fraction)
+        made = copies(0, CHUNK, image, noise=Noise.GRID)
+        assert torch.equal((made * 255).round().cpu(), (levels + noise.cpu()).float())
+        there = noisy_copies(
+            image.cpu(), 0.25, noise=Noise.GRID, seed=0, image_id="7", stage=Stage.ESTIMATION,
+            start=0, stop=CHUNK, device=image.device,
+        )  # fmt: skip
+        assert torch.equal(made, there)
+        assert torch.equal(copies(20, 120, image, noise=Noise.GRID)[30:31],
+                           copies(50, 51, image, noise=Noise.GRID))  # fmt: skip
+
+    def test_few_thresholds_of_a_large_image_are_computed_exactly(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Each takes as long as a thousand values."""
+        asked = []
+        monkeypatch.setattr(
+            noise_module, "threshold_at", lambda *where: asked.append(where) or threshold_at(*where)
+        )
+        image = torch.rand(3, 224, 224, generator=torch.Generator().manual_seed(2))
+        made = copies(0, 40, image, noise=Noise.GRID)
+        assert len(made) == 40
+        assert len(asked) <= 10
+        _by_all_bits(torch.tensor([2**61]), 0.25, torch.tensor([0.5]).double())
+        assert len(asked) >= 1
+
+
+class TestValidity:
+    """Planes through points off the grid, where p is 1/2 or just below: nothing is certified."""
+
+    STREAMS, ALPHA = 10_000, 0.05
+
+    def false_certificates(self, image: torch.Tensor, label: int | None) -> int:
+        """Certificates of a label, or of any, for the label 1 of copies of a mean above 1/2."""
+        plan, parameters = FixedBudget(n0=10, n=90), SmoothingParameters(0.25, self.ALPHA, 9, 0)
+        levels, fraction = levels_of(image)
+        noise = grid_noise(31, (100 * self.STREAMS, 1, 3, 3), 0.25, CPU, fraction)
+        votes = (levels + noise - 127.5).sum((1, 2, 3)) > 0
+        above = votes.reshape(self.STREAMS, 100).split([10, 90], dim=1)
+        streams = Counter(zip(*(part.sum(1).tolist() for part in above), strict=True))
+        found = 0
+        for counted, times in streams.items():
+            counts = {
+                stage: LabelCounts("run", "7", stage, (n - ones, ones))
+                for stage, n, ones in zip(
+                    (Stage.SELECTION, Stage.ESTIMATION), (10, 90), counted, strict=True
+                )
+            }
+            certified = plan.certificate(counts, parameters).label
+            found += times * (certified is not None and label in (None, certified))
+        return found
+
+    def test_at_one_half(self) -> None:
+        """255x = 127.5 in the middle, and fractions of both signs around it: p is 1/2 exactly."""
+        moved = torch.tensor([0.0005, -0.0005, 0.001, -0.001, 0.0, 0.0003, -0.0003, 0.004, -0.004])
+        # Differences from 0.5 that float32 holds, so that the two of a pair are opposite.
+        image = 0.5 + (moved * 2**20).round() / 2**20
+        found = self.false_certificates(image.reshape(1, 3, 3), None)
+        test = stats.binomtest(found, self.STREAMS, self.ALPHA, alternative="greater")
+        assert test.pvalue > FALSE_ALARM
+        assert found > 0.5 * self.ALPHA * self.STREAMS, "else the test could not fail"
+
+    def test_just_below_one_half(self) -> None:
+        image = torch.full((1, 3, 3), np.nextafter(np.float32(0.5), np.float32(0)))
+        found = self.false_certificates(image, 1)
+        test = stats.binomtest(found, self.STREAMS, self.ALPHA, alternative="greater")
+        assert test.pvalue > FALSE_ALARM
+        assert found > 0.2 * self.ALPHA * self.STREAMS, "else the test could not fail"
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,11 @@ from denoised_smoothing.certificates.grid import (
     LARGEST_SIGMA,
     grid_error,
     grid_thresholds,
+    threshold_at,
 )
 from denoised_smoothing.errors import SettingError
 
+FRACTIONS = (-0.5, -0.3125, -(2.0**-24), 0.0, 2.0**-140, 0.07, 0.5)
 SIGMAS = (0.05, 0.12, 0.25, 0.5, 1.0, 2.0)
 WHOLE = 2**62
 DENSITY = Decimal("0.398942280401432677939946059934381868475858631164934657665925829670657926")
@@ -42,6 +44,12 @@ def exact_tails(sigma: float, reach: int) -> list[Fraction]:
     return [upper_tail((j + Fraction(1, 2)) * step) for j in range(reach + 1)]
 
 
+def exact_cumulative(sigma: float, j: int, fraction: float) -> Fraction:
+    """P(K <= j) of a pixel value with this fraction."""
+    point = (j + Fraction(1, 2) - Fraction(fraction)) / (255 * Fraction(sigma))
+    return upper_tail(-point) if point < 0 else 1 - upper_tail(point)
+
+
 class TestThresholds:
     @pytest.mark.parametrize("sigma", SIGMAS)
     def test_are_symmetric_in_order_and_reach_both_ends(self, sigma: float) -> None:
@@ -64,6 +72,20 @@ class TestThresholds:
         law = grid_thresholds(sigma)
         tails = exact_tails(sigma, -law.first - 1)
         assert law.thresholds[-law.first :] == tuple(round(WHOLE * (1 - tail)) for tail in tails)
+
+    @pytest.mark.parametrize("fraction", FRACTIONS)
+    def test_off_the_grid_are_phi_rounded_to_the_nearest_integer(self, fraction: float) -> None:
+        for sigma in (0.05, 0.25):
+            reach = -grid_thresholds(sigma).first
+            for j in range(-reach, reach, 17):
+                expected = round(WHOLE * exact_cumulative(sigma, j, fraction))
+                assert threshold_at(sigma, j, fraction) == expected
+                assert threshold_at(sigma, -j - 1, -fraction) == WHOLE - expected
+
+    def test_of_the_fraction_0_are_those_of_the_grid(self) -> None:
+        law = grid_thresholds(0.12)
+        js = range(law.first, -law.first)
+        assert [threshold_at(0.12, j, 0.0) for j in js] == list(law.thresholds)
 
     def test_follow_phi_of_scipy(self) -> None:
         law = grid_thresholds(0.25)
@@ -124,11 +146,24 @@ class TestError:
         assert distance <= Fraction(grid_error(sigma))
         assert distance > Fraction(grid_error(sigma)) / 10
 
+    @pytest.mark.parametrize("fraction", FRACTIONS)
+    @pytest.mark.parametrize("sigma", [0.004, 0.05])
+    def test_bounds_it_off_the_grid_as_well(self, sigma: float, fraction: float) -> None:
+        reach = -grid_thresholds(sigma).first
+        ends = range(-reach - 1, reach + 1)
+        exact = [Fraction(0), *(exact_cumulative(sigma, j, fraction) for j in ends), Fraction(1)]
+        drawn = [Fraction(threshold_at(sigma, j, fraction), WHOLE) for j in ends]
+        assert (drawn[0], drawn[-1]) == (0, 1), "else more than the values -M to M is drawn"
+        drawn = [Fraction(0), *drawn, Fraction(1)]
+        pairs = zip(pairwise(exact), pairwise(drawn), strict=True)
+        distance = sum(abs((b - a) - (d - c)) for (a, b), (c, d) in pairs)
+        assert Fraction(grid_error(sigma)) / 20 < distance / 2 <= Fraction(grid_error(sigma))
+
     @pytest.mark.parametrize("sigma", [1e-6, 0.01, *SIGMAS, LARGEST_SIGMA])
     def test_what_lies_beyond_the_reach_is_smaller_than_half_a_step(self, sigma: float) -> None:
         reach = Fraction(grid_error(sigma)) * 2**62 - 2
         assert reach.denominator == 1
-        point = (reach + Fraction(1, 2)) / (255 * Fraction(sigma))
+        point = reach / (255 * Fraction(sigma))  # half a level nearer, for any fraction
         assert point >= Fraction("9.1")
         assert upper_tail(min(point, Fraction("9.1"))) < Fraction(1, 2**63)
 

@@ -2,11 +2,12 @@
 
 On a grid of step 1/255 the noise of a pixel value is an integer K, with
 
-    P(K <= j) = Phi((j + 1/2) / (255 * sigma)),
+    P(K <= j) = Phi((j + 1/2 - f) / (255 * sigma)),
 
-the law of 255 * eta rounded to the nearest integer, eta normal with standard deviation sigma.
-A sampler that compares a uniform 62-bit integer U with integer thresholds T_j draws
-P(K <= j) = P(U < T_j) = T_j / 2^62 and nothing is rounded after that.
+the law of f + 255 * eta rounded to the nearest integer, eta normal with standard deviation sigma.
+The pixel value is (m + f) / 255 with an integer m and a fraction f, |f| <= 1/2; f = 0 on the grid.
+A sampler that compares a uniform 62-bit integer U with integer thresholds T_j(f) draws
+P(K <= j) = P(U < T_j(f)) = T_j(f) / 2^62 and nothing is rounded after that.
 """
 
 from __future__ import annotations
@@ -55,27 +56,37 @@ def grid_thresholds(sigma: float) -> GridLaw:
     Raises:
         SettingError: sigma is not above 0, or so large that K does not fit into 16 bits.
     """
-    import mpmath  # large, and needed once for a sigma
-
     reach, whole = _reach(sigma), 1 << BITS
-    with mpmath.workdps(_DIGITS):
-        step = 1 / (255 * mpmath.mpf(float(sigma)))
-        # Phi is monotone and 2^62 from 10 on, so nothing changes for a tiny sigma.
-        points = (min((j + mpmath.mpf(0.5)) * step, mpmath.mpf(10)) for j in range(reach))
-        upper = [int(mpmath.nint(mpmath.ldexp(mpmath.ncdf(point), BITS))) for point in points]
+    upper = [threshold_at(sigma, j, 0.0) for j in range(reach)]
     return GridLaw(-reach, (*(whole - threshold for threshold in reversed(upper)), *upper))
+
+
+def threshold_at(sigma: float, j: int, fraction: float) -> int:
+    """Return T_j(f) = 2^62 * Phi((j + 1/2 - f) / (255 * sigma)), rounded to nearest.
+
+    Args:
+        fraction: f, of a pixel value off the grid, taken as the binary fraction that the float is.
+    """
+    import mpmath  # large, and needed for few thresholds
+
+    with mpmath.workdps(_DIGITS):
+        point = (j + mpmath.mpf(0.5) - fraction) / (255 * mpmath.mpf(float(sigma)))
+        # Phi is monotone and 2^62 from 10 on, so nothing changes for a tiny sigma.
+        point = max(min(point, mpmath.mpf(10)), mpmath.mpf(-10))
+        return int(mpmath.nint(mpmath.ldexp(mpmath.ncdf(point), BITS)))
 
 
 @lru_cache(maxsize=256)
 def grid_error(sigma: float) -> float:
     """Bound on the total variation distance between the drawn and the exact law of one K.
 
-    Let F(j) = Phi((j + 1/2) / (255 * sigma)) and h = 2^-63. The drawn law has the cumulative
-    T_j / 2^62, off by at most h(1 + 1e-20) from F(j) for j = -M to M - 1: a rounding to the
-    nearest integer, and an error of Phi below 1e-40. So the probabilities of the 2M - 1 values
-    between -M and M, each a difference of two cumulatives, are off by 2h(1 + 1e-20) at most;
-    those of -M and M by h(1 + 1e-20) plus the tail beyond, F(-M - 1), which is less than
-    Phi(-9.1) < h as M >= 9.1 * 255 * sigma; and the two tails are never drawn. Half of the sum:
+    Let F(j) = Phi((j + 1/2 - f) / (255 * sigma)), |f| <= 1/2, and h = 2^-63. The drawn law has
+    the cumulative T_j(f) / 2^62, off by at most h(1 + 1e-20) from F(j) for j = -M to M - 1: a
+    rounding to the nearest integer, and an error of Phi below 1e-40. So the probabilities of the
+    2M - 1 values between -M and M, each a difference of two cumulatives, are off by
+    2h(1 + 1e-20) at most; those of -M and M by h(1 + 1e-20) plus the tail beyond, F(-M - 1) or
+    1 - F(M), which is at most Phi(-M / (255 * sigma)) <= Phi(-9.1) < h for any fraction, as
+    M >= 9.1 * 255 * sigma; and the two tails are never drawn. Half of the sum:
 
         (1 + 1e-20) * (2M - 1 + 1) * h + 2 * Phi(-9.1) < (2M + 4) * h.
 

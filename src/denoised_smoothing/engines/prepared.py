@@ -204,7 +204,7 @@ class PreparedPipeline:
         each = -(-count // len(images))
         drawn = [
             noisy_copies(
-                torch.tensor(pixels, device=self.device), self.pipeline.sigma, noise=self.noise,
+                torch.tensor(pixels), self.pipeline.sigma, noise=self.noise, device=self.device,
                 seed=CALIBRATION_SEED, image_id=f"calibration {number}",
                 stage=Stage.SELECTION, start=0, stop=each,
             )

@@ -17,12 +17,15 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
+import torch
 from jaxtyping import Float
 
 from denoised_smoothing.certificates.counts import LabelCounts, Stage
 from denoised_smoothing.errors import ImageError
+from denoised_smoothing.noise import Levels, levels_of
 
 _FINISHED_AT_ONCE = 16
 """Images that want nothing and are taken before they are yielded, so that memory is bounded."""
@@ -42,6 +45,11 @@ class ImageTask:
     seconds: float = 0.0
     issued: dict[Stage, int] = field(default_factory=dict, init=False)
     """Copies scheduled so far, of each stage of which this process has scheduled some."""
+
+    @cached_property
+    def levels(self) -> Levels:
+        """The image in steps of 1/255."""
+        return levels_of(torch.tensor(self.image))
 
     @property
     def calls(self) -> int:

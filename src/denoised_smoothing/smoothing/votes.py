@@ -83,10 +83,10 @@ class VoteCounter:
         """
         drawn = [  # from copies of the images, which may be read-only arrays
             noisy_copies(
-                torch.tensor(part.task.image, device=self.device), self.sigma, noise=self.noise,
+                torch.tensor(part.task.image), self.sigma, noise=self.noise, device=self.device,
                 seed=seed if isinstance(seed, int) else seed(part.task),
                 image_id=part.task.image_id, stage=part.stage,
-                start=part.copies.start, stop=part.copies.stop,
+                start=part.copies.start, stop=part.copies.stop, levels=part.task.levels,
             )
             for part in ranges
         ]  # fmt: skip
@@ -150,9 +150,8 @@ def shown_copies(
 ) -> tuple[Float[np.ndarray, "n c h w"], Float[np.ndarray, "n c h w"]]:
     """Return the first noisy copies of the estimation stage, and what the classifier sees."""
     noisy = noisy_copies(
-        torch.tensor(image, device=prepared.device), prepared.pipeline.sigma,
-        noise=prepared.noise, seed=seed, image_id=image_id,
-        stage=Stage.ESTIMATION, start=0, stop=count,
+        torch.tensor(image), prepared.pipeline.sigma, noise=prepared.noise, seed=seed,
+        image_id=image_id, stage=Stage.ESTIMATION, start=0, stop=count, device=prepared.device,
     )  # fmt: skip
     return noisy.cpu().numpy(), prepared.denoise(noisy).cpu().numpy()
 
