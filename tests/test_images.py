@@ -163,6 +163,30 @@ class TestAsImage:
         assert image.dtype == np.float32
         assert np.array_equal(image, np.full((3, 4, 5), 0.5, np.float32))
 
+    @pytest.mark.parametrize("dtype", [np.float64, np.longdouble])
+    def test_8_bit_values_over_255_in_float64_are_on_the_grid(self, dtype: type) -> None:
+        levels = np.arange(256).reshape(1, 16, 16)
+        expected = levels.astype(np.float32) / np.float32(255)
+        wide = levels.astype(dtype)
+        for value in (wide / 255, wide * (dtype(1) / 255), (wide / 255 + 1e-16).clip(0, 1)):
+            assert np.array_equal(images.as_image(value), expected)
+            assert np.array_equal(images.as_image(torch.tensor(np.float64(value))), expected)
+
+    def test_float64_of_a_float32_image_is_that_image(self) -> None:
+        image = np.random.default_rng(0).random((3, 8, 8), np.float32)
+        assert np.array_equal(images.as_image(image.astype(np.float64)), image)
+
+    @pytest.mark.parametrize("off", [1e-9, 0.51 / 255])
+    def test_refuses_float64_values_that_float32_would_change(self, off: float) -> None:
+        value = np.full((1, 4, 4), 128 / 255)
+        value[0, 1, 2] += off
+        said = r"^row 3 holds float64 values .* such as 0\.50.*float32 or k / 255\. Convert it with"
+        for form in (value, torch.from_numpy(value)):
+            with pytest.raises(ImageError, match=said):
+                images.as_image(form, name="row 3")
+        single = value.astype(np.float32)
+        assert np.array_equal(images.as_image(single), single)
+
     def test_accepts_pil(self) -> None:
         image = images.as_image(PIL.Image.new("RGB", (5, 4), (255, 0, 128)))
         assert image[:, 0, 0].tolist() == [1.0, 0.0, np.float32(128 / 255)]
@@ -294,9 +318,20 @@ class TestDigest:
         digests = {images.digest(i) for i in (image, changed, image.reshape(3, 6, 4))}
         assert len(digests) == 3
 
-    def test_ignores_memory_layout(self) -> None:
-        image = random_image(3, 4, 6)
-        assert images.digest(np.asfortranarray(image)) == images.digest(image)
+    def test_tells_images_off_the_grid_apart_by_their_exact_values(self) -> None:
+        image = np.full((3, 4, 6), 100 / 255, np.float32)
+        others = [image.copy(), image + np.float32(1e-3), image + np.float32(1.001e-3)]
+        others[0][2, 3, 5] = np.nextafter(image[2, 3, 5], np.float32(1))
+        assert len({images.to_grid(each).tobytes() for each in (image, *others)}) == 1
+        assert len({images.digest(each) for each in (image, *others)}) == 4
+
+    def test_ignores_memory_layout_and_the_sign_of_zero(self) -> None:
+        for image in (random_image(3, 4, 6), np.full((3, 4, 6), 0.3, np.float32)):
+            assert images.digest(np.asfortranarray(image)) == images.digest(image)
+            image[0, 0, 0] = 0.0
+            negative = image.copy()
+            negative[0, 0, 0] = -0.0
+            assert images.digest(negative) == images.digest(image)
 
 
 def test_imports_no_torch() -> None:

@@ -1,6 +1,7 @@
 """The one format of an image: a float32 array [C, H, W] in [0, 1], C = 3 (RGB) or 1 (grey).
 
-Values lie on the 8-bit grid: k / 255 for k = 0 to 255, rounded to float32.
+The float32 nearest to k / 255, k = 0 to 255, stands for k / 255: it is on the 8-bit grid. Any
+other value stands for itself.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp"})
 
 _MODES = {"L": "L", "1": "L", "RGB": "RGB", "P": "RGB"}
 _SMALLEST = 2
+_FLOAT64_ROUNDING = 2.0**-40
+"""The most by which 255 times a float64 may miss k, of a value that arithmetic rounded."""
 
 
 def load_image(
@@ -65,6 +68,7 @@ def as_image(
 
     Args:
         value: floats [C, H, W] in [0, 1], or an 8-bit PIL image (RGB, grey, palette, 1 bit).
+            Of float64, those that float32 holds, and k / 255.
         name: the name of the image in error messages.
 
     Raises:
@@ -73,8 +77,9 @@ def as_image(
     if isinstance(value, PIL.Image.Image):
         value = _from_pil(value, name)
     if hasattr(value, "detach"):
-        value = value.detach().cpu()  # numpy has no bfloat16
-        value = (value.float() if value.is_floating_point() else value).numpy()
+        value = value.detach().cpu()
+        half = value.is_floating_point() and value.itemsize < 4  # numpy has no bfloat16
+        value = (value.float() if half else value).numpy()
     array = np.asarray(value)
     shape, kind = list(array.shape), array.dtype.kind
     if kind != "f":
@@ -107,7 +112,20 @@ def as_image(
         raise ImageError(
             f"{name} has values from {low:g} to {high:g}, expected [0, 1]. {hint}, or clip."
         )
-    return np.ascontiguousarray(array, dtype=np.float32)
+    single = np.ascontiguousarray(array, dtype=np.float32)
+    moved = single != array
+    if moved.any():
+        levels = array * 255.0
+        rounded = moved & (np.abs(levels - levels.round()) <= _FLOAT64_ROUNDING)
+        single[rounded] = levels[rounded].round() / 255
+        moved &= ~rounded
+    if moved.any():
+        raise ImageError(
+            f"{name} holds {array.dtype} values that float32 would change, such as "
+            f"{float(array[moved][0])!r}, expected values of float32 or k / 255. Convert it with "
+            "astype(numpy.float32), or float() of a tensor: that image is then the certified one."
+        )
+    return single
 
 
 def as_images(value: Any, *, name: str = "the batch") -> Float32[np.ndarray, "b c h w"]:
@@ -196,11 +214,18 @@ def match_channels(
 
 
 def digest(image: Float32[np.ndarray, "*shape"]) -> str:
-    """Return the SHA-256, in hex, of shape and 8-bit values, of one image or of a batch."""
-    levels = (image.clip(0, 1) * 255).round().astype(np.uint8)
-    return hashlib.sha256(str(image.shape).encode() + levels.tobytes()).hexdigest()
+    """Return the SHA-256, in hex, of shape and 8-bit values, of one image or of a batch.
+
+    Off the 8-bit grid, of shape and float32 values: two images may share their 8-bit values.
+    """
+    values = _to_levels(image) if is_on_grid(image) else (image + 0.0).astype("<f4")  # no -0.0
+    return hashlib.sha256(str(image.shape).encode() + values.tobytes()).hexdigest()
+
+
+def _to_levels(image: np.ndarray) -> np.ndarray:
+    return (image.clip(0, 1) * 255).round().astype(np.uint8)
 
 
 def _to_pil(image: np.ndarray) -> PIL.Image.Image:
-    levels = (image.clip(0, 1) * 255).round().astype(np.uint8)
+    levels = _to_levels(image)
     return PIL.Image.fromarray(levels[0] if len(levels) == 1 else levels.transpose(1, 2, 0))

@@ -10,6 +10,7 @@ import torch
 
 from denoised_smoothing import SmoothedClassifier, load_classifier, load_dataset, load_denoiser
 from denoised_smoothing.errors import MissingExtraError, SettingError
+from denoised_smoothing.images import to_grid
 
 pytest.importorskip("art")
 SIGMA = 0.25
@@ -59,6 +60,18 @@ def test_predict_and_certify_agree_with_the_smoothed_classifier(
     assert found.tolist() == [-1 if c.label is None else c.label for c in own]
     assert radii.tolist() == [0.0 if c.label is None else c.radius for c in own]
     assert radii.max() > 0.2
+
+
+def test_images_off_the_grid_are_not_rounded(
+    estimator: Any, smoothed: SmoothedClassifier, digits: tuple[np.ndarray, np.ndarray]
+) -> None:
+    moved = digits[0] * np.float32(0.97)
+    _, radii = estimator.certify(moved.astype(np.float64), n=200)
+    exact, rounded = (
+        [c.radius for c in smoothed.certify_batch(images, n0=50, n=200, seed=0)]
+        for images in (moved, to_grid(moved))
+    )
+    assert radii.tolist() == exact != rounded
 
 
 def test_an_abstention_is_a_row_of_zeros_or_the_most_frequent(smoothed: SmoothedClassifier) -> None:

@@ -7,7 +7,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,7 @@ from denoised_smoothing.engines.pipeline import Pipeline
 from denoised_smoothing.errors import ClassifierError, ImageError, SettingError
 from denoised_smoothing.models.classifiers.base import ImageClassifier
 from denoised_smoothing.models.denoisers.unet import UNet
-from denoised_smoothing.noise import CHUNK, derive_key, grid_noise
+from denoised_smoothing.noise import CHUNK, derive_key, grid_noise, noisy_copies
 from denoised_smoothing.smoothing.classifier import Progress, SmoothedClassifier
 from denoised_smoothing.smoothing.scheduler import ImageTask, Targets
 
@@ -679,33 +679,69 @@ class TestNoise:
         assert label == other or max(radius, other_radius) < self.DISTANCE
         assert (label, other) != (None, None), "else it would say nothing"
 
-    def test_an_image_off_the_grid_is_rounded_with_a_warning(self) -> None:
-        image = np.full((1, 4, 4), 0.3, np.float32)
-        pipeline, rounded = smoothed(), image_forms.to_grid(image)
-        options = {"n": 100, "seed": SEED}
-        calls: list[tuple[Callable[..., Any], np.ndarray, np.ndarray]] = [
-            (pipeline.certify, image, rounded),
-            (pipeline.certify_batch, image[None], rounded[None]),
-            (pipeline.predict, image, rounded),
-        ]
-        for call, given, meant in calls:
-            said = r"is not on the 8-bit grid k/255 and was rounded .* is about the rounded image"
-            with pytest.warns(UserWarning, match=said) as caught:
-                answer = call(given, **options)
-            assert len(caught) == 1
-            assert answer == call(meant, **options)
+    def test_an_image_off_the_grid_is_certified_as_it_is(self) -> None:
+        """With the noise of its exact values, and with the error of the noise."""
+        off_grid, n = np.full((1, 4, 4), 0.3, np.float32), 100
+        pipeline = smoothed(lambda copies: (copies.mean((1, 2, 3)) > 0.3).long())
+        found = pipeline.certify(off_grid, n0=10, n=n, seed=SEED)
+        copies = noisy_copies(
+            torch.tensor(off_grid), 0.25, noise=Noise.GRID, seed=SEED,
+            image_id=image_forms.digest(off_grid), stage=Stage.ESTIMATION, start=0, stop=n,
+        )  # fmt: skip
+        above = int((copies.mean((1, 2, 3)) > 0.3).sum())
+        assert found.counts.votes[1] == above
+        assert 20 < above < 80
+        assert found.parameters.error == pipeline.certify(GREY, n0=10, n=n).parameters.error > 0
+        assert pipeline.certify_batch(off_grid[None], n0=10, n=n, seed=SEED) == [found]
+        assert pipeline.predict(off_grid, n=n, seed=SEED).counts.image_id == found.counts.image_id
 
-    def test_nothing_is_said_of_an_image_on_the_grid_or_of_floats(self) -> None:
-        grid, float_ = smoothed(), smoothed(noise="float")
+    def test_images_of_equal_8_bit_values_get_their_own_noise(self) -> None:
+        near = [np.full((1, 4, 4), value, np.float32) for value in (0.301, 0.3013)]
+        assert np.array_equal(*map(image_forms.to_grid, near))
+        found = smoothed().certify_batch(np.stack(near), n0=10, n=100, seed=SEED)
+        assert found[0].counts.image_id != found[1].counts.image_id
+
+    def test_nothing_is_warned_of(self) -> None:
         off_grid = np.full((1, 4, 4), 0.3, np.float32)
         every_level = (np.arange(256, dtype=np.float32) / np.float32(255)).reshape(1, 16, 16)
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            for pipeline, image in ((grid, every_level), (float_, off_grid), (float_, GREY)):
+            for noise, image in product(Noise, (every_level, off_grid)):
+                pipeline = smoothed(noise=noise)
                 pipeline.certify(image, n0=5, n=50)
                 pipeline.certify_batch(image[None], n0=5, n=50)
                 pipeline.predict(image, n=50)
-        assert float_.certify(off_grid, n0=5, n=50, seed=SEED).counts.n == 50
+
+    def test_no_image_within_the_radius_gets_another_label(self) -> None:
+        """Changes of 0.51 levels are doubled by rounding; a plane, for which radii are tight."""
+        random, shape = np.random.default_rng(8), (3, 16, 16)
+        for start, direction in (
+            (128.0, np.ones(shape)),
+            (128.4, np.ones(shape)),
+            (100.0, np.where(random.random(shape) < 0.5, 1.0, -1.0)),
+            (100.3, random.standard_normal(shape)),
+        ):
+            unit = direction / np.linalg.norm(direction)
+            image = np.full(shape, start / 255, np.float32)
+            if start.is_integer():
+                image = image_forms.to_grid(image)
+            plane = torch.from_numpy(unit).double()
+            edge = float((unit * image).sum()) + 0.06
+            pipeline = smoothed(
+                lambda copies, w=plane, b=edge: ((copies.double() * w).sum((1, 2, 3)) > b).long()
+            )
+            certificate = pipeline.certify(image, n=10_000, seed=SEED)
+            assert certificate.label == 0
+            assert 0.045 < certificate.radius < 0.06
+            for share in (0.5, 0.9, 0.999):
+                moved = (image + share * certificate.radius * unit).astype(np.float32)
+                distance = np.linalg.norm((moved.astype(np.float64) - image).ravel())
+                assert distance < certificate.radius
+                assert not image_forms.is_on_grid(moved)
+                assert pipeline.predict(moved, n=2_000, seed=SEED).label in (0, None)
+                assert pipeline.certify(moved, n=2_000, seed=SEED).label in (0, None)
+            beyond = (image + 0.12 * unit).astype(np.float32)
+            assert pipeline.predict(beyond, n=5_000, seed=SEED).label == 1
 
     def test_the_certificate_says_which(self) -> None:
         for noise in Noise:

@@ -9,10 +9,8 @@ import numpy.typing as npt
 import torch
 
 from denoised_smoothing.attacks.soft_votes import SoftVotes
-from denoised_smoothing.certificates.parameters import Noise
 from denoised_smoothing.certificates.plans import FixedBudget
 from denoised_smoothing.errors import MissingExtraError, SettingError
-from denoised_smoothing.images import to_grid
 from denoised_smoothing.smoothing.classifier import SmoothedClassifier
 
 try:
@@ -27,8 +25,8 @@ class SmoothedEstimator(PyTorchClassifier):  # type: ignore[misc]
     """An estimator for ART's attacks and metrics, with ``predict`` and ``certify`` of ours.
 
     The signatures are those of ART's own ``PyTorchRandomizedSmoothing``. Counting, noise and
-    bounds are those of this package: with grid noise, images off the 8-bit grid are rounded to
-    it, and the answer is about the rounded images. Gradients (``loss_gradient``,
+    bounds are those of this package. Images are converted to float32, as ART does, and clipped
+    to [0, 1]: answers are about these, on the 8-bit grid or not. Gradients (``loss_gradient``,
     ``class_gradient``) are those of :class:`SoftVotes`.
 
     Args:
@@ -115,6 +113,5 @@ class SmoothedEstimator(PyTorchClassifier):  # type: ignore[misc]
         return np.array(labels, dtype=np.int64), radii
 
     def _images(self, x: Images) -> npt.NDArray[np.float32]:
-        """Return the images as they are counted: grid noise needs values on the 8-bit grid."""
-        images: npt.NDArray[np.float32] = np.asarray(x, dtype=np.float32)
-        return to_grid(images) if self.smoothed.noise is Noise.GRID else images
+        """Return the images as they are counted."""
+        return np.asarray(x, dtype=np.float32).clip(0, 1)

@@ -126,8 +126,8 @@ class Campaign:
         pixels = self.read(image)
         if not is_on_grid(pixels):
             raise ImageError(
-                f"Image {image.image_id!r} has values off the 8-bit grid, on which images are "
-                "certified. Read it as it was certified."
+                f"Image {image.image_id!r} has values off the 8-bit grid, expected an image of a "
+                "run, with 8 bits. Read it as it was certified."
             )
         return pixels
 

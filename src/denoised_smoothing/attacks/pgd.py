@@ -69,7 +69,8 @@ def attack(
 
     Args:
         smoothed: the classifier to attack or, where that has no gradients, a surrogate for it.
-        image: [C, H, W] in [0, 1]; values off the 8-bit grid are rounded to it first.
+        image: [C, H, W] in [0, 1]. Values off the 8-bit grid are rounded to it first, and
+            ``epsilon`` is the distance to the rounded image.
         label: the class to lead away from.
         epsilon: in L2, in pixel values in [0, 1], above 0.
         pgd: the effort; None for 50 steps of 32 copies.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import secrets
 import time
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -65,16 +64,16 @@ class SmoothedClassifier:
     """A base classifier, wrapped in Gaussian noise and a denoiser, with certified answers.
 
     Cohen et al. 2019 with the denoiser of Salman et al. 2020: g(x) is the label that the base
-    classifier, behind the denoiser, gives most often to x plus noise.
+    classifier, behind the denoiser, most probably gives to x plus Gaussian noise, rounded to
+    steps of 1/255. Images are rounded only after the noise, so x is any image.
 
     Args:
         classifier: any callable from images [B, C, H, W], around [0, 1], to logits [B, K] or
             labels [B] (-1 for no label). A module is put into evaluation mode.
         sigma: standard deviation of the noise in pixel values in [0, 1], above 0.
         denoiser: (noisy [B, C, H, W], sigma) or (noisy) to denoised images, or None.
-        noise: the sampler of the noisy copies. ``grid`` certifies images on the 8-bit grid k/255,
-            to which others are rounded first, with a warning; its proof holds in floating
-            point. ``float`` takes any image, and its proof is for real numbers only.
+        noise: the sampler of the noisy copies. ``grid`` rounds copies to 8 bits, and its proof
+            holds in floating point. ``float`` does not, and its proof is for real numbers only.
         device: ``auto``, a name that torch knows, or several of one kind (``cuda:0,cuda:1``).
         engine: executes denoiser and classifier: ``torch``, ``torch-compile``, ``openvino``,
             ``onnxruntime``, or ``auto`` for the fastest of those installed. Weights that change
@@ -368,21 +367,13 @@ class SmoothedClassifier:
         progress: Callable[[Progress], None] | None,
     ) -> tuple[list[ImageTask], SmoothingParameters]:
         """Count all images. The noise is keyed by the pixels of an image, so it moves with them."""
-        batch = images if self.noise is Noise.FLOAT else image_forms.to_grid(images)
-        if not np.array_equal(images, batch):
-            warnings.warn(
-                "The image is not on the 8-bit grid k/255 and was rounded to it. The certificate "
-                "is about the rounded image and changes to other images on the grid. Use 8-bit "
-                "images, or noise='float', whose proof is for real numbers only.",
-                stacklevel=3,
-            )
         if self.channels is not None:
-            image_forms.match_channels(batch[0], self.channels)
-        check_size(self.denoiser, *batch.shape[2:])
+            image_forms.match_channels(images[0], self.channels)
+        check_size(self.denoiser, *images.shape[2:])
         seed = secrets.randbits(128) if seed is None else seed
-        choice = self.prepared.engine_for(batch[0])
-        parameters = self.parameters(batch[0], alpha, seed, choice)
-        tasks = [ImageTask(f"seed {seed}", image_forms.digest(image), image) for image in batch]
+        choice = self.prepared.engine_for(images[0])
+        parameters = self.parameters(images[0], alpha, seed, choice)
+        tasks = [ImageTask(f"seed {seed}", image_forms.digest(image), image) for image in images]
         began, done = time.perf_counter(), 0
 
         def report(_: Sequence[ImageTask] = ()) -> None:
