@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 
@@ -85,6 +86,27 @@ def test_json_has_radii_rounded_down_and_what_they_rest_on(certificate: Certific
     assert (values["sigma"], values["alpha"]) == (certificate.sigma, certificate.alpha)
     assert (values["noise"], certificate.noise) == ("float", Noise.FLOAT)
     assert (values["run"], values["image_id"], values["calls"]) == ("run", "7", certificate.calls)
+
+
+def test_a_linf_radius_below_a_level_is_noted() -> None:
+    """sigma 0.25, 3,072 values: the Linf radius is 0.00794; with sigma 0.1, 0.00317 < 1/255."""
+    counts = stages((0, 10), (21, 979))
+    plan = FixedBudget(10, 1000)
+    parameters = dataclasses.replace(setting_of(sigma=0.1), notes=("A <note>.",))
+    certificate = plan.certificate(counts, parameters)
+    first, second = certificate.notes
+    assert first == "A <note>."
+    assert second.startswith("The Linf radius is below 1/255")
+    assert "no other 8-bit image lies within it" in second
+    assert "Linf 0.00317 < 1/255; " in str(certificate)
+    assert str(certificate).endswith(")\nnote: A <note>.")
+    assert "A &lt;note&gt;. The Linf radius is below" in certificate._repr_html_()
+    assert certificate.to_dict()["notes"] == [first, second]
+    assert Certificate.from_json(certificate.to_json()) == certificate
+    assert plan.certificate(counts, setting_of(sigma=0.25)).notes == ()
+    abstains = plan.certificate(stages((5, 5), (500, 500)), parameters)
+    assert abstains.notes == ("A <note>.",)
+    assert str(abstains).endswith("\nnote: A <note>.")
 
 
 def test_text_and_html_round_down() -> None:

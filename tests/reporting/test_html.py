@@ -127,6 +127,9 @@ def test_meaning_names_alpha_and_the_implied_linf_radius(tmp_path: Path) -> None
     text = report(tmp_path, "a", "b", radii=(0.25, 0.5))
     assert "wrong with probability at most α = 0.001" in text
     assert "L2 radius 0.5 implies L∞ radius 0.06250 for images of 64 values" in text
+    assert "8-bit image" not in text
+    small = report(tmp_path, "a", "b", radii=(0.01, 0.03))
+    assert "0.00375 for images of 64 values (below 1/255: no other 8-bit image lies" in small
 
 
 def test_float_noise_is_named_as_unproven(tmp_path: Path) -> None:

@@ -13,8 +13,19 @@ from typing import Any, ClassVar
 from denoised_smoothing.certificates.bounds import check_alpha
 from denoised_smoothing.certificates.counts import LabelCounts, Stage
 from denoised_smoothing.certificates.parameters import Contract, Noise, SmoothingParameters
-from denoised_smoothing.certificates.radii import format_down, l1_radius, linf_radius, round_down
+from denoised_smoothing.certificates.radii import (
+    LEVEL,
+    format_down,
+    l1_radius,
+    linf_radius,
+    round_down,
+)
 from denoised_smoothing.errors import SettingError
+
+_BELOW_A_LEVEL = (
+    "The Linf radius is below 1/255, the step between 8-bit values: around an 8-bit image, no "
+    "other 8-bit image lies within it."
+)
 
 
 @dataclass(frozen=True)
@@ -111,7 +122,8 @@ class Certificate:
 
     With probability at least 1 - alpha over the noise, the smoothed classifier gives ``label``
     to every image closer than ``radius`` in L2 (Cohen et al. 2019, Theorem 1 and
-    Proposition 2). ``label is None`` means that it abstains: nothing is proven.
+    Proposition 2), on the 8-bit grid or not. ``label is None`` means that it abstains: nothing
+    is proven.
 
     ``radius`` is the computed number in units of pixel values in [0, 1]; wherever it leaves
     the program (text, JSON, tables) it is rounded down. ``lower_bound`` is the lower
@@ -152,7 +164,8 @@ class Certificate:
     @property
     def notes(self) -> tuple[str, ...]:
         """Sentences that a reader of the certificate should know."""
-        return self.parameters.notes
+        derived = (_BELOW_A_LEVEL,) if self._is_below_a_level else ()
+        return (*self.parameters.notes, *derived)
 
     @property
     def calls(self) -> int:
@@ -174,6 +187,10 @@ class Certificate:
     def radius_linf(self) -> float:
         """Radius in Linf that the L2 radius implies: radius / sqrt(C * H * W)."""
         return linf_radius(self.radius, self.parameters.dimension)
+
+    @property
+    def _is_below_a_level(self) -> bool:
+        return self.label is not None and self.radius_linf < LEVEL
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON, radii and the bound rounded down to 6 decimals."""
@@ -216,6 +233,7 @@ class Certificate:
             CountsError, SettingError: the counts do not fit the plan, or a value is out of range.
         """
         values = json.loads(text)
+        values["notes"] = [note for note in values.get("notes", ()) if note != _BELOW_A_LEVEL]
         counts = {
             stage: LabelCounts(
                 values["run"],
@@ -239,12 +257,14 @@ class Certificate:
         if self.parameters.contract is not Contract.CHECKED:
             rest += f", {self.parameters.contract.described}"
         if self.label is None:
-            return f"abstains: nothing certified ({bound}, {rest})"
-        return (
-            f"label {self.label} within L2 radius {format_down(self.radius)} "
-            f"(L1 {format_down(self.radius_l1)}, Linf {format_down(self.radius_linf, 5)}; "
-            f"{bound}, {rest})"
-        )
+            said = f"abstains: nothing certified ({bound}, {rest})"
+        else:
+            linf = format_down(self.radius_linf, 5) + " < 1/255" * self._is_below_a_level
+            said = (
+                f"label {self.label} within L2 radius {format_down(self.radius)} "
+                f"(L1 {format_down(self.radius_l1)}, Linf {linf}; {bound}, {rest})"
+            )
+        return "\n".join([said, *(f"note: {note}" for note in self.parameters.notes)])
 
     def _repr_html_(self) -> str:
         rows = {

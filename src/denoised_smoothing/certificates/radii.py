@@ -15,6 +15,8 @@ from denoised_smoothing.errors import SettingError
 
 DIGITS = 4
 """Decimals of a radius where it is printed or exported."""
+LEVEL = 1 / 255
+"""The step between 8-bit values: two 8-bit images that differ are at least as far in Linf."""
 
 
 def check_sigma(sigma: float) -> float:
@@ -55,7 +57,8 @@ def gaussian_radius(sigma: float, failure_bound: float, error: float = 0.0) -> f
         sigma: standard deviation of the noise, in pixel values in [0, 1].
         failure_bound: q, upper bound on the probability of any other class or of none.
         error: e, bound on the total variation distance between the noise that is drawn and
-            Gaussian noise, at least 0. It counts twice: at the image and at its neighbour.
+            Gaussian noise, at least 0. It counts twice: at the image and at its neighbour. The
+            radius of the smoothed classifier with exact noise is no smaller: it needs the first.
 
     Returns:
         The radius in the same units as sigma; 0.0 where nothing is left of it, and infinity

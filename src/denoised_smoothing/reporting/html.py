@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from denoised_smoothing.certificates.parameters import Noise
-from denoised_smoothing.certificates.radii import format_down, linf_radius
+from denoised_smoothing.certificates.radii import LEVEL, format_down, linf_radius
 from denoised_smoothing.errors import MissingExtraError
 from denoised_smoothing.files import write_atomically
 from denoised_smoothing.reporting.plots import certified_accuracy_figure, inline_svg, sigma_figure
@@ -142,12 +142,15 @@ def differing_settings(runs: Sequence[RunResults]) -> list[str]:
 
 def _implied(runs: Sequence[RunResults], rows: Sequence[Row]) -> list[str]:
     """Say for each image size which Linf radius the largest radius of the table implies."""
-    radius = max(cell.radius for cell in rows[0].cells)
-    return [
-        f"L2 radius {radius:g} implies L∞ radius "
-        f"{format_down(linf_radius(radius, dimension), 5)} for images of {dimension:,} values"
-        for dimension in sorted({run.run.settings["dimension"] for run in runs})
-    ]
+    radius, sentences = max(cell.radius for cell in rows[0].cells), []
+    for dimension in sorted({run.run.settings["dimension"] for run in runs}):
+        linf = linf_radius(radius, dimension)
+        below = " (below 1/255: no other 8-bit image lies within it)" if linf < LEVEL else ""
+        sentences.append(
+            f"L2 radius {radius:g} implies L∞ radius {format_down(linf, 5)} for images of "
+            f"{dimension:,} values{below}"
+        )
+    return sentences
 
 
 def _settings(run: StoredRun) -> dict[str, str]:
