@@ -19,7 +19,7 @@ class Noise(StrEnum):
     """The sampler of the noisy copies; a certificate names the one it rests on."""
 
     GRID = "grid"
-    """(255x + K) / 255 with K the rounded Gaussian noise, exact in integers: proven."""
+    """x plus Gaussian noise, rounded to steps of 1/255, exact in integers: proven."""
     FLOAT = "float"
     """x + sigma * z in float32, as in Cohen et al. 2019: unproven below rounding errors."""
 
