@@ -111,6 +111,16 @@ def test_no_room_for_one_level_leaves_the_image() -> None:
     assert np.array_equal(to_grid_within(image, image, 5.0), image)
 
 
+def test_of_an_image_off_the_grid_ends_on_it_and_within_epsilon_of_the_image() -> None:
+    image = (picture(0.3) + np.float32(0.4 / 255)).clip(0, 1)
+    rounding = float(np.linalg.norm((image.astype(np.float64) * 255 % 1).clip(0, 0.4))) / 255
+    after = attack(smoothed(), image, 0, 1.5 * rounding, QUICK, seed=0)
+    assert is_on_grid(after)
+    assert rounding / 2 < np.linalg.norm(after.astype(np.float64) - image) < 1.5 * rounding
+    with pytest.raises(SettingError, match=r"epsilon is 0\.01, but the nearest 8-bit image"):
+        attack(smoothed(), image, 0, 0.01, QUICK, seed=0)
+
+
 class TestNoise:
     def test_a_seed_repeats_the_attack(self) -> None:
         image = picture(0.3)

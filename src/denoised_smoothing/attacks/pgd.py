@@ -17,7 +17,7 @@ from torch import Tensor
 from denoised_smoothing.attacks.soft_votes import SoftVotes
 from denoised_smoothing.certificates.bounds import check_copies
 from denoised_smoothing.errors import ClassifierError, DenoisedSmoothingError, SettingError
-from denoised_smoothing.images import as_image, to_grid
+from denoised_smoothing.images import as_image, is_on_grid, to_grid
 from denoised_smoothing.noise import derive_key, standard_normal
 from denoised_smoothing.smoothing.classifier import SmoothedClassifier
 
@@ -69,8 +69,7 @@ def attack(
 
     Args:
         smoothed: the classifier to attack or, where that has no gradients, a surrogate for it.
-        image: [C, H, W] in [0, 1]. Values off the 8-bit grid are rounded to it first, and
-            ``epsilon`` is the distance to the rounded image.
+        image: [C, H, W] in [0, 1], on the 8-bit grid or not.
         label: the class to lead away from.
         epsilon: in L2, in pixel values in [0, 1], above 0.
         pgd: the effort; None for 50 steps of 32 copies.
@@ -81,13 +80,25 @@ def attack(
         [C, H, W] on the 8-bit grid, strictly closer than ``epsilon``.
 
     Raises:
-        SettingError: epsilon is not above 0, there is no gradient, or no class ``label``.
+        SettingError: epsilon is not above 0 or reaches no 8-bit image, there is no gradient, or
+            no class ``label``.
         ClassifierError: the gradient is not finite.
     """
     check_length("epsilon", epsilon)
     pgd = pgd or PGD()
     seed = secrets.randbits(128) if seed is None else seed
-    start = to_grid(as_image(image))
+    image = as_image(image)
+    start = to_grid(image)
+    # The attack starts at the nearest 8-bit image; its way there is a part of epsilon.
+    fractions = image.astype(np.float64) * _LEVELS - _levels(start)
+    length = float(np.linalg.norm(fractions)) / _LEVELS
+    rounding = 0.0 if is_on_grid(image) else length * (1 + 1e-9)
+    if rounding >= epsilon:
+        raise SettingError(
+            f"epsilon is {epsilon:g}, but the nearest 8-bit image, where the attack starts, is "
+            f"{rounding:g} away. Use a larger epsilon or an 8-bit image."
+        )
+    epsilon -= rounding
     origin = torch.tensor(start, device=smoothed.device)
     size = smoothed.prepared.engine_for(start).forward
     point, votes = origin, SoftVotes(smoothed)
