@@ -16,6 +16,7 @@ _HOMES = {
     "Certificate": "certificates.certificate",
     "CertificationRun": "runs.run",
     "ClassifierError": "errors",
+    "ContractError": "errors",
     "CountsError": "errors",
     "DatasetError": "errors",
     "DenoisedSmoothingError": "errors",

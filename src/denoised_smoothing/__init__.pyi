@@ -16,6 +16,7 @@ from denoised_smoothing.errors import (
     AnswerMissingError as AnswerMissingError,
     BudgetReachedError as BudgetReachedError,
     ClassifierError as ClassifierError,
+    ContractError as ContractError,
     CountsError as CountsError,
     DatasetError as DatasetError,
     DenoisedSmoothingError as DenoisedSmoothingError,

@@ -8,6 +8,7 @@
     │   └── SpecError                    a spec string that names nothing known
     ├── WeightsError                     a weights file: a pickle, altered, another architecture
     ├── ClassifierError                  a classifier or denoiser returned an unusable result
+    │   └── ContractError                its answer to a copy depends on more than that copy
     ├── RemoteError                      a remote classifier cannot resume; answers are kept
     │   ├── BudgetReachedError           the limit of queries or cost
     │   ├── ModelChangedError            the vendor answers with another model than before
@@ -74,6 +75,10 @@ class WeightsError(DenoisedSmoothingError):
 
 class ClassifierError(DenoisedSmoothingError):
     """A classifier or a denoiser returned something that cannot be used."""
+
+
+class ContractError(ClassifierError):
+    """The answer to a noisy copy depends on more than that copy, so nothing can be proven."""
 
 
 class RemoteError(DenoisedSmoothingError):

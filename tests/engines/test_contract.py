@@ -1,132 +1,264 @@
-"""What every engine does, whichever packages are installed."""
+"""The contract of a base classifier: what is refused, what gets one thread, and what is shared."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
+from torch.nn import functional
 
-from denoised_smoothing.certificates.parameters import EngineName
-from denoised_smoothing.engines.choice import TOLERANCE, EngineChoice, choose_engine
-from denoised_smoothing.engines.converted import OpenVinoEngine
-from denoised_smoothing.engines.pipeline import Pipeline, agrees
-from denoised_smoothing.errors import ClassifierError
-from denoised_smoothing.models.denoisers.base import as_denoiser
-
-from .samples import (
-    ONNXRUNTIME,
-    OPENVINO,
-    SIGMA,
-    Blind,
-    Labels,
-    convolutional,
-    noisy,
-    residual,
-    unet,
+from denoised_smoothing.certificates.parameters import Contract, EngineName, Noise, Precision
+from denoised_smoothing.engines.contract import (
+    CHANGED_LABELS,
+    FALSE_ALARM,
+    PROBED,
+    ROUNDING,
+    Comparison,
+    ContractCheck,
 )
+from denoised_smoothing.engines.engine import cores
+from denoised_smoothing.engines.pipeline import PassThrough
+from denoised_smoothing.engines.prepared import PreparedPipeline
+from denoised_smoothing.engines.torch_engine import TorchEngine
+from denoised_smoothing.errors import ContractError
+
+from .breaches import ONE_THREAD, REFUSED, SHARED, LessTheMean, judged
+from .samples import OPENVINO, Blind
 
 CPU = torch.device("cpu")
-PIPELINES = {
-    "convolutional": lambda: (convolutional(), None),
-    "unet and resnet": lambda: (residual(), unet()),
-    "grey": lambda: (residual(1), unet(1)),
-    "blind denoiser": lambda: (convolutional(), as_denoiser(Blind())),
-    "labels": lambda: (Labels(), None),
-}
-TABLE = [
-    *(pytest.param(EngineName.TORCH, name, id=f"torch {name}") for name in PIPELINES),
-    *(
-        pytest.param(EngineName.OPENVINO, name, id=f"openvino {name}", marks=OPENVINO)
-        for name in PIPELINES
-    ),
-    *(
-        pytest.param(EngineName.ONNXRUNTIME, name, id=f"onnxruntime {name}", marks=ONNXRUNTIME)
-        for name in ("unet and resnet", "labels")
-    ),
-]
+GREY = np.full((1, 4, 4), 128 / 255, np.float32)
 
 
-def channels(name: str) -> int:
-    return 1 if name == "grey" else 3
-
-
-def pipeline(name: str) -> Pipeline:
-    return Pipeline(*PIPELINES[name](), SIGMA, CPU)
-
-
-@cache
-def chosen(engine: EngineName, name: str) -> EngineChoice:
-    return choose_engine(
-        pipeline(name), lambda count: noisy(count, channels(name)), engine=engine, device=CPU
+def prepared(
+    classifier: Any, denoiser: Any = None, engine: EngineName = EngineName.TORCH, **options: Any
+) -> PreparedPipeline:
+    return PreparedPipeline(
+        classifier, denoiser, 0.25, Noise.GRID, engine, Precision.FLOAT32, CPU, **options
     )
 
 
-@pytest.mark.parametrize(("engine", "name"), TABLE)
-class TestEveryEngine:
-    def test_reproduces_the_answers_of_the_pipeline(self, engine: EngineName, name: str) -> None:
-        choice = chosen(engine, name)
-        copies = noisy(choice.forward, channels(name)).flip(0)
-        with torch.inference_mode():
-            expected = pipeline(name)(copies)
-        assert agrees(choice.engine.answer(copies), expected, TOLERANCE)
-        assert choice.notes == ()
-        assert choice.engine.name == engine
-        assert choice.engine.identity()["engine"] == engine
-
-    def test_the_place_of_a_copy_does_not_change_its_answer(
-        self, engine: EngineName, name: str
-    ) -> None:
-        """Bit by bit: counts of a resumed run rest on it, whose batches are cut differently."""
-        choice = chosen(engine, name)
-        copies = noisy(choice.forward, channels(name))
-        answer = choice.engine.answer(copies)
-        for order in (torch.arange(choice.forward - 1, -1, -1), torch.arange(200).roll(17)):
-            assert torch.equal(choice.engine.answer(copies[order]), answer[order])
-        padded = torch.cat([copies[:7], torch.zeros_like(copies[7:])])
-        assert torch.equal(choice.engine.answer(padded)[:7], answer[:7])
-
-    def test_answers_the_same_in_every_thread(self, engine: EngineName, name: str) -> None:
-        choice = chosen(engine, name)
-        copies = noisy(choice.forward, channels(name))
-        answer = choice.engine.answer(copies)
-        with ThreadPoolExecutor(3) as pool:
-            answers = list(pool.map(choice.engine.answer, [copies] * 6))
-        assert all(torch.equal(answer, other) for other in answers)
+@pytest.mark.parametrize(("made", "message"), REFUSED.values(), ids=list(REFUSED))
+def test_an_answer_that_depends_on_more_than_its_copy_is_refused(
+    made: Callable[[], object], message: str
+) -> None:
+    with pytest.raises(ContractError, match=message):
+        prepared(made()).engine_for(GREY)
 
 
-@pytest.mark.parametrize(("engine", "name"), [case for case in TABLE if "labels" in str(case.id)])
-def test_a_batch_of_another_shape_is_refused(engine: EngineName, name: str) -> None:
-    if engine is EngineName.TORCH:
-        return
-    with pytest.raises(ClassifierError, match=r"batches of shape \[200, 3, 16, 16\], got \[7, 3"):
-        chosen(engine, name).engine.answer(noisy(7))
+@pytest.mark.parametrize("made", ONE_THREAD.values(), ids=list(ONE_THREAD))
+def test_a_pipeline_that_keeps_state_is_called_by_one_thread(made: Callable[[], object]) -> None:
+    assert prepared(made()).engine_for(GREY).engine.workers == 1
+
+
+@pytest.mark.parametrize("made", SHARED.values(), ids=list(SHARED))
+def test_any_other_module_is_called_by_all_threads(made: Callable[[], object]) -> None:
+    choice = prepared(made()).engine_for(GREY)
+    assert choice.engine.workers == cores()
+    assert choice.notes == ()
+
+
+@pytest.mark.parametrize("made", [*SHARED.values(), *ONE_THREAD.values()])
+def test_the_check_takes_at_most_8_passes_of_few_copies(made: Callable[[], object]) -> None:
+    sizes: list[int] = []
+    answer = TorchEngine.answer
+
+    def counted(engine: TorchEngine, copies: Tensor) -> Tensor:
+        sizes.append(len(copies))
+        return answer(engine, copies)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TorchEngine, "answer", counted)
+        prepared(made()).engine_for(GREY)
+    assert 5 <= len(sizes) <= 8
+    assert set(sizes) == {PROBED}
+
+
+def test_the_note_names_what_changes() -> None:
+    [note] = prepared(ONE_THREAD["counter of calls"]()).engine_for(GREY).notes
+    assert "changes 'classifier.calls' in each call, so one thread calls it" in note
+    [note] = prepared(ONE_THREAD["state in a closure"]()).engine_for(GREY).notes
+    assert "shares values between calls" in note
+
+
+def test_the_denoiser_is_checked_too() -> None:
+    class Centred(Blind):
+        def forward(self, noisy: Tensor, *more: object) -> Tensor:
+            return noisy - noisy.mean(0) + 0.5
+
+    with pytest.raises(ContractError, match=r"begins in the denoiser|module '.*' .* of the denois"):
+        prepared(SHARED["module"](), Centred()).engine_for(GREY)
+    with pytest.raises(ContractError, match="copies of other images"):
+        prepared(PassThrough(), Centred()).engine_for(GREY)
+
+
+def test_it_is_checked_again_when_weights_change() -> None:
+    class Switch(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.share = nn.Parameter(torch.zeros(1))
+
+        def forward(self, images: Tensor) -> Tensor:
+            return judged(images - self.share * (images.mean(0) - 0.5))
+
+    switch = Switch()
+    pipeline = prepared(switch)
+    pipeline.engine_for(GREY)
+    with torch.no_grad():
+        switch.share.fill_(1)
+    with pytest.raises(ContractError):
+        pipeline.engine_for(GREY)
 
 
 @OPENVINO
-def test_first_answers_may_come_from_several_threads() -> None:
-    """In a process that has not used OpenVINO: its first contact with numpy is not thread safe."""
-    code = """
-import sys, threading, torch
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from denoised_smoothing.certificates.parameters import Precision
-from denoised_smoothing.engines.converted import OpenVinoEngine
-from denoised_smoothing.models.cache import ModelFiles
-model = ModelFiles.read(Path(sys.argv[1]))
-engine = OpenVinoEngine(model, tuple(map(int, sys.argv[2:])), Precision.FLOAT32)
-start = threading.Barrier(8)
-def answer(_):
-    copies = torch.zeros(engine.shape)
-    start.wait()
-    return engine.answer(copies)
-with ThreadPoolExecutor(8) as pool:
-    list(pool.map(answer, range(8)))
-"""
-    engine = chosen(EngineName.OPENVINO, "labels").engine
-    assert isinstance(engine, OpenVinoEngine)
-    arguments = [str(engine.folder), *map(str, engine.shape)]
-    subprocess.run([sys.executable, "-c", code, *arguments], check=True, timeout=120)
+@pytest.mark.parametrize("engine", [EngineName.OPENVINO, EngineName.ONNXRUNTIME, EngineName.AUTO])
+def test_converted_engines_are_checked_as_they_run(engine: EngineName) -> None:
+    class Mean(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return (images - images.mean(0)).flatten(1)[:, :5]
+
+    with pytest.raises(ContractError, match="copies of other images"):
+        prepared(Mean(), engine=engine).engine_for(GREY)
+
+
+def test_two_pipelines_with_one_stateful_part_never_run_at_once() -> None:
+    module = ONE_THREAD["state in an attribute"]()
+    first, second = (prepared(module).engine_for(GREY).engine for _ in range(2))
+    assert isinstance(first, TorchEngine)
+    assert isinstance(second, TorchEngine)
+    assert first._turn is second._turn
+
+
+def test_each_contract_is_named() -> None:
+    assert prepared(judged).contract is Contract.CHECKED
+    assert prepared(judged, stochastic=True).contract is Contract.STOCHASTIC
+    assert prepared(PassThrough()).contract is Contract.ASSUMED
+
+
+class TestStochastic:
+    """Allowed on request, unless copies share their randomness."""
+
+    @pytest.mark.parametrize(
+        "answer",
+        [
+            lambda x: judged(functional.dropout(x, 0.5, training=True)),
+            lambda x: (torch.rand(len(x)) > 0.9).long(),
+            lambda x: torch.randint(0, 3, (len(x),)),
+            lambda x: judged(x) + torch.randn(len(x), 3),
+            judged,
+        ],
+        ids=["dropout", "rare label", "labels", "noise on logits", "not random at all"],
+    )
+    def test_independent_answers_are_allowed(self, answer: Callable[[Tensor], Tensor]) -> None:
+        choice = prepared(answer, stochastic=True).engine_for(GREY)
+        assert choice.engine.workers == 1
+
+    @pytest.mark.parametrize(
+        ("answer", "message"),
+        [
+            (lambda x: judged(x * (torch.rand(1, 1, 4, 4) > 0.5)), "all copies of a batch share"),
+            (lambda x: torch.randint(0, 3, (1,)).expand(len(x)), "all copies of a batch share"),
+            (lambda x: reseeded(x), "repeats in every batch"),
+            (lambda x: judged(x + torch.randn(1)), "all copies of a batch share"),
+        ],
+        ids=["one mask", "one label", "seeded in forward", "one shift"],
+    )
+    def test_shared_randomness_is_refused(
+        self, answer: Callable[[Tensor], Tensor], message: str
+    ) -> None:
+        with pytest.raises(ContractError, match=message):
+            prepared(answer, stochastic=True).engine_for(GREY)
+
+    def test_batch_statistics_are_refused_still(self) -> None:
+        made, message = REFUSED["BatchNorm without running statistics"]
+        with pytest.raises(ContractError, match=message):
+            prepared(made(), stochastic=True).engine_for(GREY)
+
+    def test_no_two_processes_draw_the_same(self) -> None:
+        torch.manual_seed(0)
+        expected = torch.rand(1)
+        torch.manual_seed(0)
+        prepared(judged, stochastic=True).engine_for(GREY)
+        assert torch.rand(1) != expected
+
+
+def reseeded(images: Tensor) -> Tensor:
+    torch.manual_seed(0)
+    return judged(functional.dropout(images, 0.5, training=True))
+
+
+class TestComparison:
+    """What counts as another answer."""
+
+    compare = Comparison(Precision.FLOAT32)
+
+    def test_rounding_is_none(self) -> None:
+        expected = torch.tensor([[10.0, 0.0, -10.0], [1.0, 1.0, 1.0]])
+        within = ROUNDING[Precision.FLOAT32] * 20 * 0.9
+        assert not self.compare.differing(expected + torch.tensor([0, within, 0]), expected).any()
+        beyond = ROUNDING[Precision.FLOAT32] * 20 * 1.1
+        assert self.compare.differing(
+            expected + torch.tensor([0, beyond, 0]), expected
+        ).tolist() == [
+            True,
+            True,
+        ]
+
+    def test_a_shift_of_all_logits_is_none(self) -> None:
+        expected = torch.randn(4, 3)
+        assert not self.compare.differing(expected + torch.randn(4, 1), expected).any()
+
+    def test_infinite_and_missing_logits_are_equal_to_themselves(self) -> None:
+        odd = torch.tensor([[-torch.inf, 1, 2], [torch.inf, 1, 2], [torch.nan] * 3])
+        assert not self.compare.differing(odd.clone(), odd).any()
+        assert self.compare.differing(odd.flip(1), odd).tolist() == [True, True, False]
+
+    def test_some_labels_may_change(self) -> None:
+        """At most as many as one share in a thousand gives with probability above 1e-6."""
+        from scipy import stats
+
+        labels = torch.zeros(50, dtype=torch.long)
+        allowed = self.compare.allowed(labels, 50)
+        law = stats.binom(50, CHANGED_LABELS)
+        assert law.sf(allowed) <= FALSE_ALARM < law.sf(allowed - 1)
+        assert self.compare.allowed(labels[:, None].float(), 50) == 0
+
+    def test_so_rare_changes_of_labels_are_accepted_and_frequent_ones_refused(self) -> None:
+        changed = [0]
+
+        def labels(images: Tensor) -> Tensor:
+            answer = (judged(images)[:, 1] > 0).long()
+            changed[0] += 1
+            answer[: 1 if frequent is False else 8] = changed[0] % 2
+            return answer
+
+        frequent = False
+        prepared(labels).engine_for(GREY)
+        frequent = True
+        with pytest.raises(ContractError, match="not a function of that copy"):
+            prepared(labels).engine_for(GREY)
+
+
+def test_a_difference_in_one_of_many_rows_is_found() -> None:
+    pipeline = prepared(SHARED["module"]())
+    choice = pipeline.engine_for(GREY)
+    check = ContractCheck(
+        choice.engine, pipeline.pipeline, partial(pipeline._sample, GREY), choice.forward
+    )
+    first = check._answer(check.copies)
+    answer = first.clone()
+    answer[7] = answer[7].roll(1)
+    check._expect(first, first.clone(), "classified again", slice(None), check.copies)
+    with pytest.raises(ContractError, match="1 of 16 copies"):
+        check._expect(first, answer, "classified again", slice(None), check.copies)
+
+
+def test_batches_of_one_copy_have_no_mates() -> None:
+    pipeline = prepared(LessTheMean())
+    pipeline.use_engine(EngineName.TORCH, 1)
+    choice = pipeline.engine_for(GREY)
+    assert choice.forward == 1

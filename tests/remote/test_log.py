@@ -95,7 +95,7 @@ def test_spending_is_counted_by_outcome(store: Store) -> None:
 
 
 def test_labels_of_a_run_are_renamed_in_its_info_alone(store: Store) -> None:
-    store.name_labels("run", ["cat", "dog"])
+    store.note("run", label_names=["cat", "dog"])
     assert store.run("run").info == {"label_names": ["cat", "dog"], "command": "x"}
     with pytest.raises(RunNotFoundError):
-        store.name_labels("none", [])
+        store.note("none", label_names=[])

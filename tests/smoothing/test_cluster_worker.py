@@ -83,9 +83,11 @@ def test_a_size_that_is_chosen_for_later_does_not_take_that_of_the_first() -> No
 def test_threads_share_the_copies_and_keep_their_order(threads: int) -> None:
     ranges = [("image", Stage.ESTIMATION, range(start, start + 50)) for start in range(0, 250, 50)]
     images = [IMAGE] * len(ranges)
-    expected = [count_votes(task(0.25), 0, [one], IMAGE)[0] for one in ranges]
+    expected = [count_votes(task(0.25), 0, [one], IMAGE)[0][0] for one in ranges]
     cluster_worker._loaded.clear()
-    assert list(count_votes(task(0.25, threads=threads), 0, ranges, *images)) == expected
+    votes, (passes, copies) = count_votes(task(0.25, threads=threads), 0, ranges, *images)
+    assert list(votes) == expected
+    assert (passes, copies) == (2, 50)  # every other copy of a pass
 
 
 @pytest.mark.parametrize(

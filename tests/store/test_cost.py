@@ -32,7 +32,7 @@ def save(store: Store) -> list[str]:
     with store.claim("run"), statements(store) as found:
         store.save_images("run", [image("b", 1, seconds=2.0)])
         store.save_examples("run", [StoredExample("b", "clean", 0, b"png")])
-        store.name_labels("run", ["cat", "dog"])
+        store.note("run", label_names=["cat", "dog"])
         store.find("run")
     return found
 

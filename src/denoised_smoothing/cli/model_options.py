@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from denoised_smoothing.smoothing.cluster import RayCluster
 
 IN_A_BUNDLE = (
-    "classifier", "denoiser", "sigma", "noise", "engine", "precision", "calibration",
+    "classifier", "denoiser", "sigma", "noise", "engine", "precision", "calibration", "stochastic",
 )  # fmt: skip
 """Options that a bundle sets."""
 _data, _speed = option_group("Data and model"), option_group("Speed")
@@ -43,6 +43,9 @@ class ModelOptions:
     sigma: float | None = _data("Standard deviation of the noise on pixel values in [0, 1].")
     noise: Noise = _data(
         "Sampler of the noise. Only the proof of grid holds in floating point.", default=Noise.GRID
+    )
+    stochastic: bool = _data(
+        "Allow a classifier that is random by intention. Its counts do not repeat.", default=False
     )
     bundle: Path | None = _data(
         "Folder written by 'bundle'. Replaces classifier, denoiser, sigma, noise, engine and "
@@ -102,6 +105,7 @@ class ModelOptions:
             load_classifier(self.classifier), self.sigma, load_denoiser(self.denoiser),
             noise=self.noise, device=self.devices or self.device, engine=self.engine,
             precision=self.precision, batch_size=self.batch_size, cluster=cluster,
+            stochastic=self.stochastic,
         )  # fmt: skip
         if smoothed.is_remote and context is None:
             raise SettingError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -14,8 +15,10 @@ from torch import Tensor
 
 from denoised_smoothing import images as image_forms
 from denoised_smoothing.certificates.counts import Stage
-from denoised_smoothing.certificates.parameters import EngineName, Noise, Precision
+from denoised_smoothing.certificates.parameters import Contract, EngineName, Noise, Precision
+from denoised_smoothing.engines.canaries import Canaries
 from denoised_smoothing.engines.choice import EngineChoice, choose_engine
+from denoised_smoothing.engines.contract import ContractCheck
 from denoised_smoothing.engines.locks import tracing
 from denoised_smoothing.engines.pipeline import PassThrough, Pipeline
 from denoised_smoothing.errors import SettingError
@@ -40,6 +43,7 @@ class PreparedPipeline:
             samples, the pipeline is the majority or the mean of the classifier's answers to them.
         sigma: standard deviation of the noise on images in [0, 1].
         noise: the sampler of the noisy copies.
+        stochastic: the answers are random by intention.
 
     Raises:
         SettingError: the denoiser has several samples, and the classifier is remote.
@@ -54,6 +58,8 @@ class PreparedPipeline:
         engine: EngineName,
         precision: Precision,
         device: torch.device,
+        *,
+        stochastic: bool = False,
     ) -> None:
         self._parts = classifier, denoiser
         front = None if denoiser is None else as_denoiser(denoiser)
@@ -69,7 +75,8 @@ class PreparedPipeline:
             whole = self._shown.is_module
             self.pipeline = Pipeline(ensemble if whole else ensemble.forward, None, sigma, device)
         self.noise, self.device = noise, device
-        self.engine, self.precision = engine, precision
+        self.engine, self.precision, self.stochastic = engine, precision, stochastic
+        self.canaries = Canaries(stochastic=stochastic)
         self.forward: int | None = None
         """Copies of a forward pass; None to choose them with the engine."""
         self.needs_calibration = precision is Precision.INT8
@@ -94,7 +101,7 @@ class PreparedPipeline:
         classifier, denoiser = copy.deepcopy(self._parts)
         there = PreparedPipeline(
             classifier, denoiser, self.pipeline.sigma, self.noise, self.engine, self.precision,
-            device,
+            device, stochastic=self.stochastic,
         )  # fmt: skip
         there.forward, there.bundle_shape = self.forward, self.bundle_shape
         there.needs_calibration = self.needs_calibration
@@ -124,6 +131,13 @@ class PreparedPipeline:
         _, channels, height, width = self._images.shape
         return channels, height, width
 
+    @property
+    def contract(self) -> Contract:
+        """What is known about the base classifier."""
+        if isinstance(self.pipeline.classifier, PassThrough):
+            return Contract.ASSUMED
+        return Contract.STOCHASTIC if self.stochastic else Contract.CHECKED
+
     def use_engine(self, engine: EngineName, forward: int | None) -> None:
         """Use this engine and forward pass, such as those of a stored run; None to choose."""
         self.engine, self.forward = engine, forward
@@ -142,8 +156,11 @@ class PreparedPipeline:
     def engine_for(self, image: Float[np.ndarray, "c h w"]) -> EngineChoice:
         """Return the engine for images of this size, and the copies of a forward pass.
 
+        Its answers were compared: each depends on its copy alone (see :mod:`.contract`).
+
         Raises:
             SettingError, MissingExtraError, ClassifierError: the engine is not available.
+            ContractError: an answer depends on more than its copy.
         """
         self.state, held = self.pipeline.state(), self._choices.get(image.shape)
         if held is not None and held[0] == self.state:
@@ -167,6 +184,11 @@ class PreparedPipeline:
                 self.pipeline, partial(self._sample, image), engine=self.engine,
                 precision=self.precision, device=self.device, forward=self.forward,
             )  # fmt: skip
+        if self.chooser is None:  # who chose it has checked it
+            check = ContractCheck(
+                choice.engine, self.pipeline, partial(self._sample, image), choice.forward
+            )
+            choice = replace(choice, notes=choice.notes + check.run(stochastic=self.stochastic))
         self._choices[image.shape] = self.state, choice
         return choice
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from contextlib import nullcontext
 from functools import partial
 from typing import Any
@@ -16,6 +17,8 @@ from denoised_smoothing.engines.locks import exact_float32, tracing
 from denoised_smoothing.engines.pipeline import Pipeline
 from denoised_smoothing.errors import SettingError
 
+_ALONE = threading.RLock()
+"""Held by the one thread that runs a pipeline which no two may run at once."""
 _TYPES = {Precision.BFLOAT16: torch.bfloat16, Precision.FLOAT16: torch.float16}
 
 
@@ -24,8 +27,9 @@ class TorchEngine(Engine):
 
     On a CPU several threads run a batch each, on one core each: no core waits for another at
     every layer, and one that another process uses does not delay the rest. A pipeline that is
-    not made of modules is called by one thread only, since nothing says that threads may share
-    it. So is a pipeline with hooks, which may keep what they see.
+    not made of modules is called by one thread of the process only, since nothing says that
+    threads may share it. So is a pipeline with hooks, which may keep what they see, and one that
+    was found to keep values between operations.
 
     Args:
         pipeline: denoiser and classifier, on the device.
@@ -62,14 +66,21 @@ class TorchEngine(Engine):
         self._cast: Any = nullcontext
         if reduced:
             self._cast = partial(torch.autocast, device.type, _TYPES[precision])
-        self.workers = 1
-        if pipeline.may_be_shared and not compiled:  # which belongs to the thread that compiled
+        self.compiled, self.workers = compiled, 1
+        self._turn: Any = nullcontext()
+        if not pipeline.may_be_shared:
+            self.use_alone()
+        elif not compiled:  # which belongs to the thread that compiled
             self.workers, self.threads = (cores(), 1) if on_cpu else (2, None)
+
+    def use_alone(self) -> None:
+        """Call the pipeline by one thread at a time, also where another engine shares parts."""
+        self.workers, self.threads, self._turn = 1, None, _ALONE
 
     @torch.inference_mode()
     def answer(self, copies: Float[Tensor, "b c h w"]) -> Num[Tensor, "b ..."]:
         copies = copies.contiguous(memory_format=torch.channels_last)
-        with tracing(), self._exact(), self._cast():
+        with self._turn, tracing(), self._exact(), self._cast():
             answer: Tensor = self._run(copies)
             return answer
 

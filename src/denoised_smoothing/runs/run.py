@@ -152,6 +152,7 @@ class CertificationRun:
             "alpha": self.alpha,
             "plan": self.plan.to_dict(),
             "noise": self.smoothed.noise.value,
+            "contract": self.smoothed.prepared.contract.value,
             **self.smoothed.prepared.record(first),
         }
 
@@ -260,6 +261,7 @@ class CertificationRun:
             if not store.examples(run.name):
                 store.save_examples(run.name, list(self._examples(run.seed)))
             remote = self.remote
+            self.smoothed.prepared.canaries.restart()
             with nullcontext() if remote is None else with_query_log(remote, store, run):
                 writer = RunWriter(
                     run, store, SamplingPlan.from_dict(run.settings["plan"]),
@@ -273,12 +275,19 @@ class CertificationRun:
                         writer.finished(task)
                 finally:
                     writer.close()
+                    self._note_canaries(store, run)
         if writer.refused:
             raise ImageError(
                 f"{len(writer.refused)} of {len(self.indices)} images could not be certified; all "
                 f"others of run {run.name!r} are: {' '.join(writer.refused[:3])}"
             )
         return run
+
+    def _note_canaries(self, store: Store, run: StoredRun) -> None:
+        """Record how many forward passes and copies were computed again and compared."""
+        canaries, earlier = self.smoothed.prepared.canaries, run.info.get("compared", {})
+        now = {"passes": canaries.passes, "copies": canaries.copies}
+        store.note(run.name, compared={key: n + earlier.get(key, 0) for key, n in now.items()})
 
     def _begin(self, store: Store) -> StoredRun:
         """Return the stored run: a new one, or the one to resume, on the engine it began with."""

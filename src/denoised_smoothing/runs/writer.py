@@ -174,7 +174,7 @@ class RunWriter:
     def _write(self, names: list[str] | None, images: list[StoredImage]) -> None:
         """In the writing thread: new labels are written before the counts that use them."""
         if names is not None:
-            self.store.name_labels(self.run.name, names)
+            self.store.note(self.run.name, label_names=names)
         self.store.save_images(self.run.name, images)
 
     def _take(self, task: ImageTask) -> StoredImage:

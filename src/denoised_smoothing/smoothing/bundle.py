@@ -70,6 +70,7 @@ def save_bundle(
         denoiser_fingerprint=fingerprints[1],
         calibration=prepared.calibration,
         model_digest=engine.identity().get("model_digest"),
+        stochastic=prepared.stochastic,
     )
     for role, (part, spec) in (("classifier", classifier), ("denoiser", denoiser)):
         if not bundle.converted and needs_spec(part) and spec is None:

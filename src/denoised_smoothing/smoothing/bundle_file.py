@@ -46,6 +46,7 @@ class Bundle:
     denoiser_fingerprint: str
     calibration: dict[str, str]
     model_digest: str | None = None
+    stochastic: bool = False
 
     @property
     def converted(self) -> bool:
@@ -127,7 +128,7 @@ def read_bundle(folder: str | Path) -> Bundle:
         "precision": Precision(record["precision"]),
         "label_names": None if names is None else tuple(names),
     }
-    return Bundle(**{name: record[name] for name in Bundle.__dataclass_fields__})
+    return Bundle(**{name: record[name] for name in Bundle.__dataclass_fields__ if name in record})
 
 
 def _own_sha256(record: Mapping[str, Any]) -> str:

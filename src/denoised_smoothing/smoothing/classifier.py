@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from denoised_smoothing import images as image_forms
+from denoised_smoothing.certificates.bounds import check_alpha
 from denoised_smoothing.certificates.certificate import Certificate, SamplingPlan
 from denoised_smoothing.certificates.counts import Stage
 from denoised_smoothing.certificates.parameters import (
@@ -84,6 +85,7 @@ class SmoothedClassifier:
         batch_size: maximum number of noisy copies in flight, but at least one forward pass.
             Does not change the results.
         cluster: whose workers count, each on ``device``; None for threads of this process.
+        stochastic: allow answers that are random by intention. Counts then do not repeat.
 
     Raises:
         SettingError: sigma, noise or batch_size is out of range, the device is not available,
@@ -103,6 +105,7 @@ class SmoothedClassifier:
         calibration: Any = None,
         batch_size: int | None = None,
         cluster: RayCluster | None = None,
+        stochastic: bool = False,
     ) -> None:
         if batch_size is not None and batch_size < 1:
             raise SettingError(f"batch_size must be at least 1, got {batch_size}")
@@ -128,6 +131,7 @@ class SmoothedClassifier:
             PassThrough() if self.is_remote else classifier, denoiser, self.sigma, self.noise,
             choose_by_name(EngineName, engine, "the engine"),
             choose_by_name(Precision, precision, "the precision"), self.device,
+            stochastic=stochastic,
         )  # fmt: skip
         self.backend = (
             Devices(self.prepared, devices)
@@ -169,7 +173,8 @@ class SmoothedClassifier:
 
         Raises:
             ImageError, SettingError: bad input, before any work is done.
-            ClassifierError: the classifier or denoiser gave an unusable answer.
+            ClassifierError: the classifier or denoiser gave an unusable answer, or (ContractError)
+                one that depends on more than its copy.
         """
         plan = plan_or_budget(plan, n0, n)
         batch = image_forms.as_image(image)[None]
@@ -271,7 +276,7 @@ class SmoothedClassifier:
         loaded = cls(
             classifier, bundle.sigma, denoiser, noise=bundle.noise,
             device="cpu" if bundle.converted else device, precision=bundle.precision,
-            batch_size=batch_size,
+            batch_size=batch_size, stochastic=bundle.stochastic,
         )  # fmt: skip
         choice = None if engine is None else EngineChoice(engine, bundle.forward)
         loaded.prepared.use_engine(bundle.engine, bundle.forward)
@@ -355,8 +360,9 @@ class SmoothedClassifier:
         """Return what certificates of images of this size rest on besides the counts."""
         engine = (choice or self.prepared.engine_for(image)).engine
         return SmoothingParameters(
-            self.sigma, alpha, image.size, seed, self.noise, engine.name, engine.precision
-        )
+            self.sigma, alpha, image.size, seed, self.noise, engine.name, engine.precision,
+            self.prepared.contract,
+        )  # fmt: skip
 
     def _count(
         self,
@@ -367,6 +373,7 @@ class SmoothedClassifier:
         progress: Callable[[Progress], None] | None,
     ) -> tuple[list[ImageTask], SmoothingParameters]:
         """Count all images. The noise is keyed by the pixels of an image, so it moves with them."""
+        check_alpha(alpha)
         if self.channels is not None:
             image_forms.match_channels(images[0], self.channels)
         check_size(self.denoiser, *images.shape[2:])

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -92,8 +93,15 @@ class RayCluster:
         """Batches that a worker counts at once: one a core, or two to keep a GPU busy."""
         return 2 if self.gpus else max(1, int(self.cpus))
 
-    def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
+    def submit(
+        self,
+        function: Callable[..., Any],
+        *arguments: Any,
+        then: Callable[[Any], Any] = lambda result: result,
+    ) -> Future[Any]:
         """Run a function as a task; the future raises WorkerError if the task was lost.
+
+        ``then`` turns the result of the task into that of the future, here.
 
         Raises:
             MissingExtraError: Ray is not installed.
@@ -102,7 +110,8 @@ class RayCluster:
         """
         if self._pool is None:
             self._pool = self._open()
-        return self._pool.submit(self._run, self._pool, function, arguments)
+        pool = self._pool
+        return pool.submit(lambda: then(self._run(pool, function, arguments)))
 
     def close(self) -> None:
         """Cancel all tasks; futures without a result fail."""
@@ -230,6 +239,7 @@ class RayBackend:
 
         choice, threads = choice or self.prepared.engine_for(image), self.cluster.threads
         task = self.task(choice.engine.name, choice.forward, choice.engine.identity())
+        task = replace(task, count=uuid.uuid4().hex)
         sent: WeakKeyDictionary[ImageTask, Any] = WeakKeyDictionary()
         forward, chunk = choice.forward, chunk_size(image.shape)
         batch = forward * max(self.cluster.passes, -(-chunk // forward))
@@ -243,7 +253,12 @@ class RayBackend:
                     sent[part.task] = ray.put(part.task.image)
             images = [sent[part.task] for part in parts]
             ranges = [(part.task.image_id, part.stage, part.copies) for part in parts]
-            return self.cluster.submit(count_votes, task, seed, ranges, *images)
+            return self.cluster.submit(count_votes, task, seed, ranges, *images, then=received)
+
+        def received(counted: tuple[Votes, tuple[int, int]]) -> Votes:
+            votes, compared = counted
+            self.prepared.canaries.add(*compared)
+            return votes
 
         yield BatchRunner(submit, batch, min(batches, workers), batches)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -28,7 +28,8 @@ class ClusterTask:
 
     ``model`` is a list of one reference to a :class:`PreparedPipeline`, so that a process fetches
     it once and not for each task; ``fingerprint`` identifies it. ``forward`` is None to choose it,
-    and ``identity`` is what the engine must report.
+    and ``identity`` is what the engine must report. ``count`` identifies the count that it belongs
+    to, whose first forward passes in each process are compared.
     """
 
     fingerprint: str
@@ -38,6 +39,7 @@ class ClusterTask:
     forward: int | None
     identity: Mapping[str, str] | None = None
     threads: int = 1
+    count: str = ""
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,8 @@ class _LoadedModel:
     prepared: PreparedPipeline
     counter: VoteCounter
     threads: ThreadPoolExecutor
+    counts: set[str] = field(default_factory=set)
+    """The counts that it began."""
 
 
 _loaded: dict[torch.device, _LoadedModel] = {}
@@ -74,9 +78,18 @@ def choose_engine(task: ClusterTask, image: Float[np.ndarray, "c h w"]) -> Engin
 
 def count_votes(
     task: ClusterTask, seed: int, ranges: Sequence[Range], *images: Float[np.ndarray, "c h w"]
-) -> Votes:
-    """Count the votes of one copy range of each image."""
+) -> tuple[Votes, tuple[int, int]]:
+    """Count the votes of one copy range of each image.
+
+    Returns:
+        The votes; the forward passes and copies that were computed again and compared.
+    """
     model, choice = _load(task, images[0])
+    canaries = model.prepared.canaries
+    if task.count not in model.counts:
+        model.counts.add(task.count)
+        canaries.restart()
+    before = canaries.passes, canaries.copies
     parts = [
         CopyRange(ImageTask("", image_id, image), stage, copies)
         for image, (image_id, stage, copies) in zip(images, ranges, strict=True)
@@ -87,7 +100,8 @@ def count_votes(
         return model.counter.votes(group, choice, seed)
 
     groups = _split(parts, min(task.threads, choice.engine.workers), choice.forward)
-    return [votes for counted in model.threads.map(count, groups) for votes in counted]
+    votes = [votes for counted in model.threads.map(count, groups) for votes in counted]
+    return votes, (canaries.passes - before[0], canaries.copies - before[1])
 
 
 def answer_copies(

@@ -14,7 +14,7 @@ from denoised_smoothing.engines.choice import EngineChoice
 from denoised_smoothing.engines.engine import Engine
 from denoised_smoothing.engines.locks import ReadersWriterLock
 from denoised_smoothing.engines.prepared import PreparedPipeline
-from denoised_smoothing.errors import ClassifierError
+from denoised_smoothing.errors import ClassifierError, ContractError
 from denoised_smoothing.noise import noisy_copies
 from denoised_smoothing.smoothing.scheduler import CopyRange, ImageTask
 
@@ -34,6 +34,7 @@ class VoteCounter:
     def __init__(self, prepared: PreparedPipeline, device: torch.device | None = None) -> None:
         self.sigma, self.noise = prepared.pipeline.sigma, prepared.noise
         self.device = device or prepared.device
+        self._canaries = prepared.canaries
         self._memory, self._crowded = ReadersWriterLock(), False
         self._format: str | None = None
         self._classes = 0
@@ -95,14 +96,27 @@ class VoteCounter:
             yield copies
             return
         padding = copies.new_zeros(-len(copies) % choice.forward, *copies.shape[1:])
-        for piece in torch.split(torch.cat([copies, padding]), choice.forward):
-            try:
-                with self._memory(alone=self._crowded):
-                    answer = choice.engine.answer(piece)
-            except torch.OutOfMemoryError:
-                self._crowded = True
-                answer = self._answer_alone(choice.engine, piece)
-            yield answer
+        pieces = torch.split(torch.cat([copies, padding]), choice.forward)
+        for start, piece in zip(range(0, len(copies), choice.forward), pieces, strict=True):
+            # Made first, as a classifier may overwrite its input.
+            due = self._canaries.is_due(choice.engine)
+            other = self._canaries.batch(piece) if due else None
+            answer = self._answer(choice.engine, piece)
+            yield answer  # and its format is checked
+            if other is not None:
+                again = self._answer(choice.engine, other)
+                real = min(len(piece), len(copies) - start)
+                rows = self._canaries.differing(choice.engine, answer, again, real)
+                if rows:
+                    raise _not_a_function(ranges, [start + row for row in rows])
+
+    def _answer(self, engine: Engine, copies: Float[Tensor, "n c h w"]) -> Num[Tensor, "n ..."]:
+        try:
+            with self._memory(alone=self._crowded):
+                return engine.answer(copies)
+        except torch.OutOfMemoryError:
+            self._crowded = True
+            return self._answer_alone(engine, copies)
 
     def _answer_alone(
         self, engine: Engine, copies: Float[Tensor, "n c h w"]
@@ -139,6 +153,20 @@ class VoteCounter:
         if labels:
             return answer.long().clamp_min(-2)
         return torch.where(answer.isnan().any(dim=1), -2, answer.argmax(dim=1))
+
+
+def _not_a_function(ranges: Sequence[CopyRange], rows: Sequence[int]) -> ContractError:
+    """Return the error for copies of a batch that got another answer in other company."""
+    copies = [(part, number) for part in ranges for number in part.copies]
+    part, _ = copies[rows[0]]
+    numbers = [number for other, number in (copies[row] for row in rows) if other is part]
+    named = ", ".join(map(str, numbers[:5])) + (", ..." if len(numbers) > 5 else "")
+    return ContractError(
+        f"The answer to a noisy copy is not a function of that copy: {len(rows)} copies got "
+        "other answers among copies of other images, such as copies "
+        f"{named} of the stage {part.stage.value} of image {part.task.image_id!r}. Certificates "
+        "would be false. Make the classifier compute each image by itself. Counts so far are kept."
+    )
 
 
 def shown_copies(

@@ -7,7 +7,7 @@ import json
 import logging
 import secrets
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -157,9 +157,9 @@ class Store:
         return self.run(name)
 
     @patient
-    def name_labels(self, name: str, labels: Sequence[str]) -> None:
-        """Replace the label names of a run, in the order of the labels' numbers."""
-        self._update(name, info={**self.run(name).info, "label_names": list(labels)})
+    def note(self, name: str, **values: Any) -> None:
+        """Replace values in the info of a run."""
+        self._update(name, info={**self.run(name).info, **values})
 
     def _update(self, name: str, **values: Any) -> None:
         with self.transaction(write=True, run=name) as connection:

@@ -1,0 +1,261 @@
+"""Classifiers that break the contract, or seem to: each answers with 3 logits or a label.
+
+Label 1 is above, label 0 below the plane on which the mean of an image is MIDDLE, label 2 on it.
+So a noisy copy of an image on the plane has neither label 0 nor 1 with probability 1/2.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+MIDDLE = 128 / 255
+LEVEL = 1 / 255
+
+
+def judged(images: Tensor) -> Tensor:
+    """Logits [B, 3]."""
+    levels = (images / LEVEL).round().flatten(1).sum(1) - 128 * images[0].numel()
+    return torch.stack([-levels, levels, 0.5 - levels.abs()], 1)
+
+
+class Base(nn.Module):
+    """The plane as it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.start = nn.Identity()
+
+    def forward(self, images: Tensor) -> Tensor:
+        return judged(images)
+
+
+class Attribute(Base):
+    def forward(self, images: Tensor) -> Tensor:
+        self.kept = images
+        self.start(images).relu()
+        return judged(self.kept)
+
+
+class Stack(Base):
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept: list[Tensor] = []
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.kept.append(images)
+        images.relu()
+        return judged(self.kept.pop())
+
+
+class Dictionary(Base):
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept: dict[str, Tensor] = {}
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.kept["images"] = images
+        images.relu()
+        return judged(self.kept["images"])
+
+
+class Buffer(Base):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("kept", torch.zeros(1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.kept = images.clone()
+        images.relu()
+        return judged(self.kept)
+
+
+class Global(Base):
+    def forward(self, images: Tensor) -> Tensor:
+        global _kept
+        _kept = images
+        images.relu()
+        return judged(_kept)
+
+
+_kept = torch.zeros(0)
+
+
+def closure() -> nn.Module:
+    kept: list[Tensor] = [torch.zeros(0)]
+
+    class Closure(Base):
+        def forward(self, images: Tensor) -> Tensor:
+            kept[0] = images
+            images.relu()
+            return judged(kept[0])
+
+    return Closure()
+
+
+class Locked(Base):
+    """State behind a lock, which is right in threads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept: list[Tensor] = []
+        self.lock = threading.Lock()
+
+    def forward(self, images: Tensor) -> Tensor:
+        with self.lock:
+            self.kept.append(images)
+            images.relu()
+            return judged(self.kept.pop())
+
+
+class Counting(Base):
+    calls = 0
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.calls += 1
+        return judged(images)
+
+
+class Previous(Base):
+    """The answer to the batch before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept: Tensor | None = None
+
+    def forward(self, images: Tensor) -> Tensor:
+        before, self.kept = self.kept, images
+        return judged(images if before is None or before.shape != images.shape else before)
+
+
+class BatchStatistics(Base):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(1, track_running_stats=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return judged(MIDDLE + self.norm(images))
+
+
+class TrainingMode(Base):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.norm.train()
+        return judged(MIDDLE + self.norm(images))
+
+
+class LessTheMean(Base):
+    def forward(self, images: Tensor) -> Tensor:
+        return judged(images - images.mean(0) + MIDDLE)
+
+
+class Sorted(Base):
+    def forward(self, images: Tensor) -> Tensor:
+        return judged(images).sort(0).values
+
+
+class Rank(Base):
+    def forward(self, images: Tensor) -> Tensor:
+        place = images.flatten(1).sum(1).argsort().argsort()
+        return functional.one_hot(place * 2 // len(images), 3).float()
+
+
+class SignOfTheBatch(Base):
+    def forward(self, images: Tensor) -> Tensor:
+        return judged(images.mean(0, keepdim=True)).expand(len(images), 3)
+
+
+class Padding(Base):
+    def forward(self, images: Tensor) -> Tensor:
+        padded = (images == 0).flatten(1).all(1).any()
+        return judged(images).roll(int(padded), 1)
+
+
+class Position(Base):
+    def forward(self, images: Tensor) -> Tensor:
+        return judged(images) * (torch.arange(len(images)) % 2 * 2 - 1)[:, None]
+
+
+class Dropout(Base):
+    def forward(self, images: Tensor) -> Tensor:
+        return judged(functional.dropout(images, 0.5, training=True))
+
+
+class RandomLabel(Base):
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.randint(0, 3, (len(images),))
+
+
+class Half(Base):
+    """A network in half precision, whose logits are rounded."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return judged(images).half().float()
+
+
+class ShiftOfTheBatch(Base):
+    """Logits less the largest of the batch, which changes no label."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits = judged(images)
+        return logits - logits.max()
+
+
+def alone(images: Tensor) -> Tensor:
+    return judged(images)
+
+
+class CallableWithState:
+    def __call__(self, images: Tensor) -> Tensor:
+        self.kept = images
+        images.relu()
+        return judged(self.kept)
+
+
+class SharedCallable(CallableWithState):
+    may_be_shared = True
+
+
+def callable_of_the_batch(images: Tensor) -> Tensor:
+    return judged(images - images.mean(0) + MIDDLE)
+
+
+REFUSED: dict[str, tuple[Callable[[], object], str]] = {
+    "BatchNorm without running statistics": (BatchStatistics, r"'norm' \(BatchNorm2d\)"),
+    "BatchNorm put into training mode": (TrainingMode, r"begins in the module 'norm' \(Batch"),
+    "mean over the batch": (LessTheMean, "with copies of other images"),
+    "sorting over the batch": (Sorted, "with copies of other images"),
+    "rank in the batch": (Rank, "with copies of other images"),
+    "sign of the whole batch": (SignOfTheBatch, "with copies of other images"),
+    "padding": (Padding, "with zeros in place of the other copies"),
+    "position in the batch": (Position, "in another order"),
+    "answer to the batch before": (Previous, "were classified"),
+    "dropout in evaluation mode": (Dropout, r"classified again.*stochastic=True"),
+    "random labels": (RandomLabel, "classified again"),
+    "callable with a mean over the batch": (lambda: callable_of_the_batch, "with copies of other"),
+}
+ONE_THREAD: dict[str, Callable[[], object]] = {
+    "state in an attribute": Attribute,
+    "state in a list": Stack,
+    "state in a dictionary": Dictionary,
+    "state in a buffer": Buffer,
+    "state in a global": Global,
+    "state in a closure": closure,
+    "counter of calls": Counting,
+    "callable": lambda: alone,
+    "callable with state": CallableWithState,
+    "callable with state that says it may be shared": SharedCallable,
+}
+SHARED: dict[str, Callable[[], object]] = {
+    "module": Base,
+    "half precision": Half,
+    "state behind a lock": Locked,
+    "shift of all logits by the batch": ShiftOfTheBatch,
+}

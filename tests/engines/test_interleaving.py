@@ -1,0 +1,138 @@
+"""Two calls in turn, attributes that change, and the module where outputs begin to differ."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from denoised_smoothing.engines import interleaving
+from denoised_smoothing.engines.interleaving import attributes, differing_module, interleaved
+
+
+def test_calls_take_turns_at_every_operation() -> None:
+    order: list[str] = []
+
+    def call(name: str) -> Callable[[], Tensor]:
+        def work() -> Tensor:
+            value = torch.ones(2)
+            for step in range(3):
+                value = value + 1
+                order.append(f"{name}{step}")
+            return value
+
+        return work
+
+    first, second = interleaved([call("a"), call("b")])
+    assert order == ["a0", "b0", "a1", "b1", "a2", "b2"]
+    assert first.tolist() == second.tolist() == [4, 4]
+
+
+def test_a_stack_shared_by_two_calls_gives_each_the_value_of_the_other() -> None:
+    stack: list[Tensor] = []
+
+    def call(number: float) -> Tensor:
+        stack.append(torch.full((1,), number))
+        torch.zeros(1)
+        return stack.pop(0) if number == 1 else stack.pop()
+
+    assert [float(t) for t in interleaved([lambda: call(1), lambda: call(2)])] == [1, 2]
+    assert [float(t) for t in interleaved([lambda: call(2), lambda: call(3)])] == [3, 2]
+
+
+def test_a_call_that_waits_for_a_lock_of_the_other_is_let_go(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(interleaving, "PATIENCE", 0.05)
+    lock = threading.Lock()
+
+    def call(number: float) -> Tensor:
+        with lock:
+            return torch.full((1,), number) + 1
+
+    assert [float(t) for t in interleaved([lambda: call(1), lambda: call(2)])] == [2, 3]
+
+
+def test_the_error_of_a_call_is_raised_and_ends_both() -> None:
+    def fails() -> Tensor:
+        torch.zeros(1)
+        raise ArithmeticError("no")
+
+    with pytest.raises(ArithmeticError, match="no"):
+        interleaved([fails, lambda: torch.zeros(1) + 1])
+    assert not [thread for thread in threading.enumerate() if "interleaved" in thread.name]
+
+
+class Held:
+    """An object on a module."""
+
+    def __init__(self) -> None:
+        self.value = 0
+
+
+class Module(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.number, self.items, self.table, self.held = 1, [1], {"a": 1}, Held()
+        self.shape = (3, 4)
+        self.register_buffer("buffer", torch.zeros(2))
+        self.layer = nn.Linear(2, 2)
+        self.layer.note = torch.zeros(1)  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        (lambda m: setattr(m, "number", 2), "number"),
+        (lambda m: m.items.append(2), "items"),
+        (lambda m: m.items.__setitem__(0, 2), "items"),
+        (lambda m: m.table.update(a=2), "table"),
+        (lambda m: setattr(m.held, "value", 2), "held"),
+        (lambda m: m.buffer.add_(1), "buffer"),
+        (lambda m: setattr(m.layer, "note", torch.zeros(1)), "layer.note"),
+        (lambda m: m.layer.note.add_(1), "layer.note"),
+    ],
+)
+def test_an_attribute_that_changes_is_found(change: Callable[[Module], object], name: str) -> None:
+    module = Module()
+    before = attributes(module)
+    change(module)
+    after = attributes(module)
+    assert [key for key in after if after[key] != before[key]] == [name]
+
+
+def test_an_equal_value_is_no_change() -> None:
+    module = Module()
+    before = attributes(module)
+    module.number, module.shape = 1, tuple([3, 4])  # noqa: C409, another tuple
+    module.layer(torch.zeros(1, 2))
+    assert attributes(module) == before
+
+
+def test_the_innermost_module_that_differs_first_is_named() -> None:
+    torch.manual_seed(0)
+    pipeline = nn.Sequential(
+        nn.Linear(4, 4),
+        nn.Sequential(nn.ReLU(), nn.BatchNorm1d(4, track_running_stats=False)),
+        nn.Linear(4, 2),
+    )
+    copies = torch.randn(6, 4)
+    other = torch.cat([copies[:3], copies[3:] + 5])
+
+    def differs(a: Tensor, b: Tensor) -> bool:
+        return not torch.allclose(a, b)
+
+    found = differing_module(
+        pipeline, lambda: pipeline(copies), lambda: pipeline(other), 3, differs
+    )
+    assert found is not None
+    assert found[0] == "1.1"
+    assert isinstance(found[1], nn.BatchNorm1d)
+    assert not any(module._forward_hooks for module in pipeline.modules())
+    same = differing_module(
+        pipeline, lambda: pipeline(copies), lambda: pipeline(copies), 3, differs
+    )
+    assert same is None
