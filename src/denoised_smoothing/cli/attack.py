@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from denoised_smoothing.certificates.parameters import EngineName, Noise, Precision
+from denoised_smoothing.certificates.parameters import Contract, EngineName, Noise, Precision
 from denoised_smoothing.certificates.radii import format_down
 from denoised_smoothing.cli.grouped import Take, command, option_group
 from denoised_smoothing.cli.model_options import ModelOptions
@@ -101,6 +101,7 @@ def attack(
         denoiser=options.denoiser or held["denoiser"],
         sigma=float(held["sigma"]),
         noise=Noise(held["noise"]),
+        stochastic=held.get("contract") == Contract.STOCHASTIC,
         engine=EngineName.TORCH,
     )
     request = _request(results.run, model, options.data)

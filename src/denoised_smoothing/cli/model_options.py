@@ -45,7 +45,9 @@ class ModelOptions:
         "Sampler of the noise. Only the proof of grid holds in floating point.", default=Noise.GRID
     )
     stochastic: bool = _data(
-        "Allow a classifier that is random by intention. Its counts do not repeat.", default=False
+        "Allow a classifier that is random by intention. Its counts do not repeat.",
+        "--stochastic",
+        default=False,
     )
     bundle: Path | None = _data(
         "Folder written by 'bundle'. Replaces classifier, denoiser, sigma, noise, engine and "

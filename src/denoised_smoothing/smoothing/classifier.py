@@ -173,8 +173,7 @@ class SmoothedClassifier:
 
         Raises:
             ImageError, SettingError: bad input, before any work is done.
-            ClassifierError: the classifier or denoiser gave an unusable answer, or (ContractError)
-                one that depends on more than its copy.
+            ClassifierError: an answer is unusable, or depends on more than its noisy copy.
         """
         plan = plan_or_budget(plan, n0, n)
         batch = image_forms.as_image(image)[None]
@@ -194,8 +193,7 @@ class SmoothedClassifier:
     ) -> list[Certificate]:
         """Return one certificate for each of the images [B, C, H, W]; see :meth:`certify`.
 
-        Copies of several images share a batch. Each certificate holds with probability
-        1 - alpha by itself, not all of them together.
+        Each holds with probability 1 - alpha by itself, not all of them together.
         """
         plan = plan_or_budget(plan, n0, n)
         batch = image_forms.as_images(images)
@@ -259,12 +257,12 @@ class SmoothedClassifier:
     ) -> SmoothedClassifier:
         """Load a bundle that :meth:`save` or the command ``bundle`` wrote, with equal counts.
 
-        A converted bundle runs no code of its own. A torch bundle may name a factory
-        (``python:MODULE:FACTORY``), which is imported and called as if its spec had been typed.
+        A converted bundle runs no code. A torch bundle may name a factory, which is imported and
+        called as if its spec (``python:MODULE:FACTORY``) had been typed.
 
         Args:
-            classifier, denoiser: filled with the weights of the bundle if its files do not define
-                them; omit them to make them by their specs.
+            classifier, denoiser: filled with the bundle's weights if its files do not define them;
+                omit them to make them by their specs.
             device, batch_size: as of the constructor; a converted model runs on a CPU.
 
         Raises:
@@ -307,7 +305,7 @@ class SmoothedClassifier:
 
         Args:
             tasks: images of one shape, with their counts so far; taken when needed.
-            targets: copies wanted in each stage, given the counts so far (a plan's ``targets``).
+            targets: those of a plan.
             seed: of the noise, or from a task to its seed.
             in_turn: all tasks get copies in turn, and more may join: None says that there is none
                 now (see :func:`~denoised_smoothing.smoothing.scheduler.schedule_batches`).
