@@ -20,6 +20,7 @@ from denoised_smoothing.cli.model_options import ModelOptions
 from denoised_smoothing.datasets import ImageDataset, load_dataset
 from denoised_smoothing.engines import choice, converted
 from denoised_smoothing.engines import torch_engine as pytorch
+from denoised_smoothing.engines.contract import PROBED
 from denoised_smoothing.engines.engine import Engine
 from denoised_smoothing.errors import ClassifierError, RunMismatchError
 from denoised_smoothing.models.catalogue import load_classifier
@@ -85,18 +86,20 @@ def test_counts_depend_on_nothing_but_the_copies(
 
 
 class Crowded(nn.Module):
-    """Has no memory for two threads at once."""
+    """Has no memory for two whole batches at once. Its counters are those of the class."""
+
+    lock = threading.Lock()
+    inside = raised = 0
 
     def __init__(self) -> None:
         super().__init__()
         self.network = convolutional()
-        self.lock, self.inside, self.raised = threading.Lock(), 0, 0
 
     def forward(self, copies: Tensor) -> Tensor:
         with self.lock:
-            self.inside += 1
-            crowd = self.inside > 1
-            self.raised += crowd
+            Crowded.inside += 1
+            crowd = self.inside > 1 and len(copies) > PROBED
+            Crowded.raised += crowd
         try:
             if crowd:
                 raise torch.OutOfMemoryError("out of memory")
@@ -105,7 +108,7 @@ class Crowded(nn.Module):
             return logits
         finally:
             with self.lock:
-                self.inside -= 1
+                Crowded.inside -= 1
 
 
 class Full(nn.Module):
@@ -137,7 +140,8 @@ class TestOutOfMemory:
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         on_cores(monkeypatch, 1)
-        full = Full(passes=3)
+        # 5 of the check, 3 that count, and 2 that are compared with the first of them.
+        full = Full(passes=10)
         full.register_forward_hook(lambda *_: None)
         todo = tasks()
         with pytest.raises(ClassifierError, match=r"memory of cpu does not hold 200 .*are kept"):

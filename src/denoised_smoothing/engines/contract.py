@@ -226,7 +226,7 @@ class ContractCheck:
                 answers = interleaved(
                     [lambda: self._answer(self.copies), lambda: self._answer(self.mixed)]
                 )
-            except DenoisedSmoothingError:
+            except (DenoisedSmoothingError, torch.OutOfMemoryError):
                 disturbed = True
             else:
                 pairs = zip(answers, (first, mixed), strict=True)
