@@ -127,9 +127,20 @@ class TestFolder:
     def test_one_sub_folder_a_class(self, classes: Path) -> None:
         dataset = load_dataset(f"folder:{classes}")
         assert dataset.image_ids == ["cat/deep/c.png", "dog/a.png", "dog/b.PNG"]
-        assert dataset.label_names == ("bird", "cat", "dog")
-        assert [example.label for example in dataset] == [1, 2, 2]
+        assert dataset.label_names == ("cat", "dog")
+        assert [example.label for example in dataset] == [0, 1, 1]
         assert np.array_equal(dataset[1].image, images.load_image(png(1)))
+
+    @pytest.mark.parametrize("added", ["ant", ".a", "__pycache__/a.pyc", "ant/notes.txt"])
+    def test_a_folder_without_images_moves_no_label(self, classes: Path, added: str) -> None:
+        before = load_dataset(f"folder:{classes}")
+        if "/" in added:
+            write(classes / added, b"no image")
+        else:
+            (classes / added).mkdir()
+        after = load_dataset(f"folder:{classes}")
+        assert (after.label_names, after.labels) == (before.label_names, before.labels)
+        assert after.fingerprint == before.fingerprint
 
     def test_flat_folder_has_no_labels(self, tmp_path: Path) -> None:
         for suffix in ("jpg", "JPEG", "webp", "bmp"):
@@ -169,7 +180,7 @@ class TestFolder:
     def test_names_the_broken_file(self, classes: Path) -> None:
         write(classes / "dog" / "a.png", png(1)[:60])
         dataset = load_dataset(f"folder:{classes}")
-        assert dataset[2].label == 2
+        assert dataset[2].label == 1
         with pytest.raises(ImageError, match=r"dog.a\.png' cannot be decoded"):
             dataset[1]
 

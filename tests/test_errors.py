@@ -47,6 +47,11 @@ def test_exit_codes() -> None:
         ({"b": {"c": {"d": 1}}}, {"b": {"c": {"d": 2}}}, ["b.c.d: 1 here, 2 there"]),
         ({"a": None}, {}, []),
         ({"b": 1, "a": 2}, {}, ["a: 2 here, None there", "b: 1 here, None there"]),
+        ({"a": ["b", "c"]}, {"a": ["b", "c"]}, []),
+        ({"a": ["b", "c", "d"]}, {"a": ["b", "d", "c"]}, ["a.1: 'c' here, 'd' there"]),
+        ({"a": ["b"]}, {"a": ["b", "c"]}, ["a.1: None here, 'c' there"]),
+        ({"a": ["b"]}, {"a": []}, ["a.0: 'b' here, None there"]),
+        ({"a": [1, 2]}, {"a": [1, 3]}, ["a: [1, 2] here, [1, 3] there"]),
     ],
 )
 def test_differences_are_named_by_their_path(

@@ -88,7 +88,8 @@ def load_dataset(spec: str) -> ImageDataset:
             ``~/.cache/denoised-smoothing`` (see :func:`~denoised_smoothing.files.cache_folder`).
             Its files are pickles, which torchvision opens only if they have the published MD5 sums;
             ``folder:PATH``: images (png, jpg, jpeg, bmp, webp) in one sub-folder for each class,
-            labelled in the order of their names, or in a flat folder, without labels;
+            labelled in the order of their names, or in a flat folder, without labels; hidden
+            folders and those without images are not classes;
             ``parquet:FILE``: the layout of Hugging Face (a column of structs with ``bytes``,
             integer labels if known, -1 where not), or several files by a pattern with ``*``;
             the encoded images are held in memory;
@@ -209,7 +210,8 @@ def _load_folder(spec: Spec) -> ImageDataset:
             f"{spec.rest!r} mixes images ({flat[0]!r}) and class folders ({nested[0]!r}). Move the "
             "images into class folders, or out of it."
         )
-    classes = sorted(p.name for p in folder.iterdir() if p.is_dir() and p.name[0] != ".")
+    # A folder without images is no class: one that is added would change the numbers of the others.
+    classes = sorted({i.split("/")[0] for i in ids}) if nested else []
     sizes = [(image_id, (folder / image_id).stat().st_size) for image_id in ids]
     return ImageDataset(
         name=spec.text,
@@ -217,7 +219,7 @@ def _load_folder(spec: Spec) -> ImageDataset:
         image_ids=ids,
         read=partial(_from_folder, folder, ids),
         labels=[classes.index(i.split("/")[0]) if nested else None for i in ids],
-        label_names=tuple(classes) if nested else None,
+        label_names=tuple(classes) or None,
     )
 
 

@@ -35,7 +35,7 @@ A message names the value it got, what was expected, and what to do next.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeGuard
 
 
 class DenoisedSmoothingError(Exception):
@@ -194,18 +194,28 @@ def first_line(error: Exception) -> str:
 
 
 def differences(
-    held: Mapping[str, Any],
-    requested: Mapping[str, Any],
+    held: Mapping[Any, Any],
+    requested: Mapping[Any, Any],
     *,
     where: tuple[str, str] = ("in the run", "requested"),
     path: str = "",
 ) -> list[str]:
-    """List the settings that differ, for the message of an error; nested ones by their path."""
+    """List the settings that differ, for the message of an error; nested ones by their path.
+
+    Of two lists of names, such as those of labels, only the first difference is listed.
+    """
     found = []
     for key in sorted({*held, *requested}):
         mine, theirs = held.get(key), requested.get(key)
         if isinstance(mine, dict) and isinstance(theirs, dict):
             found += differences(mine, theirs, where=where, path=f"{path}{key}.")
+        elif _are_names(mine) and _are_names(theirs):
+            numbered = dict(enumerate(mine)), dict(enumerate(theirs))
+            found += differences(*numbered, where=where, path=f"{path}{key}.")[:1]
         elif mine != theirs:
             found.append(f"{path}{key}: {mine!r} {where[0]}, {theirs!r} {where[1]}")
     return found
+
+
+def _are_names(value: object) -> TypeGuard[list[str]]:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)

@@ -289,6 +289,18 @@ class TestIdentity:
                 "data: 'folder:made' in the run, 'digits' requested",
             ),
             ({"dataset": made(fingerprint="g")}, "data_fingerprint: 'f' in the run, 'g' requested"),
+            (
+                {"dataset": made(label_names=tuple("abxde"))},
+                "(data_labels.2: 'c' in the run, 'x' requested)",
+            ),
+            (
+                {"dataset": made(label_names=("new", *NAMES))},
+                "(data_labels.0: 'a' in the run, 'new' requested)",
+            ),
+            (
+                {"dataset": made(label_names=None)},
+                "(data_labels.0: 'a' in the run, None requested)",
+            ),
         ],
         ids=lambda value: value.partition(":")[0] if isinstance(value, str) else "",
     )
@@ -304,6 +316,21 @@ class TestIdentity:
             "Use another name with --run, or resume it with the settings it has."
         )
         assert counts(uninterrupted) == before
+
+    def test_a_run_without_label_names_is_resumed_where_no_label_moved(
+        self, uninterrupted: Store, store: Store
+    ) -> None:
+        """As an earlier version stored it; the labels of its images are compared all the same."""
+        request(limit=4).execute(store)
+        settings = {k: v for k, v in store.run("run").settings.items() if k != "data_labels"}
+        store._update("run", settings=settings)
+        moved = made(labels=[(index + 1) % 5 for index in range(IMAGES)])
+        said = r"Image 'image-0' has label 0 in run 'run' and label 1 in the data: the classes of"
+        with pytest.raises(RunMismatchError, match=said):
+            request(dataset=moved).execute(store)
+        assert len(store.images("run")) == 4
+        request().execute(store)
+        assert counts(store) == counts(uninterrupted)
 
     def test_all_that_differs_is_named(self, uninterrupted: Store) -> None:
         other = request(smoothed=smoothed(sigma=0.25), alpha=0.01)
@@ -584,6 +611,7 @@ class TestRecord:
         assert recorded == {
             "data": "folder:made",
             "data_fingerprint": "f",
+            "data_labels": list(NAMES),
             "resolution": None,
             "stride": 1,
             "dimension": 64,

@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 from denoised_smoothing.certificates.parameters import Noise
@@ -30,6 +31,8 @@ SHARED_SETTINGS = ("data", "data_fingerprint", "resolution", "stride", "noise", 
 """Settings that runs must share for their rows to be compared."""
 SHOWN_VOTES = 3
 """Labels shown for each example, those with the most votes."""
+LONGEST_SETTING = 1_000
+"""Characters shown of a setting, such as of many label names."""
 SMALL = 96
 """Images narrower than this (pixels) are enlarged pixel by pixel."""
 
@@ -161,7 +164,14 @@ def _settings(run: StoredRun) -> dict[str, str]:
         "command": run.info.get("command", ""),
         **{f"version of {name}": text for name, text in run.info.get("versions", {}).items()},
     }
-    return {key: v if isinstance(v, str) else json.dumps(v) for key, v in values.items()}
+    return {
+        key: v
+        if isinstance(v, str)
+        else "none"
+        if v is None
+        else shorten(json.dumps(v), LONGEST_SETTING)
+        for key, v in values.items()
+    }
 
 
 def _examples(results: RunResults, examples: Sequence[StoredExample]) -> list[dict[str, Any]]:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import platform
-import re
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -25,9 +22,10 @@ from denoised_smoothing.models.specs import spec_of
 from denoised_smoothing.remote.classifier import RemoteClassifier
 from denoised_smoothing.remote.log import StoreLog
 from denoised_smoothing.remote.records import spending_of
+from denoised_smoothing.runs.identity import as_compared, derived_name
 from denoised_smoothing.runs.paid import QueryEstimate, with_query_log
 from denoised_smoothing.runs.resume import resume
-from denoised_smoothing.runs.shards import OF_SHARDS, Shard
+from denoised_smoothing.runs.shards import Shard
 from denoised_smoothing.runs.writer import Loaded, RunProgress, RunWriter
 from denoised_smoothing.smoothing.classifier import SmoothedClassifier
 from denoised_smoothing.smoothing.votes import shown_copies
@@ -39,8 +37,6 @@ EXAMPLES = 6
 """Images of a run that the report shows."""
 EXAMPLE_COPIES = 3
 """Noisy copies of each that the report shows."""
-_OF_MACHINE = ("engine_version", "forward_shape", "model_digest", "processor")
-"""Run settings that the machine decides."""
 
 
 @dataclass(frozen=True)
@@ -140,6 +136,7 @@ class CertificationRun:
         return {
             "data": self.dataset.name,
             "data_fingerprint": self.dataset.fingerprint,
+            "data_labels": list(self.dataset.label_names or ()),
             "resolution": self.smoothed.resolution if self.resolution is None else self.resolution,
             "stride": self.stride,
             **({} if self.shard is None else self.shard.settings(whole)),
@@ -161,20 +158,8 @@ class CertificationRun:
         """The given name, or one that the settings (and a given seed) determine."""
         if self.name is not None:
             return self.name
-        # Without the cap, so that a larger one finds the run that it extends.
-        plan = {k: v for k, v in self.settings["plan"].items() if k not in ("max_n", "more")}
-        # The requested engine, not the one found here: another machine resumes the same run. All
-        # shards of a run have its name.
-        asked = {k: v for k, v in self.settings.items() if k not in (*_OF_MACHINE, *OF_SHARDS)}
-        asked |= {"plan": plan, "engine": self.smoothed.prepared.engine.value}
-        identity = json.dumps([asked, self.seed], sort_keys=True)
-        code = hashlib.sha256(identity.encode()).hexdigest()[:6]
-        if self.answers_of is not None:
-            return f"{self.answers_of}-offline-{code}"
-        parts = [str(self.settings[key]) for key in ("data", "classifier", "denoiser")]
-        words = [re.sub(r"\.\w+$", "", part.rstrip("/").rpartition("/")[2]) for part in parts]
-        short = re.sub(r"[^\w.]+", "-", "-".join(words))
-        return f"{short}-{self.smoothed.sigma:g}-{code}"
+        engine = self.smoothed.prepared.engine
+        return derived_name(self.settings, self.seed, engine, self.answers_of)
 
     def image(self, index: int) -> Loaded:
         """Return an example, and its image at the run's resolution and on the 8-bit grid.
@@ -265,8 +250,9 @@ class CertificationRun:
             with nullcontext() if remote is None else with_query_log(remote, store, run):
                 writer = RunWriter(
                     run, store, SamplingPlan.from_dict(run.settings["plan"]),
-                    self.parameters(run.seed), self.indices, self.dataset.image_ids, self.image,
-                    self.image(self.indices[0])[1].shape, remote, progress,
+                    self.parameters(run.seed), self.indices, self.dataset.image_ids,
+                    self.dataset.labels, self.image, self.image(self.indices[0])[1].shape, remote,
+                    progress,
                 )  # fmt: skip
                 try:
                     for task in self.smoothed.count_labels(
@@ -307,7 +293,7 @@ class CertificationRun:
         if source is not None:
             return self._begin_offline(store, run)
         return resume(
-            store, run, self.settings, self.plan, seed=self.seed, more=self.more,
+            store, run, as_compared(self.settings, run), self.plan, seed=self.seed, more=self.more,
             command=self.command, parameters=self.parameters(run.seed),
             image_ids=[self.dataset.image_ids[index] for index in self.indices],
         )  # fmt: skip
@@ -320,11 +306,14 @@ class CertificationRun:
                 f"{self.settings['classifier']!r} is a local one. Remove --offline."
             )
         same = {key: source.settings[key] for key in ("alpha", "plan")}
-        store.begin(source.name, {**self.settings, **same}, seed=self.seed, info={})
+        compared = as_compared(self.settings, source) | same
+        store.begin(source.name, compared, seed=self.seed, info={})
         info = self._info()
         info["label_names"] = source.info.get("label_names") or info["label_names"]
         info["answers_of"] = source.info.get("answers_of", source.name)
-        return store.begin(self.run_name, self.settings, seed=source.seed, info=info)
+        held = store.find(self.run_name)
+        settings = self.settings if held is None else as_compared(self.settings, held)
+        return store.begin(self.run_name, settings, seed=source.seed, info=info)
 
     def _info(self) -> dict[str, Any]:
         """Return what a new run records about its origin."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -15,7 +15,7 @@ from jaxtyping import Float
 from denoised_smoothing.certificates.certificate import SamplingPlan
 from denoised_smoothing.certificates.parameters import SmoothingParameters
 from denoised_smoothing.datasets import Example
-from denoised_smoothing.errors import ImageError, StoreError
+from denoised_smoothing.errors import ImageError, RunMismatchError, StoreError
 from denoised_smoothing.images import digest
 from denoised_smoothing.remote.classifier import RemoteClassifier
 from denoised_smoothing.remote.records import Spending
@@ -61,7 +61,7 @@ class RunWriter:
     Args:
         plan, parameters: of the run's certificates.
         indices: positions in the data set of the images to certify.
-        image_ids: of the whole data set.
+        image_ids, labels: of the whole data set.
         load: from an index to the example and its image as it is certified.
         shape: [C, H, W], which all images must have.
         remote: the classifier if it is a remote one, for its label names and spending.
@@ -76,6 +76,7 @@ class RunWriter:
     parameters: SmoothingParameters
     indices: Sequence[int]
     image_ids: Sequence[str]
+    labels: Sequence[int | None]
     load: Callable[[int], Loaded]
     shape: tuple[int, ...]
     remote: RemoteClassifier | None = None
@@ -89,6 +90,7 @@ class RunWriter:
             known = complete if is_complete(image, self.plan, self.parameters) else self._images
             known[image.image_id] = image
         self._todo = [index for index in self.indices if self.image_ids[index] not in complete]
+        self._check_labels({**complete, **self._images})
         done = [complete[self.image_ids[i]] for i in set(self.indices).difference(self._todo)]
         self._before = self._done = len(done)
         self._certified = sum(map(self._is_certified, done))
@@ -98,6 +100,17 @@ class RunWriter:
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="store")
         self._writing: Future[None] | None = None
         self._report()
+
+    def _check_labels(self, stored: Mapping[str, StoredImage]) -> None:
+        """Refuse data in which a class has another number than when its images were stored."""
+        for index in self.indices:
+            image, label = stored.get(self.image_ids[index]), self.labels[index]
+            if image is not None and image.label != label:
+                raise RunMismatchError(
+                    f"Image {image.image_id!r} has label {image.label} in run {self.run.name!r} "
+                    f"and label {label} in the data: the classes of the data changed. Restore "
+                    "them, or start a run of another name."
+                )
 
     def tasks(self) -> Iterator[ImageTask]:
         """Yield the images that are not finished, one by one, with the counts that they have.

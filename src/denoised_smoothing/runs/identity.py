@@ -1,0 +1,50 @@
+"""The identity of a run: what its settings must have in common to resume it, and its name."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from denoised_smoothing.certificates.parameters import EngineName
+from denoised_smoothing.runs.shards import OF_SHARDS
+from denoised_smoothing.store import StoredRun
+
+_OF_MACHINE = ("engine_version", "forward_shape", "model_digest", "processor")
+"""Run settings that the machine decides."""
+_ADDED = ("data_labels",)
+"""Run settings that earlier versions did not record."""
+
+
+def as_compared(settings: Mapping[str, Any], run: StoredRun) -> dict[str, Any]:
+    """Return requested settings for the comparison with those of a stored run.
+
+    Settings that the version of the run did not record are not compared.
+    """
+    taken = [key for key in _ADDED if key not in run.settings]
+    return {**settings, **{key: run.settings.get(key) for key in taken}}
+
+
+def derived_name(
+    settings: Mapping[str, Any], seed: int | None, engine: EngineName, answers_of: str | None
+) -> str:
+    """Return the name of a run that the user did not name, with a hash of its settings.
+
+    The hash holds the requested engine, not the one found here: another machine resumes the same
+    run. It does not hold the cap of the plan, so that a larger one finds the run that it extends.
+    All shards of a run have its name.
+    """
+    without = (*_OF_MACHINE, *OF_SHARDS, *_ADDED)
+    asked = {key: value for key, value in settings.items() if key not in without}
+    asked["plan"] = {k: v for k, v in settings["plan"].items() if k not in ("max_n", "more")}
+    asked["engine"] = engine
+    identity = json.dumps([asked, seed], sort_keys=True)
+    code = hashlib.sha256(identity.encode()).hexdigest()[:6]
+    if answers_of is not None:
+        return f"{answers_of}-offline-{code}"
+    parts = [str(settings[key]) for key in ("data", "classifier", "denoiser")]
+    words = [re.sub(r"\.\w+$", "", part.rstrip("/").rpartition("/")[2]) for part in parts]
+    short = re.sub(r"[^\w.]+", "-", "-".join(words))
+    return f"{short}-{settings['sigma']:g}-{code}"
