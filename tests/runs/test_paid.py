@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
 import os
@@ -10,6 +11,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,7 +22,7 @@ import pytest
 import torch
 
 from denoised_smoothing import Anytime, CertificationRun, FixedBudget, SmoothedClassifier, Store
-from denoised_smoothing.certificates.certificate import SamplingPlan
+from denoised_smoothing.certificates.certificate import Certificate, SamplingPlan
 from denoised_smoothing.certificates.counts import Stage
 from denoised_smoothing.datasets import load_dataset
 from denoised_smoothing.errors import (
@@ -238,6 +240,125 @@ def test_offline_takes_nothing_from_other_copies(fake: Any, folder: Path, tmp_pa
                 local, load_dataset(f"folder:{folder}"), ANYTIME, 0.001, "python:a:b", "none",
                 answers_of="run",
             ).execute(store)  # fmt: skip
+
+
+class TestNoEngine:
+    """Without a denoiser, no engine computes anything, and the run depends on none."""
+
+    @pytest.fixture(autouse=True)
+    def _no_engine(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def refuse(*arguments: Any, **options: Any) -> None:
+            raise AssertionError("an engine was chosen")
+
+        monkeypatch.setattr("denoised_smoothing.engines.prepared.choose_engine", refuse)
+
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {"engine": "auto"},
+            {"engine": "openvino", "precision": "int8"},
+            {"engine": "onnxruntime"},
+        ],
+        ids=str,
+    )
+    def test_it_is_resumed_and_certified_again_with_any(
+        self, fake: Any, folder: Path, tmp_path: Path, options: dict[str, str]
+    ) -> None:
+        plan = FixedBudget(n0=20, n=100)
+        with Store(tmp_path / "s.sqlite") as store:
+            run = request_of(fake, folder, plan, limit=2).execute(store)
+            assert (run.settings["engine"], run.settings["precision"]) == (None, None)
+            assert run.info["engine"] is None
+            machine = {"engine_version", "forward_shape", "processor", "model_digest"}
+            assert machine.isdisjoint(run.settings)
+            bought = fake.attempts
+            other = request_of(fake, folder, plan, alpha=0.05, answers_of="run", limit=2)
+            offline = replace(other, name=None, smoothed=with_options(other.smoothed, options))
+            again = load_results(store, offline.execute(store).name)
+            assert [image.certificate.calls for image in again.images] == [120, 120]
+            assert fake.attempts == bought
+            resumed = request_of(fake, folder, plan)
+            replace(resumed, smoothed=with_options(resumed.smoothed, options)).execute(store)
+            assert len(store.images("run")) == 3
+
+    def test_the_certificate_says_so(self, fake: Any, folder: Path, tmp_path: Path) -> None:
+        with Store(tmp_path / "s.sqlite") as store:
+            request_of(fake, folder, FixedBudget(n0=20, n=100), limit=1).execute(store)
+            [image] = load_results(store, "run").images
+            assert load_results(store, "run").executed is None
+        certificate = image.certificate
+        assert "grid noise, no engine" in str(certificate)
+        assert "<th>engine</th><td>no engine</td>" in certificate._repr_html_()
+        plain = certificate.to_dict()
+        assert (plain["engine"], plain["precision"]) == (None, None)
+        assert Certificate.from_json(certificate.to_json()) == certificate
+
+    def test_an_answer_in_python_needs_none(self) -> None:
+        classifier = RemoteClassifier(Simulated({"cat": 1.0}), settings=QUICK)
+        smoothed = SmoothedClassifier(classifier, 0.25, engine="openvino", precision="int8")
+        image = np.zeros((3, 8, 8), dtype=np.float32)
+        prediction = smoothed.predict(image, n=100, seed=1)
+        assert (prediction.label, prediction.to_dict()["engine"]) == (0, None)
+        assert smoothed.certify(image, n0=10, n=50, seed=1).parameters.executed == "no engine"
+
+    def test_a_requested_engine_is_noted(self, fake: Any, folder: Path) -> None:
+        request = request_of(fake, folder)
+        assert request.notes == ()
+        typed = with_options(request.smoothed, {"engine": "openvino"})
+        [note] = replace(request, smoothed=typed).notes
+        assert note.startswith("--engine and --precision have no effect: without a denoiser")
+
+    def test_answers_of_a_run_that_recorded_an_engine_are_used(
+        self, fake: Any, folder: Path, tmp_path: Path
+    ) -> None:
+        """As an earlier version stored it, on a machine with OpenVINO."""
+        recorded = {
+            "engine": "openvino", "engine_version": "2025.4", "precision": "int8",
+            "processor": "x86_64 AVX512", "forward_shape": [50, 3, 8, 8], "model_digest": "d",
+            "calibration": "c",
+        }  # fmt: skip
+        plan = FixedBudget(n0=20, n=100)
+        with Store(tmp_path / "s.sqlite") as store:
+            settings = request_of(fake, folder, plan, limit=2).execute(store).settings
+            store._update("run", settings=settings | recorded)
+            request_of(fake, folder, plan, name=None, alpha=0.05, answers_of="run").execute(store)
+            assert fake.attempts == 240
+            request_of(fake, folder, plan).execute(store)
+            assert fake.attempts == 360
+            assert fake.answered_twice() == []
+
+    def test_the_name_of_an_unnamed_run_is_that_of_earlier_versions(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Which recorded the engine and precision that the command requests by default."""
+        monkeypatch.chdir(folder.parent)
+        request = CertificationRun(
+            SmoothedClassifier(RemoteClassifier(Simulated({"cat": 1.0})), 0.25, engine="openvino"),
+            load_dataset("folder:images"), ANYTIME, 0.001, "simulated", "none", seed=7,
+        )  # fmt: skip
+        plan = {k: v for k, v in ANYTIME.to_dict().items() if k not in ("max_n", "more")}
+        recorded = {**request.settings, "engine": "auto", "precision": "float32", "plan": plan}
+        del recorded["data_labels"]
+        identity = json.dumps([recorded, 7], sort_keys=True)
+        code = hashlib.sha256(identity.encode()).hexdigest()[:6]
+        assert request.run_name == f"folder-images-simulated-none-0.25-{code}"
+
+
+def with_options(smoothed: SmoothedClassifier, options: dict[str, str]) -> SmoothedClassifier:
+    return SmoothedClassifier(smoothed.classifier, smoothed.sigma, **options)  # type: ignore[arg-type]
+
+
+def test_with_a_denoiser_the_engine_counts(fake: Any, folder: Path, tmp_path: Path) -> None:
+    plan, denoiser = FixedBudget(n0=20, n=100), torch.nn.Identity()
+    with Store(tmp_path / "s.sqlite") as store:
+        request = request_of(fake, folder, plan, limit=1)
+        classifier = request.smoothed.classifier
+        denoised = replace(request, smoothed=SmoothedClassifier(classifier, 0.25, denoiser))
+        run = denoised.execute(store)
+        assert (run.settings["engine"], run.settings["precision"]) == ("torch", "float32")
+        reduced = SmoothedClassifier(classifier, 0.25, denoiser, precision="bfloat16")
+        with pytest.raises(RunMismatchError, match="precision: 'float32' in the run, 'bfloat16'"):
+            replace(denoised, smoothed=reduced).execute(store)
 
 
 def test_a_retry_with_another_copy_is_refused(fake: Any, folder: Path, tmp_path: Path) -> None:

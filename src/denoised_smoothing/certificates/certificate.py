@@ -207,8 +207,8 @@ class Certificate:
             "plan": self.plan.to_dict(),
             "calls": self.calls,
             "noise": self.noise.value,
-            "engine": self.parameters.engine.value,
-            "precision": self.parameters.precision.value,
+            "engine": self.parameters.engine and self.parameters.engine.value,
+            "precision": self.parameters.precision and self.parameters.precision.value,
             "contract": self.parameters.contract.value,
             "notes": list(self.notes),
             "dimension": self.parameters.dimension,
@@ -252,7 +252,7 @@ class Certificate:
         bound = f"lower bound {format_down(self.lower_bound)} at alpha {self.alpha:g}"
         rest = (
             f"sigma {self.sigma:g}, {self.calls:,} classifier calls, {self.noise.described}, "
-            f"{self.parameters.engine} {self.parameters.precision}"
+            f"{self.parameters.executed}"
         )
         if self.parameters.contract is not Contract.CHECKED:
             rest += f", {self.parameters.contract.described}"
@@ -277,7 +277,7 @@ class Certificate:
             "alpha": f"{self.alpha:g}",
             "classifier calls": f"{self.calls:,}",
             "noise": self.noise.described,
-            "engine": f"{self.parameters.engine}, {self.parameters.precision}",
+            "engine": self.parameters.executed,
             "base classifier": self.parameters.contract.described,
             **({"note": " ".join(map(escape, self.notes))} if self.notes else {}),
         }

@@ -103,7 +103,8 @@ class SmoothingParameters:
         noise: the sampler of the noisy copies.
         seed: the seed of the noise.
         engine, precision: what executed the base classifier, and in which arithmetic: both are
-            part of the classifier that is certified.
+            part of the classifier that is certified. None where a remote classifier answered the
+            noisy copies themselves.
         contract: what is known about the base classifier.
         notes: sentences that a reader of the certificate should know.
 
@@ -116,8 +117,8 @@ class SmoothingParameters:
     dimension: int
     seed: int
     noise: Noise = Noise.GRID
-    engine: EngineName = EngineName.TORCH
-    precision: Precision = Precision.FLOAT32
+    engine: EngineName | None = EngineName.TORCH
+    precision: Precision | None = Precision.FLOAT32
     contract: Contract = Contract.UNKNOWN
     notes: tuple[str, ...] = ()
     error: float = field(init=False, repr=False, compare=False)
@@ -130,17 +131,24 @@ class SmoothingParameters:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> SmoothingParameters:
         """Return the parameters in the plain values of a certificate, or in run settings."""
+        engine = values.get("engine", EngineName.TORCH)
+        precision = values.get("precision", Precision.FLOAT32)
         return cls(
             sigma=values["sigma"],
             alpha=values["alpha"],
             dimension=values["dimension"],
             seed=int(values["seed"]),
             noise=Noise(values["noise"]),
-            engine=EngineName(values.get("engine", "torch")),
-            precision=Precision(values.get("precision", "float32")),
+            engine=None if engine is None else EngineName(engine),
+            precision=None if precision is None else Precision(precision),
             contract=Contract(values.get("contract", "unknown")),
             notes=tuple(values.get("notes", ())),
         )
+
+    @property
+    def executed(self) -> str:
+        """Engine and precision, for a reader."""
+        return "no engine" if self.engine is None else f"{self.engine} {self.precision}"
 
     def __post_init__(self) -> None:
         check_sigma(self.sigma)

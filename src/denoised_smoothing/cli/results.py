@@ -135,8 +135,8 @@ def _list_runs(store: str) -> list[dict[str, Any]]:
                 "run": run.name,
                 "data": run.settings["data"],
                 "sigma": run.settings["sigma"],
-                "engine": run.settings.get("engine", "torch"),
-                "precision": run.settings.get("precision", "float32"),
+                "engine": run.settings.get("engine", "torch") or "none",
+                "precision": run.settings.get("precision", "float32") or "none",
                 "finished": finished.get(run.name, 0),
                 "created": run.created.isoformat(timespec="seconds"),
             }

@@ -192,9 +192,21 @@ class PreparedPipeline:
         self._choices[image.shape] = self.state, choice
         return choice
 
+    @property
+    def is_used(self) -> bool:
+        """Whether copies pass through it. A remote classifier without a denoiser takes them."""
+        classifier, denoiser = self._parts
+        return denoiser is not None or not isinstance(classifier, PassThrough)
+
+    def engine_if_used(self, image: Float[np.ndarray, "c h w"]) -> EngineChoice | None:
+        """Return :meth:`engine_for`, or None where no copy passes through an engine."""
+        return self.engine_for(image) if self.is_used else None
+
     def record(self, image: Float[np.ndarray, "c h w"]) -> dict[str, Any]:
         """Return what executes images of this size, as far as counts depend on it."""
-        choice = self.engine_for(image)
+        choice = self.engine_if_used(image)
+        if choice is None:
+            return {"engine": None, "precision": None}
         return {
             "forward_shape": [choice.forward, *image.shape],
             **choice.engine.identity(),

@@ -65,10 +65,10 @@ class RunResults:
 
     @property
     def executed(self) -> str | None:
-        """Engine and precision; None for torch in float32."""
+        """Engine and precision; None for torch in float32 and for no engine."""
         engine, precision = self.run.settings["engine"], self.run.settings["precision"]
         usual = engine == EngineName.TORCH and precision == Precision.FLOAT32
-        return None if usual else f"{engine} {precision}"
+        return None if engine is None or usual else f"{engine} {precision}"
 
     @property
     def sigma(self) -> float:

@@ -8,12 +8,17 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from denoised_smoothing.certificates.parameters import EngineName
+from denoised_smoothing.certificates.parameters import EngineName, Precision
 from denoised_smoothing.runs.shards import OF_SHARDS
 from denoised_smoothing.store import StoredRun
 
 _OF_MACHINE = ("engine_version", "forward_shape", "model_digest", "processor")
 """Run settings that the machine decides."""
+_OF_ENGINE = (
+    *("engine", "precision", "calibration", "calibration_data", "calibration_fingerprint"),
+    *_OF_MACHINE,
+)
+"""Run settings about the engine, on which nothing depends where none is used."""
 _ADDED = ("data_labels",)
 """Run settings that earlier versions did not record."""
 
@@ -21,9 +26,12 @@ _ADDED = ("data_labels",)
 def as_compared(settings: Mapping[str, Any], run: StoredRun) -> dict[str, Any]:
     """Return requested settings for the comparison with those of a stored run.
 
-    Settings that the version of the run did not record are not compared.
+    Settings on which no result depends, or that the version of the run did not record, become
+    those of the run, so that its counts and paid answers can be used.
     """
     taken = [key for key in _ADDED if key not in run.settings]
+    if settings["engine"] is None:
+        taken += _OF_ENGINE
     return {**settings, **{key: run.settings.get(key) for key in taken}}
 
 
@@ -40,6 +48,8 @@ def derived_name(
     asked = {key: value for key, value in settings.items() if key not in without}
     asked["plan"] = {k: v for k, v in settings["plan"].items() if k not in ("max_n", "more")}
     asked["engine"] = engine
+    if settings["engine"] is None:  # the command's defaults, as earlier versions recorded
+        asked |= {"engine": EngineName.AUTO, "precision": Precision.FLOAT32}
     identity = json.dumps([asked, seed], sort_keys=True)
     code = hashlib.sha256(identity.encode()).hexdigest()[:6]
     if answers_of is not None:

@@ -13,7 +13,12 @@ from typing import Any
 import numpy as np
 
 from denoised_smoothing.certificates.certificate import SamplingPlan
-from denoised_smoothing.certificates.parameters import EngineName, Noise, SmoothingParameters
+from denoised_smoothing.certificates.parameters import (
+    EngineName,
+    Noise,
+    Precision,
+    SmoothingParameters,
+)
 from denoised_smoothing.certificates.plans import Anytime
 from denoised_smoothing.datasets import ImageDataset, select
 from denoised_smoothing.errors import ImageError, SettingError
@@ -37,6 +42,8 @@ EXAMPLES = 6
 """Images of a run that the report shows."""
 EXAMPLE_COPIES = 3
 """Noisy copies of each that the report shows."""
+_NOT_REQUESTED = [(name, Precision.FLOAT32) for name in (EngineName.AUTO, EngineName.TORCH)]
+"""Engines and precisions that are defaults."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +116,7 @@ class CertificationRun:
     def prepare(self, say: Callable[[str], None] = lambda text: None) -> None:
         """Decode the first image, calibrate int8, and choose the engine, if that was not done.
 
-        :meth:`execute` calls it, too.
+        :meth:`execute` calls it, too. Where no engine is used, it only decodes the image.
 
         Args:
             say: called with a message before each step that takes time.
@@ -119,6 +126,8 @@ class CertificationRun:
             SettingError, MissingExtraError, ClassifierError: the engine is not available.
         """
         _, first = self.image(self.indices[0])
+        if not self.smoothed.prepared.is_used:
+            return
         if self.smoothed.prepared.needs_calibration:
             data = self.dataset if self.calibration is None else self.calibration
             say(f"calibrating int8 with images of {data.name}")
@@ -192,7 +201,14 @@ class CertificationRun:
         """Notes for the user before images are certified."""
         self.prepare()
         _, first = self.image(self.indices[0])
-        notes = list(self.smoothed.prepared.engine_for(first).notes)
+        prepared = self.smoothed.prepared
+        choice = prepared.engine_if_used(first)
+        notes = [] if choice is None else list(choice.notes)
+        if choice is None and (prepared.engine, prepared.precision) not in _NOT_REQUESTED:
+            notes.append(
+                "--engine and --precision have no effect: without a denoiser, the remote "
+                "classifier gets the noisy copies as they are."
+            )
         ours = getattr(self.smoothed.classifier, "label_names", None)
         theirs = self.dataset.label_names
         # Labels of a remote classifier are compared by their names.
@@ -286,9 +302,10 @@ class CertificationRun:
                     "with --run, or omit --more to start one."
                 )
             return store.begin(self.run_name, self.settings, seed=self.seed, info=self._info())
-        if self.smoothed.prepared.engine is EngineName.AUTO:
+        prepared = self.smoothed.prepared
+        if prepared.is_used and prepared.engine is EngineName.AUTO:
             engine, (forward, *_) = run.settings["engine"], run.settings["forward_shape"]
-            self.smoothed.prepared.use_engine(EngineName(engine), forward)
+            prepared.use_engine(EngineName(engine), forward)
             self.__dict__.pop("settings", None)
         if source is not None:
             return self._begin_offline(store, run)
@@ -321,12 +338,13 @@ class CertificationRun:
         if self.remote is not None:  # the labels of the data first, so that numbers agree
             self.remote.forget()
             names = self.remote.named_after(self.dataset.label_names or ())
-        choice = self.smoothed.prepared.engine_for(self.image(self.indices[0])[1])
+        choice = self.smoothed.prepared.engine_if_used(self.image(self.indices[0])[1])
+        engine = choice and {"workers": choice.engine.workers, "notes": list(choice.notes)}
         packages = ("denoised-smoothing", "torch", "numpy", "scipy")
         versions = {package: metadata.version(package) for package in packages}
         return {
             "command": self.command,
-            "engine": {"workers": choice.engine.workers, "notes": list(choice.notes)},
+            "engine": engine,
             "method": self.method,
             "label_names": None if names is None else list(names),
             "versions": {"python": platform.python_version(), **versions},

@@ -125,6 +125,8 @@ class SmoothedClassifier:
                 "Queries of a remote classifier are sent by threads of this process, in order and "
                 "within one budget. Omit --ray and further --devices."
             )
+        if self.is_remote and denoiser is None:  # so that any machine draws the same copies
+            devices = [torch.device("cpu")]
         self.device = devices[0]
         # Queries of a remote classifier take the output of the engine as their images.
         self.prepared = PreparedPipeline(
@@ -310,7 +312,7 @@ class SmoothedClassifier:
             in_turn: all tasks get copies in turn, and more may join: None says that there is none
                 now (see :func:`~denoised_smoothing.smoothing.scheduler.schedule_batches`).
             on_batch: called after each batch with the tasks that it served.
-            choice: the engine for these images; None to ask for it.
+            choice: the engine for these images; None to ask for it, if one is used.
 
         Raises:
             SettingError: a cluster cannot count images of several seeds.
@@ -320,7 +322,7 @@ class SmoothedClassifier:
         if first is None:
             return
         tasks, chunk = chain([first], tasks), chunk_size(first.image.shape)
-        choice = choice or self.prepared.engine_for(first.image)
+        choice = choice or self.prepared.engine_if_used(first.image)
         if not isinstance(self.classifier, CopyClassifier):
             with self.backend.runner(first.image, seed, self._batch_size, choice) as runner:
                 yield from schedule_batches(
@@ -330,7 +332,7 @@ class SmoothedClassifier:
         with self.classifier.session() as session:
             yield from count_by_queries(
                 filter(None, tasks), targets, VoteCounter(self.prepared), choice, seed, session,
-                chunk=chunk, plain=self.denoiser is None, on_batch=on_batch,
+                chunk=chunk, on_batch=on_batch,
             )  # fmt: skip
 
     def prepare(
@@ -356,9 +358,10 @@ class SmoothedClassifier:
         self, image: Image, alpha: float, seed: int, choice: EngineChoice | None = None
     ) -> SmoothingParameters:
         """Return what certificates of images of this size rest on besides the counts."""
-        engine = (choice or self.prepared.engine_for(image)).engine
+        choice = choice or self.prepared.engine_if_used(image)
+        name, precision = (choice.engine.name, choice.engine.precision) if choice else (None, None)
         return SmoothingParameters(
-            self.sigma, alpha, image.size, seed, self.noise, engine.name, engine.precision,
+            self.sigma, alpha, image.size, seed, self.noise, name, precision,
             self.prepared.contract,
         )  # fmt: skip
 
@@ -376,7 +379,7 @@ class SmoothedClassifier:
             image_forms.match_channels(images[0], self.channels)
         check_size(self.denoiser, *images.shape[2:])
         seed = secrets.randbits(128) if seed is None else seed
-        choice = self.prepared.engine_for(images[0])
+        choice = self.prepared.engine_if_used(images[0])
         parameters = self.parameters(images[0], alpha, seed, choice)
         tasks = [ImageTask(f"seed {seed}", image_forms.digest(image), image) for image in images]
         began, done = time.perf_counter(), 0

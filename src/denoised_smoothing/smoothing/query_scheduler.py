@@ -41,12 +41,11 @@ def count_by_queries(
     tasks: Iterable[ImageTask],
     targets: Targets,
     counter: VoteCounter,
-    choice: EngineChoice,
+    choice: EngineChoice | None,
     seed: Seed,
     session: CopySession,
     *,
     chunk: int,
-    plain: bool,
     on_batch: Callable[[Sequence[ImageTask]], None] | None = None,
 ) -> Iterator[ImageTask]:
     """Count until each task has its targets, by a classifier that answers single queries.
@@ -54,17 +53,19 @@ def count_by_queries(
     Args:
         tasks, targets, chunk, on_batch: as of :func:`schedule_queries`.
         counter, seed: draw the copies.
-        choice: the engine that denoises them.
+        choice: the engine that denoises them; None where the classifier sees the noisy copies.
         session: an open session of the classifier.
-        plain: whether the classifier sees the noisy copies, as there is no denoiser.
     """
     threads = torch.get_num_threads()
-    if plain:  # torch takes longer to share the work among threads than one takes for the noise
+    if (
+        choice is None
+    ):  # torch takes longer to share the work among threads than one takes for the noise
         torch.set_num_threads(1)
-    ask = partial(_ask, session, counter, None if plain else choice, seed)
+    ask = partial(_ask, session, counter, choice, seed)
+    forward = chunk if choice is None else choice.forward
     try:
         yield from schedule_queries(
-            tasks, targets, ask, chunk=chunk, forward=choice.forward, capacity=session.capacity,
+            tasks, targets, ask, chunk=chunk, forward=forward, capacity=session.capacity,
             on_batch=on_batch,
         )  # fmt: skip
     finally:
