@@ -569,6 +569,35 @@ class TestExportAndReport:
         assert re.search(said, outcome.message)
 
 
+class TestUntrainedSigma:
+    DIGITS = ("--classifier", "digits", "--denoiser", "digits-mse", "--engine", "torch")
+    NOTE = "note: sigma 3 is outside the range for which the denoiser was trained (0.1 to 0.6)."
+
+    def test_certify_prints_one_note_and_stores_it(self, run: Run) -> None:
+        outcome = run("certify", "digits", *self.DIGITS, "--sigma", "3", *SMALL, "--limit", "1",
+                      "--json")  # fmt: skip
+        assert outcome.err.count(self.NOTE) == 1
+        assert [
+            f"note: {text}"[: len(self.NOTE)] for text in outcome.json["certificate"]["notes"]
+        ] == [self.NOTE]
+
+    def test_predict_prints_one_note(self, run: Run) -> None:
+        outcome = run(
+            "predict", picture("a.png"), *self.DIGITS, "--sigma", "3", "--n", "20", "--json"
+        )
+        assert outcome.err.count(self.NOTE) == 1
+        assert len(outcome.json["notes"]) == 1
+
+    def test_sweep_notes_each_sigma_outside(self, run: Run) -> None:
+        outcome = run("sweep", "digits", *self.DIGITS, "--sigmas", "0.25,3,4", "--radius", "0.25",
+                      "--max-n", "20", "--limit", "1")  # fmt: skip
+        assert re.findall(r"note: sigma (\S+) is outside", outcome.err) == ["3", "4"]
+
+    def test_nothing_is_said_within_the_range(self, run: Run) -> None:
+        outcome = run("predict", picture("a.png"), *self.DIGITS, "--sigma", "0.6", "--n", "20")
+        assert "note:" not in outcome.err
+
+
 class TestList:
     @pytest.mark.parametrize(
         ("kind", "held"),

@@ -257,8 +257,13 @@ class TestLists:
         specs = [row["spec"] for row in rows]
         assert specs == [*shipped_denoisers(), "none", *forms(Role.DENOISER)]
         for row in rows[: len(shipped_denoisers())]:
-            assert row["what"].startswith("shipped: unet, sigma ")
+            assert row["what"].startswith("shipped: unet, ")
             assert ", trained on " in row["what"]
+        sigmas = {re.split(r"[:\[]", row["spec"])[0]: row["sigma"] for row in rows}
+        assert sigmas["digits-mse"] == "0.1 to 0.6"
+        assert sigmas["none"] == "any"
+        assert (sigmas["unet"], sigmas["mean"]) == ("in the file", "common to all")
+        assert (sigmas["checkpoint"], sigmas["python"]) == ("unknown", "unknown")
 
     def test_datasets(self) -> None:
         assert [row["spec"] for row in list_datasets()] == [*forms(Role.DATASET), "IMAGE"]

@@ -36,6 +36,7 @@ from denoised_smoothing.models.catalogue import load_classifier, load_denoiser
 from denoised_smoothing.models.classifiers.base import ImageClassifier
 from denoised_smoothing.noise import noisy_copies
 from denoised_smoothing.reporting.export import ExportFormat, export
+from denoised_smoothing.reporting.html import write_report
 from denoised_smoothing.reporting.results import load_results
 from denoised_smoothing.runs import writer
 from denoised_smoothing.runs.run import CertificationRun
@@ -635,6 +636,7 @@ class TestRecord:
             "command": "certify made",
             "engine": {"workers": cores(), "notes": []},
             "method": "plain",
+            "notes": [],
             "label_names": list(NAMES),
             "versions": {
                 "python": platform.python_version(),
@@ -642,6 +644,26 @@ class TestRecord:
             },
         }
         assert load_results(store, "run").method == "plain"
+
+    def test_an_untrained_sigma_is_noted_in_run_certificates_and_report(
+        self, store: Store, tmp_path: Path
+    ) -> None:
+        class Restoring(nn.Module):
+            sigma_range = (0.1, 0.4)
+
+            def forward(self, noisy: Tensor, sigma: float) -> Tensor:
+                return noisy.clamp(0, 1)
+
+        with pytest.warns(UserWarning, match=r"sigma 0.5 is outside the range .*\(0.1 to 0.4\)"):
+            untrained = smoothed(denoiser=Restoring())
+        run = request(smoothed=untrained, denoiser="restoring", limit=1).execute(store)
+        [note] = run.info["notes"]
+        assert note.startswith("sigma 0.5 is outside the range for which the denoiser was trained")
+        [image] = load_results(store, "run").images
+        assert image.certificate.notes == (note,)
+        assert image.certificate.to_dict()["notes"] == [note]
+        write_report(store, ["run"], tmp_path / "report.html")
+        assert f'<p class="wrong">{note}</p>' in (tmp_path / "report.html").read_text()
 
     def test_the_names_of_the_classifier_come_first(self, store: Store) -> None:
         classifier = Classes()

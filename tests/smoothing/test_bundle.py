@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -99,6 +100,34 @@ def test_specs_by_which_parts_were_loaded_are_recorded(tmp_path: Path) -> None:
     SmoothedClassifier(catalogue.load_classifier("digits"), 0.5, denoiser).save(tmp_path / "one")
     written = read_bundle(tmp_path / "one")
     assert (written.classifier, written.denoiser) == ("digits", "digits-mse")
+
+
+@pytest.mark.parametrize("engine", [EngineName.TORCH, EngineName.ONNXRUNTIME])
+def test_the_note_about_an_untrained_sigma_is_kept(tmp_path: Path, engine: EngineName) -> None:
+    """Also in a converted model, which has no denoiser any more."""
+    if engine is EngineName.ONNXRUNTIME:
+        pytest.importorskip("onnxruntime")
+        pytest.importorskip("onnx")
+    classifier = catalogue.load_classifier("digits")
+    denoiser = catalogue.load_denoiser("digits-mse")
+    with pytest.warns(UserWarning, match=r"sigma 3 is outside .* \(0.1 to 0.6\)"):
+        original = SmoothedClassifier(classifier, 3.0, denoiser, engine=engine)
+    original.save(tmp_path / "one")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        loaded = SmoothedClassifier.load(tmp_path / "one")
+    image = torch.zeros(1, 8, 8)
+    found = loaded.certify(image, n0=10, n=20, seed=1).notes
+    assert found == original.certify(image, n0=10, n=20, seed=1).notes
+    assert len(found) == 1
+
+
+def test_a_bundle_of_an_earlier_version_has_no_notes(torch_bundle: Path) -> None:
+    path = torch_bundle / "bundle.json"
+    written = json.loads(path.read_text())
+    del written["notes"]
+    path.write_text(json.dumps({**written, "sha256": record._own_sha256(written)}))
+    assert read_bundle(torch_bundle).notes == ()
 
 
 def flip(path: Path) -> None:

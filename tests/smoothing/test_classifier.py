@@ -29,8 +29,8 @@ from denoised_smoothing.errors import ClassifierError, ImageError, SettingError
 from denoised_smoothing.models.classifiers.base import ImageClassifier
 from denoised_smoothing.models.denoisers.unet import UNet
 from denoised_smoothing.noise import CHUNK, derive_key, grid_noise, noisy_copies
-from denoised_smoothing.smoothing.classifier import Progress, SmoothedClassifier
-from denoised_smoothing.smoothing.scheduler import ImageTask, Targets
+from denoised_smoothing.smoothing.classifier import SmoothedClassifier
+from denoised_smoothing.smoothing.scheduler import ImageTask, Progress, Targets
 
 SEED = 0
 

@@ -32,6 +32,7 @@ from denoised_smoothing.errors import (
 from denoised_smoothing.models.classifiers.base import ImageClassifier
 from denoised_smoothing.models.classifiers.cifar_resnet import CifarResNet
 from denoised_smoothing.models.denoisers.files import load_denoiser_file
+from denoised_smoothing.models.denoisers.trained_range import trained_range
 from denoised_smoothing.training.config import Objective, TrainingConfig
 from denoised_smoothing.training.data import Preparation
 from denoised_smoothing.training.fit import TrainingJob, train_denoiser
@@ -144,6 +145,7 @@ def test_the_card_is_complete(finished: TrainingJob) -> None:
     }
     assert card["architecture"] == "unet"
     assert (card["sigma_min"], card["sigma_max"]) == ("0.5", "0.5")
+    assert trained_range(load_denoiser_file(finished.output)) == (0.5, 0.5)
     assert (card["objective"], card["seed"], card["image_channels"]) == ("mse", "0", "1")
     assert (card["data"], card["data_fingerprint"]) == (
         "digits:train",

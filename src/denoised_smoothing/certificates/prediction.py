@@ -106,6 +106,7 @@ class Prediction:
             "noise": self.parameters.noise.value,
             "engine": self.parameters.engine and self.parameters.engine.value,
             "precision": self.parameters.precision and self.parameters.precision.value,
+            "notes": list(self.parameters.notes),
             "seed": str(self.parameters.seed),
             "counts": list(self.counts.votes),
             "failed": self.counts.failed,

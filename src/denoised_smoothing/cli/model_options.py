@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ import typer
 from denoised_smoothing.certificates.parameters import EngineName, Noise, Precision
 from denoised_smoothing.cli.grouped import option_group
 from denoised_smoothing.cli.options import is_typed
+from denoised_smoothing.cli.output import note
 from denoised_smoothing.errors import SettingError
 
 if TYPE_CHECKING:
@@ -79,7 +81,7 @@ class ModelOptions:
     def build(
         self, context: typer.Context | None = None, cluster: RayCluster | None = None
     ) -> SmoothedClassifier:
-        """Build the smoothed classifier from its parts, or load the bundle.
+        """Build the smoothed classifier from its parts, or load the bundle; print its notes.
 
         Args:
             context: of a command that accepts bundles and remote classifiers.
@@ -88,6 +90,16 @@ class ModelOptions:
         Raises:
             SettingError: options are missing, or exclude each other.
         """
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "sigma .* is outside")  # it is one of the notes
+            smoothed = self._build(context, cluster)
+        for text in smoothed.notes:
+            note(text)
+        return smoothed
+
+    def _build(
+        self, context: typer.Context | None, cluster: RayCluster | None
+    ) -> SmoothedClassifier:
         from denoised_smoothing.models.catalogue import load_classifier, load_denoiser
         from denoised_smoothing.smoothing.classifier import SmoothedClassifier
 

@@ -120,6 +120,8 @@ def list_(
     }
     chosen = listers if kind is None else {kind: listers[kind]}
     rows = [{"kind": which.value, **row} for which, lister in chosen.items() for row in lister()]
+    columns = dict.fromkeys(key for row in rows for key in row)
+    rows = [{key: row.get(key, "") for key in columns} for row in rows]
     if not as_json and not any(row["missing"] for row in rows):
         rows = [{key: row[key] for key in row if key != "missing"} for row in rows]
     print_rows(rows, as_json=as_json)

@@ -33,6 +33,12 @@ from denoised_smoothing.models.specs import (
     unknown,
 )
 
+_SIGMA_OF = dict.fromkeys(("dncnn", "dncnn-wide", "memnet", "unet"), "in the file") | {
+    "diffusers": "of the model",
+    "mean": "common to all",
+}
+"""Where denoisers of a scheme state the range of sigma; others may not state it at all."""
+
 if TYPE_CHECKING:  # so that models are listed without torch
     from denoised_smoothing.models.denoisers.base import DenoiserNetwork
     from denoised_smoothing.models.denoisers.ensemble import MeanDenoiser
@@ -106,16 +112,22 @@ def list_classifiers() -> list[dict[str, str]]:
 
 
 def list_denoisers() -> list[dict[str, str]]:
-    """Return the rows of ``list``: shipped denoisers with their cards, and the sources of specs."""
-    shipped = []
+    """Return the rows of ``list``: shipped denoisers with their cards, and the sources of specs.
+
+    ``sigma`` is the range for which a denoiser was trained, or where it is stated.
+    """
+    rows = []
     for name, path in shipped_denoisers().items():
         with safe_open(path, "numpy") as file:
             card = file.metadata()
-        levels = "-".join(sorted({card["sigma_min"], card["sigma_max"]}))
-        what = f"shipped: {card['architecture']}, sigma {levels}, {card['objective']}"
-        shipped.append({"spec": name, "what": f"{what}, trained on {card['data']}", "missing": ""})
-    none = {"spec": "none", "what": "no denoiser", "missing": ""}
-    return [*shipped, none, *list_sources(Role.DENOISER)]
+        what = f"shipped: {card['architecture']}, {card['objective']}, trained on {card['data']}"
+        levels = f"{card['sigma_min']} to {card['sigma_max']}"
+        rows.append({"spec": name, "what": what, "sigma": levels, "missing": ""})
+    rows.append({"spec": "none", "what": "no denoiser", "sigma": "any", "missing": ""})
+    for row in list_sources(Role.DENOISER):
+        known = _SIGMA_OF.get(row["spec"].partition(":")[0], "unknown")
+        rows.append({**row, "sigma": known, "missing": row["missing"]})
+    return rows
 
 
 def list_datasets() -> list[dict[str, str]]:

@@ -26,6 +26,10 @@ class Classifier(Protocol):
 
 @runtime_checkable
 class Denoiser(Protocol):
-    """Noisy images [B, C, H, W] and the noise's standard deviation to denoised images."""
+    """Noisy images [B, C, H, W] and the noise's standard deviation to denoised images.
+
+    Optional attributes are ``sigma_range`` (the smallest and the largest sigma for which it was
+    trained; a sigma outside gives a warning) and ``size`` (height and width of the images).
+    """
 
     def __call__(self, noisy: Images, sigma: Sigma, /) -> Images: ...

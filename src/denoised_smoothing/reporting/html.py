@@ -92,6 +92,7 @@ def write_report(
                 "row": row,
                 "results": run,
                 "settings": _settings(run.run),
+                "notes": run.run.info.get("notes", ()),
                 "examples": _examples(run, store.examples(run.run.name)),
             }
             for row, run in pairs

@@ -93,7 +93,8 @@ def load_results(store: Store, name: str, *, so_far: bool = False) -> RunResults
     """
     run = store.run(name)
     plan = SamplingPlan.from_dict(run.settings["plan"])
-    parameters = SmoothingParameters.from_dict({**run.settings, "seed": run.seed})
+    notes = run.info.get("notes", ())
+    parameters = SmoothingParameters.from_dict({**run.settings, "seed": run.seed, "notes": notes})
     so_far = so_far and isinstance(plan, Anytime)
     results, unfinished = [], 0
     for image in store.stream_images(name):

@@ -346,6 +346,7 @@ class CertificationRun:
             "command": self.command,
             "engine": engine,
             "method": self.method,
+            "notes": list(self.smoothed.notes),
             "label_names": None if names is None else list(names),
             "versions": {"python": platform.python_version(), **versions},
         }

@@ -21,6 +21,7 @@ from torch import Tensor
 from denoised_smoothing.engines.engine import Engine
 from denoised_smoothing.engines.prepared import PreparedPipeline
 from denoised_smoothing.errors import SettingError
+from denoised_smoothing.models.denoisers.trained_range import range_notes
 from denoised_smoothing.models.fingerprints import fingerprint
 from denoised_smoothing.models.protocols import Classifier
 from denoised_smoothing.smoothing.bundle_file import Bundle, read_bundle, write_bundle
@@ -71,6 +72,7 @@ def save_bundle(
         calibration=prepared.calibration,
         model_digest=engine.identity().get("model_digest"),
         stochastic=prepared.stochastic,
+        notes=range_notes(denoiser[0], prepared.pipeline.sigma),
     )
     for role, (part, spec) in (("classifier", classifier), ("denoiser", denoiser)):
         if not bundle.converted and needs_spec(part) and spec is None:

@@ -28,7 +28,8 @@ class Bundle:
     """The content of ``bundle.json``, except for the files.
 
     ``shape`` is that of an image [C, H, W], ``resolution`` the side to which images are resized,
-    ``classifier`` and ``denoiser`` are specs, and ``calibration`` is what a run records of it.
+    ``classifier`` and ``denoiser`` are specs, ``calibration`` is what a run records of it, and
+    ``notes`` are those of the certificates.
     """
 
     sigma: float
@@ -47,6 +48,7 @@ class Bundle:
     calibration: dict[str, str]
     model_digest: str | None = None
     stochastic: bool = False
+    notes: tuple[str, ...] = ()
 
     @property
     def converted(self) -> bool:
@@ -122,6 +124,7 @@ def read_bundle(folder: str | Path) -> Bundle:
             )
     names = record["label_names"]
     record |= {
+        "notes": tuple(record.get("notes", ())),  # earlier versions wrote none
         "noise": Noise(record["noise"]),
         "shape": tuple(record["shape"]),
         "engine": EngineName(record["engine"]),

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import secrets
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -35,6 +35,7 @@ from denoised_smoothing.engines.pipeline import PassThrough
 from denoised_smoothing.engines.prepared import PreparedPipeline, stated_channels
 from denoised_smoothing.errors import SettingError
 from denoised_smoothing.models.denoisers.diffusion import check_size
+from denoised_smoothing.models.denoisers.trained_range import range_notes
 from denoised_smoothing.models.fingerprints import fingerprint
 from denoised_smoothing.models.protocols import Classifier
 from denoised_smoothing.models.specs import spec_of
@@ -45,20 +46,10 @@ from denoised_smoothing.smoothing.bundle_file import Bundle
 from denoised_smoothing.smoothing.cluster import RayBackend, RayCluster
 from denoised_smoothing.smoothing.devices import Devices, choose_devices
 from denoised_smoothing.smoothing.query_scheduler import count_by_queries
-from denoised_smoothing.smoothing.scheduler import ImageTask, Targets, schedule_batches
+from denoised_smoothing.smoothing.scheduler import ImageTask, Progress, Targets, schedule_batches
 from denoised_smoothing.smoothing.votes import Seed, VoteCounter
 
 Image = Float[np.ndarray, "c h w"]
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """The state of a count: images finished and in all, copies counted, seconds since its start."""
-
-    images_done: int
-    images: int
-    calls: int
-    seconds: float
 
 
 class SmoothedClassifier:
@@ -116,6 +107,10 @@ class SmoothedClassifier:
             )
         self.sigma, self.noise = check_sigma(sigma), choose_by_name(Noise, noise, "noise")
         self.classifier, self.denoiser = classifier, denoiser
+        self.notes = range_notes(denoiser, self.sigma)
+        """Sentences for the readers of its certificates."""
+        for text in self.notes:
+            warnings.warn(text, stacklevel=2)
         self.channels = stated_channels(classifier, denoiser)
         self.resolution: int | None = getattr(classifier, "resolution", None)
         self.is_remote = isinstance(classifier, CopyClassifier)
@@ -281,7 +276,7 @@ class SmoothedClassifier:
         choice = None if engine is None else EngineChoice(engine, bundle.forward)
         loaded.prepared.use_engine(bundle.engine, bundle.forward)
         loaded.prepared.use_bundle(bundle.shape, bundle.calibration, choice)
-        loaded.bundle, loaded.channels = bundle, bundle.shape[0]
+        loaded.bundle, loaded.channels, loaded.notes = bundle, bundle.shape[0], bundle.notes
         loaded.resolution = bundle.resolution
         return loaded
 
@@ -362,7 +357,7 @@ class SmoothedClassifier:
         name, precision = (choice.engine.name, choice.engine.precision) if choice else (None, None)
         return SmoothingParameters(
             self.sigma, alpha, image.size, seed, self.noise, name, precision,
-            self.prepared.contract,
+            self.prepared.contract, self.notes,
         )  # fmt: skip
 
     def _count(

@@ -34,6 +34,16 @@ Targets = Callable[[Mapping[Stage, LabelCounts]], Mapping[Stage, int]]
 """From the counts of an image so far to the copies wanted in each stage."""
 
 
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """The state of a count: images finished and in all, copies counted, seconds since its start."""
+
+    images_done: int
+    images: int
+    calls: int
+    seconds: float
+
+
 @dataclass(eq=False)
 class ImageTask:
     """An image [C, H, W] and its counts so far, which may come from an earlier process."""

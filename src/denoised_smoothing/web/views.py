@@ -179,7 +179,7 @@ def run_details(store: Store, name: str) -> dict[str, Any]:
         "unfinished": run.unfinished,
         "method": run.method,
         "settings": {**run.run.settings, "seed": str(run.run.seed)},
-        "info": {key: run.run.info.get(key) for key in ("versions", "engine")},
+        "info": {key: run.run.info.get(key) for key in ("versions", "engine", "notes")},
         "with_pictures": sorted({example.image_id for example in store.examples(name)}),
     }
 

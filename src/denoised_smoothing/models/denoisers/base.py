@@ -30,6 +30,14 @@ class DenoiserNetwork(nn.Module, ABC):
         self.config = config
         self.card: dict[str, str] = {}
 
+    @property
+    def sigma_range(self) -> tuple[float, float] | None:
+        """The smallest and the largest sigma of its training, as its card states; None if not."""
+        try:
+            return float(self.card["sigma_min"]), float(self.card["sigma_max"])
+        except (KeyError, TypeError, ValueError):
+            return None
+
     @abstractmethod
     def forward(self, noisy: Images, sigma: Sigma) -> Images:
         """Denoise images in [0, 1] with Gaussian noise of standard deviation sigma."""

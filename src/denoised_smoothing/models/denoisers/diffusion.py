@@ -97,6 +97,11 @@ class DiffusionDenoiser(DenoiserNetwork):
         return self.reverse.samples
 
     @property
+    def sigma_range(self) -> tuple[float, float] | None:
+        """The range of its card, or the noise levels that the model knows."""
+        return super().sigma_range or (self.levels.smallest / 2, self.levels.largest / 2)
+
+    @property
     def model_calls(self) -> int:
         """Passes of the network for one noisy copy."""
         return self.reverse.steps * self.reverse.samples

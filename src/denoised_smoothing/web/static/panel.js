@@ -89,7 +89,7 @@ export function panel({ title, fields, image, truth, small, signal }) {
     answer.className = "answer";
     answer.textContent = values.sentence;
     note.textContent = `${thousands(values.calls)} classifier calls, σ = ${certificate.sigma}, ` +
-      `engine ${certificate.engine}, ${certificate.precision}. ${remark(values)}`;
+      `engine ${certificate.engine}, ${certificate.precision}. ${(certificate.notes ?? []).join(" ")} ${remark(values)}`;
     element.setAttribute("aria-busy", "false");
     element.dataset.state = "done";
     element.dataset.label = values.label_name ?? "abstains";
