@@ -128,7 +128,7 @@ def test_text_and_html_round_down() -> None:
         "alpha": "0.001",
         "classifier calls": "1,010",
         "noise": "float noise (unproven)",
-        "engine": "torch, float32",
+        "engine": "torch float32",
         "base classifier": "unchecked classifier",
     }
 
