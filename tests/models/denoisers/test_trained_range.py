@@ -65,7 +65,7 @@ def test_of_a_wrapper_it_is_that_of_what_it_wraps() -> None:
     inner = trained(0.1, 0.6)
     wrappers = (
         Wrapped(inner), Wrapped(Wrapped(inner)), nn.DataParallel(inner), torch.compile(inner),
-        inner.forward, functools.partial(inner), functools.partial(Wrapped(inner), sigma=0.5),
+        inner.forward, functools.partial(inner), functools.partial(Wrapped(inner).forward, sigma=1),
     )  # fmt: skip
     assert [trained_range(wrapper) for wrapper in wrappers] == [(0.1, 0.6)] * len(wrappers)
     assert trained_range(Wrapped(inner, stated=(0.2, 2))) == (0.2, 2.0)

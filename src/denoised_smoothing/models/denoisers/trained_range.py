@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
+from types import MethodType
+
 from torch import nn
 
 from denoised_smoothing.errors import SettingError
@@ -23,10 +26,11 @@ def trained_range(denoiser: object) -> tuple[float, float] | None:
     Raises:
         SettingError: a stated range is not two numbers.
     """
-    inner = getattr(denoiser, "func", getattr(denoiser, "__self__", denoiser))
-    parts = [inner]
-    if isinstance(inner, nn.Module) and getattr(inner, "sigma_range", None) is None:
-        parts = list(inner.modules())
+    while isinstance(denoiser, (partial, MethodType)):
+        denoiser = denoiser.func if isinstance(denoiser, partial) else denoiser.__self__
+    parts = [denoiser]
+    if isinstance(denoiser, nn.Module) and getattr(denoiser, "sigma_range", None) is None:
+        parts = list(denoiser.modules())
     ranges = [stated for part in parts if (stated := _stated(part)) is not None]
     if not ranges:
         return None
