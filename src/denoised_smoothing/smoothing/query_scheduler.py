@@ -57,9 +57,7 @@ def count_by_queries(
         session: an open session of the classifier.
     """
     threads = torch.get_num_threads()
-    if (
-        choice is None
-    ):  # torch takes longer to share the work among threads than one takes for the noise
+    if choice is None:  # sharing the work takes longer than one thread needs for the noise
         torch.set_num_threads(1)
     ask = partial(_ask, session, counter, choice, seed)
     forward = chunk if choice is None else choice.forward
