@@ -50,7 +50,7 @@ def test_exit_codes() -> None:
         ({"a": ["b", "c"]}, {"a": ["b", "c"]}, []),
         ({"a": ["b", "c", "d"]}, {"a": ["b", "d", "c"]}, ["a.1: 'c' here, 'd' there"]),
         ({"a": ["b"]}, {"a": ["b", "c"]}, ["a.1: None here, 'c' there"]),
-        ({"a": ["b"]}, {"a": []}, ["a.0: 'b' here, None there"]),
+        ({"a": ["b"]}, {"a": []}, ["a: ['b'] here, [] there"]),
         ({"a": [1, 2]}, {"a": [1, 3]}, ["a: [1, 2] here, [1, 3] there"]),
     ],
 )

@@ -218,4 +218,4 @@ def differences(
 
 
 def _are_names(value: object) -> TypeGuard[list[str]]:
-    return isinstance(value, list) and all(isinstance(name, str) for name in value)
+    return isinstance(value, list) and {type(name) for name in value} == {str}

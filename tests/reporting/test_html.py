@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+import html
 import re
 import sys
 from html.parser import HTMLParser
@@ -113,6 +114,17 @@ def test_large_images_are_not_pixelated(tmp_path: Path) -> None:
     content = store()
     content.content["b"][2][:] = [FakeExample("image-0", "clean", 0, png(size=128))]
     assert 'class="small"' not in report(tmp_path, "b", content=content)
+
+
+def test_long_settings_are_cut_and_absent_ones_are_none(tmp_path: Path) -> None:
+    names = [f"class {number}" for number in range(1000)]
+    text = report(tmp_path, "a", content=store(data_labels=names, engine=None))
+    rows = dict(re.findall(r"<tr><th>(\w+)</th><td>(.*?)</td></tr>", text))
+    assert rows["engine"] == "none"
+    shown = html.unescape(rows["data_labels"])
+    assert shown.startswith('["class 0", "class 1", ')
+    assert shown.endswith(" [...]")
+    assert 980 < len(shown) <= 1000
 
 
 def test_settings_are_listed(tmp_path: Path) -> None:

@@ -300,7 +300,7 @@ class TestIdentity:
             ),
             (
                 {"dataset": made(label_names=None)},
-                "(data_labels.0: 'a' in the run, None requested)",
+                "(data_labels: ['a', 'b', 'c', 'd', 'e'] in the run, [] requested)",
             ),
         ],
         ids=lambda value: value.partition(":")[0] if isinstance(value, str) else "",
