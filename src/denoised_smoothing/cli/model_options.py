@@ -149,7 +149,7 @@ class ModelOptions:
     def calibrate(self, smoothed: SmoothedClassifier) -> None:
         """Calibrate int8 with the named images, if any."""
         from denoised_smoothing.datasets import load_dataset
-        from denoised_smoothing.runs.run import calibrate
+        from denoised_smoothing.runs.calibration import calibrate
 
         if self.calibration is not None:
             calibrate(smoothed, load_dataset(self.calibration), self.resolution)

@@ -10,8 +10,6 @@ from functools import cached_property
 from importlib import metadata
 from typing import Any
 
-import numpy as np
-
 from denoised_smoothing.certificates.certificate import SamplingPlan
 from denoised_smoothing.certificates.parameters import (
     EngineName,
@@ -27,6 +25,7 @@ from denoised_smoothing.models.specs import spec_of
 from denoised_smoothing.remote.classifier import RemoteClassifier
 from denoised_smoothing.remote.log import StoreLog
 from denoised_smoothing.remote.records import spending_of
+from denoised_smoothing.runs.calibration import calibrate
 from denoised_smoothing.runs.identity import as_compared, derived_name
 from denoised_smoothing.runs.paid import QueryEstimate, with_query_log
 from denoised_smoothing.runs.resume import resume
@@ -36,8 +35,6 @@ from denoised_smoothing.smoothing.classifier import SmoothedClassifier
 from denoised_smoothing.smoothing.votes import shown_copies
 from denoised_smoothing.store import Store, StoredExample, StoredRun
 
-CALIBRATION_IMAGES = 50
-"""Images whose noisy copies calibrate int8."""
 EXAMPLES = 6
 """Images of a run that the report shows."""
 EXAMPLE_COPIES = 3
@@ -367,29 +364,6 @@ class CertificationRun:
             for kind, pictures in kinds:
                 for position, picture in enumerate(pictures):
                     yield StoredExample(example.image_id, kind, position, to_png(picture))
-
-
-def calibrate(smoothed: SmoothedClassifier, dataset: ImageDataset, resolution: int | None) -> None:
-    """Calibrate int8 with images spread evenly over a data set, prepared as those to certify.
-
-    Raises:
-        ImageError: an image cannot be read, or they differ in size.
-    """
-    stride = max(1, len(dataset.image_ids) // CALIBRATION_IMAGES)
-    images = [
-        smoothed.prepare(dataset[index].image, resolution, name=f"image {index} of {dataset.name}")
-        for index in select(dataset, limit=CALIBRATION_IMAGES, stride=stride)
-    ]
-    if len({image.shape for image in images}) > 1:
-        raise ImageError(
-            f"The calibration images of {dataset.name} differ in size. Set a resolution for all "
-            "images."
-        )
-    smoothed.prepared.calibrate(
-        np.stack(images),
-        calibration_data=dataset.name,
-        calibration_fingerprint=dataset.fingerprint,
-    )
 
 
 def _spec_of(smoothed: SmoothedClassifier, role: str) -> str:
