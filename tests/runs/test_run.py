@@ -318,12 +318,13 @@ class TestIdentity:
         )
         assert counts(uninterrupted) == before
 
-    def test_a_run_without_label_names_is_resumed_where_no_label_moved(
+    def test_a_run_of_an_earlier_version_is_resumed_where_no_label_moved(
         self, uninterrupted: Store, store: Store
     ) -> None:
-        """As an earlier version stored it; the labels of its images are compared all the same."""
+        """Which recorded no label names; the labels of its images are compared all the same."""
         request(limit=4).execute(store)
-        settings = {k: v for k, v in store.run("run").settings.items() if k != "data_labels"}
+        added = ("data_labels", "contract")
+        settings = {k: v for k, v in store.run("run").settings.items() if k not in added}
         store._update("run", settings=settings)
         moved = made(labels=[(index + 1) % 5 for index in range(IMAGES)])
         said = r"Image 'image-0' has label 0 in run 'run' and label 1 in the data: the classes of"
@@ -572,7 +573,7 @@ class TestName:
             {}, {"seed": 8}, {"seed": None}, {"alpha": 0.01}, {"stride": 2},
             {"plan": FixedBudget(20, 131)}, {"smoothed": smoothed(Classes(1))},
             {"plan": ANYTIME}, {"plan": replace(ANYTIME, n0=0)}, {"plan": RadiusTarget()},
-            {"smoothed": smoothed(noise="float")},
+            {"smoothed": smoothed(noise="float")}, {"smoothed": smoothed(stochastic=True)},
             {"smoothed": smoothed(sigma=0.25)}, {"dataset": made(fingerprint="g")},
         ]  # fmt: skip
         names = {request(name=None, **change).run_name for change in changes}

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from denoised_smoothing.certificates.parameters import EngineName, Precision
+from denoised_smoothing.certificates.parameters import Contract, EngineName, Precision
 from denoised_smoothing.runs.shards import OF_SHARDS
 from denoised_smoothing.store import StoredRun
 
@@ -19,7 +19,7 @@ _OF_ENGINE = (
     *_OF_MACHINE,
 )
 """Run settings about the engine, on which nothing depends where none is used."""
-_ADDED = ("data_labels",)
+_ADDED = ("contract", "data_labels")
 """Run settings that earlier versions did not record."""
 
 
@@ -48,6 +48,8 @@ def derived_name(
     asked = {key: value for key, value in settings.items() if key not in without}
     asked["plan"] = {k: v for k, v in settings["plan"].items() if k not in ("max_n", "more")}
     asked["engine"] = engine
+    if settings["contract"] == Contract.STOCHASTIC:
+        asked["contract"] = Contract.STOCHASTIC
     if settings["engine"] is None:  # the command's defaults, as earlier versions recorded
         asked |= {"engine": EngineName.AUTO, "precision": Precision.FLOAT32}
     identity = json.dumps([asked, seed], sort_keys=True)
