@@ -85,6 +85,30 @@ def test_an_abstention_is_a_row_of_zeros_or_the_most_frequent(smoothed: Smoothed
     assert (labels.tolist(), radii.tolist()) == ([-1], [0.0])
 
 
+def test_where_no_copy_has_a_label_there_is_no_most_frequent_one() -> None:
+    from denoised_smoothing.attacks.art import SmoothedEstimator
+
+    class NoClass(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return torch.full((len(images),), -1)
+
+    smoothed = SmoothedClassifier(NoClass(), SIGMA, device="cpu")
+    estimator = SmoothedEstimator(smoothed, (1, 8, 8), 3, sample_size=5)
+    assert estimator.predict(np.zeros((1, 1, 8, 8)), is_abstain=False).tolist() == [[0, 0, 0]]
+
+
+def test_a_label_beyond_the_classes_is_named(
+    smoothed: SmoothedClassifier, estimator: Any, digits: tuple[np.ndarray, np.ndarray]
+) -> None:
+    from denoised_smoothing.attacks.art import SmoothedEstimator
+
+    images, _ = digits
+    label = int(estimator.predict(images).argmax(axis=1).max())
+    few = SmoothedEstimator(smoothed, (1, 8, 8), label, seed=0)
+    with pytest.raises(SettingError, match=f"got classes={label} and label {label}. Give the num"):
+        few.predict(images)
+
+
 def test_an_attack_of_art_runs_on_it(estimator: Any, digits: tuple[np.ndarray, np.ndarray]) -> None:
     from art.attacks.evasion import ProjectedGradientDescentPyTorch
 

@@ -36,7 +36,7 @@ def outcome(
     return AttackOutcome(
         index=index, image_id=f"image-{index}", certified_label=1, certified_radius=radius,
         epsilon=epsilon, norm=0.999 * epsilon if norm is None else norm,
-        label=label, p_value=1e-9, counts=(10, 90),
+        label=label, p_value=1e-9, counts={0: 10, 1: 90},
     )  # fmt: skip
 
 
@@ -65,7 +65,8 @@ def test_alarm_is_another_label_within_the_certified_radius_alone(
 
 
 def test_json_rounds_the_certified_radius_down() -> None:
-    assert outcome(0, 0.29999999, 0.1, 1).to_dict()["certified_radius"] == 0.299999
+    values = outcome(0, 0.29999999, 0.1, 1).to_dict()
+    assert (values["certified_radius"], values["counts"]) == (0.299999, {0: 10, 1: 90})
 
 
 class TestToAttack:

@@ -66,6 +66,15 @@ def test_certificate_survives_json(certificate: Certificate) -> None:
     assert Certificate.from_json(certificate.to_json()) == certificate
 
 
+@each_certificate
+def test_counts_in_lists_of_an_earlier_version_are_read(certificate: Certificate) -> None:
+    values = certificate.to_dict()
+    for counts in certificate.stages:
+        labels = range(1 + max(counts.votes, default=-1))
+        values[counts.stage.value]["counts"] = [counts.of(label) for label in labels]
+    assert Certificate.from_json(json.dumps(values)) == certificate
+
+
 def test_label_and_radius_are_derived_from_the_counts_in_the_json() -> None:
     values = CERTIFICATES["certified"].to_dict() | {"label": 2, "radius": 9.9}
     assert Certificate.from_json(json.dumps(values)) == CERTIFICATES["certified"]
@@ -150,7 +159,7 @@ def test_json_has_the_stages_and_bounds_that_the_plan_has() -> None:
     upper = two_sided.to_dict()["upper_bound"]
     assert two_sided.upper_bound <= upper < two_sided.upper_bound + 1e-6  # rounded up
     continued = CERTIFICATES["anytime, continued"]
-    assert continued.to_dict()["continuation"] == {"counts": [20, 178], "failed": 2}
+    assert continued.to_dict()["continuation"] == {"counts": {"0": 20, "1": 178}, "failed": 2}
     assert continued.calls == 50 + 1000 + 200
 
 

@@ -1,5 +1,12 @@
 from __future__ import annotations
 
+import json
+import pickle
+from copy import deepcopy
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -57,11 +64,68 @@ def test_counts_that_do_not_belong_together_are_refused(
         LabelCounts("run", "7", Stage.ESTIMATION, (1,)) + LabelCounts(*other, (1,))
 
 
-@pytest.mark.parametrize(("counts", "failed"), [((3, -1), 0), ((3, 1), -2)])
-def test_negative_counts_are_refused(counts: tuple[int, ...], failed: int) -> None:
-    message = rf"cannot be negative, got votes=\({counts[0]}, {counts[1]}\), failed={failed}"
+@pytest.mark.parametrize(
+    ("votes", "failed"), [({0: 3, 1: -1}, 0), ({0: 3, 1: 1}, -2), ({-1: 3}, 0), ({}, -1)]
+)
+def test_negative_labels_and_counts_are_refused(votes: dict[int, int], failed: int) -> None:
+    message = f"cannot be negative, got votes={votes}, failed={failed}. Count each copy once"
     with pytest.raises(CountsError, match=message):
-        LabelCounts("run", "7", Stage.ESTIMATION, counts, failed)
+        LabelCounts("run", "7", Stage.ESTIMATION, votes, failed)
+
+
+class TestVotes:
+    FORMS = ((0, 3, 0, 4, 0), {1: 3, 3: 4}, {3: 4, 1: 3, 2: 0}, {"3": 4, "1": 3})
+
+    @pytest.mark.parametrize("form", FORMS)
+    def test_are_equal_in_whatever_form_they_were_given(self, form: Any) -> None:
+        counts = LabelCounts("run", "7", Stage.ESTIMATION, form, 2)
+        assert counts == (same := LabelCounts("run", "7", Stage.ESTIMATION, {1: 3, 3: 4}, 2))
+        assert hash(counts) == hash(same)
+        assert list(counts.votes.items()) == [(1, 3), (3, 4)]
+        assert (counts.n, counts.top(), counts.of(3), counts.of(2)) == (9, 3, 4, 0)
+        assert counts != LabelCounts("run", "7", Stage.ESTIMATION, {1: 3, 3: 5}, 2)
+        assert counts != LabelCounts("run", "7", Stage.ESTIMATION, {1: 3, 4: 4}, 2)
+
+    def test_do_not_change(self) -> None:
+        given = {1: 3}
+        counts = LabelCounts("run", "7", Stage.ESTIMATION, given)
+        given[1] = 4
+        votes: Any = counts.votes
+        for change in (
+            lambda: votes.__setitem__(1, 5),
+            lambda: votes.__delitem__(1),
+            lambda: votes.__ior__({1: 5}),
+            lambda: votes.update({1: 5}),
+            lambda: votes.setdefault(2, 5),
+            lambda: votes.pop(1),
+            votes.popitem,
+            votes.clear,
+        ):
+            with pytest.raises(TypeError, match="cannot be changed"):
+                change()
+        assert counts.votes == {1: 3}
+
+    def test_of_numpy_survive_json_pickling_and_copying(self) -> None:
+        labels, numbers = np.unique([2**63 - 1, 5, 5], return_counts=True)
+        counts = LabelCounts(
+            "run", "7", Stage.ESTIMATION, dict(zip(labels, numbers, strict=True)), 1
+        )
+        stored = json.loads(json.dumps(counts.to_dict()))
+        assert stored == {"counts": {"5": 2, "9223372036854775807": 1}, "failed": 1}
+        read = LabelCounts("run", "7", Stage.ESTIMATION, stored["counts"], stored["failed"])
+        assert counts == read == pickle.loads(pickle.dumps(counts)) == deepcopy(counts)
+        assert json.loads(json.dumps(asdict(counts)))["votes"] == stored["counts"]
+
+    @pytest.mark.parametrize("votes", [{0.5: 1}, {0: 1.5}, {None: 1}])
+    def test_are_integers(self, votes: Any) -> None:
+        with pytest.raises(TypeError, match="cannot be interpreted as an integer"):
+            LabelCounts("run", "7", Stage.ESTIMATION, votes)
+
+    def test_of_any_label_take_the_memory_of_their_number(self) -> None:
+        large = LabelCounts("run", "7", Stage.ESTIMATION, {2**62: 3, 10**8: 3})
+        total = large + LabelCounts("run", "7", Stage.ESTIMATION, {10**8: 1, 0: 1}, 1)
+        assert total.votes == {0: 1, 10**8: 4, 2**62: 3}
+        assert (total.n, total.top(), large.top()) == (9, 10**8, 10**8)
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ def test_prediction_tells_what_it_rests_on() -> None:
         "engine": "torch",
         "precision": "float32",
         "seed": "9223372036854775809",
-        "counts": [0, 20],
+        "counts": {"1": 20},
         "failed": 3,
     }
     assert str(prediction) == "label 1 (p-value 1.9e-06, 23 classifier calls)"

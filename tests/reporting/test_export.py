@@ -84,6 +84,21 @@ def test_failed_copies_are_votes_for_minus_one(four: RunResults, tmp_path: Path)
     assert votes["estimation"] == {"1": 990, "-1": 10}
 
 
+def test_labels_may_be_large(four: RunResults, tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    one = four.images[0].certificate
+    certificate = replace(one, label=2**62, counts=replace(one.counts, votes={2**62: 5, 7: 2}))
+    large = RunResults(four.run, (replace(four.images[0], certificate=certificate),))
+    export(large, ExportFormat.CSV, tmp_path / "run.csv")
+    row = read(tmp_path / "run.csv", ",")[0]
+    assert row["predict"] == "4611686018427387904"
+    assert json.loads(row["counts"])["estimation"] == {"7": 2, "4611686018427387904": 5}
+    parquet = pytest.importorskip("pyarrow.parquet")
+    export(large, ExportFormat.PARQUET, tmp_path / "run.parquet")
+    assert parquet.read_table(tmp_path / "run.parquet")["predict"].to_pylist() == [2**62]
+
+
 def test_parquet_has_the_columns_of_csv_with_types(mixed: RunResults, tmp_path: Path) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
     export(mixed, ExportFormat.PARQUET, tmp_path / "run.parquet")

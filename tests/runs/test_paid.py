@@ -101,7 +101,7 @@ def counts_of(store: Store, name: str = "run") -> dict[str, Any]:
     labels = store.run(name).info["label_names"]
     return {
         image.image_id: {
-            stage: ({labels[i]: n for i, n in enumerate(counts.votes) if n}, counts.failed)
+            stage: ({labels[i]: n for i, n in counts.votes.items()}, counts.failed)
             for stage, counts in image.counts.items()
         }
         for image in store.images(name)

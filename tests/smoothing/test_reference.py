@@ -129,7 +129,7 @@ def product(case: Case) -> SmoothedClassifier:
 
 def counter(counts: LabelCounts) -> Counter[int]:
     """Votes by label without zeros; failures under -1."""
-    return +Counter({-1: counts.failed, **dict(enumerate(counts.votes))})
+    return +Counter({-1: counts.failed, **counts.votes})
 
 
 @pytest.mark.parametrize("name", CASES)

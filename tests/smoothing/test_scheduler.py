@@ -71,7 +71,8 @@ class FakeDraw:
         answer = []
         for part in parts:
             votes = Counter(vote(part.task.image_id, part.stage, number) for number in part.copies)
-            answer.append(([votes[label] for label in range(CLASSES)], votes[-1]))
+            failed = votes.pop(-1, 0)
+            answer.append((votes, failed))
         return answer
 
     @property
@@ -310,7 +311,7 @@ class TestTasks:
     def test_whose_votes_were_lost_are_never_called_finished(self) -> None:
         def forgetful(parts: Sequence[CopyRange]) -> Future[Votes]:
             future: Future[Votes] = Future()
-            future.set_result([([0], 0) for _ in parts])
+            future.set_result([({}, 0) for _ in parts])
             return future
 
         assert run([task_of("0")], forgetful) == []  # type: ignore[arg-type]

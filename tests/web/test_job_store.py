@@ -7,9 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from denoised_smoothing.certificates.counts import LabelCounts, Stage
-from denoised_smoothing.store import Store
+from denoised_smoothing.store import JOBS, Store
 from denoised_smoothing.web import job_store as module
 from denoised_smoothing.web.job_store import JobRecord, JobStore, State
 
@@ -37,6 +38,18 @@ def test_what_is_put_is_got_back(store: Store) -> None:
         None,
     )
     assert JobStore(store).get("b") is None
+
+
+def test_counts_in_lists_of_an_earlier_version_are_read(store: Store) -> None:
+    jobs = JobStore(store)
+    jobs.put(record("a"))
+    jobs.close()
+    lists = [["a", "image", "estimation", [3, 4], 1]]
+    with store.transaction(write=True) as connection:
+        assert connection.execute(sa.update(JOBS).values(counts=lists)).rowcount == 1
+    read = JobStore(store).get("a")
+    assert read is not None
+    assert read.counts == COUNTS
 
 
 def test_what_was_running_is_interrupted(store: Store) -> None:

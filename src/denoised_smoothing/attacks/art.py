@@ -79,6 +79,9 @@ class SmoothedEstimator(PyTorchClassifier):  # type: ignore[misc]
             x: images in [0, 1].
             batch_size, verbose: for the signature; results do not depend on them.
             kwargs: ``is_abstain=False`` returns the most frequent label without a test.
+
+        Raises:
+            SettingError: a label is not below ``classes``.
         """
         rows = np.zeros((len(x), self.nb_classes), dtype=np.float32)
         for row, image in zip(rows, self._images(x), strict=True):
@@ -87,9 +90,15 @@ class SmoothedEstimator(PyTorchClassifier):  # type: ignore[misc]
             )
             label = prediction.label
             if label is None and not kwargs.get("is_abstain", True):
-                label = int(np.argmax(prediction.counts.votes))
-            if label is not None:
-                row[label] = 1
+                label = prediction.counts.top()
+            if label is None:
+                continue
+            if label >= self.nb_classes:
+                raise SettingError(
+                    f"classes must be above every label, got classes={self.nb_classes} and label "
+                    f"{label}. Give the number of the classifier's classes."
+                )
+            row[label] = 1
         return rows
 
     def certify(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
@@ -48,7 +48,7 @@ class AttackOutcome:
     norm: float
     label: int | None
     p_value: float
-    counts: tuple[int, ...]
+    counts: Mapping[int, int]
     failed: int = 0
 
     @property

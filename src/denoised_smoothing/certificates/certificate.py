@@ -215,10 +215,7 @@ class Certificate:
             "seed": str(self.seed),
             "run": self.counts.run,
             "image_id": self.counts.image_id,
-            **{
-                counts.stage.value: {"counts": list(counts.votes), "failed": counts.failed}
-                for counts in self.stages
-            },
+            **{counts.stage.value: counts.to_dict() for counts in self.stages},
         }
 
     def to_json(self) -> str:
@@ -239,7 +236,7 @@ class Certificate:
                 values["run"],
                 values["image_id"],
                 stage,
-                tuple(values[stage.value]["counts"]),
+                values[stage.value]["counts"],
                 values[stage.value]["failed"],
             )
             for stage in (Stage.SELECTION, Stage.ESTIMATION, Stage.CONTINUATION)

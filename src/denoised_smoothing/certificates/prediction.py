@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from heapq import nlargest
 from typing import Any
 
 from denoised_smoothing.certificates.bounds import binomial_test, check_copies, checkpoint_step
@@ -62,7 +63,7 @@ class PredictionBudget:
         it most by going to the second, and lower it most by going to the first.
         """
         rest = self.n - counts.n
-        first, second, *_ = [*sorted(counts.votes, reverse=True), 0, 0]
+        first, second, *_ = [*nlargest(2, counts.votes.values()), 0, 0]
         highest = binomial_test(first, second + rest) if first >= second + rest else 1.0
         lowest = binomial_test(first + rest, second)
         if highest <= alpha:
@@ -108,8 +109,7 @@ class Prediction:
             "precision": self.parameters.precision and self.parameters.precision.value,
             "notes": list(self.parameters.notes),
             "seed": str(self.parameters.seed),
-            "counts": list(self.counts.votes),
-            "failed": self.counts.failed,
+            **self.counts.to_dict(),
         }
 
     def __str__(self) -> str:

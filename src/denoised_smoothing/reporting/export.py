@@ -88,9 +88,8 @@ def _csv_row(image: ImageResult) -> dict[str, Any]:
 
 
 def _votes(counts: LabelCounts) -> dict[int, int]:
-    """Return votes by label, without labels that have none; -1 is a vote for no class."""
-    votes = {label: count for label, count in enumerate(counts.votes) if count}
-    return votes | ({-1: counts.failed} if counts.failed else {})
+    """Return votes by label; -1 is a vote for no class."""
+    return dict(counts.votes) | ({-1: counts.failed} if counts.failed else {})
 
 
 def _delimited(rows: Iterable[dict[str, Any]], columns: Sequence[str], delimiter: str) -> bytes:

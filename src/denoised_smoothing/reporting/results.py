@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from heapq import nlargest
 from typing import TYPE_CHECKING, Any
 
 from denoised_smoothing.certificates.certificate import Certificate, SamplingPlan
@@ -118,9 +119,7 @@ def label_name(label: int | None, names: Sequence[str] | None) -> str | None:
 
 def top_votes(counts: LabelCounts, names: Sequence[str] | None, limit: int) -> list[dict[str, Any]]:
     """Return number, name and count of at most ``limit`` labels, those with the most votes."""
-    top = sorted(range(len(counts.votes)), key=lambda label: (-counts.of(label), label))
     return [
         {"label": label, "name": label_name(label, names), "count": counts.of(label)}
-        for label in top[:limit]
-        if counts.of(label)
+        for label in nlargest(limit, counts.votes, key=counts.of)
     ]

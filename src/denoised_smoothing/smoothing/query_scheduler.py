@@ -170,8 +170,7 @@ class _OpenImage:
                 break
             self.new += votes.total()
             failed = votes.pop(-1, 0)
-            by_label = [votes[label] for label in range(max(votes, default=-1) + 1)]
-            self.task.add(stage, by_label, failed)
+            self.task.add(stage, votes, failed)
             if self.new >= ASK_EVERY or self.task.next_stage(self.wanted) is not stage:
                 self.wanted, self.new = self.targets(self.task.counts), 0
         return self.task.calls - before

@@ -90,9 +90,9 @@ class ImageTask:
             self.counts.setdefault(stage, LabelCounts(self.run, self.image_id, stage))
         return True
 
-    def add(self, stage: Stage, votes: Sequence[int], failed: int) -> None:
+    def add(self, stage: Stage, votes: Mapping[int, int], failed: int) -> None:
         """Add the votes of further copies."""
-        more = LabelCounts(self.run, self.image_id, stage, tuple(votes), failed)
+        more = LabelCounts(self.run, self.image_id, stage, votes, failed)
         self.counts[stage] = self.counts[stage] + more if stage in self.counts else more
 
 
@@ -105,7 +105,7 @@ class CopyRange:
     copies: range
 
 
-Votes = Sequence[tuple[Sequence[int], int]]
+Votes = Sequence[tuple[Mapping[int, int], int]]
 """Of each copy range of a batch: votes by label, and copies without a label."""
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 
 import numpy as np
 import torch
@@ -37,31 +39,27 @@ class VoteCounter:
         self._canaries = prepared.canaries
         self._memory, self._crowded = ReadersWriterLock(), False
         self._format: str | None = None
-        self._classes = 0
 
     def votes(
         self, ranges: Sequence[CopyRange], choice: EngineChoice, seed: Seed
-    ) -> list[tuple[list[int], int]]:
-        """Return the votes of each range; they leave the device once, as one small table.
+    ) -> list[tuple[Counter[int], int]]:
+        """Return the votes of each range; the labels leave the device once, in one transfer.
 
         Raises:
             ClassifierError: an answer cannot be used, or memory does not hold a forward pass.
         """
-        labels = torch.cat([self._labels(answer) for answer in self._answers(ranges, choice, seed)])
-        sizes = torch.tensor([len(part.copies) for part in ranges], device=labels.device)
-        rows = torch.repeat_interleave(torch.arange(len(ranges), device=labels.device), sizes)
-        labels = labels[: len(rows)]
-        columns = 2 + (self._classes or max(int(labels.max()) + 1, 1))
-        cells = rows * columns + labels + 2
-        table = torch.bincount(cells, minlength=len(ranges) * columns).reshape(-1, columns)
+        answers = self._answers(ranges, choice, seed)
+        labels = iter(torch.cat([self._labels(answer) for answer in answers]).tolist())
         votes = []
-        for part, (invalid, failed, *by_label) in zip(ranges, table.tolist(), strict=True):
-            if invalid:
+        for part in ranges:
+            by_label = Counter(islice(labels, len(part.copies)))
+            if invalid := by_label.pop(-2, 0):
                 raise ClassifierError(
                     f"The classifier gave NaN logits, or a label below -1, for {invalid} of "
                     f"{len(part.copies)} noisy copies of image {part.task.image_id}. Find the "
                     "cause before you certify, such as reduced precision or a division by zero."
                 )
+            failed = by_label.pop(-1, 0)
             votes.append((by_label, failed))
         return votes
 
@@ -149,7 +147,7 @@ class VoteCounter:
                 f"The classifier answered with {format_}, expected {expected}. "
                 "Return the same format for every batch."
             )
-        self._format, self._classes = format_, classes
+        self._format = format_
         if labels:
             return answer.long().clamp_min(-2)
         return torch.where(answer.isnan().any(dim=1), -2, answer.argmax(dim=1))
@@ -195,4 +193,4 @@ def shown_labels(
     task = ImageTask("shown", image_id, image)
     ranges = [CopyRange(task, Stage.ESTIMATION, range(n, n + 1)) for n in range(count)]
     votes = VoteCounter(prepared).votes(ranges, prepared.engine_for(image), seed)
-    return [None if failed else by_label.index(1) for by_label, failed in votes]
+    return [None if failed else next(iter(by_label)) for by_label, failed in votes]

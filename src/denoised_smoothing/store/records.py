@@ -75,7 +75,7 @@ def from_row(run: str, row: Any) -> StoredImage:
     """Return an image of a run from its row."""
     _, index, image_id, label, digest, stages, seconds, finished = row
     counts = {
-        (stage := Stage(name)): LabelCounts(run, image_id, stage, tuple(votes), failed)
+        (stage := Stage(name)): LabelCounts(run, image_id, stage, votes, failed)
         for name, (votes, failed) in stages.items()
     }
     return StoredImage(index, image_id, label, digest, counts, seconds, finished)

@@ -146,7 +146,7 @@ def _row(record: JobRecord) -> dict[str, Any]:
 
 def _record(row: Any) -> JobRecord:
     counts = tuple(
-        LabelCounts(run, image_id, Stage(stage), tuple(votes), failed)
+        LabelCounts(run, image_id, Stage(stage), votes, failed)
         for run, image_id, stage, votes, failed in row["counts"]
     )
     changed = {"state": State(row["state"]), "seed": int(row["seed"]), "counts": counts}

@@ -96,7 +96,7 @@ class AttackRequest(PredictionRequest):
         json_schema_extra={"examples": [{"example": "0", "label": 0, "epsilon": 0.5}]}
     )
 
-    label: int = Field(ge=0, le=1_000_000, description="The label to change.")
+    label: int = Field(ge=0, le=2**63 - 1, description="The label to change.")
     epsilon: float = Field(gt=0, le=1e6, description="Maximum L2 length of the change.")
     steps: int = Field(20, ge=1, le=200, description="Gradient steps.")
     copies: int = Field(16, ge=1, le=256, description="Noisy copies for each gradient.")

@@ -110,7 +110,7 @@ class FixedBudget(SamplingPlan):
         In the best case they vote for the candidate.
         """
         candidate, estimation = counts[Stage.SELECTION].top(), counts[Stage.ESTIMATION]
-        votes, missing = dict(enumerate(estimation.votes)), self.n - estimation.n
+        votes, missing = dict(estimation.votes), self.n - estimation.n
         successes = votes.pop(-1 if candidate is None else candidate, 0) + missing * best_case
         level = alpha / 2 if self.two_sided else alpha
         failure, other = clopper_pearson_upper(self.n - successes, self.n, level), None
