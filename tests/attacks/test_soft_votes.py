@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from denoised_smoothing import SmoothedClassifier
 from denoised_smoothing.attacks.soft_votes import SoftVotes
-from denoised_smoothing.errors import SettingError
+from denoised_smoothing.errors import ClassifierError, SettingError
 
 
 class Linear(nn.Module):
@@ -50,6 +52,19 @@ def test_the_noise_is_new_at_each_call_or_stays() -> None:
     assert torch.equal(kept(images()), kept(images()))
     assert torch.equal(SoftVotes(smoothed)(images()), kept(images()))
     assert not torch.equal(SoftVotes(smoothed, seed=1)(images()), kept(images()))
+
+
+@pytest.mark.parametrize(
+    ("answer", "remedy"),
+    [
+        (lambda score: score[:, None], r"torch.stack\(\[-y, y\], dim=1\)"),
+        (lambda score: torch.stack([score, -score], dim=1) * 1j, "Return real logits"),
+    ],
+)
+def test_an_answer_that_is_no_logits_is_refused(answer: Any, remedy: str) -> None:
+    smoothed = SmoothedClassifier(lambda x: answer(x.mean(dim=(1, 2, 3))), 0.5, device="cpu")
+    with pytest.raises(ClassifierError, match=remedy):
+        SoftVotes(smoothed)(images())
 
 
 def test_gradients_reach_the_image_and_the_weights() -> None:

@@ -83,6 +83,25 @@ class Untraceable(nn.Module):
         return logits
 
 
+class Labels(nn.Module):
+    """Labels from ``first`` on."""
+
+    def __init__(self, first: int) -> None:
+        super().__init__()
+        self.network, self.first = convolutional(), first
+
+    def forward(self, images: Tensor) -> Tensor:
+        labels: Tensor = self.network(images).argmax(dim=1) + self.first
+        return labels
+
+
+@OPENVINO
+def test_labels_that_an_engine_would_cut_to_32_bits_are_refused() -> None:
+    assert choose(Labels(2**31 - 20), EngineName.OPENVINO).notes == ()
+    with pytest.raises(ClassifierError, match=r"openvino computes labels in 32 .* --engine torch"):
+        choose(Labels(2**40), EngineName.OPENVINO)
+
+
 @OPENVINO
 class TestAuto:
     def test_takes_the_fastest_and_measures_once(

@@ -569,15 +569,13 @@ class TestUnusableAnswers:
     @pytest.mark.parametrize(
         ("answers", "message"),
         [
-            ([lambda b: torch.ones(b, 3, 4)], r"tensor of shape \[16, 3, 4\], expected logits"),
-            ([lambda b: torch.ones(b + 1, 3)], r"tensor of shape \[17, 3\], .* \[16, K\]"),
-            (
-                [lambda b: torch.ones(b)],
-                r"one torch.float32 per image, expected logits \[B, K\] or",
-            ),
-            ([lambda b: [0] * b], "answered with list, expected a torch.Tensor"),
-            ([logits(1)], "with logits of 1 classes, expected at least 2 classes"),
-            ([logits(0)], "with logits of 0 classes, expected at least 2 classes"),
+            ([lambda b: torch.ones(b, 3, 4)], r"tensor of shape \[16, 3, 4\] and torch.float32"),
+            ([lambda b: torch.ones(b + 1, 3)], r"tensor of shape \[17, 3\] .* \[16, K\]"),
+            ([lambda b: torch.ones(b)], r"tensor of shape \[16\] and torch.float32, expected"),
+            ([lambda b: [0] * b], "answered with list, expected a dense torch.Tensor"),
+            ([lambda b: torch.ones(b, 2) * 1j], "tensor .* and torch.complex64, expected floating"),
+            ([logits(1)], r"of at least 2 classes .* return torch.stack\(\[-y, y\], dim=1\)"),
+            ([logits(0)], "of at least 2 classes .* Return one column per class"),
             (
                 [logits(3), logits(4)],
                 r"shape \[16, 4\], and before with \[16, 3\]. Return the same format",
@@ -620,6 +618,36 @@ class TestUnusableAnswers:
             return torch.tensor([-math.inf, math.inf, 0.0]).expand(len(images), 3)
 
         assert smoothed(certain).certify(GREY, n0=5, n=100).label == 1
+
+    @pytest.mark.parametrize("tie", [(-math.inf,) * 3, (math.inf, 0.0, math.inf)])
+    def test_infinite_logits_that_are_equal_are_votes_for_no_class(self, tie: Any) -> None:
+        def bright_or_tied(images: Tensor) -> Tensor:
+            bright = images[:, 0, 0, :1] > 0.5
+            return torch.where(bright, torch.tensor([0.0, 0.0, 1.0]), torch.tensor(tie))
+
+        certificate = smoothed(bright_or_tied).certify(GREY, n0=100, n=500, seed=SEED)
+        by_label = smoothed(lambda x: 3 * (x[:, 0, 0, 0] > 0.5).long() - 1)
+        expected = by_label.certify(GREY, n0=100, n=500, seed=SEED)
+        assert certificate.stages == expected.stages
+        assert certificate.selection.failed == 100 - certificate.selection.of(2) > 20
+        always_tied = smoothed(lambda x: torch.tensor([tie] * len(x)))
+        assert always_tied.certify(GREY, n0=5, n=50).label is None
+        assert always_tied.predict(GREY, n=50).counts.failed == 50
+
+    @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+    @pytest.mark.parametrize("wrap", [lambda model: model, lambda model: lambda x: model(x)])
+    def test_weights_of_another_type_are_named(self, dtype: torch.dtype, wrap: Any) -> None:
+        for model in (network(), nn.Sequential(nn.Flatten(), nn.Linear(192, 2))):
+            pipeline = smoothed(wrap(model.to(dtype)))
+            with pytest.raises(ClassifierError, match=r"must be torch.float32, .* call .float\(\)"):
+                pipeline.certify(random_images(1)[0], n=100)
+
+    def test_a_denoiser_that_changes_the_type_is_named(self) -> None:
+        pipeline = smoothed(network(), denoiser=lambda noisy: noisy.double())
+        with pytest.raises(
+            ClassifierError, match=r"torch.float64 with .* Return denoised.float\(\) from the deno"
+        ):
+            pipeline.certify(random_images(1)[0], n=100)
 
     def test_the_error_of_a_classifier_is_kept_as_the_cause(self) -> None:
         with pytest.raises(ClassifierError, match=r"on images of shape \[8, 1, 4, 4\]") as caught:

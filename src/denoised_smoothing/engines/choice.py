@@ -29,6 +29,7 @@ from denoised_smoothing.errors import (
     MissingExtraError,
     SettingError,
 )
+from denoised_smoothing.models.answers import labels_of
 from denoised_smoothing.models.cache import Cache, ModelFiles, cache_key
 from denoised_smoothing.models.fingerprints import fingerprint
 
@@ -299,12 +300,19 @@ class _Candidates:
         """Return a note if an engine's answers differ from those of the reference.
 
         A reduced precision is another classifier: the note says how often the labels are equal.
+
+        Raises:
+            ClassifierError: the engine cannot hold the labels.
         """
         other = self.noisy(2 * forward)[forward : 2 * forward]  # not those that were traced
         expected, answer = self._expected(other), engine.answer(other)
+        if engine.name is EngineName.OPENVINO and expected.ndim == 1 and expected.max() >= 2**31:
+            raise ClassifierError(
+                f"Engine openvino computes labels in 32 bits, got label {int(expected.max())}. Use "
+                "--engine torch or onnxruntime."
+            )
         if engine.precision is not Precision.FLOAT32:
-            labels = [a.argmax(1) if a.ndim == 2 else a for a in (answer, expected)]
-            share = float((labels[0] == labels[1]).float().mean())
+            share = float((labels_of(answer) == labels_of(expected)).float().mean())
             name = f"{engine.name.value} in {engine.precision.value}"
             return (f"{name} gives {share:.0%} of noisy copies the label that float32 gives",)
         # Neither like those: a branch that depends on the values was traced on one way only.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable
 from contextlib import suppress
 from itertools import chain
@@ -14,6 +15,7 @@ from torch.fx.experimental.optimization import fuse
 
 from denoised_smoothing.engines.locks import tracing
 from denoised_smoothing.errors import ClassifierError, DenoisedSmoothingError
+from denoised_smoothing.models.answers import check_answer, check_tensor
 from denoised_smoothing.models.protocols import Classifier, Denoiser
 
 
@@ -52,16 +54,10 @@ class Pipeline(nn.Module):
         """Return logits [B, K] or labels [B].
 
         Raises:
-            ClassifierError: a part failed, or its answer has another shape.
+            ClassifierError: a part failed, or its answer cannot be used.
         """
         answer = _call("classifier", self.classifier, self.denoise(copies))
-        if answer.ndim not in (1, 2) or len(answer) != len(copies):
-            raise ClassifierError(
-                f"The classifier answered {list(copies.shape)} images with a tensor of shape "
-                f"{list(answer.shape)}, expected logits [{len(copies)}, K] or labels "
-                f"[{len(copies)}]. Return one row or one label per image."
-            )
-        return answer
+        return check_answer(answer, copies)
 
     def denoise(self, copies: Float[Tensor, "b c h w"]) -> Tensor:
         """Return denoised copies, or the copies themselves without a denoiser.
@@ -109,17 +105,23 @@ def _call(role: str, function: Callable[..., Tensor], images: Tensor, *more: obj
     except torch.OutOfMemoryError:
         raise  # the caller, which chose the batch, takes a smaller one
     except Exception as error:
+        remedy = "Check that it takes [B, C, H, W] in [0, 1] with these channels and this size."
+        if _TYPES_DIFFER.search(str(error)):
+            remedy = (
+                "Its weights must be torch.float32, like the images: call .float() on the model. "
+                "To compute in reduced precision, use precision='bfloat16' (--precision)."
+                if images.dtype is torch.float32
+                else "Return denoised.float() from the denoiser."
+            )
         raise ClassifierError(
-            f"The {role} failed on images of shape {list(images.shape)} with "
-            f"{type(error).__name__}: {error}. Check that it takes [B, C, H, W] in [0, 1] with "
-            "these channels and this size."
+            f"The {role} failed on images of shape {list(images.shape)} and {images.dtype} with "
+            f"{type(error).__name__}: {error}. {remedy}"
         ) from error
-    if not isinstance(answer, Tensor):
-        raise ClassifierError(
-            f"The {role} answered with {type(answer).__name__}, expected a torch.Tensor. "
-            "Convert its answer."
-        )
-    return answer
+    return check_tensor(answer, role)
+
+
+_TYPES_DIFFER = re.compile(r"dtype|type.*(double|half|bfloat16)", re.IGNORECASE | re.DOTALL)
+"""Messages of torch about images and weights of different types."""
 
 
 class PassThrough(nn.Module):

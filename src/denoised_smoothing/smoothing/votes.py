@@ -17,6 +17,7 @@ from denoised_smoothing.engines.engine import Engine
 from denoised_smoothing.engines.locks import ReadersWriterLock
 from denoised_smoothing.engines.prepared import PreparedPipeline
 from denoised_smoothing.errors import ClassifierError, ContractError
+from denoised_smoothing.models.answers import NO_CLASS, UNUSABLE, labels_of
 from denoised_smoothing.noise import noisy_copies
 from denoised_smoothing.smoothing.scheduler import CopyRange, ImageTask
 
@@ -53,13 +54,13 @@ class VoteCounter:
         votes = []
         for part in ranges:
             by_label = Counter(islice(labels, len(part.copies)))
-            if invalid := by_label.pop(-2, 0):
+            if invalid := by_label.pop(UNUSABLE, 0):
                 raise ClassifierError(
                     f"The classifier gave NaN logits, or a label below -1, for {invalid} of "
                     f"{len(part.copies)} noisy copies of image {part.task.image_id}. Find the "
                     "cause before you certify, such as reduced precision or a division by zero."
                 )
-            failed = by_label.pop(-1, 0)
+            failed = by_label.pop(NO_CLASS, 0)
             votes.append((by_label, failed))
         return votes
 
@@ -132,25 +133,15 @@ class VoteCounter:
                 ) from error
 
     def _labels(self, answer: Num[Tensor, "n ..."]) -> Int[Tensor, " n"]:
-        """Return one label per copy: -1 for no class, -2 for an answer that cannot be used."""
-        labels = answer.ndim == 1
-        if labels and answer.is_floating_point():
+        """Return one label per copy, as :func:`labels_of`."""
+        format_ = "labels" if answer.ndim == 1 else f"logits of {answer.shape[1]} classes"
+        if format_ != (self._format or format_):
             raise ClassifierError(
-                f"The classifier answered one {answer.dtype} per image, expected logits [B, K] or "
-                "labels [B]. Return labels of an integer type."
-            )
-        classes = 0 if labels else answer.shape[1]
-        format_ = "labels" if labels else f"logits of {classes} classes"
-        if format_ != (self._format or format_) or not (labels or classes > 1):
-            expected = f"{self._format}, as before" if self._format else "at least 2 classes"
-            raise ClassifierError(
-                f"The classifier answered with {format_}, expected {expected}. "
+                f"The classifier answered with {format_}, expected {self._format}, as before. "
                 "Return the same format for every batch."
             )
         self._format = format_
-        if labels:
-            return answer.long().clamp_min(-2)
-        return torch.where(answer.isnan().any(dim=1), -2, answer.argmax(dim=1))
+        return labels_of(answer)
 
 
 def _not_a_function(ranges: Sequence[CopyRange], rows: Sequence[int]) -> ContractError:

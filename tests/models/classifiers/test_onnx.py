@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from denoised_smoothing import SmoothedClassifier, load_classifier
-from denoised_smoothing.errors import SettingError, SpecError, WeightsError
+from denoised_smoothing.errors import ClassifierError, SettingError, SpecError, WeightsError
 from denoised_smoothing.models.classifiers.onnx import OnnxClassifier
 from denoised_smoothing.models.fingerprints import fingerprint
 
@@ -51,6 +51,20 @@ def test_labels_serve_as_answers(tmp_path: Path) -> None:
     assert labels(images()).tolist() == logits(images()).argmax(dim=1).tolist()
     certificate = SmoothedClassifier(labels, 0.25).certify(torch.zeros(3, 16, 16), n0=10, n=100)
     assert certificate.counts.n == 100
+
+
+def test_features_are_no_logits_unless_they_are_pooled(tmp_path: Path) -> None:
+    path = tmp_path / "a.onnx"
+    models.save_onnx(path)
+    graph = onnx.load(path)
+    for name in ("features", "pooled"):
+        value = onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
+        graph.graph.output.append(value)
+    onnx.save(graph, path)
+    pooled, features = (OnnxClassifier(path, output=name) for name in ("pooled", "features"))
+    assert pooled(images()).shape == (5, 8)
+    with pytest.raises(ClassifierError, match=r"such as answer.mean\(dim=\(2, 3\)\)"):
+        SmoothedClassifier(features, 0.25).certify(torch.zeros(3, 16, 16), n0=10, n=100)
 
 
 def test_another_output_by_name(tmp_path: Path) -> None:

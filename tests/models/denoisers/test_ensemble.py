@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,12 +12,14 @@ from denoised_smoothing import SmoothedClassifier, load_classifier, load_denoise
 from denoised_smoothing.attacks.soft_votes import SoftVotes
 from denoised_smoothing.engines.pipeline import folded
 from denoised_smoothing.errors import ClassifierError, SettingError, SpecError
+from denoised_smoothing.models.answers import labels_of
 from denoised_smoothing.models.denoisers.base import DenoiserNetwork
 from denoised_smoothing.models.denoisers.dncnn import DnCNN
 from denoised_smoothing.models.denoisers.ensemble import (
     EnsembleClassifier,
     MeanDenoiser,
     MultiSampleDenoiser,
+    mean_logits,
 )
 from denoised_smoothing.models.denoisers.unet import UNet
 from denoised_smoothing.models.fingerprints import fingerprint
@@ -54,7 +57,7 @@ def test_scores_are_averaged_over_denoisers_and_mirror_images() -> None:
 
 def test_labels_have_no_mean() -> None:
     mean = EnsembleClassifier(
-        lambda images: torch.zeros(len(images)), MeanDenoiser([Adding(0)] * 2), 0.5
+        lambda images: torch.zeros(len(images)).long(), MeanDenoiser([Adding(0)] * 2), 0.5
     )
     with pytest.raises(ClassifierError, match="needs logits, got labels"):
         mean(torch.zeros(1, 1, 2, 2))
@@ -210,6 +213,33 @@ def test_the_majority_wins_and_a_tie_goes_to_the_lowest() -> None:
 def test_an_answer_that_is_none_is_not_outvoted() -> None:
     vote = EnsembleClassifier(logits, Scripted([[1, 1], [1, 9], [1, 1]]), 0.5)
     assert vote(torch.zeros(2, 1, 2, 2)).tolist() == [1, -2]
+
+
+def test_labels_of_any_size_have_a_majority() -> None:
+    last = 2**63 - 1
+    scripted = Scripted([[1, 0], [1, 1], [0, 1]])
+    vote = EnsembleClassifier(lambda x: torch.tensor([0, last])[shown(x)], scripted, 0.5)
+    assert vote(torch.zeros(2, 1, 2, 2)).tolist() == [last, last]
+
+
+def test_logits_that_are_infinite_and_equal_are_votes_for_no_class() -> None:
+    """A row of logits for each label shown: an ordinary one, and ties at both ends."""
+    inf = torch.inf
+    rows = torch.tensor([[0.0, 1.0, 0.0], [inf, inf, 0.0], [-inf, -inf, -inf], [-inf, inf, 2.0]])
+    scripted = Scripted([[0, 1, 3, 0], [0, 2, 3, 0], [1, 0, 1, 1]])
+    vote = EnsembleClassifier(lambda x: rows[shown(x)], scripted, 0.5)
+    assert vote(torch.zeros(4, 1, 2, 2)).tolist() == [1, -1, 1, 1]
+    mean = mean_logits([rows[:3], rows[[0, 1, 0]]])
+    assert labels_of(mean).tolist() == [1, -1, -1]
+    opposed = mean_logits([rows[3:], -rows[3:]])
+    assert labels_of(opposed).tolist() == [-2]
+
+
+@pytest.mark.parametrize("answer", [torch.zeros(2, 3) * 1j, torch.zeros(2, 1), (torch.zeros(2),)])
+def test_an_answer_that_cannot_be_judged_is_refused(answer: Any) -> None:
+    vote = EnsembleClassifier(lambda _: answer, Scripted([[1, 1], [1, 1]]), 0.5)
+    with pytest.raises(ClassifierError, match=r"The classifier answered .* Return "):
+        vote(torch.zeros(2, 1, 2, 2))
 
 
 def test_what_is_not_made_of_modules_is_called_by_one_thread() -> None:

@@ -109,7 +109,7 @@ class OnnxClassifier:
         """Return logits [B, K] or labels [B] of images in [0, 1], on their device.
 
         Raises:
-            ClassifierError: the output has another shape.
+            ClassifierError: the output has another length.
         """
         prepared = self._prepared(images.detach().float())
         pieces = torch.split(prepared, self._batch or len(prepared))
@@ -119,11 +119,9 @@ class OnnxClassifier:
         session = self._sessions[device]
         answers = np.concatenate([self._run(session, piece) for piece in pieces])
         answer = torch.from_numpy(answers).to(images.device)
-        if answer.ndim == 1 and not answer.is_floating_point():
-            return answer.long()
-        if answer.ndim > 2:  # 1x1 features after a pooling
+        if answer.ndim > 2 and answer.shape[2:].numel() == 1:  # 1x1 features after a pooling
             answer = answer.flatten(1)
-        return answer.float()
+        return answer.float() if answer.is_floating_point() else answer
 
     def _prepared(self, images: Tensor) -> Tensor:
         if self._resize is not None:

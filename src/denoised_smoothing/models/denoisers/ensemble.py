@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from denoised_smoothing.errors import ClassifierError, SettingError
+from denoised_smoothing.models.answers import UNUSABLE, check_answer, labels_of
 from denoised_smoothing.models.denoisers.base import DenoiserNetwork, as_denoiser
 from denoised_smoothing.models.protocols import Classifier, Denoiser, Images, Sigma
 
@@ -51,11 +52,11 @@ class EnsembleClassifier(nn.Module):
         """Return mean logits [B, K] or majority labels [B].
 
         Raises:
-            ClassifierError: as :func:`mean_logits`.
+            ClassifierError: as :func:`mean_logits` and :func:`check_answer`.
         """
         samples = self.denoiser.denoise_samples(noisy, self.sigma)
         combine = mean_logits if isinstance(self.denoiser, MeanDenoiser) else majority_label
-        return combine([self.classifier(sample) for sample in samples])
+        return combine([check_answer(self.classifier(sample), sample) for sample in samples])
 
 
 def mean_logits(answers: Sequence[Tensor]) -> Float[Tensor, "b k"]:
@@ -77,17 +78,11 @@ def majority_label(answers: Sequence[Tensor]) -> Tensor:
 
     The label is -2, which is refused, if an answer has NaN logits.
     """
-    labels = torch.stack([_labels(answer) for answer in answers])
+    labels = torch.stack([labels_of(answer) for answer in answers])
     votes = (labels[:, None] == labels[None]).sum(dim=0)
     most = votes == votes.max(dim=0).values
     winner = labels.masked_fill(~most, torch.iinfo(labels.dtype).max).min(dim=0).values
-    return torch.where((labels < -1).any(dim=0), -2, winner)
-
-
-def _labels(answer: Tensor) -> Tensor:
-    if answer.ndim == 1:
-        return answer.long()
-    return torch.where(answer.isnan().any(dim=1), -2, answer.argmax(dim=1))
+    return torch.where((labels == UNUSABLE).any(dim=0), UNUSABLE, winner)
 
 
 class MeanDenoiser(DenoiserNetwork):
@@ -163,8 +158,9 @@ def logits_after_denoising(
         sigma: standard deviation of the noise on images in [0, 1].
 
     Raises:
-        ClassifierError: as :func:`mean_logits`.
+        ClassifierError: as :func:`mean_logits` and :func:`check_answer`.
     """
     if isinstance(denoiser, MeanDenoiser):
         return EnsembleClassifier(classifier, denoiser, sigma).forward(noisy)
-    return classifier(noisy if denoiser is None else as_denoiser(denoiser)(noisy, sigma))
+    images = noisy if denoiser is None else as_denoiser(denoiser)(noisy, sigma)
+    return check_answer(classifier(images), images)
