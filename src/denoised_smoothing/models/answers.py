@@ -27,10 +27,10 @@ def labels_of(answer: Num[Tensor, "b ..."]) -> Int[Tensor, " b"]:
     """
     if answer.ndim == 1:
         return answer.long().clamp_min(UNUSABLE)
-    largest, labels = answer.max(dim=1)
-    second = answer.scatter(1, labels[:, None], -torch.inf).amax(dim=1)
-    tied = largest.isinf() & (second == largest)
-    return labels.masked_fill(tied, NO_CLASS).masked_fill(largest.isnan(), UNUSABLE)
+    labels = answer.max(dim=1).indices
+    # Of each logit by itself: the largest one of a converted model hides NaN and infinity.
+    tied = (answer == -torch.inf).all(dim=1) | ((answer == torch.inf).sum(dim=1) > 1)
+    return labels.masked_fill(tied, NO_CLASS).masked_fill(answer.isnan().any(dim=1), UNUSABLE)
 
 
 def check_tensor(answer: object, role: str = "classifier") -> Tensor:

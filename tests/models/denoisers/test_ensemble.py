@@ -235,6 +235,54 @@ def test_logits_that_are_infinite_and_equal_are_votes_for_no_class() -> None:
     assert labels_of(opposed).tolist() == [-2]
 
 
+class Corner(nn.Module):
+    """Of the upper left pixel: all logits -inf, or label 1, or +inf twice; or NaN from 9 on."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        pixel = images[:, 0, 0, :1]
+        logits = torch.where(pixel > 0.6, torch.tensor([torch.inf, 0.0, torch.inf]), self.ordinary)
+        logits = torch.where(pixel < 0.3, -torch.inf, logits)
+        return torch.where(pixel >= 9, torch.tensor([torch.nan, 0.0, 0.0]), logits)
+
+    ordinary = torch.tensor([0.0, 1.0, 0.0])
+
+
+class Turned(nn.Module):
+    """Three samples: a noisy image, and it turned over; with a number added."""
+
+    samples = 3
+
+    def __init__(self, number: float = 0.0) -> None:
+        super().__init__()
+        self.number = number
+
+    def denoise_samples(self, noisy: Tensor, sigma: float) -> Iterator[Tensor]:
+        for sample in (noisy, noisy.flip(3), noisy.flip(2)):
+            yield sample + self.number
+
+    def forward(self, noisy: Tensor, sigma: float) -> Tensor:
+        return noisy
+
+
+@pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
+def test_converted_engines_follow_the_same_rule(engine: str) -> None:
+    pytest.importorskip(engine)
+    grey = torch.full((1, 4, 4), 102 / 255)
+    for denoiser in (None, Turned()):
+        ours, theirs = (
+            SmoothedClassifier(Corner(), 0.25, denoiser, device="cpu", engine=name)
+            .certify(grey, n0=50, n=300, seed=0)
+            .stages
+            for name in ("torch", engine)
+        )
+        assert ours == theirs
+        assert set(ours[1].votes) == {1}
+        assert 50 < ours[1].failed < 250
+    broken = SmoothedClassifier(Corner(), 0.25, Turned(99.0), device="cpu", engine=engine)
+    with pytest.raises(ClassifierError, match=r"NaN logits, .* for 20 of 20 noisy copies"):
+        broken.certify(grey, n0=20, n=100)
+
+
 @pytest.mark.parametrize("answer", [torch.zeros(2, 3) * 1j, torch.zeros(2, 1), (torch.zeros(2),)])
 def test_an_answer_that_cannot_be_judged_is_refused(answer: Any) -> None:
     vote = EnsembleClassifier(lambda _: answer, Scripted([[1, 1], [1, 1]]), 0.5)
