@@ -25,6 +25,8 @@ from denoised_smoothing.certificates.certificate import Certificate, SamplingPla
 from denoised_smoothing.certificates.parameters import Noise, SmoothingParameters
 from denoised_smoothing.certificates.plans import Anytime, FixedBudget, RadiusTarget
 from denoised_smoothing.datasets import ImageDataset, load_dataset
+from denoised_smoothing.engines.canaries import Canaries
+from denoised_smoothing.engines.contract import PROBED
 from denoised_smoothing.engines.engine import cores, processor
 from denoised_smoothing.errors import (
     ImageError,
@@ -82,7 +84,7 @@ class Event:
 
 
 class Classes(nn.Module):
-    """A random linear classifier that calls ``happens`` before each forward pass."""
+    """A random linear classifier that calls ``happens`` before each pass that is counted."""
 
     def __init__(self, seed: int = 0, happens: Callable[[], None] = lambda: None) -> None:
         super().__init__()
@@ -91,8 +93,10 @@ class Classes(nn.Module):
         self.event = Event(happens)
 
     def forward(self, images: Tensor) -> Tensor:
-        self.event.happens()
-        return images.flatten(1) @ self.weights.T
+        if len(images) > PROBED:
+            self.event.happens()
+        pixels = images.flatten(1)[:, :64]
+        return pixels @ self.weights[:, : pixels.shape[1]].T
 
 
 class Sure(Classes):
@@ -100,6 +104,13 @@ class Sure(Classes):
 
     def forward(self, images: Tensor) -> Tensor:
         return super().forward(images) * 0
+
+
+@pytest.fixture(autouse=True)
+def without_canaries(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Passes are counted in these tests."""
+    if "canaries" not in request.node.name:
+        monkeypatch.setattr(Canaries, "is_due", lambda canaries, engine: False)
 
 
 def smoothed(classifier: nn.Module | None = None, **options: Any) -> SmoothedClassifier:
@@ -365,7 +376,7 @@ class TestIdentity:
     ) -> None:
         """The fingerprint of a folder is of names and sizes, so the image itself is compared."""
         with pytest.raises(KeyboardInterrupt):
-            at_pass(2, KeyboardInterrupt()).execute(store)
+            at_pass(3, KeyboardInterrupt()).execute(store)
         before = counts(store)
         [begun] = [image for image in store.images("run") if not image.finished]
         changed = made(read=lambda index: 1 - VALUES[index])
@@ -623,12 +634,20 @@ class TestRecord:
             "alpha": 0.001,
             "plan": {"kind": "fixed", "n0": 100, "n": 50},
             "noise": "grid",
+            "contract": "checked",
             "forward_shape": [FORWARD, 1, 8, 8],
             "engine": "torch",
             "engine_version": torch.__version__,
             "precision": "float32",
             "processor": processor(),
         }
+
+    def test_canaries_are_recorded_and_added_up(self, store: Store) -> None:
+        """Two of 5 passes at first and 2 of 4 later; of each, every other copy."""
+        request(limit=6).execute(store)
+        assert store.run("run").info["compared"] == {"passes": 2, "copies": FORWARD}
+        request().execute(store)
+        assert store.run("run").info["compared"] == {"passes": 4, "copies": 2 * FORWARD}
 
     def test_info(self, store: Store) -> None:
         run = request(command="certify made", method="plain", limit=1).execute(store)
@@ -697,7 +716,7 @@ class TestRecord:
 
         run = request(smoothed=smoothed(Four()), limit=1).execute(store)
         assert (run.settings["resolution"], run.settings["dimension"]) == (4, 16)
-        assert shapes == {(FORWARD, 1, 4, 4)}
+        assert shapes == {(FORWARD, 1, 4, 4), (PROBED, 1, 4, 4)}
         _, image = request(resolution=3).image(0)
         assert image.shape == (1, 3, 3)
         off_grid = request(dataset=made(read=lambda index: VALUES[index] * np.float32(0.999)))

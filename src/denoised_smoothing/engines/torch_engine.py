@@ -80,7 +80,7 @@ class TorchEngine(Engine):
     @torch.inference_mode()
     def answer(self, copies: Float[Tensor, "b c h w"]) -> Num[Tensor, "b ..."]:
         copies = copies.contiguous(memory_format=torch.channels_last)
-        with self._turn, tracing(), self._exact(), self._cast():
+        with tracing(), self._turn, self._exact(), self._cast():
             answer: Tensor = self._run(copies)
             return answer
 
