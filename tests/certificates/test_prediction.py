@@ -50,6 +50,7 @@ def test_prediction_tells_what_it_rests_on() -> None:
         "noise": "float",
         "engine": "torch",
         "precision": "float32",
+        "notes": [],
         "seed": "9223372036854775809",
         "counts": {"1": 20},
         "failed": 3,

@@ -116,9 +116,9 @@ class Reference:
             self.counts[stage] = self.counts[stage] + one if had[stage] else one
 
 
-def votes_of(labels: Sequence[int]) -> tuple[tuple[int, ...], int]:
+def votes_of(labels: Sequence[int]) -> tuple[Counter[int], int]:
     votes = Counter(labels)
-    return tuple(votes[label] for label in range(max(labels) + 1)), votes[-1]
+    return votes, votes.pop(-1, 0)
 
 
 def not_empty(counts: Counts) -> Counts:
