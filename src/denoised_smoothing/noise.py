@@ -267,11 +267,12 @@ def _by_top_bits(sigma: float) -> np.ndarray:
 def _bounds_by_top_bits(sigma: float) -> tuple[np.ndarray, np.ndarray]:
     """Return bounds on 255 sigma Phi^-1(u) by the 16 top bits of u, as int32 fixed-point numbers.
 
-    A step of 2^-14 on each side is far more than the error of Phi^-1 in float64.
+    A step of 2^-14 on each side is far more than the error of Phi^-1 in float64. The upper bound
+    has another one for the fraction, which is cut off to whole steps.
     """
     from scipy import special
 
     end = 2**_STEP_BITS * (1 - grid_thresholds(sigma).first)
     inner = 2**_STEP_BITS * 255 * sigma * special.ndtri(np.arange(1, 2**16) / 2**16)
-    least, most = [-end, *(np.floor(inner) - 1)], [*(np.ceil(inner) + 1), end]
+    least, most = [-end, *(np.floor(inner) - 1)], [*(np.ceil(inner) + 2), end]
     return np.array(least, dtype=np.int32), np.array(most, dtype=np.int32)

@@ -7,7 +7,9 @@ So a noisy copy of an image on the plane has neither label 0 nor 1 with probabil
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -112,6 +114,34 @@ class Locked(Base):
             return judged(self.kept.pop())
 
 
+class NumpyState(Base):
+    """A global array, written and read without torch in between."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        _numpy["kept"] = images.numpy()
+        for _ in range(3):
+            pass
+        return judged(torch.from_numpy(_numpy["kept"]))
+
+
+_numpy: dict[str, Any] = {}
+
+
+class Holder:
+    def __init__(self) -> None:
+        self.inner = [deque([torch.zeros(1)], maxlen=1)]
+
+
+class Nested(Base):
+    def __init__(self) -> None:
+        super().__init__()
+        self.holder = Holder()
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.holder.inner[0].append(images)
+        return judged(self.holder.inner[0][0])
+
+
 class Counting(Base):
     calls = 0
 
@@ -154,6 +184,22 @@ class TrainingMode(Base):
 class LessTheMean(Base):
     def forward(self, images: Tensor) -> Tensor:
         return judged(images - images.mean(0) + MIDDLE)
+
+
+class Masked(Base):
+    """The mean of the batch, and a class that is never chosen."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        mean = (images.mean() - MIDDLE).expand(len(images))
+        return torch.stack([-mean, mean, torch.full_like(mean, -1e9)], 1)
+
+
+class PaddingOfLabels(Base):
+    """Labels, all 0 where the batch holds an image of zeros."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        padded = (images == 0).flatten(1).all(1).any()
+        return (images.flatten(1)[:, 0] > -9).long() * (not bool(padded))
 
 
 class Sorted(Base):
@@ -229,12 +275,14 @@ def callable_of_the_batch(images: Tensor) -> Tensor:
 
 REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     "BatchNorm without running statistics": (BatchStatistics, r"'norm' \(BatchNorm2d\)"),
-    "BatchNorm put into training mode": (TrainingMode, r"begins in the module 'norm' \(Batch"),
+    "BatchNorm put into training mode": (TrainingMode, r"the module 'norm' \(BatchNorm2d\)"),
     "mean over the batch": (LessTheMean, "with copies of other images"),
     "sorting over the batch": (Sorted, "with copies of other images"),
     "rank in the batch": (Rank, "with copies of other images"),
     "sign of the whole batch": (SignOfTheBatch, "with copies of other images"),
-    "padding": (Padding, "with zeros in place of the other copies"),
+    "mean of the batch next to a masked class": (Masked, "with copies of other images"),
+    "padding": (Padding, "with zeros in place of other copies"),
+    "padding, with labels": (PaddingOfLabels, "with zeros in place of other copies"),
     "position in the batch": (Position, "in another order"),
     "answer to the batch before": (Previous, "were classified"),
     "dropout in evaluation mode": (Dropout, r"classified again.*stochastic=True"),
@@ -248,6 +296,9 @@ ONE_THREAD: dict[str, Callable[[], object]] = {
     "state in a buffer": Buffer,
     "state in a global": Global,
     "state in a closure": closure,
+    "state behind a lock": Locked,
+    "state in numpy, between lines": NumpyState,
+    "state in a deque of an object": Nested,
     "counter of calls": Counting,
     "callable": lambda: alone,
     "callable with state": CallableWithState,
@@ -256,6 +307,5 @@ ONE_THREAD: dict[str, Callable[[], object]] = {
 SHARED: dict[str, Callable[[], object]] = {
     "module": Base,
     "half precision": Half,
-    "state behind a lock": Locked,
     "shift of all logits by the batch": ShiftOfTheBatch,
 }

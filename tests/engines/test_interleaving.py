@@ -10,7 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from denoised_smoothing.engines import interleaving
-from denoised_smoothing.engines.interleaving import attributes, differing_module, interleaved
+from denoised_smoothing.engines.interleaving import (
+    StuckError,
+    attributes,
+    differing_module,
+    interleaved,
+)
 
 
 def test_calls_take_turns_at_every_operation() -> None:
@@ -43,7 +48,7 @@ def test_a_stack_shared_by_two_calls_gives_each_the_value_of_the_other() -> None
     assert [float(t) for t in interleaved([lambda: call(2), lambda: call(3)])] == [3, 2]
 
 
-def test_a_call_that_waits_for_a_lock_of_the_other_is_let_go(
+def test_a_call_that_waits_for_a_lock_of_the_other_ends_and_is_reported(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(interleaving, "PATIENCE", 0.05)
@@ -53,7 +58,9 @@ def test_a_call_that_waits_for_a_lock_of_the_other_is_let_go(
         with lock:
             return torch.full((1,), number) + 1
 
-    assert [float(t) for t in interleaved([lambda: call(1), lambda: call(2)])] == [2, 3]
+    with pytest.raises(StuckError):
+        interleaved([lambda: call(1), lambda: call(2)])
+    assert not lock.locked()
 
 
 def test_the_error_of_a_call_is_raised_and_ends_both() -> None:

@@ -1,4 +1,4 @@
-"""Canaries: some forward passes of a count are computed again in other company and compared."""
+"""Canaries: forward passes of a count that are computed again, with copies of other images."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from denoised_smoothing.engines.engine import Engine
 FIRST = 2
 """Forward passes of each engine that are compared at the start."""
 EVERY = 500
-"""After them, one pass in so many is compared."""
+"""After them, every 500th pass is compared."""
 
 
 class Canaries:
-    """Which forward passes are computed again, and what came of it; threads may share it.
+    """Chooses forward passes to compute again, and counts those compared. Threads may share it.
 
     In the second pass every other copy is replaced by one of another image, and the order is
     reversed. Nothing is compared of a stochastic classifier, whose answers differ anyway.

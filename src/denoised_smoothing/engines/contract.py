@@ -22,7 +22,7 @@ from denoised_smoothing.engines.engine import Engine
 from denoised_smoothing.engines.interleaving import attributes, differing_module, interleaved
 from denoised_smoothing.engines.pipeline import Pipeline
 from denoised_smoothing.engines.torch_engine import TorchEngine
-from denoised_smoothing.errors import ContractError, DenoisedSmoothingError
+from denoised_smoothing.errors import ContractError
 
 PROBED = 16
 """Copies of a probing pass where an engine takes batches of any size."""
@@ -32,8 +32,9 @@ ROUNDING = {
     Precision.BFLOAT16: 5e-2,
     Precision.INT8: 5e-2,
 }
-"""Largest difference of two answers to one copy that counts as rounding, as a share of the
-largest logit. Logits are compared less their maximum over the classes."""
+"""Largest difference of two answers to one copy that counts as rounding. Logits are compared less
+their maximum over the classes, and the share is of the logit itself or of the largest gap between
+the two largest logits of a copy."""
 CHANGED_LABELS = 1e-3
 """Share of labels that rounding may change, where a pipeline gives labels and no logits."""
 FALSE_ALARM = 1e-6
@@ -58,17 +59,17 @@ class Comparison:
             return expected.new_ones(len(expected), dtype=torch.bool)
         if expected.ndim == 1:
             return answer != expected
-        bound = ROUNDING[self.precision]
         first, second = (_centred(logits) for logits in (answer, expected))
-        finite = first.isfinite() & second.isfinite()
-        scale = float(torch.where(finite, second, 0).abs().max()) or 1.0
-        near = (first - second).abs() <= bound * scale
+        # Between the two largest logits: a class that is never chosen may have any other.
+        gaps = -second.topk(min(2, second.shape[1]), dim=1).values[:, -1]
+        scale = float(gaps[gaps.isfinite()].max()) if gaps.isfinite().any() else 0.0
+        near = (first - second).abs() <= ROUNDING[self.precision] * second.abs().clamp_min(scale)
         same = near | (first == second) | (first.isnan() & second.isnan())
         return ~same.all(dim=1)
 
     @staticmethod
     def allowed(answer: Tensor, compared: int) -> int:
-        """Return how many of so many compared rows may differ: none where there are logits."""
+        """Return how many of ``compared`` rows may differ: none for logits."""
         if answer.ndim != 1:
             return 0
         from scipy import special
@@ -87,7 +88,7 @@ def _centred(logits: Tensor) -> Tensor:
 _TWICE = "classified again"
 _ORDER = "classified in another order"
 _MATES = "classified together with copies of other images"
-_ALONE = "classified with zeros in place of the other copies"
+_ALONE = "classified with zeros in place of other copies"
 _ADVICE = {
     _TWICE: "Switch off what is random in evaluation mode, such as dropout, or allow it with "
     "stochastic=True (--stochastic).",
@@ -104,7 +105,7 @@ class ContractCheck:
     Args:
         engine: as it is to count.
         pipeline: what it executes, to find the module where a difference begins.
-        noisy: from a number to so many noisy copies [B, C, H, W].
+        noisy: returns N noisy copies [N, C, H, W].
         forward: copies of a forward pass of the engine.
     """
 
@@ -145,13 +146,13 @@ class ContractCheck:
             return ()  # refused by the count, with a message about its format
         before = self._attributes()
         half, whole = -(-len(self.copies) // 2), slice(None)
-        alone = torch.cat([self.copies[:1], torch.zeros_like(self.copies[1:])])
+        padded = torch.cat([self.copies[:half], torch.zeros_like(self.copies[half:])])
         self._expect(first, self._answer(self.copies), _TWICE, whole, self.copies)
         mixed = self._answer(self.mixed)
         self._expect(first, mixed, _MATES, slice(half), self.mixed)
         turned = self._answer(self.copies.flip(0)).flip(0)
         self._expect(first, turned, _ORDER, whole, self.copies.flip(0))
-        self._expect(first, self._answer(alone), _ALONE, slice(1), alone)
+        self._expect(first, self._answer(padded), _ALONE, slice(half), padded)
         return self._check_threads(first, mixed, before)
 
     def _answer(self, copies: Float[Tensor, "b c h w"]) -> Tensor:
@@ -164,12 +165,15 @@ class ContractCheck:
 
     def _refuse_batch_statistics(self) -> None:
         for path, module in self.pipeline.named_modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None:
+            if isinstance(module, nn.modules.batchnorm._BatchNorm) and (
+                module.running_mean is None or module.training
+            ):
+                why = "is in training mode" if module.training else "has no running statistics"
                 raise ContractError(
-                    f"{_named(path, module)} normalises by the statistics of the batch, because it "
-                    "has no running statistics, so the answer to a noisy copy depends on the "
-                    "others, and certificates would be false. Use track_running_stats=True and "
-                    "trained statistics, or a normalisation within an image."
+                    f"{_named(path, module)} {why} and normalises by the statistics of the batch, "
+                    "so the answer to a noisy copy depends on the others, and certificates would "
+                    "be false. Use its running statistics (track_running_stats=True, eval()), or a "
+                    "normalisation within an image."
                 )
 
     def _expect(self, first: Tensor, answer: Tensor, how: str, rows: slice, batch: Tensor) -> None:
@@ -221,12 +225,12 @@ class ContractCheck:
         after = self._attributes()
         changed = [name for name in after if after[name] != before.get(name, after)]
         disturbed = False
-        if engine.workers > 1 and not changed:
+        if not (engine.is_alone or engine.compiled or changed):
             try:
                 answers = interleaved(
                     [lambda: self._answer(self.copies), lambda: self._answer(self.mixed)]
                 )
-            except (DenoisedSmoothingError, torch.OutOfMemoryError):
+            except Exception:  # such as no memory for two calls, or a stack that is empty
                 disturbed = True
             else:
                 pairs = zip(answers, (first, mixed), strict=True)
@@ -245,30 +249,38 @@ class ContractCheck:
     def _check_independence(self) -> tuple[str, ...]:
         """Refuse randomness that several copies share; call the pipeline by one thread.
 
-        Each batch holds every copy twice. Two answers to one copy must differ within a batch as
-        they do between batches: randomness of a whole batch differs only between them, and a
-        generator that is seeded again in each call only within them.
+        Each batch holds some copies twice, and others that change from batch to batch. Two answers
+        to one copy must differ within a batch as they do between batches: randomness of a whole
+        batch and other copies differ only between them, and a generator that is seeded again in
+        each call only within them.
         """
         torch.seed()  # by default every process draws the same numbers
-        half = len(self.copies) // 2
+        third = len(self.copies) // 3
         if isinstance(self.engine, TorchEngine):
             self.engine.use_alone()
-        if half == 0:
+        if third == 0:
             return ()
-        twins = torch.cat([self.copies[:half], self.copies[:half]])
-        answers = [self._answer(twins) for _ in range(8)]
-        if not _is_usable(answers[0], len(twins)):
+        twins, others = self.copies[:third].repeat(2, 1, 1, 1), 1 - self.copies[2 * third :]
+        batches = [torch.cat([twins, rest]) for rest in (others, torch.zeros_like(others))]
+        answers = [self._answer(batches[number % 2]) for number in range(8)]
+        self._refuse_batch_statistics()  # a module may change its mode in a call
+        if not _is_usable(answers[0], len(self.copies)):
             return ()
-        first = [answer[:half] for answer in answers]
-        within = self._distance(torch.cat(first), torch.cat([answer[half:] for answer in answers]))
+        first = [answer[:third] for answer in answers]
+        second = [answer[third : 2 * third] for answer in answers]
+        within = self._distance(torch.cat(first), torch.cat(second))
         between = self._distance(torch.cat(first), torch.cat([*first[1:], first[0]]))
         if _are_alike(within, between):
             return ()
         shared = within.mean() < between.mean()
-        what = "all copies of a batch share" if shared else "repeats in every batch"
+        what = (
+            "depends on other copies of the batch, or draws randomness that they share"
+            if shared
+            else "draws randomness that repeats in every batch"
+        )
         raise ContractError(
-            f"This stochastic classifier draws randomness that {what}, so votes depend on each "
-            "other and certificates would be false. Draw it for each image of a batch, from a "
+            f"This stochastic classifier {what}, so votes depend on each other and certificates "
+            "would be false. Compute and draw for each image of a batch by itself, from a "
             "generator that is not seeded in forward."
         )
 
@@ -293,7 +305,7 @@ def _are_alike(within: Tensor, between: Tensor) -> bool:
 
 
 def _is_usable(answer: Tensor, count: int) -> bool:
-    """Return whether an answer has the format of logits or labels of so many copies."""
+    """Return whether an answer has the format of logits or labels of ``count`` copies."""
     real = not answer.is_complex() and answer.dtype is not torch.bool
     return real and answer.ndim in (1, 2) and len(answer) == count and answer.numel() > 0
 

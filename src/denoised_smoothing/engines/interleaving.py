@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import FrameType, FunctionType, ModuleType
 from typing import Any, TypeVar
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-PATIENCE = 1.0
+PATIENCE = 0.5
 """Seconds without work after which a call is taken to wait for a lock that the other one has."""
 
 _T = TypeVar("_T")
-_OF_MODULES = vars(nn.Module()).keys()
+_OF_MODULES = vars(nn.Module()).keys() - {"_parameters", "_buffers"}
+_NOT_TRACED = (sys.stdlib_module_names - {"__main__"}) | {
+    *("denoised_smoothing", "jaxtyping", "numpy", "torch"),
+}
+"""Packages within whose functions calls do not change places."""
+_DEPTH = 5
+"""How far attributes of attributes are compared."""
+
+
+class StuckError(RuntimeError):
+    """A call waited for a lock of the other one, so that they could not take turns."""
 
 
 class _Turns:
@@ -23,6 +39,7 @@ class _Turns:
     def __init__(self) -> None:
         self._changed, self._turn, self._running = threading.Condition(), 0, {0, 1}
         self.threads: list[threading.Thread] = []
+        self.stuck = False
 
     def hand_over(self, me: int) -> None:
         """Let the other thread run, and wait until it hands over, ends or is stuck."""
@@ -48,6 +65,7 @@ class _Turns:
                 before, used = used, _seconds_used(self.threads[1 - me])
                 idle = 0.0 if used != before else idle + PATIENCE / 10
                 if idle >= PATIENCE:
+                    self.stuck = True
                     self.end(me)
 
 
@@ -71,12 +89,14 @@ class _BeforeEachOperation(TorchFunctionMode):
 
 
 def interleaved(calls: Sequence[Callable[[], _T]]) -> list[_T]:
-    """Return the results of two calls in two threads, which take turns at every operation of torch.
+    """Return the results of two calls in two threads, which take turns.
 
-    A value that a call keeps outside of its own variables, from one operation to a later one, is
-    overwritten by the other call, always and not by chance.
+    They change places at every operation of torch and at every line of Python outside of
+    libraries. A value that a call keeps outside of its own variables, from one line to a later
+    one, is overwritten by the other call, always and not by chance.
 
     Raises:
+        StuckError: a call waited for a lock of the other one.
         Exception: that of a call.
     """
     turns = _Turns()
@@ -84,13 +104,22 @@ def interleaved(calls: Sequence[Callable[[], _T]]) -> list[_T]:
     errors: list[BaseException] = []
 
     def run(me: int) -> None:
+        def trace(frame: FrameType, event: str, _: object) -> Any:
+            if frame.f_globals.get("__name__", "").partition(".")[0] in _NOT_TRACED:
+                return None
+            if event == "line":
+                turns.hand_over(me)
+            return trace
+
         try:
             turns.wait(me)
+            sys.settrace(trace)
             with _BeforeEachOperation(lambda: turns.hand_over(me)):
                 results[me] = calls[me]()
         except BaseException as error:
             errors.append(error)
         finally:
+            sys.settrace(None)
             turns.end(me)
 
     turns.threads = threads = [
@@ -102,34 +131,53 @@ def interleaved(calls: Sequence[Callable[[], _T]]) -> list[_T]:
         thread.join()
     if errors:
         raise errors[0]
+    if turns.stuck:
+        raise StuckError("A call waited for the other one.")
     return [results[0], results[1]]
 
 
 def attributes(pipeline: nn.Module) -> dict[str, object]:
-    """Return a token of each attribute and buffer of all modules, which changes with its value."""
+    """Return a token of each attribute, buffer and parameter, which changes with its value."""
     found: dict[str, object] = {}
     for path, module in pipeline.named_modules():
         held = {name: value for name, value in vars(module).items() if name not in _OF_MODULES}
-        for name, value in (held | dict(module._buffers)).items():
-            found[f"{path}.{name}" if path else name] = _token(value)
+        for tensors in (held.pop("_buffers", {}), held.pop("_parameters", {})):
+            held |= dict(tensors)
+        for name, value in held.items():
+            found[f"{path}.{name}" if path else name] = _token(value, _DEPTH)
     return found
 
 
-def _token(value: object, depth: int = 2) -> object:
-    if isinstance(value, (bool, int, float, str, bytes, type(None))):
+@dataclass(frozen=True, eq=False)
+class _Same:
+    """A value that equals itself alone. It is held, so that no other gets its place in memory."""
+
+    value: object
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and self.value is other.value
+
+
+def _token(value: object, depth: int) -> object:
+    if isinstance(value, (bool, int, float, complex, str, bytes, type(None))):
         return value
-    parts: Sequence[object] = ()
+    if isinstance(value, (nn.Module, type, FunctionType, ModuleType)) or not depth:
+        return _Same(value)
     if isinstance(value, Tensor):
-        parts = () if value.is_inference() else (value._version,)
-    elif isinstance(value, dict):
-        parts = (*value.keys(), *value.values())
-    elif isinstance(value, (list, tuple)):
-        parts = value
-    elif hasattr(value, "__dict__") and not isinstance(value, (type, nn.Module)):
-        parts = tuple(vars(value).values())
-    tokens = tuple(_token(part, depth - 1) for part in parts) if depth else len(parts)
-    # An immutable pair of numbers is another object each time, with the same value.
-    return tokens if isinstance(value, tuple) else (id(value), tokens)
+        content = value.detach().cpu().numpy().tobytes() if value.is_inference() else value._version
+        return _Same(value), content
+    if isinstance(value, np.ndarray):
+        return _Same(value), value.tobytes()
+    parts: list[object] = list(getattr(value, "__dict__", {}).values())
+    slots = getattr(type(value), "__slots__", ())
+    parts += [getattr(value, name, None) for name in ([slots] if isinstance(slots, str) else slots)]
+    if isinstance(value, Mapping):
+        parts += [*value.keys(), *value.values()]
+    elif isinstance(value, (list, tuple, set, frozenset, deque)):
+        parts += value
+    tokens = tuple(_token(part, depth - 1) for part in parts)
+    # Equal tuples are equal values, also if each call makes another one.
+    return tokens if isinstance(value, tuple) else (_Same(value), tokens)
 
 
 def differing_module(
@@ -157,7 +205,7 @@ def differing_module(
                 lambda _, inputs, output, path=path: keep(path, inputs, output)
             )
             for path, module in pipeline.named_modules()
-            if path
+            if path and not isinstance(module, torch.jit.ScriptModule)
         ]
         try:
             call()

@@ -184,7 +184,7 @@ class PreparedPipeline:
                 self.pipeline, partial(self._sample, image), engine=self.engine,
                 precision=self.precision, device=self.device, forward=self.forward,
             )  # fmt: skip
-        if self.chooser is None:  # who chose it has checked it
+        if self.chooser is None:  # the process that chose the engine has checked it
             check = ContractCheck(
                 choice.engine, self.pipeline, partial(self._sample, image), choice.forward
             )

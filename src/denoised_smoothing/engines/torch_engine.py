@@ -73,6 +73,11 @@ class TorchEngine(Engine):
         elif not compiled:  # which belongs to the thread that compiled
             self.workers, self.threads = (cores(), 1) if on_cpu else (2, None)
 
+    @property
+    def is_alone(self) -> bool:
+        """Whether one thread of the process at a time calls it."""
+        return self._turn is _ALONE
+
     def use_alone(self) -> None:
         """Call the pipeline by one thread at a time, also where another engine shares parts."""
         self.workers, self.threads, self._turn = 1, None, _ALONE

@@ -30,6 +30,8 @@ def as_compared(settings: Mapping[str, Any], run: StoredRun) -> dict[str, Any]:
     those of the run, so that its counts and paid answers can be used.
     """
     taken = [key for key in _ADDED if key not in run.settings]
+    if settings["contract"] == Contract.STOCHASTIC:  # no run without a contract was
+        taken = [key for key in taken if key != "contract"]
     if settings["engine"] is None:
         taken += _OF_ENGINE
     return {**settings, **{key: run.settings.get(key) for key in taken}}

@@ -122,6 +122,7 @@ class CertificationRun:
             ImageError: an image cannot be read, or its size or channels do not fit.
             SettingError, MissingExtraError, ClassifierError: the engine is not available.
         """
+        _ = self._fingerprints
         _, first = self.image(self.indices[0])
         if not self.smoothed.prepared.is_used:
             return
@@ -133,11 +134,16 @@ class CertificationRun:
         self.smoothed.prepared.engine_for(first)
 
     @cached_property
+    def _fingerprints(self) -> tuple[str, str]:
+        """Those of classifier and denoiser before they run: a module may keep what it computes."""
+        return self.smoothed.fingerprints()
+
+    @cached_property
     def settings(self) -> dict[str, Any]:
         """The run settings: all that must be equal for counts to belong to one run."""
         self.prepare()
         _, first = self.image(self.indices[0])
-        classifier, denoiser = self.smoothed.fingerprints()
+        classifier, denoiser = self._fingerprints
         whole = len(select(self.dataset, limit=self.limit, stride=self.stride))
         return {
             "data": self.dataset.name,

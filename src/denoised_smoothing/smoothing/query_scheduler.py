@@ -117,7 +117,7 @@ def schedule_queries(
         on_batch: called now and then with the tasks that got votes, and at the end.
 
     Raises:
-        Exception: that of an answer, after all in flight came back and were counted.
+        Exception: that of an answer or of ``ask``, after all in flight came back and were counted.
     """
     loop = _Dispatcher(iter(tasks), targets, ask, chunk, forward, capacity + forward)
     new: dict[ImageTask, None] = {}  # tasks with votes that were not reported
@@ -125,7 +125,10 @@ def schedule_queries(
     while True:
         began = time.perf_counter()
         if loop.failure is None:
-            loop.send()
+            try:
+                loop.send()
+            except Exception as error:  # of the denoiser: answers in flight are paid for
+                loop.failure = error
         pending = loop.in_flight > 0
         counted = {image: image.collect() for image in loop.receive()} if pending else {}
         now, copies = time.perf_counter(), sum(counted.values())

@@ -145,7 +145,7 @@ class VoteCounter:
 
 
 def _not_a_function(ranges: Sequence[CopyRange], rows: Sequence[int]) -> ContractError:
-    """Return the error for copies of a batch that got another answer in other company."""
+    """Return the error for copies that got another answer among copies of other images."""
     copies = [(part, number) for part in ranges for number in part.copies]
     part, _ = copies[rows[0]]
     numbers = [number for other, number in (copies[row] for row in rows) if other is part]
