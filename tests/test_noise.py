@@ -27,7 +27,9 @@ from denoised_smoothing.engines.engine import forward_size
 from denoised_smoothing.errors import SettingError
 from denoised_smoothing.noise import (
     CHUNK,
+    _bounds_by_top_bits,
     _by_all_bits,
+    _generator,
     _grid_noise_of,
     chunk_size,
     derive_key,
@@ -291,6 +293,20 @@ class TestGridNoise:
         source = torch.Generator(device).manual_seed(3)
         assert _grid_noise_of(source, (3000,), 0.5).tolist() == expected
 
+    @pytest.mark.parametrize("sigma", [0.004, 0.25])
+    def test_at_a_threshold_is_the_next_value(self, sigma: float) -> None:
+        law = grid_thresholds(sigma)
+        inner = [threshold for threshold in law.thresholds if 0 < threshold < 2**62]
+        for below in (1, 0):
+            uniform = [threshold - below for threshold in inner]
+            expected = [law.first + bisect_right(law.thresholds, draw) for draw in uniform]
+            assert _by_all_bits(torch.tensor(uniform), sigma, None).tolist() == expected
+
+    @devices
+    def test_of_an_accelerator_has_63_bits_of_the_key_as_its_seed(self, device: str) -> None:
+        key = 2**127 + 2**62 + 2**40 + 5
+        assert _generator(key, torch.device(device)).initial_seed() == 2**62 + 2**40 + 5
+
     @devices
     def test_torch_draws_integers_below_2_62_from_whole_random_bits(self, device: str) -> None:
         """That it takes 64 (or 63) random bits modulo 2^62, which is exactly uniform."""
@@ -421,6 +437,16 @@ class TestOffTheGrid:
         for word, value, f in zip(words.tolist(), noise.flatten().tolist(), moved, strict=True):
             assert threshold_at(sigma, value - 1, f) < (word + 1) << 46
             assert threshold_at(sigma, value, f) > word << 46
+
+    @pytest.mark.parametrize("sigma", [0.004, 0.25, 2.0])
+    def test_the_bounds_of_the_top_bits_enclose_their_noise(self, sigma: float) -> None:
+        least, most = _bounds_by_top_bits(sigma)
+        edges = 2**14 * 255 * sigma * special.ndtri(np.arange(1, 2**16) / 2**16)
+        assert (edges - least[1:] > 0.5).all()
+        assert (edges - least[1:] < 2.5).all()
+        assert (most[:-1] - edges > 0.5).all()
+        assert (most[:-1] - edges < 2.5).all()
+        assert -least[0] == most[-1] > 2**14 * -grid_thresholds(sigma).first
 
     def test_the_bounds_of_the_top_bits_hold_at_all_of_them(self) -> None:
         """Phi^-1 of SciPy, at the 65,535 points where it is used, against 30 digits."""

@@ -16,7 +16,6 @@ from scipy import special, stats
 
 from denoised_smoothing.certificates.bounds import clopper_pearson_upper
 from denoised_smoothing.certificates.confidence_sequence import (
-    FUTILITY_ALPHA,
     Boundary,
     boundary,
     check_anytime_alpha,
@@ -120,10 +119,24 @@ def test_rounding_errors_of_large_n_stay_on_the_safe_side(n: int, failures: int)
     """
     q = mpmath.mpf(mixture_failure_bound(n - failures, n, ALPHA))
     with mpmath.workdps(40):
-        a, f, half = mpmath.mpf(n - failures), mpmath.mpf(failures), mpmath.mpf(1) / 2
-        mixture = mpmath.betainc(f + half, a + half, 0, q) / mpmath.betainc(half, half, 0, q)
-        evidence = mpmath.log(mixture) - a * mpmath.log1p(-q) - f * mpmath.log(q)
-        assert 0.0 <= evidence - mpmath.log(1 / mpmath.mpf(ALPHA)) < 1e-8
+        assert 0.0 <= exact_surplus(n - failures, failures, q) < 1e-8
+
+
+@pytest.mark.parametrize(("failures", "n"), [(0, 15), (0, 20), (5, 50), (0, 100), (10, 200)])
+def test_the_bound_lies_just_above_the_exact_root(failures: int, n: int) -> None:
+    """By 1e-12 of it; the guard against rounding errors adds less than a tenth of that."""
+    bound = mixture_failure_bound(n - failures, n, ALPHA)
+    with mpmath.workdps(40):
+        root = mpmath.findroot(lambda q: exact_surplus(n - failures, failures, q), bound)
+        assert 0.9e-12 < bound / root - 1 < 1.2e-12
+
+
+def exact_surplus(successes: int, failures: int, q: mpmath.mpf) -> mpmath.mpf:
+    """The evidence against failures of probability q, beyond ln 1/alpha."""
+    a, f, half = mpmath.mpf(successes), mpmath.mpf(failures), mpmath.mpf(1) / 2
+    mixture = mpmath.betainc(f + half, a + half, 0, q) / mpmath.betainc(half, half, 0, q)
+    evidence = mpmath.log(mixture) - a * mpmath.log1p(-q) - f * mpmath.log(q)
+    return evidence - mpmath.log(1 / mpmath.mpf(ALPHA))
 
 
 @reproducible
@@ -204,7 +217,7 @@ def test_a_radius_is_given_up_where_it_is_out_of_reach_or_improbable(q0: float, 
             ahead = successes + judged.checkpoints[k:] - n
             reachable = bool((ahead >= judged.certify[k:]).any())
             evidence = float(log_evidence(n - successes, successes, 1.0 - q0))
-            given_up = not reachable or evidence >= -math.log(FUTILITY_ALPHA)
+            given_up = not reachable or evidence >= math.log(100)  # of a level of 0.01
             assert given_up == (successes <= judged.give_up[k])
     if not more:  # at the last checkpoint everything is decided
         assert judged.give_up[-1] == judged.certify[-1] - 1

@@ -140,6 +140,16 @@ class TestExpectedCalls:
         assert got.certified == pytest.approx(expected, rel=1e-9)
         assert got.calls == pytest.approx(1100)
 
+    @pytest.mark.parametrize("p", [0.3, 0.42, 0.5])
+    def test_a_fixed_budget_ends_where_the_rest_cannot_prevent_an_abstention(
+        self, p: float
+    ) -> None:
+        """After 50 of 100 copies, unless 50 more successes are enough for a bound above 1/2."""
+        enough = next(s for s in range(101) if stats.beta.ppf(0.001, s, 101 - s) > 0.5)
+        goes_on = stats.binom.sf(enough - 50 - 1, 50, p)
+        found = expected_calls(FixedBudget(10, 100), SETTING, 0.5, p)
+        assert found.calls == pytest.approx(60 + 50 * goes_on, abs=1e-9)
+
     def test_certain_images_end_at_the_first_decision(self) -> None:
         assert expected_calls(Anytime(), SETTING, 0.5, 1.0).calls == pytest.approx(150)
         assert expected_calls(Anytime(), SETTING, 0.5, 1.0).certified == pytest.approx(1.0)

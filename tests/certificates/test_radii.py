@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 from decimal import Decimal
 
+import mpmath
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,6 +12,7 @@ from scipy import stats
 
 from denoised_smoothing.certificates.grid import grid_error
 from denoised_smoothing.certificates.radii import (
+    _above_half,
     check_radii,
     check_sigma,
     failure_for_radius,
@@ -106,6 +108,15 @@ def test_the_failure_for_a_radius_known_values(radius: float, failure: float) ->
     assert failure_for_radius(1.0, radius) == pytest.approx(failure, rel=1e-12)
 
 
+@pytest.mark.parametrize("error", [1e-300, 1e-16, 1e-9, 9.9e-7])
+def test_a_quantile_just_above_one_half_is_never_too_small(error: float) -> None:
+    """At 60 digits: it is subtracted from radii, where rounding it down would not be safe."""
+    with mpmath.workdps(60):
+        exact = mpmath.sqrt(2) * mpmath.erfinv(2 * mpmath.mpf(error))
+        ratio = mpmath.mpf(_above_half(error)) / exact
+    assert 0 <= ratio - 1 < 2e-9
+
+
 class TestTwoSidedRadius:
     @reproducible
     @given(st.floats(0.01, 0.99), st.floats(0.01, 0.99), st.floats(0.1, 2.0))
@@ -139,6 +150,16 @@ class TestTwoSidedRadius:
     @pytest.mark.parametrize(("failure", "upper"), [(1.0, 0.1), (0.1, 1.0), (0.6, 0.4), (0.7, 0.5)])
     def test_is_0_where_the_winner_is_not_ahead(self, failure: float, upper: float) -> None:
         assert two_sided_radius(1.0, failure, upper) == 0.0
+
+    def test_is_0_where_the_bound_on_the_density_is_not_proven(self) -> None:
+        """z t + t^2 / 2 > ln 2: the density may fall below half of that at z before t."""
+        failure, upper, error = 0.0, 0.8315, 0.027
+        winner, other = stats.norm.isf(failure + error), stats.norm.ppf(upper + error)
+        z = (winner + other) / 2
+        slack = 2 * error / stats.norm.pdf(z)
+        assert z * slack + slack**2 / 2 > math.log(2) > z * slack
+        assert (winner - other) / 2 > slack
+        assert two_sided_radius(1.0, failure, upper, error) == 0.0
 
 
 def test_radii_are_put_in_order_and_once() -> None:

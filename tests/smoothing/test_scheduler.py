@@ -393,6 +393,18 @@ class TestOnTheirWay:
         assert sizes_with(enough=1) == [8, 8, 8]  # the second waited for what the first brought
         assert sizes_with(enough=2) == [8, 4, 8, 4]  # half of the device would have been idle
 
+    def test_and_those_that_wait_are_dropped_when_their_image_ends(self) -> None:
+        """The selection shows that the estimation, which had begun, is not needed."""
+        pending = Pending()
+
+        def targets(counts: Mapping[Stage, LabelCounts]) -> dict[Stage, int]:
+            return {Stage.SELECTION: 4, Stage.ESTIMATION: 0 if counts else 5}
+
+        options = {"chunk": 9, "batch": 6, "min_in_flight": 1, "max_in_flight": 2}
+        [task] = spend([ImageTask("run", "0", IMAGE)], targets, pending, **options)
+        assert (task.calls, task.counts[Stage.ESTIMATION].n) == (4, 0)
+        assert pending.draw.sizes == [6], "three more copies waited for a full batch"
+
     def test_are_called_off_when_nobody_wants_them_any_more(self) -> None:
         pending = Pending()
         tasks = [task_of("0", selection=5, estimation=18), task_of("1")]

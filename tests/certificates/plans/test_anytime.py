@@ -56,6 +56,12 @@ class TestTargets:
         assert wanted(longer, counts) == 700
         assert 0.25 <= longer.certificate(stages((50,), counts), SETTING).radius < 0.5
 
+    def test_end_with_exactly_the_successes_that_are_given_up(self) -> None:
+        [(_, judged), _] = PLAN.boundaries(SETTING)
+        for n, few in zip(judged.checkpoints.tolist(), judged.give_up.tolist(), strict=True):
+            assert wanted(PLAN, (few, n - few)) == n
+            assert n == 1000 or wanted(PLAN, (few + 1, n - few - 1)) > n
+
     def test_end_when_no_further_success_could_help(self) -> None:
         """At 900 of 1000 with all of the rest 859 at most: the look at 0.5 wants 881."""
         assert wanted(PLAN, (759, 141)) == 900
@@ -227,6 +233,13 @@ class TestContinuation:
         assert after.calls == 1150
         assert wanted(self.LONGER, votes) == 1000  # decided: nothing more to draw
         assert wanted(self.LONGER, votes, (0, 100)) == 1100
+
+    def test_gives_up_a_radius_next_to_one_that_the_cap_certified(self) -> None:
+        """823 of 1000 certify 0.25; of 1100 they would not, and leave 0.5 out of reach."""
+        longer, votes, q = PLAN.extended(500), (823, 177), failure_for_radius(0.5, 0.25)
+        assert PLAN.certificate(stages((50,), votes), SETTING).radius >= 0.25
+        assert mixture_failure_bound(823, 1100, 0.00075) > q
+        assert wanted(longer, votes) == wanted(longer, votes, (0, 100)) == 1100
 
     def test_of_a_run_that_was_never_stopped_gives_the_same(self) -> None:
         for seed in range(20):

@@ -150,6 +150,11 @@ def test_a_fixed_budget_refuses_another_number_of_copies(selection: int, estimat
         FixedBudget(10, 100).certificate(counts, setting_of())
 
 
+def test_an_image_that_will_abstain_needs_its_whole_selection() -> None:
+    with pytest.raises(CountsError, match="10 copies for selection, got 9:"):
+        FixedBudget(10, 100).certificate(stages((9,), (0, 100)), setting_of())
+
+
 def test_a_fixed_budget_refuses_a_missing_stage() -> None:
     counts = stages((10,), None)
     with pytest.raises(CountsError, match="100 copies for estimation, got 0:"):
@@ -274,6 +279,9 @@ class TestCurtailment:
         counts = {Stage.SELECTION: counts_of(Stage.SELECTION, (), failed=10)}
         wanted = FixedBudget(10, 1000).targets(counts, setting_of())
         assert wanted == {Stage.SELECTION: 10, Stage.ESTIMATION: 0}
+        counts[Stage.ESTIMATION] = counts_of(Stage.ESTIMATION, (100,))
+        wanted = FixedBudget(10, 1000).targets(counts, setting_of())
+        assert wanted == {Stage.SELECTION: 10, Stage.ESTIMATION: 100}
 
 
 class TestTwoSided:
@@ -288,6 +296,12 @@ class TestTwoSided:
         assert certificate.upper_bound == pytest.approx(other, abs=1e-12)
         expected = 0.125 * (stats.norm.ppf(winner) - stats.norm.ppf(other))
         assert certificate.radius == pytest.approx(expected, abs=1e-12)
+
+    @pytest.mark.parametrize("votes", [(300, 100, 600), (100, 600, 300), (600, 300, 100)])
+    def test_any_other_label_may_be_the_runner_up(self, votes: Votes) -> None:
+        selection = tuple(10 * (n == 600) for n in votes)
+        upper = certify(selection, votes, two_sided=True).upper_bound
+        assert upper == pytest.approx(stats.beta.isf(0.0005, 301, 700), abs=1e-12)
 
     def test_of_two_classes_costs_half_of_alpha(self) -> None:
         two_sided = certify((10,), (990, 10), two_sided=True)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from denoised_smoothing.certificates.bounds import clopper_pearson_upper
 from denoised_smoothing.certificates.counts import Stage
@@ -48,6 +49,24 @@ def test_number_of_copies_is_fixed_by_the_pilot_alone() -> None:
 @given(st.integers(0, 200), st.floats(0.5, 0.999))
 def test_number_of_copies_never_exceeds_the_fixed_one(successes: int, share: float) -> None:
     assert 1 <= copies(successes, RadiusTarget(5_000, share, 200)) <= 5_000
+
+
+@pytest.mark.parametrize("successes", [200, 199, 190, 150, 120])
+def test_number_of_copies_by_the_definition(successes: int) -> None:
+    """The mean over quantiles of the posterior and of the failures, by SciPy's distributions."""
+    posterior = stats.beta(200 - successes + 0.5, successes + 0.5)  # of Jeffreys
+
+    def expected_radius(n: int) -> float:
+        radii = [
+            gaussian_radius(1.0, clopper_pearson_upper(int(failures), n, 0.001))
+            for q in posterior.ppf((np.arange(15) + 0.5) / 15)
+            for failures in stats.binom.ppf((np.arange(9) + 0.5) / 9, n, q)
+        ]
+        return float(np.mean(radii))
+
+    sizes = np.unique(np.geomspace(20, 5_000, 60).round().astype(int)).tolist()
+    enough = 0.95 * expected_radius(5_000) - 1e-9
+    assert copies(successes) == next(n for n in sizes if expected_radius(n) >= enough)
 
 
 def test_small_caps_are_kept_too() -> None:
