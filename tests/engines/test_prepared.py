@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -96,9 +96,11 @@ class Crowded(nn.Module):
         self.network = convolutional()
 
     def forward(self, copies: Tensor) -> Tensor:
+        if len(copies) <= PROBED:
+            return cast(Tensor, self.network(copies))
         with self.lock:
             Crowded.inside += 1
-            crowd = self.inside > 1 and len(copies) > PROBED
+            crowd = self.inside > 1
             Crowded.raised += crowd
         try:
             if crowd:
