@@ -34,6 +34,8 @@ class Slow(Toy):
     passes = 0
 
     def forward(self, images: Tensor) -> Tensor:
+        if len(images) <= 16:  # the check of the contract
+            return super().forward(images)
         with open(os.environ["TOY_LOG"], "a") as log:  # noqa: PTH123
             log.write(f"{len(images)}\n")
         self.passes += 1
