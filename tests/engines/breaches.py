@@ -7,8 +7,10 @@ So a noisy copy of an image on the plane has neither label 0 nor 1 with probabil
 from __future__ import annotations
 
 import threading
+import warnings
 from collections import deque
 from collections.abc import Callable
+from queue import SimpleQueue
 from typing import Any
 
 import torch
@@ -142,6 +144,77 @@ class Nested(Base):
         return judged(self.holder.inner[0][0])
 
 
+class Fifo(Base):
+    """Each call finds its own value where two take turns."""
+
+    def __init__(self, queue: Any = None) -> None:
+        super().__init__()
+        self.kept = deque() if queue is None else queue
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.kept.append(images)
+        images.relu()
+        return judged(self.kept.popleft())
+
+
+class QueueInC(Base):
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept: SimpleQueue[Tensor] = SimpleQueue()
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.kept.put(images)
+        images.relu()
+        return judged(self.kept.get())
+
+
+def closure_of_a_queue() -> nn.Module:
+    kept: deque[Tensor] = deque()
+
+    class Closure(Base):
+        def forward(self, images: Tensor) -> Tensor:
+            kept.append(images)
+            images.relu()
+            return judged(kept.popleft())
+
+    return Closure()
+
+
+class GlobalQueue(Base):
+    def forward(self, images: Tensor) -> Tensor:
+        _queue.append(images)
+        images.relu()
+        return judged(_queue.popleft())
+
+
+_queue: deque[Tensor] = deque()
+
+
+class LabelsWithState(Base):
+    """Labels, equal ones for dark images."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.kept = images
+        self.start(images).relu()
+        return (judged(self.kept)[:, 1] > 0).long()
+
+
+def scripted() -> nn.Module:
+    class Scripted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.kept = torch.zeros(1)
+
+        def forward(self, images: Tensor) -> Tensor:
+            self.kept = images
+            levels = (self.kept * 255).round().flatten(1).sum(1) - 128 * images[0].numel()
+            return torch.stack([-levels, levels, 0.5 - levels.abs()], 1)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # TorchScript is no longer developed
+        return torch.jit.script(Scripted())
+
+
 class Counting(Base):
     calls = 0
 
@@ -192,6 +265,20 @@ class Masked(Base):
     def forward(self, images: Tensor) -> Tensor:
         mean = (images.mean() - MIDDLE).expand(len(images))
         return torch.stack([-mean, mean, torch.full_like(mean, -1e9)], 1)
+
+
+class Huge(Base):
+    """The mean of the batch, and some copies with a huge logit."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits = judged(images - images.mean(0) + MIDDLE)
+        huge = images.flatten(1)[:, 0] > images.flatten(1)[:, 1]
+        return logits + 1e9 * torch.stack([huge, huge.logical_not() & False, huge & False], 1)
+
+
+class LabelsOfTheMean(Base):
+    def forward(self, images: Tensor) -> Tensor:
+        return (judged(images - images.mean() + MIDDLE)[:, 1] > 0).long()
 
 
 class PaddingOfLabels(Base):
@@ -281,6 +368,8 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     "rank in the batch": (Rank, "with copies of other images"),
     "sign of the whole batch": (SignOfTheBatch, "with copies of other images"),
     "mean of the batch next to a masked class": (Masked, "with copies of other images"),
+    "mean of the batch next to huge logits": (Huge, "not a function of that copy"),
+    "mean of the batch, with labels": (LabelsOfTheMean, "not a function of that copy"),
     "padding": (Padding, "with zeros in place of other copies"),
     "padding, with labels": (PaddingOfLabels, "with zeros in place of other copies"),
     "position in the batch": (Position, "in another order"),
@@ -299,6 +388,12 @@ ONE_THREAD: dict[str, Callable[[], object]] = {
     "state behind a lock": Locked,
     "state in numpy, between lines": NumpyState,
     "state in a deque of an object": Nested,
+    "queue in an attribute": Fifo,
+    "queue of an object in C": QueueInC,
+    "queue in a closure": closure_of_a_queue,
+    "queue in a global": GlobalQueue,
+    "state in an attribute, with labels": LabelsWithState,
+    "state in TorchScript": scripted,
     "counter of calls": Counting,
     "callable": lambda: alone,
     "callable with state": CallableWithState,

@@ -5,11 +5,18 @@ from __future__ import annotations
 import pickle
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
 from denoised_smoothing.certificates.parameters import Precision
 from denoised_smoothing.engines.canaries import EVERY, FIRST, Canaries
+from denoised_smoothing.engines.comparison import (
+    Comparison,
+    KnownAnswers,
+    among_others,
+    in_first_order,
+)
 from denoised_smoothing.engines.engine import Engine
 
 
@@ -36,8 +43,8 @@ def due(canaries: Canaries, of: Engine, passes: int) -> list[int]:
 
 def test_the_first_passes_of_each_engine_and_then_one_in_500() -> None:
     canaries, first, second = Canaries(), engine(), engine()
-    assert due(canaries, first, 1501) == [0, 1, 500, 1000, 1500]
-    assert (FIRST, EVERY) == (2, 500)
+    assert due(canaries, first, 1501) == [0, 1, 8, 64, 500, 1000, 1500]
+    assert (FIRST, EVERY) == ((0, 1, 8, 64), 500)
     assert due(canaries, second, 3) == [0, 1]
     canaries.restart()
     assert due(canaries, first, 3) == [0, 1]
@@ -47,51 +54,52 @@ def test_none_of_a_stochastic_classifier() -> None:
     assert due(Canaries(stochastic=True), engine(), 600) == []
 
 
-def test_every_other_copy_is_in_other_company_and_in_another_place() -> None:
-    copies = torch.rand(5, 1, 2, 2)
-    kept = copies.clone()
-    batch = Canaries.batch(copies)
-    assert torch.equal(copies, kept)
-    for row in range(5):
-        expected = copies[row] if row % 2 == 0 else 1 - copies[row]
-        assert torch.equal(batch[4 - row], expected)
+def logits(batch: Tensor) -> Tensor:
+    """A function of each copy."""
+    return batch.flatten(1)[:, :3] * 10
 
 
-def answers(copies: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits of a function of each copy: to a batch, and to the one that it is compared with."""
-
-    def logits(batch: Tensor) -> Tensor:
-        return batch.flatten(1)[:, :3] * 10
-
-    return logits(copies), logits(Canaries.batch(copies))
+def known_of(count: int) -> KnownAnswers:
+    copies = torch.rand(count, 1, 2, 2)
+    return KnownAnswers(copies, logits(copies), Comparison(Precision.FLOAT32))
 
 
-def test_equal_answers_are_counted() -> None:
-    canaries = Canaries()
-    first, second = answers(torch.rand(8, 1, 2, 2))
-    assert canaries.differing(engine(), first, second, 8) == []
-    assert canaries.differing(engine(), first, second, 5) == []
-    assert (canaries.passes, canaries.copies) == (2, 4 + 3)
+@pytest.mark.parametrize("batch", [7, 8])
+@pytest.mark.parametrize("count", [1, 3, 50])
+def test_counted_and_known_answers_are_compared(batch: int, count: int) -> None:
+    canaries, known, copies = Canaries(), known_of(count), torch.rand(batch, 1, 2, 2)
+    second = logits(among_others(copies, known.copies))
+    assert canaries.differing(engine(), logits(copies), second, batch, known) == []
+    compared = -(-batch // 2) + min(count, batch // 2)
+    assert (canaries.passes, canaries.copies) == (1, compared)
     canaries.add(3, 10)
-    assert (canaries.passes, canaries.copies) == (5, 17)
+    assert (canaries.passes, canaries.copies) == (4, 10 + compared)
 
 
-def test_the_rows_that_differ_are_named_except_for_padding() -> None:
-    first, second = answers(torch.rand(8, 1, 2, 2))
-    second[7 - 2] += torch.tensor([9.0, 0, 0])
-    second[7 - 6] += torch.tensor([0, 9.0, 0])
-    assert Canaries().differing(engine(), first, second, 8) == [2, 6]
-    assert Canaries().differing(engine(), first, second, 6) == [2]
-    assert Canaries().differing(engine(), first, second, 2) == []
+@pytest.mark.parametrize("batch", [7, 8])
+def test_the_rows_that_differ_are_named_except_for_padding(batch: int) -> None:
+    known, copies = known_of(50), torch.rand(batch, 1, 2, 2)
+    for row in range(batch):
+        batches = among_others(copies, known.copies)
+        changed = in_first_order(batches)
+        changed[row] += 9 * torch.tensor([[[0.0, 1.0], [0.0, 0.0]]])
+        second = logits(changed.flip(0).roll(batch % 2, 0))
+        first = logits(copies)
+        assert Canaries().differing(engine(), first, second, batch, known) == [row]
+        expected = [row] if row < 3 or row % 2 else []
+        assert Canaries().differing(engine(), first, second, 3, known) == expected
 
 
-def test_labels_may_change_in_rare_cases() -> None:
+def test_labels_may_change_in_rare_cases_by_engine() -> None:
     canaries, labels = Canaries(), torch.zeros(200, dtype=torch.long)
+    known = KnownAnswers(torch.rand(8, 1, 2, 2), labels[:8], Comparison(Precision.FLOAT32))
     changed = labels.clone()
     changed[199] = 1  # the answer to the first copy
-    found = [canaries.differing(engine(), labels, changed, 200) for _ in range(30)]
+    one, other = engine(), engine()
+    found = [canaries.differing(one, labels, changed, 200, known) for _ in range(30)]
     assert found[0] == found[1] == []
     assert [0] in found
+    assert canaries.differing(other, labels, changed, 200, known) == []
 
 
 def test_a_worker_counts_its_own() -> None:

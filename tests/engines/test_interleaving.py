@@ -31,7 +31,7 @@ def test_calls_take_turns_at_every_operation() -> None:
 
         return work
 
-    first, second = interleaved([call("a"), call("b")])
+    (first, second), _ = interleaved([call("a"), call("b")])
     assert order == ["a0", "b0", "a1", "b1", "a2", "b2"]
     assert first.tolist() == second.tolist() == [4, 4]
 
@@ -44,8 +44,12 @@ def test_a_stack_shared_by_two_calls_gives_each_the_value_of_the_other() -> None
         torch.zeros(1)
         return stack.pop(0) if number == 1 else stack.pop()
 
-    assert [float(t) for t in interleaved([lambda: call(1), lambda: call(2)])] == [1, 2]
-    assert [float(t) for t in interleaved([lambda: call(2), lambda: call(3)])] == [3, 2]
+    own, resized = interleaved([lambda: call(1), lambda: call(2)], [stack])
+    assert [float(t) for t in own] == [1, 2]
+    assert resized
+    others, resized = interleaved([lambda: call(2), lambda: call(3)])
+    assert [float(t) for t in others] == [3, 2]
+    assert not resized
 
 
 def test_a_call_that_waits_for_a_lock_of_the_other_ends_and_is_reported(
@@ -132,14 +136,15 @@ def test_the_innermost_module_that_differs_first_is_named() -> None:
     def differs(a: Tensor, b: Tensor) -> bool:
         return not torch.allclose(a, b)
 
+    rows = torch.arange(6) < 3
     found = differing_module(
-        pipeline, lambda: pipeline(copies), lambda: pipeline(other), 3, differs
+        pipeline, lambda: pipeline(copies), lambda: pipeline(other), rows, differs
     )
     assert found is not None
     assert found[0] == "1.1"
     assert isinstance(found[1], nn.BatchNorm1d)
     assert not any(module._forward_hooks for module in pipeline.modules())
     same = differing_module(
-        pipeline, lambda: pipeline(copies), lambda: pipeline(copies), 3, differs
+        pipeline, lambda: pipeline(copies), lambda: pipeline(copies), rows, differs
     )
     assert same is None

@@ -29,6 +29,7 @@ from denoised_smoothing.engines.canaries import Canaries
 from denoised_smoothing.engines.contract import PROBED
 from denoised_smoothing.engines.engine import cores, processor
 from denoised_smoothing.errors import (
+    ContractError,
     ImageError,
     RunMismatchError,
     SettingError,
@@ -643,11 +644,28 @@ class TestRecord:
         }
 
     def test_canaries_are_recorded_and_added_up(self, store: Store) -> None:
-        """Two of 5 passes at first and 2 of 4 later; of each, every other copy."""
+        """Two of 5 passes at first and 2 of 4 later: every other copy, and 8 known ones."""
         request(limit=6).execute(store)
-        assert store.run("run").info["compared"] == {"passes": 2, "copies": FORWARD}
+        copies = FORWARD + 2 * PROBED // 2
+        assert store.run("run").info["compared"] == {"passes": 2, "copies": copies}
         request().execute(store)
-        assert store.run("run").info["compared"] == {"passes": 4, "copies": 2 * FORWARD}
+        assert store.run("run").info["compared"] == {"passes": 4, "copies": 2 * copies}
+
+    def test_a_run_that_canaries_stopped_says_so_and_does_not_resume(self, store: Store) -> None:
+        class Sum(Classes):
+            def forward(self, images: Tensor) -> Tensor:
+                many = len(images) > PROBED
+                return super().forward(images) + many * images.mean() * torch.arange(5)
+
+        def wrong() -> CertificationRun:
+            return request(smoothed=smoothed(Sum()))
+
+        with pytest.raises(ContractError, match="among copies of other images"):
+            wrong().execute(store)
+        run = store.run("run")
+        assert run.info["stopped"] in run.info["notes"][-1]
+        with pytest.raises(RunMismatchError, match=r"was stopped, .*Name another run"):
+            wrong().execute(store)
 
     def test_info(self, store: Store) -> None:
         run = request(command="certify made", method="plain", limit=1).execute(store)

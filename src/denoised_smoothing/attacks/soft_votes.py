@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from denoised_smoothing.certificates.bounds import check_copies
+from denoised_smoothing.engines.locks import single_caller, tracing
 from denoised_smoothing.errors import SettingError
 from denoised_smoothing.models.denoisers.ensemble import logits_after_denoising
 from denoised_smoothing.noise import derive_key, standard_normal
@@ -69,7 +70,8 @@ class SoftVotes(nn.Module):
         """Return the log of the sum of each class's probabilities over copies with this noise."""
         noisy = (images[:, None] + noise[None]).flatten(0, 1)
         noisy = noisy.contiguous(memory_format=torch.channels_last)
-        logits = logits_after_denoising(self.denoiser, self.classifier, self.sigma, noisy)
+        with tracing(), single_caller:  # as one that counts may share parts that keep state
+            logits = logits_after_denoising(self.denoiser, self.classifier, self.sigma, noisy)
         if logits.ndim != 2:
             raise SettingError(
                 "The classifier answers with labels, which have no gradient and no soft votes. "

@@ -3,26 +3,38 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from jaxtyping import Float
 from torch import Tensor
 
-from denoised_smoothing.engines.contract import Comparison
+from denoised_smoothing.engines.comparison import Comparison, KnownAnswers, in_first_order
 from denoised_smoothing.engines.engine import Engine
 
-FIRST = 2
-"""Forward passes of each engine that are compared at the start."""
+FIRST = (0, 1, 8, 64)
+"""Passes of each engine that are compared at the start. Between two of them an answer that
+changes steadily moves at most eight times as far as before."""
 EVERY = 500
 """After them, every 500th pass is compared."""
+
+
+@dataclass
+class _Count:
+    """The passes of one engine, its copies that were compared, and those that differed."""
+
+    passes: int = 0
+    copies: int = 0
+    changed: int = 0
 
 
 class Canaries:
     """Chooses forward passes to compute again, and counts those compared. Threads may share it.
 
-    In the second pass every other copy is replaced by one of another image, and the order is
-    reversed. Nothing is compared of a stochastic classifier, whose answers differ anyway.
+    The second pass holds every other copy of the first at another place, among copies of other
+    images whose answers are known from the time before the count. So it shows a dependence on
+    the batch, and one on the number of earlier calls. Nothing is compared of a stochastic
+    classifier, whose answers differ anyway.
     """
 
     def __init__(self, *, stochastic: bool = False) -> None:
@@ -35,8 +47,8 @@ class Canaries:
     def restart(self) -> None:
         """Begin a new run."""
         with self._lock:
-            self.passes, self.copies, self._changed = 0, 0, 0
-            self._seen = WeakKeyDictionary[Engine, int]()
+            self.passes, self.copies = 0, 0
+            self._counts = WeakKeyDictionary[Engine, _Count]()
 
     def add(self, passes: int, copies: int) -> None:
         """Add passes and copies that a worker compared."""
@@ -47,33 +59,37 @@ class Canaries:
     def is_due(self, engine: Engine) -> bool:
         """Count a pass of this engine, and return whether it is to be compared."""
         with self._lock:
-            number = self._seen.get(engine, 0)
-            self._seen[engine] = number + 1
-        return not self._stochastic and (number < FIRST or number % EVERY == 0)
+            count = self._counts.setdefault(engine, _Count())
+            number, count.passes = count.passes, count.passes + 1
+        return not self._stochastic and (number in FIRST or number % EVERY == 0)
 
-    @staticmethod
-    def batch(copies: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        """Return the pass to compare with: every other copy, reversed, among other images."""
-        batch = 1 - copies
-        batch[::2] = copies[::2]
-        return batch.flip(0)
-
-    def differing(self, engine: Engine, first: Tensor, second: Tensor, real: int) -> list[int]:
-        """Return the rows of the first ``real`` copies whose answers differ, if too many do.
+    def differing(
+        self, engine: Engine, first: Tensor, second: Tensor, real: int, known: KnownAnswers
+    ) -> list[int]:
+        """Return the rows whose answers differ, if too many do. Odd rows are of known answers.
 
         Args:
             first: the answers that were counted.
-            second: those to :meth:`batch`.
+            second: those to the copies of :func:`among_others`.
+            real: copies that are no padding.
         """
-        first, second = first[:real:2], second.flip(0)[:real:2]
-        compare = Comparison(engine.precision)
-        rows = compare.differing(second, first).nonzero().flatten().tolist()
+        again = in_first_order(second)
+        rows = _unequal(known.compare, first[:real:2], again[:real:2], start=0)
+        others = again[1::2][: len(known.answers)]
+        rows += _unequal(known.compare, known.answers[: len(others)], others, start=1)
         with self._lock:
             self.passes += 1
-            self.copies += len(first)
-            self._changed += len(rows)
-            few = self._changed <= compare.allowed(first, self.copies)
-        return [] if few else [2 * row for row in rows]
+            self.copies += (compared := len(first[:real:2]) + len(others))
+            count = self._counts.setdefault(engine, _Count())
+            count.copies, count.changed = count.copies + compared, count.changed + len(rows)
+            few = count.changed <= known.compare.allowed(first, count.copies)
+        return [] if few else rows
+
+
+def _unequal(compare: Comparison, expected: Tensor, answer: Tensor, *, start: int) -> list[int]:
+    """Return the rows of the batch that differ, of every other one from ``start`` on."""
+    rows: list[int] = compare.differing(answer, expected).nonzero().flatten().tolist()
+    return [2 * row + start for row in rows]
 
 
 def _made(stochastic: bool) -> Canaries:

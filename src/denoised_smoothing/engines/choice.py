@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from denoised_smoothing.certificates.parameters import EngineName, Precision
+from denoised_smoothing.engines.comparison import KnownAnswers
 from denoised_smoothing.engines.converted import CONVERTED, ConvertedEngine
 from denoised_smoothing.engines.engine import Engine, cores, forward_size, processor
 from denoised_smoothing.engines.locks import tracing
@@ -48,11 +49,15 @@ CALIBRATION_COPIES = 300
 
 @dataclass(frozen=True)
 class EngineChoice:
-    """An engine, the copies of a forward pass, and notes for the user about the choice."""
+    """An engine, the copies of a forward pass, and notes for the user about the choice.
+
+    ``known`` are copies that it answered before the count, to be compared during it.
+    """
 
     engine: Engine
     forward: int
     notes: tuple[str, ...] = ()
+    known: KnownAnswers | None = None
 
 
 Noisy = Callable[[int], Float[Tensor, "b c h w"]]

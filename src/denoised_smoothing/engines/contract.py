@@ -8,94 +8,55 @@ compared. A pipeline that recognises these calls and hides from them is not foun
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import NoReturn
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from denoised_smoothing.certificates.parameters import Precision
+from denoised_smoothing.engines.comparison import (
+    Comparison,
+    KnownAnswers,
+    among_others,
+    centred,
+    in_first_order,
+)  # fmt: skip
 from denoised_smoothing.engines.converted import ConvertedEngine
 from denoised_smoothing.engines.engine import Engine
-from denoised_smoothing.engines.interleaving import attributes, differing_module, interleaved
-from denoised_smoothing.engines.pipeline import Pipeline
+from denoised_smoothing.engines.interleaving import (
+    attributes,
+    containers,
+    differing_module,
+    interleaved,
+)  # fmt: skip
+from denoised_smoothing.engines.pipeline import PassThrough, Pipeline
 from denoised_smoothing.engines.torch_engine import TorchEngine
 from denoised_smoothing.errors import ContractError
 
 PROBED = 16
 """Copies of a probing pass where an engine takes batches of any size."""
-ROUNDING = {
-    Precision.FLOAT32: 1e-3,
-    Precision.FLOAT16: 1e-2,
-    Precision.BFLOAT16: 5e-2,
-    Precision.INT8: 5e-2,
-}
-"""Largest difference of two answers to one copy that counts as rounding. Logits are compared less
-their maximum over the classes, and the share is of the logit itself or of the largest gap between
-the two largest logits of a copy."""
-CHANGED_LABELS = 1e-3
-"""Share of labels that rounding may change, where a pipeline gives labels and no logits."""
-FALSE_ALARM = 1e-6
-"""Probability that a comparison refuses a pipeline with that share."""
+INDEPENDENT = 64
+"""The same for a stochastic classifier: more, as a share of the pairs shows the dependence."""
 STOCHASTIC_FALSE_ALARM = 1e-4
 """Probability that a stochastic classifier is refused whose answers are independent."""
 
 
-@dataclass
-class Comparison:
-    """The comparison of two answers to the same copies.
-
-    Args:
-        precision: of the engine, for the rounding that is tolerated.
-    """
-
-    precision: Precision
-
-    def differing(self, answer: Tensor, expected: Tensor) -> Tensor:
-        """Return whether each row differs by more than rounding: bool [B]."""
-        if answer.shape != expected.shape:
-            return expected.new_ones(len(expected), dtype=torch.bool)
-        if expected.ndim == 1:
-            return answer != expected
-        first, second = (_centred(logits) for logits in (answer, expected))
-        # Between the two largest logits: a class that is never chosen may have any other.
-        gaps = -second.topk(min(2, second.shape[1]), dim=1).values[:, -1]
-        scale = float(gaps[gaps.isfinite()].max()) if gaps.isfinite().any() else 0.0
-        near = (first - second).abs() <= ROUNDING[self.precision] * second.abs().clamp_min(scale)
-        same = near | (first == second) | (first.isnan() & second.isnan())
-        return ~same.all(dim=1)
-
-    @staticmethod
-    def allowed(answer: Tensor, compared: int) -> int:
-        """Return how many of ``compared`` rows may differ: none for logits."""
-        if answer.ndim != 1:
-            return 0
-        from scipy import special
-
-        numbers = range(compared + 1)
-        return next(k for k in numbers if special.bdtrc(k, compared, CHANGED_LABELS) <= FALSE_ALARM)
-
-
-def _centred(logits: Tensor) -> Tensor:
-    """Return logits less their maximum over the classes, which changes no label."""
-    logits = logits.double()
-    most = logits.amax(dim=1, keepdim=True)
-    return logits - torch.where(most.isfinite(), most, 0)
-
-
 _TWICE = "classified again"
 _ORDER = "classified in another order"
-_MATES = "classified together with copies of other images"
-_ALONE = "classified with zeros in place of other copies"
+_OTHERS = "classified together with copies of other images"
+_PADDED = "classified with zeros in place of other copies"
+_LATER = "classified later, among other copies"
 _ADVICE = {
     _TWICE: "Switch off what is random in evaluation mode, such as dropout, or allow it with "
     "stochastic=True (--stochastic).",
     _ORDER: "Compute nothing across the batch axis, and keep nothing from one call to the next.",
-    _MATES: "Normalise by running statistics or within an image, and compute nothing across the "
+    _OTHERS: "Normalise by running statistics or within an image, and compute nothing across the "
     "batch axis.",
-    _ALONE: "Compute nothing across the batch axis.",
+    _PADDED: "Compute nothing across the batch axis.",
+    _LATER: "Keep nothing from one call to the next.",
 }
 
 
@@ -107,6 +68,7 @@ class ContractCheck:
         pipeline: what it executes, to find the module where a difference begins.
         noisy: returns N noisy copies [N, C, H, W].
         forward: copies of a forward pass of the engine.
+        stochastic: the answers are random by intention.
     """
 
     def __init__(
@@ -115,22 +77,24 @@ class ContractCheck:
         pipeline: Pipeline,
         noisy: Callable[[int], Float[Tensor, "b c h w"]],
         forward: int,
+        *,
+        stochastic: bool = False,
     ) -> None:
+        self.stochastic = stochastic
         self.engine, self.pipeline = engine, pipeline
-        self.compare = Comparison(engine.precision)
+        pixels = isinstance(pipeline.classifier, PassThrough)
+        self.compare = Comparison(engine.precision, pixels)
         # Compiled for one shape, here or by the user.
         fixed = isinstance(engine, ConvertedEngine) or getattr(engine, "compiled", False)
         fixed |= any(hasattr(module, "_orig_mod") for module in pipeline.modules())
-        self.copies = noisy(forward)[: forward if fixed else min(forward, PROBED)]
-        self.passes = 0
+        count = forward if fixed else min(forward, INDEPENDENT if stochastic else PROBED)
+        self.copies = _varied(noisy(count)[:count])
+        self.half = -(-len(self.copies) // 2)
+        self.others = 1 - self.copies
+        self.known: KnownAnswers | None = None
+        """Copies of other images with their answers, to be answered again during the count."""
 
-    @cached_property
-    def mixed(self) -> Float[Tensor, "b c h w"]:
-        """The first half of the copies, and copies of other images."""
-        half = -(-len(self.copies) // 2)
-        return torch.cat([self.copies[:half], (1 - self.copies[half:]).flip(0)])
-
-    def run(self, *, stochastic: bool = False) -> tuple[str, ...]:
+    def run(self) -> tuple[str, ...]:
         """Check everything; return notes for the user.
 
         An engine whose pipeline keeps state is called by one thread from then on.
@@ -139,25 +103,36 @@ class ContractCheck:
             ContractError: the answer to a copy depends on more than the copy.
         """
         self._refuse_batch_statistics()
-        if stochastic:
+        if self.stochastic:
             return self._check_independence()
         first = self._answer(self.copies)
         if not _is_usable(first, len(self.copies)):
             return ()  # refused by the count, with a message about its format
         before = self._attributes()
-        half, whole = -(-len(self.copies) // 2), slice(None)
-        padded = torch.cat([self.copies[:half], torch.zeros_like(self.copies[half:])])
-        self._expect(first, self._answer(self.copies), _TWICE, whole, self.copies)
-        mixed = self._answer(self.mixed)
-        self._expect(first, mixed, _MATES, slice(half), self.mixed)
-        turned = self._answer(self.copies.flip(0)).flip(0)
-        self._expect(first, turned, _ORDER, whole, self.copies.flip(0))
-        self._expect(first, self._answer(padded), _ALONE, slice(half), padded)
-        return self._check_threads(first, mixed, before)
+        # All ways to differ in two passes; which one it is, is asked where they do.
+        padded, mixed = self.copies.clone(), among_others(self.copies, self.others[1::2])
+        padded[::2] = 0
+        alone, among = self._answers([padded, mixed])
+        again = in_first_order(among)
+        in_padding = self._differing(first, alone, slice(1, None, 2))
+        wrong = in_padding + self._differing(first, again, slice(0, None, 2))
+        if wrong > self.compare.allowed(first, len(first)):
+            self._explain(first)
+            if 2 * in_padding >= wrong:
+                self._refuse(_PADDED, in_padding, len(first[1::2]), padded)
+            self._refuse(_LATER, wrong, len(first))
+        self.known = KnownAnswers(self.others[1::2], again[1::2], self.compare)
+        return self._check_threads([(self.copies, first), (mixed, among)], before)
 
     def _answer(self, copies: Float[Tensor, "b c h w"]) -> Tensor:
-        self.passes += 1
         return self.engine.answer(copies.clone())  # which a classifier may overwrite
+
+    def _answers(self, batches: Sequence[Float[Tensor, "b c h w"]]) -> list[Tensor]:
+        """Answer several batches, in several threads where a converted engine holds a graph."""
+        if not isinstance(self.engine, ConvertedEngine):
+            return [self._answer(batch) for batch in batches]
+        with ThreadPoolExecutor(self.engine.workers) as pool:
+            return list(pool.map(self._answer, batches))
 
     def _attributes(self) -> dict[str, object]:
         engine = self.engine
@@ -176,29 +151,44 @@ class ContractCheck:
                     "normalisation within an image."
                 )
 
-    def _expect(self, first: Tensor, answer: Tensor, how: str, rows: slice, batch: Tensor) -> None:
-        """Refuse an answer that differs from the first one in some of these rows."""
-        formats = [tuple(tensor.shape) for tensor in (first, answer)]
-        if formats[0] != formats[1]:
+    def _explain(self, first: Tensor) -> None:
+        """Find out in three passes how answers differ from the first ones, and refuse it."""
+        half, whole, copies = slice(self.half), slice(None), self.copies
+        mixed = torch.cat([copies[half], self.others[self.half :]])
+        self._expect(first, self._answer(copies), _TWICE, whole, copies)
+        self._expect(first, self._answer(mixed), _OTHERS, half, mixed)
+        self._expect(first, self._answer(copies.flip(0)).flip(0), _ORDER, whole)
+
+    def _differing(self, first: Tensor, answer: Tensor, rows: slice) -> int:
+        """Return how many answers differ by more than rounding in these rows."""
+        if first.shape != answer.shape:
             raise ContractError(
                 f"The classifier answered {len(first)} copies with a tensor of shape "
-                f"{list(formats[1])}, and before with {list(formats[0])}. Return the same format "
-                "for every batch."
+                f"{list(answer.shape)}, and before with {list(first.shape)}. Return the same "
+                "format for every batch."
             )
-        first, answer = first[rows], answer[rows]
-        wrong = int(self.compare.differing(answer, first).sum())
-        if wrong <= self.compare.allowed(first, len(first)):
-            return
-        found = None if how == _ORDER else self._module(batch, len(first))
+        return int(self.compare.differing(answer[rows], first[rows]).sum())
+
+    def _expect(
+        self, first: Tensor, answer: Tensor, how: str, rows: slice, batch: Tensor | None = None
+    ) -> None:
+        """Refuse an answer that differs from the first one in some of these rows."""
+        wrong, compared = self._differing(first, answer, rows), len(first[rows])
+        if wrong > self.compare.allowed(first, compared):
+            self._refuse(how, wrong, compared, batch)
+
+    def _refuse(self, how: str, wrong: int, compared: int, batch: Tensor | None = None) -> NoReturn:
+        """Raise the error; name the module where the answers to ``batch`` begin to differ."""
+        found = None if batch is None else self._module(batch)
         where = f" It begins in {_named(*found)}." if found else ""
         raise ContractError(
-            f"The answer to a noisy copy is not a function of that copy: {wrong} of {len(first)} "
+            f"The answer to a noisy copy is not a function of that copy: {wrong} of {compared} "
             f"copies got other answers when they were {how}.{where} Certificates would be false. "
             f"{_ADVICE[how]}"
         )
 
-    def _module(self, batch: Tensor, rows: int) -> tuple[str, nn.Module] | None:
-        """Return the module where the answers to two batches begin to differ, if it is found."""
+    def _module(self, batch: Tensor) -> tuple[str, nn.Module] | None:
+        """Return the module where answers to the copies begin to differ from those in a batch."""
         if not self.pipeline.is_module:
             return None
 
@@ -212,39 +202,53 @@ class ContractCheck:
             return differing_module(
                 self.pipeline, lambda: self.pipeline(self.copies.clone()),
                 lambda: self.pipeline(batch.clone()),
-                rows, differs,
+                (batch == self.copies).flatten(1).all(1), differs,
             )  # fmt: skip
 
     def _check_threads(
-        self, first: Tensor, mixed: Tensor, before: dict[str, object]
+        self, answered: Sequence[tuple[Tensor, Tensor]], before: dict[str, object]
     ) -> tuple[str, ...]:
-        """Call the pipeline by one thread from now on if two calls at once disturb each other."""
+        """Call the pipeline by one thread from now on if two calls at once disturb each other.
+
+        Args:
+            answered: two batches and their answers.
+            before: the attributes of the modules before some calls.
+        """
         engine = self.engine
         if not isinstance(engine, TorchEngine):
             return ()
         after = self._attributes()
         changed = [name for name in after if after[name] != before.get(name, after)]
-        disturbed = False
-        if not (engine.is_alone or engine.compiled or changed):
-            try:
-                answers = interleaved(
-                    [lambda: self._answer(self.copies), lambda: self._answer(self.mixed)]
-                )
-            except Exception:  # such as no memory for two calls, or a stack that is empty
-                disturbed = True
-            else:
-                pairs = zip(answers, (first, mixed), strict=True)
-                disturbed = any(
-                    int(self.compare.differing(a, b).sum()) > self.compare.allowed(b, len(b))
-                    for a, b in pairs
-                )
-        if not changed and not disturbed:
+        labels = [label for _, answer in answered for label in answer.tolist()]
+        one_label = answered[0][1].ndim == 1 and len(set(labels)) == 1
+        if not (changed or one_label) and (engine.is_alone or not self._disturbs(engine, answered)):
             return ()
         many = engine.workers > 1
         engine.use_alone()
-        kept = f"changes {changed[0]!r} in each call" if changed else "shares values between calls"
+        kept = "shares values between calls"
+        if changed:
+            kept = f"changes {changed[0]!r} in each call"
+        elif one_label:
+            kept = "gave one label to all copies of the check, so that nothing could be compared"
         text = f"The pipeline {kept}, so one thread calls it. Keep values in local variables to "
         return (f"{text}use several threads.",) if many else ()
+
+    def _disturbs(self, engine: TorchEngine, answered: Sequence[tuple[Tensor, Tensor]]) -> bool:
+        """Return whether two calls that take turns get other answers than one by one."""
+        # Compiled code cannot take turns. It computes what the same modules do without it.
+        self.engine = engine.uncompiled()
+        calls = [partial(self._answer, batch) for batch, _ in answered]
+        try:
+            answers, resized = interleaved(calls, containers(self.pipeline))
+        except Exception:  # such as no memory for two calls, or a stack that is empty
+            return True
+        finally:
+            self.engine = engine
+        return resized or any(
+            int(self.compare.differing(answer, alone).sum())
+            > self.compare.allowed(alone, len(alone))
+            for answer, (_, alone) in zip(answers, answered, strict=True)
+        )
 
     def _check_independence(self) -> tuple[str, ...]:
         """Refuse randomness that several copies share; call the pipeline by one thread.
@@ -252,44 +256,58 @@ class ContractCheck:
         Each batch holds some copies twice, and others that change from batch to batch. Two answers
         to one copy must differ within a batch as they do between batches: randomness of a whole
         batch and other copies differ only between them, and a generator that is seeded again in
-        each call only within them.
+        each call only within them. In half of the batches the two are neighbours, as in a group
+        that shares its randomness, and in the other half far from each other.
         """
         torch.seed()  # by default every process draws the same numbers
         third = len(self.copies) // 3
         if isinstance(self.engine, TorchEngine):
             self.engine.use_alone()
         if third == 0:
-            return ()
-        twins, others = self.copies[:third].repeat(2, 1, 1, 1), 1 - self.copies[2 * third :]
-        batches = [torch.cat([twins, rest]) for rest in (others, torch.zeros_like(others))]
-        answers = [self._answer(batches[number % 2]) for number in range(8)]
+            raise ContractError(
+                "Whether the copies of a batch share their randomness can be checked in forward "
+                f"passes of at least 3 copies, got {len(self.copies)}. Use larger ones."
+            )
+        places = torch.arange(2 * third)
+        what = self._shared(places.reshape(2, third)) or self._shared(places.reshape(third, 2).T)
         self._refuse_batch_statistics()  # a module may change its mode in a call
-        if not _is_usable(answers[0], len(self.copies)):
+        if not what:
             return ()
-        first = [answer[:third] for answer in answers]
-        second = [answer[third : 2 * third] for answer in answers]
-        within = self._distance(torch.cat(first), torch.cat(second))
-        between = self._distance(torch.cat(first), torch.cat([*first[1:], first[0]]))
-        if _are_alike(within, between):
-            return ()
-        shared = within.mean() < between.mean()
-        what = (
-            "depends on other copies of the batch, or draws randomness that they share"
-            if shared
-            else "draws randomness that repeats in every batch"
-        )
         raise ContractError(
             f"This stochastic classifier {what}, so votes depend on each other and certificates "
             "would be false. Compute and draw for each image of a batch by itself, from a "
             "generator that is not seeded in forward."
         )
 
+    def _shared(self, places: Tensor) -> str:
+        """Return what votes share in four batches, "" where they are independent.
+
+        Args:
+            places: the rows of a batch that hold each copy and its twin: [2, N].
+        """
+        count = places.shape[1]
+        batches = [self.others.clone(), torch.zeros_like(self.others)]
+        for batch in batches:
+            batch[places] = self.copies[:count]
+        answers = [self._answer(batches[number % 2]) for number in range(4)]
+        if not _is_usable(answers[0], len(self.copies)):
+            return ""  # refused by the count, with a message about its format
+        first = [answer[places[0]] for answer in answers]
+        second = [answer[places[1]] for answer in answers]
+        within = self._distance(torch.cat(first), torch.cat(second))
+        between = self._distance(torch.cat(first), torch.cat([*first[1:], first[0]]))
+        if _are_alike(within, between):
+            return ""
+        if within.mean() < between.mean():
+            return "depends on other copies of the batch, or draws randomness that they share"
+        return "draws randomness that repeats in every batch"
+
     def _distance(self, first: Tensor, second: Tensor) -> Tensor:
         """Return the distance of the answers in each row: 0 where only rounding differs."""
         differs = self.compare.differing(first, second).double()
         if first.ndim == 1:
             return differs
-        apart = (_centred(first) - _centred(second)).abs().nan_to_num(0, 0, 0).amax(dim=1)
+        apart = (centred(first) - centred(second)).abs().nan_to_num(0, 0, 0).amax(dim=1)
         return differs * apart
 
 
@@ -315,3 +333,16 @@ def _named(path: str, module: nn.Module) -> str:
     role, _, inner = path.partition(".")
     kind = type(module).__name__
     return f"the module {inner!r} ({kind}) of the {role}" if inner else f"the {role} ({kind})"
+
+
+def _varied(copies: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+    """Return the copies with every third one darker or lighter, and every third one noise alone.
+
+    Copies of one image may all have one label, which would show nothing.
+    """
+    varied = copies.clone()
+    draw = torch.Generator().manual_seed(0)
+    levels = torch.rand(len(copies), 1, 1, 1, generator=draw).to(copies)
+    varied[1::3] = (copies + levels)[1::3] / 2
+    varied[2::3] = torch.rand(copies.shape, generator=draw).to(copies)[2::3]
+    return varied

@@ -1,4 +1,4 @@
-"""Where a pipeline keeps state: calls in turn, attributes that change, modules that differ."""
+"""Two calls of a pipeline that take turns, and what its modules keep between calls."""
 
 from __future__ import annotations
 
@@ -6,15 +6,18 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import dataclass
-from types import FrameType, FunctionType, ModuleType
+from queue import SimpleQueue
+from types import CellType, FrameType, FunctionType, ModuleType
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+
+from denoised_smoothing.engines.pipeline import Pipeline
 
 PATIENCE = 0.5
 """Seconds without work after which a call is taken to wait for a lock that the other one has."""
@@ -88,8 +91,13 @@ class _BeforeEachOperation(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def interleaved(calls: Sequence[Callable[[], _T]]) -> list[_T]:
+def interleaved(
+    calls: Sequence[Callable[[], _T]], held: Sequence[Sized] = ()
+) -> tuple[list[_T], bool]:
     """Return the results of two calls in two threads, which take turns.
+
+    Return also whether the length of a container among ``held`` changed meanwhile: a queue gives
+    each call its own value as long as they take turns.
 
     They change places at every operation of torch and at every line of Python outside of
     libraries. A value that a call keeps outside of its own variables, from one line to a later
@@ -102,19 +110,24 @@ def interleaved(calls: Sequence[Callable[[], _T]]) -> list[_T]:
     turns = _Turns()
     results: dict[int, _T] = {}
     errors: list[BaseException] = []
+    lengths, resized = [len(container) for container in held], [False]
+
+    def hand_over(me: int) -> None:
+        resized[0] |= lengths != [len(container) for container in held]
+        turns.hand_over(me)
 
     def run(me: int) -> None:
         def trace(frame: FrameType, event: str, _: object) -> Any:
             if frame.f_globals.get("__name__", "").partition(".")[0] in _NOT_TRACED:
                 return None
             if event == "line":
-                turns.hand_over(me)
+                hand_over(me)
             return trace
 
         try:
             turns.wait(me)
             sys.settrace(trace)
-            with _BeforeEachOperation(lambda: turns.hand_over(me)):
+            with _BeforeEachOperation(lambda: hand_over(me)):
                 results[me] = calls[me]()
         except BaseException as error:
             errors.append(error)
@@ -133,7 +146,7 @@ def interleaved(calls: Sequence[Callable[[], _T]]) -> list[_T]:
         raise errors[0]
     if turns.stuck:
         raise StuckError("A call waited for the other one.")
-    return [results[0], results[1]]
+    return [results[0], results[1]], resized[0]
 
 
 def attributes(pipeline: nn.Module) -> dict[str, object]:
@@ -180,17 +193,90 @@ def _token(value: object, depth: int) -> object:
     return tokens if isinstance(value, tuple) else (_Same(value), tokens)
 
 
+def containers(pipeline: Pipeline) -> list[Sized]:
+    """Return the lists, dictionaries, sets and queues that calls of the pipeline can reach.
+
+    They are attributes of modules and of their classes, or closures and globals of their methods.
+    """
+    found: dict[int, Sized] = {}
+    for part in (*pipeline.modules(), pipeline.classifier, pipeline.denoiser):
+        if isinstance(part, FunctionType):
+            _collect(_reached(part), found, _DEPTH)
+        kept = {
+            name: value for name, value in _attributes_of(part).items() if name not in _OF_MODULES
+        }
+        _collect(list(kept.values()), found, _DEPTH)
+        for kind in type(part).__mro__:
+            if kind.__module__.partition(".")[0] not in _NOT_TRACED:
+                for member in vars(kind).values():
+                    reached = _reached(member) if isinstance(member, FunctionType) else [member]
+                    _collect(reached, found, _DEPTH)
+    return list(found.values())
+
+
+def _attributes_of(value: object) -> dict[str, object]:
+    slots = getattr(type(value), "__slots__", ())
+    names = [slots] if isinstance(slots, str) else slots
+    return {
+        **{name: getattr(value, name, None) for name in names},
+        **getattr(value, "__dict__", {}),
+    }
+
+
+def _reached(function: FunctionType) -> list[object]:
+    """Return the values of a function's closure, and the globals that it names."""
+    cells = [cell.cell_contents for cell in function.__closure__ or () if _is_filled(cell)]
+    names = function.__code__.co_names
+    return cells + [function.__globals__[name] for name in names if name in function.__globals__]
+
+
+def _is_filled(cell: CellType) -> bool:
+    try:
+        return cell.cell_contents is not cell
+    except ValueError:
+        return False
+
+
+class _Queue:
+    """The length of a queue that is implemented in C."""
+
+    def __init__(self, queue: SimpleQueue[Any]) -> None:
+        self.queue = queue
+
+    def __len__(self) -> int:
+        return self.queue.qsize()
+
+
+def _collect(values: Sequence[object], found: dict[int, Sized], depth: int) -> None:
+    """Add the containers among values and within them."""
+    for value in values:
+        if id(value) in found or not depth:
+            continue
+        if isinstance(value, SimpleQueue):
+            found[id(value)] = _Queue(value)
+        elif isinstance(value, (list, dict, set, deque)):
+            found[id(value)] = value
+            _collect(list(value.values() if isinstance(value, dict) else value), found, depth - 1)
+        elif isinstance(value, tuple):
+            _collect(value, found, depth - 1)
+        elif not isinstance(
+            value, (nn.Module, Tensor, np.ndarray, type, FunctionType, ModuleType)
+        ) and type(value).__module__.partition(".")[0] not in _NOT_TRACED - {"queue"}:
+            _collect(list(_attributes_of(value).values()), found, depth - 1)
+
+
 def differing_module(
     pipeline: nn.Module,
     first: Callable[[], object],
     second: Callable[[], object],
-    rows: int,
+    rows: Tensor,
     differs: Callable[[Tensor, Tensor], bool],
 ) -> tuple[str, nn.Module] | None:
-    """Return the first module that gives other outputs for equal inputs in the first ``rows``.
+    """Return the first module that gives other outputs for equal inputs in some rows.
 
     Args:
-        first, second: two calls of the pipeline, with equal copies in their first ``rows``.
+        first, second: two calls of the pipeline.
+        rows: the rows that hold equal copies: bool [B].
         differs: whether two tensors differ by more than rounding.
     """
     calls: list[list[tuple[str, list[Tensor], list[Tensor]]]] = []
@@ -222,10 +308,11 @@ def differing_module(
     return None
 
 
-def _rows(value: object, count: int) -> list[Tensor]:
-    """Return the first rows of all tensors among some values."""
+def _rows(value: object, rows: Tensor) -> list[Tensor]:
+    """Return these rows of all tensors among some values."""
     if isinstance(value, Tensor):
-        return [value[:count].detach().clone()] if value.ndim else []
+        of_batch = value.ndim and len(value) == len(rows)
+        return [value[rows].detach().clone()] if of_batch else []
     if isinstance(value, (list, tuple)):
-        return [row for part in value for row in _rows(part, count)]
+        return [row for part in value for row in _rows(part, rows)]
     return []

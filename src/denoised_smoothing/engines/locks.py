@@ -69,6 +69,8 @@ class ReadersWriterLock:
                 self._changed.notify_all()
 
 
+single_caller = threading.RLock()
+"""Held by the one thread that runs a pipeline which no two threads may run at once."""
 tracing = ReadersWriterLock()
 """Shared by threads that run modules. A thread that traces one holds it alone, since tracing
 changes ``nn.Module`` for the whole process."""

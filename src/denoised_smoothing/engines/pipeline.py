@@ -43,10 +43,18 @@ class Pipeline(nn.Module):
 
     @property
     def may_be_shared(self) -> bool:
-        """Return whether several threads may call it: modules without hooks, or a stated flag."""
+        """Return whether several threads may call it: modules without hooks, or a stated flag.
+
+        TorchScript may not: no check sees what it keeps.
+        """
         parts = (part for part in (self.classifier, self.denoiser) if part is not None)
-        hooked = any(part._forward_hooks or part._forward_pre_hooks for part in self.modules())
-        return not hooked and all(
+        opaque = any(
+            part._forward_hooks
+            or part._forward_pre_hooks
+            or isinstance(part, torch.jit.ScriptModule)
+            for part in self.modules()
+        )
+        return not opaque and all(
             isinstance(part, nn.Module) or getattr(part, "may_be_shared", False) for part in parts
         )
 
@@ -78,6 +86,7 @@ class Pipeline(nn.Module):
     def state(self) -> tuple[object, ...]:
         """Return what changes with any weight: address, version and two sums of each tensor.
 
+        With the mode of each module, which ``train()`` changes.
         Writing through ``.data`` changes no version, but a sum: in float64, weighted by the place
         along the first side and along the others. As bytes, since NaN is not equal to itself.
         """
@@ -93,7 +102,8 @@ class Pipeline(nn.Module):
                     places = torch.arange(1, len(line) + 1, dtype=line.dtype, device=line.device)
                     sums.append(line @ places)
             held = torch.stack(sums).cpu().numpy().tobytes() if sums else b""
-        return (*(tensor.data_ptr() for tensor in tensors), *versions, held)
+        modes = tuple(module.training for module in self.modules())
+        return (*(tensor.data_ptr() for tensor in tensors), *versions, held, modes)
 
 
 def _call(role: str, function: Callable[..., Tensor], images: Tensor, *more: object) -> Tensor:

@@ -19,7 +19,7 @@ from denoised_smoothing.certificates.parameters import Contract, EngineName, Noi
 from denoised_smoothing.engines.canaries import Canaries
 from denoised_smoothing.engines.choice import EngineChoice, choose_engine
 from denoised_smoothing.engines.contract import ContractCheck
-from denoised_smoothing.engines.locks import tracing
+from denoised_smoothing.engines.locks import single_caller, tracing
 from denoised_smoothing.engines.pipeline import PassThrough, Pipeline
 from denoised_smoothing.errors import SettingError
 from denoised_smoothing.models.denoisers.base import DenoiserNetwork, as_denoiser
@@ -186,9 +186,11 @@ class PreparedPipeline:
             )  # fmt: skip
         if self.chooser is None:  # the process that chose the engine has checked it
             check = ContractCheck(
-                choice.engine, self.pipeline, partial(self._sample, image), choice.forward
-            )
-            choice = replace(choice, notes=choice.notes + check.run(stochastic=self.stochastic))
+                choice.engine, self.pipeline, partial(self._sample, image), choice.forward,
+                stochastic=self.stochastic,
+            )  # fmt: skip
+            notes = choice.notes + check.run()
+            choice = replace(choice, notes=notes, known=check.known)
         self._choices[image.shape] = self.state, choice
         return choice
 
@@ -224,7 +226,7 @@ class PreparedPipeline:
         Raises:
             ClassifierError: the denoiser failed, or changed the shape.
         """
-        with tracing():
+        with tracing(), single_caller:  # as one that counts may share parts that keep state
             return self._shown.denoise(copies)
 
     def _sample(self, image: Float[np.ndarray, "c h w"], count: int) -> Float[Tensor, "n c h w"]:

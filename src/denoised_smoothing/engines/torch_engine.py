@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from contextlib import nullcontext
 from functools import partial
 from typing import Any
@@ -13,12 +12,10 @@ from torch import Tensor
 
 from denoised_smoothing.certificates.parameters import EngineName, Precision
 from denoised_smoothing.engines.engine import Engine, cores
-from denoised_smoothing.engines.locks import exact_float32, tracing
+from denoised_smoothing.engines.locks import exact_float32, single_caller, tracing
 from denoised_smoothing.engines.pipeline import Pipeline
 from denoised_smoothing.errors import SettingError
 
-_ALONE = threading.RLock()
-"""Held by the one thread that runs a pipeline which no two may run at once."""
 _TYPES = {Precision.BFLOAT16: torch.bfloat16, Precision.FLOAT16: torch.float16}
 
 
@@ -76,11 +73,15 @@ class TorchEngine(Engine):
     @property
     def is_alone(self) -> bool:
         """Whether one thread of the process at a time calls it."""
-        return self._turn is _ALONE
+        return self._turn is single_caller
 
     def use_alone(self) -> None:
         """Call the pipeline by one thread at a time, also where another engine shares parts."""
-        self.workers, self.threads, self._turn = 1, None, _ALONE
+        self.workers, self.threads, self._turn = 1, None, single_caller
+
+    def uncompiled(self) -> TorchEngine:
+        """Return an engine that executes the same modules without ``torch.compile``."""
+        return TorchEngine(self.pipeline, self.device, self.precision) if self.compiled else self
 
     @torch.inference_mode()
     def answer(self, copies: Float[Tensor, "b c h w"]) -> Num[Tensor, "b ..."]:

@@ -19,7 +19,7 @@ from denoised_smoothing.certificates.parameters import (
 )
 from denoised_smoothing.certificates.plans import Anytime
 from denoised_smoothing.datasets import ImageDataset, select
-from denoised_smoothing.errors import ImageError, SettingError
+from denoised_smoothing.errors import ContractError, ImageError, RunMismatchError, SettingError
 from denoised_smoothing.images import to_png
 from denoised_smoothing.models.specs import spec_of
 from denoised_smoothing.remote.classifier import RemoteClassifier
@@ -278,6 +278,10 @@ class CertificationRun:
                         writer.tasks(), writer.targets, run.seed, on_batch=writer.counted
                     ):
                         writer.finished(task)
+                except ContractError as error:
+                    notes = [*run.info.get("notes", ()), f"stopped: {error}"]
+                    store.note(run.name, notes=notes, stopped=str(error))
+                    raise
                 finally:
                     writer.close()
                     self._note_canaries(store, run)
@@ -305,6 +309,11 @@ class CertificationRun:
                     "with --run, or omit --more to start one."
                 )
             return store.begin(self.run_name, self.settings, seed=self.seed, info=self._info())
+        if why := run.info.get("stopped"):
+            raise RunMismatchError(
+                f"The run {run.name!r} was stopped, and some of its counts may be wrong: {why} "
+                "Name another run with --run."
+            )
         prepared = self.smoothed.prepared
         if prepared.is_used and prepared.engine is EngineName.AUTO:
             engine, (forward, *_) = run.settings["engine"], run.settings["forward_shape"]

@@ -120,6 +120,11 @@ class SmoothedClassifier:
                 "Queries of a remote classifier are sent by threads of this process, in order and "
                 "within one budget. Omit --ray and further --devices."
             )
+        if stochastic and (self.is_remote or cluster is not None or len(devices) > 1):
+            raise SettingError(
+                "A stochastic classifier runs in this process on one device, because copies of it "
+                "could draw the same random numbers. Omit --stochastic, --ray and further devices."
+            )
         if self.is_remote and denoiser is None:  # so that any machine draws the same copies
             devices = [torch.device("cpu")]
         self.device = devices[0]

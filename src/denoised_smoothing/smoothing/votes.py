@@ -13,6 +13,7 @@ from torch import Tensor
 
 from denoised_smoothing.certificates.counts import Stage
 from denoised_smoothing.engines.choice import EngineChoice
+from denoised_smoothing.engines.comparison import among_others
 from denoised_smoothing.engines.engine import Engine
 from denoised_smoothing.engines.locks import ReadersWriterLock
 from denoised_smoothing.engines.prepared import PreparedPipeline
@@ -99,15 +100,16 @@ class VoteCounter:
         for start, piece in zip(range(0, len(copies), choice.forward), pieces, strict=True):
             # Made first, as a classifier may overwrite its input.
             due = self._canaries.is_due(choice.engine)
-            other = self._canaries.batch(piece) if due else None
+            known = choice.known if due else None
+            other = None if known is None else among_others(piece, known.copies)
             answer = self._answer(choice.engine, piece)
             yield answer  # and its format is checked
-            if other is not None:
+            if known is not None and other is not None:
                 again = self._answer(choice.engine, other)
                 real = min(len(piece), len(copies) - start)
-                rows = self._canaries.differing(choice.engine, answer, again, real)
+                rows = self._canaries.differing(choice.engine, answer, again, real, known)
                 if rows:
-                    raise _not_a_function(ranges, [start + row for row in rows])
+                    raise _not_a_function(ranges, start, rows)
 
     def _answer(self, engine: Engine, copies: Float[Tensor, "n c h w"]) -> Num[Tensor, "n ..."]:
         try:
@@ -144,17 +146,28 @@ class VoteCounter:
         return labels_of(answer)
 
 
-def _not_a_function(ranges: Sequence[CopyRange], rows: Sequence[int]) -> ContractError:
-    """Return the error for copies that got another answer among copies of other images."""
+def _not_a_function(ranges: Sequence[CopyRange], start: int, rows: Sequence[int]) -> ContractError:
+    """Return the error for rows of the pass from ``start`` that got other answers.
+
+    Odd rows held copies that were answered before the count.
+    """
     copies = [(part, number) for part in ranges for number in part.copies]
-    part, _ = copies[rows[0]]
-    numbers = [number for other, number in (copies[row] for row in rows) if other is part]
-    named = ", ".join(map(str, numbers[:5])) + (", ..." if len(numbers) > 5 else "")
+    counted = [copies[start + row] for row in rows if row % 2 == 0]
+    if counted:
+        part, _ = counted[0]
+        numbers = [number for other, number in counted if other is part]
+        named = ", ".join(map(str, numbers[:5])) + (", ..." if len(numbers) > 5 else "")
+        what = (
+            f"{len(counted)} copies got other answers among copies of other images, such as "
+            f"copies {named} of the stage {part.stage.value} of image {part.task.image_id!r}"
+        )
+        advice = "Make the classifier compute each image by itself"
+    else:
+        what = f"{len(rows)} copies got other answers than before the count"
+        advice = "Keep nothing from one call to the next"
     return ContractError(
-        f"The answer to a noisy copy is not a function of that copy: {len(rows)} copies got "
-        "other answers among copies of other images, such as copies "
-        f"{named} of the stage {part.stage.value} of image {part.task.image_id!r}. Certificates "
-        "would be false. Make the classifier compute each image by itself. Counts so far are kept."
+        f"The answer to a noisy copy is not a function of that copy: {what}. Certificates would "
+        f"be false. {advice}, and start a new run: counts so far are kept, but may be wrong."
     )
 
 
