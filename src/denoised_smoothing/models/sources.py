@@ -31,21 +31,23 @@ ONNX = _source(
 )
 PUBLISHED_CLASSIFIER = _source(
     "classifiers.published",
-    "checkpoint:FILE[?arch=NAME]",
-    "published with Cohen et al. and Salman et al.",
-    "arch",
+    "checkpoint:FILE[?arch=NAME&labels=FILE]",
+    "of training scripts, and those of Cohen et al. and Salman et al.",
+    *("arch", "labels"),
     needs=("torchvision", "torchvision"),
 )
 TIMM = _source(
     "classifiers.timm",
-    "timm:NAME-OR-FOLDER[:WEIGHTS]",
+    "timm:NAME-OR-FOLDER[:WEIGHTS][?labels=FILE]",
     "models of timm, from its hub or a saved folder",
+    "labels",
     needs=("timm", "timm"),
 )
 TORCHVISION = _source(
     "classifiers.torchvision",
-    "torchvision:NAME[:WEIGHTS]",
+    "torchvision:NAME[:WEIGHTS][?labels=FILE]",
     "classifiers of torchvision",
+    "labels",
     needs=("torchvision", "torchvision"),
 )
 TRANSFORMERS = _source(
