@@ -24,9 +24,9 @@ CIFAR_RESNET = _source(
 )
 ONNX = _source(
     "classifiers.onnx",
-    "onnx:FILE[?mean=...&std=...&labels=...]",
+    "onnx:FILE[?mean=...&std=...&channels=bgr&labels=FILE]",
     "ONNX files, by ONNX Runtime",
-    *("mean", "std", "scale", "labels", "resolution", "output"),
+    *("mean", "std", "scale", "channels", "labels", "resolution", "output"),
     needs=("onnxruntime", "onnxruntime"),
 )
 PUBLISHED_CLASSIFIER = _source(
