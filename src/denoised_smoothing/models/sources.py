@@ -52,8 +52,9 @@ TORCHVISION = _source(
 )
 TRANSFORMERS = _source(
     "classifiers.transformers",
-    "hf:NAME-OR-FOLDER",
+    "hf:NAME-OR-FOLDER[?labels=FILE]",
     "image classifiers of transformers",
+    "labels",
     needs=("transformers", "hf"),
 )
 ZERO_SHOT = _source(
