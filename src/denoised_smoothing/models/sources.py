@@ -32,7 +32,7 @@ ONNX = _source(
 PUBLISHED_CLASSIFIER = _source(
     "classifiers.published",
     "checkpoint:FILE[?arch=NAME&labels=FILE]",
-    "of training scripts, and those of Cohen et al. and Salman et al.",
+    "checkpoints of training scripts, and of the papers",
     *("arch", "labels"),
     needs=("torchvision", "torchvision"),
 )

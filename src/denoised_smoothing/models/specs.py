@@ -29,7 +29,7 @@ from importlib.util import find_spec
 from pkgutil import resolve_name
 from typing import Any, TypeVar
 
-from denoised_smoothing.errors import MissingExtraError, SpecError
+from denoised_smoothing.errors import MissingExtraError, SpecError, raised_as
 from denoised_smoothing.models.label_names import read_names
 
 _OWN = "denoised-smoothing"
@@ -162,18 +162,20 @@ def open_spec(role: Role, text: str) -> Any:
     """Load the object that a spec names, from the source of its scheme.
 
     Raises:
-        SpecError: the scheme is unknown, the rest is missing, or an option is refused.
+        SpecError: the scheme is unknown, the rest is missing, an option is refused, or the source
+            failed with an error that is none of this package.
         MissingExtraError: a package is needed.
     """
     source, spec = resolve(role, text)
-    try:
-        load = resolve_name(source.load) if isinstance(source.load, str) else source.load
-        return load(spec)
-    except ImportError as error:
-        missing = source.missing
-        if missing is None or isinstance(error, MissingExtraError):
-            raise
-        raise missing from error
+    remedy = f"Check what the spec names: {source.form}."
+    with raised_as(SpecError, f"cannot load {text!r}", remedy):
+        try:
+            load = resolve_name(source.load) if isinstance(source.load, str) else source.load
+            return load(spec)
+        except ImportError as error:
+            if source.missing is None:
+                raise
+            raise source.missing from error
 
 
 def resolve(role: Role, text: str) -> tuple[Source, Spec]:

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from denoised_smoothing.errors import SettingError
+from denoised_smoothing.errors import SettingError, raised_as
 from denoised_smoothing.models.classifiers.preprocessing import Resize
 
 
@@ -40,6 +40,10 @@ class ImageClassifier(nn.Module):
         input_size: int | Resize | None = None,
     ) -> None:
         super().__init__()
+        with raised_as(
+            SettingError, f"mean and std must be numbers, got {mean} and {std}", "Correct them."
+        ):
+            mean, std = ([float(value) for value in values] for values in (mean, std))
         if len(mean) != len(std) or not all(value > 0 for value in std):
             raise SettingError(
                 "mean and std must have one number for each channel, and std must be above 0, "

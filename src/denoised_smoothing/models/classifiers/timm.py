@@ -104,9 +104,9 @@ def timm_classifier(
         resize = _resize(config, name)
         mean, std = (for_channels(config[key], channels) for key in ("mean", "std"))
         label_names = class_names(given, [known, _label_names(model)], max(classes, 2), name)
-    _forget_place(model)
-    side = resize.size[0] if resize.size[0] == resize.size[1] else None
-    return ImageClassifier(model, mean, std, label_names, side, resize).eval()
+        _forget_place(model)
+        side = resize.size[0] if resize.size[0] == resize.size[1] else None
+        return ImageClassifier(model, mean, std, label_names, side, resize).eval()
 
 
 _REMEDY = "Name a folder that timm.models.save_for_hf wrote."
