@@ -34,7 +34,8 @@ A message names the value it got, what was expected, and what to do next.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, ClassVar, TypeGuard
 
 
@@ -186,6 +187,23 @@ class MissingExtraError(DenoisedSmoothingError, ImportError):
 
     def __reduce__(self) -> tuple[object, ...]:
         return type(self), (self.package, self.extra, self.purpose)
+
+
+@contextmanager
+def raised_as(kind: type[DenoisedSmoothingError], what: str, remedy: str) -> Iterator[None]:
+    """Raise every exception of a wrapped library as an error of this package, with its cause.
+
+    Args:
+        kind: the error to raise.
+        what: what failed, to begin the message: "cannot load FILE".
+        remedy: what to do, to end it.
+    """
+    try:
+        yield
+    except DenoisedSmoothingError:
+        raise
+    except Exception as error:  # libraries have no common base, and change what they raise
+        raise kind(f"{what} ({type(error).__name__}: {first_line(error)}). {remedy}") from error
 
 
 def first_line(error: Exception) -> str:

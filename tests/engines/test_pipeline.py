@@ -139,3 +139,19 @@ def test_a_wrapped_module_is_still_put_into_evaluation_mode() -> None:
     denoised = made(nn.Flatten(), as_denoiser(module)).denoise(COPIES)
     assert torch.equal(denoised, COPIES)
     assert not module.training
+
+
+@pytest.mark.parametrize("wrap", [lambda y: {"logits": y}, lambda y: (y, y[..., None])])
+def test_logits_in_an_answer_that_holds_more(wrap: Any) -> None:
+    """In both forms of the pipeline: the checked one, and the one that converters trace."""
+    inner = convolutional()
+
+    class Wrapped(nn.Module):
+        def forward(self, images: Tensor) -> object:
+            return wrap(inner(images))
+
+    pipeline = made(Wrapped())
+    with torch.inference_mode():
+        expected = made(inner)(COPIES)
+        assert torch.equal(pipeline(COPIES), expected)
+        assert torch.equal(pipelines.TraceablePipeline(pipeline)(COPIES), expected)

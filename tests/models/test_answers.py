@@ -107,10 +107,28 @@ class ModelOutput(NamedTuple):
     logits: Tensor
 
 
+LOGITS = torch.arange(8.0).reshape(4, 2)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        ModelOutput(LOGITS),
+        {"logits": LOGITS},
+        {"loss": torch.zeros(()), "logits": LOGITS},
+        (LOGITS,),
+        (LOGITS, IMAGES),
+        (torch.zeros(()), LOGITS, (IMAGES,)),
+    ],
+)
+def test_logits_in_an_answer_that_holds_more(answer: Any) -> None:
+    assert check_answer(answer, IMAGES) is LOGITS
+
+
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        (ModelOutput(IMAGES), r"with ModelOutput, .* Wrap it: lambda images: .*\.logits"),
+        ((IMAGES[:, :, 0, 0], IMAGES[:, :, 1, 1]), "with tuple, .* one of its 2 entries"),
         ({"out": IMAGES, "aux": IMAGES}, r"one entry of 'out', 'aux', such as .*\['out'\]"),
         ((IMAGES, None), r"with tuple, .* one of its 2 entries, such as classifier\(images\)\[0\]"),
         ([0, 1], "with list, expected a dense torch.Tensor"),

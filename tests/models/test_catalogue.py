@@ -110,8 +110,8 @@ class TestClassifiers:
     @pytest.mark.parametrize(
         ("spec", "suggestion"),
         [
-            ("torchvison:resnet50", r"torchvision:NAME\[:WEIGHTS\]"),
-            ("tim:resnet18", r"timm:NAME-OR-FOLDER\[:WEIGHTS\]"),
+            ("torchvison:resnet50", r"torchvision:NAME\[:WEIGHTS\]\[\?labels=FILE\]"),
+            ("tim:resnet18", r"timm:NAME-OR-FOLDER\[:WEIGHTS\]\[\?labels=FILE\]"),
             ("zeroshot:x", r"zero-shot:NAME-OR-FOLDER\?labels=CAT,DOG,\.\.\."),
             ("cifar-resnett56:x", "cifar-resnetDEPTH:FILE.safetensors"),
             ("digitz", "digits"),
@@ -132,11 +132,11 @@ class TestClassifiers:
     @pytest.mark.parametrize(
         ("spec", "form"),
         [
-            ("torchvision", r"torchvision:NAME\[:WEIGHTS\]"),
-            ("torchvision:", r"torchvision:NAME\[:WEIGHTS\]"),
+            ("torchvision", r"torchvision:NAME\[:WEIGHTS\]\[\?labels=FILE\]"),
+            ("torchvision:", r"torchvision:NAME\[:WEIGHTS\]\[\?labels=FILE\]"),
             ("cifar-resnet", "cifar-resnetDEPTH:FILE.safetensors"),
             ("cifar-resnet56", "cifar-resnetDEPTH:FILE.safetensors"),
-            ("onnx:", r"onnx:FILE\[\?mean=\.\.\.&std=\.\.\.&labels=\.\.\.\]"),
+            ("onnx:", r"onnx:FILE\[\?mean=\.\.\.&std=\.\.\.&channels=bgr&labels=FILE\]"),
             ("python", "python:MODULE:FACTORY"),
             ("python:toy", "python:MODULE:FACTORY"),
             ("python:toy:", "python:MODULE:FACTORY"),

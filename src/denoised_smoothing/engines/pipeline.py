@@ -15,7 +15,7 @@ from torch.fx.experimental.optimization import fuse
 
 from denoised_smoothing.engines.locks import tracing
 from denoised_smoothing.errors import ClassifierError, DenoisedSmoothingError
-from denoised_smoothing.models.answers import check_answer, check_tensor
+from denoised_smoothing.models.answers import check_answer, check_tensor, logits_in
 from denoised_smoothing.models.protocols import Classifier, Denoiser
 
 
@@ -152,7 +152,7 @@ class TraceablePipeline(nn.Module):
 
     def forward(self, copies: Tensor) -> Tensor:
         images = copies if self.denoiser is None else self.denoiser(copies, self.sigma)
-        return self.classifier(images)
+        return logits_in(self.classifier(images))  # type: ignore[return-value]
 
 
 def folded(pipeline: Pipeline, copies: Float[Tensor, "b c h w"]) -> Pipeline:

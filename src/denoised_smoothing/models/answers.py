@@ -33,19 +33,36 @@ def labels_of(answer: Num[Tensor, "b ..."]) -> Int[Tensor, " b"]:
     return labels.masked_fill(tied, NO_CLASS).masked_fill(answer.isnan().any(dim=1), UNUSABLE)
 
 
+def logits_in(answer: object) -> object:
+    """Return the logits in an answer that holds more; any other answer as it is.
+
+    They are ``answer.logits`` (transformers), ``answer["logits"]``, or the only tensor of two
+    axes in a tuple.
+    """
+    if isinstance(answer, Tensor):
+        return answer
+    held = [getattr(answer, "logits", None)]
+    if isinstance(answer, Mapping):
+        held.append(answer.get("logits"))
+    found = [part for part in held if isinstance(part, Tensor)][:1]
+    if isinstance(answer, tuple) and not found:
+        found = [part for part in answer if isinstance(part, Tensor) and part.ndim == 2]
+    return found[0] if len(found) == 1 else answer
+
+
 def check_tensor(answer: object, role: str = "classifier") -> Tensor:
-    """Return the answer of a classifier or denoiser if it is a dense tensor.
+    """Return the answer of a classifier or denoiser if it is a dense tensor, or holds logits.
 
     Raises:
         ClassifierError: it is not; says how to get the tensor.
     """
     remedy = "Return a torch.Tensor."
+    if role == "classifier":
+        answer = logits_in(answer)
     if isinstance(answer, Tensor):
         if answer.layout is torch.strided and not answer.is_nested:
             return answer
         remedy = "Return a dense tensor, such as answer.to_dense()."
-    elif hasattr(answer, "logits"):  # of transformers
-        remedy = f"Wrap it: lambda images: {role}(images).logits"
     elif isinstance(answer, Mapping):
         keys = ", ".join(map(repr, answer))
         remedy = f"Return one entry of {keys}, such as {role}(images)[{next(iter(answer), '')!r}]."

@@ -24,34 +24,37 @@ CIFAR_RESNET = _source(
 )
 ONNX = _source(
     "classifiers.onnx",
-    "onnx:FILE[?mean=...&std=...&labels=...]",
+    "onnx:FILE[?mean=...&std=...&channels=bgr&labels=FILE]",
     "ONNX files, by ONNX Runtime",
-    *("mean", "std", "scale", "labels", "resolution", "output"),
+    *("mean", "std", "scale", "channels", "labels", "resolution", "output"),
     needs=("onnxruntime", "onnxruntime"),
 )
 PUBLISHED_CLASSIFIER = _source(
     "classifiers.published",
-    "checkpoint:FILE[?arch=NAME]",
-    "published with Cohen et al. and Salman et al.",
-    "arch",
+    "checkpoint:FILE[?arch=NAME&labels=FILE]",
+    "checkpoints of training scripts, and of the papers",
+    *("arch", "labels"),
     needs=("torchvision", "torchvision"),
 )
 TIMM = _source(
     "classifiers.timm",
-    "timm:NAME-OR-FOLDER[:WEIGHTS]",
+    "timm:NAME-OR-FOLDER[:WEIGHTS][?labels=FILE]",
     "models of timm, from its hub or a saved folder",
+    "labels",
     needs=("timm", "timm"),
 )
 TORCHVISION = _source(
     "classifiers.torchvision",
-    "torchvision:NAME[:WEIGHTS]",
+    "torchvision:NAME[:WEIGHTS][?labels=FILE]",
     "classifiers of torchvision",
+    "labels",
     needs=("torchvision", "torchvision"),
 )
 TRANSFORMERS = _source(
     "classifiers.transformers",
-    "hf:NAME-OR-FOLDER",
+    "hf:NAME-OR-FOLDER[?labels=FILE]",
     "image classifiers of transformers",
+    "labels",
     needs=("transformers", "hf"),
 )
 ZERO_SHOT = _source(

@@ -26,11 +26,11 @@ from enum import EnumType, StrEnum
 from functools import cache
 from importlib import metadata
 from importlib.util import find_spec
-from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any, TypeVar
 
-from denoised_smoothing.errors import MissingExtraError, SpecError
+from denoised_smoothing.errors import MissingExtraError, SpecError, raised_as
+from denoised_smoothing.models.label_names import read_names
 
 _OWN = "denoised-smoothing"
 _log = logging.getLogger(__name__)
@@ -101,8 +101,8 @@ class Spec:
         return self.given(**{name: _numbers}).get(name)
 
     def names(self, name: str) -> tuple[str, ...] | None:
-        """Return at least two names between commas, or the lines of a file; None if not given."""
-        return self.given(**{name: _names}).get(name)
+        """Return at least two names between commas, or those of a file; None if not given."""
+        return self.given(**{name: read_names}).get(name)
 
 
 _EXPECTED: dict[object, str] = {int: "a whole number", float: "a number"}
@@ -119,16 +119,6 @@ def _numbers(text: str) -> tuple[float, ...]:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
         raise ValueError("numbers such as 0.5,0.5,0.5") from None
-
-
-def _names(text: str) -> tuple[str, ...]:
-    path = Path(text).expanduser()
-    if "," not in text and path.is_file():
-        text = ",".join(path.read_text(encoding="utf-8").splitlines())
-    found = tuple(part.strip() for part in text.split(",") if part.strip())
-    if len(found) < 2:
-        raise ValueError("at least two names between commas, or a file with one a line")
-    return found
 
 
 @dataclass(frozen=True)
@@ -172,18 +162,20 @@ def open_spec(role: Role, text: str) -> Any:
     """Load the object that a spec names, from the source of its scheme.
 
     Raises:
-        SpecError: the scheme is unknown, the rest is missing, or an option is refused.
+        SpecError: the scheme is unknown, the rest is missing, an option is refused, or the source
+            failed with an error that is none of this package.
         MissingExtraError: a package is needed.
     """
     source, spec = resolve(role, text)
-    try:
-        load = resolve_name(source.load) if isinstance(source.load, str) else source.load
-        return load(spec)
-    except ImportError as error:
-        missing = source.missing
-        if missing is None or isinstance(error, MissingExtraError):
-            raise
-        raise missing from error
+    remedy = f"Check what the spec names: {source.form}."
+    with raised_as(SpecError, f"cannot load {text!r}", remedy):
+        try:
+            load = resolve_name(source.load) if isinstance(source.load, str) else source.load
+            return load(spec)
+        except ImportError as error:
+            if source.missing is None:
+                raise
+            raise source.missing from error
 
 
 def resolve(role: Role, text: str) -> tuple[Source, Spec]:

@@ -1,9 +1,8 @@
-"""Weights as safetensors, and the checkpoints published with the papers."""
+"""Weights as safetensors."""
 
 from __future__ import annotations
 
 import hashlib
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from denoised_smoothing.errors import WeightsError, first_line
+from denoised_smoothing.errors import WeightsError, raised_as
 from denoised_smoothing.files import write_atomically
 
 _PICKLE_STARTS = (b"\x80", b"PK\x03\x04")
@@ -27,69 +26,27 @@ def load_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     path = Path(path)
     if not path.is_file():
         raise WeightsError(f"there is no weights file {path}. Check the path in the spec.")
+    if is_pickle(path):
+        raise WeightsError(
+            f"{path} is a pickle (torch.save), which could run code. Weights must be "
+            "safetensors. Convert the file where you trust it: "
+            "safetensors.torch.save_file(torch.load(path, weights_only=True), new_path)"
+        )
+    what = f"{path} is not a complete safetensors file"
+    with (
+        raised_as(WeightsError, what, "Download or train it again."),
+        safetensors.safe_open(path, framework="pt") as weights,
+    ):
+        tensors = {name: weights.get_tensor(name) for name in weights.keys()}  # noqa: SIM118
+        return tensors, dict(weights.metadata() or {})
+
+
+def is_pickle(path: Path) -> bool:
+    """Return whether a file begins as torch.save begins one."""
     with path.open("rb") as file:
         head = file.read(9)
-        # The length of a safetensors header may begin like a pickle. Its ninth byte is a brace.
-        if head.startswith(_PICKLE_STARTS) and head[8:] != b"{":
-            raise WeightsError(
-                f"{path} is a pickle (torch.save), which could run code. Weights must be "
-                "safetensors. Convert the file where you trust it: "
-                "safetensors.torch.save_file(torch.load(path, weights_only=True), new_path)"
-            )
-    try:
-        with safetensors.safe_open(path, framework="pt") as weights:
-            tensors = {name: weights.get_tensor(name) for name in weights.keys()}  # noqa: SIM118
-            return tensors, dict(weights.metadata() or {})
-    except (safetensors.SafetensorError, OSError) as error:
-        raise WeightsError(
-            f"{path} is not a complete safetensors file ({error}). Download or train it again."
-        ) from error
-
-
-def load_checkpoint(named: str, arch: str | None, known: str) -> tuple[dict[str, Tensor], str]:
-    """Return the tensors of a ``checkpoint.pth.tar`` by plain names, and its architecture.
-
-    The layout is that of the code of Cohen et al. 2019 and Salman et al. 2020: a dictionary with
-    ``arch`` and ``state_dict``, whose names may begin with the ``module.`` of DataParallel and
-    the ``1.`` of the network after a normalising layer. ``weights_only=True`` runs no code.
-
-    Args:
-        arch: the architecture, or None for the one that the file names.
-        known: the known architectures, for the message.
-
-    Raises:
-        WeightsError: the file is missing, has another layout, names no architecture, or holds
-            other objects than tensors.
-    """
-    path = Path(named).expanduser()
-    if not path.is_file():
-        raise WeightsError(f"there is no checkpoint {path}. Check the path in the spec.")
-    try:
-        held = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        raise WeightsError(
-            f"cannot open {path} without running code that it may hold ({first_line(error)}). "
-            "Where you trust it, save only its tensors: "
-            "torch.save({'arch': NAME, 'state_dict': STATE_DICT}, NEW_FILE)"
-        ) from error
-    tensors = held.get("state_dict", held) if isinstance(held, dict) else None
-    if not isinstance(tensors, Mapping) or not all(isinstance(t, Tensor) for t in tensors.values()):
-        raise WeightsError(
-            f"a checkpoint must be a dictionary with 'arch' and 'state_dict', got {path} with "
-            "another layout. Save these two."
-        )
-    arch = arch or held.get("arch")
-    if arch is None:
-        raise WeightsError(
-            f"{named} names no architecture. Write checkpoint:{named}?arch=NAME with one of "
-            f"{known}."
-        )
-    return {_plain_name(name): tensor for name, tensor in tensors.items()}, str(arch)
-
-
-def _plain_name(name: str) -> str:
-    parts = [part for part in name.split(".") if part != "module"]
-    return ".".join(parts[1:] if parts[0] == "1" else parts)
+    # The length of a safetensors header may begin like a pickle. Its ninth byte is a brace.
+    return head.startswith(_PICKLE_STARTS) and head[8:] != b"{"
 
 
 def save_weights(
@@ -148,7 +105,9 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
             f"{source} holds weights of another architecture: {', '.join(differs[:3])}{more}. "
             "Name the architecture that was trained."
         )
-    module.load_state_dict(dict(tensors), strict=False)
+    what = f"cannot load the weights of {source}"
+    with raised_as(WeightsError, what, "Save them as plain tensors."):
+        module.load_state_dict(dict(tensors), strict=False)
 
 
 def weights_digest(module: nn.Module) -> str:

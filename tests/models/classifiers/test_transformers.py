@@ -86,6 +86,79 @@ def test_the_shorter_side_without_a_crop_takes_square_images(tmp_path: Path) -> 
         classifier(torch.zeros(1, 3, 40, 48))
 
 
+@pytest.mark.parametrize(("mean", "std"), [([0, 0, 0], [1, 1, 1]), (0, 1), (0.25, [0.5])])
+def test_numbers_instead_of_lists(mean: Any, std: Any, tmp_path: Path) -> None:
+    model = models.save_vit(tmp_path)
+    classifier = loaded(processed(tmp_path, image_mean=mean, image_std=std))
+    batch = torch.rand(2, 3, 32, 32)
+    mean, std = (torch.tensor(value).flatten()[0] for value in (mean, std))
+    expected = model((batch - mean) / std).logits
+    torch.testing.assert_close(classifier(batch), expected)
+
+
+def test_null_arguments_of_a_processor(tmp_path: Path) -> None:
+    models.save_vit(tmp_path)
+    plain = loaded(tmp_path)
+    unset = dict.fromkeys(
+        ("crop_size", "do_center_crop", "default_to_square", "resample", "rescale_factor")
+    )
+    batch = torch.rand(2, 3, 32, 32)
+    torch.testing.assert_close(loaded(processed(tmp_path, **unset))(batch), plain(batch))
+
+
+@pytest.mark.parametrize("offset", [False, True])
+@pytest.mark.parametrize("top", [False, True])
+def test_the_processor_of_efficientnet(top: bool, offset: bool, tmp_path: Path) -> None:
+    options = {"include_top": top, "rescale_offset": offset, "rescale_factor": 1 / 127.5}
+    size = {"height": 32, "width": 32}
+    processor = transformers.EfficientNetImageProcessor(size=size, resample=2, **options)
+    model = models.save_vit(tmp_path, processor)
+    image = torch.randint(0, 256, (3, 32, 32), dtype=torch.uint8)
+    expected = model(processor(images=image, return_tensors="pt")["pixel_values"]).logits
+    answer = loaded(tmp_path)(image[None] / 255)
+    torch.testing.assert_close(answer, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_timm_wrapper(tmp_path: Path) -> None:
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(0)
+    inner = timm.create_model("test_resnet", num_classes=4)
+    held = {"mean": [0.4, 0.5, 0.6], "std": [0.2, 0.3, 0.4], "input_size": [3, 32, 32]}
+    config = transformers.TimmWrapperConfig.from_dict({
+        "architecture": "test_resnet", "num_classes": 4, "label_names": list("abcd"),
+        "pretrained_cfg": held,
+    })  # fmt: skip
+    model = transformers.TimmWrapperForImageClassification(config).eval()
+    model.timm_model.load_state_dict(inner.state_dict())
+    model.save_pretrained(tmp_path)
+    classifier = loaded(tmp_path)
+    assert (classifier.label_names, classifier.resolution) == (tuple("abcd"), 32)
+    batch = torch.rand(2, 3, 32, 32)
+    normalised = (batch - classifier.mean) / classifier.std
+    assert classifier.mean.flatten().tolist() == pytest.approx([0.4, 0.5, 0.6])
+    torch.testing.assert_close(classifier(batch), inner.eval()(normalised))
+
+
+def test_label_names_may_be_given(tmp_path: Path) -> None:
+    models.save_vit(tmp_path)
+    spec = f"hf:{tmp_path}?labels="
+    assert load_classifier(f"{spec}a,b,c,d").label_names == ("a", "b", "c", "d")  # type: ignore[attr-defined]
+    with pytest.raises(SpecError, match=r"one name for each of the 4 classes .* got 2"):
+        load_classifier(f"{spec}a,b")
+
+
+@pytest.mark.parametrize(
+    "options", [{"problem_type": "multi_label_classification"}, {"num_labels": 1}]
+)
+def test_models_that_choose_no_single_label_are_refused(
+    options: dict[str, Any], tmp_path: Path
+) -> None:
+    config = {"id2label": {0: "a"}} if "num_labels" in options else options
+    models.save_vit(tmp_path, **config)
+    with pytest.raises(SettingError, match=r"must answer one of several labels, got .*python:"):
+        loaded(tmp_path)
+
+
 class TestRefusedProcessors:
     def test_one_that_crops_without_scaling(self, tmp_path: Path) -> None:
         crop = {"height": 32, "width": 32}

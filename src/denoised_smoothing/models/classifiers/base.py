@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from denoised_smoothing.errors import SettingError
+from denoised_smoothing.errors import SettingError, raised_as
 from denoised_smoothing.models.classifiers.preprocessing import Resize
 
 
@@ -19,7 +19,7 @@ class ImageClassifier(nn.Module):
     the original image.
 
     Args:
-        network: normalised images [B, C, H, W] to logits [B, K].
+        network: normalised images [B, C, H, W] to logits [B, K], or [B, 1] for two classes.
         mean, std: one number for each channel, to subtract and to divide by.
         label_names: K names, or None.
         resolution: height and width that the data set's images should have, or None.
@@ -40,6 +40,10 @@ class ImageClassifier(nn.Module):
         input_size: int | Resize | None = None,
     ) -> None:
         super().__init__()
+        with raised_as(
+            SettingError, f"mean and std must be numbers, got {mean} and {std}", "Correct them."
+        ):
+            mean, std = ([float(value) for value in values] for values in (mean, std))
         if len(mean) != len(std) or not all(value > 0 for value in std):
             raise SettingError(
                 "mean and std must have one number for each channel, and std must be above 0, "
@@ -62,10 +66,12 @@ class ImageClassifier(nn.Module):
         return None if self.resize is None else self.resize.size
 
     def forward(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k"]:
-        """Return the logits of images in [0, 1]."""
+        """Return the logits of images in [0, 1]; those of a network of one logit are 0 and it."""
         if self.resize is not None:
             images = self.resize(images)
         logits: Tensor = self.network((images - self.mean) / self.std)
+        if logits.ndim == 2 and logits.shape[1] == 1:
+            return torch.cat([torch.zeros_like(logits), logits], dim=1)
         return logits
 
 
@@ -81,3 +87,13 @@ def check_channels(channels: int, name: str) -> int:
             f"{name}. Wrap it in a function of such images: python:MODULE:FACTORY."
         )
     return channels
+
+
+def for_channels(values: Sequence[float], channels: int) -> tuple[float, ...]:
+    """Return a mean or std for each channel, given one for all or one for each of others.
+
+    Their average stands for channels that they do not describe, as of a grey image for RGB.
+    """
+    if len(values) == channels:
+        return tuple(values)
+    return (sum(values) / len(values),) * channels

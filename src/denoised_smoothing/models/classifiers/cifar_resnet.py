@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from denoised_smoothing.errors import SettingError, WeightsError
+from denoised_smoothing.errors import SettingError, WeightsError, raised_as
 from denoised_smoothing.models.classifiers.base import ImageClassifier
 from denoised_smoothing.models.specs import Spec
 from denoised_smoothing.models.weights import fill, load_weights, save_weights
@@ -166,13 +166,15 @@ def load_cifar_resnet(path: str | Path, depth: int | None = None) -> ImageClassi
     network = CifarResNet(depth, classes=classes, channels=channels)
     fill(network, tensors, f"{path} (as cifar-resnet{depth})")
     usual = (IMAGENET_MEAN, IMAGENET_STD) if channels == 3 else ((0.5,), (0.5,))
-    return ImageClassifier(
-        network,
-        mean=json.loads(metadata.get("mean", json.dumps(usual[0]))),
-        std=json.loads(metadata.get("std", json.dumps(usual[1]))),
-        label_names=json.loads(metadata.get("label_names", "null")),
-        resolution=int(metadata.get("resolution", 32)),
-    ).eval()
+    remedy = "Save it again with the command that wrote it."
+    with raised_as(WeightsError, f"cannot read the metadata of {path}", remedy):
+        return ImageClassifier(
+            network,
+            mean=json.loads(metadata.get("mean", json.dumps(usual[0]))),
+            std=json.loads(metadata.get("std", json.dumps(usual[1]))),
+            label_names=json.loads(metadata.get("label_names", "null")),
+            resolution=int(metadata.get("resolution", 32)),
+        ).eval()
 
 
 def save_cifar_resnet(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator, Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -13,39 +15,59 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from denoised_smoothing.errors import ClassifierError, SettingError, WeightsError, first_line
+from denoised_smoothing.errors import (
+    ClassifierError,
+    SettingError,
+    WeightsError,
+    first_line,
+    raised_as,
+)
 from denoised_smoothing.files import sha256_of
 from denoised_smoothing.models.classifiers.base import check_channels
+from denoised_smoothing.models.classifiers.onnx_outputs import Answer, choose
 from denoised_smoothing.models.classifiers.preprocessing import Interpolation, Resize
 from denoised_smoothing.models.specs import Spec
 
-_TYPES = {
+_RUN_REMEDY = "Check that it takes images of this size and number of channels."
+_TYPES: dict[str, Any] = {
     "tensor(float)": np.float32,
     "tensor(float16)": np.float16,
     "tensor(double)": np.float64,
+    "tensor(uint8)": np.uint8,
 }
+
+
+class ChannelOrder(StrEnum):
+    """The order of a model's colour channels."""
+
+    RGB = "rgb"
+    BGR = "bgr"
 
 
 class OnnxClassifier:
     """An ONNX model: [B, C, H, W] or [B, H, W, C] to logits [B, K] or labels [B].
 
     If the model has a fixed batch size, batches are split, and the last part is padded with
-    zeros. If it has a fixed image size, images are resized after the noise. It runs on the
-    device of the images if ONNX Runtime supports that, on one thread for each caller. It has no
-    gradients, and the precision of the file.
+    zeros. If a side of its images is fixed, images are resized after the noise. A model of bytes
+    gets values rounded to 0 to 255. It runs on the device of the images if ONNX Runtime supports
+    that, on one thread for each caller. It has no gradients, and the precision of the file.
 
     Args:
-        mean, std: one number for each channel, or one for all, to subtract and divide by.
-        scale: factor of pixel values before that: 255 for models of 8-bit values.
+        mean, std: one number for each channel of the model, or one for all, to subtract and
+            divide by.
+        scale: factor of pixel values before that; None for 255 for models of bytes and where a
+            mean or std is above 1, and for 1 otherwise.
         interpolation: interpolation of resizing, for a model of a fixed image size.
-        label_names: K names, or None.
+        label_names: K names, or None for those in the file.
         resolution: size of the data set's images, or None for the model's fixed size.
-        output: name of the output, or None for the first.
+        output: name of the output, or None for the only one that is an answer by its shape (see
+            :func:`.choose`).
+        order: the order of the model's channels.
 
     Raises:
         WeightsError: there is no such file, or ONNX Runtime cannot run it.
-        SettingError: its input is not one batch of float images of 1 or 3 channels, or std or
-            scale is not above 0.
+        SettingError: its input is not one batch of images of 1 or 3 channels, several outputs may
+            be the answer, or std or scale is not above 0.
         ImportError: onnxruntime is not installed.
     """
 
@@ -54,40 +76,45 @@ class OnnxClassifier:
         path: str | Path,
         mean: Sequence[float] = (0.0,),
         std: Sequence[float] = (1.0,),
-        scale: float = 1.0,
+        scale: float | None = None,
         interpolation: Interpolation = Interpolation.BILINEAR,
         label_names: Sequence[str] | None = None,
         resolution: int | None = None,
         output: str | None = None,
+        order: ChannelOrder = ChannelOrder.RGB,
     ) -> None:
+        import onnx
         import onnxruntime
 
-        if not all(value > 0 for value in (*std, scale)):
-            raise SettingError(
-                f"std and scale must be above 0, got std={tuple(std)} and scale={scale}. "
-                "Correct them."
-            )
         self._path = Path(path).expanduser()
         session = _opened(self._path)
         self._sessions, given = {"cpu": session}, session.get_inputs()
-        digests = [sha256_of(path) for path in (self._path, *_data_files(self._path))]
-        self.content = hashlib.sha256(bytes.fromhex("".join(digests))).hexdigest()
-        self.runtime = f"onnxruntime {onnxruntime.__version__}"
         if len(given) != 1 or given[0].type not in _TYPES or len(given[0].shape) != 4:
             inputs = ", ".join(f"{item.name}: {item.type}{item.shape}" for item in given)
             raise SettingError(
-                f"the input of {path} must be one batch of float images, [B, C, H, W] or "
+                f"the input of {path} must be one batch of float or uint8 images, [B, C, H, W] or "
                 f"[B, H, W, C], got {inputs}. Export it again without other inputs."
             )
+        chosen = choose(session.get_outputs(), output, str(path))
+        with raised_as(WeightsError, f"cannot read {path}", "Export it again."):
+            model = onnx.load(self._path, load_external_data=False)
+            digests = [sha256_of(path) for path in (self._path, *_data_files(self._path, model))]
+            self._answer = Answer(model, chosen)
+        self.content = hashlib.sha256(bytes.fromhex("".join(digests))).hexdigest()
+        self.runtime = f"onnxruntime {onnxruntime.__version__}"
         self._input = given[0].name
         self._type = _TYPES[given[0].type]
         self._batch, self._channels_last, size, self.channels = _layout(given[0].shape, str(path))
         self._resize = size and Resize(size, interpolation=interpolation)
-        self._output = _output_name(session, output, str(path))
-        self.label_names = None if label_names is None else tuple(label_names)
+        if label_names is not None:
+            self._answer.label_names = tuple(label_names)
         square = size is not None and size[0] == size[1]
         self.resolution = size[0] if resolution is None and size and square else resolution
-        self._scale, self._normalises = scale, any(mean) or set(std) != {1.0}
+        self._normalises = any(mean) or set(std) != {1.0}
+        if scale is None:
+            scale = 255.0 if max(*mean, *std) > 1 or self._type is np.uint8 else 1.0
+        _check_preparation(mean, std, scale, self._normalises and self._type is np.uint8)
+        self._scale, self._flips = scale, order is ChannelOrder.BGR
         self._mean = _per_channel(mean, self.channels, "mean")
         self._std = _per_channel(std, self.channels, "std")
 
@@ -97,13 +124,20 @@ class OnnxClassifier:
     """Several threads may call it."""
 
     @property
+    def label_names(self) -> tuple[str, ...] | None:
+        """The names of the classes, if known."""
+        return self._answer.label_names
+
+    @property
     def network_size(self) -> tuple[int, int] | None:
         """Height and width of the model's input, or None for those of the images."""
         return None if self._resize is None else self._resize.size
 
     def fingerprint_parts(self) -> dict[str, object]:
         """Return the attributes without path and sessions; ``content`` is the files' digest."""
-        return {name: v for name, v in vars(self).items() if name not in ("_path", "_sessions")}
+        left_out = ("_path", "_sessions", "_answer")
+        parts = {name: value for name, value in vars(self).items() if name not in left_out}
+        return parts | vars(self._answer)
 
     def __call__(self, images: Float[Tensor, "b c h w"]) -> Tensor:
         """Return logits [B, K] or labels [B] of images in [0, 1], on their device.
@@ -119,13 +153,13 @@ class OnnxClassifier:
         session = self._sessions[device]
         answers = np.concatenate([self._run(session, piece) for piece in pieces])
         answer = torch.from_numpy(answers).to(images.device)
-        if answer.ndim > 2 and answer.shape[2:].numel() == 1:  # 1x1 features after a pooling
-            answer = answer.flatten(1)
         return answer.float() if answer.is_floating_point() else answer
 
     def _prepared(self, images: Tensor) -> Tensor:
         if self._resize is not None:
             images = self._resize(images)
+        if self._flips:
+            images = images.flip(1)
         if self._scale != 1:
             images = images * self._scale
         if self._normalises:
@@ -136,9 +170,12 @@ class OnnxClassifier:
         count = len(images)
         if self._batch is not None and count < self._batch:
             images = functional.pad(images, (0, 0) * 3 + (0, self._batch - count))
+        if self._type is np.uint8:
+            images = images.round().clamp(0, 255)
         values = images.contiguous().cpu().numpy().astype(self._type, copy=False)
-        (answer,) = session.run([self._output], {self._input: values})
-        if not isinstance(answer, np.ndarray) or len(answer) != len(values):
+        with raised_as(ClassifierError, f"ONNX Runtime fails on {self._path}", _RUN_REMEDY):
+            answer = self._answer.decode(session.run([self._answer.name], {self._input: values})[0])
+        if answer.ndim == 0 or len(answer) != len(values):
             raise ClassifierError(
                 f"{self._path} must return logits [B, K], got shape {np.shape(answer)} for "
                 f"{len(values)} images. Name another output: onnx:FILE?output=NAME."
@@ -161,25 +198,43 @@ def _opened(path: Path, device: str = "cpu") -> Any:
     try:
         return onnxruntime.InferenceSession(path, options, providers=providers)
     except Exception as error:  # its errors have no common base
+        if missing := _missing_data(path):
+            raise WeightsError(
+                f"{path} keeps weights in the file {missing}, which is not there. Put it where it "
+                "was exported to, next to the model and under its old name."
+            ) from error
         raise WeightsError(
             f"ONNX Runtime cannot run {path} ({first_line(error)}). Export it again, for an opset "
             "that this version supports."
         ) from error
 
 
-def _data_files(path: Path) -> list[Path]:
-    """Return the files of external weights of a model, wherever it uses them, sorted."""
+def _missing_data(path: Path) -> Path | None:
+    """Return a file of external weights that is missing."""
     import onnx
 
-    tensors = _tensors(onnx.load(path, load_external_data=False), onnx.TensorProto)
+    try:
+        model = onnx.load(path, load_external_data=False)
+        return next((file for file in _locations(path, model) if not file.is_file()), None)
+    except Exception:  # damaged; the error of ONNX Runtime says so
+        return None
+
+
+def _data_files(path: Path, model: Any) -> list[Path]:
+    """Return the files of external weights of a model, wherever it uses them, sorted."""
+    return [file for file in _locations(path, model) if file.is_file()]
+
+
+def _locations(path: Path, model: Any) -> list[Path]:
+    import onnx
+
     locations = {
         entry.value
-        for tensor in tensors
+        for tensor in _tensors(model, onnx.TensorProto)
         for entry in tensor.external_data
         if entry.key == "location"
     }
-    files = (path.parent / location for location in locations)
-    return sorted(file for file in files if file.is_file())
+    return sorted(path.parent / location for location in locations)
 
 
 def _tensors(message: Any, kind: type) -> Iterator[Any]:
@@ -202,22 +257,23 @@ def _layout(
     channels, height, width = (rest[2], *rest[:2]) if last else rest
     if channels is not None:
         check_channels(channels, name)
-    if (height is None) != (width is None):
-        raise SettingError(
-            f"both sides of the input must be fixed or none, got {list(shape)} in {name}. Export "
-            "it again."
-        )
-    size = None if height is None or width is None else (height, width)
+    fixed = height or width  # one fixed side stands for both
+    size = None if fixed is None else (height or fixed, width or fixed)
     return batch, last, size, channels
 
 
-def _output_name(session: Any, wanted: str | None, name: str) -> str:
-    names = [item.name for item in session.get_outputs()]
-    if wanted is None:
-        return str(names[0])
-    if wanted not in names:
-        raise SettingError(f"{name} has no output {wanted!r}. Use {' or '.join(names)}.")
-    return wanted
+def _check_preparation(
+    mean: Sequence[float], std: Sequence[float], scale: float, normalises_bytes: bool
+) -> None:
+    if min(*std, scale) <= 0 or not all(map(math.isfinite, (*mean, *std, scale))):
+        raise SettingError(
+            f"std and scale must be above 0, got std={tuple(std)} and scale={scale}. Correct them."
+        )
+    if normalises_bytes:
+        raise SettingError(
+            f"a model of uint8 images normalises them itself, got mean={tuple(mean)} and "
+            f"std={tuple(std)}. Omit both."
+        )
 
 
 def _per_channel(values: Sequence[float], channels: int | None, name: str) -> Tensor:
@@ -235,8 +291,9 @@ def load_spec(spec: Spec) -> OnnxClassifier:
         spec.rest,
         spec.numbers("mean") or (0.0,),
         spec.numbers("std") or (1.0,),
-        (spec.numbers("scale") or (1.0,))[0],
+        (spec.numbers("scale") or (None,))[0],
         label_names=spec.names("labels"),
         resolution=spec.number("resolution", 1) if "resolution" in spec.options else None,
         output=spec.options.get("output"),
+        order=spec.given(channels=ChannelOrder).get("channels", ChannelOrder.RGB),
     )

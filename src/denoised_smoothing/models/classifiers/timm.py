@@ -8,14 +8,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
-from denoised_smoothing.errors import SettingError, SpecError, WeightsError
-from denoised_smoothing.models.classifiers.base import ImageClassifier, check_channels
+from denoised_smoothing.errors import SettingError, SpecError, WeightsError, raised_as
+from denoised_smoothing.models.checkpoints import Checkpoint, open_checkpoint
+from denoised_smoothing.models.classifiers.base import (
+    ImageClassifier,
+    check_channels,
+    for_channels,
+)
+from denoised_smoothing.models.classifiers.fine_tuned import class_names, fitted
 from denoised_smoothing.models.classifiers.preprocessing import Interpolation, Resize, Scaling
 from denoised_smoothing.models.hub import model_folder
 from denoised_smoothing.models.specs import Spec
-from denoised_smoothing.models.weights import fill, load_weights
 
 _SCALINGS = {
     "center": Scaling.SHORTER,
@@ -24,57 +27,122 @@ _SCALINGS = {
 }
 
 
-def load_timm(name: str) -> ImageClassifier:
+def load_timm(name: str, *, label_names: Sequence[str] | None = None) -> ImageClassifier:
     """Load a classifier of timm with its own preprocessing, resolution and label names.
 
     Args:
         name: a model, with or without its tag, downloaded from the hub once; ``NAME:FILE`` for
-            weights in a safetensors file, ``NAME:none`` for random weights; or a folder that
-            ``timm.models.save_for_hf`` wrote.
+            fine-tuned weights in a file (see :func:`.open_checkpoint`), ``NAME:none`` for random
+            weights; or a folder that ``timm.models.save_for_hf`` wrote.
+        label_names: a name for each class, instead of those of the weights.
 
     Raises:
-        SpecError: timm has no such model.
+        SpecError: timm has no such model, or the label names are not as many as the classes.
         WeightsError: the weights are not available or do not fit.
         SettingError: the model needs other channels, or preprocessing that is not supported.
         ImportError: timm is not installed.
     """
-    import timm.data
-
-    model = _from_folder(name) if Path(name).expanduser().is_dir() else _by_name(name)
-    if int(model.num_classes) < 2:  # type: ignore[arg-type]
-        raise WeightsError(
-            f"timm:{name} has no classifying layer (num_classes={model.num_classes}). Use a model "
-            "that was trained to classify."
-        )
-    config = timm.data.resolve_model_data_config(model)
-    channels = check_channels(config["input_size"][0], f"timm:{name}")
-    resize = _resize(config, f"timm:{name}")
-    label_names = _label_names(model)
-    _forget_place(model)
-    return ImageClassifier(
-        model,
-        _for_each(config["mean"], channels),
-        _for_each(config["std"], channels),
-        label_names,
-        resolution=resize.size[0] if resize.size[0] == resize.size[1] else None,
-        input_size=resize,
-    ).eval()
+    if Path(name).expanduser().is_dir():
+        return timm_classifier(_from_folder(name), f"timm:{name}", label_names)
+    architecture, _, weights = name.partition(":")
+    _check_name(architecture)
+    if weights == "none":
+        return timm_classifier(_built(architecture), f"timm:{name}", label_names)
+    if weights:
+        return timm_from(architecture, open_checkpoint(weights), label_names)
+    return timm_classifier(_published(architecture), f"timm:{name}", label_names)
 
 
-def _by_name(name: str) -> nn.Module:
+def timm_from(
+    architecture: str, checkpoint: Checkpoint, label_names: Sequence[str] | None = None
+) -> ImageClassifier:
+    """Return a classifier of timm with the weights, classes and channels of a file.
+
+    Raises:
+        SpecError, WeightsError, SettingError, ImportError: as :func:`load_timm`.
+    """
     import timm
 
-    architecture, _, weights = name.partition(":")
-    known = timm.list_models(include_tags=False)
-    if architecture.partition(".")[0] not in known:
-        nearest = difflib.get_close_matches(architecture.partition(".")[0], known)
+    _check_name(architecture)
+    with raised_as(SpecError, f"timm has no weights {architecture!r}", "Omit the tag."):
+        usual = timm.models.get_pretrained_cfg_value(architecture, "num_classes") or 1000
+
+    def build(classes: int, channels: int) -> Any:
+        return _built(architecture, num_classes=classes, in_chans=channels)
+
+    model = fitted(build, usual, checkpoint, f"timm:{architecture}").network
+    return timm_classifier(model, f"timm:{architecture}", label_names, checkpoint.label_names)
+
+
+def timm_classifier(
+    model: Any,
+    name: str,
+    given: Sequence[str] | None = None,
+    known: Sequence[str] | None = None,
+) -> ImageClassifier:
+    """Return a model of timm after its preprocessing.
+
+    Args:
+        name: for messages.
+        given: a name for each class, instead of those of the model.
+        known: names of the weights, before those of the model.
+
+    Raises:
+        SpecError, WeightsError, SettingError: as :func:`load_timm`.
+    """
+    import timm.data
+
+    classes = int(model.num_classes)
+    if classes < 1:
+        raise WeightsError(
+            f"{name} has no classifying layer (num_classes={classes}). Use a model that was "
+            "trained to classify."
+        )
+    with raised_as(WeightsError, f"cannot read the preprocessing of {name}", _REMEDY):
+        config = timm.data.resolve_model_data_config(model)
+        channels = check_channels(config["input_size"][0], name)
+        resize = _resize(config, name)
+        mean, std = (for_channels(config[key], channels) for key in ("mean", "std"))
+        label_names = class_names(given, [known, _label_names(model)], max(classes, 2), name)
+        _forget_place(model)
+        side = resize.size[0] if resize.size[0] == resize.size[1] else None
+        return ImageClassifier(model, mean, std, label_names, side, resize).eval()
+
+
+_REMEDY = "Name a folder that timm.models.save_for_hf wrote."
+
+
+def knows(name: str) -> bool:
+    """Return whether timm has a model of that name, with or without a tag."""
+    import timm
+
+    return name.partition(".")[0] in timm.list_models(include_tags=False)
+
+
+def _check_name(name: str) -> None:
+    import timm
+
+    if not knows(name):
+        nearest = difflib.get_close_matches(name.partition(".")[0], timm.list_models())
         hint = f"Did you mean {' or '.join(nearest)}?" if nearest else "Use resnet18, for example."
-        raise SpecError(f"timm has no model {architecture!r}, and there is no such folder. {hint}")
-    if weights:
-        model: nn.Module = timm.create_model(architecture, pretrained=False)
-        if weights != "none":
-            fill(model, load_weights(weights)[0], f"{weights} (as timm:{architecture})")
-        return model
+        raise SpecError(f"timm has no model {name!r}, and there is no such folder. {hint}")
+
+
+def _built(architecture: str, **options: int) -> Any:
+    """Return a model of timm with random weights."""
+    import timm
+
+    with raised_as(WeightsError, f"cannot build {architecture} {options}", "Use another model."):
+        model: Any = timm.create_model(architecture, pretrained=False, **options)
+    if channels := options.get("in_chans"):
+        sides = model.pretrained_cfg["input_size"][1:]
+        model.pretrained_cfg = {**model.pretrained_cfg, "input_size": (channels, *sides)}
+    return model
+
+
+def _published(architecture: str) -> Any:
+    import timm
+
     try:
         configuration = timm.get_pretrained_cfg(architecture)
     except RuntimeError:  # an unknown tag
@@ -82,23 +150,17 @@ def _by_name(name: str) -> nn.Module:
     if configuration is None or not configuration.hf_hub_id:
         raise SpecError(
             f"timm has no weights for {architecture!r}. Name a folder with weights, a file as "
-            f"timm:{architecture}:FILE.safetensors, or another model (timm.list_pretrained())."
+            f"timm:{architecture}:FILE, or another model (timm.list_pretrained())."
         )
     return _from_folder(configuration.hf_hub_id)
 
 
-def _from_folder(named: str) -> nn.Module:
+def _from_folder(named: str) -> Any:
     import timm
 
     folder = model_folder(named, holds="config.json")
-    try:
-        model: nn.Module = timm.create_model(f"local-dir:{folder}", pretrained=True)
-    except (OSError, RuntimeError, ValueError, KeyError, AssertionError) as error:
-        raise WeightsError(
-            f"cannot load {named} as a model of timm ({type(error).__name__}: {error}). Name a "
-            "folder that timm.models.save_for_hf wrote."
-        ) from error
-    return model
+    with raised_as(WeightsError, f"cannot load {named} as a model of timm", _REMEDY):
+        return timm.create_model(f"local-dir:{folder}", pretrained=True)
 
 
 def _resize(config: dict[str, Any], name: str) -> Resize:
@@ -130,10 +192,6 @@ def _forget_place(model: Any) -> None:
     model.pretrained_cfg = model.default_cfg = kept
 
 
-def _for_each(values: Sequence[float], channels: int) -> Sequence[float]:
-    return tuple(values) * channels if len(values) == 1 else tuple(values)[:channels]
-
-
 def _label_names(model: Any) -> Sequence[str] | None:
     """Return the names saved with the model, or those of ImageNet for weights of timm."""
     from timm.data import ImageNetInfo, infer_imagenet_subset
@@ -153,4 +211,4 @@ def _label_names(model: Any) -> Sequence[str] | None:
 
 def load_spec(spec: Spec) -> ImageClassifier:
     """Return the model of a spec."""
-    return load_timm(spec.rest)
+    return load_timm(spec.rest, label_names=spec.names("labels"))

@@ -4,25 +4,37 @@ from __future__ import annotations
 
 import difflib
 import logging
-import pickle
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch.hub
 from torch import nn
 
-from denoised_smoothing.errors import MissingExtraError, SpecError, WeightsError
+from denoised_smoothing.errors import MissingExtraError, SpecError, WeightsError, raised_as
 from denoised_smoothing.files import sha256_of
-from denoised_smoothing.models.classifiers.base import ImageClassifier
+from denoised_smoothing.models.checkpoints import Checkpoint, open_checkpoint
+from denoised_smoothing.models.classifiers.base import (
+    ImageClassifier,
+    check_channels,
+    for_channels,
+)
 from denoised_smoothing.models.classifiers.cifar_resnet import IMAGENET_MEAN, IMAGENET_STD
+from denoised_smoothing.models.classifiers.fine_tuned import RGB, Fitted, class_names, fitted
 from denoised_smoothing.models.classifiers.preprocessing import Interpolation, Resize, Scaling
 from denoised_smoothing.models.specs import Spec
-from denoised_smoothing.models.weights import fill, load_weights
 
 _log = logging.getLogger(__name__)
 
+_INCEPTIONS = ("googlenet", "inception_v3")
+"""They have classifiers for training only, which files of fine-tuned weights may lack."""
+CLASSES = 1000
+"""The number of classes of a network that is built without weights."""
 
-def load_torchvision(name: str, *, weights: str = "DEFAULT") -> ImageClassifier:
+
+def load_torchvision(
+    name: str, *, weights: str = "DEFAULT", label_names: Sequence[str] | None = None
+) -> ImageClassifier:
     """Load a classifier of torchvision with the transforms and label names of its weights.
 
     Its resolution is the crop size of the transforms. Images of another size are resized and
@@ -30,12 +42,14 @@ def load_torchvision(name: str, *, weights: str = "DEFAULT") -> ImageClassifier:
 
     Args:
         name: such as ``resnet50``.
-        weights: the name of published weights, which are downloaded once; a safetensors file,
-            with normalisation, resolution and label names of the default weights; or ``none``
-            for random weights, 224 pixels and no label names.
+        weights: the name of published weights, which are downloaded once; a file of fine-tuned
+            weights (see :func:`.open_checkpoint`); or ``none`` for random weights, 224 pixels and
+            no label names.
+        label_names: a name for each class, instead of those of the weights.
 
     Raises:
-        SpecError: torchvision has no such classifier, or no such weights of it.
+        SpecError: torchvision has no such classifier, or no such weights of it, or the label
+            names are not as many as the classes.
         WeightsError: the download failed, or the file does not fit.
         MissingExtraError: torchvision is not installed.
     """
@@ -43,21 +57,64 @@ def load_torchvision(name: str, *, weights: str = "DEFAULT") -> ImageClassifier:
     published = models.get_model_weights(name).__members__
     if weights == "none":
         network = models.get_model(name, weights=None)
-        return ImageClassifier(network, IMAGENET_MEAN, IMAGENET_STD, resolution=224).eval()
-    chosen = published.get(weights, published["DEFAULT"])
+        names = class_names(label_names, [], CLASSES, f"torchvision:{name}")
+        return ImageClassifier(network, IMAGENET_MEAN, IMAGENET_STD, names, resolution=224).eval()
     if weights in published:
-        network = _download(models, name, chosen)
-    elif Path(weights).suffix or Path(weights).exists():
-        network = models.get_model(name, weights=None)
-        fill(network, load_weights(weights)[0], f"{weights} (as torchvision:{name})")
-        if hasattr(network, "transform_input"):
+        chosen = published[weights]
+        ready = Fitted(_download(models, name, chosen), len(chosen.meta["categories"]), RGB)
+        return _with_transforms(ready, chosen, label_names, [], name)
+    if Path(weights).suffix or Path(weights).exists():
+        return torchvision_from(name, open_checkpoint(weights), label_names)
+    raise SpecError(
+        f"torchvision has no weights {weights!r} for {name}. Use {', '.join(published)}, none "
+        "or the path of a file of weights."
+    )
+
+
+def torchvision_from(
+    name: str, checkpoint: Checkpoint, label_names: Sequence[str] | None = None
+) -> ImageClassifier:
+    """Return a classifier of torchvision with the weights, classes and channels of a file.
+
+    The transforms are those of the default weights. So are the label names, if the number of
+    classes is the same and the file has no names.
+
+    Raises:
+        SpecError, WeightsError, MissingExtraError: as :func:`load_torchvision`.
+    """
+    models = _models_with(name)
+    auxiliary = any("aux" in key.lower() for key in checkpoint.tensors)
+    options = {"aux_logits": auxiliary, "init_weights": False} if name in _INCEPTIONS else {}
+
+    def build(classes: int, channels: int) -> Any:
+        network: Any = models.get_model(name, weights=None, num_classes=classes, **options)
+        if channels != RGB:
+            _take_channels(network, channels, f"torchvision:{name}")
+        elif name in _INCEPTIONS:
             network.transform_input = True  # as in all published weights of the Inceptions
-    else:
-        raise SpecError(
-            f"torchvision has no weights {weights!r} for {name}. Use {', '.join(published)}, none "
-            "or the path of a safetensors file."
-        )
-    preset = chosen.transforms()
+        return network
+
+    ready = fitted(build, CLASSES, checkpoint, f"torchvision:{name}")
+    weights = models.get_model_weights(name).DEFAULT
+    return _with_transforms(ready, weights, label_names, [checkpoint.label_names], name)
+
+
+def _take_channels(network: nn.Module, channels: int, name: str) -> None:
+    """Replace the weights of the first convolution by such for another number of channels."""
+    check_channels(channels, name)
+    first = next(module for module in network.modules() if isinstance(module, nn.Conv2d))
+    first.in_channels = channels
+    first.weight = nn.Parameter(first.weight[:, :channels].detach().clone())
+
+
+def _with_transforms(
+    ready: Fitted,
+    weights: Any,
+    given: Sequence[str] | None,
+    known: Sequence[Sequence[str] | None],
+    name: str,
+) -> ImageClassifier:
+    preset = weights.transforms()
     side = preset.crop_size[0]
     resize = Resize(
         (side, side),
@@ -66,8 +123,22 @@ def load_torchvision(name: str, *, weights: str = "DEFAULT") -> ImageClassifier:
         Interpolation(preset.interpolation.value),
     )
     return ImageClassifier(
-        network, preset.mean, preset.std, chosen.meta["categories"], side, resize
+        ready.network,
+        for_channels(preset.mean, ready.channels),
+        for_channels(preset.std, ready.channels),
+        class_names(
+            given, [*known, weights.meta["categories"]], ready.classes, f"torchvision:{name}"
+        ),
+        side,
+        resize,
     ).eval()
+
+
+def knows(name: str) -> bool:
+    """Return whether torchvision has an image classifier of that name."""
+    from torchvision import models
+
+    return name in models.list_models(module=models)
 
 
 def _models_with(name: str) -> Any:
@@ -85,18 +156,16 @@ def _models_with(name: str) -> Any:
 
 
 def _download(models: Any, name: str, chosen: Any) -> nn.Module:
-    try:
+    remedy = (
+        f"Download that file on a machine with internet access and use torchvision:{name}:FILE."
+    )
+    with raised_as(
+        WeightsError, f"cannot download the weights of {name} from {chosen.url}", remedy
+    ):
         _remove_altered(chosen.url)
         # Opened as tensors first, because torch.hub would run code in the file.
         chosen.get_state_dict(check_hash=True, weights_only=True)
         network: nn.Module = models.get_model(name, weights=chosen)
-    except (OSError, RuntimeError, pickle.UnpicklingError) as error:
-        raise WeightsError(
-            f"cannot download the weights of {name} from {chosen.url} ({error}). Download that "
-            "file on a machine with internet access, convert it with "
-            "safetensors.torch.save_file(torch.load(FILE, weights_only=True), NEW_FILE), and use "
-            f"torchvision:{name}:NEW_FILE."
-        ) from error
     return network
 
 
@@ -115,4 +184,4 @@ def _remove_altered(url: str) -> None:
 def load_spec(spec: Spec) -> ImageClassifier:
     """Return the model of a spec."""
     name, _, weights = spec.rest.partition(":")
-    return load_torchvision(name, weights=weights or "DEFAULT")
+    return load_torchvision(name, weights=weights or "DEFAULT", label_names=spec.names("labels"))

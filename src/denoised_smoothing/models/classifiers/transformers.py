@@ -11,9 +11,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from denoised_smoothing.errors import SettingError, WeightsError, first_line
+from denoised_smoothing.errors import SettingError, WeightsError, first_line, raised_as
 from denoised_smoothing.models.classifiers.base import ImageClassifier, check_channels
+from denoised_smoothing.models.classifiers.fine_tuned import class_names
 from denoised_smoothing.models.classifiers.preprocessing import Interpolation, Resize, Scaling
+from denoised_smoothing.models.classifiers.timm import timm_classifier
 from denoised_smoothing.models.hub import model_folder
 from denoised_smoothing.models.specs import Spec
 
@@ -27,23 +29,38 @@ _TOLERANCE = 2.5 / 255
 """Maximum difference to values of the processor, which rounds to 8 bits in between."""
 
 
-def load_transformers(named: str) -> ImageClassifier:
+def load_transformers(named: str, *, label_names: Sequence[str] | None = None) -> ImageClassifier:
     """Load an image classifier of transformers. Its resolution is that of its processor.
 
     Args:
         named: a folder that ``save_pretrained`` of model and processor wrote, or ``OWNER/NAME``
             on the hub, downloaded once.
+        label_names: a name for each class, instead of those of the model.
 
     Raises:
+        SpecError: the label names are not as many as the classes.
         WeightsError: the model is not available, has another task, or has no weights.
-        SettingError: the model needs other channels, or a processor that is not supported.
+        SettingError: the model answers several labels at once or a number, needs other channels,
+            or a processor that is not supported.
         ImportError: transformers is not installed.
     """
     import transformers
 
     folder = model_folder(named, holds="config.json")
     model = load_model(transformers.AutoModelForImageClassification, folder, named)
-    return with_processor(_Logits(model), model.config, folder, named, _label_names(model.config))
+    config = model.config
+    if config.problem_type not in (None, "single_label_classification") or config.num_labels < 2:
+        raise SettingError(
+            f"a classifier must answer one of several labels, got {named} with problem_type "
+            f"{config.problem_type} and {config.num_labels} labels. Wrap it in a function of one "
+            "of its labels, [1 - p, p]: python:MODULE:FACTORY."
+        )
+    names = class_names(label_names, [_label_names(config)], config.num_labels, f"hf:{named}")
+    if config.model_type == "timm_wrapper":
+        inner = model.timm_model
+        inner.pretrained_cfg = inner.default_cfg = dict(config.pretrained_cfg or {})
+        return timm_classifier(inner, f"hf:{named}", label_names, names)
+    return with_processor(_Logits(model), config, folder, named, names)
 
 
 def load_model(loader: Any, folder: Path, named: str) -> Any:
@@ -52,21 +69,16 @@ def load_model(loader: Any, folder: Path, named: str) -> Any:
     Raises:
         WeightsError: the model cannot be loaded, or weights are missing.
     """
-    try:
-        with _quiet():
-            model, report = loader.from_pretrained(
-                folder,
-                dtype=torch.float32,
-                local_files_only=True,
-                trust_remote_code=False,
-                output_loading_info=True,
-            )
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
-        raise WeightsError(
-            f"cannot load {named} as {loader.__name__.removeprefix('AutoModelFor')} "
-            f"({type(error).__name__}: {first_line(error)}). Name a folder that save_pretrained of "
-            "such a model wrote, without code of its own."
-        ) from error
+    what = f"cannot load {named} as {loader.__name__.removeprefix('AutoModelFor')}"
+    remedy = "Name a folder that save_pretrained of such a model wrote, without code of its own."
+    with raised_as(WeightsError, what, remedy), _quiet():
+        model, report = loader.from_pretrained(
+            folder,
+            dtype=torch.float32,
+            local_files_only=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
     missing = sorted(report["missing_keys"])
     if missing:
         raise WeightsError(
@@ -103,19 +115,15 @@ def with_processor(
     vision = getattr(config, "vision_config", config)
     channels = check_channels(getattr(vision, "num_channels", 3), f"hf:{named}")
     processor = _processor(folder, named)
-    mean, std = _normalisation(processor, channels)
-    resize = _resize(processor, named)
-    side = getattr(vision, "image_size", None) if resize is None else resize.size[0]
-    square = resize is None or resize.size[0] == resize.size[1]
-    classifier = ImageClassifier(
-        network,
-        mean,
-        std,
-        label_names,
-        resolution=side if square and isinstance(side, int) else None,
-        input_size=resize,
-    ).eval()
-    _check_processor(classifier, processor, named)
+    what = f"the image processor of {named} is not supported"
+    with raised_as(SettingError, what, "Wrap the model yourself: python:MODULE:FACTORY."):
+        mean, std = _normalisation(processor, channels)
+        resize = _resize(processor, named)
+        side = getattr(vision, "image_size", None) if resize is None else resize.size[0]
+        square = resize is None or resize.size[0] == resize.size[1]
+        resolution = side if square and isinstance(side, int) else None
+        classifier = ImageClassifier(network, mean, std, label_names, resolution, resize).eval()
+        _check_processor(classifier, processor, named)
     return classifier
 
 
@@ -134,16 +142,11 @@ class _Logits(nn.Module):
 def _processor(folder: Path, named: str) -> Any:
     import transformers
 
-    try:
-        with _quiet():
-            processor = transformers.AutoImageProcessor.from_pretrained(
-                folder, local_files_only=True, trust_remote_code=False
-            )
-    except (OSError, ValueError, KeyError) as error:
-        raise WeightsError(
-            f"{named} has no image processor ({first_line(error)}). Save the model's image "
-            "processor to the same folder, with its save_pretrained."
-        ) from error
+    remedy = "Save the model's image processor to the same folder, with its save_pretrained."
+    with raised_as(WeightsError, f"{named} has no image processor", remedy), _quiet():
+        processor = transformers.AutoImageProcessor.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
     if not hasattr(processor, "do_rescale"):
         raise WeightsError(
             f"the image processor {type(processor).__name__} of {named} is not supported. Load a "
@@ -153,14 +156,30 @@ def _processor(folder: Path, named: str) -> Any:
 
 
 def _normalisation(processor: Any, channels: int) -> tuple[list[float], list[float]]:
-    """Return mean and std for images in [0, 1], of rescaling and normalising together."""
+    """Return mean and std for images in [0, 1], of rescaling and normalising together.
+
+    The processor of EfficientNet also subtracts 1 (``rescale_offset``), and divides by std again
+    (``include_top``).
+    """
     factor = 255 * processor.rescale_factor if processor.do_rescale else 255.0
-    mean, std = [0.0], [1.0]
-    if processor.do_normalize:
-        mean, std = ([v] if isinstance(v, float) else list(v) for v in
-                     (processor.image_mean, processor.image_std))  # fmt: skip
-    mean, std = (v * channels if len(v) == 1 else v for v in (mean, std))
-    return [value / factor for value in mean[:channels]], [v / factor for v in std[:channels]]
+    mean, std, deviation = [0.0] * channels, [1.0] * channels, [1.0] * channels
+    if processor.image_std is not None:
+        deviation = _for_each(processor.image_std, channels)
+    if processor.do_normalize and processor.image_mean is not None:
+        mean, std = _for_each(processor.image_mean, channels), deviation
+    if processor.do_rescale and getattr(processor, "rescale_offset", False):
+        mean = [value + 1 for value in mean]
+    if getattr(processor, "include_top", False):
+        std = [first * second for first, second in zip(std, deviation, strict=True)]
+    return [value / factor for value in mean], [value / factor for value in std]
+
+
+def _for_each(values: Any, channels: int) -> list[float]:
+    """Return a number for each channel, of one number or of a list."""
+    values = list(values) if isinstance(values, Sequence) else [values]
+    return [float(value) for value in (values * channels if len(values) == 1 else values)][
+        :channels
+    ]
 
 
 def _resize(processor: Any, named: str) -> Resize | None:
@@ -219,8 +238,8 @@ def _check_processor(classifier: ImageClassifier, processor: Any, named: str) ->
     ours = (ours - classifier.mean) / classifier.std
     try:
         theirs = processor(images=image, return_tensors="pt")["pixel_values"]
-    except (ValueError, KeyError, RuntimeError, TypeError) as error:
-        found = f"fails ({type(error).__name__}: {error})"
+    except Exception as error:  # of any processor
+        found = f"fails ({type(error).__name__}: {first_line(error)})"
     else:
         if theirs.shape == ours.shape:
             difference = float(((theirs - ours) * classifier.std).abs().max())
@@ -270,4 +289,4 @@ def _quiet() -> Iterator[None]:
 
 def load_spec(spec: Spec) -> ImageClassifier:
     """Return the model of a spec."""
-    return load_transformers(spec.rest)
+    return load_transformers(spec.rest, label_names=spec.names("labels"))

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from denoised_smoothing.errors import SpecError, WeightsError, first_line
+from denoised_smoothing.errors import SpecError, WeightsError, raised_as
 from denoised_smoothing.models.classifiers.base import ImageClassifier
 from denoised_smoothing.models.classifiers.transformers import load_model, with_processor
 from denoised_smoothing.models.hub import model_folder
@@ -68,15 +68,11 @@ class _Similarity(nn.Module):
 def _embedded(model: Any, folder: Path, named: str, sentences: list[str]) -> Float[Tensor, "k d"]:
     import transformers
 
-    try:
+    remedy = "Save the model's processor to the same folder, with its save_pretrained."
+    with raised_as(WeightsError, f"{named} has no tokenizer", remedy):
         tokenizer = transformers.AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
         )
-    except (OSError, ValueError, KeyError) as error:
-        raise WeightsError(
-            f"{named} has no tokenizer ({first_line(error)}). Save the model's processor to the "
-            "same folder, with its save_pretrained."
-        ) from error
     # SigLIP was trained on padded sentences. CLIP ignores tokens after the end.
     length = getattr(model.config.text_config, "max_position_embeddings", None)
     tokens = tokenizer(

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from denoised_smoothing.errors import SpecError, WeightsError, first_line
+from denoised_smoothing.errors import SpecError, WeightsError, raised_as
 from denoised_smoothing.models.denoisers.diffusion import CARD, DiffusionDenoiser, ReverseDiffusion
 from denoised_smoothing.models.denoisers.noise_schedule import levels_of
 from denoised_smoothing.models.hub import model_folder
@@ -60,12 +60,8 @@ def _part(folder: Path, name: str, file: str) -> Path:
 
 
 def _class_name(path: Path) -> str:
-    try:
+    with raised_as(WeightsError, f"cannot read {path}", "Save the whole pipeline again."):
         return str(json.loads(path.read_text(encoding="utf-8"))["_class_name"])
-    except (OSError, ValueError, KeyError) as error:
-        raise WeightsError(
-            f"cannot read {path} ({error}). Save the whole pipeline again."
-        ) from error
 
 
 def _loaded(library: Any, folder: Path, named: str, kind: str) -> Any:
@@ -78,15 +74,11 @@ def _loaded(library: Any, folder: Path, named: str, kind: str) -> Any:
             f"version of diffusers knows, got {stated} in {named}. Use another model."
         )
     options = {"low_cpu_mem_usage": False, "output_loading_info": True}
-    try:
+    what = f"cannot load the {kind} of {named}"
+    with raised_as(WeightsError, what, "Download or save the pipeline again."):
         if kind != "UNet2DModel":
             return loader.from_pretrained(folder, local_files_only=True)
         unet, report = loader.from_pretrained(folder, local_files_only=True, **options)
-    except (OSError, ValueError, RuntimeError, TypeError) as error:
-        raise WeightsError(
-            f"cannot load the {kind} of {named} ({first_line(error)}). Download or save the "
-            "pipeline again."
-        ) from error
     if report["missing_keys"]:
         raise WeightsError(
             f"{named} has no weights for {', '.join(sorted(report['missing_keys'])[:3])}. Download "

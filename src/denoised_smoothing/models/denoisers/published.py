@@ -7,12 +7,17 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from denoised_smoothing.errors import SpecError, WeightsError
+from denoised_smoothing.errors import SpecError, WeightsError, raised_as
+from denoised_smoothing.models.checkpoints import (
+    named_architecture,
+    open_checkpoint,
+    plain_name,
+)
 from denoised_smoothing.models.denoisers.base import DenoiserNetwork
 from denoised_smoothing.models.denoisers.dncnn import DnCNN
 from denoised_smoothing.models.denoisers.memnet import MemNet
 from denoised_smoothing.models.specs import Spec
-from denoised_smoothing.models.weights import fill, load_checkpoint
+from denoised_smoothing.models.weights import fill
 
 _EPSILON = 1e-4
 """The epsilon of batch normalisation in the published DnCNN."""
@@ -30,19 +35,17 @@ def load_published_denoiser(path: str, arch: str | None = None) -> DenoiserNetwo
         SpecError: the architecture is unknown.
         WeightsError: the file is missing, or has another layout or architecture.
     """
-    tensors, arch = load_checkpoint(path, arch, KNOWN)
+    checkpoint = open_checkpoint(path)
+    arch = named_architecture(checkpoint, arch, KNOWN)
     if arch not in KNOWN.split(", "):
         raise SpecError(
             f"the architecture of a denoiser must be one of {KNOWN}, got {arch!r} in {path}. "
             "Load a classifier with the option for classifiers."
         )
-    try:
+    tensors = {plain_name(name): tensor for name, tensor in checkpoint.tensors.items()}
+    remedy = f"Name the architecture that was trained, one of {KNOWN}."
+    with raised_as(WeightsError, f"{path} has no weights of {arch}: a name is missing", remedy):
         network, named = _memnet(tensors) if "memnet" in arch else _dncnn(tensors)
-    except (KeyError, ValueError) as error:
-        raise WeightsError(
-            f"{path} has no weights of {arch}: {error} is missing. Name the architecture that was "
-            f"trained, one of {KNOWN}."
-        ) from error
     fill(network, named, f"{path} (as {arch})")
     return network.eval()
 
