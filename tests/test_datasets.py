@@ -9,6 +9,7 @@ import pickle
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -131,16 +132,40 @@ class TestFolder:
         assert [example.label for example in dataset] == [0, 1, 1]
         assert np.array_equal(dataset[1].image, images.load_image(png(1)))
 
-    @pytest.mark.parametrize("added", ["ant", ".a", "__pycache__/a.pyc", "ant/notes.txt"])
+    @pytest.mark.parametrize(
+        "added",
+        [
+            "ant",
+            ".a",
+            "__pycache__/a.pyc",
+            "ant/notes.txt",
+            "__MACOSX/dog/a.png",
+            "dog/@eaDir/a.png",
+        ],
+    )
     def test_a_folder_without_images_moves_no_label(self, classes: Path, added: str) -> None:
         before = load_dataset(f"folder:{classes}")
-        if "/" in added:
+        if "/" in added:  # an image in a folder of a system, or another file
             write(classes / added, b"no image")
         else:
             (classes / added).mkdir()
         after = load_dataset(f"folder:{classes}")
         assert (after.label_names, after.labels) == (before.label_names, before.labels)
         assert after.fingerprint == before.fingerprint
+
+    @pytest.mark.parametrize("splits", [["train", "val"], ["Train", "Validation", "doc"], ["test"]])
+    def test_refuses_splits_above_the_classes(self, tmp_path: Path, splits: list[str]) -> None:
+        for split in splits:
+            write(tmp_path / split / "cat" / "a.png", png(0))
+        with pytest.raises(DatasetError) as caught:
+            load_dataset(f"folder:{tmp_path}/")
+        assert f"Name one of them: folder:{tmp_path}/{splits[0]}" in str(caught.value)
+        assert load_dataset(f"folder:{tmp_path}/{splits[0]}").label_names == ("cat",)
+
+    def test_a_class_may_be_a_train(self, tmp_path: Path) -> None:
+        for name in ("train", "plane"):
+            write(tmp_path / name / "a.png", png(0))
+        assert load_dataset(f"folder:{tmp_path}").label_names == ("plane", "train")
 
     def test_flat_folder_has_no_labels(self, tmp_path: Path) -> None:
         for suffix in ("jpg", "JPEG", "webp", "bmp"):
@@ -419,6 +444,12 @@ class TestSelect:
 
 
 class TestImageDataset:
+    @pytest.mark.parametrize("label", [-1, 10])
+    def test_refuses_a_label_without_a_name(self, label: int) -> None:
+        digits = load_dataset("digits")
+        with pytest.raises(DatasetError, match=rf"has the label {label}, expected 0 to 9, as"):
+            replace(digits, labels=[*digits.labels[1:], label])
+
     def test_indexes_like_a_sequence(self) -> None:
         digits = load_dataset("digits")
         assert digits[-1].index == 449

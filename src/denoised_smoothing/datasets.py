@@ -31,6 +31,10 @@ DATA_FOLDER_VARIABLE = "DENOISED_SMOOTHING_DATA"
 """The environment variable that names the folder for downloads."""
 Names = tuple[str, ...] | None
 """The name of each label, None if unknown."""
+_SPLITS = {"train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval"}
+"""Names of folders that hold the class folders of a split, in lower case."""
+_OF_SYSTEMS = {"__MACOSX", "@eaDir", "$RECYCLE.BIN"}
+"""Folders that archives and file servers add; like hidden folders, they are not classes."""
 _TYPES = ", ".join(sorted(suffix[1:] for suffix in SUFFIXES))
 
 
@@ -58,6 +62,9 @@ class ImageDataset:
         read: from an index to the image [C, H, W]; raises ImageError if it cannot be decoded.
         labels: one for each image, None where unknown.
         label_names: the name of each label, None if unknown.
+
+    Raises:
+        DatasetError: a label is below 0, or has no name where there are names.
     """
 
     name: str
@@ -66,6 +73,18 @@ class ImageDataset:
     read: Callable[[int], np.ndarray]
     labels: Sequence[int | None]
     label_names: Names = None
+
+    def __post_init__(self) -> None:
+        present = [label for label in self.labels if label is not None]
+        most = (
+            len(self.label_names) if self.label_names is not None else max(present, default=0) + 1
+        )
+        if wrong := [label for label in present if not 0 <= label < most]:
+            raise DatasetError(
+                f"{self.name!r} has the label {wrong[0]}, expected 0 to {most - 1}"
+                f"{'' if self.label_names is None else ', as it has that many label names'}. "
+                "Correct the labels, or their names."
+            )
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -89,7 +108,8 @@ def load_dataset(spec: str) -> ImageDataset:
             Its files are pickles, which torchvision opens only if they have the published MD5 sums;
             ``folder:PATH``: images (png, jpg, jpeg, bmp, webp) in one sub-folder for each class,
             labelled in the order of their names, or in a flat folder, without labels; hidden
-            folders and those without images are not classes;
+            folders and those without images are not classes, and of several splits (train, val)
+            one must be named;
             ``parquet:FILE``: the layout of Hugging Face (a column of structs with ``bytes``,
             integer labels if known, -1 where not), or several files by a pattern with ``*``;
             the encoded images are held in memory;
@@ -197,7 +217,7 @@ def _load_folder(spec: Spec) -> ImageDataset:
     if not spec.rest or not folder.is_dir():
         raise DatasetError(f"There is no folder {spec.rest!r}. Check the path in {spec.text!r}.")
     relative = [path.relative_to(folder) for path in folder.rglob("*") if not path.is_dir()]
-    visible = [path for path in relative if not any(part[0] == "." for part in path.parts)]
+    visible = [path for path in relative if not any(map(_is_hidden, path.parts))]
     ids = sorted(path.as_posix() for path in visible if path.suffix.lower() in SUFFIXES)
     if not ids:
         raise DatasetError(
@@ -212,6 +232,7 @@ def _load_folder(spec: Spec) -> ImageDataset:
         )
     # A folder without images is no class: one that is added would change the numbers of the others.
     classes = sorted({i.split("/")[0] for i in ids}) if nested else []
+    _refuse_splits(spec, classes, ids)
     sizes = [(image_id, (folder / image_id).stat().st_size) for image_id in ids]
     return ImageDataset(
         name=spec.text,
@@ -221,6 +242,22 @@ def _load_folder(spec: Spec) -> ImageDataset:
         labels=[classes.index(i.split("/")[0]) if nested else None for i in ids],
         label_names=tuple(classes) or None,
     )
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name in _OF_SYSTEMS
+
+
+def _refuse_splits(spec: Spec, folders: Sequence[str], ids: Sequence[str]) -> None:
+    """Refuse a folder whose sub-folders are splits, such as train and val, and not classes."""
+    splits = [name for name in folders if name.casefold() in _SPLITS]
+    deep = {image_id.split("/")[0] for image_id in ids if image_id.count("/") > 1}
+    if len(splits) > 1 or (splits == folders and deep.intersection(splits)):
+        choices = " or ".join(f"{spec.text.rstrip('/')}/{name}" for name in splits)
+        raise DatasetError(
+            f"{spec.rest!r} holds the splits {', '.join(splits)}, which are not classes. Name one "
+            f"of them: {choices}."
+        )
 
 
 def _from_folder(folder: Path, ids: Sequence[str], index: int) -> np.ndarray:
