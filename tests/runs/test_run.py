@@ -1068,6 +1068,16 @@ def test_labels_are_matched_by_name(store: Store) -> None:
         request(smoothed=smoothed(classifier)).execute(store)
 
 
+def test_a_sequence_of_images_and_labels_is_data(store: Store) -> None:
+    """As well as the data set of the same images."""
+    items = [(VALUES[index], NAMES[index % 5]) for index in range(IMAGES)]
+    run = request(dataset=items)
+    assert run.settings["data"] == "list"
+    images = store.images(run.execute(store).name)
+    assert [image.label for image in images] == [index % 5 for index in range(IMAGES)]
+    assert request(dataset=items).run_name == run.run_name
+
+
 def test_classes_without_a_label_are_refused_before_work() -> None:
     classifier = Classes()
     classifier.label_names = NAMES[:4]

@@ -27,7 +27,7 @@ Data = Annotated[
     str,
     typer.Argument(
         metavar="DATA",
-        help="digits, cifar10[:train|test], folder:PATH, parquet:FILE, or an image file.",
+        help="digits, cifar10[:train|test], folder:PATH, parquet:FILE, hf:NAME, or an image file.",
     ),
 ]
 Radius = Annotated[float, option("Copies", "L2 radius to certify, in pixel values in [0, 1].")]

@@ -18,7 +18,7 @@ from denoised_smoothing.certificates.parameters import (
     SmoothingParameters,
 )
 from denoised_smoothing.certificates.plans import Anytime
-from denoised_smoothing.datasets import ImageDataset, select
+from denoised_smoothing.datasets import ImageDataset, from_sequence, select
 from denoised_smoothing.errors import ImageError, SettingError
 from denoised_smoothing.images import to_png
 from denoised_smoothing.models.labels import LabelMatch
@@ -52,6 +52,8 @@ class CertificationRun:
     The constructor checks its arguments and does no work; see :meth:`prepare`.
 
     Args:
+        dataset: images, or a sequence of (image, label), such as a torch ``Dataset``, all of whose
+            items are read once (see :func:`~denoised_smoothing.datasets.from_sequence`).
         plan: how many noisy copies each image gets.
         alpha: probability that a certificate is wrong, in (0, 1).
         classifier, denoiser: their specs, to record. Omit them to use those by which the objects
@@ -80,7 +82,7 @@ class CertificationRun:
     """
 
     smoothed: SmoothedClassifier
-    dataset: ImageDataset
+    dataset: ImageDataset | Any
     plan: SamplingPlan
     alpha: float
     classifier: str | None = None
@@ -108,6 +110,7 @@ class CertificationRun:
                 f"Shard {self.shard} has no seed. Give the same --seed to all shards of a run, so "
                 "that they can be merged."
             )
+        object.__setattr__(self, "dataset", from_sequence(self.dataset))
         _ = self.indices, self.label_match
 
     @cached_property
