@@ -284,11 +284,28 @@ class TestCertify:
         box = ("--classifier", "python:toy:black_box", "--sigma", "0.25")
         assert run("certify", "digits", *box, *SMALL, "--limit", "2").code == 0
 
-    def test_label_names_that_differ_are_noted(self, run: Run) -> None:
+    def test_labels_that_are_compared_by_number_are_noted(self, run: Run) -> None:
         outcome = run(*DIGITS, "--json")
-        assert outcome.err.startswith("note: The label names of the data (0, 1, 2, ...) and of")
-        assert "differ. Labels are compared by their numbers" in outcome.message
+        assert outcome.err.startswith("note: The classes of the data are numbers, so labels")
+        assert "(0 = a, 1 = b, 2 = c, ...)" in outcome.message
         assert outcome.json
+
+    def test_a_file_assigns_labels(self, run: Run) -> None:
+        for name in ("dog", "cat"):
+            Path("images", name).mkdir(parents=True)
+            picture(f"images/{name}/1.png")
+        command = ("certify", "folder:images", *TOY, *SMALL, "--run", "a", "--labels", "labels.txt")
+        assert "--labels must be a file with lines such as" in run(*command).message
+        Path("labels.txt").write_text("cat = c\ndog = 3\n")
+        assert run(*command).code == 0
+        outcome = run(*command[:-2])
+        assert (outcome.code, outcome.out) == (2, "")
+        assert "2 of 2 classes of the data match no label" in outcome.message
+        assert run("export", "a", "--output", "a.tsv").code == 0
+        rows = Path("a.tsv").read_text().splitlines()[1:]
+        assert [row.split("\t")[1] for row in rows] == ["2", "3"]
+        Path("labels.txt").write_text("cat = b\ndog = 3\n")
+        assert "labels.cat: 2 in the run, 1 requested" in run(*command).message
 
     def test_other_settings_under_the_same_name_are_refused(self, run: Run) -> None:
         assert run(*DIGITS, "--run", "a").code == 0

@@ -154,6 +154,20 @@ def test_labels_of_the_data_come_first_so_that_accuracy_has_a_meaning(
         assert [image.correct for image in results] == [True, True, False]
 
 
+def test_answers_are_matched_with_folders_by_name(fake: Any, folder: Path, tmp_path: Path) -> None:
+    for name, new in (("cat", "Egyptian_cat"), ("dog", "n02504458_African_elephant")):
+        (folder / name).rename(folder / new)
+    fake.scores = fake_module.by_chance({"african elephant": 0.5, "egyptian cat": 0.5})
+    with Store(tmp_path / "s.sqlite") as store:
+        run = request_of(fake, folder)
+        for _ in range(2):  # and resumed
+            run.execute(store)
+            names = store.run("run").info["label_names"]
+            assert names == ["egyptian_cat", "n02504458_african_elephant"]
+        votes = [image.counts[Stage.ESTIMATION] for image in store.images("run")]
+        assert all(set(counts.votes) <= {0, 1} and counts.n for counts in votes)
+
+
 def test_no_copy_beyond_a_decision_is_bought(fake: Any, folder: Path, tmp_path: Path) -> None:
     """However many are in flight, an image takes what it takes alone with one in flight."""
     with Store(tmp_path / "s.sqlite") as store:

@@ -30,6 +30,7 @@ from denoised_smoothing.engines.contract import PROBED
 from denoised_smoothing.engines.engine import cores, processor
 from denoised_smoothing.errors import (
     ContractError,
+    DatasetError,
     ImageError,
     RunMismatchError,
     SettingError,
@@ -1056,15 +1057,9 @@ def test_what_is_counted_is_stored_within_half_a_second(
 
 @pytest.mark.parametrize(
     ("of_classifier", "of_data", "noted"),
-    [
-        (NAMES, NAMES, False),
-        (None, NAMES, False),
-        (NAMES, None, False),
-        (tuple("vwxyz"), NAMES, True),
-        (NAMES[:4], NAMES, True),
-    ],
+    [(NAMES, NAMES, False), (None, NAMES, True), (NAMES, None, True), (None, None, False)],
 )
-def test_label_names_that_differ_are_noted(
+def test_labels_that_are_compared_by_number_are_noted(
     of_classifier: tuple[str, ...] | None, of_data: tuple[str, ...] | None, noted: bool
 ) -> None:
     classifier = Classes()
@@ -1072,5 +1067,39 @@ def test_label_names_that_differ_are_noted(
     notes = request(smoothed=smoothed(classifier), dataset=made(label_names=of_data)).notes
     assert len(notes) == noted
     for note in notes:
-        assert note.startswith("The label names of the data (a, b, c, ...) and of the classifier (")
-        assert note.endswith("differ. Labels are compared by their numbers.")
+        assert "so labels are compared by number, in the order of the names (0 = a, 1 = b" in note
+
+
+def test_labels_are_matched_by_name(store: Store) -> None:
+    """Of a classifier with other numbers; a run with another mapping is another run."""
+    classifier = Classes()
+    classifier.label_names = ("e", "A", "c", "d", "b")
+    run = request(smoothed=smoothed(classifier))
+    stored = run.execute(store)
+    assert stored.info["label_names"] == list(classifier.label_names)
+    assert stored.settings["labels"] == {"a": 1, "b": 4, "c": 2, "d": 3, "e": 0}
+    expected = [[1, 4, 2, 3, 0][index % 5] for index in range(IMAGES)]
+    assert [image.label for image in store.images(stored.name)] == expected
+    assert run.image(1)[0].label == 4
+    classifier.label_names = ("e", "a", "d", "c", "b")
+    with pytest.raises(RunMismatchError, match=r"labels\.c: 2 in the run, 3 requested"):
+        request(smoothed=smoothed(classifier)).execute(store)
+
+
+def test_a_sequence_of_images_and_labels_is_data(store: Store) -> None:
+    """As well as the data set of the same images."""
+    items = [(VALUES[index], NAMES[index % 5]) for index in range(IMAGES)]
+    run = request(dataset=items)
+    assert run.settings["data"] == "list"
+    images = store.images(run.execute(store).name)
+    assert [image.label for image in images] == [index % 5 for index in range(IMAGES)]
+    assert request(dataset=items).run_name == run.run_name
+
+
+def test_classes_without_a_label_are_refused_before_work() -> None:
+    classifier = Classes()
+    classifier.label_names = NAMES[:4]
+    with pytest.raises(DatasetError, match=r"1 of 5 classes .* no label .*: 'e'\."):
+        request(smoothed=smoothed(classifier))
+    given = {"e": "a"}
+    assert request(smoothed=smoothed(classifier), labels=given).label_match.numbers[4] == 0

@@ -170,6 +170,7 @@ def _request(run: StoredRun, model: ModelOptions, data: str | None) -> Certifica
         float(held["alpha"]),
         resolution=held["resolution"],
         stride=held["stride"],
+        labels=held.get("labels"),
         calibration=None if images is None else load_dataset(images),
     )
     now = json.loads(json.dumps(request.settings))

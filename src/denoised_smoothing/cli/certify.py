@@ -15,6 +15,7 @@ from denoised_smoothing.cli.options import (
     Alpha,
     AsJson,
     Data,
+    Labels,
     Limit,
     Seed,
     StoreUrl,
@@ -22,6 +23,7 @@ from denoised_smoothing.cli.options import (
     command_line,
     option,
     parse_radii,
+    read_labels,
 )
 from denoised_smoothing.cli.output import (
     err,
@@ -51,6 +53,7 @@ def certify(
     shard: Annotated[
         str | None, option("Data and model", "Certify one shard: 3/16.", metavar="NUMBER/OF")
     ] = None,
+    labels: Labels = None,
     seed: Seed = None,
     store: StoreUrl = "runs.sqlite",
     run: Annotated[
@@ -94,6 +97,7 @@ def certify(
         shard=None if shard is None else Shard.parse(shard),
         more=plan.more,
         calibration=None if model.calibration is None else load_dataset(model.calibration),
+        labels=read_labels(labels),
         command=command_line(),
     )
     with err.status("preparing") as status:

@@ -27,7 +27,7 @@ Data = Annotated[
     str,
     typer.Argument(
         metavar="DATA",
-        help="digits, cifar10[:train|test], folder:PATH, parquet:FILE, or an image file.",
+        help="digits, cifar10[:train|test], folder:PATH, parquet:FILE, hf:NAME, or an image file.",
     ),
 ]
 Radius = Annotated[float, option("Copies", "L2 radius to certify, in pixel values in [0, 1].")]
@@ -36,6 +36,16 @@ Seed = Annotated[int | None, option("Copies", "Seed of the noise.", show_default
 MaxN = Annotated[int, option("Copies", "Maximum number of copies per image.")]
 Limit = Annotated[int | None, option("Data and model", "Use at most N images.", show_default="all")]
 Stride = Annotated[int, option("Data and model", "Use every N-th image.")]
+Labels = Annotated[
+    Path | None,
+    option(
+        "Data and model",
+        "File that assigns classes of the data to labels of the classifier, with lines CLASS = "
+        "LABEL, each a name or a number.",
+        show_default="by name",
+        metavar="FILE",
+    ),
+]
 Sigmas = Annotated[str, option("Data and model", "Values of sigma to compare.")]
 Radii = Annotated[
     str | None, option("Output", "L2 radii of the table, such as 0.25,0.5.", show_default=REACH)
@@ -45,6 +55,18 @@ StoreUrl = Annotated[
 ]
 File = Annotated[Path, option("Output", "File to write.")]
 AsJson = Annotated[bool, option("Output", "Print one JSON object instead of text.", "--json")]
+
+
+def read_labels(path: Path | None) -> dict[str, str] | None:
+    """Read the file of ``--labels``."""
+    from denoised_smoothing.models.labels import LINES, read_pairs
+
+    if path is None:
+        return None
+    try:
+        return read_pairs(path.expanduser(), f"a file with {LINES}")
+    except ValueError as error:
+        raise SettingError(f"--labels must be {error}, got {str(path)!r}.") from error
 
 
 def parse_radii(text: str) -> tuple[float, ...]:

@@ -13,6 +13,7 @@ from denoised_smoothing.cli.options import (
     AsJson,
     Data,
     File,
+    Labels,
     MaxN,
     Radii,
     Radius,
@@ -23,6 +24,7 @@ from denoised_smoothing.cli.options import (
     option,
     parse_numbers,
     parse_radii,
+    read_labels,
 )
 from denoised_smoothing.cli.output import fail, out, plain_rows, print_json, run_bar, say
 from denoised_smoothing.errors import ImageError
@@ -44,6 +46,7 @@ def sweep(
     alpha: Alpha = 0.001,
     limit: Annotated[int, option("Data and model", "Use at most N images.")] = 50,
     stride: Stride = 1,
+    labels: Labels = None,
     store: StoreUrl = "runs.sqlite",
     run: Annotated[str, option("Output", "Start of the names of the runs.")] = "sweep",
     output: File = Path("sweep.html"),
@@ -70,7 +73,7 @@ def sweep(
     decided = check_radii((*usual, radius))
     # A sweep about one more radius has runs of its own: they stop later than those without it.
     name = run if radius in usual else f"{run}-r{radius:g}"
-    dataset = load_dataset(data)
+    dataset, assigned = load_dataset(data), read_labels(labels)
     requests = [
         CertificationRun(
             replace(model, sigma=sigma).build(),
@@ -81,6 +84,7 @@ def sweep(
             resolution=model.resolution,
             limit=limit,
             stride=stride,
+            labels=assigned,
             command=command_line(),
         )
         for sigma in parse_numbers("--sigmas", sigmas)

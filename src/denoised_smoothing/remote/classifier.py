@@ -15,6 +15,7 @@ from torch import Tensor, tensor
 
 from denoised_smoothing.certificates.counts import Stage
 from denoised_smoothing.errors import AnswerMissingError
+from denoised_smoothing.models.labels import LabelIndex
 from denoised_smoothing.remote.client import QueryClient
 from denoised_smoothing.remote.encoding import Encoding, to_levels
 from denoised_smoothing.remote.labels import AnswerRule
@@ -51,6 +52,7 @@ class RemoteClassifier:
         self._log: QueryLog | None = None
         self._unlogged = Spending()
         self._numbers: dict[str, int] = {}
+        self._expected = LabelIndex(())
         self._lock = threading.Lock()
         self._client: QueryClient | None = None
         self.learn(self.rule.allowed or ())
@@ -76,27 +78,42 @@ class RemoteClassifier:
 
     def learn(self, names: Iterable[str]) -> None:
         """Number further labels in this order; known ones keep their numbers."""
-        for name in names:
-            self.number(name)
+        with self._lock:
+            for name in names:
+                self._numbers.setdefault(name, len(self._numbers))
+
+    def expect(self, names: Sequence[str]) -> None:
+        """Number these labels first; an answer that fits one of them, and no other, is that one.
+
+        They stay the same for a run, so that the label of an answer depends on no other answer.
+        """
+        self.forget()
+        self.learn(names)
+        self._expected = LabelIndex(names)
 
     def number(self, name: str | None) -> int:
         """Return the number of a label, a new one for a new label; -1 for no class."""
+        if name is None:
+            return -1
         with self._lock:
-            return -1 if name is None else self._numbers.setdefault(name, len(self._numbers))
+            if name not in self._numbers and len(found := self._expected.find(name)) == 1:
+                return found[0]
+            return self._numbers.setdefault(name, len(self._numbers))
 
     def forget(self) -> None:
         """Forget the numbers of all labels."""
-        self._numbers = {}
+        self._numbers, self._expected = {}, LabelIndex(())
 
     def named_after(self, names: Iterable[str]) -> tuple[str, ...]:
         """Number the labels of a data set first, in its order, so that numbers can be compared.
 
         A name that occurs twice keeps its first number; the second one is stored with its number.
+        Answers that fit one of them are counted as it.
         """
-        for number, name in enumerate(names):
-            plain = self.rule.name(name)
-            self.number(plain if plain not in self._numbers else f"{plain} [{number}]")
-        self.learn(self.rule.allowed or ())
+        plain: dict[str, None] = {}
+        for number, name in enumerate(map(self.rule.name, names)):
+            plain[name if name not in plain else f"{name} [{number}]"] = None
+        self.expect(tuple(plain))
         return tuple(self._numbers)
 
     @contextmanager

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+
+from denoised_smoothing.models.labels import normalised
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,11 +15,6 @@ class Scored:
     name: str
     score: float
     depth: int = 0
-
-
-def normalised(name: str) -> str:
-    """Return the name in Unicode's form NFKC, in lower case, with single spaces."""
-    return " ".join(unicodedata.normalize("NFKC", name).casefold().split())
 
 
 @dataclass(frozen=True)

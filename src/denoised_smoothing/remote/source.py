@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from denoised_smoothing.models.labels import read_lines, read_pairs
 from denoised_smoothing.models.specs import Source, Spec
 from denoised_smoothing.remote.encoding import Encoding, Format
 from denoised_smoothing.remote.labels import AnswerRule
@@ -52,21 +53,8 @@ def _labels(text: str) -> tuple[str, ...]:
     path = Path(text).expanduser()
     if "," in text and not path.is_file():
         return tuple(name.strip() for name in text.split(",") if name.strip())
-    return tuple(_lines(path, "names between commas, or a file with one a line"))
+    return tuple(read_lines(path, "names between commas, or a file with one a line"))
 
 
 def _synonyms(text: str) -> Mapping[str, str]:
-    expected = "a file with lines 'name = other name'"
-    pairs = [line.partition("=") for line in _lines(Path(text).expanduser(), expected)]
-    if not all(equals for _, equals, _ in pairs):
-        raise ValueError(expected)
-    return {name.strip(): other.strip() for name, _, other in pairs}
-
-
-def _lines(path: Path, expected: str) -> list[str]:
-    """Return the lines of a file, without empty ones and comments."""
-    try:
-        lines = path.read_text("utf-8").splitlines()
-    except OSError as error:
-        raise ValueError(f"{expected} ({error.strerror}: {str(path)!r})") from error
-    return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    return read_pairs(Path(text).expanduser(), "a file with lines 'name = other name'")

@@ -33,7 +33,8 @@ def with_query_log(
 
     A run on the answers of another one sends no query.
     """
-    source = run.info.get("answers_of")
-    remote.forget()
-    remote.learn(run.info.get("label_names") or ())
+    source, names = run.info.get("answers_of"), run.info.get("label_names") or ()
+    classes = () if remote.rule.allowed else run.settings.get("data_labels", ())
+    remote.expect(names[: len(classes)])
+    remote.learn(names)
     return remote.logging_to(StoreLog(store, source or run.name), offline=source is not None)

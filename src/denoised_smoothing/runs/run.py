@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib import metadata
 from typing import Any
@@ -18,15 +18,17 @@ from denoised_smoothing.certificates.parameters import (
     SmoothingParameters,
 )
 from denoised_smoothing.certificates.plans import Anytime
-from denoised_smoothing.datasets import ImageDataset, select
+from denoised_smoothing.datasets import ImageDataset, from_sequence, select
 from denoised_smoothing.errors import ContractError, ImageError, RunMismatchError, SettingError
 from denoised_smoothing.images import to_png
+from denoised_smoothing.models.labels import LabelMatch
 from denoised_smoothing.models.specs import spec_of
 from denoised_smoothing.remote.classifier import RemoteClassifier
 from denoised_smoothing.remote.log import StoreLog
 from denoised_smoothing.remote.records import spending_of
 from denoised_smoothing.runs.calibration import calibrate
 from denoised_smoothing.runs.identity import as_compared, derived_name
+from denoised_smoothing.runs.labels import GivenLabels, as_setting, matched
 from denoised_smoothing.runs.paid import QueryEstimate, with_query_log
 from denoised_smoothing.runs.resume import resume
 from denoised_smoothing.runs.shards import Shard
@@ -50,6 +52,8 @@ class CertificationRun:
     The constructor checks its arguments and does no work; see :meth:`prepare`.
 
     Args:
+        dataset: images, or a sequence of (image, label), such as a torch ``Dataset``, all of whose
+            items are read once (see :func:`~denoised_smoothing.datasets.from_sequence`).
         plan: how many noisy copies each image gets.
         alpha: probability that a certificate is wrong, in (0, 1).
         classifier, denoiser: their specs, to record. Omit them to use those by which the objects
@@ -67,15 +71,18 @@ class CertificationRun:
             and plan may differ. Images without all answers stay unfinished.
         calibration: images for the int8 calibration; None takes those of ``dataset`` (without
             their labels).
+        labels: from a class of the data to a label of the classifier, each by its name or number,
+            where names do not settle it (see :mod:`denoised_smoothing.models.labels`).
         method: name of the run in tables.
         command: the command line, to record.
 
     Raises:
         SettingError: an argument is out of range, or a shard has no seed.
+        DatasetError: a class of the data matches no label of the classifier, or several.
     """
 
     smoothed: SmoothedClassifier
-    dataset: ImageDataset
+    dataset: ImageDataset | Any
     plan: SamplingPlan
     alpha: float
     classifier: str | None = None
@@ -89,6 +96,7 @@ class CertificationRun:
     more: int | None = None
     answers_of: str | None = None
     calibration: ImageDataset | None = None
+    labels: GivenLabels | None = None
     method: str | None = None
     command: str = ""
     _loaded: dict[int, Loaded] = field(default_factory=dict, init=False, repr=False, compare=False)
@@ -102,7 +110,13 @@ class CertificationRun:
                 f"Shard {self.shard} has no seed. Give the same --seed to all shards of a run, so "
                 "that they can be merged."
             )
-        _ = self.indices
+        object.__setattr__(self, "dataset", from_sequence(self.dataset))
+        _ = self.indices, self.label_match
+
+    @cached_property
+    def label_match(self) -> LabelMatch:
+        """The classes of the data as the classifier's labels."""
+        return matched(self.dataset, self.smoothed.classifier, self.labels)
 
     @cached_property
     def indices(self) -> list[int]:
@@ -149,6 +163,7 @@ class CertificationRun:
             "data": self.dataset.name,
             "data_fingerprint": self.dataset.fingerprint,
             "data_labels": list(self.dataset.label_names or ()),
+            **as_setting(self.label_match, self.dataset, self.labels),
             "resolution": self.smoothed.resolution if self.resolution is None else self.resolution,
             "stride": self.stride,
             **({} if self.shard is None else self.shard.settings(whole)),
@@ -182,6 +197,8 @@ class CertificationRun:
         if index in self._loaded:
             return self._loaded[index]
         example = self.dataset[index]
+        (label,) = self.label_match.labels([example.label])
+        example = replace(example, label=label)
         name = f"image {example.image_id!r}"
         loaded = example, self.smoothed.prepare(example.image, self.resolution, name=name)
         if index == self.indices[0]:  # needed for engine, parameters and pictures, too
@@ -212,14 +229,8 @@ class CertificationRun:
                 "--engine and --precision have no effect: without a denoiser, the remote "
                 "classifier gets the noisy copies as they are."
             )
-        ours = getattr(self.smoothed.classifier, "label_names", None)
-        theirs = self.dataset.label_names
-        # Labels of a remote classifier are compared by their names.
-        if self.remote is None and ours is not None and theirs is not None and ours != theirs:
-            notes.append(
-                f"The label names of the data ({', '.join(theirs[:3])}, ...) and of the classifier "
-                f"({', '.join(ours[:3])}, ...) differ. Labels are compared by their numbers."
-            )
+        if self.label_match.note is not None:
+            notes.append(self.label_match.note)
         if isinstance(self.plan, Anytime) and not self.plan.boundaries(self.parameters(seed=0)):
             notes.append(
                 f"No radius of {self.plan.radii} can be certified at sigma {self.smoothed.sigma:g} "
@@ -270,8 +281,8 @@ class CertificationRun:
                 writer = RunWriter(
                     run, store, SamplingPlan.from_dict(run.settings["plan"]),
                     self.parameters(run.seed), self.indices, self.dataset.image_ids,
-                    self.dataset.labels, self.image, self.image(self.indices[0])[1].shape, remote,
-                    progress,
+                    self.label_match.labels(self.dataset.labels), self.image,
+                    self.image(self.indices[0])[1].shape, remote, progress,
                 )  # fmt: skip
                 try:
                     for task in self.smoothed.count_labels(
@@ -346,10 +357,9 @@ class CertificationRun:
 
     def _info(self) -> dict[str, Any]:
         """Return what a new run records about its origin."""
-        names = getattr(self.smoothed.classifier, "label_names", None) or self.dataset.label_names
+        names = self.label_match.names
         if self.remote is not None:  # the labels of the data first, so that numbers agree
-            self.remote.forget()
-            names = self.remote.named_after(self.dataset.label_names or ())
+            names = self.remote.named_after(names or ())
         choice = self.smoothed.prepared.engine_if_used(self.image(self.indices[0])[1])
         engine = choice and {"workers": choice.engine.workers, "notes": list(choice.notes)}
         packages = ("denoised-smoothing", "torch", "numpy", "scipy")

@@ -5,16 +5,23 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 
 import numpy as np
 
 from denoised_smoothing.certificates.parameters import EngineName
 from denoised_smoothing.certificates.radii import check_sigma
-from denoised_smoothing.datasets import Example, load_dataset
-from denoised_smoothing.errors import DenoisedSmoothingError, ImageError, SettingError
+from denoised_smoothing.datasets import Example, ImageDataset, load_dataset
+from denoised_smoothing.errors import (
+    DatasetError,
+    DenoisedSmoothingError,
+    ImageError,
+    SettingError,
+)
 from denoised_smoothing.models.catalogue import load_classifier, load_denoiser
+from denoised_smoothing.models.labels import LabelMatch
+from denoised_smoothing.runs.labels import matched
 from denoised_smoothing.smoothing.classifier import SmoothedClassifier
 from denoised_smoothing.smoothing.votes import shown_labels
 
@@ -109,12 +116,12 @@ class ServedModels:
         self._denoisers = {name: load_denoiser(spec) for name, spec in specs.items()}
         self._denoisers[NO_DENOISER] = None
         self._examples: tuple[Example, ...] = ()
-        self._label_names: tuple[str, ...] | None = None
+        self._dataset: ImageDataset | None = None
         if names.examples is not None:
             dataset = load_dataset(names.examples)
             shown = range(min(EXAMPLES, len(dataset)))
+            self._dataset = dataset
             self._examples = tuple(dataset[index] for index in shown)
-            self._label_names = dataset.label_names
         models = [self._load(name, spec) for name, spec in names.classifiers.items()]
         models += [self._load_bundle(name, folder) for name, folder in names.bundles.items()]
         if not models:
@@ -192,9 +199,16 @@ class ServedModels:
         by_noise: dict[tuple[str, float], SmoothedClassifier],
     ) -> Model:
         examples = tuple(e for e in self._examples if e.image.shape == shape)
-        labels = getattr(classifier, "label_names", None) or (
-            self._label_names if examples else None
-        )
+        labels = getattr(classifier, "label_names", None)
+        if examples and self._dataset is not None:
+            try:
+                match = matched(self._dataset, classifier)
+            except DatasetError as error:
+                _log.warning("The examples are shown to %s without their labels. %s", name, error)
+                match = LabelMatch({}, labels)
+            labels = match.names
+            numbers = [None if e.label is None else match.numbers.get(e.label) for e in examples]
+            examples = tuple(replace(e, label=n) for e, n in zip(examples, numbers, strict=True))
         denoisers, sigmas = (tuple(dict.fromkeys(keys)) for keys in zip(*by_noise, strict=True))
         return Model(name, denoisers, sigmas, shape, labels, examples, by_noise)
 

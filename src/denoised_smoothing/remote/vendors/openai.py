@@ -9,7 +9,8 @@ from functools import partial
 from typing import Any, ClassVar
 
 from denoised_smoothing.errors import SettingError
-from denoised_smoothing.remote.labels import Scored, normalised
+from denoised_smoothing.models.labels import normalised
+from denoised_smoothing.remote.labels import Scored
 from denoised_smoothing.remote.records import Outcome
 from denoised_smoothing.remote.source import remote_source
 from denoised_smoothing.remote.vendors.base import Limits, Reply, Vendor, VendorError

@@ -1,4 +1,4 @@
-"""datasets.py: specs, ids, labels, splits, fingerprints, and what is refused."""
+"""datasets: specs, ids, labels, splits, fingerprints, and what is refused."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import pickle
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -28,7 +30,7 @@ from denoised_smoothing.errors import (
 )
 
 SHARED = Path(
-    os.environ.get("DENOISED_SMOOTHING_SHARED", Path(__file__).resolve().parents[2] / "shared")
+    os.environ.get("DENOISED_SMOOTHING_SHARED", Path(__file__).resolve().parents[3] / "shared")
 )
 
 
@@ -131,16 +133,40 @@ class TestFolder:
         assert [example.label for example in dataset] == [0, 1, 1]
         assert np.array_equal(dataset[1].image, images.load_image(png(1)))
 
-    @pytest.mark.parametrize("added", ["ant", ".a", "__pycache__/a.pyc", "ant/notes.txt"])
+    @pytest.mark.parametrize(
+        "added",
+        [
+            "ant",
+            ".a",
+            "__pycache__/a.pyc",
+            "ant/notes.txt",
+            "__MACOSX/dog/a.png",
+            "dog/@eaDir/a.png",
+        ],
+    )
     def test_a_folder_without_images_moves_no_label(self, classes: Path, added: str) -> None:
         before = load_dataset(f"folder:{classes}")
-        if "/" in added:
+        if "/" in added:  # an image in a folder of a system, or another file
             write(classes / added, b"no image")
         else:
             (classes / added).mkdir()
         after = load_dataset(f"folder:{classes}")
         assert (after.label_names, after.labels) == (before.label_names, before.labels)
         assert after.fingerprint == before.fingerprint
+
+    @pytest.mark.parametrize("splits", [["train", "val"], ["Train", "Validation", "doc"], ["test"]])
+    def test_refuses_splits_above_the_classes(self, tmp_path: Path, splits: list[str]) -> None:
+        for split in splits:
+            write(tmp_path / split / "cat" / "a.png", png(0))
+        with pytest.raises(DatasetError) as caught:
+            load_dataset(f"folder:{tmp_path}/")
+        assert f"Name one of them: folder:{tmp_path}/{splits[0]}" in str(caught.value)
+        assert load_dataset(f"folder:{tmp_path}/{splits[0]}").label_names == ("cat",)
+
+    def test_a_class_may_be_a_train(self, tmp_path: Path) -> None:
+        for name in ("train", "plane"):
+            write(tmp_path / name / "a.png", png(0))
+        assert load_dataset(f"folder:{tmp_path}").label_names == ("plane", "train")
 
     def test_flat_folder_has_no_labels(self, tmp_path: Path) -> None:
         for suffix in ("jpg", "JPEG", "webp", "bmp"):
@@ -257,11 +283,73 @@ class TestParquet:
         with pytest.raises(DatasetError, match=r"no image column.*text: string, label: int64"):
             load_dataset(f"parquet:{tmp_path}/a.parquet")
 
-    def test_refuses_labels_in_words(self, tmp_path: Path) -> None:
-        table = pa.table({"img": [{"bytes": png(0)}], "label": ["cat"]})
+    def plain(self, path: Path, *, columns: dict[str, Any], metadata: str | None = None) -> str:
+        """A file without the metadata of Hugging Face, or with these; returns its spec."""
+        table = pa.table({"img": [{"bytes": png(n)} for n in range(3)], **columns})
+        if metadata is not None:
+            table = table.replace_schema_metadata({"huggingface": metadata})
+        pq.write_table(table, path / "a.parquet")
+        return f"parquet:{path}/a.parquet"
+
+    @pytest.mark.parametrize("kind", [pa.string(), pa.dictionary(pa.int8(), pa.string())])
+    def test_labels_in_words(self, tmp_path: Path, kind: Any) -> None:
+        labels = pa.array(["fox", None, "cat"]).cast(kind)
+        dataset = load_dataset(self.plain(tmp_path, columns={"label": labels}))
+        assert (dataset.labels, dataset.label_names) == ([1, None, 0], ("cat", "fox"))
+
+    def test_labels_as_floats(self, tmp_path: Path) -> None:
+        spec = self.plain(tmp_path, columns={"label": [1.0, float("nan"), 0.0]})
+        assert load_dataset(spec).labels == [1, None, 0]
+        spec = self.plain(tmp_path, columns={"label": [1.0, 0.5, 0.0]})
+        with pytest.raises(DatasetError, match=r"'label' of .* whole numbers or names, got double"):
+            load_dataset(spec)
+
+    def test_encoded_bytes_without_a_struct(self, tmp_path: Path) -> None:
+        table = pa.table({"picture": pa.array([png(0)], pa.large_binary()), "label": [2]})
         pq.write_table(table, tmp_path / "a.parquet")
-        with pytest.raises(DatasetError, match=r"'label' of .* must hold integers, got string"):
-            load_dataset(f"parquet:{tmp_path}/a.parquet")
+        dataset = load_dataset(f"parquet:{tmp_path}/a.parquet")
+        assert np.array_equal(dataset[0].image, images.load_image(png(0)))
+
+    @pytest.mark.parametrize("column", ["target", "Class", "category"])
+    def test_usual_names_of_labels(self, tmp_path: Path, column: str) -> None:
+        spec = self.plain(tmp_path, columns={"id": [7, 8, 9], column: [2, 1, 0]})
+        assert load_dataset(spec).labels == [2, 1, 0]
+
+    @pytest.mark.parametrize(
+        ("columns", "asked"), [(("species",), "species"), (("target", "class"), "target, class")]
+    )
+    def test_asks_for_the_label_column(
+        self, tmp_path: Path, columns: tuple[str, ...], asked: str
+    ) -> None:
+        spec = self.plain(tmp_path, columns={name: [2, 1, 0] for name in columns})
+        with pytest.raises(DatasetError, match=rf"{asked} may hold the labels\. Choose one: \?la"):
+            load_dataset(spec)
+        assert load_dataset(f"{spec}?label={columns[-1]}").labels == [2, 1, 0]
+        assert load_dataset(f"{spec}?label=none").labels == [None] * 3
+        with pytest.raises(DatasetError, match="no column 'x', only img, "):
+            load_dataset(f"{spec}?label=x")
+
+    def test_asks_for_the_image_column(self, tmp_path: Path) -> None:
+        masks = [{"bytes": png(n + 5)} for n in range(3)]
+        spec = self.plain(tmp_path, columns={"mask": masks, "label": [0, 1, 2]})
+        with pytest.raises(DatasetError, match=r"image columns img, mask\. Choose one: \?image"):
+            load_dataset(spec)
+        image = load_dataset(f"{spec}?image=mask")[0].image
+        assert np.array_equal(image, images.load_image(png(5)))
+        with pytest.raises(DatasetError, match="no image column 'label'"):
+            load_dataset(f"{spec}?image=label")
+
+    @pytest.mark.parametrize(
+        "metadata", ["null", "7", "{", '{"info": null}', '{"info": {"features": [1]}}']
+    )
+    def test_metadata_that_says_nothing(self, tmp_path: Path, metadata: str) -> None:
+        spec = self.plain(tmp_path, columns={"label": [0, 1, 2]}, metadata=metadata)
+        assert load_dataset(spec).labels == [0, 1, 2]
+
+    def test_refuses_a_label_without_a_name(self, tmp_path: Path) -> None:
+        spec = write_parquet(tmp_path / "a.parquet", [png(0)], [2], names=["cat", "dog"])
+        with pytest.raises(DatasetError, match="has the label 2, expected 0 to 1, as it has that"):
+            load_dataset(spec)
 
     def test_refuses_no_rows(self, tmp_path: Path) -> None:
         with pytest.raises(DatasetError, match="has no rows"):
@@ -381,7 +469,7 @@ class TestSpec:
             ("cifar:test", "Did you mean 'cifar10'?"),
             ("parket:x", "Did you mean 'parquet'?"),
             ("x.parquet", "Did you mean 'parquet:x.parquet'"),
-            ("imagenet", "Known are cifar10, digits, folder, parquet and the path of an image"),
+            ("imagenet", "Known are cifar10, digits, folder, "),
         ],
     )
     def test_suggests_the_nearest(self, spec: str, said: str) -> None:
@@ -419,6 +507,12 @@ class TestSelect:
 
 
 class TestImageDataset:
+    @pytest.mark.parametrize("label", [-1, 10])
+    def test_refuses_a_label_without_a_name(self, label: int) -> None:
+        digits = load_dataset("digits")
+        with pytest.raises(DatasetError, match=rf"has the label {label}, expected 0 to 9, as"):
+            replace(digits, labels=[*digits.labels[1:], label])
+
     def test_indexes_like_a_sequence(self) -> None:
         digits = load_dataset("digits")
         assert digits[-1].index == 449

@@ -6,19 +6,19 @@ import difflib
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import partial
-from glob import glob
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from jaxtyping import Float32
 
+from denoised_smoothing.datasets.dataset import Example as Example
+from denoised_smoothing.datasets.dataset import ImageDataset as ImageDataset
+from denoised_smoothing.datasets.hugging_face import HUGGING_FACE as HUGGING_FACE
+from denoised_smoothing.datasets.sequences import from_sequence as from_sequence
+from denoised_smoothing.datasets.tables import PARQUET as PARQUET
 from denoised_smoothing.errors import (
     DatasetError,
-    ImageError,
     SettingError,
     SpecError,
 )
@@ -29,50 +29,11 @@ from denoised_smoothing.models.specs import Role, Source, Spec, has_source, open
 
 DATA_FOLDER_VARIABLE = "DENOISED_SMOOTHING_DATA"
 """The environment variable that names the folder for downloads."""
-Names = tuple[str, ...] | None
-"""The name of each label, None if unknown."""
+_SPLITS = {"train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval"}
+"""Names of folders that hold the class folders of a split, in lower case."""
+_OF_SYSTEMS = {"__MACOSX", "@eaDir", "$RECYCLE.BIN"}
+"""Folders that archives and file servers add; like hidden folders, they are not classes."""
 _TYPES = ", ".join(sorted(suffix[1:] for suffix in SUFFIXES))
-
-
-@dataclass(frozen=True, slots=True)
-class Example:
-    """One image of a data set: float32 [C, H, W] on the 8-bit grid, label None if unknown.
-
-    ``image_id`` is unique in the data set and stays the same for the same data.
-    """
-
-    index: int
-    image_id: str
-    image: Float32[np.ndarray, "c h w"]
-    label: int | None
-
-
-@dataclass(frozen=True)
-class ImageDataset:
-    """A sequence of :class:`Example`; an image is decoded when it is read.
-
-    Args:
-        name: the spec that loaded it.
-        fingerprint: SHA-256, in hex, of its contents (see :func:`load_dataset`).
-        image_ids: one for each image.
-        read: from an index to the image [C, H, W]; raises ImageError if it cannot be decoded.
-        labels: one for each image, None where unknown.
-        label_names: the name of each label, None if unknown.
-    """
-
-    name: str
-    fingerprint: str
-    image_ids: Sequence[str]
-    read: Callable[[int], np.ndarray]
-    labels: Sequence[int | None]
-    label_names: Names = None
-
-    def __len__(self) -> int:
-        return len(self.image_ids)
-
-    def __getitem__(self, index: int) -> Example:
-        index = range(len(self))[index]
-        return Example(index, self.image_ids[index], self.read(index), self.labels[index])
 
 
 def load_dataset(spec: str) -> ImageDataset:
@@ -89,15 +50,19 @@ def load_dataset(spec: str) -> ImageDataset:
             Its files are pickles, which torchvision opens only if they have the published MD5 sums;
             ``folder:PATH``: images (png, jpg, jpeg, bmp, webp) in one sub-folder for each class,
             labelled in the order of their names, or in a flat folder, without labels; hidden
-            folders and those without images are not classes;
+            folders and those without images are not classes, and of several splits (train, val)
+            one must be named;
             ``parquet:FILE``: the layout of Hugging Face (a column of structs with ``bytes``,
-            integer labels if known, -1 where not), or several files by a pattern with ``*``;
-            the encoded images are held in memory;
+            labels as numbers or names if known, -1 where not), or several files by a pattern with
+            ``*``; the encoded images are held in memory; ``?image=COLUMN`` and ``?label=COLUMN``
+            choose among several columns, and ``?label=none`` leaves the labels out;
+            ``hf:NAME[:SPLIT]``: a folder that ``save_to_disk`` of the package datasets wrote, or
+            a data set in its cache on this machine, with the same options;
             the path of an image file.
 
     Returns:
         The data set. Its fingerprint is the SHA-256 of the files (parquet, image file), of the
-        values and labels (digits, cifar10), or of the sorted paths and sizes (folder).
+        values and labels (digits, cifar10, hf), or of the sorted paths and sizes (folder).
 
     Raises:
         SpecError: the name is unknown.
@@ -197,7 +162,7 @@ def _load_folder(spec: Spec) -> ImageDataset:
     if not spec.rest or not folder.is_dir():
         raise DatasetError(f"There is no folder {spec.rest!r}. Check the path in {spec.text!r}.")
     relative = [path.relative_to(folder) for path in folder.rglob("*") if not path.is_dir()]
-    visible = [path for path in relative if not any(part[0] == "." for part in path.parts)]
+    visible = [path for path in relative if not any(map(_is_hidden, path.parts))]
     ids = sorted(path.as_posix() for path in visible if path.suffix.lower() in SUFFIXES)
     if not ids:
         raise DatasetError(
@@ -212,6 +177,7 @@ def _load_folder(spec: Spec) -> ImageDataset:
         )
     # A folder without images is no class: one that is added would change the numbers of the others.
     classes = sorted({i.split("/")[0] for i in ids}) if nested else []
+    _refuse_splits(spec, classes, ids)
     sizes = [(image_id, (folder / image_id).stat().st_size) for image_id in ids]
     return ImageDataset(
         name=spec.text,
@@ -223,6 +189,22 @@ def _load_folder(spec: Spec) -> ImageDataset:
     )
 
 
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name in _OF_SYSTEMS
+
+
+def _refuse_splits(spec: Spec, folders: Sequence[str], ids: Sequence[str]) -> None:
+    """Refuse a folder whose sub-folders are splits, such as train and val, and not classes."""
+    splits = [name for name in folders if name.casefold() in _SPLITS]
+    deep = {image_id.split("/")[0] for image_id in ids if image_id.count("/") > 1}
+    if len(splits) > 1 or (splits == folders and deep.intersection(splits)):
+        choices = " or ".join(f"{spec.text.rstrip('/')}/{name}" for name in splits)
+        raise DatasetError(
+            f"{spec.rest!r} holds the splits {', '.join(splits)}, which are not classes. Name one "
+            f"of them: {choices}."
+        )
+
+
 def _from_folder(folder: Path, ids: Sequence[str], index: int) -> np.ndarray:
     return load_image(folder / ids[index])
 
@@ -232,94 +214,6 @@ def _load_file(spec: str, path: Path) -> ImageDataset:
         raise DatasetError(f"There is no image file {spec!r}. Check the path.")
     read = partial(_from_folder, path.parent, [path.name])
     return ImageDataset(spec, sha256_of(path), [path.name], read, [None])
-
-
-def _load_parquet(spec: Spec) -> ImageDataset:
-    path = Path(spec.rest).expanduser()
-    files = [path] if path.is_file() else [Path(found) for found in sorted(glob(str(path)))]
-    if not files:
-        raise DatasetError(
-            f"There is no file {spec.rest!r}. Check the path or pattern in {spec.text!r}."
-        )
-    parts = [_read_parquet(file) for file in files]
-    encoded = [image for images, _, _ in parts for image in images]
-    names = {label_names for _, _, label_names in parts}
-    if not encoded:
-        raise DatasetError(f"{spec.rest!r} has no rows. Use a file with one for each image.")
-    if len(names) > 1:
-        raise DatasetError(
-            f"The files {spec.rest!r} have different label names. Load them one by one."
-        )
-    return ImageDataset(
-        name=spec.text,
-        fingerprint=sha256_of(*files),
-        image_ids=[str(row) for row in range(len(encoded))],
-        read=partial(_from_row, spec.text, encoded),
-        labels=[label for _, labels, _ in parts for label in labels],
-        label_names=names.pop(),
-    )
-
-
-def _read_parquet(file: Path) -> tuple[list[bytes | None], list[int | None], Names]:
-    """Return encoded images, labels and label names of one file."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with pq.ParquetFile(file) as opened:
-            schema = opened.schema_arrow
-            class_names = _class_names(schema)
-            image, label = _columns(file, schema, class_names)
-            table = opened.read(columns=[image, label] if label else [image])
-    except (OSError, pa.ArrowException) as error:
-        raise DatasetError(f"{file} cannot be read as parquet: {error}. Fetch it again.") from error
-    images = [row and row["bytes"] for row in table[image].to_pylist()]
-    if label is None:
-        return images, [None] * len(images), None
-    labels = [None if value is None or value < 0 else value for value in table[label].to_pylist()]
-    return images, labels, class_names.get(label)
-
-
-def _class_names(schema: Any) -> dict[str, tuple[str, ...]]:
-    """Return label names by column, for each ClassLabel in the metadata of Hugging Face."""
-    metadata = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-    return {
-        column: tuple(feature["names"])
-        for column, feature in metadata.get("info", {}).get("features", {}).items()
-        if isinstance(feature, dict) and feature.get("_type") == "ClassLabel"
-    }
-
-
-def _columns(file: Path, schema: Any, class_names: Iterable[str]) -> tuple[str, str | None]:
-    """Return the names of the image column and of the label column, if there is one."""
-    from pyarrow import types
-
-    held = ", ".join(f"{field.name}: {field.type}" for field in schema)
-    images = [
-        field.name
-        for field in schema
-        if types.is_struct(field.type) and field.type.get_field_index("bytes") >= 0
-    ]
-    if not images:
-        raise DatasetError(
-            f"{file} has no image column, expected a struct with the field 'bytes', got {held}. "
-            "Write it with Hugging Face datasets and the Image feature."
-        )
-    image = next(name for name in ("image", "img", *images) if name in images)
-    label = next((name for name in ("label", "labels", *class_names) if name in schema.names), None)
-    if label and not types.is_integer(schema.field(label).type):
-        raise DatasetError(
-            f"The column {label!r} of {file} must hold integers, got {schema.field(label).type}. "
-            "Number the classes from 0, or rename the column."
-        )
-    return image, label
-
-
-def _from_row(spec: str, encoded: Sequence[bytes | None], index: int) -> np.ndarray:
-    content, name = encoded[index], f"row {index} of {spec!r}"
-    if content is None:
-        raise ImageError(f"{name} holds no bytes. Write the file with its images embedded.")
-    return load_image(content, name=name)
 
 
 DIGITS = Source(
@@ -337,10 +231,3 @@ CIFAR = Source(
     extra="torchvision",
 )
 FOLDER = Source(_load_folder, "folder:PATH", "image files, flat or in one folder for each class")
-PARQUET = Source(
-    _load_parquet,
-    "parquet:FILE",
-    "the layout of Hugging Face",
-    package="pyarrow",
-    extra="parquet",
-)

@@ -1,0 +1,70 @@
+"""The one form of a data set: images with stable ids, and labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float32
+
+from denoised_smoothing.errors import DatasetError
+
+Names = tuple[str, ...] | None
+"""The name of each label, None if unknown."""
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One image of a data set: float32 [C, H, W] on the 8-bit grid, label None if unknown.
+
+    ``image_id`` is unique in the data set and stays the same for the same data.
+    """
+
+    index: int
+    image_id: str
+    image: Float32[np.ndarray, "c h w"]
+    label: int | None
+
+
+@dataclass(frozen=True)
+class ImageDataset:
+    """A sequence of :class:`Example`; an image is decoded when it is read.
+
+    Args:
+        name: the spec that loaded it.
+        fingerprint: SHA-256, in hex, of its contents (see :func:`load_dataset`).
+        image_ids: one for each image.
+        read: from an index to the image [C, H, W]; raises ImageError if it cannot be decoded.
+        labels: one for each image, None where unknown.
+        label_names: the name of each label, None if unknown.
+
+    Raises:
+        DatasetError: a label is below 0, or has no name where there are names.
+    """
+
+    name: str
+    fingerprint: str
+    image_ids: Sequence[str]
+    read: Callable[[int], np.ndarray]
+    labels: Sequence[int | None]
+    label_names: Names = None
+
+    def __post_init__(self) -> None:
+        present = [label for label in self.labels if label is not None]
+        most = (
+            len(self.label_names) if self.label_names is not None else max(present, default=0) + 1
+        )
+        if wrong := [label for label in present if not 0 <= label < most]:
+            raise DatasetError(
+                f"{self.name!r} has the label {wrong[0]}, expected 0 to {most - 1}"
+                f"{'' if self.label_names is None else ', as it has that many label names'}. "
+                "Correct the labels, or their names."
+            )
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    def __getitem__(self, index: int) -> Example:
+        index = range(len(self))[index]
+        return Example(index, self.image_ids[index], self.read(index), self.labels[index])

@@ -1,0 +1,107 @@
+"""Data sets that the package ``datasets`` has on this machine: a saved folder, or its cache."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from denoised_smoothing.datasets.dataset import ImageDataset
+from denoised_smoothing.datasets.tables import Columns, Rows, read_rows, to_dataset
+from denoised_smoothing.errors import DatasetError, DenoisedSmoothingError, first_line
+from denoised_smoothing.models.specs import Source, Spec
+
+
+def _load(spec: Spec) -> ImageDataset:
+    import datasets
+
+    name, split = _name_and_split(spec.rest)
+    try:
+        found = _open(datasets, name, spec.options.get("config"))
+        chosen = _split(spec, found, split)
+        schema = chosen.features.arrow_schema
+        rows = read_rows(spec.text, schema, partial(_read, chosen, schema), Columns.of(spec))
+    except (DenoisedSmoothingError, ImportError):
+        raise
+    except Exception as error:  # of any loader
+        raise DatasetError(
+            f"datasets has no data set {name!r} on this machine that it can open "
+            f"({type(error).__name__}: {first_line(error)}). Name a folder that save_to_disk "
+            "wrote, or load it once with datasets.load_dataset."
+        ) from error
+    return to_dataset(spec, _fingerprint(rows), [rows])
+
+
+def _name_and_split(rest: str) -> tuple[str, str]:
+    if Path(rest).expanduser().is_dir():
+        return rest, ""
+    name, _, split = rest.rpartition(":")
+    return (name, split) if name else (rest, "")
+
+
+def _open(datasets: Any, name: str, config: str | None) -> Any:
+    folder = Path(name).expanduser()
+    if any((folder / file).is_file() for file in ("state.json", "dataset_dict.json")):
+        return datasets.load_from_disk(str(folder))
+    with _offline():
+        return datasets.load_dataset(name, config)
+
+
+@contextmanager
+def _offline() -> Iterator[None]:
+    """Let ``datasets`` look in its cache only; both packages read the environment once."""
+    from huggingface_hub import constants
+
+    from datasets import config
+
+    with ExitStack() as stack:
+        for module in (config, constants):
+            stack.enter_context(mock.patch.object(module, "HF_HUB_OFFLINE", True))
+        yield
+
+
+def _split(spec: Spec, found: Any, wanted: str) -> Any:
+    """Return the named split, or the only one."""
+    if not isinstance(found, dict):
+        if wanted and wanted != str(found.split):
+            raise DatasetError(f"{spec.text!r} has no splits. Leave out {wanted!r}.")
+        return found
+    if wanted in found:
+        return found[wanted]
+    if not wanted and len(found) == 1:
+        return next(iter(found.values()))
+    name = spec.rest.removesuffix(f":{wanted}")
+    choices = " or ".join(f"hf:{name}:{split}" for split in found)
+    what = f"has no split {wanted!r}" if wanted else f"has the splits {', '.join(found)}"
+    raise DatasetError(f"{spec.text!r} {what}. Name one of them: {choices}.")
+
+
+def _read(chosen: Any, schema: Any, columns: list[str]) -> Any:
+    """Return columns as an Arrow table that holds the images, not their paths."""
+    import pyarrow as pa
+    from datasets.table import embed_table_storage
+
+    table = chosen.select_columns(columns).with_format("arrow")[:]
+    fields = [schema.field(column) for column in columns]
+    return embed_table_storage(table.cast(pa.schema(fields, schema.metadata)))
+
+
+def _fingerprint(rows: Rows) -> str:
+    digest = hashlib.sha256(repr((list(rows.labels), rows.names)).encode())
+    for image in rows.encoded:
+        digest.update(hashlib.sha256(image or b"").digest())
+    return digest.hexdigest()
+
+
+HUGGING_FACE = Source(
+    _load,
+    "hf:NAME-OR-FOLDER[:SPLIT][?config=NAME&image=COLUMN&label=COLUMN]",
+    "what the package datasets has on this machine",
+    ("config", "image", "label"),
+    package="datasets",
+    extra="datasets",
+)

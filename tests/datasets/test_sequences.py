@@ -1,0 +1,87 @@
+"""datasets/sequences.py: sequences of (image, label) from Python."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from torch.utils.data import Dataset, Subset, TensorDataset
+
+from denoised_smoothing.datasets import from_sequence
+from denoised_smoothing.errors import DatasetError, ImageError
+
+LEVELS = np.random.default_rng(0).integers(0, 256, (3, 6, 5, 3), dtype=np.uint8)
+EXPECTED = LEVELS.transpose(0, 3, 1, 2) / np.float32(255)
+
+
+class Pets(Dataset):  # type: ignore[type-arg]
+    """As torchvision's data sets."""
+
+    classes = ("cat", "dog")
+
+    def __len__(self) -> int:
+        return 3
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        return PIL.Image.fromarray(LEVELS[index]), index % 2
+
+
+@pytest.mark.parametrize(
+    "items",
+    [
+        Pets(),
+        [(PIL.Image.fromarray(levels), n % 2) for n, levels in enumerate(LEVELS)],
+        [[levels, np.int64(n % 2)] for n, levels in enumerate(LEVELS)],
+        [(levels.transpose(2, 0, 1), n % 2) for n, levels in enumerate(LEVELS)],
+        TensorDataset(torch.from_numpy(EXPECTED.copy()), torch.tensor([0, 1, 0])),
+        Subset(Pets(), range(3)),
+    ],
+)
+def test_images_and_labels(items: Any) -> None:
+    dataset = from_sequence(items)
+    assert dataset.labels == [0, 1, 0]
+    assert np.array_equal(dataset[1].image, EXPECTED[1])
+    assert dataset.image_ids == ["0", "1", "2"]
+    named = isinstance(items, Pets | Subset)
+    assert dataset.label_names == (("cat", "dog") if named else None)
+    same = from_sequence([(image, n % 2) for n, image in enumerate(EXPECTED)])
+    assert named or dataset.fingerprint == same.fingerprint
+
+
+def test_labels_may_be_names_or_unknown() -> None:
+    labels = ("fox", None, "cat")
+    dataset = from_sequence(list(zip(EXPECTED, labels, strict=True)))
+    assert (dataset.labels, dataset.label_names) == ([1, None, 0], ("cat", "fox"))
+    assert from_sequence([(EXPECTED[0], -1)]).labels == [None]
+
+
+def test_the_fingerprint_is_of_images_labels_and_names() -> None:
+    items = [(EXPECTED[0], 0), (EXPECTED[1], 1)]
+    others = [items[::-1], [(EXPECTED[0], 1), items[1]], [(1 - EXPECTED[0], 0), items[1]]]
+    assert len({from_sequence(each).fingerprint for each in [items, *others]}) == 4
+
+
+def test_one_image_that_cannot_be_used_does_not_refuse_the_others() -> None:
+    dataset = from_sequence([(EXPECTED[0] - 0.5, 0), (EXPECTED[1], 1)], name="mine")
+    assert dataset[1].label == 1
+    with pytest.raises(ImageError, match=r"item 0 of mine has values .* Undo the normalisation"):
+        dataset[0]
+
+
+@pytest.mark.parametrize(
+    ("items", "said"),
+    [
+        (iter([]), "must have a length and give .image, label.*Put the items into a list"),
+        ([], "list has no items"),
+        ([EXPECTED[0]], r"Item 0 of list must be .image, label., .* got ndarray\. Wrap it"),
+        ([{"image": EXPECTED[0], "label": 1}], "got dict with the keys image, label. Wrap it"),
+        ([(EXPECTED[0], 0.5)], r"Item 0 of list has the label 0\.5, expected a whole number"),
+        ([(EXPECTED[0], [1, 0])], r"has the label \[1, 0\]"),
+    ],
+)
+def test_refuses(items: Any, said: str) -> None:
+    with pytest.raises(DatasetError, match=said):
+        from_sequence(items)
