@@ -23,7 +23,7 @@ from denoised_smoothing.errors import (
     SpecError,
 )
 from denoised_smoothing.files import cache_folder, sha256_of
-from denoised_smoothing.images import SUFFIXES
+from denoised_smoothing.images import SUFFIXES, image_shape
 from denoised_smoothing.images import load_image as load_image  # public here, too
 from denoised_smoothing.models.specs import Role, Source, Spec, has_source, open_spec, schemes
 
@@ -58,6 +58,8 @@ class ImageDataset:
         read: from an index to the image [C, H, W]; raises ImageError if it cannot be decoded.
         labels: one for each image, None where unknown.
         label_names: the name of each label, None if unknown.
+        read_shape: from an index to the shape [C, H, W] without decoding the image; None to decode
+            it. Raises ImageError if the image cannot be read.
     """
 
     name: str
@@ -66,6 +68,7 @@ class ImageDataset:
     read: Callable[[int], np.ndarray]
     labels: Sequence[int | None]
     label_names: Names = None
+    read_shape: Callable[[int], tuple[int, int, int]] | None = None
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -73,6 +76,17 @@ class ImageDataset:
     def __getitem__(self, index: int) -> Example:
         index = range(len(self))[index]
         return Example(index, self.image_ids[index], self.read(index), self.labels[index])
+
+    def shape(self, index: int) -> tuple[int, int, int]:
+        """Return the shape [C, H, W] of an image, from its header where the data have one.
+
+        Raises:
+            ImageError: the image cannot be read.
+        """
+        if self.read_shape is not None:
+            return self.read_shape(index)
+        channels, height, width = self.read(index).shape
+        return channels, height, width
 
 
 def load_dataset(spec: str) -> ImageDataset:
@@ -220,11 +234,14 @@ def _load_folder(spec: Spec) -> ImageDataset:
         read=partial(_from_folder, folder, ids),
         labels=[classes.index(i.split("/")[0]) if nested else None for i in ids],
         label_names=tuple(classes) or None,
+        read_shape=partial(_from_folder, folder, ids, load=image_shape),
     )
 
 
-def _from_folder(folder: Path, ids: Sequence[str], index: int) -> np.ndarray:
-    return load_image(folder / ids[index])
+def _from_folder(
+    folder: Path, ids: Sequence[str], index: int, *, load: Callable[..., Any] = load_image
+) -> Any:
+    return load(folder / ids[index])
 
 
 def _load_file(spec: str, path: Path) -> ImageDataset:
@@ -257,6 +274,7 @@ def _load_parquet(spec: Spec) -> ImageDataset:
         read=partial(_from_row, spec.text, encoded),
         labels=[label for _, labels, _ in parts for label in labels],
         label_names=names.pop(),
+        read_shape=partial(_from_row, spec.text, encoded, load=image_shape),
     )
 
 
@@ -315,11 +333,17 @@ def _columns(file: Path, schema: Any, class_names: Iterable[str]) -> tuple[str, 
     return image, label
 
 
-def _from_row(spec: str, encoded: Sequence[bytes | None], index: int) -> np.ndarray:
+def _from_row(
+    spec: str,
+    encoded: Sequence[bytes | None],
+    index: int,
+    *,
+    load: Callable[..., Any] = load_image,
+) -> Any:
     content, name = encoded[index], f"row {index} of {spec!r}"
     if content is None:
         raise ImageError(f"{name} holds no bytes. Write the file with its images embedded.")
-    return load_image(content, name=name)
+    return load(content, name=name)
 
 
 DIGITS = Source(

@@ -850,7 +850,7 @@ class TestWork:
             decoded[index] += 1
             return VALUES[index]
 
-        return made(read=read), decoded
+        return made(read=read, read_shape=lambda index: (1, 8, 8)), decoded
 
     def test_an_image_is_decoded_once_and_once_more_for_its_pictures(self, store: Store) -> None:
         dataset, decoded = self.counted()
@@ -955,8 +955,8 @@ class TestFailures:
             return np.zeros((1, 8, 8 + index // 7), np.float32)
 
         said = (
-            r"5 of 12 images .*'image-7' has shape \[1, 8, 9\], but the first image has "
-            r"\[1, 8, 8\]\. Set"
+            r"5 of 12 images .*'image-7' has shape \[1, 8, 9\], but this run certifies images of "
+            r"shape \[1, 8, 8\]\. Set"
         )
         with pytest.raises(ImageError, match=said):
             request(dataset=made(read=read)).execute(store)

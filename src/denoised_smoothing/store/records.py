@@ -11,6 +11,15 @@ from denoised_smoothing.errors import CountsError
 
 
 @dataclass(frozen=True, slots=True)
+class RefusedImage:
+    """An image that cannot be certified: its place in the data set, and the reason."""
+
+    index: int
+    image_id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class StoredRun:
     """A run: the settings that must be equal to resume, and the info that is only recorded."""
 
@@ -19,6 +28,11 @@ class StoredRun:
     seed: int
     info: dict[str, Any]
     created: datetime
+
+    @property
+    def refused(self) -> tuple[RefusedImage, ...]:
+        """The images that could not be certified, by index; they are part of its info."""
+        return tuple(RefusedImage(**image) for image in self.info.get("refused", ()))
 
 
 @dataclass(frozen=True, slots=True)
