@@ -363,7 +363,7 @@ class TestIdentity:
     def test_a_changed_file_is_another_data_set(self, store: Store, tmp_path: Path) -> None:
         folder = tmp_path / "images"
         folder.mkdir()
-        for index in (0, 1):
+        for index in range(3):
             PIL.Image.fromarray(np.full((8, 8), 90 * index, np.uint8)).save(folder / f"{index}.bmp")
         data = f"folder:{folder}"
         request(dataset=load_dataset(data)).execute(store)
@@ -627,6 +627,7 @@ class TestRecord:
             "data_labels": list(NAMES),
             "resolution": None,
             "stride": 1,
+            "image_shape": [1, 8, 8],
             "dimension": 64,
             "classifier": "toy",
             "denoiser": "none",
