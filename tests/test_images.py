@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 import zlib
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -337,3 +338,51 @@ class TestDigest:
 def test_imports_no_torch() -> None:
     code = "import sys, denoised_smoothing.images; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+class TestImageShape:
+    """The shape of an image, from its header alone."""
+
+    @pytest.mark.parametrize(
+        ("mode", "file_format"),
+        [
+            *product(("RGB", "L", "P", "1"), ("PNG", "BMP")),
+            *product(("RGB", "L"), ("JPEG", "WEBP")),
+        ],
+    )
+    @pytest.mark.parametrize("orientation", [None, 1, 3, 5, 6, 7, 8])
+    def test_is_that_of_the_loaded_image(
+        self, mode: str, file_format: str, orientation: int | None
+    ) -> None:
+        image = PIL.Image.new("RGB", (7, 5), "red").convert(mode)
+        exif = PIL.Image.Exif()
+        if orientation is not None:
+            exif[0x0112] = orientation
+        content = encoded(image, file_format, exif=exif)
+        assert images.image_shape(content) == images.load_image(content).shape
+
+    def test_damage_behind_the_header_is_not_seen(self, tmp_path: Path) -> None:
+        noise = np.random.default_rng(0).integers(0, 256, (50, 40, 3), dtype=np.uint8)
+        for file_format in ("PNG", "JPEG", "BMP"):
+            content = encoded(PIL.Image.fromarray(noise), file_format)
+            path = tmp_path / "half"
+            path.write_bytes(content[: len(content) // 2])
+            assert images.image_shape(path) == (3, 50, 40)
+            with pytest.raises(ImageError, match="cannot be decoded"):
+                images.load_image(path)
+
+    @pytest.mark.parametrize(
+        ("content", "said"),
+        [
+            (encoded(PIL.Image.new("RGBA", (4, 4))), "image has the mode RGBA with transparency"),
+            (encoded(PIL.Image.new("CMYK", (4, 4)), "JPEG"), "image has the mode CMYK"),
+            (png_of_16_bits(2, 3), "image has more than 8 bits"),
+            (encoded(PIL.Image.new("RGB", (1, 4))), "image is 4x1 pixels"),
+            (b"no image", "image cannot be decoded"),
+        ],
+    )
+    def test_what_its_header_refuses_is_refused(self, content: bytes, said: str) -> None:
+        with pytest.raises(ImageError, match=said):
+            images.image_shape(content)
+        with pytest.raises(ImageError, match=said):
+            images.load_image(content)

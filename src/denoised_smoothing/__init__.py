@@ -33,6 +33,7 @@ _HOMES = {
     "Prediction": "certificates.prediction",
     "Preparation": "training.data",
     "RadiusTarget": "certificates.plans",
+    "RefusedImagesError": "errors",
     "RemoteError": "errors",
     "RunBusyError": "errors",
     "RunMismatchError": "errors",

@@ -24,6 +24,7 @@ from denoised_smoothing.errors import (
     InputError as InputError,
     MissingExtraError as MissingExtraError,
     ModelChangedError as ModelChangedError,
+    RefusedImagesError as RefusedImagesError,
     RemoteError as RemoteError,
     RunBusyError as RunBusyError,
     RunMismatchError as RunMismatchError,

@@ -4,6 +4,7 @@
     ├── InputError (also a ValueError)   refused before any work is done
     │   ├── SettingError                 sigma, n0, n, alpha, a radius, an option
     │   ├── ImageError                   an image: unreadable, shape, channels, range
+    │   │   └── RefusedImagesError       some images of a run; all others are certified
     │   ├── DatasetError                 a data set: missing, empty, without the columns
     │   └── SpecError                    a spec string that names nothing known
     ├── WeightsError                     a weights file: a pickle, altered, another architecture
@@ -58,6 +59,12 @@ class SettingError(InputError):
 
 class ImageError(InputError):
     """An image cannot be read, or has the wrong shape, channels or range."""
+
+
+class RefusedImagesError(ImageError):
+    """Some images of a run cannot be certified; all others are, and the reasons are stored."""
+
+    exit_code = 1
 
 
 class DatasetError(InputError):

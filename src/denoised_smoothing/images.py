@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,8 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp"})
 
 _MODES = {"L": "L", "1": "L", "RGB": "RGB", "P": "RGB"}
 _SMALLEST = 2
+_ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)
+"""The EXIF tag of the orientation, and its values that exchange height and width."""
 _FLOAT64_ROUNDING = 2.0**-40
 """The most by which 255 times a float64 may miss k, of a value that arithmetic rounded."""
 
@@ -44,12 +48,39 @@ def load_image(
     Raises:
         ImageError: missing, corrupt or truncated; 16 bits; an alpha channel or CMYK; 1x1.
     """
-    if name is None:
-        name = "the image" if isinstance(source, bytes) else repr(str(source))
+    name = name or _name_of(source)
+    with _opened(source, name) as image:
+        return as_image(image, name=name)
+
+
+def image_shape(source: str | Path | bytes, *, name: str | None = None) -> tuple[int, int, int]:
+    """Return the shape [C, H, W] that :func:`load_image` decodes to, from the header alone.
+
+    Raises:
+        ImageError: the header states what cannot be loaded; damage behind it is not seen.
+    """
+    name = name or _name_of(source)
+    with _opened(source, name) as image:
+        _check_pil(image, name)
+        (width, height), channels = image.size, 1 if _MODES[image.mode] == "L" else 3
+        exif = PIL.Image.Image.getexif(image)  # that of PNG would decode the pixels
+        if exif.get(_ORIENTATION) in _TURNED:
+            height, width = width, height
+        _check_sides(height, width, name)
+        return channels, height, width
+
+
+def _name_of(source: str | Path | bytes) -> str:
+    return "the image" if isinstance(source, bytes) else repr(str(source))
+
+
+@contextmanager
+def _opened(source: str | Path | bytes, name: str) -> Iterator[PIL.Image.Image]:
+    """Open an image file; an error while it is read becomes an ImageError."""
     try:
         file = io.BytesIO(source) if isinstance(source, bytes) else source
         with PIL.Image.open(file, formats=FORMATS) as image:
-            return as_image(image, name=name)
+            yield image
     except ImageError:
         raise
     except FileNotFoundError as error:
@@ -97,11 +128,7 @@ def as_image(
             f"{name} has {shape[-3]} channels (shape {shape}), expected {axes} with 3 (RGB) or 1 "
             "(grey). Drop an alpha channel, or move a last axis of channels to the front."
         )
-    if min(shape[-2:]) < _SMALLEST:
-        raise ImageError(
-            f"{name} is {shape[-2]}x{shape[-1]} pixels, expected at least {_SMALLEST}x{_SMALLEST}. "
-            "Use the whole image."
-        )
+    _check_sides(shape[-2], shape[-1], name)
     if not np.isfinite(array).all():
         raise ImageError(
             f"{name} holds NaN or infinite values, expected [0, 1]. Repair its source."
@@ -133,7 +160,16 @@ def as_images(value: Any, *, name: str = "the batch") -> Float32[np.ndarray, "b 
     return as_image(value, name=name, axes="[B, C, H, W]")
 
 
-def _from_pil(image: PIL.Image.Image, name: str) -> np.ndarray:
+def _check_sides(height: int, width: int, name: str) -> None:
+    if min(height, width) < _SMALLEST:
+        raise ImageError(
+            f"{name} is {height}x{width} pixels, expected at least {_SMALLEST}x{_SMALLEST}. "
+            "Use the whole image."
+        )
+
+
+def _check_pil(image: PIL.Image.Image, name: str) -> None:
+    """Refuse what is not 8-bit RGB or grey; its header says so."""
     stored = str(getattr(image, "tile", ""))  # Pillow reduces 16-bit colour to RGB silently
     if image.mode[0] in "IF" or any(f";16{order}" in stored for order in "BLN"):
         raise ImageError(
@@ -146,6 +182,10 @@ def _from_pil(image: PIL.Image.Image, name: str) -> np.ndarray:
             f"{name} has the mode {image.mode}{transparent} ({len(image.getbands())} channels), "
             "expected RGB or one grey channel. Flatten any transparency and save it as RGB."
         )
+
+
+def _from_pil(image: PIL.Image.Image, name: str) -> np.ndarray:
+    _check_pil(image, name)
     upright = PIL.ImageOps.exif_transpose(image).convert(_MODES[image.mode])
     return np.atleast_3d(np.asarray(upright)).transpose(2, 0, 1) / np.float32(255)
 
@@ -203,10 +243,20 @@ def match_channels(
     Raises:
         ImageError: it has others. Nothing is converted: the radius would be in other pixels.
     """
-    if image.shape[0] == channels:
-        return image
+    check_channels(image.shape[0], channels, name=name)
+    return image
+
+
+def check_channels(given: int, channels: int, *, name: str = "the image") -> None:
+    """Refuse an image whose channels are not those that the classifier accepts.
+
+    Raises:
+        ImageError: they differ.
+    """
+    if given == channels:
+        return
     kinds = {1: "grey", 3: "RGB"}
-    wanted, got = kinds[channels], kinds[image.shape[0]]
+    wanted, got = kinds[channels], kinds[given]
     raise ImageError(
         f"{name} is {got}, but the classifier takes {wanted} images. Convert the images to "
         f"{wanted}, or use a classifier for {got} images."

@@ -20,6 +20,7 @@ from denoised_smoothing.certificates.radii import (
     gaussian_radius,
     l1_radius,
     linf_radius,
+    parse_length,
     round_down,
     two_sided_radius,
 )
@@ -160,6 +161,23 @@ class TestTwoSidedRadius:
         assert z * slack + slack**2 / 2 > math.log(2) > z * slack
         assert (winner - other) / 2 > slack
         assert two_sided_radius(1.0, failure, upper, error) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("0.25", 0.25), ("64/255", 64 / 255), (" 1 / 2 ", 0.5), ("0.5/2", 0.25), ("1e-1", 0.1)],
+)
+def test_a_length_is_a_number_or_a_fraction(text: str, value: float) -> None:
+    assert parse_length(text) == value
+    assert check_radii((text,)) == check_radii((value,)) == (value,)
+
+
+@pytest.mark.parametrize("text", ["", "/", "1/", "/2", "1/0", "1/2/3", "64:255", "1,5", "a"])
+def test_other_texts_are_no_lengths(text: str) -> None:
+    with pytest.raises(ValueError, match=r"^a number or a fraction such as 64/255$"):
+        parse_length(text)
+    with pytest.raises(SettingError, match="radii must be lengths of at least 0, got"):
+        check_radii((0.5, text))
 
 
 def test_radii_are_put_in_order_and_once() -> None:

@@ -44,6 +44,7 @@ class Trouble(Enum):
     KEY = "wrong key"
     QUOTA = "quota"
     MODEL = "unknown model"
+    SCHEMA = "no JSON schemas"
     EMPTY = "no labels"
     UPDATED = "another version"
 
@@ -209,6 +210,7 @@ class OpenAI(Wire):
         Trouble.KEY: (401, "invalid_api_key"),
         Trouble.QUOTA: (429, "insufficient_quota"),
         Trouble.MODEL: (404, "model_not_found"),
+        Trouble.SCHEMA: (400, "response_format.type must be text"),
     }
 
     def image(self, body: bytes) -> bytes:
@@ -216,8 +218,9 @@ class OpenAI(Wire):
         return base64.b64decode(content[1]["image_url"]["url"].split(",")[1])
 
     def answer(self, scores: Scores, version: str, request: Any) -> Any:
-        schema = json.loads(request)["response_format"]["json_schema"]["schema"]
-        allowed = schema["properties"]["label"]["enum"]
+        named, allowed = json.loads(request).get("response_format"), [name for name, _ in scores]
+        if named is not None:
+            allowed = named["json_schema"]["schema"]["properties"]["label"]["enum"]
         label = next((name for name, _ in scores if name in allowed), None)
         content = None if label is None else json.dumps({"label": label})
         message = {"role": "assistant", "content": content, "refusal": None}

@@ -16,6 +16,7 @@ from denoised_smoothing.certificates.counts import LabelCounts, Stage
 from denoised_smoothing.certificates.parameters import SmoothingParameters
 from denoised_smoothing.certificates.plans import FixedBudget
 from denoised_smoothing.reporting.results import ImageResult, RunResults
+from denoised_smoothing.store import RefusedImage
 
 N0, N = 10, 1000
 
@@ -27,6 +28,7 @@ class FakeRun:
     seed: int = 7
     info: dict[str, Any] = field(default_factory=dict)
     created: datetime = datetime(2024, 5, 6, 7, 8, 9, tzinfo=UTC)
+    refused: tuple[RefusedImage, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -70,6 +70,7 @@ def test_csv_has_what_the_certificates_rest_on(mixed: RunResults, tmp_path: Path
         "radius_l1": "0.2999",
         "radius_linf": "0.037498",
         "noise": "grid",
+        "refused": "",
     }
 
 

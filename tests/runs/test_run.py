@@ -365,7 +365,7 @@ class TestIdentity:
     def test_a_changed_file_is_another_data_set(self, store: Store, tmp_path: Path) -> None:
         folder = tmp_path / "images"
         folder.mkdir()
-        for index in (0, 1):
+        for index in range(3):
             PIL.Image.fromarray(np.full((8, 8), 90 * index, np.uint8)).save(folder / f"{index}.bmp")
         data = f"folder:{folder}"
         request(dataset=load_dataset(data)).execute(store)
@@ -629,6 +629,7 @@ class TestRecord:
             "data_labels": list(NAMES),
             "resolution": None,
             "stride": 1,
+            "image_shape": [1, 8, 8],
             "dimension": 64,
             "classifier": "toy",
             "denoiser": "none",
@@ -869,7 +870,7 @@ class TestWork:
             decoded[index] += 1
             return VALUES[index]
 
-        return made(read=read), decoded
+        return made(read=read, read_shape=lambda index: (1, 8, 8)), decoded
 
     def test_an_image_is_decoded_once_and_once_more_for_its_pictures(self, store: Store) -> None:
         dataset, decoded = self.counted()
@@ -974,8 +975,8 @@ class TestFailures:
             return np.zeros((1, 8, 8 + index // 7), np.float32)
 
         said = (
-            r"5 of 12 images .*'image-7' has shape \[1, 8, 9\], but the first image has "
-            r"\[1, 8, 8\]\. Set"
+            r"5 of 12 images .*'image-7' has shape \[1, 8, 9\], but this run certifies images of "
+            r"shape \[1, 8, 8\]\. Set"
         )
         with pytest.raises(ImageError, match=said):
             request(dataset=made(read=read)).execute(store)

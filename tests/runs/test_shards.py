@@ -23,7 +23,8 @@ from denoised_smoothing.remote.log import StoreLog
 from denoised_smoothing.remote.records import Attempt, CopyKey, Outcome
 from denoised_smoothing.reporting.export import ExportFormat, export
 from denoised_smoothing.reporting.results import load_results
-from denoised_smoothing.runs.run import EXAMPLES, CertificationRun
+from denoised_smoothing.runs.examples import EXAMPLES
+from denoised_smoothing.runs.run import CertificationRun
 from denoised_smoothing.runs.shards import Shard, merge
 from denoised_smoothing.store import Store
 

@@ -33,13 +33,30 @@ def check_sigma(sigma: float) -> float:
     return float(sigma)
 
 
-def check_radii(radii: Sequence[float]) -> tuple[float, ...]:
+def parse_length(text: str) -> float:
+    """Read a sigma or a radius: a number, or a fraction such as ``64/255``.
+
+    Raises:
+        ValueError: the text is neither; says what is expected.
+    """
+    above, slash, below = text.partition("/")
+    try:
+        return float(above) / (float(below) if slash else 1.0)
+    except (ValueError, ZeroDivisionError) as error:
+        raise ValueError("a number or a fraction such as 64/255") from error
+
+
+def check_radii(radii: Sequence[float | str]) -> tuple[float, ...]:
     """Return the radii in ascending order, each once.
 
     Raises:
         SettingError: none is given, or one is not a finite length of at least 0.
     """
-    lengths = tuple(sorted({float(radius) for radius in radii}))
+    try:
+        found = {parse_length(r) if isinstance(r, str) else float(r) for r in radii}
+    except ValueError:
+        found = set()
+    lengths = tuple(sorted(found))
     if not lengths or not all(math.isfinite(r) and r >= 0.0 for r in lengths):
         raise SettingError(
             f"radii must be lengths of at least 0, got {tuple(radii)}. Use some such as 0.25, 0.5."

@@ -157,11 +157,12 @@ def _request(run: StoredRun, model: ModelOptions, data: str | None) -> Certifica
     """
     from denoised_smoothing.certificates.certificate import SamplingPlan
     from denoised_smoothing.datasets import load_dataset
+    from denoised_smoothing.runs.identity import as_compared
     from denoised_smoothing.runs.run import CertificationRun
 
     held = run.settings
     smoothed = replace(model, precision=Precision(held["precision"])).build()
-    images = held.get("calibration_data")
+    images, shape = held.get("calibration_data"), held.get("image_shape")
     smoothed.prepared.use_engine(EngineName(held["engine"]), held["forward_shape"][0])
     request = CertificationRun(
         smoothed,
@@ -169,11 +170,12 @@ def _request(run: StoredRun, model: ModelOptions, data: str | None) -> Certifica
         SamplingPlan.from_dict(held["plan"]),
         float(held["alpha"]),
         resolution=held["resolution"],
+        shape=None if shape is None else tuple(shape),
         stride=held["stride"],
         labels=held.get("labels"),
         calibration=None if images is None else load_dataset(images),
     )
-    now = json.loads(json.dumps(request.settings))
+    now = as_compared(json.loads(json.dumps(request.settings)), run)
     if differs := differences(_identity(held), _identity(now), where=("in the run", "now")):
         raise RunMismatchError(
             f"The models or data differ from those of run {run.name!r}: {'; '.join(differs)}. "

@@ -36,7 +36,7 @@ from denoised_smoothing.cli.output import (
 )
 from denoised_smoothing.cli.plan_options import PlanOptions
 from denoised_smoothing.cli.remote_options import RemoteOptions, report_missing_answers
-from denoised_smoothing.errors import BudgetReachedError, ImageError, SettingError
+from denoised_smoothing.errors import BudgetReachedError, RefusedImagesError, SettingError
 
 
 @command(cls=RayCommand)
@@ -104,24 +104,29 @@ def certify(
         request.prepare(lambda text: status.update(escape(text)))
     for text in request.notes:
         say(f"note: {text}", err)
+    refused: RefusedImagesError | None = None
     with Store(store) as opened:
         if paid is not None and (estimate := request.estimate(opened)):
             remote.confirm(estimate, paid, spec)
         try:
             with run_bar() as show:
-                name = request.execute(opened, show).name
+                request.execute(opened, show)
         except KeyboardInterrupt:
             interrupted("" if run else f" --run {shlex.quote(request.run_name)}")
-        except ImageError as error:  # of an image in the middle
-            fail(error)
+        except RefusedImagesError as error:  # all other images have results
+            refused = error
         except BudgetReachedError as error:
             so_far = load_results(opened, request.run_name, so_far=True)
             if so_far.images:
                 print_results(so_far, radii, store, as_json=as_json)
             fail(error)
+        name = request.run_name
         results = load_results(opened, name, so_far=remote.offline)
         if remote.offline and results.unfinished:
             report_missing_answers(results, run)
-        print_results(results, radii, store, as_json=as_json)
+        if results.images or refused is None:
+            print_results(results, radii, store, as_json=as_json)
         if paid is not None:
             print_spending(StoreLog(opened, name).spending())
+    if refused is not None:
+        fail(refused)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from denoised_smoothing.cli.grouped import command
 from denoised_smoothing.cli.options import AsJson, option
-from denoised_smoothing.cli.output import out, plain_rows, print_json, run_bar, say
+from denoised_smoothing.cli.output import plain_rows, print_json, print_table, run_bar, say
 
 
 @command()
@@ -20,7 +20,7 @@ def demo(
 
     Example: denoised-smoothing demo --images 50
     """
-    from denoised_smoothing.reporting.tables import best_over_sigma, comparison, to_rich
+    from denoised_smoothing.reporting.tables import best_over_sigma, comparison
     from denoised_smoothing.runs.demo import RADII, run_demo
 
     with run_bar() as show:
@@ -30,7 +30,7 @@ def demo(
         files = {"report": str(result.report), "store": str(result.store)}
         print_json({**files, "rows": plain_rows(rows)})
         return
-    out.print(to_rich(best_over_sigma(rows)))
-    out.print(to_rich(rows))
+    print_table(best_over_sigma(rows))
+    print_table(rows)
     say(f"Report: {result.report.resolve().as_uri()}")
     say(f"Took {result.seconds:.0f} seconds. Every number was computed in this run.")

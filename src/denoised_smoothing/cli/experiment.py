@@ -19,13 +19,13 @@ from denoised_smoothing.cli.output import (
     err,
     fail,
     interrupted,
-    out,
     plain_rows,
     print_json,
+    print_table,
     run_bar,
     say,
 )
-from denoised_smoothing.errors import ImageError, SettingError
+from denoised_smoothing.errors import RefusedImagesError, SettingError
 from denoised_smoothing.runs.paper.recipes import SCALES, Scale, ScaleName
 
 if TYPE_CHECKING:
@@ -244,8 +244,6 @@ def _network(spec: str | None) -> nn.Module | None:
 
 
 def _show(made: TableResult, as_json: bool) -> None:
-    from denoised_smoothing.reporting.tables import to_rich
-
     files = {"table": made.table, "figure": made.figure, "report": made.report}
     if as_json:
         print_json(
@@ -258,10 +256,10 @@ def _show(made: TableResult, as_json: bool) -> None:
             }
         )
     else:
-        out.print(to_rich(made.best))
-        out.print(to_rich(made.each))
+        print_table(made.best)
+        print_table(made.each)
         say(made.note)
         for path in files.values():
             say(f"wrote {path}")
     if made.refused:
-        fail(ImageError("; ".join(made.refused)))
+        fail(RefusedImagesError("; ".join(made.refused)))

@@ -10,6 +10,8 @@ from typing import Annotated, Any, cast, get_args, get_origin, get_type_hints
 import typer
 from typer.core import TyperCommand
 
+from denoised_smoothing.cli.options import LENGTH
+
 PANELS = (
     "Data and model", "Training", "Copies", "Time and cost", "Output", "Limits", "Access", "Speed",
     "Paid queries", "Cluster",
@@ -40,7 +42,7 @@ def option_group(panel: str) -> Callable[..., Any]:
     """Return a function that makes fields which are options of a group of the help.
 
     Its arguments are the help, the flags if they are not the name of the field, the default, and
-    keywords of ``typer.Option``.
+    keywords of ``typer.Option``. ``length=True`` reads a fraction such as 64/255, too.
     """
 
     def option(help: str, *flags: str, default: Any = None, **more: Any) -> Any:
@@ -100,6 +102,8 @@ def _options(kind: type[Any], take: Take = Take()) -> Iterator[inspect.Parameter
         if unused or "help" not in about:
             continue
         texts = {key: about[key] for key in known.parameters.keys() & about}
+        if about.get("length"):
+            texts |= LENGTH
         default = take.defaults.get(held.name, held.default)
         if held.default_factory is not MISSING:
             default = held.default_factory()

@@ -42,7 +42,9 @@ class ModelOptions:
         default="none",
         metavar="SPEC",
     )
-    sigma: float | None = _data("Standard deviation of the noise on pixel values in [0, 1].")
+    sigma: float | None = _data(
+        "Standard deviation of the noise on pixel values in [0, 1]: 0.25 or 64/255.", length=True
+    )
     noise: Noise = _data(
         "Sampler of the noise. Only the proof of grid holds in floating point.", default=Noise.GRID
     )

@@ -23,6 +23,22 @@ def option(panel: str, help: str, *flags: str, **more: Any) -> Any:
     return typer.Option(*flags, help=help, rich_help_panel=panel, **more)
 
 
+def length(value: str | float) -> float:
+    """Read the value of an option that is a sigma or a radius.
+
+    Raises:
+        typer.BadParameter: it is neither a number nor a fraction such as 64/255.
+    """
+    from denoised_smoothing.certificates.radii import parse_length
+
+    try:
+        return parse_length(value) if isinstance(value, str) else value
+    except ValueError as error:
+        raise typer.BadParameter(f"{value!r} is not {error}.") from error
+
+
+LENGTH: dict[str, Any] = {"parser": length, "metavar": "NUMBER"}
+"""Keywords of an option that is a sigma or a radius."""
 Data = Annotated[
     str,
     typer.Argument(
@@ -30,7 +46,14 @@ Data = Annotated[
         help="digits, cifar10[:train|test], folder:PATH, parquet:FILE, hf:NAME, or an image file.",
     ),
 ]
-Radius = Annotated[float, option("Copies", "L2 radius to certify, in pixel values in [0, 1].")]
+Radius = Annotated[
+    float,
+    option(
+        "Copies",
+        "L2 radius to certify, in pixel values in [0, 1]: 0.25 or 64/255.",
+        **LENGTH,
+    ),
+]
 Alpha = Annotated[float, option("Copies", ALPHA)]
 Seed = Annotated[int | None, option("Copies", "Seed of the noise.", show_default="random")]
 MaxN = Annotated[int, option("Copies", "Maximum number of copies per image.")]
@@ -77,9 +100,11 @@ def parse_radii(text: str) -> tuple[float, ...]:
 
 
 def parse_numbers(option: str, text: str) -> tuple[float, ...]:
-    """Read ``"0.25,0.5"`` as ``(0.25, 0.5)``."""
+    """Read ``"0.25,64/255"`` as ``(0.25, 64 / 255)``."""
+    from denoised_smoothing.certificates.radii import parse_length
+
     try:
-        return tuple(float(part) for part in text.split(","))
+        return tuple(parse_length(part) for part in text.split(","))
     except ValueError as error:
         raise SettingError(
             f"{option} must be numbers separated by commas, got {text!r}. "

@@ -7,6 +7,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from denoised_smoothing.reporting.results import RunResults
     from denoised_smoothing.reporting.tables import Row
     from denoised_smoothing.runs.writer import RunProgress
+    from denoised_smoothing.store import RefusedImage
 
 out, err = Console(), Console(stderr=True)
 
@@ -89,11 +91,25 @@ def print_json(value: Any) -> None:
     print(json.dumps(value))  # noqa: T201
 
 
+def print_table(rows: Sequence[Row]) -> None:
+    """Print the rows of a comparison, and every image that could not be certified."""
+    from denoised_smoothing.reporting.tables import refused_images, to_rich
+
+    out.print(to_rich(rows))
+    print_refused(refused_images(rows))
+
+
+def print_refused(refused: Sequence[RefusedImage]) -> None:
+    """Print the images that could not be certified, with the reasons."""
+    for image in refused:
+        say(f"refused: {image.image_id}: {image.reason}")
+
+
 def print_results(
     results: RunResults, radii: Sequence[float] | None, store: str, *, as_json: bool
 ) -> None:
     """Print the table of a run, or the certificate of its one image, and the next commands."""
-    from denoised_smoothing.reporting.tables import comparison, default_radii, to_rich
+    from denoised_smoothing.reporting.tables import comparison, default_radii
 
     rows = comparison([results], radii or default_radii([results]))
     name, images = results.run.name, results.images
@@ -105,8 +121,9 @@ def print_results(
         labels, label = results.run.info.get("label_names"), images[0].predicted
         label_name = f"{labels[label]}: " if labels and label is not None else ""
         say(f"{images[0].image_id}: {label_name}{images[0].certificate}")
+        print_refused(results.run.refused)
     else:
-        out.print(to_rich(rows))
+        print_table(rows)
     say(f"Stored as {name} in {store}. Next:")
     at = [] if store == "runs.sqlite" else ["--store", store]
     for command, file in (("report", "report.html"), ("export", f"{name}.tsv")):
@@ -132,6 +149,7 @@ def plain_rows(rows: Sequence[Row]) -> list[dict[str, Any]]:
                 "average_certified_radius": round_down(row.summary.average_radius, 6),
                 "abstained": row.summary.abstained,
                 "unfinished": row.summary.unfinished,
+                "refused": [asdict(image) for image in row.summary.refused],
                 "seconds_per_image": row.summary.seconds,
                 "calls": row.summary.calls,
             }

@@ -80,7 +80,7 @@ def merge(
 
     Example: denoised-smoothing merge a.sqlite b.sqlite --store runs.sqlite
     """
-    from denoised_smoothing.runs.run import EXAMPLES
+    from denoised_smoothing.runs.examples import EXAMPLES
     from denoised_smoothing.runs.shards import merge as join
     from denoised_smoothing.store import Store
 

@@ -44,7 +44,7 @@ class ServeOptions:
         "Serve this bundle. Repeat for several.", metavar="NAME=FOLDER"
     )
     sigma: list[float] | None = _data(
-        "Serve this sigma. Repeat for several.", show_default="0.25, 0.5"
+        "Serve this sigma. Repeat for several.", show_default="0.25, 0.5", length=True
     )
     examples: str | None = _data(
         "Example images of the page.", metavar="DATA", show_default="the demo's"

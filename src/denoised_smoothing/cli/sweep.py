@@ -26,8 +26,8 @@ from denoised_smoothing.cli.options import (
     parse_radii,
     read_labels,
 )
-from denoised_smoothing.cli.output import fail, out, plain_rows, print_json, run_bar, say
-from denoised_smoothing.errors import ImageError
+from denoised_smoothing.cli.output import fail, plain_rows, print_json, print_table, run_bar, say
+from denoised_smoothing.errors import RefusedImagesError
 
 if TYPE_CHECKING:
     from denoised_smoothing.runs.sweep import SigmaSweep
@@ -64,7 +64,7 @@ def sweep(
     from denoised_smoothing.certificates.radii import check_radii
     from denoised_smoothing.datasets import load_dataset
     from denoised_smoothing.reporting.html import write_report
-    from denoised_smoothing.reporting.tables import comparison, to_rich
+    from denoised_smoothing.reporting.tables import comparison
     from denoised_smoothing.runs.run import CertificationRun
     from denoised_smoothing.runs.sweep import sweep_sigma
     from denoised_smoothing.store import Store
@@ -100,11 +100,11 @@ def sweep(
         files = {"refused": chosen.refused, "runs": names, "report": str(output)}
         print_json({**found, **files, "rows": plain_rows(rows)})
     else:
-        out.print(to_rich(rows))
+        print_table(rows)
         say(_advice(chosen))
         say(f"Report: {output}")
     if chosen.refused:
-        fail(ImageError("; ".join(chosen.refused)))
+        fail(RefusedImagesError("; ".join(chosen.refused)))
 
 
 def _advice(chosen: SigmaSweep) -> str:

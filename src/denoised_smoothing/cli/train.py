@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from denoised_smoothing.cli.grouped import Take, command, option_group
-from denoised_smoothing.cli.options import AsJson, Data, File, command_line, option, require
+from denoised_smoothing.cli.options import LENGTH, AsJson, Data, File, command_line, option, require
 from denoised_smoothing.cli.output import err, print_json, print_rows
 from denoised_smoothing.errors import SettingError
 from denoised_smoothing.training.config import TrainingConfig
@@ -116,7 +116,9 @@ def train_classifier(
     noise: Annotated[
         float,
         option(
-            "Data and model", "Standard deviation of Gaussian noise on its images. 0 adds none."
+            "Data and model",
+            "Standard deviation of Gaussian noise on its images. 0 adds none.",
+            **LENGTH,
         ),
     ] = 0.0,
     as_json: AsJson = False,

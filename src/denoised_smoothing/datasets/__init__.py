@@ -6,9 +6,10 @@ import difflib
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -23,7 +24,7 @@ from denoised_smoothing.errors import (
     SpecError,
 )
 from denoised_smoothing.files import cache_folder, sha256_of
-from denoised_smoothing.images import SUFFIXES
+from denoised_smoothing.images import SUFFIXES, image_shape
 from denoised_smoothing.images import load_image as load_image  # public here, too
 from denoised_smoothing.models.specs import Role, Source, Spec, has_source, open_spec, schemes
 
@@ -186,6 +187,7 @@ def _load_folder(spec: Spec) -> ImageDataset:
         read=partial(_from_folder, folder, ids),
         labels=[classes.index(i.split("/")[0]) if nested else None for i in ids],
         label_names=tuple(classes) or None,
+        read_shape=partial(_from_folder, folder, ids, load=image_shape),
     )
 
 
@@ -205,8 +207,10 @@ def _refuse_splits(spec: Spec, folders: Sequence[str], ids: Sequence[str]) -> No
         )
 
 
-def _from_folder(folder: Path, ids: Sequence[str], index: int) -> np.ndarray:
-    return load_image(folder / ids[index])
+def _from_folder(
+    folder: Path, ids: Sequence[str], index: int, *, load: Callable[..., Any] = load_image
+) -> Any:
+    return load(folder / ids[index])
 
 
 def _load_file(spec: str, path: Path) -> ImageDataset:

@@ -38,6 +38,8 @@ class ImageDataset:
         read: from an index to the image [C, H, W]; raises ImageError if it cannot be decoded.
         labels: one for each image, None where unknown.
         label_names: the name of each label, None if unknown.
+        read_shape: from an index to the shape [C, H, W] without decoding the image; None to decode
+            it. Raises ImageError if the image cannot be read.
 
     Raises:
         DatasetError: a label is below 0, or has no name where there are names.
@@ -49,6 +51,7 @@ class ImageDataset:
     read: Callable[[int], np.ndarray]
     labels: Sequence[int | None]
     label_names: Names = None
+    read_shape: Callable[[int], tuple[int, int, int]] | None = None
 
     def __post_init__(self) -> None:
         present = [label for label in self.labels if label is not None]
@@ -68,3 +71,14 @@ class ImageDataset:
     def __getitem__(self, index: int) -> Example:
         index = range(len(self))[index]
         return Example(index, self.image_ids[index], self.read(index), self.labels[index])
+
+    def shape(self, index: int) -> tuple[int, int, int]:
+        """Return the shape [C, H, W] of an image, from its header where the data have one.
+
+        Raises:
+            ImageError: the image cannot be read.
+        """
+        if self.read_shape is not None:
+            return self.read_shape(index)
+        channels, height, width = self.read(index).shape
+        return channels, height, width

@@ -10,12 +10,10 @@ from glob import glob
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from denoised_smoothing.datasets.dataset import ImageDataset, Names
 from denoised_smoothing.errors import DatasetError, ImageError
 from denoised_smoothing.files import sha256_of
-from denoised_smoothing.images import load_image
+from denoised_smoothing.images import image_shape, load_image
 from denoised_smoothing.models.specs import Source, Spec
 
 _LABELS = (
@@ -104,6 +102,7 @@ def to_dataset(spec: Spec, fingerprint: str, parts: Sequence[Rows]) -> ImageData
         read=partial(_from_row, spec.text, encoded),
         labels=[label if isinstance(label, int) and label >= 0 else None for label in labels],
         label_names=label_names,
+        read_shape=partial(_from_row, spec.text, encoded, load=image_shape),
     )
 
 
@@ -248,11 +247,17 @@ def _labels(where: str, column: str, values: Any) -> list[int | str | None]:
     return [None if value is None else int(value) for value in known]
 
 
-def _from_row(spec: str, encoded: Sequence[bytes | None], index: int) -> np.ndarray:
+def _from_row(
+    spec: str,
+    encoded: Sequence[bytes | None],
+    index: int,
+    *,
+    load: Callable[..., Any] = load_image,
+) -> Any:
     content, name = encoded[index], f"row {index} of {spec!r}"
     if content is None:
         raise ImageError(f"{name} holds no bytes. Write the file with its images embedded.")
-    return load_image(content, name=name)
+    return load(content, name=name)
 
 
 PARQUET = Source(

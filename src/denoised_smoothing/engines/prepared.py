@@ -23,6 +23,7 @@ from denoised_smoothing.engines.locks import single_caller, tracing
 from denoised_smoothing.engines.pipeline import PassThrough, Pipeline
 from denoised_smoothing.errors import SettingError
 from denoised_smoothing.models.denoisers.base import DenoiserNetwork, as_denoiser
+from denoised_smoothing.models.denoisers.diffusion import check_size
 from denoised_smoothing.models.denoisers.ensemble import EnsembleClassifier, MultiSampleDenoiser
 from denoised_smoothing.models.protocols import Classifier
 from denoised_smoothing.noise import noisy_copies
@@ -264,3 +265,19 @@ def stated_channels(classifier: object, denoiser: object) -> int | None:
             "Use a denoiser that was trained on such images."
         )
     return ours or theirs
+
+
+def check_shape(
+    shape: tuple[int, ...], channels: int | None, denoiser: object, *, name: str = "the image"
+) -> None:
+    """Refuse images of a shape [C, H, W] that classifier or denoiser do not take.
+
+    Args:
+        channels: those that they state, or None.
+
+    Raises:
+        ImageError: the channels differ, or the denoiser was trained on another size.
+    """
+    if channels is not None:
+        image_forms.check_channels(shape[0], channels, name=name)
+    check_size(denoiser, *shape[1:])

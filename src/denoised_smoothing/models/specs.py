@@ -115,8 +115,10 @@ def _positive(text: str) -> int:
 
 
 def _numbers(text: str) -> tuple[float, ...]:
+    from denoised_smoothing.certificates.radii import parse_length
+
     try:
-        return tuple(float(part) for part in text.split(","))
+        return tuple(map(parse_length, text.split(",")))
     except ValueError:
         raise ValueError("numbers such as 0.5,0.5,0.5") from None
 

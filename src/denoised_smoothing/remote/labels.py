@@ -2,24 +2,49 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from denoised_smoothing.models.labels import normalised
+
+_NO_CLASS = ("", "-1", "nan")
+"""Texts that servers write where they have no class."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """A label with the vendor's confidence in it; ``depth`` is its number of ancestors."""
+    """A label with the vendor's confidence in it, both as the vendor sent them.
 
-    name: str
-    score: float
+    ``depth`` is its number of ancestors. :meth:`AnswerRule.label` decides what counts.
+    """
+
+    name: Any
+    score: Any
     depth: int = 0
+
+
+def is_label(name: object) -> bool:
+    """Return whether a value in an answer names a class."""
+    if not isinstance(name, str) or normalised(name) in _NO_CLASS:
+        return False
+    return not any("\ud800" <= character <= "\udfff" for character in name)  # half a character
+
+
+def _is_number(score: object) -> bool:
+    if isinstance(score, float):
+        return not math.isnan(score)
+    return isinstance(score, int) and not isinstance(score, bool)
 
 
 @dataclass(frozen=True)
 class AnswerRule:
     """The top label: the highest score wins.
+
+    Only text is a label: no number, no truth value, no null, and no text that is empty, ``-1``,
+    ``nan`` or not Unicode. If a score is not a number, the order of the labels is not known, and
+    the answer has none.
 
     Of equal scores the more specific label wins (more ancestors in the vendor's hierarchy), then
     the first in alphabetical order. The rule is a part of the classifier that is certified.
@@ -46,7 +71,14 @@ class AnswerRule:
 
     def label(self, scored: Iterable[Scored]) -> str | None:
         """Return the label of an answer; None if no label of it counts."""
-        named = [(-label.score, -label.depth, self.name(label.name)) for label in scored]
+        found = list(scored)
+        if not all(_is_number(label.score) for label in found):
+            return None
+        named = [
+            (-label.score, -label.depth, self.name(label.name))
+            for label in found
+            if is_label(label.name)
+        ]
         if self.allowed is not None:
             named = [label for label in named if label[2] in self.allowed]
         return min(named)[2] if named else None

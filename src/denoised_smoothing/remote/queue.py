@@ -233,7 +233,8 @@ class RequestQueue:
                 RemoteError(
                     f"None of the first {UNLABELLED_LIMIT} answers of {self._vendor.name} has a "
                     f"label that counts, the last is {str(attempt.answer)[:200]}. Check ?label, "
-                    "?labels and ?synonyms of the spec. Repeat the command to resume."
+                    "?labels and ?synonyms of the spec; a number is no label. Repeat the command "
+                    "to resume."
                 )
             )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,9 @@ from denoised_smoothing.certificates.bounds import clopper_pearson_upper
 from denoised_smoothing.certificates.radii import format_down, gaussian_radius
 from denoised_smoothing.errors import SettingError
 from denoised_smoothing.reporting.results import RunResults
+
+if TYPE_CHECKING:
+    from denoised_smoothing.store import RefusedImage
 
 RADII = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 """The radii of the tables of Cohen et al. 2019."""
@@ -37,6 +40,8 @@ class Summary:
     """Mean seconds per image."""
     calls: int
     """Classifier calls of all finished images."""
+    refused: tuple[RefusedImage, ...] = ()
+    """Images that could not be certified; no share counts them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +78,13 @@ class Row:
         if self.summary is None:
             return [self.method, *(f"{cell} (σ {cell.sigma:g})" for cell in self.cells)]
         total = self.summary.images + self.summary.unfinished
+        refused = f" ({len(self.summary.refused):,} refused)" if self.summary.refused else ""
         return [
             self.method,
             f"{self.sigma:g}",
-            f"{self.summary.images:,}" + (f"/{total:,}" if self.summary.unfinished else ""),
+            f"{self.summary.images:,}"
+            + (f"/{total:,}" if self.summary.unfinished else "")
+            + refused,
             *map(str, self.cells),
             format_down(self.summary.average_radius, 3),
             f"{100 * self.summary.abstained:.1f}",
@@ -176,6 +184,7 @@ def summary(results: RunResults) -> Summary:
         unfinished=results.unfinished,
         seconds=sum(image.seconds for image in results.images) / len(certificates),
         calls=sum(c.calls for c in certificates),
+        refused=results.run.refused,
     )
 
 
@@ -264,6 +273,17 @@ def headings(rows: Sequence[Row]) -> list[str]:
     return ["method", "σ", "images", *radii, "ACR", "abstains %", "s/image", "calls"]
 
 
+def refused_images(rows: Sequence[Row]) -> list[RefusedImage]:
+    """Return the images that could not be certified, once each, with the first reason."""
+    found = {
+        image.image_id: image
+        for row in reversed(rows)
+        if row.summary is not None
+        for image in row.summary.refused
+    }
+    return sorted(found.values(), key=lambda image: image.index)
+
+
 def plain_tables(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """Return the rows as texts and, where a method has several, those best over sigma."""
     best = best_over_sigma(rows)
@@ -274,7 +294,9 @@ def plain_tables(rows: Sequence[Row]) -> list[dict[str, Any]]:
 def to_markdown(rows: Sequence[Row]) -> str:
     """Return the rows of :func:`comparison` or :func:`best_over_sigma` as a Markdown table."""
     table = markdown_table(headings(rows), [row.texts() for row in rows])
-    return f"{caption(rows)}:\n\n{table}\n"
+    refused = [f"- refused: {image.image_id}: {image.reason}" for image in refused_images(rows)]
+    listed = "".join(f"\n{line}" for line in ["", *refused]) if refused else ""
+    return f"{caption(rows)}:\n\n{table}\n{listed}"
 
 
 def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -19,7 +19,7 @@ _OF_ENGINE = (
     *_OF_MACHINE,
 )
 """Run settings about the engine, on which nothing depends where none is used."""
-_ADDED = ("contract", "data_labels")
+_ADDED = ("contract", "data_labels", "image_shape")
 """Run settings that earlier versions did not record."""
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from denoised_smoothing.remote.classifier import RemoteClassifier
@@ -26,15 +27,21 @@ class QueryEstimate:
         return self.most_queries * (self.price.dollars if self.price else 0.0)
 
 
-def with_query_log(
-    remote: RemoteClassifier, store: Store, run: StoredRun
-) -> AbstractContextManager[None]:
+@contextmanager
+def with_query_log(remote: RemoteClassifier, store: Store, run: StoredRun) -> Iterator[None]:
     """Log the classifier's queries in the store, and number its labels as the run does.
 
-    A run on the answers of another one sends no query.
+    A run on the answers of another one sends no query. The vendor's notes become those of the run.
     """
     source, names = run.info.get("answers_of"), run.info.get("label_names") or ()
     classes = () if remote.rule.allowed else run.settings.get("data_labels", ())
     remote.expect(names[: len(classes)])
     remote.learn(names)
-    return remote.logging_to(StoreLog(store, source or run.name), offline=source is not None)
+    log = StoreLog(store, source or run.name)
+    try:
+        with remote.logging_to(log, offline=source is not None):
+            yield
+    finally:
+        held = store.run(run.name).info.get("notes", [])
+        if new := [note for note in remote.vendor.notes if note not in held]:
+            store.note(run.name, notes=[*held, *new])

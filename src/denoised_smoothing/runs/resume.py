@@ -56,6 +56,7 @@ def resume(
         if wanted is not None:
             images = store.stream_images(run.name)
             done = {image.image_id for image in images if is_complete(image, held, parameters)}
+            done.update(image.image_id for image in run.refused)
             interrupted = _was_extended_by(run, command) and not done.issuperset(image_ids)
             wanted = held if interrupted else held.extended(more)
     compared = plan if wanted is None else held  # of another kind: the store names the difference

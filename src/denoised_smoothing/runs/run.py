@@ -3,46 +3,52 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import metadata
+from itertools import islice
 from typing import Any
 
 from denoised_smoothing.certificates.certificate import SamplingPlan
 from denoised_smoothing.certificates.parameters import (
     EngineName,
-    Noise,
-    Precision,
     SmoothingParameters,
 )
-from denoised_smoothing.certificates.plans import Anytime
 from denoised_smoothing.datasets import ImageDataset, from_sequence, select
 from denoised_smoothing.errors import ContractError, ImageError, RunMismatchError, SettingError
-from denoised_smoothing.images import to_png
 from denoised_smoothing.models.labels import LabelMatch
 from denoised_smoothing.models.specs import spec_of
 from denoised_smoothing.remote.classifier import RemoteClassifier
 from denoised_smoothing.remote.log import StoreLog
 from denoised_smoothing.remote.records import spending_of
 from denoised_smoothing.runs.calibration import calibrate
+from denoised_smoothing.runs.examples import pictures
 from denoised_smoothing.runs.identity import as_compared, derived_name
 from denoised_smoothing.runs.labels import GivenLabels, as_setting, matched
+from denoised_smoothing.runs.loading import (
+    Loaded,
+    Shape,
+    common_shape,
+    load_at,
+    none_usable,
+    some_refused,
+    usable,
+)
+from denoised_smoothing.runs.notes import (
+    MOST,
+    notes_on_answers,
+    notes_on_engine,
+    notes_on_models,
+    notes_on_plan,
+)
 from denoised_smoothing.runs.paid import QueryEstimate, with_query_log
 from denoised_smoothing.runs.resume import resume
 from denoised_smoothing.runs.shards import Shard
-from denoised_smoothing.runs.writer import Loaded, RunProgress, RunWriter
+from denoised_smoothing.runs.writer import RunProgress, RunWriter
 from denoised_smoothing.smoothing.classifier import SmoothedClassifier
-from denoised_smoothing.smoothing.votes import shown_copies
-from denoised_smoothing.store import Store, StoredExample, StoredRun
-
-EXAMPLES = 6
-"""Images of a run that the report shows."""
-EXAMPLE_COPIES = 3
-"""Noisy copies of each that the report shows."""
-_NOT_REQUESTED = [(name, Precision.FLOAT32) for name in (EngineName.AUTO, EngineName.TORCH)]
-"""Engines and precisions that are defaults."""
+from denoised_smoothing.store import Store, StoredRun
 
 
 @dataclass(frozen=True)
@@ -62,6 +68,8 @@ class CertificationRun:
         seed: of the noise; None takes that of the stored run or, for a new one, fresh entropy.
         resolution: side in pixels to which images are resized and cropped before the noise; None
             for that of the classifier or, without one, the images as they are.
+        shape: of the images as they are certified [C, H, W]; None for that of the bundle or the
+            resolution or, without one, the most frequent one. Images of another shape are refused.
         limit, stride: use every ``stride``-th image, at most ``limit``.
         shard: the part of those images to certify; :func:`merge` joins the counts of all parts.
             It needs a seed, which all parts share.
@@ -90,6 +98,7 @@ class CertificationRun:
     name: str | None = None
     seed: int | None = None
     resolution: int | None = None
+    shape: Shape | None = None
     limit: int | None = None
     stride: int = 1
     shard: Shard | None = None
@@ -99,7 +108,6 @@ class CertificationRun:
     labels: GivenLabels | None = None
     method: str | None = None
     command: str = ""
-    _loaded: dict[int, Loaded] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         self.plan.check_alpha(self.alpha)
@@ -121,11 +129,28 @@ class CertificationRun:
     @cached_property
     def indices(self) -> list[int]:
         """Positions in the data set of the images to certify."""
-        indices = select(self.dataset, limit=self.limit, stride=self.stride)
-        return indices if self.shard is None else self.shard.of_indices(indices)
+        return self._whole if self.shard is None else self.shard.of_indices(self._whole)
+
+    @cached_property
+    def _whole(self) -> list[int]:
+        """Those of all shards, which have one shape and are prepared with one image."""
+        return select(self.dataset, limit=self.limit, stride=self.stride)
+
+    @cached_property
+    def image_shape(self) -> Shape:
+        """The one shape [C, H, W] of all images as they are certified."""
+        return self.shape or common_shape(self.smoothed, self.dataset, self._whole, self.resolution)
+
+    @cached_property
+    def first(self) -> Loaded:
+        """The first image that can be certified; engine and parameters are prepared with it."""
+        refused, _ = list[ImageError](), self.image_shape  # whose errors are not of one image
+        for loaded in usable(self._at, self._whole, refused):
+            return loaded
+        raise none_usable(refused)
 
     def prepare(self, say: Callable[[str], None] = lambda text: None) -> None:
-        """Decode the first image, calibrate int8, and choose the engine, if that was not done.
+        """Decode a first image, calibrate int8, and choose the engine, if that was not done.
 
         :meth:`execute` calls it, too. Where no engine is used, it only decodes the image.
 
@@ -133,17 +158,17 @@ class CertificationRun:
             say: called with a message before each step that takes time.
 
         Raises:
-            ImageError: an image cannot be read, or its size or channels do not fit.
+            ImageError: no image can be certified, or two shapes are equally frequent.
             SettingError, MissingExtraError, ClassifierError: the engine is not available.
         """
         _ = self._fingerprints
-        _, first = self.image(self.indices[0])
+        _, first = self.first
         if not self.smoothed.prepared.is_used:
             return
         if self.smoothed.prepared.needs_calibration:
             data = self.dataset if self.calibration is None else self.calibration
             say(f"calibrating int8 with images of {data.name}")
-            calibrate(self.smoothed, data, self.resolution)
+            calibrate(self.smoothed, data, self.resolution, self.image_shape)
         say(f"choosing the engine for images of shape {list(first.shape)}")
         self.smoothed.prepared.engine_for(first)
 
@@ -156,9 +181,8 @@ class CertificationRun:
     def settings(self) -> dict[str, Any]:
         """The run settings: all that must be equal for counts to belong to one run."""
         self.prepare()
-        _, first = self.image(self.indices[0])
+        _, first = self.first
         classifier, denoiser = self._fingerprints
-        whole = len(select(self.dataset, limit=self.limit, stride=self.stride))
         return {
             "data": self.dataset.name,
             "data_fingerprint": self.dataset.fingerprint,
@@ -166,7 +190,8 @@ class CertificationRun:
             **as_setting(self.label_match, self.dataset, self.labels),
             "resolution": self.smoothed.resolution if self.resolution is None else self.resolution,
             "stride": self.stride,
-            **({} if self.shard is None else self.shard.settings(whole)),
+            **({} if self.shard is None else self.shard.settings(len(self._whole))),
+            "image_shape": list(self.image_shape),
             "dimension": int(first.size),
             "classifier": self.classifier or _spec_of(self.smoothed, "classifier"),
             "classifier_fingerprint": classifier,
@@ -192,22 +217,19 @@ class CertificationRun:
         """Return an example, and its image at the run's resolution and on the 8-bit grid.
 
         Raises:
-            ImageError: it cannot be read, or has other channels than the classifier takes.
+            ImageError: it cannot be read or certified, or has another shape than the run.
         """
-        if index in self._loaded:
-            return self._loaded[index]
-        example = self.dataset[index]
+        return self.first if index == self.first[0].index else self._at(index)
+
+    def _at(self, index: int) -> Loaded:
+        shape = self.image_shape
+        example, image = load_at(shape, self.smoothed, self.dataset, index, self.resolution)
         (label,) = self.label_match.labels([example.label])
-        example = replace(example, label=label)
-        name = f"image {example.image_id!r}"
-        loaded = example, self.smoothed.prepare(example.image, self.resolution, name=name)
-        if index == self.indices[0]:  # needed for engine, parameters and pictures, too
-            self._loaded[index] = loaded
-        return loaded
+        return replace(example, label=label), image
 
     def parameters(self, seed: int) -> SmoothingParameters:
         """Return what the certificates of the run rest on besides the counts."""
-        _, first = self.image(self.indices[0])
+        _, first = self.first
         return self.smoothed.parameters(first, self.alpha, seed)
 
     @property
@@ -220,33 +242,18 @@ class CertificationRun:
     def notes(self) -> tuple[str, ...]:
         """Notes for the user before images are certified."""
         self.prepare()
-        _, first = self.image(self.indices[0])
-        prepared = self.smoothed.prepared
-        choice = prepared.engine_if_used(first)
-        notes = [] if choice is None else list(choice.notes)
-        if choice is None and (prepared.engine, prepared.precision) not in _NOT_REQUESTED:
-            notes.append(
-                "--engine and --precision have no effect: without a denoiser, the remote "
-                "classifier gets the noisy copies as they are."
-            )
-        if self.label_match.note is not None:
-            notes.append(self.label_match.note)
-        if isinstance(self.plan, Anytime) and not self.plan.boundaries(self.parameters(seed=0)):
-            notes.append(
-                f"No radius of {self.plan.radii} can be certified at sigma {self.smoothed.sigma:g} "
-                f"by up to {self.plan.max_n:,} copies, so no copy is drawn. Use a larger sigma, "
-                "smaller --radii or a larger --max-n; 'denoised-smoothing plan' prints the minimum."
-            )
-        if (passes := getattr(self.smoothed.denoiser, "model_calls", 1)) > 1:
-            samples = getattr(self.smoothed.denoiser, "samples", 1)
-            more = f" and {samples} of the classifier" if samples > 1 else ""
-            notes.append(f"Each noisy copy takes {passes} passes of the denoising model{more}.")
-        if self.smoothed.noise is Noise.FLOAT:
-            notes.append(
-                "With --noise float the certificates are not proven, because the proof does not "
-                "cover noise that is added in floating point. Use --noise grid, which is proven."
-            )
-        return tuple(notes)
+        _, first = self.first
+        found = [
+            *notes_on_engine(self.smoothed, first),
+            *([self.label_match.note] if self.label_match.note else []),
+            *notes_on_plan(self.plan, self.parameters(seed=0)),
+            *notes_on_models(self.smoothed),
+        ]
+        if self.remote is None:
+            clean = list(islice(usable(self.image, self.indices, []), MOST))
+            labels = [example.label for example, _ in clean]
+            found += notes_on_answers(self.smoothed, [image for _, image in clean], labels)
+        return tuple(found)
 
     def estimate(self, store: Store) -> QueryEstimate | None:
         """Return how many queries the run still needs at most; None where it sends none."""
@@ -269,20 +276,22 @@ class CertificationRun:
             RemoteError: a remote classifier failed, or its budget is used up.
             ClassifierError: an answer cannot be used.
             RunBusyError: another driver executes the run.
-            ImageError: images that cannot be read, or of another size, after all others.
+            RefusedImagesError: images that cannot be read or certified, or of another shape, after
+                all others were certified. :attr:`StoredRun.refused` lists them.
+            ImageError: no image can be certified.
         """
         with store.claim(self.run_name):
             run = self._begin(store)
             if not store.examples(run.name):
-                store.save_examples(run.name, list(self._examples(run.seed)))
+                images = usable(self.image, self.indices, [])
+                store.save_examples(run.name, list(pictures(self.smoothed, images, run.seed)))
             remote = self.remote
             self.smoothed.prepared.canaries.restart()
             with nullcontext() if remote is None else with_query_log(remote, store, run):
                 writer = RunWriter(
                     run, store, SamplingPlan.from_dict(run.settings["plan"]),
                     self.parameters(run.seed), self.indices, self.dataset.image_ids,
-                    self.label_match.labels(self.dataset.labels), self.image,
-                    self.image(self.indices[0])[1].shape, remote, progress,
+                    self.label_match.labels(self.dataset.labels), self.image, remote, progress,
                 )  # fmt: skip
                 try:
                     for task in self.smoothed.count_labels(
@@ -297,10 +306,7 @@ class CertificationRun:
                     writer.close()
                     self._note_canaries(store, run)
         if writer.refused:
-            raise ImageError(
-                f"{len(writer.refused)} of {len(self.indices)} images could not be certified; all "
-                f"others of run {run.name!r} are: {' '.join(writer.refused[:3])}"
-            )
+            raise some_refused(run.name, writer.refused, len(self.indices))
         return run
 
     def _note_canaries(self, store: Store, run: StoredRun) -> None:
@@ -360,7 +366,7 @@ class CertificationRun:
         names = self.label_match.names
         if self.remote is not None:  # the labels of the data first, so that numbers agree
             names = self.remote.named_after(names or ())
-        choice = self.smoothed.prepared.engine_if_used(self.image(self.indices[0])[1])
+        choice = self.smoothed.prepared.engine_if_used(self.first[1])
         engine = choice and {"workers": choice.engine.workers, "notes": list(choice.notes)}
         packages = ("denoised-smoothing", "torch", "numpy", "scipy")
         versions = {package: metadata.version(package) for package in packages}
@@ -372,23 +378,6 @@ class CertificationRun:
             "label_names": None if names is None else list(names),
             "versions": {"python": platform.python_version(), **versions},
         }
-
-    def _examples(self, seed: int) -> Iterator[StoredExample]:
-        """Yield pictures of the first images: clean, noisy copies, denoised copies."""
-        for index in self.indices[:EXAMPLES]:
-            try:
-                example, image = self.image(index)
-            except ImageError:  # reported after all others are certified
-                continue
-            noisy, denoised = shown_copies(
-                self.smoothed.prepared, image, example.image_id, seed, EXAMPLE_COPIES
-            )
-            kinds = [("clean", image[None]), ("noisy", noisy)]
-            if self.smoothed.denoiser is not None:
-                kinds.append(("denoised", denoised))
-            for kind, pictures in kinds:
-                for position, picture in enumerate(pictures):
-                    yield StoredExample(example.image_id, kind, position, to_png(picture))
 
 
 def _spec_of(smoothed: SmoothedClassifier, role: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from denoised_smoothing.errors import ImageError, SettingError
+from denoised_smoothing.errors import RefusedImagesError, SettingError
 from denoised_smoothing.reporting.results import RunResults, load_results
 from denoised_smoothing.reporting.tables import certified_accuracy
 from denoised_smoothing.runs.run import CertificationRun
@@ -56,7 +56,7 @@ def sweep_sigma(
     for run in runs:
         try:
             run.execute(store, progress)
-        except ImageError as error:  # all other images are certified
+        except RefusedImagesError as error:  # all other images are certified
             refused.append(str(error))
     results = sorted((load_results(store, run.run_name) for run in runs), key=lambda r: r.sigma)
     shares = [float(certified_accuracy(run, (radius,))[0]) for run in results]

@@ -6,30 +6,24 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
-
-import numpy as np
-from jaxtyping import Float
 
 from denoised_smoothing.certificates.certificate import SamplingPlan
 from denoised_smoothing.certificates.parameters import SmoothingParameters
-from denoised_smoothing.datasets import Example
 from denoised_smoothing.errors import ImageError, RunMismatchError, StoreError
 from denoised_smoothing.images import digest
 from denoised_smoothing.remote.classifier import RemoteClassifier
 from denoised_smoothing.remote.records import Spending
+from denoised_smoothing.runs.loading import Loaded
 from denoised_smoothing.runs.resume import is_complete
 from denoised_smoothing.smoothing.scheduler import ImageTask
-from denoised_smoothing.store import Store, StoredImage, StoredRun
+from denoised_smoothing.store import RefusedImage, Store, StoredImage, StoredRun
 
 SAVE_SECONDS = 0.4
 """Seconds that results wait before they are written."""
 AHEAD = 8
 """Images that are decoded before they are needed."""
-
-Loaded = tuple[Example, Float[np.ndarray, "c h w"]]
-"""An example, and its image as it is certified."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +57,8 @@ class RunWriter:
         indices: positions in the data set of the images to certify.
         image_ids, labels: of the whole data set.
         load: from an index to the example and its image as it is certified.
-        shape: [C, H, W], which all images must have.
         remote: the classifier if it is a remote one, for its label names and spending.
         progress: called after every batch.
-
-    ``refused`` holds a message for each image that could not be loaded.
     """
 
     run: StoredRun
@@ -78,10 +69,8 @@ class RunWriter:
     image_ids: Sequence[str]
     labels: Sequence[int | None]
     load: Callable[[int], Loaded]
-    shape: tuple[int, ...]
     remote: RemoteClassifier | None = None
     progress: Callable[[RunProgress], None] | None = None
-    refused: list[str] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
         self.targets = partial(self.plan.targets, parameters=self.parameters)
@@ -91,6 +80,7 @@ class RunWriter:
             known[image.image_id] = image
         self._todo = [index for index in self.indices if self.image_ids[index] not in complete]
         self._check_labels({**complete, **self._images})
+        self._refused = {image.image_id: image for image in self.run.refused}
         done = [complete[self.image_ids[i]] for i in set(self.indices).difference(self._todo)]
         self._before = self._done = len(done)
         self._certified = sum(map(self._is_certified, done))
@@ -118,16 +108,13 @@ class RunWriter:
         Raises:
             StoreError: an image is not the one whose counts are stored.
         """
-        for loading in _ahead(self.load, self._todo):
+        for index, loading in zip(self._todo, _ahead(self.load, self._todo), strict=True):
+            image_id = self.image_ids[index]
+            self._refused.pop(image_id, None)  # it may have been repaired
             try:
                 example, image = loading.result()
-                if image.shape != self.shape:
-                    raise ImageError(
-                        f"Image {example.image_id!r} has shape {list(image.shape)}, but the first "
-                        f"image has {list(self.shape)}. Set a resolution for all images."
-                    )
-            except ImageError as error:  # of one image: the others are certified first
-                self.refused.append(str(error))
+            except ImageError as error:  # of one image: the others are certified
+                self._refused[image_id] = RefusedImage(index, image_id, str(error))
                 continue
             fresh = StoredImage(example.index, example.image_id, example.label, digest(image), {})
             begun = self._images.setdefault(example.image_id, fresh)
@@ -160,7 +147,7 @@ class RunWriter:
         self._report()
 
     def close(self) -> None:
-        """Write all changes, and wait until they are written.
+        """Write all changes and the refused images, and wait until they are written.
 
         Raises:
             StoreError: this write or an earlier one failed.
@@ -171,6 +158,15 @@ class RunWriter:
             self._writer.shutdown()
         if self._writing is not None:
             self._writing.result()
+        refused = sorted(self._refused.values(), key=lambda image: image.index)
+        if tuple(refused) != self.run.refused:
+            self.store.note(self.run.name, refused=[asdict(image) for image in refused])
+
+    @property
+    def refused(self) -> list[RefusedImage]:
+        """The images to certify that could not be loaded."""
+        found = (self._refused.get(self.image_ids[index]) for index in self.indices)
+        return [image for image in found if image is not None]
 
     def _save(self) -> None:
         """Hand all changes to the writing thread; raise the error of its last write."""

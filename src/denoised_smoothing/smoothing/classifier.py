@@ -32,9 +32,8 @@ from denoised_smoothing.certificates.prediction import Prediction, PredictionBud
 from denoised_smoothing.certificates.radii import check_sigma
 from denoised_smoothing.engines.choice import EngineChoice
 from denoised_smoothing.engines.pipeline import PassThrough
-from denoised_smoothing.engines.prepared import PreparedPipeline, stated_channels
+from denoised_smoothing.engines.prepared import PreparedPipeline, check_shape, stated_channels
 from denoised_smoothing.errors import SettingError
-from denoised_smoothing.models.denoisers.diffusion import check_size
 from denoised_smoothing.models.denoisers.trained_range import range_notes
 from denoised_smoothing.models.fingerprints import fingerprint
 from denoised_smoothing.models.protocols import Classifier
@@ -242,7 +241,7 @@ class SmoothedClassifier:
             ImageError: the denoiser was trained on images of another size.
         """
         shape = shape or shape_of(self.prepared, self.channels, self.resolution)
-        check_size(self.denoiser, *shape[1:])
+        check_shape(shape, self.channels, self.denoiser)
         made = (self.classifier, classifier or spec_of(self.classifier))
         front = (self.denoiser, denoiser or spec_of(self.denoiser))
         save_bundle(folder, self.prepared, shape, made, front)
@@ -347,12 +346,18 @@ class SmoothedClassifier:
                 the denoiser was trained on.
             SettingError: the resolution is below 2.
         """
-        if self.channels is not None:
-            image = image_forms.match_channels(image, self.channels, name=name)
-        side = self.resolution if resolution is None else resolution
-        image = image if side is None else image_forms.resize(image, side)
-        check_size(self.denoiser, *image.shape[1:])
+        shape = self.prepared_shape(image.shape, resolution, name=name)
+        image = image if image.shape == shape else image_forms.resize(image, shape[1])
         return image_forms.to_grid(image)
+
+    def prepared_shape(
+        self, shape: tuple[int, ...], resolution: int | None = None, *, name: str = "the image"
+    ) -> tuple[int, int, int]:
+        """Return the shape [C, H, W] that :meth:`prepare` gives an image; same errors."""
+        side = self.resolution if resolution is None else resolution
+        channels, height, width = shape if side is None else (shape[0], side, side)
+        check_shape((channels, height, width), self.channels, self.denoiser, name=name)
+        return channels, height, width
 
     def parameters(
         self, image: Image, alpha: float, seed: int, choice: EngineChoice | None = None
@@ -375,9 +380,7 @@ class SmoothedClassifier:
     ) -> tuple[list[ImageTask], SmoothingParameters]:
         """Count all images. The noise is keyed by the pixels of an image, so it moves with them."""
         check_alpha(alpha)
-        if self.channels is not None:
-            image_forms.match_channels(images[0], self.channels)
-        check_size(self.denoiser, *images.shape[2:])
+        check_shape(images.shape[1:], self.channels, self.denoiser)
         seed = secrets.randbits(128) if seed is None else seed
         choice = self.prepared.engine_if_used(images[0])
         parameters = self.parameters(images[0], alpha, seed, choice)

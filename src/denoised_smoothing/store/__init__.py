@@ -24,7 +24,7 @@ even to read.
 from __future__ import annotations
 
 from denoised_smoothing.store.database import Store, patient
-from denoised_smoothing.store.records import StoredExample, StoredImage, StoredRun
+from denoised_smoothing.store.records import RefusedImage, StoredExample, StoredImage, StoredRun
 from denoised_smoothing.store.tables import EXAMPLES, IMAGES, JOBS, QUERIES, RUNS, SCHEMA_VERSION
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "QUERIES",
     "RUNS",
     "SCHEMA_VERSION",
+    "RefusedImage",
     "Store",
     "StoredExample",
     "StoredImage",

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
 from denoised_smoothing.certificates.counts import LabelCounts, Stage
 from denoised_smoothing.errors import CountsError
+
+LONGEST_LIST = 1_000
+"""Labels up to which votes are stored as a list."""
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedImage:
+    """An image that cannot be certified: its place in the data set, and the reason."""
+
+    index: int
+    image_id: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +32,11 @@ class StoredRun:
     seed: int
     info: dict[str, Any]
     created: datetime
+
+    @property
+    def refused(self) -> tuple[RefusedImage, ...]:
+        """The images that could not be certified, by index; they are part of its info."""
+        return tuple(RefusedImage(**image) for image in self.info.get("refused", ()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +85,14 @@ def to_row(run: str, image: StoredImage) -> dict[str, Any]:
                 f"be saved as {stage} counts of image {image.image_id!r} in run {run!r}. "
                 "Save each image with its own counts."
             )
-    votes = {stage: [counts.votes, counts.failed] for stage, counts in image.counts.items()}
+    votes = {stage: [_stored(counts), counts.failed] for stage, counts in image.counts.items()}
     return {**asdict(image), "run": run, "counts": votes}
+
+
+def _stored(counts: LabelCounts) -> list[int] | Mapping[int, int]:
+    """Return votes as a list from label 0 on; by label where that would be long."""
+    length = max(counts.votes, default=-1) + 1
+    return [counts.of(k) for k in range(length)] if length <= LONGEST_LIST else counts.votes
 
 
 def from_row(run: str, row: Any) -> StoredImage:

@@ -75,9 +75,13 @@ class TrainingConfig:
     objective: Objective = _option(
         Objective.MSE, "Training objective; hybrid is mse first, then stability."
     )
-    sigma: float = _option(0.25, "Standard deviation of the noise on pixel values in [0, 1].")
+    sigma: float = _option(
+        0.25, "Standard deviation of the noise on pixel values in [0, 1].", length=True
+    )
     sigma_max: float | None = _option(
-        None, "Draw sigma from --sigma to this for each image, uniformly in its logarithm."
+        None,
+        "Draw sigma from --sigma to this for each image, uniformly in its logarithm.",
+        length=True,
     )
     steps: int = _option(8000, "Number of optimiser steps.")
     mse_steps: int | None = _option(

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
 from denoised_smoothing.certificates.certificate import SamplingPlan
 from denoised_smoothing.certificates.plans import plan_from_options
+from denoised_smoothing.certificates.radii import parse_length
 from denoised_smoothing.web.job_store import State
 
 PIXEL = (
@@ -16,6 +17,10 @@ PIXEL = (
 )
 """An image of 8x8 pixels, for the examples."""
 Name = Annotated[str, StringConstraints(max_length=200)]
+Length = Annotated[
+    float, BeforeValidator(lambda value: parse_length(value) if isinstance(value, str) else value)
+]
+"""A sigma or a radius; as text also a fraction such as 64/255."""
 Copies = Annotated[int, Field(ge=1, le=100_000_000)]
 
 
@@ -32,7 +37,7 @@ class ImageRequest(BaseModel):
     denoiser: Name | None = Field(
         None, description="Default: the first denoiser of the classifier, or none."
     )
-    sigma: float | None = Field(None, gt=0, description="Default: the largest sigma served.")
+    sigma: Length | None = Field(None, gt=0, description="Default: the largest sigma served.")
     alpha: float = Field(0.001, ge=1e-9, lt=0.5, description="Probability of a wrong answer.")
     pictures: bool = Field(False, description="Send pictures of noisy copies and of the radius.")
 
@@ -65,7 +70,7 @@ class CertificateRequest(ImageRequest):
     )
     n: Copies | None = Field(None, description="fixed: copies that bound its probability.")
     max_n: Copies | None = Field(None, description="anytime: maximum number of copies.")
-    radii: list[Annotated[float, Field(ge=0, le=1e6)]] | None = Field(
+    radii: list[Annotated[Length, Field(ge=0, le=1e6)]] | None = Field(
         None, max_length=20, description="anytime: radii to decide."
     )
     of_n: Copies | None = Field(None, description="radius: the fixed n to compare with.")
@@ -97,7 +102,7 @@ class AttackRequest(PredictionRequest):
     )
 
     label: int = Field(ge=0, le=2**63 - 1, description="The label to change.")
-    epsilon: float = Field(gt=0, le=1e6, description="Maximum L2 length of the change.")
+    epsilon: Length = Field(gt=0, le=1e6, description="Maximum L2 length of the change.")
     steps: int = Field(20, ge=1, le=200, description="Gradient steps.")
     copies: int = Field(16, ge=1, le=256, description="Noisy copies for each gradient.")
     n: Copies = Field(1_000, description="Noisy copies of the prediction on the attacked image.")

@@ -103,7 +103,7 @@ class Rekognition(Vendor):
 
     def reply(self, answer: Any) -> Reply:
         labels = [
-            Scored(label["Name"], float(label["Confidence"]), len(label.get("Parents") or ()))
+            Scored(label["Name"], label["Confidence"], len(label.get("Parents") or ()))
             for label in answer["Labels"]
         ]
         return Reply(labels, answer.get("LabelModelVersion"))

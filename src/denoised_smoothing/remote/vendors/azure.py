@@ -64,7 +64,7 @@ class ImageAnalysis(Vendor):
     def reply(self, answer: Any) -> Reply:
         tags = (answer.get("tagsResult") or {}).get("values") or []
         version = answer["modelVersion"]
-        return Reply([Scored(tag["name"], float(tag["confidence"])) for tag in tags], version)
+        return Reply([Scored(tag["name"], tag["confidence"]) for tag in tags], version)
 
     def _transport(self, timeout: float, in_flight: int) -> Any:
         """Return a transport with a connection per query in flight; the SDK's own keeps 10."""

@@ -133,6 +133,8 @@ class Vendor(ABC):
     """Plain settings that determine the answers, without secrets."""
     errors: Mapping[Any, Outcome | Callable[[Any], VendorError]] = {}
     """From exceptions of the SDK to outcomes, once it is connected; the first match counts."""
+    notes: Sequence[str] = ()
+    """Sentences for the user about how it answers, once they are known."""
     _client: Any = None
     _secrets: Sequence[str] = ()
 

@@ -83,7 +83,7 @@ class Clarifai(RestVendor):
         (output,) = answer["outputs"]
         concepts = output["data"].get("concepts") or []
         version = output["model"].get("model_version", {}).get("id")
-        return Reply([Scored(c["name"], float(c["value"])) for c in concepts], version)
+        return Reply([Scored(c["name"], c["value"]) for c in concepts], version)
 
 
 SOURCE = remote_source(Clarifai, "clarifai:MODEL", "Clarifai, experimental")

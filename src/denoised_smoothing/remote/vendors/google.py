@@ -92,7 +92,7 @@ class CloudVision(Vendor):
 
     def reply(self, answer: Any) -> Reply:
         labels = answer["responses"][0].get("label_annotations") or ()
-        return Reply([Scored(label["description"], float(label["score"])) for label in labels])
+        return Reply([Scored(label["description"], label["score"]) for label in labels])
 
 
 def _failed(error: Any) -> VendorError:

@@ -41,7 +41,7 @@ class HttpEndpoint(RestVendor):
     """POSTs the image to an address; a JMESPath expression finds the label in the JSON answer.
 
     Args:
-        label: the expression; it gives a string, a number, or a list of ``{label, score}``.
+        label: the expression; it gives a string, or a list of ``{label, score}``.
         body: the form in which the image is sent.
         field: the name of the image in an object or a form.
         token_env: name of an environment variable whose value is sent as a bearer token.
@@ -100,8 +100,8 @@ class HttpEndpoint(RestVendor):
         if found is None:
             return Reply([])
         if isinstance(found, (str, int, float)):
-            return Reply([Scored(str(found), 1.0)])
-        return Reply([Scored(str(each["label"]), float(each["score"])) for each in found])
+            return Reply([Scored(found, 1.0)])
+        return Reply([Scored(each["label"], each["score"]) for each in found])
 
 
 SOURCE = remote_source(

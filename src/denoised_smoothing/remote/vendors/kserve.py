@@ -66,18 +66,22 @@ class KServe(RestVendor):
     def reply(self, answer: Any) -> Reply:
         outputs = {output["name"]: output for output in answer["outputs"]}
         output = outputs[self._output] if self._output else next(iter(outputs.values()))
-        data = np.ravel(output["data"])
+        data = np.ravel(np.array(output["data"], dtype=object)).tolist()  # as they were sent
         if output["datatype"].startswith("FP"):
-            scored = [Scored(self._name(i), float(score)) for i, score in enumerate(data)]
-        elif output["datatype"] == "BYTES":
-            scored = [Scored(str(data[0]), 1.0)] if len(data) else []
+            scored = [Scored(self._name(number), score) for number, score in enumerate(data)]
         else:
-            scored = [Scored(self._name(int(data[0])), 1.0)]
+            is_name = output["datatype"] == "BYTES"
+            scored = [Scored(each if is_name else self._name(each), 1.0) for each in data[:1]]
         version = answer.get("model_version")
         return Reply(scored, None if version is None else str(version))
 
-    def _name(self, number: int) -> str:
-        return self._labels[number] if number < len(self._labels) else str(number)
+    def _name(self, number: object) -> str | None:
+        """Return the name of a class, or its number if no labels are given; None without any."""
+        if type(number) is not int or number < 0:
+            return None
+        if not self._labels:
+            return str(number)
+        return self._labels[number] if number < len(self._labels) else None
 
     def _metadata(self) -> dict[str, Any]:
         """Return name, type and shape of the model's input; requested once, and never paid."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar
@@ -14,20 +15,31 @@ from denoised_smoothing.remote.labels import Scored
 from denoised_smoothing.remote.records import Outcome
 from denoised_smoothing.remote.source import remote_source
 from denoised_smoothing.remote.vendors.base import Limits, Reply, Vendor, VendorError
+from denoised_smoothing.remote.vendors.chat import named_label
 
+_log = logging.getLogger(__name__)
 PROMPT = "Which of the labels names what the image shows? Answer with exactly one label."
 _QUOTA = ("insufficient_quota", "billing_hard_limit_reached")
+_NO_SCHEMAS = (400, 404, 415, 422, 500, 501)
+_SCHEMA_WORDS = ("response_format", "response format", "schema", "structured output", "grammar")
+"""Statuses and words in the errors of servers that do not accept JSON schemas."""
+WITHOUT_SCHEMA = (
+    "The server does not accept a JSON schema, so the model is only asked to answer with one of "
+    "the labels. Other answers are votes for no class."
+)
 
 
 class OpenAI(Vendor):
     """A model that chooses one of a list of labels; a JSON schema restricts it to them.
 
-    Another answer (a refusal, or an endpoint without support for schemas) is a vote for no class.
+    A server that refuses the schema before it answered anything gets the instruction alone, and
+    :attr:`notes` says so. An answer that does not name one label (see :func:`.chat.named_label`)
+    is a vote for no class.
     The key is in ``OPENAI_API_KEY``, the address of another endpoint in ``OPENAI_BASE_URL``.
 
     Args:
         labels: at least 2 to choose from.
-        prompt: stands before the image.
+        prompt: stands before the image, followed by the labels and the form of the answer.
         detail: ``low``, ``high`` or ``auto``, which sets the resolution of the image and its price.
     """
 
@@ -48,7 +60,8 @@ class OpenAI(Vendor):
         if detail not in ("low", "high", "auto"):
             raise SettingError(f"detail must be low, high or auto, got {detail!r}")
         self.options = {"labels": self._labels, "prompt": prompt, "detail": detail}
-        self._known = frozenset(map(normalised, self._labels))
+        self._known = {normalised(label): label for label in self._labels}
+        self._schema, self._answered = True, False
 
     @classmethod
     def from_spec(cls, rest: str, labels: Sequence[str], **options: Any) -> Vendor:
@@ -59,7 +72,7 @@ class OpenAI(Vendor):
         self.errors = {
             sdk.APITimeoutError: partial(self._failed, Outcome.TIMEOUT),
             sdk.APIConnectionError: partial(self._failed, Outcome.DROPPED),
-            sdk.APIStatusError: _fault,
+            sdk.APIStatusError: self._fault,
             ValueError: Outcome.GARBLED,
         }
         try:
@@ -77,17 +90,12 @@ class OpenAI(Vendor):
 
     def reply(self, answer: Any) -> Reply:
         (choice,) = answer["choices"]
-        return Reply(self._chosen(choice["message"].get("content")), answer.get("model"))
-
-    def _chosen(self, content: object) -> list[Scored]:
-        """Return the label in the content of an answer, if it is one of the list."""
-        try:
-            label = json.loads(content)["label"] if isinstance(content, str) else None
-        except (ValueError, LookupError, TypeError):
-            return []
-        if not isinstance(label, str) or normalised(label) not in self._known:
-            return []
-        return [Scored(label, 1.0)]
+        label = named_label(choice["message"].get("content"), self._known)
+        version = answer.get("model")
+        self._answered = True
+        if not self._schema:  # the same model, asked in another way, is another classifier
+            version = f"{version or self.model} without JSON schema"
+        return Reply([] if label is None else [Scored(label, 1.0)], version)
 
     def _request(self, image: bytes) -> Mapping[str, Any]:
         kind = "png" if image.startswith(b"\x89PNG") else "jpeg"
@@ -99,19 +107,20 @@ class OpenAI(Vendor):
             "additionalProperties": False,
         }
         picture = {"type": "image_url", "image_url": {"url": url, "detail": self.options["detail"]}}
-        return {
+        text = (
+            f"{self.options['prompt']}\nThe labels are: "
+            f"{json.dumps(self._labels, ensure_ascii=False)}\n"
+            'Answer with one JSON object and nothing else: {"label": "..."}'
+        )
+        content = [{"type": "text", "text": text}, picture]
+        request: dict[str, Any] = {
             "model": self.model,
-            "messages": [
-                {
-                    "role": "user",
-                    "content": [{"type": "text", "text": self.options["prompt"]}, picture],
-                }
-            ],
-            "response_format": {
-                "type": "json_schema",
-                "json_schema": {"name": "label", "strict": True, "schema": schema},
-            },
+            "messages": [{"role": "user", "content": content}],
         }
+        if self._schema:
+            named = {"name": "label", "strict": True, "schema": schema}
+            request["response_format"] = {"type": "json_schema", "json_schema": named}
+        return request
 
     def _failed(self, outcome: Outcome, error: Any) -> VendorError:
         if "Connect" in type(error.__cause__).__name__:
@@ -119,8 +128,18 @@ class OpenAI(Vendor):
             return VendorError(Outcome.UNREACHABLE, f"no connection to {base} ({error.__cause__})")
         return VendorError(outcome, f"no complete answer ({error.__cause__})")
 
+    def _fault(self, error: Any) -> VendorError:
+        """Return the error for a status; a server without schemas is asked again without one."""
+        told = f"{error.message} {error.body}".casefold()
+        refused = error.status_code in _NO_SCHEMAS and any(word in told for word in _SCHEMA_WORDS)
+        if refused and self._schema and not self._answered:
+            self._schema, self.notes = False, (WITHOUT_SCHEMA,)
+            _log.warning(WITHOUT_SCHEMA)
+            return VendorError(Outcome.FAILED, f"no JSON schemas ({error.message})")
+        return _of_status(error)
 
-def _fault(error: Any) -> VendorError:
+
+def _of_status(error: Any) -> VendorError:
     """Return the error for a status; a used-up quota has the status of throttling."""
     body = error.body if isinstance(error.body, dict) else {}
     message = str(body.get("message") or error.message)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from denoised_smoothing.certificates.plans.anytime import RADII
-from denoised_smoothing.errors import ImageError, SettingError
+from denoised_smoothing.errors import RefusedImagesError, SettingError
 from denoised_smoothing.files import write_atomically
 from denoised_smoothing.reporting.html import write_report
 from denoised_smoothing.reporting.plots import radius_figure, save_figure
@@ -89,7 +89,7 @@ def make_table(
         text = note(run) if made is None else made.note
         try:
             run.execute(store, progress)
-        except ImageError as error:  # all other images are certified
+        except RefusedImagesError as error:  # all other images are certified
             refused.append(str(error))
         results.append(load_results(store, run.run_name))
         each = comparison(results, RADII)
