@@ -36,8 +36,8 @@ IMAGES, N0, N = 12, 400, 50
 CALLS = IMAGES * (N0 + N)
 FORWARD = 200
 """Copies of a forward pass of 8x8 images."""
-CANARIES = 2
-"""Passes that each process computes again."""
+CANARIES = 3
+"""Passes that each process computes again: 0, 1 and 8."""
 PASSES = CALLS // FORWARD + CANARIES
 PIXELS = np.random.default_rng(0).integers(0, 256, (IMAGES, 8, 8), np.uint8)
 SETTLED = 10
