@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import pickle
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from denoised_smoothing import load_classifier
-from denoised_smoothing.errors import SettingError, SpecError, WeightsError
+from denoised_smoothing.errors import MissingExtraError, SettingError, SpecError, WeightsError
 from denoised_smoothing.models.checkpoints import by_own_names, open_checkpoint
 from denoised_smoothing.models.classifiers.base import ImageClassifier
 
@@ -161,6 +162,7 @@ class TestLabels:
             ("ant\nbee, wild\ncat\ndog\nelk\n", ("ant", "bee, wild", "cat", "dog", "elk")),
             ("\ufeffant, bee, cat, dog, elk", ("ant", "bee", "cat", "dog", "elk")),
             ("1 bee\n0 ant\n2 cat\n3 dog\n4 elk", ("ant", "bee", "cat", "dog", "elk")),
+            ("# of insects\nant\n\nbee\ncat\ndog\nelk", ("ant", "bee", "cat", "dog", "elk")),
             ("7 up\n8 ball\n1\n2\n3", ("7 up", "8 ball", "1", "2", "3")),
             ('["ant", "bee", "cat", "dog", "elk"]', ("ant", "bee", "cat", "dog", "elk")),
             ('{"b": 1, "a": 0, "c": 2, "d": 3, "e": 4}', ("a", "b", "c", "d", "e")),
@@ -189,7 +191,7 @@ class TestLabels:
         torch.save(WEIGHTS, tmp_path / "a.pth")
         with pytest.raises(SpecError, match=r"each of the 5 classes of .*, got 2 \(a, b, \.\.\.\)"):
             load_classifier(f"torchvision:{NAME}:{tmp_path}/a.pth?labels=a,b")
-        with pytest.raises(SpecError, match="there is no such file"):
+        with pytest.raises(SpecError, match="No such file"):
             load_classifier(f"torchvision:{NAME}:{tmp_path}/a.pth?labels=away.txt")
 
     @pytest.mark.parametrize(
@@ -204,12 +206,49 @@ class TestLabels:
         assert loaded(f"torchvision:{NAME}:{tmp_path}/a.pth").label_names == tuple("abcde")
 
 
+class TestMissingLibraries:
+    @pytest.mark.parametrize("arch", ["vit_tiny_patch16_224", "resnet1888"])
+    def test_the_one_that_may_know_the_architecture_is_named(
+        self, arch: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        torch.save(WEIGHTS, tmp_path / "a.pth")
+        monkeypatch.setitem(sys.modules, "timm", None)
+        with pytest.raises(MissingExtraError) as caught:
+            load_classifier(f"checkpoint:{tmp_path}/a.pth?arch={arch}")
+        assert f"{arch!r}" in str(caught.value)
+        assert "known: cifar_resnet20, " in str(caught.value)
+        assert "pip install 'denoised-smoothing[timm]'" in str(caught.value)
+
+    def test_the_other_one_is_enough(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        torch.save(WEIGHTS, tmp_path / "a.pth")
+        model = timm.create_model("test_resnet", num_classes=5).eval()
+        torch.save(model.state_dict(), tmp_path / "b.pth")
+        with monkeypatch.context() as without:
+            without.setitem(sys.modules, "timm", None)
+            check(f"checkpoint:{tmp_path}/a.pth?arch={NAME}", network())
+        monkeypatch.setitem(sys.modules, "torchvision", None)
+        check(f"checkpoint:{tmp_path}/b.pth?arch=test_resnet", model)
+
+
 class Trap:
     def __init__(self, mark: Path) -> None:
         self.mark = mark
 
     def __reduce__(self) -> tuple[Callable[[Path], None], tuple[Path]]:
         return Path.touch, (self.mark,)
+
+
+def test_losses_measures_and_counters_are_left_out_with_a_note(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    own = nn.Linear(2, 2).state_dict()
+    others = {
+        "criterion.weight": torch.ones(2, 2),
+        "val_acc.total": torch.tensor(0.5),
+        "n_averaged": torch.tensor(7),
+    }
+    assert by_own_names(own, {**behind("a.", own), **others}, "file").keys() == own.keys()
+    assert "file also holds criterion.weight, val_acc.total, n_averaged." in caplog.text
 
 
 class TestRefused:
@@ -254,10 +293,20 @@ class TestRefused:
         own = nn.Linear(2, 2).state_dict()
         with pytest.raises(WeightsError, match=r"2 networks .* 'a\.' and 'b\.'\. Save"):
             by_own_names(own, {**behind("a.", own), **behind("b.", own)}, "file")
-        with pytest.raises(
-            WeightsError, match=r"behind 'a\.' and other layers: head\.weight\. Save"
-        ):
-            by_own_names(own, {**behind("a.", own), "head.weight": torch.ones(2, 2)}, "file")
+        for name, tensor in {
+            "head.weight": torch.ones(2, 2),
+            "norm.bias": torch.ones(2),
+            "mean": torch.full((3, 1, 1), 0.5),
+            "std": torch.tensor(0.5),
+        }.items():
+            with pytest.raises(WeightsError, match=rf"behind 'a\.' and other .*: {name}\. Save"):
+                by_own_names(own, {**behind("a.", own), name: tensor}, "file")
+
+    def test_a_module_that_normalises_by_itself(self, tmp_path: Path) -> None:
+        half = torch.full((1, 3, 1, 1), 0.5)
+        torch.save({**behind("model.", WEIGHTS), "mean": half, "std": half}, tmp_path / "a.pth")
+        with pytest.raises(WeightsError, match=r"answers: mean, std\. Save .* python:MODULE"):
+            load_classifier(f"torchvision:{NAME}:{tmp_path}/a.pth")
 
     @pytest.mark.parametrize("held", [[torch.ones(2)], {}, {"epoch": 3}, 7, {"state_dict": [1]}])
     def test_no_weights(self, held: object, tmp_path: Path) -> None:

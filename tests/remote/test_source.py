@@ -72,6 +72,24 @@ def test_files_of_labels_and_synonyms(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("content", "names"),
+    [
+        ('["cat", "dog"]', ("cat", "dog")),
+        ("1 dog\n0 cat", ("cat", "dog")),
+        ("cat, dog", ("cat", "dog")),
+        ("cat", ("cat",)),
+    ],
+)
+def test_labels_are_read_as_those_of_other_classifiers(
+    content: str, names: tuple[str, ...], tmp_path: Path
+) -> None:
+    path = tmp_path / "a,b" / "labels.txt"
+    path.parent.mkdir()
+    path.write_text(content)
+    assert load_classifier(f"aws?labels={path}").rule.allowed == names
+
+
+@pytest.mark.parametrize(
     ("spec", "message"),
     [
         ("aws?sise=3", r"option 'sise' is not known\. Did you mean size\? Known: size, format"),

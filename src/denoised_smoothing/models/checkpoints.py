@@ -22,6 +22,10 @@ _KEYS = (*_AVERAGED, "state_dict", "model_state_dict", "model_state", "model", "
 """Keys of the weights, the first that is there; averages first, as timm does."""
 _WRAPPERS = {"module", "_orig_mod"}
 """Parts of names that DataParallel and torch.compile add anywhere."""
+_TRAINING_ONLY = re.compile(
+    r"(?<![a-z])(loss(es)?|criterion|metrics?|acc|accuracy)(?![a-z])", re.IGNORECASE
+)
+"""Words in names of losses and measures, which change no answer."""
 
 
 class _Ignored:
@@ -209,14 +213,15 @@ def by_own_names(
 
     DataParallel, Lightning modules, torch.compile and layers in front add ``module.``,
     ``model.``, ``_orig_mod.`` or ``1.``; whatever the prefix is, the network's names follow it.
-    Numbers next to the network (such as the weights of a loss) are left out.
+    Next to the network, losses, measures and counters change no answer: they are left out, with a
+    note. All else may, such as the mean and std of a module that normalises.
 
     Args:
         own: the network's ``state_dict()``.
         tensors: the weights of the file.
 
     Raises:
-        WeightsError: several networks of these names are there, or other layers next to it.
+        WeightsError: several networks of these names are there, or other weights next to it.
     """
     needed = [name for name in own if not name.endswith("num_batches_tracked")]
     for names in (lambda name: name, plain_name):
@@ -254,13 +259,20 @@ def _behind(prefixes: list[str], tensors: Mapping[str, Tensor], path: str) -> di
         for name, tensor in tensors.items()
         if name.startswith(prefix)
     }
-    layers = [
-        name for name, tensor in tensors.items() if not name.startswith(prefix) and tensor.ndim > 1
-    ]
-    if layers:
+    others = [name for name in tensors if not name.startswith(prefix)]
+    weights = [name for name in others if not _is_for_training(name, tensors[name])]
+    if weights:
         raise WeightsError(
-            f"{path} holds the network behind {prefix!r} and other layers: "
-            f"{', '.join(layers[:3])}. Save the state_dict() of the network alone, or wrap all "
-            "of it in a function: python:MODULE:FACTORY."
+            f"{path} holds the network behind {prefix!r} and other weights, which may change its "
+            f"answers: {', '.join(weights[:5])}. Save the state_dict() of the network alone, or "
+            "wrap all of it in a function: python:MODULE:FACTORY."
         )
+    if others:
+        _log.warning("note: %s also holds %s. They are left out.", path, ", ".join(others[:5]))
     return found
+
+
+def _is_for_training(name: str, tensor: Tensor) -> bool:
+    """Return whether a tensor is of a loss or a measure by its name, or a counter."""
+    counts = tensor.ndim == 0 and not tensor.is_floating_point()
+    return counts or _TRAINING_ONLY.search(name.partition(".")[0]) is not None

@@ -3,43 +3,44 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
-_FORM = "at least two names between commas, or a file of UTF-8 with one a line or a list as JSON"
+from denoised_smoothing.models.labels import read_lines
+
 _NUMBERED = re.compile(r"(\d+)[\s:,;=]+(\S.*)")
 
 
-def read_names(text: str) -> tuple[str, ...]:
-    """Return names between commas, or those of a file, in the order of the classes.
+def read_names(text: str, least: int = 2) -> tuple[str, ...]:
+    """Return the names of a file, or those between commas, in the order of the classes.
 
-    A file has a name on each line, or all on one line between commas. Numbers in front of all
-    names are those of the classes, from 0. A JSON file has a list, or a dictionary of numbers to
-    names or of names to numbers.
+    A file has a name on each line, or all on one line between commas; empty lines and those that
+    begin with ``#`` are left out. Numbers in front of all names are those of the classes, from 0.
+    A JSON file has a list, or a dictionary of numbers to names or of names to numbers.
 
     Raises:
-        ValueError: there are fewer than two; completes "labels must be".
+        ValueError: there are fewer than ``least``; completes "labels must be".
     """
-    path = Path(text).expanduser()
-    names = text.split(",")
-    if len(names) == 1:
-        if not path.is_file():
-            raise ValueError(f"{_FORM}; there is no such file")
+    few = "at least two " if least > 1 else ""
+    form = f"{few}names between commas, or a file of UTF-8 with one a line or a list as JSON"
+    path, names = Path(text).expanduser(), text.split(",")
+    if len(names) == 1 or os.path.isfile(path):  # noqa: PTH113 (takes text of any length)
+        lines = read_lines(path, form)
         try:
-            names = _of_file(path.read_text(encoding="utf-8-sig"))
-        except (OSError, ValueError, TypeError, RecursionError) as error:
-            raise ValueError(f"{_FORM} ({error})") from error
+            names = _of_lines(lines)
+        except (ValueError, TypeError, RecursionError) as error:
+            raise ValueError(f"{form} ({error})") from error
     found = tuple(name for part in names if (name := part.strip()))
-    if len(found) < 2:
-        raise ValueError(_FORM)
+    if len(found) < least:
+        raise ValueError(form)
     return found
 
 
-def _of_file(content: str) -> list[str]:
-    if content.lstrip()[:1] in ("[", "{"):
-        return _of_json(json.loads(content))
-    lines = [line.strip() for line in content.splitlines() if line.strip()]
+def _of_lines(lines: list[str]) -> list[str]:
+    if lines and lines[0][0] in "[{":
+        return _of_json(json.loads("\n".join(lines)))
     numbered = [_NUMBERED.fullmatch(line) for line in lines]
     numbers = {int(match[1]): match[2] for match in numbered if match}
     if len(lines) > 1 and sorted(numbers) == list(range(len(lines))):

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from denoised_smoothing.models.labels import read_lines, read_pairs
+from denoised_smoothing.models.label_names import read_names
+from denoised_smoothing.models.labels import read_pairs
 from denoised_smoothing.models.specs import Source, Spec
 from denoised_smoothing.remote.encoding import Encoding, Format
 from denoised_smoothing.remote.labels import AnswerRule
@@ -50,10 +51,7 @@ def remote_source(
 
 
 def _labels(text: str) -> tuple[str, ...]:
-    path = Path(text).expanduser()
-    if "," in text and not path.is_file():
-        return tuple(name.strip() for name in text.split(",") if name.strip())
-    return tuple(read_lines(path, "names between commas, or a file with one a line"))
+    return read_names(text, least=1)
 
 
 def _synonyms(text: str) -> Mapping[str, str]:

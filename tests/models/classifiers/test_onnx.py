@@ -236,6 +236,16 @@ def expected(batch: torch.Tensor, matrix: np.ndarray[Any, Any] = MATRIX) -> torc
     return batch.mean((2, 3)) @ torch.from_numpy(matrix)
 
 
+def free_classes() -> tuple[list[Any], list[Any]]:
+    """Nodes and output of logits whose number the file does not state."""
+    every = onnx.numpy_helper.from_array(np.full(4, True))
+    nodes = [
+        onnx.helper.make_node("Constant", [], ["every"], value=every),
+        onnx.helper.make_node("Compress", ["l", "every"], ["y"], axis=1),
+    ]
+    return nodes, [tensor("y", "n", "k")]
+
+
 class TestOutputs:
     """Files as exporters write them."""
 
@@ -332,6 +342,78 @@ class TestOutputs:
         spec = save_wild(tmp_path / "a.onnx", [], [tensor("l", "n", 4)], metadata=metadata)
         assert opened(spec).label_names == tuple(NAMES)
         assert opened(f"{spec}?labels=a,b,c,d").label_names == ("a", "b", "c", "d")
+
+    @pytest.mark.parametrize(
+        ("classes", "names"),
+        [
+            ({"classlabels_strings": ["red", "green", "blue"]}, ("red", "green", "blue")),
+            ({"classlabels_int64s": [20, 30, 10]}, ("20", "30", "10")),
+            ({"classlabels_int64s": [0, 1, 2]}, None),
+        ],
+    )
+    def test_maps_keep_the_classes_of_their_probabilities(
+        self, classes: dict[str, Any], names: tuple[str, ...] | None, tmp_path: Path
+    ) -> None:
+        node = onnx.helper.make_node("ZipMap", ["l"], ["z"], domain="ai.onnx.ml", **classes)
+        key = 8 if "classlabels_strings" in classes else 7
+        value = onnx.helper.make_tensor_type_proto(1, [])
+        kind = onnx.helper.make_sequence_type_proto(onnx.helper.make_map_type_proto(key, value))
+        outputs = [onnx.helper.make_value_info("z", kind)]
+        matrix = np.eye(3, dtype="f4")
+        spec = save_wild(tmp_path / "a.onnx", [node], outputs, matrix=matrix)
+        classifier, batch = opened(spec), images(5, 8)
+        assert classifier.label_names == names
+        torch.testing.assert_close(classifier(batch), expected(batch, matrix))
+        if key == 8:
+            turned = opened(f"{spec}?labels=blue,green,red")
+            torch.testing.assert_close(turned(batch), expected(batch, matrix).flip(1))
+
+    @pytest.mark.parametrize("shape", [("n",), ("n", 1)])
+    def test_labels_as_floats(self, shape: tuple[int | str, ...], tmp_path: Path) -> None:
+        make = onnx.helper.make_node
+        nodes = [
+            make("ArgMax", ["l"], ["a"], axis=1, keepdims=len(shape) - 1),
+            make("Cast", ["a"], ["y"], to=onnx.TensorProto.FLOAT),
+        ]
+        matrix = np.eye(3, dtype="f4")
+        spec = save_wild(tmp_path / "a.onnx", nodes, [tensor("y", *shape)], matrix=matrix)
+        answer = opened(f"{spec}?labels=red,green,blue")(
+            torch.eye(3)[..., None, None].expand(3, 3, 8, 8)
+        )
+        assert answer.dtype == torch.int64
+        assert answer.tolist() == [0, 1, 2]
+
+    @pytest.mark.parametrize("cast", [False, True])
+    def test_numbers_of_classes_as_labels(self, cast: bool, tmp_path: Path) -> None:
+        make, out = onnx.helper.make_node, "y" if cast else "a"
+        nodes = [
+            make("LinearClassifier", ["colours"], ["a", "s"], domain="ai.onnx.ml",
+                 coefficients=np.eye(3).flatten().tolist(), intercepts=[0.0, 0.0, 0.0],
+                 classlabels_ints=[20, 30, 10]),
+            make("Cast", ["a"], ["y"], to=onnx.TensorProto.FLOAT),
+        ]  # fmt: skip
+        outputs = [tensor(out, "n", kind=1 if cast else 7)]
+        classifier = opened(save_wild(tmp_path / "a.onnx", nodes, outputs))
+        colours = torch.eye(3)[..., None, None].expand(3, 3, 8, 8)
+        assert classifier(colours).tolist() == [0, 1, 2]
+        assert classifier.label_names == ("20", "30", "10")
+
+    @pytest.mark.parametrize("names", ["a,b,c", "a,b,c,d,e"])
+    def test_names_of_another_number_are_refused(self, names: str, tmp_path: Path) -> None:
+        spec = save_wild(tmp_path / "a.onnx", [], [tensor("l", "n", 4)])
+        with pytest.raises(SpecError, match=r"one name for each of the 4 classes of .*, got"):
+            load_classifier(f"{spec}?labels={names}")
+        free = save_wild(tmp_path / "b.onnx", *free_classes())
+        with pytest.raises(ClassifierError, match=r"y has 4 classes, but \d label names \(a, b"):
+            opened(f"{free}?labels={names}")(images(1, 8))
+
+    def test_names_of_another_number_in_the_metadata(self, tmp_path: Path) -> None:
+        metadata = {"names": "['cat', 'dog', 'fox']"}
+        spec = save_wild(tmp_path / "a.onnx", [], [tensor("l", "n", 4)], metadata=metadata)
+        assert opened(spec).label_names is None
+        free = save_wild(tmp_path / "b.onnx", *free_classes(), metadata=metadata)
+        with pytest.raises(ClassifierError, match="4 classes, but 3 label names"):
+            opened(free)(images(1, 8))
 
     def test_missing_weights_of_their_own_file_are_named(self, tmp_path: Path) -> None:
         save_with_weights_outside(tmp_path / "a.onnx", "initializer")

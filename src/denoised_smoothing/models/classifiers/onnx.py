@@ -68,6 +68,7 @@ class OnnxClassifier:
         WeightsError: there is no such file, or ONNX Runtime cannot run it.
         SettingError: its input is not one batch of images of 1 or 3 channels, several outputs may
             be the answer, or std or scale is not above 0.
+        SpecError: the label names are not as many as the classes that the file states.
         ImportError: onnxruntime is not installed.
     """
 
@@ -99,15 +100,13 @@ class OnnxClassifier:
         with raised_as(WeightsError, f"cannot read {path}", "Export it again."):
             model = onnx.load(self._path, load_external_data=False)
             digests = [sha256_of(path) for path in (self._path, *_data_files(self._path, model))]
-            self._answer = Answer(model, chosen)
+            self._answer = Answer(model, chosen, label_names, str(path))
         self.content = hashlib.sha256(bytes.fromhex("".join(digests))).hexdigest()
         self.runtime = f"onnxruntime {onnxruntime.__version__}"
         self._input = given[0].name
         self._type = _TYPES[given[0].type]
         self._batch, self._channels_last, size, self.channels = _layout(given[0].shape, str(path))
         self._resize = size and Resize(size, interpolation=interpolation)
-        if label_names is not None:
-            self._answer.label_names = tuple(label_names)
         square = size is not None and size[0] == size[1]
         self.resolution = size[0] if resolution is None and size and square else resolution
         self._normalises = any(mean) or set(std) != {1.0}
@@ -143,7 +142,7 @@ class OnnxClassifier:
         """Return logits [B, K] or labels [B] of images in [0, 1], on their device.
 
         Raises:
-            ClassifierError: the output has another length.
+            ClassifierError: the output has another length, or other classes than label names.
         """
         prepared = self._prepared(images.detach().float())
         pieces = torch.split(prepared, self._batch or len(prepared))

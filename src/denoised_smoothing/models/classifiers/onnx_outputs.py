@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from denoised_smoothing.errors import ClassifierError, SettingError
+from denoised_smoothing.models.classifiers.fine_tuned import class_names
 
 _FLOATS = ("tensor(float)", "tensor(float16)", "tensor(double)")
 _INTEGERS = tuple(f"tensor({sign}int{bits})" for sign in ("", "u") for bits in (8, 16, 32, 64))
@@ -71,39 +72,77 @@ class Answer:
     Args:
         model: the ONNX model, for its label names.
         output: the output that is chosen.
+        given: K names instead of those of the file, or None.
+        path: of the file, for messages.
+
+    Raises:
+        SpecError: the given names are more or fewer than the classes that the file states.
     """
 
-    def __init__(self, model: Any, output: Any) -> None:
-        self.name = str(output.name)
+    def __init__(
+        self, model: Any, output: Any, given: Sequence[str] | None = None, path: str = "the model"
+    ) -> None:
+        self.name = source = str(output.name)
         nodes = {out: node for node in model.graph.node for out in node.output}
-        self.label_names = _names_of(model, nodes.get(self.name), nodes.values())
-        node = nodes.get(self.name)
-        while node is not None and node.op_type in _PASSED:
-            node = nodes.get(node.input[0])
+        while (node := nodes.get(source)) is not None and node.op_type in _PASSED:
+            source = node.input[0]
+        self.keys = None if node is None else _names_in(node)
+        names = self.keys if self.keys is not None else _names_of(model)
+        if self.keys is not None and given is not None and set(given) == set(self.keys):
+            self.keys = tuple(given)  # the same names in another order
         self.is_probability = node is not None and node.op_type == "Sigmoid"
+        self.is_label = node is not None and (
+            node.op_type == "ArgMax" or (_classifies(node) and source == node.output[0])
+        )
+        classes = self._classes(output)
+        self.label_names = names if given is None else tuple(given)
+        if classes is not None:
+            self.label_names = class_names(given, [names], classes, path)
 
     def decode(self, answer: Any) -> NDArray[Any]:
         """Return logits [N, K] or labels [N] of what ONNX Runtime returned.
 
         Raises:
-            ClassifierError: a label has no name.
+            ClassifierError: a label has no name, or the names are more or fewer than the logits.
         """
-        if isinstance(answer, list):
-            keys = list(answer[0]) if answer and isinstance(answer[0], dict) else []
-            return np.array([[row[key] for key in keys] for row in answer], np.float32)
+        decoded = self._decoded(answer)
+        names = self.label_names
+        if names is not None and decoded.ndim == 2 and decoded.shape[1] != len(names):
+            raise ClassifierError(
+                f"The output {self.name} has {decoded.shape[1]} classes, but {len(names)} label "
+                f"names ({', '.join(names[:3])}, ...). List one for each: onnx:FILE?labels=FILE."
+            )
+        return decoded
+
+    def _classes(self, output: Any) -> int | None:
+        """Return the number of classes that the file states, or None."""
+        if self.keys is not None:
+            return len(self.keys)
+        if self.is_label or output.type not in _FLOATS or not output.shape:
+            return None
+        count = output.shape[1] if len(output.shape) > 1 else 1
+        return max(count, 2) if isinstance(count, int) else None
+
+    def _decoded(self, answer: Any) -> NDArray[Any]:
+        if isinstance(answer, list):  # of maps, which ONNX Runtime sorts by their keys
+            rows = [{str(key): value for key, value in row.items()} for row in answer]
+            keys = self.keys or tuple(rows[0])
+            return np.array([[row[key] for key in keys] for row in rows], np.float32)
         values = np.asarray(answer)
         if values.ndim > 2 and np.prod(values.shape[2:]) == 1:  # 1x1 features after a pooling
             values = values.reshape(values.shape[:2])
-        if values.dtype.kind in "OUS":
-            return self._numbers(values.reshape(len(values)))
         if values.ndim == 2 and values.shape[1] == 1:
             values = values[:, 0]
+        if self.is_label and values.dtype.kind == "f":  # behind a Cast
+            values = values.astype(np.int64)
+        if values.dtype.kind in "OUS" or (self.is_label and self.keys is not None):
+            return self._numbers(values.reshape(len(values)))
         if values.ndim == 1 and values.dtype.kind == "f":
             return np.stack([(1 - values) if self.is_probability else 0 * values, values], axis=1)
         return values
 
     def _numbers(self, labels: NDArray[Any]) -> NDArray[np.int64]:
-        known = {name: number for number, name in enumerate(self.label_names or ())}
+        known = {name: number for number, name in enumerate(self.keys or self.label_names or ())}
         unnamed = sorted({str(label) for label in labels} - known.keys())
         if unnamed:
             raise ClassifierError(
@@ -113,12 +152,16 @@ class Answer:
         return np.array([known[str(label)] for label in labels], np.int64)
 
 
-def _names_of(model: Any, producer: Any, nodes: Any) -> tuple[str, ...] | None:
-    """Return the label names of the output's node, else those that the model states once."""
-    for candidates in ([producer] if producer is not None else [], nodes):
-        found = {names for node in candidates if (names := _names_in(node))}
-        if len(found) == 1:
-            return found.pop()
+def _classifies(node: Any) -> bool:
+    """Return whether the first output of a node is the label: a classifier of ai.onnx.ml."""
+    return str(node.op_type).endswith("Classifier")
+
+
+def _names_of(model: Any) -> tuple[str, ...] | None:
+    """Return the label names that the nodes of a model, or its metadata, state once."""
+    found = {names for node in model.graph.node if (names := _names_in(node))}
+    if len(found) == 1:
+        return found.pop()
     for entry in model.metadata_props:
         known = entry.key in ("names", "labels", "classes")  # Ultralytics writes a dictionary
         if known and (names := _names_written(entry.value)):

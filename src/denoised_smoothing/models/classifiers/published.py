@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 from torch import nn
 
-from denoised_smoothing.errors import SpecError, WeightsError
+from denoised_smoothing.errors import MissingExtraError, SpecError, WeightsError
 from denoised_smoothing.models.checkpoints import Checkpoint, named_architecture, open_checkpoint
 from denoised_smoothing.models.classifiers import timm, torchvision
 from denoised_smoothing.models.classifiers.base import ImageClassifier, for_channels
@@ -49,21 +49,27 @@ def load_published_classifier(
     Raises:
         SpecError: the architecture is unknown, or the label names are not as many as the classes.
         WeightsError: the file is missing, or has another layout or architecture.
-        ImportError: torchvision or timm is needed and not installed.
+        MissingExtraError: torchvision or timm is not installed, and the other has no such model.
     """
     checkpoint = open_checkpoint(path)
     arch = named_architecture(checkpoint, arch, KNOWN)
     if small := _SMALL.fullmatch(arch):
         return _small_resnet(small, checkpoint, label_names)
     refused: list[WeightsError] = []
+    missing: list[MissingExtraError] = []
     for knows, load in _libraries(checkpoint):
-        if knows(arch):
-            try:
+        try:
+            if knows(arch):
                 return load(arch, checkpoint, label_names)
-            except WeightsError as error:  # both libraries have an efficientnet_b0, by other names
-                refused.append(error)
+        except WeightsError as error:  # both libraries have an efficientnet_b0, by other names
+            refused.append(error)
+        except MissingExtraError as error:  # the other library may know it
+            missing.append(error)
     if refused:
         raise refused[0]
+    if missing:
+        purpose = f"The architecture {arch!r} of {path} (known: {KNOWN})"
+        raise MissingExtraError(missing[0].package, missing[0].extra, purpose)
     raise SpecError(
         f"the architecture of a classifier must be one of {KNOWN}, got {arch!r} in {path}. "
         "Load a denoiser with the option for denoisers, others with python:MODULE:FACTORY."

@@ -8,7 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from denoised_smoothing.errors import SettingError, SpecError, WeightsError, raised_as
+from denoised_smoothing.errors import (
+    MissingExtraError,
+    SettingError,
+    SpecError,
+    WeightsError,
+    raised_as,
+)
 from denoised_smoothing.models.checkpoints import Checkpoint, open_checkpoint
 from denoised_smoothing.models.classifiers.base import (
     ImageClassifier,
@@ -113,16 +119,22 @@ _REMEDY = "Name a folder that timm.models.save_for_hf wrote."
 
 
 def knows(name: str) -> bool:
-    """Return whether timm has a model of that name, with or without a tag."""
-    import timm
+    """Return whether timm has a model of that name, with or without a tag.
 
+    Raises:
+        MissingExtraError: timm is not installed.
+    """
+    try:
+        import timm
+    except ImportError as error:
+        raise MissingExtraError("timm", "timm", f"timm:{name}") from error
     return name.partition(".")[0] in timm.list_models(include_tags=False)
 
 
 def _check_name(name: str) -> None:
-    import timm
-
     if not knows(name):
+        import timm
+
         nearest = difflib.get_close_matches(name.partition(".")[0], timm.list_models())
         hint = f"Did you mean {' or '.join(nearest)}?" if nearest else "Use resnet18, for example."
         raise SpecError(f"timm has no model {name!r}, and there is no such folder. {hint}")

@@ -135,18 +135,26 @@ def _with_transforms(
 
 
 def knows(name: str) -> bool:
-    """Return whether torchvision has an image classifier of that name."""
-    from torchvision import models
+    """Return whether torchvision has an image classifier of that name.
 
+    Raises:
+        MissingExtraError: torchvision is not installed.
+    """
+    models = _models(name)
     return name in models.list_models(module=models)
 
 
-def _models_with(name: str) -> Any:
-    """Return ``torchvision.models`` if it has an image classifier of that name."""
+def _models(name: str) -> Any:
     try:
         from torchvision import models
     except ImportError as error:
         raise MissingExtraError("torchvision", "torchvision", f"torchvision:{name}") from error
+    return models
+
+
+def _models_with(name: str) -> Any:
+    """Return ``torchvision.models`` if it has an image classifier of that name."""
+    models = _models(name)
     known = models.list_models(module=models)
     if name not in known:
         nearest = difflib.get_close_matches(name.lower(), known)
