@@ -43,6 +43,17 @@ def test_a_classifier_of_another_scale_is_noted() -> None:
     assert notes(Classes(1)) == ()
 
 
+def test_probabilities_are_no_logits() -> None:
+    """A classifier that ends in softmax, as those of Keras do, with many classes."""
+
+    class Probabilities(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            numbers = (images.flatten(1).sum(1) * 1000).long() % 1000
+            return nn.functional.one_hot(numbers, 1000).float()
+
+    assert notes(Probabilities()) == ()
+
+
 class Sure(Classes):
     def forward(self, images: Tensor) -> Tensor:
         return super().forward(images) / 255 + torch.tensor([9.0, 0, 0, 0, 0])

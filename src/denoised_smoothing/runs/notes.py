@@ -91,7 +91,11 @@ def notes_on_answers(
         answer = classifier(clean)
     if answer.ndim == 1:
         return ()
-    answers = answer.double().softmax(dim=1)
+    answers = answer.double()
+    if bool((answers < 0).any()) or not torch.allclose(
+        answers.sum(dim=1), torch.ones(len(answers)).to(answers), atol=1e-3
+    ):  # logits, not probabilities
+        answers = answers.softmax(dim=1)
     apart = (answers - answers.mean(dim=0)).abs().sum(dim=1) / 2
     confidence = float(answers.amax(dim=1).mean())
     one_label = len(set(labels) - {None}) <= 1
