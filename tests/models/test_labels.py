@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -162,6 +163,28 @@ class TestGiven:
     def test_refuses(self, given: dict[str, str], said: str) -> None:
         with pytest.raises(SettingError, match=said):
             numbers(["red"], ["red", "green"], given)
+
+    @pytest.mark.parametrize(
+        ("given", "said"),
+        [
+            ({"a": -1}, "label -1, but the classifier has"),
+            ({0: -1}, "label -1, but the classifier has"),
+            ({7: 0}, "class 7, which the data does not have"),
+            ({-1: 0}, "class -1, which the data does not have"),
+            ({"a": 0, "A": 1}, "gives the class 'A' two labels, 0 and 1"),
+        ],
+    )
+    @pytest.mark.parametrize("labels", [None, ["a", "b", "c"]])
+    def test_refuses_numbers_that_do_not_exist(
+        self, given: dict[Any, int], said: str, labels: list[str] | None
+    ) -> None:
+        with pytest.raises(SettingError, match=said):
+            match_labels(["a", "b"], [0, 1], labels, given)
+
+    @pytest.mark.parametrize("name", [7, "7"])
+    def test_refuses_a_class_that_no_image_has(self, name: int | str) -> None:
+        with pytest.raises(SettingError, match="class 7, which the data does not have"):
+            match_labels(None, [0, 1], ["a", "b"], {name: "b"})
 
     def test_refuses_names_where_there_are_none(self) -> None:
         with pytest.raises(SettingError, match=r"has no label names\. Use its number"):

@@ -49,11 +49,13 @@ class LabelMatch:
         numbers: from each label that the images have to the classifier's number.
         names: by the classifier's numbers; None if no names are known.
         note: for the user, where labels are compared by number; else None.
+        is_open: whether the names are chosen for the data, as for a classifier of any label.
     """
 
     numbers: Mapping[int, int]
     names: tuple[str, ...] | None
     note: str | None = None
+    is_open: bool = False
 
     def labels(self, labels: Iterable[int | None]) -> list[int | None]:
         """Return the labels of images as the classifier's numbers; None stays None."""
@@ -84,7 +86,8 @@ def match_labels(
         numbers = {label: label for label in present}
     else:
         numbers = {}
-    numbers |= _given(given or {}, classes, labels)
+    chosen = of_classes(given or {}, classes, present)
+    numbers |= {label: _chosen(target, labels) for label, target in chosen.items()}
     rest = [label for label in present if label not in numbers]
     numbers = {label: numbers[label] for label in present if label in numbers}
     if classes is not None and labels is not None and _numbered(classes) == _numbered(labels):
@@ -289,23 +292,37 @@ def _names(
     return tuple(by_number.get(n, str(n)) for n in range(max(by_number) + 1))
 
 
-def _given(
-    given: Mapping[Any, str | int],
-    classes: Sequence[str] | None,
-    labels: Sequence[str] | None,
-) -> dict[int, int]:
-    return {
-        label: _chosen(target, labels)
-        for name, target in given.items()
-        for label in ([name] if isinstance(name, int) else _classes_named(name, classes))
-    }
+def of_classes(
+    given: Mapping[Any, str | int], classes: Sequence[str] | None, present: Collection[int]
+) -> dict[int, str | int]:
+    """Return given labels by the numbers of their classes.
+
+    Args:
+        present: the classes that images have; without names, there are no others.
+
+    Raises:
+        SettingError: a class does not exist, or gets two labels.
+    """
+    found = dict[int, str | int]()
+    for name, target in given.items():
+        for label in _classes_named(name, classes, present):
+            if found.setdefault(label, target) != target:
+                raise SettingError(
+                    f"--labels gives the class {name!r} two labels, {found[label]!r} and "
+                    f"{target!r}. Remove one."
+                )
+    return found
 
 
-def _classes_named(name: str, classes: Sequence[str] | None) -> list[int]:
-    if classes is None:
-        if is_number(name):
+def _classes_named(
+    name: str | int, classes: Sequence[str] | None, present: Collection[int]
+) -> list[int]:
+    if isinstance(name, int) or classes is None:
+        if isinstance(name, str) and not is_number(name):
+            raise SettingError(f"--labels names the class {name!r}, but the classes are numbers.")
+        if int(name) in (present if classes is None else range(len(classes))):
             return [int(name)]
-        raise SettingError(f"--labels names the class {name!r}, but the classes are numbers.")
+        raise SettingError(f"--labels names the class {name}, which the data does not have.")
     if name in classes:
         return [label for label, text in enumerate(classes) if text == name]
     if found := _index(tuple(classes)).find(name):
@@ -319,10 +336,11 @@ def _chosen(target: str | int, labels: Sequence[str] | None) -> int:
     text = str(target)
     if isinstance(target, int) or (is_number(text) and (labels is None or not _numbered(labels))):
         number = int(text)
-        if labels is not None and number >= len(labels):
+        if number < 0 or (labels is not None and number >= len(labels)):
+            known = "labels from 0" if labels is None else f"the labels 0 to {len(labels) - 1}"
             raise SettingError(
-                f"--labels names the label {number}, but the classifier has the labels 0 to "
-                f"{len(labels) - 1}. Correct the number."
+                f"--labels names the label {number}, but the classifier has {known}. Correct the "
+                "number."
             )
         return number
     if labels is None:
