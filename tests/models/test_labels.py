@@ -90,6 +90,20 @@ class TestByName:
         with pytest.raises(DatasetError, match="2 of 2 classes"):
             numbers(["x", "y"], ["red", "green"])
 
+    @pytest.mark.parametrize(
+        ("classes", "labels"),
+        [(["n02012849", "n03126707"], ["crane", "dog"]), (["Cat", "cat"], ["dog", "cat"])],
+    )
+    def test_two_classes_of_one_label_are_refused(
+        self, classes: list[str], labels: list[str]
+    ) -> None:
+        a, b = classes
+        with pytest.raises(DatasetError, match=f"'{a}' and '{b}' of the data both fit the label"):
+            numbers(classes, labels)
+        for given in ({a: labels[1], b: labels[1]}, {b: labels[0]}):
+            assert None not in numbers(classes, labels, given)
+        assert len(match_labels(classes, [1], labels).numbers) == 1
+
     def test_classes_without_images_need_no_label(self) -> None:
         match = match_labels(["cat", "unicorn"], [0, 0, None], ["dog", "cat"])
         assert (match.numbers, match.names) == ({0: 1}, ("dog", "cat"))
@@ -130,6 +144,22 @@ class TestByNumber:
         used = [1, 2, 3] if classes is None else [0, 1, 2]
         with pytest.raises(DatasetError, match=r"numbered 1 to 3, but .*\(1 = 0, ..., 3 = 2\)"):
             match_labels(classes, used, labels)
+
+    @pytest.mark.parametrize("classes", [["1", "2", "3"], None])
+    def test_classes_from_1_must_all_be_given(self, classes: list[str] | None) -> None:
+        used = [1, 2, 3] if classes is None else [0, 1, 2]
+        with pytest.raises(DatasetError, match=r"numbered 1 to 3, but .* Name all of them"):
+            match_labels(classes, used, None, {"1": "0"})
+        given = {"1": "0", "2": "1", "3": "2"}
+        assert match_labels(classes, used, None, given).labels(used) == [0, 1, 2]
+
+    def test_very_long_numbers_are_names(self) -> None:
+        long = "1" * 5000
+        assert numbers([long, "2"], ["2", long]) == [1, 0]
+        with pytest.raises(SettingError, match="has the labels 0 to 999999 at most"):
+            numbers(["a"], None, {"a": "9" * 18})
+        with pytest.raises(SettingError, match="has no label names"):
+            numbers(["a"], None, {"a": long})
 
     def test_labels_that_start_at_1_are_names(self) -> None:
         assert numbers(["1", "2", "3"], ["1", "2", "3", "4"]) == [0, 1, 2]
@@ -200,6 +230,9 @@ def test_files_of_names(tmp_path: Path) -> None:
     assert read_lines(path, "lines") == ["kat = cat", "fox=dog"]
     path.write_bytes(b"\xff\xfe")
     with pytest.raises(ValueError, match="pairs, in UTF-8"):
+        read_pairs(path, "pairs")
+    path.write_text("kat = cat\nkat=dog", "utf-8")
+    with pytest.raises(ValueError, match=r"pairs, one for each name \('kat' has two\)"):
         read_pairs(path, "pairs")
     path.write_text("kat cat", "utf-8")
     with pytest.raises(ValueError, match="pairs"):

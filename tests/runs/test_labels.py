@@ -61,6 +61,14 @@ class TestOpenVocabulary:
             matched(DATA, remote(), given)
 
 
+def test_a_synonym_joins_classes() -> None:
+    """Also if the classes and labels are numbers then."""
+    classifier = remote(synonyms={"dog": "wolf"}, allowed=["cat", "wolf"])
+    assert matched(DATA, classifier).labels([0, 1, 2]) == [1, 0, 1]
+    classifier = remote(synonyms={"dog": "1", "cat": "3", "wolf": "3"}, allowed=["3", "1"])
+    assert matched(DATA, classifier).labels([0, 1, 2]) == [1, 0, 0]
+
+
 def test_given_classes_are_named_as_in_the_data() -> None:
     """Also where a synonym stands for them."""
     classifier = remote(synonyms={"dog": "canine"}, allowed=["canine", "cat", "wolf"])

@@ -35,8 +35,14 @@ def matched(
     rule = classifier.rule
     if rule.allowed is None and classes is not None:
         return _open_match(classes, chosen, rule)
-    if classes is not None and rule.synonyms:
-        classes = tuple(map(rule.name, classes))
+    if classes is not None and rule.allowed is not None:
+        classes, plain = tuple(map(rule.name, classes)), classes
+        stood_for: dict[int, str | int] = {
+            n: rule.allowed.index(name)
+            for n, name in enumerate(classes)
+            if name != normalised(plain[n]) and name in rule.allowed
+        }
+        chosen = stood_for | chosen
     return match_labels(classes, dataset.labels, rule.allowed, chosen)
 
 
