@@ -676,7 +676,7 @@ class TestRecord:
             "command": "certify made",
             "engine": {"workers": cores(), "notes": []},
             "method": "plain",
-            "notes": [],
+            "notes": [request().label_match.note],
             "label_names": list(NAMES),
             "versions": {
                 "python": platform.python_version(),
@@ -696,7 +696,10 @@ class TestRecord:
 
         with pytest.warns(UserWarning, match=r"sigma 0.5 is outside the range .*\(0.1 to 0.4\)"):
             untrained = smoothed(denoiser=Restoring())
-        run = request(smoothed=untrained, denoiser="restoring", limit=1).execute(store)
+        data = made(label_names=None)
+        run = request(smoothed=untrained, dataset=data, denoiser="restoring", limit=1).execute(
+            store
+        )
         [note] = run.info["notes"]
         assert note.startswith("sigma 0.5 is outside the range for which the denoiser was trained")
         [image] = load_results(store, "run").images
@@ -1069,6 +1072,13 @@ def test_labels_that_are_compared_by_number_are_noted(
     assert len(notes) == noted
     for note in notes:
         assert "so labels are compared by number, in the order of the names (0 = a, 1 = b" in note
+
+
+def test_the_note_about_labels_is_stored(store: Store) -> None:
+    """So that reports and certificates have it."""
+    run = request(limit=1)
+    assert run.label_match.note is not None
+    assert run.execute(store).info["notes"] == [run.label_match.note]
 
 
 def test_labels_are_matched_by_name(store: Store) -> None:
