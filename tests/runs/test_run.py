@@ -711,9 +711,9 @@ class TestRecord:
     def test_the_names_of_the_classifier_come_first(self, store: Store) -> None:
         classifier = Classes()
         classifier.label_names = ("v", "w", "x", "y", "z")
-        assert request(smoothed=smoothed(classifier), limit=1).execute(store).info[
-            "label_names"
-        ] == list("vwxyz")
+        given = dict(zip(NAMES, "vwxyz", strict=True))
+        run = request(smoothed=smoothed(classifier), limit=1, labels=given).execute(store)
+        assert run.info["label_names"] == list("vwxyz")
 
     def test_images(self, uninterrupted: Store) -> None:
         for index, image in enumerate(uninterrupted.images("run")):
