@@ -51,7 +51,7 @@ def write_parquet(
     labels: list[int | None] | None = None,
     *,
     columns: tuple[str, str] = ("img", "label"),
-    names: list[str] | None = None,
+    names: Any = None,
 ) -> str:
     """A file in the layout that Hugging Face datasets write; returns its spec."""
     image_column, label_column = columns
@@ -291,6 +291,17 @@ class TestParquet:
         pq.write_table(table, path / "a.parquet")
         return f"parquet:{path}/a.parquet"
 
+    def test_names_by_number(self, tmp_path: Path) -> None:
+        names = {str(n): f"class {n}" for n in (10, *range(10))}
+        spec = write_parquet(tmp_path / "a.parquet", [png(0)], [10], names=names)
+        assert load_dataset(spec).label_names == tuple(f"class {n}" for n in range(11))
+
+    @pytest.mark.parametrize("names", [5, "cat", {"1": "cat"}, {"a": "b"}])
+    def test_refuses_names_that_are_none(self, tmp_path: Path, names: Any) -> None:
+        spec = write_parquet(tmp_path / "a.parquet", [png(0)], [0], names=names)
+        with pytest.raises(DatasetError, match=r"column 'label' of .* label names .* list"):
+            load_dataset(spec)
+
     @pytest.mark.parametrize("kind", [pa.string(), pa.dictionary(pa.int8(), pa.string())])
     def test_labels_in_words(self, tmp_path: Path, kind: Any) -> None:
         labels = pa.array(["fox", None, "cat"]).cast(kind)
@@ -316,7 +327,12 @@ class TestParquet:
         assert load_dataset(spec).labels == [2, 1, 0]
 
     @pytest.mark.parametrize(
-        ("columns", "asked"), [(("species",), "species"), (("target", "class"), "target, class")]
+        ("columns", "asked"),
+        [
+            (("species",), "species"),
+            (("target", "class"), "target, class"),
+            (("labels", "y", "label"), "label, labels"),
+        ],
     )
     def test_asks_for_the_label_column(
         self, tmp_path: Path, columns: tuple[str, ...], asked: str

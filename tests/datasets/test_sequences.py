@@ -71,10 +71,41 @@ def test_one_image_that_cannot_be_used_does_not_refuse_the_others() -> None:
         dataset[0]
 
 
+class Damaged(Pets):
+    """Raises at some items, as torchvision's ``ImageFolder`` does for files that are no images."""
+
+    def __init__(self, *damaged: int) -> None:
+        self.damaged = damaged
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        if index in self.damaged:
+            raise PIL.UnidentifiedImageError("no image file")
+        return super().__getitem__(index)
+
+
+def test_one_item_that_cannot_be_read_does_not_refuse_the_others() -> None:
+    dataset = from_sequence(Damaged(1))
+    assert dataset.labels == [0, None, 0]
+    assert np.array_equal(dataset[2].image, EXPECTED[2])
+    with pytest.raises(ImageError, match=r"item 1 of Damaged cannot be read \(Unid.* no image"):
+        dataset[1]
+    with pytest.raises(DatasetError, match="No item of Damaged can be read: item 0 of Damaged"):
+        from_sequence(Damaged(0, 1, 2))
+
+
+class Lazy(Pets):
+    """A data set that does not know its length."""
+
+    def __len__(self) -> int:
+        raise TypeError("unknown length")
+
+
 @pytest.mark.parametrize(
     ("items", "said"),
     [
         (iter([]), "must have a length and give .image, label.*Put the items into a list"),
+        (Lazy(), "must have a length and give .* got Lazy"),
+        ({1, 2}, "must have a length and give .* got set"),
         ([], "list has no items"),
         ([EXPECTED[0]], r"Item 0 of list must be .image, label., .* got ndarray\. Wrap it"),
         ([{"image": EXPECTED[0], "label": 1}], "got dict with the keys image, label. Wrap it"),

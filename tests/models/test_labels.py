@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -89,6 +90,20 @@ class TestByName:
         with pytest.raises(DatasetError, match="2 of 2 classes"):
             numbers(["x", "y"], ["red", "green"])
 
+    @pytest.mark.parametrize(
+        ("classes", "labels"),
+        [(["n02012849", "n03126707"], ["crane", "dog"]), (["Cat", "cat"], ["dog", "cat"])],
+    )
+    def test_two_classes_of_one_label_are_refused(
+        self, classes: list[str], labels: list[str]
+    ) -> None:
+        a, b = classes
+        with pytest.raises(DatasetError, match=f"'{a}' and '{b}' of the data both fit the label"):
+            numbers(classes, labels)
+        for given in ({a: labels[1], b: labels[1]}, {b: labels[0]}):
+            assert None not in numbers(classes, labels, given)
+        assert len(match_labels(classes, [1], labels).numbers) == 1
+
     def test_classes_without_images_need_no_label(self) -> None:
         match = match_labels(["cat", "unicorn"], [0, 0, None], ["dog", "cat"])
         assert (match.numbers, match.names) == ({0: 1}, ("dog", "cat"))
@@ -130,6 +145,22 @@ class TestByNumber:
         with pytest.raises(DatasetError, match=r"numbered 1 to 3, but .*\(1 = 0, ..., 3 = 2\)"):
             match_labels(classes, used, labels)
 
+    @pytest.mark.parametrize("classes", [["1", "2", "3"], None])
+    def test_classes_from_1_must_all_be_given(self, classes: list[str] | None) -> None:
+        used = [1, 2, 3] if classes is None else [0, 1, 2]
+        with pytest.raises(DatasetError, match=r"numbered 1 to 3, but .* Name all of them"):
+            match_labels(classes, used, None, {"1": "0"})
+        given = {"1": "0", "2": "1", "3": "2"}
+        assert match_labels(classes, used, None, given).labels(used) == [0, 1, 2]
+
+    def test_very_long_numbers_are_names(self) -> None:
+        long = "1" * 5000
+        assert numbers([long, "2"], ["2", long]) == [1, 0]
+        with pytest.raises(SettingError, match="has the labels 0 to 999999 at most"):
+            numbers(["a"], None, {"a": "9" * 18})
+        with pytest.raises(SettingError, match="has no label names"):
+            numbers(["a"], None, {"a": long})
+
     def test_labels_that_start_at_1_are_names(self) -> None:
         assert numbers(["1", "2", "3"], ["1", "2", "3", "4"]) == [0, 1, 2]
 
@@ -163,6 +194,28 @@ class TestGiven:
         with pytest.raises(SettingError, match=said):
             numbers(["red"], ["red", "green"], given)
 
+    @pytest.mark.parametrize(
+        ("given", "said"),
+        [
+            ({"a": -1}, "label -1, but the classifier has"),
+            ({0: -1}, "label -1, but the classifier has"),
+            ({7: 0}, "class 7, which the data does not have"),
+            ({-1: 0}, "class -1, which the data does not have"),
+            ({"a": 0, "A": 1}, "gives the class 'A' two labels, 0 and 1"),
+        ],
+    )
+    @pytest.mark.parametrize("labels", [None, ["a", "b", "c"]])
+    def test_refuses_numbers_that_do_not_exist(
+        self, given: dict[Any, int], said: str, labels: list[str] | None
+    ) -> None:
+        with pytest.raises(SettingError, match=said):
+            match_labels(["a", "b"], [0, 1], labels, given)
+
+    @pytest.mark.parametrize("name", [7, "7"])
+    def test_refuses_a_class_that_no_image_has(self, name: int | str) -> None:
+        with pytest.raises(SettingError, match="class 7, which the data does not have"):
+            match_labels(None, [0, 1], ["a", "b"], {name: "b"})
+
     def test_refuses_names_where_there_are_none(self) -> None:
         with pytest.raises(SettingError, match=r"has no label names\. Use its number"):
             numbers(["red"], None, {"red": "rot"})
@@ -177,6 +230,9 @@ def test_files_of_names(tmp_path: Path) -> None:
     assert read_lines(path, "lines") == ["kat = cat", "fox=dog"]
     path.write_bytes(b"\xff\xfe")
     with pytest.raises(ValueError, match="pairs, in UTF-8"):
+        read_pairs(path, "pairs")
+    path.write_text("kat = cat\nkat=dog", "utf-8")
+    with pytest.raises(ValueError, match=r"pairs, one for each name \('kat' has two\)"):
         read_pairs(path, "pairs")
     path.write_text("kat cat", "utf-8")
     with pytest.raises(ValueError, match="pairs"):

@@ -255,6 +255,42 @@ class TestRefusedImages:
             held = store.run("run").settings["plan"]
             assert held["max_n"] + held.get("more", 0) == copies
 
+    def test_one_with_a_result_keeps_it_when_more_copies_fail(
+        self, store: Store, folder: Path, tmp_path: Path
+    ) -> None:
+        """It is a result or refused, and never both."""
+        for number in range(4):  # more copies prove 0.45
+            PIL.Image.new("RGB", (32, 24), (200, number, 0)).save(folder / f"{number}.png")
+        plan, dataset = Anytime((0.45,), max_n=100, n0=10), load_dataset(f"folder:{folder}")
+        request(folder, plan=plan, dataset=dataset).execute(store)
+        [earlier, *_] = store.images("run")
+        empty(folder / "0.png")
+        for _ in range(2):
+            again = request(folder, plan=plan, dataset=dataset, more=2000, command="more")
+            with pytest.raises(RefusedImagesError, match=r"1 of 4 images .*0\.png' cannot"):
+                again.execute(store)
+        assert store.run("run").refused == ()
+        assert store.finished() == {"run": 4}
+        results = load_results(store, "run")
+        assert store.images("run")[0] == earlier
+        proven = [image.radius >= 0.45 for image in results.images]
+        assert proven == [False, True, True, True]
+        export(results, ExportFormat.TSV, tmp_path / "a.tsv")
+        rows = (tmp_path / "a.tsv").read_text().splitlines()[1:]
+        assert [row.split("\t")[0] for row in rows] == ["0", "1", "2", "3"]
+
+    def test_an_unfinished_one_is_refused_only(self, store: Store, folder: Path) -> None:
+        dataset, plan = load_dataset(f"folder:{folder}"), Anytime((2.0,), max_n=100, n0=10)
+        request(folder, plan=plan, dataset=dataset).execute(store)
+        begun = store.images("run")[0]
+        store.save_images("run", [replace(begun, finished=False)])
+        truncate(folder / "0.png")
+        with pytest.raises(RefusedImagesError):
+            request(folder, plan=replace(plan, max_n=150), dataset=dataset).execute(store)
+        results = load_results(store, "run", so_far=True)
+        assert [image.index for image in results.images] == [1, 2, 3]
+        assert (len(results.run.refused), results.unfinished) == (1, 0)
+
     def test_shards_have_one_shape_and_are_merged_with_what_they_refused(
         self, folder: Path, tmp_path: Path
     ) -> None:

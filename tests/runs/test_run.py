@@ -680,7 +680,7 @@ class TestRecord:
             "command": "certify made",
             "engine": {"workers": cores(), "notes": []},
             "method": "plain",
-            "notes": [],
+            "notes": [request().label_match.note],
             "label_names": list(NAMES),
             "versions": {
                 "python": platform.python_version(),
@@ -700,7 +700,10 @@ class TestRecord:
 
         with pytest.warns(UserWarning, match=r"sigma 0.5 is outside the range .*\(0.1 to 0.4\)"):
             untrained = smoothed(denoiser=Restoring())
-        run = request(smoothed=untrained, denoiser="restoring", limit=1).execute(store)
+        data = made(label_names=None)
+        run = request(smoothed=untrained, dataset=data, denoiser="restoring", limit=1).execute(
+            store
+        )
         [note] = run.info["notes"]
         assert note.startswith("sigma 0.5 is outside the range for which the denoiser was trained")
         [image] = load_results(store, "run").images
@@ -712,9 +715,9 @@ class TestRecord:
     def test_the_names_of_the_classifier_come_first(self, store: Store) -> None:
         classifier = Classes()
         classifier.label_names = ("v", "w", "x", "y", "z")
-        assert request(smoothed=smoothed(classifier), limit=1).execute(store).info[
-            "label_names"
-        ] == list("vwxyz")
+        given = dict(zip(NAMES, "vwxyz", strict=True))
+        run = request(smoothed=smoothed(classifier), limit=1, labels=given).execute(store)
+        assert run.info["label_names"] == list("vwxyz")
 
     def test_images(self, uninterrupted: Store) -> None:
         for index, image in enumerate(uninterrupted.images("run")):
@@ -1073,6 +1076,13 @@ def test_labels_that_are_compared_by_number_are_noted(
     assert len(notes) == noted
     for note in notes:
         assert "so labels are compared by number, in the order of the names (0 = a, 1 = b" in note
+
+
+def test_the_note_about_labels_is_stored(store: Store) -> None:
+    """So that reports and certificates have it."""
+    run = request(limit=1)
+    assert run.label_match.note is not None
+    assert run.execute(store).info["notes"] == [run.label_match.note]
 
 
 def test_labels_are_matched_by_name(store: Store) -> None:

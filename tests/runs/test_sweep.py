@@ -16,6 +16,7 @@ from denoised_smoothing.certificates.plans import Anytime
 from denoised_smoothing.cli import main
 from denoised_smoothing.datasets import load_dataset
 from denoised_smoothing.errors import SettingError
+from denoised_smoothing.models.labels import LabelMatch
 from denoised_smoothing.reporting.html import write_report
 from denoised_smoothing.reporting.plots import sigma_figure
 from denoised_smoothing.reporting.tables import comparison
@@ -126,6 +127,21 @@ def test_the_command_names_a_sigma_and_resumes(
     assert printed[0]["sigma"] == 0.25
     assert set(printed[0]["rows"][0]["certified"]) == {"0.1", "0.3"}
     assert (tmp_path / "sweep.html").exists()
+
+
+def test_the_command_notes_labels_that_are_compared_by_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    note = "labels are compared by number"
+    match = LabelMatch({n: n for n in range(10)}, None, note)
+    monkeypatch.setattr(CertificationRun, "label_match", match)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        main([*WORDS, "--radius", "0.1", "--radii", "0.1"])
+    assert ended.value.code == 0
+    printed = capsys.readouterr()
+    assert printed.err.count(f"note: {note}") == 1
+    assert json.loads(printed.out)["runs"] == ["sweep-0.2", "sweep-0.4"]
 
 
 WORDS = ("sweep", "digits:test", "--classifier", "digits", "--denoiser", "digits-stability")

@@ -12,7 +12,9 @@ from denoised_smoothing.certificates.parameters import EngineName
 from denoised_smoothing.errors import SettingError
 from denoised_smoothing.images import is_on_grid
 from denoised_smoothing.models.catalogue import load_classifier, load_denoiser
+from denoised_smoothing.models.labels import LabelMatch
 from denoised_smoothing.smoothing.classifier import SmoothedClassifier
+from denoised_smoothing.web import served
 from denoised_smoothing.web.served import ServedModels, ServedNames
 from denoised_smoothing.web.uploads import fit
 
@@ -79,6 +81,15 @@ def test_a_classifier_without_a_size_needs_one(monkeypatch: pytest.MonkeyPatch) 
         ServedModels(ServedNames(classifiers=spec, denoisers={}, **TORCH))
     models = ServedModels(ServedNames(classifiers=spec, denoisers={}, resolution=16, **TORCH))
     assert models.models["s"].shape == (3, 16, 16)
+
+
+def test_labels_of_examples_that_are_compared_by_number_are_logged(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    match = LabelMatch({n: n for n in range(10)}, None, "labels are compared by number")
+    monkeypatch.setattr(served, "matched", lambda dataset, classifier: match)
+    ServedModels(ServedNames(denoisers={}, **TORCH))
+    assert caplog.messages == ["The examples shown to digits: labels are compared by number"]
 
 
 def test_remote_classifiers_are_not_served() -> None:

@@ -26,7 +26,15 @@ from denoised_smoothing.cli.options import (
     parse_radii,
     read_labels,
 )
-from denoised_smoothing.cli.output import fail, plain_rows, print_json, print_table, run_bar, say
+from denoised_smoothing.cli.output import (
+    err,
+    fail,
+    plain_rows,
+    print_json,
+    print_table,
+    run_bar,
+    say,
+)
 from denoised_smoothing.errors import RefusedImagesError
 
 if TYPE_CHECKING:
@@ -89,6 +97,8 @@ def sweep(
         )
         for sigma in parse_numbers("--sigmas", sigmas)
     ]
+    if note := requests[0].label_match.note:  # the same at every sigma
+        say(f"note: {note}", err)
     with Store(store) as opened:
         with run_bar() as show:
             chosen = sweep_sigma(requests, opened, radius, show)

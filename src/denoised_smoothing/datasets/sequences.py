@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from denoised_smoothing.datasets.dataset import ImageDataset, Names
-from denoised_smoothing.errors import DatasetError, ImageError
+from denoised_smoothing.errors import DatasetError, ImageError, raised_as
 from denoised_smoothing.images import as_image, digest
 
 _ITEM = "(image, label), as torchvision's data sets give them"
@@ -19,7 +19,8 @@ _ITEM = "(image, label), as torchvision's data sets give them"
 def from_sequence(items: Any, *, name: str | None = None) -> ImageDataset:
     """Return the data set of a sequence of (image, label), such as a torch ``Dataset``.
 
-    All items are read once, for their labels and the fingerprint.
+    All items are read once, for their labels and the fingerprint. One that raises has no label,
+    and is refused with its number.
 
     Args:
         items: has ``len`` and gives (image, label) by index. An image is one of
@@ -29,24 +30,26 @@ def from_sequence(items: Any, *, name: str | None = None) -> ImageDataset:
         name: of the data set; None for the name of the type.
 
     Raises:
-        DatasetError: it has no length or no items, or an item is not such a pair.
+        DatasetError: it has no length or no items, none can be read, or one is not such a pair.
     """
     if isinstance(items, ImageDataset):
         return items
     name = name or type(items).__name__
-    if not hasattr(items, "__len__") or not hasattr(items, "__getitem__"):
-        raise DatasetError(
-            f"A data set must have a length and give {_ITEM}, by index, got {name}. Put the items "
-            "into a list."
-        )
     labels: list[Any] = []
+    refused: list[ImageError] = []
     content = hashlib.sha256()
-    for index in range(len(items)):
-        image, label = _pair(items, name, index)
+    for index in range(_length(items, name)):
+        try:
+            image, label = _pair(items, name, index)
+        except ImageError as error:  # of one item: the others are used
+            refused.append(error)
+            image, label = None, None
         labels.append(_label(label, f"Item {index} of {name}"))
         content.update(_digest(image, index).encode())
     if not labels:
         raise DatasetError(f"{name} has no items. Use one for each image.")
+    if len(refused) == len(labels):
+        raise DatasetError(f"No item of {name} can be read: {refused[0]}")
     names = _names(items)
     if any(isinstance(label, str) for label in labels):
         words = tuple(sorted({str(label) for label in labels if label is not None}))
@@ -63,8 +66,20 @@ def from_sequence(items: Any, *, name: str | None = None) -> ImageDataset:
     )
 
 
+def _length(items: Any, name: str) -> int:
+    try:
+        _ = items.__getitem__
+        return len(items)
+    except (AttributeError, TypeError, NotImplementedError) as error:
+        raise DatasetError(
+            f"A data set must have a length and give {_ITEM}, by index, got {name}. Put the items "
+            "into a list."
+        ) from error
+
+
 def _pair(items: Any, name: str, index: int) -> tuple[Any, Any]:
-    item = items[index]
+    with raised_as(ImageError, f"item {index} of {name} cannot be read", "Repair it or omit it."):
+        item = items[index]
     if not isinstance(item, Sequence) or isinstance(item, str) or len(item) != 2:
         keys = f" with the keys {', '.join(map(str, item))}" if isinstance(item, Mapping) else ""
         raise DatasetError(

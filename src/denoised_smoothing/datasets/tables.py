@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from denoised_smoothing.datasets.dataset import ImageDataset, Names
-from denoised_smoothing.errors import DatasetError, ImageError
+from denoised_smoothing.errors import DatasetError, ImageError, raised_as
 from denoised_smoothing.files import sha256_of
 from denoised_smoothing.images import image_shape, load_image
 from denoised_smoothing.models.specs import Source, Spec
@@ -71,7 +71,11 @@ def read_rows(where: str, schema: Any, read: Read, columns: Columns) -> Rows:
     encoded = [row.get("bytes") if isinstance(row, dict) else row for row in rows]
     if label is None:
         return Rows(encoded, [None] * len(encoded), None)
-    return Rows(encoded, _labels(where, label, table[label]), _class_names(features.get(label)))
+    return Rows(
+        encoded,
+        _labels(where, label, table[label]),
+        _class_names(where, label, features.get(label)),
+    )
 
 
 def to_dataset(spec: Spec, fingerprint: str, parts: Sequence[Rows]) -> ImageDataset:
@@ -118,15 +122,12 @@ def _load_parquet(spec: Spec) -> ImageDataset:
 
 
 def _read_parquet(file: Path, columns: Columns) -> Rows:
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    try:
-        with pq.ParquetFile(file) as opened:
-            read = partial(_read_columns, opened)
-            return read_rows(str(file), opened.schema_arrow, read, columns)
-    except (OSError, pa.ArrowException) as error:
-        raise DatasetError(f"{file} cannot be read as parquet: {error}. Fetch it again.") from error
+    what = f"{file} cannot be read as parquet"
+    with raised_as(DatasetError, what, "Fetch it again."), pq.ParquetFile(file) as opened:
+        read = partial(_read_columns, opened)
+        return read_rows(str(file), opened.schema_arrow, read, columns)
 
 
 def _read_columns(opened: Any, columns: list[str]) -> Any:
@@ -145,10 +146,17 @@ def _features(schema: Any) -> dict[str, Mapping[str, Any]]:
     return {column: feature for column, feature in held if isinstance(feature, dict)}
 
 
-def _class_names(feature: Mapping[str, Any] | None) -> Names:
-    """Return the label names of a ClassLabel; None of another feature."""
-    names = None if feature is None else feature.get("names")
-    return tuple(map(str, names)) if names and _kind(feature) == "ClassLabel" else None
+def _class_names(where: str, column: str, feature: Mapping[str, Any] | None) -> Names:
+    """Return the label names of a ClassLabel, in the order of their numbers; else None."""
+    names = feature.get("names") if feature and _kind(feature) == "ClassLabel" else None
+    if isinstance(names, Mapping) and set(names) == {str(n) for n in range(len(names))}:
+        names = [names[str(n)] for n in range(len(names))]
+    if names is not None and not isinstance(names, list):
+        raise DatasetError(
+            f"The column {column!r} of {where} has the label names {names!r}, expected a list, or "
+            "one for each number from 0. Correct the metadata of the file."
+        )
+    return tuple(map(str, names)) if names else None
 
 
 def _kind(feature: Mapping[str, Any] | None) -> Any:
@@ -206,7 +214,7 @@ def _label_column(
             )
         return None if wanted == NONE else wanted
     by_name: list[str] = [name for name in names if name.lower() in _LABELS and name != image]
-    by_feature = [name for name in names if _class_names(features.get(name))]
+    by_feature = [name for name in names if _kind(features.get(name)) == "ClassLabel"]
     kinds = (types.is_integer, types.is_string, types.is_large_string, types.is_dictionary)
     maybe = [
         field.name
@@ -215,15 +223,12 @@ def _label_column(
         and field.name.lower() not in _NO_LABELS
         and not field.name.startswith("__")
     ]
-    for name in _LABELS[:2]:
-        if name in names:
-            return name
-    found = by_name or by_feature
+    found = [name for name in _LABELS[:2] if name in by_name] or by_name or by_feature
     if len(found) == 1:
         return found[0]
     if found or maybe:
         raise DatasetError(
-            f"{where} has no column 'label', and {', '.join(found or maybe)} may hold the labels. "
+            f"Of the columns of {where}, {', '.join(found or maybe)} may hold the labels. "
             f"Choose one: ?label={(found or maybe)[0]}, or ?label={NONE} for images without labels."
         )
     return None

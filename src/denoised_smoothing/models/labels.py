@@ -25,6 +25,9 @@ _WORDNET = re.compile(r"(?<![^\W_])n\d{8}(?![^\W_])", re.IGNORECASE)
 _IGNORED = re.compile(r"[\s_]+|(?<=[^\W\d])-(?=[^\W\d])")
 _AROUND = " \t_-:,.()[]"
 """Characters between a WordNet id and a name."""
+_MOST = 1_000_000
+"""Labels of a classifier at most."""
+_Names = Sequence[str] | None
 _SHOWN = 5
 """Names that a message lists."""
 LINES = "lines such as 'CLASS = LABEL', each side a name or a number"
@@ -37,8 +40,8 @@ def normalised(name: str) -> str:
 
 
 def is_number(name: str) -> bool:
-    """Return whether a name consists of digits, and so is a number."""
-    return name.isascii() and name.isdigit()
+    """Return whether a name consists of digits, not more than 18, and so is a number."""
+    return name.isascii() and name.isdigit() and len(name) <= 18
 
 
 @dataclass(frozen=True)
@@ -49,11 +52,13 @@ class LabelMatch:
         numbers: from each label that the images have to the classifier's number.
         names: by the classifier's numbers; None if no names are known.
         note: for the user, where labels are compared by number; else None.
+        is_open: whether the names are chosen for the data, as for a classifier of any label.
     """
 
     numbers: Mapping[int, int]
     names: tuple[str, ...] | None
     note: str | None = None
+    is_open: bool = False
 
     def labels(self, labels: Iterable[int | None]) -> list[int | None]:
         """Return the labels of images as the classifier's numbers; None stays None."""
@@ -84,13 +89,14 @@ def match_labels(
         numbers = {label: label for label in present}
     else:
         numbers = {}
-    numbers |= _given(given or {}, classes, labels)
+    chosen = of_classes(given or {}, classes, present)
+    numbers |= {label: _chosen(target, labels) for label, target in chosen.items()}
     rest = [label for label in present if label not in numbers]
     numbers = {label: numbers[label] for label in present if label in numbers}
     if classes is not None and labels is not None and _numbered(classes) == _numbered(labels):
         numbers |= _by_name(classes, rest, labels)
         return LabelMatch(numbers, tuple(labels))
-    by_number = _by_number(classes, rest, labels)
+    by_number = _by_number(classes, present, rest, labels)
     note = _note(classes, by_number, labels)
     numbers |= by_number
     return LabelMatch(numbers, _names(classes, numbers, labels), note)
@@ -202,7 +208,15 @@ def _by_name(classes: Sequence[str], present: list[int], labels: Sequence[str]) 
                 f"The class {classes[label]!r} of the data fits the labels {fits} of the "
                 f"classifier. Name it by its WordNet id, such as n02012849, or decide: {_SETTLE}"
             )
-    return {label: numbers[0] for label, numbers in found.items()}
+    first = dict[int, int]()
+    for label, (number,) in found.items():
+        if (other := first.setdefault(number, label)) != label:
+            raise DatasetError(
+                f"The classes {classes[other]!r} and {classes[label]!r} of the data both fit the "
+                f"label {number} ({labels[number]}) of the classifier. If they are one class, say "
+                f"so. {_SETTLE}"
+            )
+    return {label: number for number, label in first.items()}
 
 
 def _unmatched(missing: Sequence[str], count: int, labels: Sequence[str]) -> str:
@@ -222,13 +236,14 @@ def _unmatched(missing: Sequence[str], count: int, labels: Sequence[str]) -> str
 
 
 def _by_number(
-    classes: Sequence[str] | None, present: list[int], labels: Sequence[str] | None
+    classes: _Names, present: list[int], rest: list[int], labels: _Names
 ) -> dict[int, int]:
-    """Return the classifier's numbers of classes that are compared by their numbers."""
+    """Return the classifier's numbers of the ``rest``, classes that are compared by number."""
     written = classes is not None and _numbered(classes)
     numbers = {n: int(classes[n]) if classes is not None and written else n for n in present}
-    if written or classes is None:
+    if rest and (written or classes is None):
         _refuse_shift(list(numbers.values()))
+    numbers = {n: numbers[n] for n in rest}
     if labels is None:
         return numbers
     place = {int(name) if _numbered(labels) else n: n for n, name in enumerate(labels)}
@@ -245,13 +260,11 @@ def _refuse_shift(numbers: Collection[int]) -> None:
         raise DatasetError(
             f"The classes of the data are numbered 1 to {len(numbers)}, but those of a classifier "
             f"start at 0, so labels are probably shifted by one (1 = 0, ..., {len(numbers)} = "
-            f"{len(numbers) - 1}). {_SETTLE}"
+            f"{len(numbers) - 1}). Name all of them. {_SETTLE}"
         )
 
 
-def _note(
-    classes: Sequence[str] | None, numbers: Mapping[int, int], labels: Sequence[str] | None
-) -> str | None:
+def _note(classes: _Names, numbers: Mapping[int, int], labels: _Names) -> str | None:
     """Return what the user should know about labels that are compared by number."""
     named = [names for names in (classes, labels) if names is not None and not _numbered(names)]
     if not numbers or (not named and (classes is None or labels is not None)):
@@ -276,9 +289,7 @@ def _note(
     )
 
 
-def _names(
-    classes: Sequence[str] | None, numbers: Mapping[int, int], labels: Sequence[str] | None
-) -> tuple[str, ...] | None:
+def _names(classes: _Names, numbers: Mapping[int, int], labels: _Names) -> tuple[str, ...] | None:
     """Return the names by the classifier's numbers: its own, or those of the data."""
     if labels is not None or classes is None:
         return None if labels is None else tuple(labels)
@@ -289,23 +300,35 @@ def _names(
     return tuple(by_number.get(n, str(n)) for n in range(max(by_number) + 1))
 
 
-def _given(
-    given: Mapping[Any, str | int],
-    classes: Sequence[str] | None,
-    labels: Sequence[str] | None,
-) -> dict[int, int]:
-    return {
-        label: _chosen(target, labels)
-        for name, target in given.items()
-        for label in ([name] if isinstance(name, int) else _classes_named(name, classes))
-    }
+def of_classes(
+    given: Mapping[Any, str | int], classes: Sequence[str] | None, present: Collection[int]
+) -> dict[int, str | int]:
+    """Return given labels by the numbers of their classes.
+
+    Args:
+        present: the classes that images have; without names, there are no others.
+
+    Raises:
+        SettingError: a class does not exist, or gets two labels.
+    """
+    found = dict[int, str | int]()
+    for name, target in given.items():
+        for label in _classes_named(name, classes, present):
+            if found.setdefault(label, target) != target:
+                raise SettingError(
+                    f"--labels gives the class {name!r} two labels, {found[label]!r} and "
+                    f"{target!r}. Remove one."
+                )
+    return found
 
 
-def _classes_named(name: str, classes: Sequence[str] | None) -> list[int]:
-    if classes is None:
-        if is_number(name):
+def _classes_named(name: str | int, classes: _Names, present: Collection[int]) -> list[int]:
+    if isinstance(name, int) or classes is None:
+        if isinstance(name, str) and not is_number(name):
+            raise SettingError(f"--labels names the class {name!r}, but the classes are numbers.")
+        if int(name) in (present if classes is None else range(len(classes))):
             return [int(name)]
-        raise SettingError(f"--labels names the class {name!r}, but the classes are numbers.")
+        raise SettingError(f"--labels names the class {name}, which the data does not have.")
     if name in classes:
         return [label for label, text in enumerate(classes) if text == name]
     if found := _index(tuple(classes)).find(name):
@@ -319,10 +342,11 @@ def _chosen(target: str | int, labels: Sequence[str] | None) -> int:
     text = str(target)
     if isinstance(target, int) or (is_number(text) and (labels is None or not _numbered(labels))):
         number = int(text)
-        if labels is not None and number >= len(labels):
+        count = _MOST if labels is None else len(labels)
+        if not 0 <= number < count:
             raise SettingError(
                 f"--labels names the label {number}, but the classifier has the labels 0 to "
-                f"{len(labels) - 1}. Correct the number."
+                f"{count - 1}{' at most' if labels is None else ''}. Correct the number."
             )
         return number
     if labels is None:
@@ -359,9 +383,14 @@ def read_pairs(path: Path, expected: str) -> dict[str, str]:
     """Return the pairs of a file with lines ``name = other name``.
 
     Raises:
-        ValueError: it cannot be read, or a line has no ``=``.
+        ValueError: it cannot be read, a line has no ``=``, or two have the same name.
     """
-    pairs = [line.partition("=") for line in read_lines(path, expected)]
-    if not all(equals for _, equals, _ in pairs):
-        raise ValueError(expected)
-    return {name.strip(): other.strip() for name, _, other in pairs}
+    pairs = dict[str, str]()
+    for line in read_lines(path, expected):
+        name, equals, other = map(str.strip, line.partition("="))
+        if not equals:
+            raise ValueError(expected)
+        if name in pairs:
+            raise ValueError(f"{expected}, one for each name ({name!r} has two)")
+        pairs[name] = other
+    return pairs

@@ -98,7 +98,10 @@ def load_results(store: Store, name: str, *, so_far: bool = False) -> RunResults
     parameters = SmoothingParameters.from_dict({**run.settings, "seed": run.seed, "notes": notes})
     so_far = so_far and isinstance(plan, Anytime)
     results, unfinished = [], 0
+    refused = {image.image_id for image in run.refused}
     for image in store.stream_images(name):
+        if image.image_id in refused:
+            continue
         unfinished += not image.finished
         if image.finished or (so_far and Stage.ESTIMATION in image.counts):
             results.append(

@@ -117,7 +117,7 @@ def some_refused(run: str, refused: Sequence[RefusedImage], images: int) -> Refu
     more = f" ... and {len(refused) - _NAMED:,} more." if len(refused) > _NAMED else ""
     return RefusedImagesError(
         f"{len(refused):,} of {images:,} images could not be certified; all others of run {run!r} "
-        f"are: {reasons}{more} The run lists all of them in its report and exports."
+        f"are: {reasons}{more} Report and exports list each, or its result of fewer copies."
     )
 
 

@@ -245,7 +245,7 @@ class CertificationRun:
         _, first = self.first
         found = [
             *notes_on_engine(self.smoothed, first),
-            *([self.label_match.note] if self.label_match.note else []),
+            *filter(None, [self.label_match.note]),
             *notes_on_plan(self.plan, self.parameters(seed=0)),
             *notes_on_models(self.smoothed),
         ]
@@ -374,7 +374,7 @@ class CertificationRun:
             "command": self.command,
             "engine": engine,
             "method": self.method,
-            "notes": list(self.smoothed.notes),
+            "notes": [*self.smoothed.notes, *filter(None, [self.label_match.note])],
             "label_names": None if names is None else list(names),
             "versions": {"python": platform.python_version(), **versions},
         }

@@ -149,6 +149,8 @@ class RunWriter:
     def close(self) -> None:
         """Write all changes and the refused images, and wait until they are written.
 
+        An image with a result from before the run was extended keeps it, and is not refused.
+
         Raises:
             StoreError: this write or an earlier one failed.
         """
@@ -158,7 +160,8 @@ class RunWriter:
             self._writer.shutdown()
         if self._writing is not None:
             self._writing.result()
-        refused = sorted(self._refused.values(), key=lambda image: image.index)
+        listed = [image for name, image in self._refused.items() if not self._has_result(name)]
+        refused = sorted(listed, key=lambda image: image.index)
         if tuple(refused) != self.run.refused:
             self.store.note(self.run.name, refused=[asdict(image) for image in refused])
 
@@ -167,6 +170,10 @@ class RunWriter:
         """The images to certify that could not be loaded."""
         found = (self._refused.get(self.image_ids[index]) for index in self.indices)
         return [image for image in found if image is not None]
+
+    def _has_result(self, image_id: str) -> bool:
+        """Return whether an image that this run did not finish has a result of fewer copies."""
+        return image_id in self._images and self._images[image_id].finished
 
     def _save(self) -> None:
         """Hand all changes to the writing thread; raise the error of its last write."""

@@ -206,6 +206,8 @@ class ServedModels:
             except DatasetError as error:
                 _log.warning("The examples are shown to %s without their labels. %s", name, error)
                 match = LabelMatch({}, labels)
+            if match.note:
+                _log.warning("The examples shown to %s: %s", name, match.note)
             labels = match.names
             numbers = [None if e.label is None else match.numbers.get(e.label) for e in examples]
             examples = tuple(replace(e, label=n) for e, n in zip(examples, numbers, strict=True))
