@@ -420,7 +420,7 @@ def make_bad_images() -> None:
         ("folder:empty", "'empty' holds no images"),
         ("folder:missing", "There is no folder 'missing'"),
         ("empty", r"Did you mean 'folder:empty'\?"),
-        ("parquet:columns.parquet", "has no image column, .* got picture: binary"),
+        ("parquet:columns.parquet", "row 0 of .* cannot be decoded"),
         ("parquet:missing.parquet", "There is no file 'missing.parquet'"),
         ("digitz", r"There is no data set 'digitz'. Did you mean 'digits'\?"),
     ],

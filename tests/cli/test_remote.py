@@ -225,7 +225,7 @@ SENTENCES = {
     "no azure address": ("azure", {"VISION_KEY": "x"}, 2, "VISION_ENDPOINT is not set"),
     "no azure key": ("azure", {"VISION_ENDPOINT": GONE}, 2, "VISION_KEY is not set"),
     "no clarifai key": ("clarifai:x", {}, 2, "CLARIFAI_PAT, which is not set"),
-    "no openai key": ("openai:x?labels=a,b", {}, 2, "OPENAI_API_KEY, which is not set"),
+    "no openai key": ("openai:x?labels=cat,dog", {}, 2, "OPENAI_API_KEY, which is not set"),
     "no openai labels": ("openai:x", {}, 2, "needs at least 2 labels, got []"),
     "no google key": ("google", {}, 2, "google needs credentials, and none are found"),
     "no token": (f"http:{GONE}/x?token_env=NONE_SUCH", {}, 2, "'NONE_SUCH' must hold a token"),

@@ -352,7 +352,7 @@ class TestNoEngine:
         )  # fmt: skip
         plan = {k: v for k, v in ANYTIME.to_dict().items() if k not in ("max_n", "more")}
         recorded = {**request.settings, "engine": "auto", "precision": "float32", "plan": plan}
-        del recorded["data_labels"], recorded["contract"]
+        del recorded["data_labels"], recorded["contract"], recorded["image_shape"]
         identity = json.dumps([recorded, 7], sort_keys=True)
         code = hashlib.sha256(identity.encode()).hexdigest()[:6]
         assert request.run_name == f"folder-images-simulated-none-0.25-{code}"

@@ -119,12 +119,19 @@ def test_the_table_is_that_of_the_readme() -> None:
     assert list(rows()) == list(LOCAL)
 
 
+CLASSES = {
+    "torchvision:resnet50": ("tench", "goldfish"),
+    "cifar-resnet56:resnet56.safetensors": ("a", "b"),
+}
+"""Folders whose names the classifier has, where those of all others are not among them."""
+
+
 @pytest.mark.parametrize("spec", rows())
 def test_a_row_certifies(
     spec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for name in NAMES[:2]:
+    for name in CLASSES.get(spec, NAMES[:2]):
         (tmp_path / "photos" / name).mkdir(parents=True)
         values = np.random.default_rng(len(name)).integers(0, 256, (36, 40, 3), np.uint8)
         PIL.Image.fromarray(values).save(tmp_path / "photos" / name / "a.png")
