@@ -883,11 +883,16 @@ class TestWork:
         run = request(dataset=dataset, plan=ANYTIME, name=None)
         assert not decoded
         run.prepare()
-        assert decoded == {0: 1}
         assert (run.run_name, run.settings["dimension"]) == (run.run_name, 64)
         assert decoded == {0: 1}
         run.execute(store)
         assert decoded == {0: 1, **dict.fromkeys(range(1, 6), 2), **dict.fromkeys(range(6, 12), 1)}
+
+    def test_the_notes_decode_each_of_16_images_once(self, store: Store) -> None:
+        dataset, decoded = self.counted()
+        run = request(dataset=dataset, plan=ANYTIME)
+        assert run.notes == (run.label_match.note,)
+        assert decoded == dict.fromkeys(range(12), 1)
 
     def test_a_finished_run_decodes_the_first_image_alone(self, store: Store) -> None:
         request().execute(store)

@@ -23,7 +23,7 @@ from denoised_smoothing.engines.comparison import (
     among_others,
     centred,
     in_first_order,
-)  # fmt: skip
+)
 from denoised_smoothing.engines.converted import ConvertedEngine
 from denoised_smoothing.engines.engine import Engine
 from denoised_smoothing.engines.interleaving import (
@@ -31,7 +31,7 @@ from denoised_smoothing.engines.interleaving import (
     containers,
     differing_module,
     interleaved,
-)  # fmt: skip
+)
 from denoised_smoothing.engines.pipeline import PassThrough, Pipeline
 from denoised_smoothing.engines.torch_engine import TorchEngine
 from denoised_smoothing.errors import ContractError

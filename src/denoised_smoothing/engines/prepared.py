@@ -269,8 +269,8 @@ def stated_channels(classifier: object, denoiser: object) -> int | None:
 
 def check_shape(
     shape: tuple[int, ...], channels: int | None, denoiser: object, *, name: str = "the image"
-) -> None:
-    """Refuse images of a shape [C, H, W] that classifier or denoiser do not take.
+) -> tuple[int, int, int]:
+    """Return a shape [C, H, W] of images that classifier and denoiser take.
 
     Args:
         channels: those that they state, or None.
@@ -281,3 +281,5 @@ def check_shape(
     if channels is not None:
         image_forms.check_channels(shape[0], channels, name=name)
     check_size(denoiser, *shape[1:])
+    depth, height, width = shape
+    return depth, height, width

@@ -355,9 +355,8 @@ class SmoothedClassifier:
     ) -> tuple[int, int, int]:
         """Return the shape [C, H, W] that :meth:`prepare` gives an image; same errors."""
         side = self.resolution if resolution is None else resolution
-        channels, height, width = shape if side is None else (shape[0], side, side)
-        check_shape((channels, height, width), self.channels, self.denoiser, name=name)
-        return channels, height, width
+        shape = shape if side is None else (shape[0], side, side)
+        return check_shape(shape, self.channels, self.denoiser, name=name)
 
     def parameters(
         self, image: Image, alpha: float, seed: int, choice: EngineChoice | None = None

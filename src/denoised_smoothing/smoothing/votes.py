@@ -99,8 +99,7 @@ class VoteCounter:
         pieces = torch.split(torch.cat([copies, padding]), choice.forward)
         for start, piece in zip(range(0, len(copies), choice.forward), pieces, strict=True):
             # Made first, as a classifier may overwrite its input.
-            due = self._canaries.is_due(choice.engine)
-            known = choice.known if due else None
+            known = choice.known if self._canaries.is_due(choice.engine) else None
             other = None if known is None else among_others(piece, known.copies)
             answer = self._answer(choice.engine, piece)
             yield answer  # and its format is checked
