@@ -47,6 +47,8 @@ class TrainOptions:
     validation_limit: int = _data("Validate on at most N images.", default=500)
     resolution: int | None = _data("Side in pixels to which images are resized.")
     crop: int | None = _data("Side in pixels of random crops.")
+    scale: float = _data("Smallest factor by which larger squares become crops.", default=1.0)
+    colour: float = _data("Largest change of contrast, brightness and channels.", default=0.0)
     half: bool = option_group("Output")("Write the weights in half precision.", default=False)
     workers: int = _speed("Processes that decode images, with up to 1 GiB each.", default=0)
     devices: str = _speed("Lightning's devices.", default="auto")
@@ -80,7 +82,13 @@ def train(
     surrogates = {spec: _network(spec) for spec in options.classifier}
     judges = surrogates | {spec: _network(spec) for spec in options.judge}
     preparation = Preparation(
-        dataset[0].image.shape[0], options.resolution, options.crop, options.pad, options.flip
+        dataset[0].image.shape[0],
+        options.resolution,
+        options.crop,
+        options.pad,
+        options.flip,
+        options.scale,
+        options.colour,
     )
     job = TrainingJob(
         config=config,
