@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from torch import Tensor
 
 from denoised_smoothing.attacks import PGD, Attacked, Campaign
 from denoised_smoothing.attacks.report import Verdict
@@ -13,7 +14,7 @@ from denoised_smoothing.images import is_on_grid
 from denoised_smoothing.reporting.results import ImageResult
 from denoised_smoothing.smoothing.classifier import SmoothedClassifier
 
-from .samples import Labels, certified, exact_radius, picture, smoothed
+from .samples import Labels, Linear, certified, exact_radius, picture, smoothed
 
 PICTURES = [picture(distance, seed) for seed, distance in enumerate((0.2, 0.3, 0.4))]
 QUICK = PGD(steps=12, copies=16)
@@ -117,6 +118,49 @@ def test_a_black_box_is_attacked_through_a_surrogate(images: list[ImageResult]) 
     helped = campaign(images, smoothed=box, surrogate=smoothed(), shares=(0.7, 2.0))
     helped.check()
     assert verdicts(list(helped.run())) == [[Verdict.HELD, Verdict.CHANGED]] * 3
+
+
+class Named(Linear):
+    """Its labels have names."""
+
+    label_names: tuple[str, ...] | None = ("cat", "dog")
+
+
+class Reversed(Named):
+    """The same classes in the other order."""
+
+    label_names = ("dog", "cat")
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images).flip(1)
+
+
+def test_labels_of_a_surrogate_are_matched_by_name(images: list[ImageResult]) -> None:
+    """Else the gradients would lead back to the certified label."""
+    base = smoothed(Named())
+    helped = campaign(images, smoothed=base, surrogate=smoothed(Reversed()), shares=(0.7, 2.0))
+    helped.check()
+    assert helped.note is None
+    assert verdicts(list(helped.run())) == [[Verdict.HELD, Verdict.CHANGED]] * 3
+
+
+def test_numbers_are_compared_where_names_are_missing(images: list[ImageResult]) -> None:
+    for pair in ((Named(), Linear()), (Linear(), Named())):
+        classifier, surrogate = map(smoothed, pair)
+        noted = campaign(images, smoothed=classifier, surrogate=surrogate, shares=(2.0,))
+        assert noted.note is not None
+        assert "one has no label names, so their labels are compared by number" in noted.note
+        assert verdicts(list(noted.run())) == [[Verdict.CHANGED]] * 3
+    assert campaign(images, surrogate=smoothed(), shares=(2.0,)).note is None
+    assert campaign(images, smoothed=smoothed(Named()), shares=(2.0,)).note is None
+
+
+def test_a_surrogate_without_the_certified_label_is_refused(images: list[ImageResult]) -> None:
+    other = Named()
+    other.label_names = ("fox", "dog")
+    wrong = campaign(images, smoothed=smoothed(Named()), surrogate=smoothed(other), radii=(0.5,))
+    with pytest.raises(SettingError, match=r"fits the certified label 'cat'\. Name a surrogate"):
+        wrong.check()
 
 
 class TestRefusals:

@@ -36,6 +36,9 @@ class Box(Liar):
     def forward(self, images):
         return super().forward(images).argmax(dim=1)
 
+class Named(Liar):
+    label_names = ("bright", "dark")
+
 class Other(Liar):
     def __init__(self):
         super().__init__()
@@ -204,6 +207,11 @@ class TestRefusals:
         monkeypatch.setenv("BOUNDARY", "0.46")
         arguments = ("--surrogate", "python:liar:Liar", "--share", "0.99", "--limit", "1")
         assert run("attack", "lies", *COMMON, *arguments).code == ALARM
+
+    def test_a_surrogate_that_alone_has_label_names(self, run: Run) -> None:
+        certify(run)
+        outcome = run("attack", "lies", *COMMON, "--surrogate", "python:liar:Named")
+        assert "note: Of classifier and surrogate, one has no label names" in outcome.err
 
     def test_no_such_run(self, run: Run) -> None:
         certify(run)

@@ -713,6 +713,32 @@ class TestTrain:
             "holds a training with other settings (seed: 0 there, 1 requested)" in outcome.message
         )
 
+    def test_labels_of_data_and_classifier_by_name(
+        self, run: Run, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Folders have the order blue, green, red, and the classifier's labels the other one."""
+        pytest.importorskip("lightning")
+        for channel, name in enumerate(("red", "green", "blue")):
+            pixels = np.zeros((8, 8, 3), np.uint8)
+            pixels[..., channel] = 255
+            Path("painted", name).mkdir(parents=True)
+            PIL.Image.fromarray(pixels).save(f"painted/{name}/0.png")
+        Path("labels.txt").write_text("red = 0\nblue = 2\ngreen = 1\n")
+        note = "note: The classifier has no label names, so labels are compared by number"
+        for number, (name, more, accuracy) in enumerate(
+            (("Primary", (), 1.0), ("Unnamed", (), 0.333333),
+             ("Unnamed", ("--labels", "labels.txt"), 1.0))
+        ):  # fmt: skip
+            spec = f"python:toy:{name}"
+            outcome = run(
+                "train", "folder:painted", *self.ARGUMENTS[2:-1], f"{number}.safetensors",
+                "--objective", "stability", "--target", "truth", "--classifier", spec, *more,
+                "--sigma", "0.05", "--steps", "1", "--epoch-steps", "1", "--json",
+            )  # fmt: skip
+            assert (note in caplog.text) == (accuracy < 1)
+            caplog.clear()
+            assert json.loads(outcome.json["quality"])[f"accuracy_{spec}"] == accuracy
+
     def test_a_classifier_and_certify_it(self, run: Run) -> None:
         pytest.importorskip("lightning")
         arguments = ("train-classifier", "digits:train", "--depth", "8", "--steps", "2")

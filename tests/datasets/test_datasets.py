@@ -168,6 +168,26 @@ class TestFolder:
             write(tmp_path / name / "a.png", png(0))
         assert load_dataset(f"folder:{tmp_path}").label_names == ("plane", "train")
 
+    @pytest.mark.parametrize(
+        ("above", "classes"), [("dataset", "cat"), ("dataset", "cat, dog"), ("a/b", "cat, dog")]
+    )
+    def test_refuses_one_folder_above_the_classes(
+        self, tmp_path: Path, above: str, classes: str
+    ) -> None:
+        for name in classes.split(", "):
+            write(tmp_path / above / name / "a.png", png(0))
+        write(tmp_path / "__MACOSX" / above / "cat" / "._a.png", b"what a Mac leaves")
+        with pytest.raises(DatasetError) as caught:
+            load_dataset(f"folder:{tmp_path}/")
+        said = f"If the classes are {classes}, use folder:{tmp_path}/{above}. If '{above[:1]}"
+        assert said in str(caught.value)
+        assert load_dataset(f"folder:{tmp_path}/{above}").label_names == tuple(classes.split(", "))
+
+    def test_one_class_is_enough(self, tmp_path: Path) -> None:
+        write(tmp_path / "cat" / "a.png", png(0))
+        write(tmp_path / "cat" / "deep" / "b.png", png(1))
+        assert load_dataset(f"folder:{tmp_path}").label_names == ("cat",)
+
     def test_flat_folder_has_no_labels(self, tmp_path: Path) -> None:
         for suffix in ("jpg", "JPEG", "webp", "bmp"):
             PIL.Image.new("RGB", (3, 3)).save(tmp_path / f"{suffix}.{suffix}")

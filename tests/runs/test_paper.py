@@ -42,6 +42,7 @@ SETTINGS = (
     "--engine",
     "torch",
 )
+SAMPLES = Path(__file__).parents[1] / "samples"
 WHITE, SURROGATE = RECIPES["cifar10-resnet56"], RECIPES["cifar10-resnet20"]
 
 
@@ -149,6 +150,71 @@ def test_imagenet_takes_every_nth_image(
     assert answer["best"][0]["method"] == "resnet18, no denoiser"
     assert answer["best"][0]["images"] == 2
     assert ", one of every 2, " in answer["note"]
+
+
+@pytest.fixture
+def painted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folders blue, green and red of such images, and ``toy.py`` to import."""
+    monkeypatch.syspath_prepend(SAMPLES)
+    for channel, name in enumerate(("red", "green", "blue")):
+        pixels = np.zeros((8, 8, 3), np.uint8)
+        pixels[..., channel] = 255
+        (tmp_path / "painted" / name).mkdir(parents=True)
+        Image.fromarray(pixels).save(tmp_path / "painted" / name / "0.png")
+    return tmp_path / "painted"
+
+
+COLOURED = ("--sigmas", "0.25", "--row", "none", "--max-n", "200", "--engine", "torch")
+
+
+def test_labels_are_matched_by_name(
+    call: Callable[..., dict[str, Any]], painted: Path, tmp_path: Path
+) -> None:
+    """The classifier's are red, green and blue; with given names, red and blue are swapped."""
+    pytest.importorskip("torchvision")
+    swap = tmp_path / "swap.txt"
+    swap.write_text("red = blue\nblue = 0\n")
+    for kind, classifier, more, certified in (
+        ("imagenet", "Primary", (), 3),
+        ("cifar10", "Primary", (), 3),
+        ("imagenet", "Primary", ("--labels", str(swap)), 1),
+        ("imagenet", "Unnamed", (), 1),
+    ):
+        arguments = [
+            kind, "--data", f"folder:{painted}", "--classifier", f"python:toy:{classifier}",
+            "--output", str(tmp_path / f"{kind}{classifier}{len(more)}"), *COLOURED, *more,
+        ]  # fmt: skip
+        arguments += ["--stride", "1"] if kind == "imagenet" else []
+        [row] = call(*arguments)["rows"]
+        assert row["images"] == 3
+        assert row["certified"]["0.25"] == certified
+
+
+def test_a_comparison_by_number_is_said(
+    painted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main([
+            "experiment", "imagenet", "--data", f"folder:{painted}", "--stride", "1",
+            "--classifier", "python:toy:Unnamed", "--output", str(tmp_path / "out"), *COLOURED,
+        ])  # fmt: skip
+    assert "note: The classifier has no label names, so labels" in capsys.readouterr().err
+
+
+def test_labels_that_do_not_fit_are_refused_before_training(
+    images: Path, painted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Those of the test images, and those of the training images with the label of the data."""
+    for data, train in ((images, painted), (painted, images)):
+        with pytest.raises(SystemExit) as end:
+            main([
+                "experiment", "cifar10", "--data", f"folder:{data}", "--train-data",
+                f"folder:{train}", "--classifier", "python:toy:Primary", "--sigmas", "0.25",
+                "--row", "cifar10-resnet56-consistency", "--output", str(tmp_path / "out"),
+            ])  # fmt: skip
+        assert end.value.code == 2
+        assert "2 of 2 classes of the data match no label" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_row_that_is_not_known_is_refused(

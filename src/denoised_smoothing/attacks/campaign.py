@@ -12,8 +12,9 @@ from jaxtyping import Float
 from denoised_smoothing.attacks.pgd import PGD, attack, check_differentiable, check_length, distance
 from denoised_smoothing.attacks.report import AttackOutcome, Verdict
 from denoised_smoothing.certificates.bounds import check_alpha, check_copies
-from denoised_smoothing.errors import ImageError, SettingError, StoreError
+from denoised_smoothing.errors import DatasetError, ImageError, SettingError, StoreError
 from denoised_smoothing.images import digest, is_on_grid
+from denoised_smoothing.models.labels import match_labels
 from denoised_smoothing.noise import derive_key
 from denoised_smoothing.reporting.results import ImageResult
 from denoised_smoothing.smoothing.classifier import SmoothedClassifier
@@ -44,7 +45,8 @@ class Campaign:
         pgd: the effort of each attack.
         n: noisy copies of a verdict.
         alpha: probability that any of the verdicts is wrong, in (0, 1).
-        surrogate: its gradients are followed; None for those of ``smoothed``.
+        surrogate: its gradients are followed; None for those of ``smoothed``. Its labels are
+            matched with those of ``smoothed`` by name, or by number where names are missing.
 
     Raises:
         SettingError: nothing to attack, an image without a certificate, lengths not above 0, n
@@ -92,14 +94,32 @@ class Campaign:
         """Probability that a single verdict is wrong."""
         return self.alpha / self.attacks
 
+    @property
+    def note(self) -> str | None:
+        """A note for the user, where labels of classifier and surrogate are compared by number."""
+        if sum(names is None for names in self._label_names) != 1:
+            return None
+        return (
+            "Of classifier and surrogate, one has no label names, so their labels are compared by "
+            "number."
+        )
+
+    @property
+    def _label_names(self) -> list[Sequence[str] | None]:
+        """The names of the labels of the classifier, and of the one that is attacked."""
+        both = (self.smoothed, self.surrogate or self.smoothed)
+        return [getattr(smoothed.classifier, "label_names", None) for smoothed in both]
+
     def check(self) -> None:
-        """Compute a gradient at the first image.
+        """Match the labels of the surrogate, and compute a gradient at the first image.
 
         Raises:
-            SettingError: there is none; says to name a surrogate.
+            SettingError: there is none, or the surrogate lacks a certified label; says to name a
+                surrogate.
         """
-        first = self.images[0]
-        check_differentiable(self.surrogate or self.smoothed, self._pixels(first), _label(first))
+        first, *_ = [self._guiding_label(image) for image in self.images]
+        pixels = self._pixels(self.images[0])
+        check_differentiable(self.surrogate or self.smoothed, pixels, first)
 
     def run(self) -> Iterator[list[Attacked]]:
         """Attack image by image, each at growing lengths until another label wins.
@@ -131,6 +151,19 @@ class Campaign:
             )
         return pixels
 
+    def _guiding_label(self, image: ImageResult) -> int:
+        """Return the label that gradients lead away from: the certified one, of the surrogate."""
+        label, (names, others) = _label(image), self._label_names
+        if names is None or others is None or label >= len(names):
+            return label
+        try:
+            return match_labels(names, [label], others).numbers[label]
+        except DatasetError as error:
+            raise SettingError(
+                f"No label of the surrogate, or more than one, fits the certified label "
+                f"{names[label]!r}. Name a surrogate with the same labels."
+            ) from error
+
     def _attack(
         self, image: ImageResult, before: Float[np.ndarray, "c h w"], epsilon: float
     ) -> Attacked:
@@ -138,7 +171,8 @@ class Campaign:
             derive_key(self.seed, what, image.image_id, epsilon) for what in ("attack", "verdict")
         ]
         guide = self.surrogate or self.smoothed
-        after = attack(guide, before, _label(image), epsilon, self.pgd, seed=seeds[0])
+        label = self._guiding_label(image)
+        after = attack(guide, before, label, epsilon, self.pgd, seed=seeds[0])
         verdict = self.smoothed.predict(after, n=self.n, alpha=self.level, seed=seeds[1])
         outcome = AttackOutcome(
             index=image.index,

@@ -27,7 +27,7 @@ from denoised_smoothing.cli.options import (
     command_line,
     parse_radii,
 )
-from denoised_smoothing.cli.output import err, out, print_json, progress_bar, say
+from denoised_smoothing.cli.output import err, note, out, print_json, progress_bar, say
 from denoised_smoothing.errors import DenoisedSmoothingError, RunMismatchError, differences
 
 if TYPE_CHECKING:
@@ -124,6 +124,8 @@ def attack(
         surrogate=guide,
     )
     campaign.check()
+    if campaign.note:
+        note(campaign.note)
     info = {
         "store": store,
         "surrogate": options.surrogate,

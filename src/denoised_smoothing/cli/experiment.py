@@ -14,11 +14,20 @@ from denoised_smoothing.certificates.parameters import Precision
 from denoised_smoothing.cli import COMMANDS
 from denoised_smoothing.cli.grouped import Take, command, option_group
 from denoised_smoothing.cli.model_options import ModelOptions
-from denoised_smoothing.cli.options import ALPHA, AsJson, command_line, option, parse_numbers
+from denoised_smoothing.cli.options import (
+    ALPHA,
+    AsJson,
+    Labels,
+    command_line,
+    option,
+    parse_numbers,
+    read_labels,
+)
 from denoised_smoothing.cli.output import (
     err,
     fail,
     interrupted,
+    note,
     plain_rows,
     print_json,
     print_table,
@@ -31,6 +40,8 @@ from denoised_smoothing.runs.paper.recipes import SCALES, Scale, ScaleName
 if TYPE_CHECKING:
     from torch import nn
 
+    from denoised_smoothing.datasets import ImageDataset
+    from denoised_smoothing.runs.labels import GivenLabels
     from denoised_smoothing.runs.paper.recipes import Recipe
     from denoised_smoothing.runs.paper.tables import PublishedRow, TableResult
     from denoised_smoothing.runs.run import CertificationRun
@@ -71,23 +82,34 @@ class ExperimentOptions:
         recipes: Sequence[Recipe],
         networks: Mapping[str, str],
         title: str,
+        labels: Path | None,
         published: Sequence[PublishedRow] = (),
     ) -> TableResult:
         """Train missing denoisers, certify, and write the table.
+
+        Labels are matched before anything is trained.
 
         Args:
             model: the classifier to train denoisers through, if any, and the engine.
             recipes: the rows of the table.
             networks: classifiers to certify, and the start of their names in the table.
+            labels: the file of ``--labels``.
             published: rows to compare with.
         """
+        from denoised_smoothing.datasets import load_dataset
+        from denoised_smoothing.models.catalogue import load_classifier
+        from denoised_smoothing.runs.labels import matched
         from denoised_smoothing.runs.paper.tables import make_table
         from denoised_smoothing.store import Store
 
         scale, sigmas = self._scale(), parse_numbers("--sigmas", self.sigmas)
+        dataset, given = load_dataset(self.data), read_labels(labels)
+        matches = [matched(dataset, load_classifier(spec), given) for spec in networks]
+        for text in dict.fromkeys(match.note for match in matches if match.note):
+            note(text)
         every = "" if self.stride == 1 else f", one of every {self.stride}"
 
-        def note(run: CertificationRun) -> str:
+        def about(run: CertificationRun) -> str:
             return (
                 f"Scale {self.scale}: {len(run.indices)} images of `{run.dataset.name}`{every}, "
                 f"anytime plan of up to {scale.max_n:,} copies per image, alpha = {self.alpha:g}; "
@@ -95,12 +117,12 @@ class ExperimentOptions:
             )
 
         try:
-            rows = self._denoisers(recipes, model.classifier)
-            runs = self._runs(model, networks, rows, sigmas)
+            rows = self._denoisers(recipes, model.classifier, given)
+            runs = self._runs(model, networks, rows, sigmas, dataset, given)
             self.output.mkdir(parents=True, exist_ok=True)
             with Store(self.output / "runs.sqlite") as store, run_bar() as show:
                 return make_table(
-                    runs, store, self.output, note=note, title=f"Certified accuracy: {title}",
+                    runs, store, self.output, note=about, title=f"Certified accuracy: {title}",
                     published=published, progress=show,
                 )  # fmt: skip
         except KeyboardInterrupt:
@@ -118,12 +140,14 @@ class ExperimentOptions:
         networks: Mapping[str, str],
         rows: Mapping[Recipe, str],
         sigmas: Sequence[float],
+        dataset: ImageDataset,
+        labels: GivenLabels | None,
     ) -> Iterator[CertificationRun]:
         """Yield one run per classifier, row with its denoiser, and sigma."""
         from denoised_smoothing.datasets import load_dataset
         from denoised_smoothing.runs.run import CertificationRun
 
-        dataset, scale = load_dataset(self.data), self._scale()
+        scale = self._scale()
         images = None if model.calibration is None else load_dataset(model.calibration)
         suffix = "" if model.precision == Precision.FLOAT32 else f"-{model.precision}"
         for network, (recipe, denoiser), sigma in product(networks, rows.items(), sigmas):
@@ -139,10 +163,13 @@ class ExperimentOptions:
                 stride=self.stride,
                 method=f"{networks[network]}{recipe.method}",
                 calibration=images,
+                labels=labels,
                 command=command_line(),
             )
 
-    def _denoisers(self, recipes: Sequence[Recipe], classifier: str | None) -> dict[Recipe, str]:
+    def _denoisers(
+        self, recipes: Sequence[Recipe], classifier: str | None, labels: GivenLabels | None
+    ) -> dict[Recipe, str]:
         """Return the spec of the denoiser of each row; train missing ones."""
         from denoised_smoothing.datasets import load_dataset
         from denoised_smoothing.runs.paper.recipes import Networks, denoiser_spec
@@ -151,6 +178,7 @@ class ExperimentOptions:
             classifier=_network(classifier),
             surrogate=_network(self.surrogate),
             training=None if self.train_data is None else load_dataset(self.train_data),
+            labels=labels,
             folder=self.output / f"denoisers-{self.scale}",
             share=self._scale().training,
             command=command_line(),
@@ -166,6 +194,7 @@ def cifar10(
         ExperimentOptions,
         Take(without=("stride",), defaults={"data": "cifar10:test", "sigmas": "0.12,0.25,0.5,1.0"}),
     ],
+    labels: Labels = None,
     as_json: AsJson = False,
 ) -> None:
     """Certify CIFAR-10 without, with black-box and with white-box denoisers.
@@ -185,7 +214,8 @@ def cifar10(
             "of an ensemble. Choose another folder."
         )
     title = f"CIFAR-10, {Path(classifier).stem}"
-    _show(options.execute(model, recipes, {classifier: ""}, title, CIFAR10_PUBLISHED), as_json)
+    made = options.execute(model, recipes, {classifier: ""}, title, labels, CIFAR10_PUBLISHED)
+    _show(made, as_json)
 
 
 @command()
@@ -203,6 +233,7 @@ def imagenet(
         list[str],
         option("Data and model", "Classifier to certify. Repeat for several.", metavar="SPEC"),
     ] = ["torchvision:resnet18", "torchvision:resnet34", "torchvision:resnet50"],  # noqa: B006
+    labels: Labels = None,
     as_json: AsJson = False,
 ) -> None:
     """Certify ImageNet classifiers of torchvision without and with a denoiser.
@@ -215,7 +246,7 @@ def imagenet(
 
     recipes = _chosen(IMAGENET_RECIPES, options.row, True)
     networks = {network: f"{network.split(':')[1]}, " for network in classifier}
-    _show(options.execute(model, recipes, networks, "ImageNet"), as_json)
+    _show(options.execute(model, recipes, networks, "ImageNet", labels), as_json)
 
 
 experiment = TyperGroup(

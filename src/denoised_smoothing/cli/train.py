@@ -9,7 +9,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from denoised_smoothing.cli.grouped import Take, command, option_group
-from denoised_smoothing.cli.options import LENGTH, AsJson, Data, File, command_line, option, require
+from denoised_smoothing.cli.options import (
+    LENGTH,
+    AsJson,
+    Data,
+    File,
+    Labels,
+    command_line,
+    option,
+    read_labels,
+    require,
+)
 from denoised_smoothing.cli.output import err, print_json, print_rows
 from denoised_smoothing.errors import SettingError
 from denoised_smoothing.training.config import TrainingConfig
@@ -64,6 +74,7 @@ def train(
         Take(without=("weight_decay", "warmup", "clip"), required=("sigma",), panel="Training"),
     ],
     options: TrainOptions,
+    labels: Labels = None,
     as_json: AsJson = False,
 ) -> None:
     """Train a denoiser. Resumes an interrupted training.
@@ -97,6 +108,7 @@ def train(
         preparation=preparation,
         output=output,
         validation=None if options.validation is None else load_dataset(options.validation),
+        labels=read_labels(labels),
         validation_limit=options.validation_limit,
         surrogates=list(surrogates.values()),
         judges={Path(spec).stem: network for spec, network in judges.items()},
@@ -131,6 +143,7 @@ def train_classifier(
             **LENGTH,
         ),
     ] = 0.0,
+    labels: Labels = None,
     as_json: AsJson = False,
 ) -> None:
     """Train a CIFAR ResNet on clean or noisy images.
@@ -153,6 +166,7 @@ def train_classifier(
         preparation=Preparation(dataset[0].image.shape[0], pad=options.pad, flip=options.flip),
         output=output,
         validation=None if options.validation is None else load_dataset(options.validation),
+        labels=read_labels(labels),
         command=command_line(),
         trainer_flags=_flags(options, "accelerator", "precision"),
     )

@@ -179,6 +179,7 @@ def _load_folder(spec: Spec) -> ImageDataset:
     # A folder without images is no class: one that is added would change the numbers of the others.
     classes = sorted({i.split("/")[0] for i in ids}) if nested else []
     _refuse_splits(spec, classes, ids)
+    _refuse_wrapper(spec, ids)
     sizes = [(image_id, (folder / image_id).stat().st_size) for image_id in ids]
     return ImageDataset(
         name=spec.text,
@@ -204,6 +205,21 @@ def _refuse_splits(spec: Spec, folders: Sequence[str], ids: Sequence[str]) -> No
         raise DatasetError(
             f"{spec.rest!r} holds the splits {', '.join(splits)}, which are not classes. Name one "
             f"of them: {choices}."
+        )
+
+
+def _refuse_wrapper(spec: Spec, ids: Sequence[str]) -> None:
+    """Refuse one folder above others, such as that of an archive: it is no class."""
+    first, below, level = ids[0].split("/"), "", 0
+    while all(i.split("/")[level] == first[level] and i.count("/") > level + 1 for i in ids):
+        below, level = f"{below}/{first[level]}", level + 1
+    if below:
+        inside = sorted({i.split("/")[level] for i in ids})
+        names = ", ".join(inside[:3]) + (", ..." if len(inside) > 3 else "")
+        raise DatasetError(
+            f"{spec.rest!r} holds the one folder {first[0]!r}, and no image is directly in it. If "
+            f"the classes are {names}, use {spec.text.rstrip('/')}{below}. If {first[0]!r} is the "
+            "one class, move its images into it."
         )
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import logging
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ from denoised_smoothing.training.lightning import (
     check_loss,
     optimizer_with_schedule,
 )
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,11 +95,12 @@ class ClassifierTraining(lightning.LightningModule):
 def train_resnet(job: ClassifierTrainingJob) -> Path:
     """Train a CIFAR ResNet, write its weights and card, and return the file.
 
-    Resumes from the last checkpoint in ``job.folder`` if it has the same settings.
+    Resumes from the last checkpoint in ``job.folder`` if it has the same settings. The labels of
+    the validation images are matched with those of the training images.
 
     Raises:
         SettingError: the depth is not 6n + 2, or as :meth:`Training.fit`.
-        DatasetError: an image has no label.
+        DatasetError: an image has no label, or a class of the validation images matches no label.
         TrainingError: as :meth:`Training.fit`.
     """
     known = [label for label in job.dataset.labels if label is not None]
@@ -117,7 +121,18 @@ def train_resnet(job: ClassifierTrainingJob) -> Path:
             label_names=names,
             resolution=job.preparation.centre(first).shape[1],
         )
-    return job.fit(
+    return _numbered_as(job, classifier).fit(
         ClassifierTraining(classifier, job.config, job.noise),
         partial(save_cifar_resnet, job.output, classifier),
     )
+
+
+def _numbered_as(job: ClassifierTrainingJob, classifier: ImageClassifier) -> ClassifierTrainingJob:
+    """Return the job, whose validation images have the labels of the classifier."""
+    if job.validation is None or job.validation.label_names == classifier.label_names:
+        return job
+    match = job.match(job.validation, classifier)
+    if match.note:
+        _log.warning("note: %s", match.note)
+    labels = match.labels(job.validation.labels)
+    return replace(job, validation=replace(job.validation, labels=labels, label_names=match.names))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from denoised_smoothing.errors import DenoisedSmoothingError, SettingError
+from denoised_smoothing.errors import DatasetError, DenoisedSmoothingError, SettingError
 from denoised_smoothing.models.denoisers.base import DenoiserNetwork
 from denoised_smoothing.models.denoisers.files import (
     build_denoiser,
@@ -20,10 +21,13 @@ from denoised_smoothing.models.denoisers.files import (
     save_denoiser,
 )
 from denoised_smoothing.models.fingerprints import fingerprint
+from denoised_smoothing.models.labels import LabelMatch
 from denoised_smoothing.models.weights import weights_digest
 from denoised_smoothing.training.config import Objective, Target
 from denoised_smoothing.training.job import Training
 from denoised_smoothing.training.lightning import DenoiserTraining
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,9 +51,22 @@ class TrainingJob(Training):
     start: Path | None = None
     half: bool = False
 
+    def truths(self) -> list[LabelMatch]:
+        """Return the labels of the data as those of each surrogate, where stability aims at them.
+
+        Raises:
+            DatasetError, SettingError: as :meth:`Training.match`.
+        """
+        config = self.config
+        if config.target is not Target.TRUTH or config.objective is Objective.MSE:
+            return []
+        return [self.match(self.dataset, surrogate) for surrogate in self.surrogates]
+
     def identity(self) -> dict[str, Any]:
+        others = [{n: m for n, m in truth.numbers.items() if n != m} for truth in self.truths()]
         return {
             **super().identity(),
+            **({"labels": others} if any(others) else {}),
             "architecture": self.architecture,
             **{f"architecture.{name}": value for name, value in self.architecture_options.items()},
             "surrogates": [fingerprint(surrogate)[:12] for surrogate in self.surrogates],
@@ -62,7 +79,9 @@ def train_denoiser(
 ) -> Path:
     """Train a denoiser, write its averaged weights and card, and return the file.
 
-    Resumes from the last checkpoint in ``job.folder`` if it has the same settings.
+    Resumes from the last checkpoint in ``job.folder`` if it has the same settings. Labels of the
+    data are matched with those of each classifier; a note is logged where they are compared by
+    number.
 
     Args:
         training: the Lightning module's class, such as one with another objective.
@@ -70,6 +89,8 @@ def train_denoiser(
     Raises:
         SettingError: stability has no classifier or no labels; the start or a classifier is for
             other channels; options change the output of the start; or as :meth:`Training.fit`.
+        DatasetError: a class of the data matches no label, or several, of a classifier whose
+            answers are compared with the labels.
         TrainingError: as :meth:`Training.fit`.
     """
     if job.config.objective is not Objective.MSE and not job.surrogates:
@@ -88,9 +109,16 @@ def train_denoiser(
         raise SettingError(
             "diffusers saves diffusion models in full precision, got half. Omit half (--half)."
         )
+    truths, judged = job.truths(), _judged(job)
+    for text in dict.fromkeys(match.note for match in (*truths, *judged.values())):
+        if text:
+            _log.warning("note: %s", text)
     network = _network(job)
     about = _about(job, network.card)
-    module = training(network, job.config, job.surrogates, dict(job.judges))
+    judges = {name: job.judges[name] for name in judged}
+    module = training(
+        network, job.config, job.surrogates, judges, truths=truths, judge_truths=judged
+    )
     return job.fit(
         module,
         lambda card: save_denoiser(
@@ -101,6 +129,22 @@ def train_denoiser(
             half=job.half,
         ),
     )
+
+
+def _judged(job: TrainingJob) -> dict[str, LabelMatch]:
+    """Return the labels of validation as those of each judge.
+
+    A surrogate that lacks them is no judge, as stability may train through any classifier.
+    """
+    judged = {}
+    for name, judge in job.judges.items():
+        try:
+            judged[name] = job.match(job.validated, judge)
+        except DatasetError as error:
+            if judge not in job.surrogates:
+                raise
+            _log.warning("note: The accuracy of %s is not measured. %s", name, error)
+    return judged
 
 
 def _about(job: TrainingJob, before: Mapping[str, str]) -> dict[str, str]:

@@ -24,12 +24,14 @@ from torch.utils.data import DataLoader
 
 from denoised_smoothing.datasets import ImageDataset
 from denoised_smoothing.errors import (
+    DatasetError,
     ImageError,
     SettingError,
     TrainingError,
     TrainingInterruptedError,
     differences,
 )
+from denoised_smoothing.models.labels import LabelMatch, match_labels
 from denoised_smoothing.training.config import TrainingConfig, check_at_least
 from denoised_smoothing.training.data import (
     EpochSampler,
@@ -50,6 +52,8 @@ class Training:
         output: the safetensors file to write. Checkpoints and logs go to ``output.training/``.
         validation: images for validation, or None for the training images without augmentation.
         validation_limit: maximum number of them.
+        labels: from a class of the data to a label of a classifier, each by its name or number,
+            where names do not settle it (see :mod:`denoised_smoothing.models.labels`).
         command: the command that the user typed, for the card.
         workers: processes that decode images. Each keeps up to :data:`KEPT` bytes of them.
         trainer_flags: arguments of ``lightning.Trainer``: accelerator, devices, precision, ...
@@ -61,6 +65,7 @@ class Training:
     output: Path
     validation: ImageDataset | None = None
     validation_limit: int = 500
+    labels: Mapping[Any, str | int] | None = None
     command: str = ""
     workers: int = 0
     trainer_flags: Mapping[str, Any] = field(default_factory=dict)
@@ -73,6 +78,25 @@ class Training:
     def folder(self) -> Path:
         """The folder of checkpoints and logs."""
         return self.output.with_name(self.output.name + ".training")
+
+    @property
+    def validated(self) -> ImageDataset:
+        """The images for validation."""
+        return self.validation or self.dataset
+
+    def match(self, dataset: ImageDataset, classifier: object) -> LabelMatch:
+        """Match the classes of images for training or validation with a classifier's labels.
+
+        Raises:
+            DatasetError: a class matches no label or several.
+            SettingError: ``labels`` names a class or label that does not exist.
+        """
+        has_labels = any(label is not None for label in dataset.labels)
+        names, given = getattr(classifier, "label_names", None), self.labels if has_labels else None
+        try:
+            return match_labels(dataset.label_names, dataset.labels, names, given)
+        except DatasetError as error:
+            raise DatasetError(f"{dataset.name!r}: {error}") from error
 
     def identity(self) -> dict[str, Any]:
         """Return the settings that must be equal to resume from a checkpoint."""
@@ -200,9 +224,7 @@ class Training:
         )
 
     def _validation_loader(self) -> DataLoader[Any]:
-        images = ValidationImages(
-            self.validation or self.dataset, self.preparation, self.validation_limit
-        )
+        images = ValidationImages(self.validated, self.preparation, self.validation_limit)
         return DataLoader(images, batch_size=100, collate_fn=_stack)
 
     def _card(self, trainer: lightning.Trainer, seconds: str) -> dict[str, str]:
@@ -211,7 +233,6 @@ class Training:
             for name, value in trainer.callback_metrics.items()
             if name.startswith(("validation_", "accuracy_"))
         }
-        judged_on = self.validation or self.dataset
         return {
             "data": self.dataset.name,
             "data_fingerprint": self.dataset.fingerprint,
@@ -219,8 +240,8 @@ class Training:
             "seed": str(self.config.seed),
             "settings": json.dumps(self.config.to_dict()),
             "quality": json.dumps(quality),
-            "validation": f"first {min(self.validation_limit, len(judged_on))} images of "
-            f"{judged_on.name}",
+            "validation": f"first {min(self.validation_limit, len(self.validated))} images of "
+            f"{self.validated.name}",
             "seconds": seconds,
             "versions": json.dumps(
                 {"torch": torch.__version__, "lightning": lightning.__version__}

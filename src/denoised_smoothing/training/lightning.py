@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import lightning
@@ -15,6 +15,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from denoised_smoothing.errors import TrainingError
 from denoised_smoothing.models.classifiers.cifar_resnet import folded
 from denoised_smoothing.models.denoisers.base import DenoiserNetwork
+from denoised_smoothing.models.labels import LabelMatch
 from denoised_smoothing.noise import derive_key, standard_normal
 from denoised_smoothing.training.config import Target, TrainingConfig, Weighting
 from denoised_smoothing.training.objectives import (
@@ -39,6 +40,8 @@ class DenoiserTraining(lightning.LightningModule):
         surrogates: classifiers for stability, used in turn and never changed: the classifier
             itself (white box) or others (black box).
         judges: classifiers whose accuracy after denoising validation measures, by name.
+        truths: the labels of the data as those of each surrogate; none if they are the same.
+        judge_truths: the labels of the validation data as those of a judge, by its name.
     """
 
     distance = staticmethod(stability)
@@ -50,6 +53,9 @@ class DenoiserTraining(lightning.LightningModule):
         config: TrainingConfig,
         surrogates: Sequence[nn.Module] = (),
         judges: dict[str, nn.Module] | None = None,
+        *,
+        truths: Sequence[LabelMatch] = (),
+        judge_truths: Mapping[str, LabelMatch] | None = None,
     ) -> None:
         super().__init__()
         self.denoiser = denoiser
@@ -58,12 +64,15 @@ class DenoiserTraining(lightning.LightningModule):
         # In plain containers, so that they are neither trained nor written to checkpoints.
         self.surrogates = [_frozen(surrogate) for surrogate in surrogates]
         self.judges = {name: _frozen(judge) for name, judge in (judges or {}).items()}
+        self._truths = dict[int | str, Tensor](enumerate(map(_table, truths)))
+        self._truths |= {name: _table(match) for name, match in (judge_truths or {}).items()}
 
     def on_fit_start(self) -> None:
         """Move the classifiers to the device, and use the memory layout of convolutions."""
         self.to(memory_format=torch.channels_last)
         for classifier in (*self.surrogates, *self.judges.values()):
             classifier.to(self.device).to(memory_format=torch.channels_last)
+        self._truths = {key: table.to(self.device) for key, table in self._truths.items()}
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         return optimizer_with_schedule(self.denoiser, self.config)
@@ -82,20 +91,26 @@ class DenoiserTraining(lightning.LightningModule):
 
     def _stability(self, clean: Tensor, labels: Tensor, step: int) -> Tensor:
         """Return the loss of a step that trains through a surrogate, with all its terms."""
-        config, network = self.config, self.surrogates[step % len(self.surrogates)]
+        config, turn = self.config, step % len(self.surrogates)
+        network = self.surrogates[turn]
 
         def surrogate(images: Tensor) -> Tensor:
             logits: Tensor = network(images).float() / config.temperature
             return logits
 
         if config.target is Target.TRUTH:
-            answer = labels
+            answer = self._truth(turn, labels)
         else:
             with torch.no_grad():
                 answer = stability_target(surrogate(clean), config.target)
         answers = answer.repeat(config.copies, *[1] * (answer.ndim - 1))
         noisy, sigmas = self._corrupt(clean, "training", step, config.copies)
         return self.stability_of_copies(surrogate, clean, noisy, sigmas, answers)
+
+    def _truth(self, classifier: int | str, labels: Tensor) -> Tensor:
+        """Return labels of the data as those of a surrogate, by its place, or of a judge."""
+        table = self._truths.get(classifier)
+        return labels if table is None else table[labels]
 
     def stability_of_copies(
         self,
@@ -151,7 +166,8 @@ class DenoiserTraining(lightning.LightningModule):
         known = labels >= 0
         for name, judge in self.judges.items():
             if known.any():
-                correct = judge(denoised[known]).argmax(dim=1) == labels[known]
+                truth = self._truth(name, labels[known])
+                correct = judge(denoised[known]).argmax(dim=1) == truth
                 self._log_mean(f"accuracy_{name}", correct.float().mean(), int(known.sum()))
 
     def on_validation_epoch_end(self) -> None:
@@ -187,6 +203,14 @@ def optimizer_with_schedule(
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, config.learning_rate_factor)
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def _table(match: LabelMatch) -> Tensor:
+    """Return the classifier's number of each label of the data; -1 for those that no image has."""
+    table = torch.full((max(match.numbers, default=-1) + 1,), -1)
+    for label, number in match.numbers.items():
+        table[label] = number
+    return table
 
 
 def _frozen(classifier: nn.Module) -> nn.Module:

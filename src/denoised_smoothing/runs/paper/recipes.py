@@ -17,6 +17,8 @@ from denoised_smoothing.training.config import Objective, Target, TrainingConfig
 if TYPE_CHECKING:
     from torch import nn
 
+    from denoised_smoothing.runs.labels import GivenLabels
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -122,6 +124,8 @@ class Networks:
     Args:
         surrogate: a classifier that a black-box denoiser may be trained through, or None.
         training: images, or None to train nothing.
+        labels: from classes of these images to labels of the networks, as of
+            :class:`~denoised_smoothing.training.fit.TrainingJob`.
         folder: where trained denoisers are written.
         share: of a recipe's steps to do.
         command: the command line, for the cards.
@@ -131,6 +135,7 @@ class Networks:
     classifier: nn.Module | None = None
     surrogate: nn.Module | None = None
     training: ImageDataset | None = None
+    labels: GivenLabels | None = None
     folder: Path = Path()
     share: float = 1.0
     command: str = ""
@@ -193,6 +198,7 @@ def _train(recipe: Recipe, config: TrainingConfig, networks: Networks, path: Pat
             architecture="unet",
             architecture_options=_DESIGN,
             dataset=networks.training,
+            labels=networks.labels,
             preparation=Preparation(channels, crop=recipe.crop, pad=recipe.pad),
             output=path,
             surrogates=networks.through(recipe),
