@@ -33,7 +33,9 @@ from denoised_smoothing.models.specs import (
     unknown,
 )
 
-_SIGMA_OF = dict.fromkeys(("dncnn", "dncnn-wide", "memnet", "unet", "multiscale-unet"), "in the file") | {
+_SIGMA_OF = dict.fromkeys(
+    ("dncnn", "dncnn-wide", "memnet", "unet", "multiscale-unet"), "in the file"
+) | {
     "diffusers": "of the model",
     "mean": "common to all",
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import nn
@@ -50,7 +51,7 @@ class MultiscaleUNet(DenoiserNetwork):
             )
         pixels = _SIDE**2 * image_channels
         outer = list(zip(widths, blocks, strict=True))[:-1]
-        pairs = list(zip(widths, widths[1:], strict=False))
+        pairs = list(pairwise(widths))
 
         def stage(width: int, count: int) -> nn.ModuleList:
             return nn.ModuleList(Residual(width, levels) for _ in range(count))
