@@ -302,7 +302,7 @@ MUTATIONS: dict[tuple[str, str], list[Mutation]] = {
         Mutation("queries in flight are lost", "self.in_flight += len(futures)", "self.in_flight += 1"),
         Mutation("answers are not received", "self.in_flight -= len(arrived)", "self.in_flight -= 1"),
         Mutation("it ends with queries in flight", "if not pending and not ended:", "if not ended:"),
-        Mutation("queries after an error", "if loop.failure is None:\n            loop.send()", "if True:\n            loop.send()"),
+        Mutation("queries after an error", "if loop.failure is None:\n            try:", "if True:\n            try:"),
         Mutation("errors are forgotten", "raise loop.failure", "pass"),
         Mutation("a missing answer stops everything", "if not isinstance(error, AnswerMissingError)", "if True"),
         Mutation("an error is a missing answer", "if not isinstance(error, AnswerMissingError)", "if False"),
