@@ -45,3 +45,8 @@ def cache_folder() -> Path:
     if named := os.environ.get("DENOISED_SMOOTHING_CACHE"):
         return Path(named)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "denoised-smoothing"
+
+
+def in_home(path: str | Path) -> Path:
+    """Return a path with the home folder for ``~``; as it is, where that user has none."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111 (Path.expanduser raises)

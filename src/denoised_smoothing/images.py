@@ -18,7 +18,7 @@ import PIL.Image
 import PIL.ImageOps
 from jaxtyping import Float32
 
-from denoised_smoothing.errors import ImageError, SettingError
+from denoised_smoothing.errors import ImageError, SettingError, raised_as
 
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP")
 """The file formats that are read, by Pillow's names."""
@@ -77,10 +77,16 @@ def _name_of(source: str | Path | bytes) -> str:
 @contextmanager
 def _opened(source: str | Path | bytes, name: str) -> Iterator[PIL.Image.Image]:
     """Open an image file; an error while it is read becomes an ImageError."""
-    try:
+    with _decoding(name):
         file = io.BytesIO(source) if isinstance(source, bytes) else source
         with PIL.Image.open(file, formats=FORMATS) as image:
             yield image
+
+
+@contextmanager
+def _decoding(name: str) -> Iterator[None]:
+    try:
+        yield
     except ImageError:
         raise
     except FileNotFoundError as error:
@@ -106,12 +112,10 @@ def as_image(
         ImageError: dtype, shape, channels or values are not of that format.
     """
     if isinstance(value, PIL.Image.Image):
-        value = _from_pil(value, name)
-    if hasattr(value, "detach"):
-        value = value.detach().cpu()
-        half = value.is_floating_point() and value.itemsize < 4  # numpy has no bfloat16
-        value = (value.float() if half else value).numpy()
-    array = np.asarray(value)
+        with _decoding(name):
+            value = _from_pil(value, name)
+    with raised_as(ImageError, f"{name} cannot be read as an array", "Use floats [C, H, W]."):
+        array = _as_array(value)
     shape, kind = list(array.shape), array.dtype.kind
     if kind != "f":
         hint = "Divide 8-bit values by 255" if kind in "biu" else "Read files with load_image"
@@ -158,6 +162,14 @@ def as_image(
 def as_images(value: Any, *, name: str = "the batch") -> Float32[np.ndarray, "b c h w"]:
     """Convert a batch (tensor or array of floats [B, C, H, W]); see :func:`as_image`."""
     return as_image(value, name=name, axes="[B, C, H, W]")
+
+
+def _as_array(value: Any) -> np.ndarray:
+    if hasattr(value, "detach"):
+        value = value.detach().cpu()
+        half = value.is_floating_point() and value.itemsize < 4  # numpy has no bfloat16
+        value = (value.float() if half else value).numpy()
+    return np.asarray(value)
 
 
 def _check_sides(height: int, width: int, name: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch.utils.data import Dataset, Subset, TensorDataset
 
 from denoised_smoothing.datasets import from_sequence
 from denoised_smoothing.errors import DatasetError, ImageError
+from denoised_smoothing.images import to_png
 
 LEVELS = np.random.default_rng(0).integers(0, 256, (3, 6, 5, 3), dtype=np.uint8)
 EXPECTED = LEVELS.transpose(0, 3, 1, 2) / np.float32(255)
@@ -100,6 +102,38 @@ class Lazy(Pets):
         raise TypeError("unknown length")
 
 
+class Negative(Pets):
+    def __len__(self) -> int:
+        return -1
+
+
+class Named(Pets):
+    def __init__(self, names: Any) -> None:
+        self.names = names
+
+    @property
+    def classes(self) -> Any:  # type: ignore[override]
+        if self.names is property:
+            raise RuntimeError("no names")
+        return self.names
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        PIL.Image.open(io.BytesIO(to_png(EXPECTED[0])[:70])),
+        torch.zeros(3, 6, 5).to_sparse(),
+        torch.zeros(3, 6, 5, device="meta"),
+        torch.zeros(3, 6, 5, dtype=torch.uint8, device="meta"),
+    ],
+)
+def test_an_image_that_is_no_array_is_refused_alone(image: Any) -> None:
+    dataset = from_sequence([(image, 0), (EXPECTED[1], 1)], name="mine")
+    assert dataset[1].label == 1
+    with pytest.raises(ImageError, match=r"item 0 of mine cannot be (read as an array|decoded) "):
+        dataset[0]
+
+
 @pytest.mark.parametrize(
     ("items", "said"),
     [
@@ -111,6 +145,12 @@ class Lazy(Pets):
         ([{"image": EXPECTED[0], "label": 1}], "got dict with the keys image, label. Wrap it"),
         ([(EXPECTED[0], 0.5)], r"Item 0 of list has the label 0\.5, expected a whole number"),
         ([(EXPECTED[0], [1, 0])], r"has the label \[1, 0\]"),
+        ([(EXPECTED[0], 2**31)], r"has the label 2147483648, expected 0 to 2147483647"),
+        ([(EXPECTED[0], torch.tensor(1, device="meta"))], "has the label tensor.* Convert it to"),
+        ([(EXPECTED[0], "\udcff")], r"has the name '.udcff', which is no text in UTF-8. Rename"),
+        (Negative(), "must have a length and give .* got Negative .*Put the items into a list"),
+        (Named([1, 2]), "the names in classes of Named cannot be read .* Use a list of texts"),
+        (Named(property), "cannot be read .*no names.* Use a list of texts"),
     ],
 )
 def test_refuses(items: Any, said: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 
@@ -146,12 +147,15 @@ def test_a_missing_answer_leaves_its_image_and_goes_on_with_others(
 
     answers = Incomplete(3, failing=[("b", 30), ("d", 0)])
     done = list(
-        schedule_queries(images, always(10, 100), answers, chunk=50, forward=25, capacity=60)  # type: ignore[arg-type]
+        schedule_queries(images, always(10, 1000), answers, chunk=50, forward=25, capacity=60)  # type: ignore[arg-type]
     )
     answers.ended = True
     assert {task.image_id for task in done} == {"a", "c", "e"}
     assert images[1].counts[Stage.ESTIMATION].n == 30
     assert Stage.ESTIMATION not in images[3].counts
+    asked = Counter(image_id for image_id, _, _ in answers.asked)
+    assert asked["a"] == 1010
+    assert max(asked["b"], asked["d"]) < 800  # none after the first that is missing
 
 
 def test_tasks_are_taken_when_there_is_room() -> None:

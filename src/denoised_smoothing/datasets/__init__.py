@@ -22,6 +22,7 @@ from denoised_smoothing.errors import (
     DatasetError,
     SettingError,
     SpecError,
+    raised_as,
 )
 from denoised_smoothing.files import cache_folder, sha256_of
 from denoised_smoothing.images import SUFFIXES, image_shape
@@ -73,10 +74,13 @@ def load_dataset(spec: str) -> ImageDataset:
     if has_source(Role.DATASET, spec):
         dataset: ImageDataset = open_spec(Role.DATASET, spec)
         return dataset
-    path = Path(spec).expanduser()
-    if path.suffix.lower() in SUFFIXES:
-        return _load_file(spec, path)
-    if path.is_dir():
+    remedy = f"Write the path of an image ({_TYPES}), or SCHEME:REST."
+    with raised_as(SpecError, f"cannot look for the data set {spec!r}", remedy):
+        path = Path(spec).expanduser()
+        if path.suffix.lower() in SUFFIXES:
+            return _load_file(spec, path)
+        is_folder = path.is_dir()
+    if is_folder:
         hint = f"Did you mean 'folder:{spec}'?"
     elif path.suffix == ".parquet":
         hint = f"Did you mean 'parquet:{spec}'?"
@@ -180,7 +184,7 @@ def _load_folder(spec: Spec) -> ImageDataset:
     classes = sorted({i.split("/")[0] for i in ids}) if nested else []
     _refuse_splits(spec, classes, ids)
     _refuse_wrapper(spec, ids)
-    sizes = [(image_id, (folder / image_id).stat().st_size) for image_id in ids]
+    sizes = [(image_id, _size(folder / image_id)) for image_id in ids]
     return ImageDataset(
         name=spec.text,
         fingerprint=hashlib.sha256(json.dumps(sizes).encode()).hexdigest(),
@@ -190,6 +194,14 @@ def _load_folder(spec: Spec) -> ImageDataset:
         label_names=tuple(classes) or None,
         read_shape=partial(_from_folder, folder, ids, load=image_shape),
     )
+
+
+def _size(path: Path) -> int:
+    """Return the size of a file; 0 of a link to nothing, which is refused when it is read."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 def _is_hidden(name: str) -> bool:

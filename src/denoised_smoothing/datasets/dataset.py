@@ -10,6 +10,8 @@ from jaxtyping import Float32
 
 from denoised_smoothing.errors import DatasetError
 
+_LABELS = 2**31
+"""Labels at most: the store keeps a label in 32 bits."""
 Names = tuple[str, ...] | None
 """The name of each label, None if unknown."""
 
@@ -42,7 +44,8 @@ class ImageDataset:
             it. Raises ImageError if the image cannot be read.
 
     Raises:
-        DatasetError: a label is below 0, or has no name where there are names.
+        DatasetError: a label is below 0 or above 2^31 - 1, or has no name where there are names; a
+            name or image id cannot be stored as text.
     """
 
     name: str
@@ -55,15 +58,21 @@ class ImageDataset:
 
     def __post_init__(self) -> None:
         present = [label for label in self.labels if label is not None]
-        most = (
-            len(self.label_names) if self.label_names is not None else max(present, default=0) + 1
-        )
+        most = min(max(present, default=0) + 1, _LABELS)
+        if self.label_names is not None:
+            most = len(self.label_names)
         if wrong := [label for label in present if not 0 <= label < most]:
             raise DatasetError(
                 f"{self.name!r} has the label {wrong[0]}, expected 0 to {most - 1}"
                 f"{'' if self.label_names is None else ', as it has that many label names'}. "
                 "Correct the labels, or their names."
             )
+        for text in (*self.image_ids, *(self.label_names or ())):
+            if not text.isascii() and text.encode(errors="replace").decode() != text:
+                raise DatasetError(
+                    f"{self.name!r} has the name {text!r}, which is no text in UTF-8. Rename the "
+                    "file, folder or class."
+                )
 
     def __len__(self) -> int:
         return len(self.image_ids)

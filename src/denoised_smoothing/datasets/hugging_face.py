@@ -83,11 +83,25 @@ def _split(spec: Spec, found: Any, wanted: str) -> Any:
 def _read(chosen: Any, schema: Any, columns: list[str]) -> Any:
     """Return columns as an Arrow table that holds the images, not their paths."""
     import pyarrow as pa
+
+    chosen = chosen.select_columns(columns)
+    chosen.data.validate(full=True)  # Arrow trusts offsets in files: reading wrong ones crashes
+    table = chosen.with_format("arrow")[:]
+    fields = [schema.field(column) for column in columns]
+    return _embedded(table.cast(pa.schema(fields, schema.metadata)))
+
+
+def _embedded(table: Any) -> Any:
+    """Put the files that rows name into them; a row whose file cannot be read stays without."""
+    import pyarrow as pa
     from datasets.table import embed_table_storage
 
-    table = chosen.select_columns(columns).with_format("arrow")[:]
-    fields = [schema.field(column) for column in columns]
-    return embed_table_storage(table.cast(pa.schema(fields, schema.metadata)))
+    try:
+        return embed_table_storage(table)
+    except OSError:  # of a row
+        if len(table) == 1:
+            return table
+        return pa.concat_tables(_embedded(table.slice(row, 1)) for row in range(len(table)))
 
 
 def _fingerprint(rows: Rows) -> str:

@@ -67,14 +67,10 @@ def from_sequence(items: Any, *, name: str | None = None) -> ImageDataset:
 
 
 def _length(items: Any, name: str) -> int:
-    try:
+    what = f"A data set must have a length and give {_ITEM}, by index, got {name}"
+    with raised_as(DatasetError, what, "Put the items into a list."):
         _ = items.__getitem__
         return len(items)
-    except (AttributeError, TypeError, NotImplementedError) as error:
-        raise DatasetError(
-            f"A data set must have a length and give {_ITEM}, by index, got {name}. Put the items "
-            "into a list."
-        ) from error
 
 
 def _pair(items: Any, name: str, index: int) -> tuple[Any, Any]:
@@ -95,9 +91,10 @@ def _read(items: Any, name: str, index: int) -> np.ndarray:
 
 def _image(value: Any, name: str) -> np.ndarray:
     """Return an image in the one format; 8-bit values are divided by 255."""
-    array = (
-        value.detach().cpu().numpy() if str(getattr(value, "dtype", "")) == "torch.uint8" else value
-    )
+    array = value
+    if str(getattr(value, "dtype", "")) == "torch.uint8":
+        with raised_as(ImageError, f"{name} cannot be read as an array", "Use values [C, H, W]."):
+            array = value.detach().cpu().numpy()
     if isinstance(array, np.ndarray) and array.dtype == np.uint8:
         if array.ndim == 2:
             array = array[None]
@@ -117,7 +114,8 @@ def _digest(value: Any, index: int) -> str:
 
 def _label(value: Any, what: str) -> int | str | None:
     if hasattr(value, "item") and getattr(value, "ndim", 0) == 0:
-        value = value.item()
+        with raised_as(DatasetError, f"{what} has the label {value!r}", "Convert it to a number."):
+            value = value.item()
     if isinstance(value, str) or value is None:
         return value
     if isinstance(value, int) or (isinstance(value, float) and value.is_integer()):
@@ -130,10 +128,11 @@ def _label(value: Any, what: str) -> int | str | None:
 def _names(items: Any) -> Names:
     """Return the names of ``classes``, also of the data set behind a torch ``Subset``."""
     for holder in _behind(items):
-        classes = getattr(holder, "classes", None)
-        if isinstance(classes, Sequence) and not isinstance(classes, str) and len(classes):
-            joined = (c if isinstance(c, str) else ", ".join(map(str, c)) for c in classes)
-            return tuple(joined)
+        what = f"the names in classes of {type(holder).__name__} cannot be read"
+        with raised_as(DatasetError, what, "Use a list of texts."):
+            classes = getattr(holder, "classes", None)
+            if isinstance(classes, Sequence) and not isinstance(classes, str) and len(classes):
+                return tuple(c if isinstance(c, str) else ", ".join(map(str, c)) for c in classes)
     return None
 
 

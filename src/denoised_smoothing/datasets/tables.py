@@ -138,7 +138,7 @@ def _features(schema: Any) -> dict[str, Mapping[str, Any]]:
     """Return the features in the metadata of Hugging Face by column; none if there are no such."""
     try:
         found = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     for name in ("info", "features"):
         found = found.get(name) if isinstance(found, dict) else None
@@ -169,8 +169,8 @@ def _image_column(
     from pyarrow import types
 
     def is_encoded(kind: Any) -> bool:
-        if types.is_struct(kind):
-            return bool(kind.get_field_index("bytes") >= 0)
+        place = kind.get_field_index("bytes") if types.is_struct(kind) else -1
+        kind = kind.field(place).type if place >= 0 else kind
         return bool(types.is_binary(kind) or types.is_large_binary(kind))
 
     held = ", ".join(f"{field.name}: {field.type}" for field in schema)

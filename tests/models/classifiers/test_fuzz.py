@@ -4,135 +4,56 @@ from __future__ import annotations
 
 import io
 import json
-import logging
 import random
-import shutil
 import struct
-import warnings
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from denoised_smoothing import load_classifier
-from denoised_smoothing.errors import DenoisedSmoothingError
+from denoised_smoothing.engines.pipeline import Pipeline
 
+from ... import fuzz
+from ...fuzz import (
+    INPUTS,
+    ODD,
+    damaged,
+    files_in,
+    is_refused_or_made,
+    one_damaged,
+    shapes_changed,
+    with_odd_value,
+)
+from ...fuzz import quiet as quiet
 from . import models
 
-INPUTS = 200
+pytestmark = pytest.mark.usefixtures("quiet")
+
 FOLDERS = 40
-"""Of these, whole folders. The others are configurations, which take less time."""
-ODD: tuple[Any, ...] = (
-    None, True, False, 0, -1, 1, 3, 7, 2**40, 0.5, float("nan"), "", "x", "3", [], [1], [0.5] * 3,
-    ["a", "b"], [None], [[1]], {}, {"a": 1}, {"height": 0, "width": -2}, {"shortest_edge": 8},
-)  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    """Libraries warn about odd values in their own ways."""
-    logging.disable(logging.CRITICAL)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-    logging.disable(logging.NOTSET)
-
-
-def places(held: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Yield the paths of all values of a configuration."""
-    pairs = held.items() if isinstance(held, dict) else enumerate(held)
-    for key, value in pairs:
-        yield (*path, key)
-        if isinstance(value, (dict, list)):
-            yield from places(value, (*path, key))
-
-
-def with_odd_value(held: Any, dice: random.Random) -> Any:
-    """Replace or remove one value of a configuration."""
-    held = json.loads(json.dumps(held))
-    *path, last = dice.choice(list(places(held)))
-    inner = held
-    for key in path:
-        inner = inner[key]
-    if dice.random() < 0.1:
-        del inner[last]
-    else:
-        inner[last] = dice.choice(ODD)
-    return held
-
-
-def damaged(content: bytes, dice: random.Random) -> bytes:
-    """Cut the file, replace bytes, most of them at its ends where headers are, or insert some."""
-    kind, size = dice.randrange(4), len(content)
-    if kind == 0:
-        return content[: dice.randrange(size)]
-    if kind == 1:
-        return dice.randbytes(dice.randrange(64)) + content
-    edited = bytearray(content)
-    for _ in range(dice.randrange(1, 9)):
-        near = dice.randrange(min(size, 600))
-        place = dice.choice((near, size - 1 - near, dice.randrange(size)))
-        edited[place] = dice.randrange(256)
-    return bytes(edited)
-
-
-def is_refused_or_made(make: Callable[[], object]) -> bool:
-    """Return whether something could be made; every other error than ours passes through."""
-    try:
-        make()
-    except DenoisedSmoothingError:
-        return False
-    return True
+"""Of the inputs, whole folders. The others are configurations, which take less time."""
 
 
 def survives(spec: str, image: torch.Tensor | None = None) -> bool:
     """Load, and classify an image; return whether both were possible."""
     if image is None:
         return is_refused_or_made(lambda: load_classifier(spec))
-    return is_refused_or_made(lambda: load_classifier(spec)(image))
+    return is_refused_or_made(lambda: answer(spec, image))
 
 
-def shapes_changed(tensors: dict[str, torch.Tensor], dice: random.Random) -> dict[str, Any]:
-    """Give a weight another shape or type, or another name, or leave it out."""
-    tensors, name = dict(tensors), dice.choice(list(tensors))
-    tensor = tensors[name]
-    changes: list[Callable[[], Any]] = [
-        lambda: tensor.reshape(-1)[:0], lambda: tensor[None], lambda: tensor.flatten(),
-        lambda: tensor.double(),
-        lambda: tensor.to(torch.complex64), lambda: tensor.bool(), lambda: torch.zeros(()),
-        lambda: torch.cat([tensor.reshape(-1)] * 2), lambda: tensor.half(),
-    ]  # fmt: skip
-    if dice.random() < 0.2:
-        del tensors[name]
-    elif dice.random() < 0.2:
-        tensors[f"odd.{name}"] = tensors.pop(name)
-    else:
-        tensors[name] = dice.choice(changes)().contiguous()
-    return tensors
+def answer(spec: str, images: torch.Tensor) -> None:
+    """Classify images as a run does."""
+    with torch.inference_mode():
+        Pipeline(load_classifier(spec), None, 0.25, torch.device("cpu"))(images)
 
 
-def damage_folder(folder: Path, files: list[Path], dice: random.Random) -> None:
-    """Damage a file of a saved model: a value of a configuration, or bytes."""
-    file = dice.choice(files)
-    content = file.read_bytes()
-    if file.suffix == ".json" and dice.random() < 0.85:
-        content = json.dumps(with_odd_value(json.loads(content), dice)).encode()
-    else:
-        content = damaged(content, dice)
-    (folder / file.name).write_bytes(content)
-
-
-def fuzz_folder(source: Path, target: Path, scheme: str, image: torch.Tensor) -> int:
-    """Load damaged copies of a folder; return how many could be loaded."""
-    dice, loaded = random.Random(0), 0
-    files = [file for file in source.iterdir() if file.is_file()]
+def fuzz_folder(folder: Path, spec: str, image: torch.Tensor) -> int:
+    """Load a folder with one damaged file each time; return how often it could be loaded."""
+    dice, loaded, files = random.Random(0), 0, files_in(folder)
     for number in range(FOLDERS):
-        shutil.copytree(source, target, dirs_exist_ok=True)
-        damage_folder(target, files, dice)
-        loaded += survives(f"{scheme}:{target}", image if number % 4 == 0 else None)
+        with one_damaged(files, dice):
+            loaded += survives(spec, image if number % 4 == 0 else None)
     return loaded
 
 
@@ -142,7 +63,7 @@ def test_folders_of_transformers(tmp_path: Path) -> None:
 
     folder = tmp_path / "a"
     models.save_vit(folder)
-    assert 0 < fuzz_folder(folder, tmp_path / "b", "hf", torch.rand(1, 3, 32, 32)) < FOLDERS
+    assert 0 < fuzz_folder(folder, f"hf:{folder}", torch.rand(1, 3, 32, 32)) < FOLDERS
     dice, loaded, file = random.Random(0), 0, folder / "preprocessor_config.json"
     config, held = library.AutoConfig.from_pretrained(folder), json.loads(file.read_text())
     for _ in range(INPUTS - FOLDERS):
@@ -158,7 +79,7 @@ def test_folders_of_timm(tmp_path: Path) -> None:
     from denoised_smoothing.models.classifiers.timm import timm_classifier
 
     model, image = models.save_timm(tmp_path / "a"), torch.rand(1, 3, 32, 32)
-    assert 0 < fuzz_folder(tmp_path / "a", tmp_path / "b", "timm", image) < FOLDERS
+    assert 0 < fuzz_folder(tmp_path / "a", f"timm:{tmp_path}/a", image) < FOLDERS
     dice, loaded = random.Random(0), 0
     held = json.loads((tmp_path / "a" / "config.json").read_text())["pretrained_cfg"]
     for _ in range(INPUTS - FOLDERS):
@@ -180,6 +101,52 @@ def test_onnx(options: str, tmp_path: Path) -> None:
         path.write_bytes(damaged(content, dice))
         loaded += survives(f"onnx:{path}{options}", torch.rand(1, 3, 8, 8))
     assert 0 < loaded < INPUTS // 2
+
+
+@pytest.mark.parametrize("kind", ["map", "text", "bytes", "labels", "names"])
+def test_onnx_with_other_outputs(kind: str, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx")
+    from .test_onnx import save_with_outputs
+
+    path = tmp_path / "a.onnx"
+    spec = save_with_outputs(path, kind)
+    content, image = path.read_bytes(), torch.rand(2, 3, 8, 8)
+    options = ("", "", "", "?labels=a,b,c,d", "?labels=owl,fox,dog,cat", "?output=l", "?labels=a,b")
+
+    def make(dice: random.Random, number: int) -> None:
+        path.write_bytes(damaged(content, dice) if number % 8 else content)
+        answer(spec + dice.choice(options), image)
+
+    fuzz.survives(make, INPUTS // 2)
+
+
+@pytest.mark.parametrize("save", ["save_clip", "save_siglip"])
+def test_zero_shot(save: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("transformers")
+    from denoised_smoothing.models.classifiers import zero_shot
+
+    folder, image = tmp_path / "a", torch.rand(1, 3, 32, 32)
+    model = getattr(models, save)(folder)
+    files = files_in(folder)
+    of_model = {folder / "config.json", folder / "model.safetensors"}
+    options = (
+        "cat,dog",
+        "cat,dog&template={} {}",
+        "cat,cat",
+        "a,\N{SNOWMAN}",
+        "a,b&template={0} {x}",
+    )
+
+    def make(dice: random.Random, number: int) -> None:
+        spec = f"zero-shot:{folder}?labels={options[0] if number % 4 else dice.choice(options)}"
+        with one_damaged(files, dice):
+            answer(spec, image)
+
+    fuzz.survives(make, FOLDERS // 2)
+    monkeypatch.setattr(zero_shot, "load_model", lambda *_: model)  # which takes the most time
+    files = sorted({*files} - of_model)
+    fuzz.survives(make, INPUTS // 2)
 
 
 ARCH = "shufflenet_v2_x0_5"

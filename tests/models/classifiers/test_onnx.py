@@ -222,6 +222,29 @@ def save_wild(
     return f"onnx:{path}"
 
 
+def save_with_outputs(path: Path, kind: str) -> str:
+    """Save a model with the outputs of exporters: a map, text, labels, names, or input of bytes."""
+    make, helper = onnx.helper.make_node, onnx.helper
+    first = [
+        make("Softmax", ["l"], ["s"], axis=-1),
+        make("ArgMax", ["s"], ["a"], axis=-1, keepdims=0),
+        make("LabelEncoder", ["a"], ["t"], domain="ai.onnx.ml", keys_int64s=[0, 1, 2, 3],
+             values_strings=NAMES),
+        make("ZipMap", ["s"], ["z"], domain="ai.onnx.ml", classlabels_strings=NAMES),
+    ]  # fmt: skip
+    probability = helper.make_tensor_type_proto(1, [])
+    maps = helper.make_sequence_type_proto(helper.make_map_type_proto(8, probability))
+    text, logits = tensor("t", "n", kind=8), tensor("l", "n", 4)
+    nodes, outputs, more = {
+        "map": (first, [text, helper.make_value_info("z", maps)], {}),
+        "text": (first[:3], [text], {}),
+        "bytes": ([], [logits], {"kind": 2, "shape": ("n", 8, 8, 3)}),
+        "labels": (first[:2], [tensor("a", "n", kind=7)], {}),
+        "names": ([], [logits], {"metadata": {"names": repr(dict(enumerate(NAMES)))}}),
+    }[kind]
+    return save_wild(path, nodes, outputs, **more)
+
+
 def tensor(name: str, *shape: int | str, kind: int = 1) -> Any:
     return onnx.helper.make_tensor_value_info(name, kind, shape)
 

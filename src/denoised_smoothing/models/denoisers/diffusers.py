@@ -40,18 +40,31 @@ def load_diffusion(named: str, reverse: ReverseDiffusion | None = None) -> Diffu
             f"{' and classes' if unet.config.num_class_embeds else ''}. Use another model."
         )
     clips = scheduler.config.get("clip_sample", False)
+    with raised_as(WeightsError, f"cannot use the scheduler of {named}", "Use another model."):
+        levels = levels_of(scheduler, whole=unet.config.time_embedding_type == "learned")
+        clip = float(scheduler.config.get("clip_sample_range", 1.0)) if clips else None
     denoiser = DiffusionDenoiser(
         unet,
-        levels_of(scheduler, whole=unet.config.time_embedding_type == "learned"),
+        levels,
         image_channels=channels,
         size=size if isinstance(size, int) else None,
-        clip=scheduler.config.get("clip_sample_range", 1.0) if clips else None,
+        clip=clip,
         reverse=reverse,
         scheduler=scheduler,
     )
-    card = folder / CARD
-    denoiser.card = json.loads(card.read_text(encoding="utf-8")) if card.is_file() else {}
+    denoiser.card = read_card(folder) if (folder / CARD).is_file() else {}
     return denoiser.eval()
+
+
+def read_card(folder: Path) -> dict[str, str]:
+    """Return the card of a diffusion model that was trained by this package.
+
+    Raises:
+        WeightsError: the file of the card is damaged.
+    """
+    path = folder / CARD
+    with raised_as(WeightsError, f"cannot read {path}", "Copy it again, or remove it."):
+        return dict(json.loads(path.read_text(encoding="utf-8")))
 
 
 def _part(folder: Path, name: str, file: str) -> Path:

@@ -8,9 +8,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from denoised_smoothing.errors import SettingError, SpecError, WeightsError
+from torch import Tensor
+
+from denoised_smoothing.errors import SettingError, SpecError, WeightsError, first_line
 from denoised_smoothing.models.denoisers.base import DenoiserNetwork
-from denoised_smoothing.models.denoisers.diffusers import load_diffusion
+from denoised_smoothing.models.denoisers.diffusers import load_diffusion, read_card
 from denoised_smoothing.models.denoisers.diffusion import CARD, DiffusionDenoiser, DiffusionUNet
 from denoised_smoothing.models.denoisers.dncnn import DnCNN
 from denoised_smoothing.models.denoisers.memnet import MemNet
@@ -44,9 +46,11 @@ def build_denoiser(architecture: str, *, image_channels: int = 3, **config: Any)
         )
     try:
         return ARCHITECTURES[architecture](image_channels=image_channels, **config)
-    except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
+    except ImportError:
+        raise
+    except Exception as error:  # of torch, for options of any type and size
         raise SettingError(
-            f"cannot build {architecture} with {config}: {error}. Change the options."
+            f"cannot build {architecture} with {config}: {first_line(error)}. Change the options."
         ) from error
 
 
@@ -99,8 +103,10 @@ def load_denoiser_file(path: str | Path, architecture: str | None = None) -> Den
             f"{', '.join(ARCHITECTURES)}."
         )
     try:
-        denoiser = build_denoiser(stated, **json.loads(card.get("config", "{}")))
-    except (TypeError, ValueError) as error:
+        config = json.loads(card.get("config", "{}"))
+        _check_extent(config, tensors)
+        denoiser = build_denoiser(stated, **config)
+    except (TypeError, ValueError, RecursionError) as error:
         raise WeightsError(
             f"{path} describes a denoiser that this version cannot build ({error}). "
             "Update the package, or train it again."
@@ -110,21 +116,33 @@ def load_denoiser_file(path: str | Path, architecture: str | None = None) -> Den
     return denoiser.eval()
 
 
+def _check_extent(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Check that no option is above both the sides and the number of the weights.
+
+    Channels are sides, and each layer has weights. A larger number would take hours or the memory.
+
+    Raises:
+        TypeError, ValueError: one is, or there are no options by name.
+    """
+    most = max([len(tensors), *(side for tensor in tensors.values() for side in tensor.shape)])
+    for name, value in dict(config).items():
+        if isinstance(value, int) and value > most:
+            raise ValueError(f"{name} must be at most {most} for these weights, got {value}")
+
+
 def load_card(path: str | Path) -> dict[str, str]:
     """Return the card of a denoiser, from its file or folder.
 
     Raises:
-        WeightsError: it has no card.
+        WeightsError: it has no card, or a damaged one.
     """
     if not Path(path).is_dir():
         return load_weights(path)[1]
-    card = Path(path) / CARD
-    if not card.is_file():
+    if not (Path(path) / CARD).is_file():
         raise WeightsError(
             f"{path} has no {CARD}: this package did not train it. Name a folder that train wrote."
         )
-    loaded: dict[str, str] = json.loads(card.read_text(encoding="utf-8"))
-    return loaded
+    return read_card(Path(path))
 
 
 def load_spec(spec: Spec) -> DenoiserNetwork:

@@ -87,7 +87,7 @@ class Preconditioned:
     def __init__(
         self, smallest: float, largest: float, data: float, prediction: Prediction
     ) -> None:
-        self.smallest, self.largest, self.data = smallest, largest, data
+        self.smallest, self.largest, self.data = float(smallest), float(largest), float(data)
         self.sign = -1.0 if prediction is Prediction.V else 1.0
 
     def inputs(self, y: Images, s: Level) -> tuple[Images, Num[Tensor, " b"]]:
