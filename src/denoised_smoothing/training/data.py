@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from denoised_smoothing.datasets import Example, ImageDataset
-from denoised_smoothing.errors import ImageError
+from denoised_smoothing.errors import ImageError, SettingError
 from denoised_smoothing.images import match_channels, resize
 from denoised_smoothing.noise import derive_key
 from denoised_smoothing.training.config import check_at_least
@@ -113,7 +113,8 @@ class Preparation:
         gains = 1 + rng.uniform(-self.colour, self.colour, (len(image), 1, 1)) / 2
         mean = image.mean()
         changed = ((image - mean) * (1 + contrast) + mean + brightness / 2) * gains
-        return np.clip(changed, 0, 1).astype(np.float32)
+        clipped: Float[np.ndarray, "c i j"] = np.clip(changed, 0, 1).astype(np.float32)
+        return clipped
 
     def centre(self, image: Float[np.ndarray, "c h w"]) -> Float[np.ndarray, "c i j"]:
         """Return the centre crop, for validation."""

@@ -6,12 +6,15 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from denoised_smoothing.models.denoisers.base import IMAGE_STD, DenoiserNetwork, per_image
 from denoised_smoothing.models.denoisers.unet import Residual
 from denoised_smoothing.models.protocols import Images, Sigma
+
+_SIDE = 2
+"""Side of the squares of pixels that become channels."""
 
 
 class MultiscaleUNet(DenoiserNetwork):
@@ -53,15 +56,12 @@ class MultiscaleUNet(DenoiserNetwork):
         outer = list(zip(widths, blocks, strict=True))[:-1]
         pairs = list(pairwise(widths))
 
-        def stage(width: int, count: int) -> nn.ModuleList:
-            return nn.ModuleList(Residual(width, levels) for _ in range(count))
-
         self.head = nn.Conv2d(pixels + 1, widths[0], 3, padding=1)
-        self.encode = nn.ModuleList(stage(width, count) for width, count in outer)
+        self.encode = nn.ModuleList(_Stage(width, count, levels) for width, count in outer)
         self.down = nn.ModuleList(nn.Conv2d(fine, coarse, 2, stride=2) for fine, coarse in pairs)
-        self.middle = stage(widths[-1], blocks[-1])
+        self.middle = _Stage(widths[-1], blocks[-1], levels)
         self.up = nn.ModuleList(nn.Conv2d(coarse, 4 * fine, 1) for fine, coarse in pairs)
-        self.decode = nn.ModuleList(stage(width, count) for width, count in outer)
+        self.decode = nn.ModuleList(_Stage(width, count, levels) for width, count in outer)
         self.tail = nn.Conv2d(widths[0], pixels, 3, padding=1)
 
     def forward(self, noisy: Images, sigma: Sigma) -> Images:
@@ -80,19 +80,23 @@ class MultiscaleUNet(DenoiserNetwork):
         features = self.head(torch.cat([pixels, plane], dim=1))
         kept = []
         for stage, down in zip(self.encode, self.down, strict=True):
-            for block in stage:
-                features = block(features, level)
-            kept.append(features)
-            features = down(features)
-        for block in self.middle:
-            features = block(features, level)
+            kept.append(stage(features, level))
+            features = down(kept[-1])
+        features = self.middle(features, level)
         for stage, up in zip(reversed(self.decode), reversed(self.up), strict=True):
-            features = kept.pop() + functional.pixel_shuffle(up(features), 2)
-            for block in stage:
-                features = block(features, level)
+            features = stage(kept.pop() + functional.pixel_shuffle(up(features), 2), level)
         predicted = functional.pixel_shuffle(self.tail(features), _SIDE)[..., :height, :width]
         return 0.5 + centred * (IMAGE_STD / total) ** 2 + predicted * (sigmas * IMAGE_STD / total)
 
 
-_SIDE = 2
-"""Side of the squares of pixels that become channels."""
+class _Stage(nn.Module):
+    """The residual blocks of one scale."""
+
+    def __init__(self, width: int, count: int, levels: int) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(Residual(width, levels) for _ in range(count))
+
+    def forward(self, features: Tensor, level: Tensor) -> Tensor:
+        for block in self.blocks:
+            features = block(features, level)
+        return features
