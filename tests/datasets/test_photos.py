@@ -24,8 +24,8 @@ def test_each_has_an_author_a_license_and_a_source() -> None:
     lines = (folder / "SOURCES.tsv").read_text("utf-8").splitlines()
     rows = [line.split("\t") for line in lines if not line.startswith("#")]
     assert sorted(file for file, *_ in rows) == sorted(path.name for path in folder.glob("*.png"))
-    for _, _, author, license, source in rows:
+    for _, _, author, terms, source in rows:
         assert author
-        assert license == "https://creativecommons.org/licenses/by/2.0/"
+        assert terms == "https://creativecommons.org/licenses/by/2.0/"
         assert source.startswith(("https://www.flickr.com/photos/", "http://www.flickr.com/"))
     assert sum(path.stat().st_size for path in folder.iterdir()) < 1.5e6
