@@ -17,7 +17,7 @@ from denoised_smoothing.training.config import Objective, Target, TrainingConfig
 if TYPE_CHECKING:
     from torch import nn
 
-    from denoised_smoothing.runs.labels import GivenLabels
+    from denoised_smoothing.models.labels import GivenLabels
 
 
 @dataclass(frozen=True)
@@ -198,7 +198,7 @@ def _train(recipe: Recipe, config: TrainingConfig, networks: Networks, path: Pat
             architecture="unet",
             architecture_options=_DESIGN,
             dataset=networks.training,
-            labels=networks.labels,
+            labels=networks.labels if config.target is Target.TRUTH else None,
             preparation=Preparation(channels, crop=recipe.crop, pad=recipe.pad),
             output=path,
             surrogates=networks.through(recipe),
