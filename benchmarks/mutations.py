@@ -374,6 +374,7 @@ def first_failure(tests: list[str]) -> str:
     """Run tests in a process of its own; return the name of the first that fails."""
     reader, writer = os.pipe()
     if (child := os.fork()) == 0:
+        os.setsid()  # a group of its own, with the processes that tests start
         os.close(reader)
         devnull = os.open(os.devnull, os.O_WRONLY)
         os.dup2(devnull, 1)
@@ -389,9 +390,13 @@ def first_failure(tests: list[str]) -> str:
             os.write(writer, names[0].encode())
             os._exit(0)
     os.close(writer)
+    answered = []
     with os.fdopen(reader) as answer:
-        if not select.select([answer], [], [], SECONDS)[0]:  # a plugin of pytest uses the alarm
-            os.kill(child, signal.SIGKILL)
+        try:
+            answered = select.select([answer], [], [], SECONDS)[0]  # pytest uses the alarm
+        finally:  # also after Ctrl-C, which the group does not get
+            if not answered:
+                os.killpg(child, signal.SIGKILL)
         name = answer.read()
     _, status = os.waitpid(child, 0)
     return "the time limit" if os.WIFSIGNALED(status) else name

@@ -7,7 +7,14 @@ from pathlib import Path
 import pytest
 
 from denoised_smoothing.errors import SettingError
-from denoised_smoothing.files import cache_folder, sha256_of, write_atomically
+from denoised_smoothing.files import (
+    cache_folder,
+    expand_home,
+    read_lines,
+    read_pairs,
+    sha256_of,
+    write_atomically,
+)
 
 
 def test_replaces_and_leaves_nothing_else(tmp_path: Path) -> None:
@@ -52,3 +59,27 @@ def test_the_cache_folder_follows_the_environment(
     assert cache_folder() == tmp_path / "denoised-smoothing"
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert cache_folder() == Path.home() / ".cache" / "denoised-smoothing"
+
+
+def test_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That of an unknown user stays as it is, and is missing."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    assert expand_home("~/a") == tmp_path / "a"
+    assert expand_home("~nobody-of-that-name/a") == Path("~nobody-of-that-name/a")
+
+
+def test_files_of_names(tmp_path: Path) -> None:
+    path = tmp_path / "names.txt"
+    path.write_text("# a comment\n\n kat = cat \nfox=dog\n", "utf-8")
+    assert read_pairs(path, "pairs") == {"kat": "cat", "fox": "dog"}
+    assert read_lines(path, "lines") == ["kat = cat", "fox=dog"]
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(ValueError, match="pairs, in UTF-8"):
+        read_pairs(path, "pairs")
+    path.write_text("kat = cat\nkat=dog", "utf-8")
+    with pytest.raises(ValueError, match=r"pairs, one for each name \('kat' has two\)"):
+        read_pairs(path, "pairs")
+    path.write_text("kat cat", "utf-8")
+    with pytest.raises(ValueError, match="pairs"):
+        read_pairs(path, "pairs")

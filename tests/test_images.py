@@ -242,6 +242,11 @@ class TestAsImages:
         with pytest.raises(ImageError, match=said):
             images.as_images(value)
 
+    def test_says_the_axes_of_what_it_cannot_read(self) -> None:
+        said = r"the batch cannot be read as an array .* Use values \[B, C, H, W\]\."
+        with pytest.raises(ImageError, match=said):
+            images.as_images(torch.zeros(2, 3, 4, 4, device="meta"))
+
 
 class TestGrid:
     def test_all_256_values_are_fixed_points(self) -> None:

@@ -92,17 +92,20 @@ def test_cifar10(train: Callable[..., dict[str, float]], tmp_path: Path) -> None
     images = f"parquet:{SHARED / 'cifar10/train.parquet'}"
     test = f"parquet:{SHARED / 'cifar10/test.parquet'}"
     spec = f"cifar-resnet56:{SHARED / 'cifar10_classifiers/resnet56.safetensors'}"
-    common = ("--sigma", "0.25", "--validation", test, "--precision", PRECISION)
+    common = (
+        *("--sigma", "0.25", "--validation", test, "--validation-limit", "300"),
+        *("--precision", PRECISION),
+    )
     mse = train(
         images,
         "mse.safetensors",
-        *("--objective", "mse", "--steps", "120", "--epoch-steps", "120", *common),
+        *("--objective", "mse", "--steps", "100", "--epoch-steps", "100", *common),
     )
     assert mse["validation_mse"] < CIFAR10_MSE  # 0.0625 is the noise itself
     fine = train(
         images,
         "stability.safetensors",
-        *("--objective", "stability", "--temperature", "4", "--classifier", spec, "--steps", "40"),
+        *("--objective", "stability", "--temperature", "4", "--classifier", spec, "--steps", "20"),
         *("--start", str(tmp_path / "mse.safetensors"), "--learning-rate", "1e-4", *common),
     )
     classifier = load_classifier(spec)

@@ -213,7 +213,7 @@ def raised_as(kind: type[DenoisedSmoothingError], what: str, remedy: str) -> Ite
         raise kind(f"{what} ({type(error).__name__}: {first_line(error)}). {remedy}") from error
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """Return the first line of an exception's message."""
     return str(error).strip().partition("\n")[0]
 

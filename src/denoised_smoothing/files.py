@@ -1,4 +1,4 @@
-"""Files: atomic writes, checksums, and the folder for what can be made again."""
+"""Files: atomic writes, checksums, lines of text, and the folder for what can be made again."""
 
 from __future__ import annotations
 
@@ -47,6 +47,38 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "denoised-smoothing"
 
 
-def in_home(path: str | Path) -> Path:
+def expand_home(path: str | Path) -> Path:
     """Return a path with the home folder for ``~``; as it is, where that user has none."""
     return Path(os.path.expanduser(path))  # noqa: PTH111 (Path.expanduser raises)
+
+
+def read_lines(path: Path, expected: str) -> list[str]:
+    """Return the lines of a text file, without empty ones and comments.
+
+    Raises:
+        ValueError: it cannot be read; the message begins with what was ``expected``.
+    """
+    try:
+        lines = path.read_text("utf-8-sig").splitlines()
+    except OSError as error:
+        raise ValueError(f"{expected} ({error.strerror}: {str(path)!r})") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{expected}, in UTF-8 ({error.reason}: {str(path)!r})") from error
+    return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+
+
+def read_pairs(path: Path, expected: str) -> dict[str, str]:
+    """Return the pairs of a file with lines ``name = other name``.
+
+    Raises:
+        ValueError: it cannot be read, a line has no ``=``, or two have the same name.
+    """
+    pairs = dict[str, str]()
+    for line in read_lines(path, expected):
+        name, equals, other = map(str.strip, line.partition("="))
+        if not equals:
+            raise ValueError(expected)
+        if name in pairs:
+            raise ValueError(f"{expected}, one for each name ({name!r} has two)")
+        pairs[name] = other
+    return pairs

@@ -114,8 +114,7 @@ def as_image(
     if isinstance(value, PIL.Image.Image):
         with _decoding(name):
             value = _from_pil(value, name)
-    with raised_as(ImageError, f"{name} cannot be read as an array", "Use floats [C, H, W]."):
-        array = _as_array(value)
+    array = as_array(value, name, axes)
     shape, kind = list(array.shape), array.dtype.kind
     if kind != "f":
         hint = "Divide 8-bit values by 255" if kind in "biu" else "Read files with load_image"
@@ -164,12 +163,18 @@ def as_images(value: Any, *, name: str = "the batch") -> Float32[np.ndarray, "b 
     return as_image(value, name=name, axes="[B, C, H, W]")
 
 
-def _as_array(value: Any) -> np.ndarray:
-    if hasattr(value, "detach"):
-        value = value.detach().cpu()
-        half = value.is_floating_point() and value.itemsize < 4  # numpy has no bfloat16
-        value = (value.float() if half else value).numpy()
-    return np.asarray(value)
+def as_array(value: Any, name: str, axes: str = "[C, H, W]") -> np.ndarray:
+    """Return the values of a tensor or an array, in half precision as float32.
+
+    Raises:
+        ImageError: they cannot be read.
+    """
+    with raised_as(ImageError, f"{name} cannot be read as an array", f"Use values {axes}."):
+        if hasattr(value, "detach"):
+            value = value.detach().cpu()
+            half = value.is_floating_point() and value.itemsize < 4  # numpy has no bfloat16
+            value = (value.float() if half else value).numpy()
+        return np.asarray(value)
 
 
 def _check_sides(height: int, width: int, name: str) -> None:

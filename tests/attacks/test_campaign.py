@@ -149,7 +149,7 @@ def test_numbers_are_compared_where_names_are_missing(images: list[ImageResult])
         classifier, surrogate = map(smoothed, pair)
         noted = campaign(images, smoothed=classifier, surrogate=surrogate, shares=(2.0,))
         assert noted.note is not None
-        assert "one has no label names, so their labels are compared by number" in noted.note
+        assert "one has no label names or numbers for names, so their labels are" in noted.note
         assert verdicts(list(noted.run())) == [[Verdict.CHANGED]] * 3
     assert campaign(images, surrogate=smoothed(), shares=(2.0,)).note is None
     assert campaign(images, smoothed=smoothed(Named()), shares=(2.0,)).note is None
@@ -159,8 +159,37 @@ def test_a_surrogate_without_the_certified_label_is_refused(images: list[ImageRe
     other = Named()
     other.label_names = ("fox", "dog")
     wrong = campaign(images, smoothed=smoothed(Named()), surrogate=smoothed(other), radii=(0.5,))
-    with pytest.raises(SettingError, match=r"fits the certified label 'cat'\. Name a surrogate"):
+    with pytest.raises(SettingError, match=r"one by one, got 'cat'\. Name a surrogate"):
         wrong.check()
+
+
+def test_all_labels_are_compared_where_they_are_numbers(images: list[ImageResult]) -> None:
+    """All images have label 0; which number it has is seen from the others."""
+    shifted, other, more = Named(), Named(), Linear()
+    shifted.label_names, other.label_names = ("1", "2"), ("one", "two")
+    third = replace(images[0], certificate=replace(images[0].certificate, label=2))
+    for classifier, surrogate, attacked, said in (
+        (shifted, other, images, "'1', '2'"),
+        (more, shifted, images, "0"),
+        (more, other, [*images, third], "0, 1, 2"),
+    ):
+        pair = {"smoothed": smoothed(classifier), "surrogate": smoothed(surrogate)}
+        with pytest.raises(SettingError, match=rf"one by one, got {said}\. Name a surrogate"):
+            campaign(attacked, **pair, radii=(0.5,)).check()
+
+
+def test_certified_labels_from_1_are_no_shift(images: list[ImageResult]) -> None:
+    """Unlike the classes of data, all labels of a classifier are known."""
+    ones = [replace(i, certificate=replace(i.certificate, label=n))
+            for n, i in enumerate(images[:2], 1)]  # fmt: skip
+    digits, words = Linear(), Linear()
+    digits.label_names, words.label_names = ("0", "1", "2"), ("zero", "one", "two")  # type: ignore[assignment]
+    for classifier in (Linear(), digits):
+        noted = campaign(
+            ones, smoothed=smoothed(classifier), surrogate=smoothed(words), radii=(0.5,)
+        )
+        noted.check()
+        assert noted.note is not None
 
 
 class TestRefusals:

@@ -39,6 +39,8 @@ from denoised_smoothing.runs import demo
 from denoised_smoothing.runs.writer import RunProgress
 from denoised_smoothing.store import Store
 
+from ..samples.painted import paint
+
 SAMPLES = Path(__file__).parents[1] / "samples"
 README = Path(__file__).parents[2] / "README.md"
 DOCS = README.parent / "docs"
@@ -718,11 +720,7 @@ class TestTrain:
     ) -> None:
         """Folders have the order blue, green, red, and the classifier's labels the other one."""
         pytest.importorskip("lightning")
-        for channel, name in enumerate(("red", "green", "blue")):
-            pixels = np.zeros((8, 8, 3), np.uint8)
-            pixels[..., channel] = 255
-            Path("painted", name).mkdir(parents=True)
-            PIL.Image.fromarray(pixels).save(f"painted/{name}/0.png")
+        paint(Path("painted"))
         Path("labels.txt").write_text("red = 0\nblue = 2\ngreen = 1\n")
         note = "note: The classifier has no label names, so labels are compared by number"
         for number, (name, more, accuracy) in enumerate(

@@ -181,6 +181,7 @@ class TestFolder:
             load_dataset(f"folder:{tmp_path}/")
         said = f"If the classes are {classes}, use folder:{tmp_path}/{above}. If '{above[:1]}"
         assert said in str(caught.value)
+        assert str(caught.value).endswith(f"move its images directly into '{above.split('/')[0]}'.")
         assert load_dataset(f"folder:{tmp_path}/{above}").label_names == tuple(classes.split(", "))
 
     def test_one_class_is_enough(self, tmp_path: Path) -> None:

@@ -134,6 +134,15 @@ def test_an_image_that_is_no_array_is_refused_alone(image: Any) -> None:
         dataset[0]
 
 
+def test_a_label_is_shown_only_where_it_is_refused() -> None:
+    class Silent(np.ndarray):  # type: ignore[type-arg]
+        def __repr__(self) -> str:
+            raise AssertionError("shown")
+
+    label = np.array(1).view(Silent)
+    assert from_sequence([(EXPECTED[0], label)]).labels == [1]
+
+
 @pytest.mark.parametrize(
     ("items", "said"),
     [
@@ -147,10 +156,10 @@ def test_an_image_that_is_no_array_is_refused_alone(image: Any) -> None:
         ([(EXPECTED[0], [1, 0])], r"has the label \[1, 0\]"),
         ([(EXPECTED[0], 2**31)], r"has the label 2147483648, expected 0 to 2147483647"),
         ([(EXPECTED[0], torch.tensor(1, device="meta"))], "has the label tensor.* Convert it to"),
-        ([(EXPECTED[0], "\udcff")], r"has the name '.udcff', which is no text in UTF-8. Rename"),
+        ([(EXPECTED[0], "\udcff")], r"has the name '.udcff', which is not valid UTF-8. Rename"),
         (Negative(), "must have a length and give .* got Negative .*Put the items into a list"),
-        (Named([1, 2]), "the names in classes of Named cannot be read .* Use a list of texts"),
-        (Named(property), "cannot be read .*no names.* Use a list of texts"),
+        (Named([1, 2]), "the names in classes of Named cannot be read .* Use a list of strings"),
+        (Named(property), "cannot be read .*no names.* Use a list of strings"),
     ],
 )
 def test_refuses(items: Any, said: str) -> None:

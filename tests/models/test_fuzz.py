@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from denoised_smoothing.cli.options import read_labels
-from denoised_smoothing.errors import SettingError, SpecError
+from denoised_smoothing.errors import SettingError, SpecError, WeightsError
+from denoised_smoothing.models.catalogue import load_classifier
 from denoised_smoothing.models.labels import match_labels
 from denoised_smoothing.models.specs import Spec
 
@@ -84,3 +85,6 @@ def test_the_home_of_nobody() -> None:
         read_labels(Path("~nobody-of-that-name/x"))
     with pytest.raises(SpecError, match=r"labels must be .*No such file or directory"):
         Spec("x", "x", "x", {"labels": "~nobody-of-that-name/x"}).names("labels")
+    for spec in ("hf:{}", "checkpoint:{}?arch=resnet18", "torchvision:resnet18:{}.pth", "onnx:{}"):
+        with pytest.raises(WeightsError, match=r"no (folder|weights file|ONNX file) ~nobody-of"):
+            load_classifier(spec.format("~nobody-of-that-name/x"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,8 +12,6 @@ from denoised_smoothing.models.labels import (
     LabelIndex,
     imagenet_classes,
     match_labels,
-    read_lines,
-    read_pairs,
 )
 
 IMAGENET = list(imagenet_classes())
@@ -221,19 +218,3 @@ class TestGiven:
             numbers(["red"], None, {"red": "rot"})
         with pytest.raises(SettingError, match="'red', but the classes are numbers"):
             match_labels(None, [0], ["red"], {"red": "red"})
-
-
-def test_files_of_names(tmp_path: Path) -> None:
-    path = tmp_path / "names.txt"
-    path.write_text("# a comment\n\n kat = cat \nfox=dog\n", "utf-8")
-    assert read_pairs(path, "pairs") == {"kat": "cat", "fox": "dog"}
-    assert read_lines(path, "lines") == ["kat = cat", "fox=dog"]
-    path.write_bytes(b"\xff\xfe")
-    with pytest.raises(ValueError, match="pairs, in UTF-8"):
-        read_pairs(path, "pairs")
-    path.write_text("kat = cat\nkat=dog", "utf-8")
-    with pytest.raises(ValueError, match=r"pairs, one for each name \('kat' has two\)"):
-        read_pairs(path, "pairs")
-    path.write_text("kat cat", "utf-8")
-    with pytest.raises(ValueError, match="pairs"):
-        read_pairs(path, "pairs")

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from denoised_smoothing.datasets import ImageDataset
-from denoised_smoothing.errors import DatasetError, TrainingError
+from denoised_smoothing.errors import DatasetError, SettingError, TrainingError
 from denoised_smoothing.models.denoisers.files import load_card
 from denoised_smoothing.models.weights import load_weights
 from denoised_smoothing.training.classifier import ClassifierTrainingJob, train_resnet
@@ -61,6 +61,12 @@ class Swapped(Primary):
 
     def forward(self, images: Tensor) -> Tensor:
         return super().forward(images)[:, [1, 2, 0]]
+
+
+class Pets(Primary):
+    """The same with a cat for green."""
+
+    label_names = ("red", "kitty", "blue")
 
 
 class Recorded(DenoiserTraining):
@@ -125,6 +131,7 @@ def test_numbers_are_compared_where_names_are_missing(
     chosen = surrogate()
     data = colours(classes)
     train_denoiser(job(tmp_path, dataset=data, surrogates=[chosen], judges={"j": chosen}), recorded)
+    assert len(recorded.seen) == STABILITY.steps
     for aims, said in recorded.seen:
         assert aims == [2 - label for label in said]
     [note] = caplog.messages
@@ -138,6 +145,7 @@ def test_given_labels_decide(
 ) -> None:
     given = {"blue": 2, "red": 0, "green": 1}
     train_denoiser(job(tmp_path, surrogates=[Unnamed()], labels=given), recorded)
+    assert len(recorded.seen) == STABILITY.steps
     for aims, said in recorded.seen:
         assert aims == said
     assert not caplog.messages
@@ -190,6 +198,47 @@ def test_stability_needs_no_labels_that_the_surrogate_has(
         assert not caplog.messages
 
 
+def test_a_surrogate_without_a_given_label_is_no_judge(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The given labels may be those of another judge."""
+    surrogate, cats = Primary(), colours(("blue", "cat", "red"), "cats")
+    config = replace(STABILITY, target=Target.SOFT, steps=1, epoch_steps=1)
+    judges = {"primary": surrogate, "other": Pets()}
+    given = {"cat": "kitty"}
+    made = train_denoiser(
+        job(tmp_path, dataset=cats, config=config, surrogates=[surrogate], judges=judges,
+            labels=given)
+    )  # fmt: skip
+    assert json.loads(load_card(made)["quality"])["accuracy_other"] == 1.0
+    [note] = caplog.messages
+    assert "The accuracy of primary is not measured. 'cats': --labels names the label" in note
+    with pytest.raises(SettingError, match="'cats': --labels names the label 'kitty', which is no"):
+        train_denoiser(job(tmp_path / "new", dataset=cats, labels=given))
+
+
+@pytest.mark.parametrize("given", [{"cat": "green"}, {1: "green"}])
+def test_given_labels_are_of_all_images(tmp_path: Path, given: dict[str | int, str]) -> None:
+    """Either data set may lack a class of the other."""
+    cats = colours(("blue", "cat", "red"), "cats")
+    for number, (data, validation) in enumerate(((cats, colours()), (colours(), cats))):
+        config = replace(STABILITY, steps=1, epoch_steps=1)
+        made = train_denoiser(
+            job(tmp_path / str(number), config=config, dataset=data, validation=validation,
+                judges={"primary": Primary()}, labels=given)
+        )  # fmt: skip
+        assert json.loads(load_card(made)["quality"])["accuracy_primary"] == 1.0
+    with pytest.raises(SettingError, match="'cats' and 'colours': --labels names the class 'dog'"):
+        job(tmp_path, dataset=cats, validation=colours(), labels={"dog": "green"})
+
+
+def test_given_labels_that_are_not_compared_are_refused(tmp_path: Path) -> None:
+    for config in (TrainingConfig(steps=1), replace(STABILITY, target=Target.SOFT)):
+        with pytest.raises(SettingError, match=r"labels .* got 1 and none\. Use target truth"):
+            train_denoiser(job(tmp_path, config=config, labels={"blue": 2}))
+    assert not list(tmp_path.iterdir())
+
+
 def test_another_mapping_is_another_training(tmp_path: Path) -> None:
     """Also one without a mapping, as of a version that compared numbers."""
     plain = job(tmp_path, config=replace(STABILITY, steps=2, epoch_steps=1))
@@ -218,6 +267,27 @@ def test_a_classifier_is_validated_by_name(tmp_path: Path) -> None:
     wrong = replace(fit, output=tmp_path / "new", validation=colours(("a", "blue", "red"), "new"))
     with pytest.raises(DatasetError, match=r"'new': 1 of 3 classes .* no label .*'a'"):
         train_resnet(wrong)
+
+
+def test_given_labels_of_a_classifier_are_of_validation_images(tmp_path: Path) -> None:
+    """They also decide where the names are equal, and are refused where there are no images."""
+    fit = ClassifierTrainingJob(
+        config=TrainingConfig(steps=40, batch_size=12, learning_rate=1e-2, epoch_steps=40),
+        depth=8,
+        dataset=colours(),
+        validation=colours(),
+        labels={"blue": "red", "red": "blue"},
+        preparation=Preparation(3, flip=False),
+        output=tmp_path / "resnet8.safetensors",
+        trainer_flags=QUIET,
+    )
+    quality = json.loads(load_weights(train_resnet(fit))[1]["quality"])
+    assert quality == {"accuracy_clean": pytest.approx(1 / 3, abs=1e-6)}
+    with pytest.raises(SettingError, match=r"got 2 and no such images\. Name the images"):
+        train_resnet(replace(fit, validation=None))
+    cats = replace(fit, dataset=colours(("blue", "cat", "red")), labels={"cat": "cat"})
+    with pytest.raises(SettingError, match=r"^'colours': --labels names the class 'cat', which"):
+        train_resnet(cats)
 
 
 def test_numbers_of_validation_images_without_names_are_compared(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from denoised_smoothing.attacks.report import AttackOutcome, Verdict
 from denoised_smoothing.certificates.bounds import check_alpha, check_copies
 from denoised_smoothing.errors import DatasetError, ImageError, SettingError, StoreError
 from denoised_smoothing.images import digest, is_on_grid
-from denoised_smoothing.models.labels import match_labels
+from denoised_smoothing.models.labels import LabelMatch, is_number, match_labels
 from denoised_smoothing.noise import derive_key
 from denoised_smoothing.reporting.results import ImageResult
 from denoised_smoothing.smoothing.classifier import SmoothedClassifier
@@ -97,18 +98,38 @@ class Campaign:
     @property
     def note(self) -> str | None:
         """A note for the user, where labels of classifier and surrogate are compared by number."""
-        if sum(names is None for names in self._label_names) != 1:
+        if self._match.note is None:
             return None
         return (
-            "Of classifier and surrogate, one has no label names, so their labels are compared by "
-            "number."
+            "Of classifier and surrogate, one has no label names or numbers for names, so their "
+            "labels are compared by number."
         )
 
-    @property
-    def _label_names(self) -> list[Sequence[str] | None]:
-        """The names of the labels of the classifier, and of the one that is attacked."""
-        both = (self.smoothed, self.surrogate or self.smoothed)
-        return [getattr(smoothed.classifier, "label_names", None) for smoothed in both]
+    @cached_property
+    def _match(self) -> LabelMatch:
+        """The certified labels as those of the surrogate.
+
+        Where numbers are compared, all labels are matched, so that a shift by one is seen.
+        """
+        used: Sequence[int] = sorted({_label(image) for image in self.images})
+        if self.surrogate is None:
+            return LabelMatch({label: label for label in used}, None)
+        names, others = (
+            getattr(smoothed.classifier, "label_names", None)
+            for smoothed in (self.smoothed, self.surrogate)
+        )
+        if names is None or len(names) <= used[-1]:
+            names, used = None, range(used[-1] + 1)
+        elif all(map(is_number, names)):
+            used = range(len(names))
+        try:
+            return match_labels(names, used, others)
+        except DatasetError as error:
+            shown = ", ".join(repr(label if names is None else names[label]) for label in used[:5])
+            raise SettingError(
+                f"The certified labels must match those of the surrogate one by one, got {shown}"
+                f"{', ...' if len(used) > 5 else ''}. Name a surrogate with the same labels."
+            ) from error
 
     def check(self) -> None:
         """Match the labels of the surrogate, and compute a gradient at the first image.
@@ -117,9 +138,9 @@ class Campaign:
             SettingError: there is none, or the surrogate lacks a certified label; says to name a
                 surrogate.
         """
-        first, *_ = [self._guiding_label(image) for image in self.images]
-        pixels = self._pixels(self.images[0])
-        check_differentiable(self.surrogate or self.smoothed, pixels, first)
+        first = self.images[0]
+        label = self._match.numbers[_label(first)]
+        check_differentiable(self.surrogate or self.smoothed, self._pixels(first), label)
 
     def run(self) -> Iterator[list[Attacked]]:
         """Attack image by image, each at growing lengths until another label wins.
@@ -151,19 +172,6 @@ class Campaign:
             )
         return pixels
 
-    def _guiding_label(self, image: ImageResult) -> int:
-        """Return the label that gradients lead away from: the certified one, of the surrogate."""
-        label, (names, others) = _label(image), self._label_names
-        if names is None or others is None or label >= len(names):
-            return label
-        try:
-            return match_labels(names, [label], others).numbers[label]
-        except DatasetError as error:
-            raise SettingError(
-                f"No label of the surrogate, or more than one, fits the certified label "
-                f"{names[label]!r}. Name a surrogate with the same labels."
-            ) from error
-
     def _attack(
         self, image: ImageResult, before: Float[np.ndarray, "c h w"], epsilon: float
     ) -> Attacked:
@@ -171,7 +179,7 @@ class Campaign:
             derive_key(self.seed, what, image.image_id, epsilon) for what in ("attack", "verdict")
         ]
         guide = self.surrogate or self.smoothed
-        label = self._guiding_label(image)
+        label = self._match.numbers[_label(image)]
         after = attack(guide, before, label, epsilon, self.pgd, seed=seeds[0])
         verdict = self.smoothed.predict(after, n=self.n, alpha=self.level, seed=seeds[1])
         outcome = AttackOutcome(

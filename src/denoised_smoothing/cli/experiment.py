@@ -41,8 +41,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from denoised_smoothing.datasets import ImageDataset
-    from denoised_smoothing.runs.labels import GivenLabels
-    from denoised_smoothing.runs.paper.recipes import Recipe
+    from denoised_smoothing.models.labels import GivenLabels
+    from denoised_smoothing.runs.paper.recipes import Networks, Recipe
     from denoised_smoothing.runs.paper.tables import PublishedRow, TableResult
     from denoised_smoothing.runs.run import CertificationRun
 
@@ -216,6 +216,7 @@ class ExperimentOptions:
                     f"left out for {classifier}: {names}. No shipped denoiser fits them; "
                     "--train-data DATA trains one."
                 )
+        _check_labels(recipes, networks)
         return {recipe: denoiser_spec(recipe, networks) for recipe in recipes}
 
 
@@ -306,6 +307,20 @@ def _chosen(recipes: Sequence[Recipe], names: Sequence[str], surrogate: bool) ->
 def _short(classifier: str) -> str:
     """Return the name of a classifier in titles and runs."""
     return Path(classifier.split(":")[1] if ":" in classifier else classifier).stem
+
+
+def _check_labels(recipes: Sequence[Recipe], networks: Networks) -> None:
+    """Match the labels of the training images, for all recipes that aim at them."""
+    from denoised_smoothing.runs.labels import matched
+    from denoised_smoothing.runs.paper.recipes import RECIPES
+    from denoised_smoothing.training.config import Target
+
+    for recipe in recipes:
+        names = [*recipe.mean, *([] if recipe.start is None else [recipe.start])]
+        _check_labels([RECIPES[name] for name in names], networks)
+        if networks.training and recipe.config and recipe.config.target is Target.TRUTH:
+            for network in filter(None, networks.through(recipe)):
+                matched(networks.training, network, networks.labels)
 
 
 def _network(spec: str | None) -> nn.Module | None:

@@ -82,13 +82,13 @@ AsJson = Annotated[bool, option("Output", "Print one JSON object instead of text
 
 def read_labels(path: Path | None) -> dict[str, str] | None:
     """Read the file of ``--labels``."""
-    from denoised_smoothing.files import in_home
-    from denoised_smoothing.models.labels import LINES, read_pairs
+    from denoised_smoothing.files import expand_home, read_pairs
+    from denoised_smoothing.models.labels import LINES
 
     if path is None:
         return None
     try:
-        return read_pairs(in_home(path), f"a file with {LINES}")
+        return read_pairs(expand_home(path), f"a file with {LINES}")
     except ValueError as error:
         raise SettingError(f"--labels must be {error}, got {str(path)!r}.") from error
 

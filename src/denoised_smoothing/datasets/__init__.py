@@ -6,6 +6,7 @@ import difflib
 import hashlib
 import json
 import os
+import posixpath
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -25,7 +26,7 @@ from denoised_smoothing.errors import (
     SpecError,
     raised_as,
 )
-from denoised_smoothing.files import cache_folder, sha256_of
+from denoised_smoothing.files import cache_folder, expand_home, sha256_of
 from denoised_smoothing.images import SUFFIXES, image_shape
 from denoised_smoothing.images import load_image as load_image  # public here, too
 from denoised_smoothing.models.specs import Role, Source, Spec, has_source, open_spec, schemes
@@ -78,7 +79,7 @@ def load_dataset(spec: str) -> ImageDataset:
         return dataset
     remedy = f"Write the path of an image ({_TYPES}), or SCHEME:REST."
     with raised_as(SpecError, f"cannot look for the data set {spec!r}", remedy):
-        path = Path(spec).expanduser()
+        path = expand_home(spec)
         if path.suffix.lower() in SUFFIXES:
             return _load_file(spec, path)
         is_folder = path.is_dir()
@@ -126,7 +127,7 @@ def _load_cifar10(spec: Spec) -> ImageDataset:
     split, _, given = spec.rest.partition(":")
     if split not in ("train", "test"):
         split, given = "test", spec.rest
-    folder = Path(given or os.environ.get(DATA_FOLDER_VARIABLE) or cache_folder()).expanduser()
+    folder = expand_home(given or os.environ.get(DATA_FOLDER_VARIABLE) or cache_folder())
     is_there = (folder / CIFAR10.base_folder).is_dir()
     if given and not is_there:
         raise DatasetError(
@@ -165,7 +166,7 @@ def _from_values(values: np.ndarray, index: int) -> np.ndarray:
 
 
 def _load_folder(spec: Spec) -> ImageDataset:
-    folder = Path(spec.rest).expanduser()
+    folder = expand_home(spec.rest)
     if not spec.rest or not folder.is_dir():
         raise DatasetError(f"There is no folder {spec.rest!r}. Check the path in {spec.text!r}.")
     relative = [path.relative_to(folder) for path in folder.rglob("*") if not path.is_dir()]
@@ -224,16 +225,15 @@ def _refuse_splits(spec: Spec, folders: Sequence[str], ids: Sequence[str]) -> No
 
 def _refuse_wrapper(spec: Spec, ids: Sequence[str]) -> None:
     """Refuse one folder above others, such as that of an archive: it is no class."""
-    first, below, level = ids[0].split("/"), "", 0
-    while all(i.split("/")[level] == first[level] and i.count("/") > level + 1 for i in ids):
-        below, level = f"{below}/{first[level]}", level + 1
-    if below:
-        inside = sorted({i.split("/")[level] for i in ids})
+    above = posixpath.commonpath([posixpath.dirname(posixpath.dirname(i)) for i in ids])
+    if above:
+        first = above.split("/")[0]
+        inside = sorted({i.removeprefix(f"{above}/").split("/")[0] for i in ids})
         names = ", ".join(inside[:3]) + (", ..." if len(inside) > 3 else "")
         raise DatasetError(
-            f"{spec.rest!r} holds the one folder {first[0]!r}, and no image is directly in it. If "
-            f"the classes are {names}, use {spec.text.rstrip('/')}{below}. If {first[0]!r} is the "
-            "one class, move its images into it."
+            f"{spec.rest!r} holds the one folder {first!r}, and no image is directly in it. If "
+            f"the classes are {names}, use {spec.text.rstrip('/')}/{above}. If {first!r} is the "
+            f"one class, move its images directly into {first!r}."
         )
 
 

@@ -10,8 +10,8 @@ from jaxtyping import Float32
 
 from denoised_smoothing.errors import DatasetError
 
-_LABELS = 2**31
-"""Labels at most: the store keeps a label in 32 bits."""
+_MAX_LABELS = 2**31
+"""Maximum number of labels: the store keeps a label in 32 bits."""
 Names = tuple[str, ...] | None
 """The name of each label, None if unknown."""
 
@@ -58,7 +58,7 @@ class ImageDataset:
 
     def __post_init__(self) -> None:
         present = [label for label in self.labels if label is not None]
-        most = min(max(present, default=0) + 1, _LABELS)
+        most = min(max(present, default=0) + 1, _MAX_LABELS)
         if self.label_names is not None:
             most = len(self.label_names)
         if wrong := [label for label in present if not 0 <= label < most]:
@@ -70,7 +70,7 @@ class ImageDataset:
         for text in (*self.image_ids, *(self.label_names or ())):
             if not text.isascii() and text.encode(errors="replace").decode() != text:
                 raise DatasetError(
-                    f"{self.name!r} has the name {text!r}, which is no text in UTF-8. Rename the "
+                    f"{self.name!r} has the name {text!r}, which is not valid UTF-8. Rename the "
                     "file, folder or class."
                 )
 

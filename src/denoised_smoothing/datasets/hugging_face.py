@@ -6,13 +6,13 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
 from denoised_smoothing.datasets.dataset import ImageDataset
 from denoised_smoothing.datasets.tables import Columns, Rows, read_rows, to_dataset
 from denoised_smoothing.errors import DatasetError, DenoisedSmoothingError, first_line
+from denoised_smoothing.files import expand_home
 from denoised_smoothing.models.specs import Source, Spec
 
 
@@ -20,11 +20,13 @@ def _load(spec: Spec) -> ImageDataset:
     import datasets
 
     name, split = _name_and_split(spec.rest)
+    unread = list[OSError]()
     try:
         found = _open(datasets, name, spec.options.get("config"))
         chosen = _split(spec, found, split)
         schema = chosen.features.arrow_schema
-        rows = read_rows(spec.text, schema, partial(_read, chosen, schema), Columns.of(spec))
+        read = partial(_read, chosen, schema, unread)
+        rows = read_rows(spec.text, schema, read, Columns.of(spec))
     except (DenoisedSmoothingError, ImportError):
         raise
     except Exception as error:  # of any loader
@@ -33,18 +35,18 @@ def _load(spec: Spec) -> ImageDataset:
             f"({type(error).__name__}: {first_line(error)}). Name a folder that save_to_disk "
             "wrote, or load it once with datasets.load_dataset."
         ) from error
-    return to_dataset(spec, _fingerprint(rows), [rows])
+    return to_dataset(spec, _fingerprint(rows), [rows], *unread[:1])
 
 
 def _name_and_split(rest: str) -> tuple[str, str]:
-    if Path(rest).expanduser().is_dir():
+    if expand_home(rest).is_dir():
         return rest, ""
     name, _, split = rest.rpartition(":")
     return (name, split) if name else (rest, "")
 
 
 def _open(datasets: Any, name: str, config: str | None) -> Any:
-    folder = Path(name).expanduser()
+    folder = expand_home(name)
     if any((folder / file).is_file() for file in ("state.json", "dataset_dict.json")):
         return datasets.load_from_disk(str(folder))
     with _offline():
@@ -80,28 +82,37 @@ def _split(spec: Spec, found: Any, wanted: str) -> Any:
     raise DatasetError(f"{spec.text!r} {what}. Name one of them: {choices}.")
 
 
-def _read(chosen: Any, schema: Any, columns: list[str]) -> Any:
-    """Return columns as an Arrow table that holds the images, not their paths."""
+def _read(chosen: Any, schema: Any, unread: list[OSError], columns: list[str]) -> Any:
+    """Return columns as an Arrow table that holds the images, not their paths.
+
+    Errors of files that cannot be read are added to ``unread``.
+    """
     import pyarrow as pa
 
     chosen = chosen.select_columns(columns)
     chosen.data.validate(full=True)  # Arrow trusts offsets in files: reading wrong ones crashes
     table = chosen.with_format("arrow")[:]
     fields = [schema.field(column) for column in columns]
-    return _embedded(table.cast(pa.schema(fields, schema.metadata)))
+    return _embedded(table.cast(pa.schema(fields, schema.metadata)), unread)
 
 
-def _embedded(table: Any) -> Any:
-    """Put the files that rows name into them; a row whose file cannot be read stays without."""
+def _embedded(table: Any, unread: list[OSError]) -> Any:
+    """Put the files that rows name into them; a row whose file cannot be read stays without.
+
+    Rows are tried together, and in halves where one fails.
+    """
     import pyarrow as pa
     from datasets.table import embed_table_storage
 
     try:
         return embed_table_storage(table)
-    except OSError:  # of a row
+    except OSError as error:  # of a row
+        unread.append(error)
         if len(table) == 1:
             return table
-        return pa.concat_tables(_embedded(table.slice(row, 1)) for row in range(len(table)))
+        half = len(table) // 2
+        halves = (table.slice(0, half), table.slice(half))
+        return pa.concat_tables(_embedded(part, unread) for part in halves)
 
 
 def _fingerprint(rows: Rows) -> str:

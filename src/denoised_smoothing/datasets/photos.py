@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from denoised_smoothing.datasets.dataset import ImageDataset
+from denoised_smoothing.files import read_lines
 from denoised_smoothing.images import load_image
-from denoised_smoothing.models.labels import imagenet_classes, read_lines
+from denoised_smoothing.models.labels import imagenet_classes
 from denoised_smoothing.models.shipped import shipped_folder
 from denoised_smoothing.models.specs import Source, Spec
 

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from denoised_smoothing.datasets.dataset import ImageDataset, Names
-from denoised_smoothing.errors import DatasetError, ImageError, raised_as
-from denoised_smoothing.images import as_image, digest
+from denoised_smoothing.errors import DatasetError, ImageError, first_line, raised_as
+from denoised_smoothing.images import as_array, as_image, digest
 
 _ITEM = "(image, label), as torchvision's data sets give them"
 
@@ -91,10 +91,7 @@ def _read(items: Any, name: str, index: int) -> np.ndarray:
 
 def _image(value: Any, name: str) -> np.ndarray:
     """Return an image in the one format; 8-bit values are divided by 255."""
-    array = value
-    if str(getattr(value, "dtype", "")) == "torch.uint8":
-        with raised_as(ImageError, f"{name} cannot be read as an array", "Use values [C, H, W]."):
-            array = value.detach().cpu().numpy()
+    array = as_array(value, name) if str(getattr(value, "dtype", "")) == "torch.uint8" else value
     if isinstance(array, np.ndarray) and array.dtype == np.uint8:
         if array.ndim == 2:
             array = array[None]
@@ -114,8 +111,12 @@ def _digest(value: Any, index: int) -> str:
 
 def _label(value: Any, what: str) -> int | str | None:
     if hasattr(value, "item") and getattr(value, "ndim", 0) == 0:
-        with raised_as(DatasetError, f"{what} has the label {value!r}", "Convert it to a number."):
+        try:
             value = value.item()
+        except Exception as error:  # of any library
+            raise DatasetError(
+                f"{what} has the label {value!r} ({first_line(error)}). Convert it to a number."
+            ) from error
     if isinstance(value, str) or value is None:
         return value
     if isinstance(value, int) or (isinstance(value, float) and value.is_integer()):
@@ -129,7 +130,7 @@ def _names(items: Any) -> Names:
     """Return the names of ``classes``, also of the data set behind a torch ``Subset``."""
     for holder in _behind(items):
         what = f"the names in classes of {type(holder).__name__} cannot be read"
-        with raised_as(DatasetError, what, "Use a list of texts."):
+        with raised_as(DatasetError, what, "Use a list of strings."):
             classes = getattr(holder, "classes", None)
             if isinstance(classes, Sequence) and not isinstance(classes, str) and len(classes):
                 return tuple(c if isinstance(c, str) else ", ".join(map(str, c)) for c in classes)

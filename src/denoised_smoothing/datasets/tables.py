@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from denoised_smoothing.datasets.dataset import ImageDataset, Names
-from denoised_smoothing.errors import DatasetError, ImageError, raised_as
-from denoised_smoothing.files import sha256_of
+from denoised_smoothing.errors import DatasetError, ImageError, first_line, raised_as
+from denoised_smoothing.files import expand_home, sha256_of
 from denoised_smoothing.images import image_shape, load_image
 from denoised_smoothing.models.specs import Source, Spec
 
@@ -78,8 +78,13 @@ def read_rows(where: str, schema: Any, read: Read, columns: Columns) -> Rows:
     )
 
 
-def to_dataset(spec: Spec, fingerprint: str, parts: Sequence[Rows]) -> ImageDataset:
+def to_dataset(
+    spec: Spec, fingerprint: str, parts: Sequence[Rows], cause: Exception | None = None
+) -> ImageDataset:
     """Join the rows of all files of a spec.
+
+    Args:
+        cause: why the first image without bytes has none, if known.
 
     Raises:
         DatasetError: there are no rows, or label names differ.
@@ -99,19 +104,20 @@ def to_dataset(spec: Spec, fingerprint: str, parts: Sequence[Rows]) -> ImageData
         label_names = tuple(words)
         number = {word: n for n, word in enumerate(words)}
         labels = [None if label is None else number[str(label)] for label in labels]
+    missing = "" if cause is None else f" (the first: {first_line(cause)})"
     return ImageDataset(
         name=spec.text,
         fingerprint=fingerprint,
         image_ids=[str(row) for row in range(len(encoded))],
-        read=partial(_from_row, spec.text, encoded),
+        read=partial(_from_row, spec.text, encoded, missing),
         labels=[label if isinstance(label, int) and label >= 0 else None for label in labels],
         label_names=label_names,
-        read_shape=partial(_from_row, spec.text, encoded, load=image_shape),
+        read_shape=partial(_from_row, spec.text, encoded, missing, load=image_shape),
     )
 
 
 def _load_parquet(spec: Spec) -> ImageDataset:
-    path = Path(spec.rest).expanduser()
+    path = expand_home(spec.rest)
     files = [path] if path.is_file() else [Path(found) for found in sorted(glob(str(path)))]
     if not files:
         raise DatasetError(
@@ -255,13 +261,16 @@ def _labels(where: str, column: str, values: Any) -> list[int | str | None]:
 def _from_row(
     spec: str,
     encoded: Sequence[bytes | None],
+    missing: str,
     index: int,
     *,
     load: Callable[..., Any] = load_image,
 ) -> Any:
     content, name = encoded[index], f"row {index} of {spec!r}"
     if content is None:
-        raise ImageError(f"{name} holds no bytes. Write the file with its images embedded.")
+        raise ImageError(
+            f"{name} holds no bytes{missing}. Write the file with its images embedded."
+        )
     return load(content, name=name)
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from denoised_smoothing.errors import WeightsError, first_line
+from denoised_smoothing.files import expand_home
 from denoised_smoothing.models.weights import is_pickle, load_weights
 
 _log = logging.getLogger(__name__)
@@ -89,7 +90,7 @@ def open_checkpoint(named: str | Path) -> Checkpoint:
         WeightsError: the file is missing or damaged, holds types that could run code, or no
             weights. The message has the two lines that convert it, where that helps.
     """
-    path = Path(named).expanduser()
+    path = expand_home(named)
     if not path.is_file():
         raise WeightsError(f"there is no weights file {path}. Check the path in the spec.")
     if not is_pickle(path):

@@ -10,7 +10,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from denoised_smoothing.errors import WeightsError
-from denoised_smoothing.files import sha256_of
+from denoised_smoothing.files import expand_home, sha256_of
 
 _log = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ def model_folder(named: str, *, holds: str) -> Path:
         WeightsError: the folder or the file is missing, or the hub is unreachable and there is
             no earlier download.
     """
-    path = Path(named).expanduser()
+    path = expand_home(named)
     if path.is_dir():
         if not (path / holds).is_file():
             there = ", ".join(sorted(item.name for item in path.iterdir())[:5]) or "nothing"

@@ -7,8 +7,7 @@ import os
 import re
 from collections.abc import Mapping
 
-from denoised_smoothing.files import in_home
-from denoised_smoothing.models.labels import read_lines
+from denoised_smoothing.files import expand_home, read_lines
 
 _NUMBERED = re.compile(r"(\d+)[\s:,;=]+(\S.*)")
 
@@ -25,7 +24,7 @@ def read_names(text: str, least: int = 2) -> tuple[str, ...]:
     """
     few = "at least two " if least > 1 else ""
     form = f"{few}names between commas, or a file of UTF-8 with one a line or a list as JSON"
-    path, names = in_home(text), text.split(",")
+    path, names = expand_home(text), text.split(",")
     if len(names) == 1 or os.path.isfile(path):  # noqa: PTH113 (takes text of any length)
         lines = read_lines(path, form)
         try:

@@ -15,10 +15,10 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
-from pathlib import Path
 from typing import Any
 
 from denoised_smoothing.errors import DatasetError, SettingError
+from denoised_smoothing.files import read_lines
 from denoised_smoothing.models.shipped import shipped_folder
 
 _WORDNET = re.compile(r"(?<![^\W_])n\d{8}(?![^\W_])", re.IGNORECASE)
@@ -28,6 +28,8 @@ _AROUND = " \t_-:,.()[]"
 _MOST = 1_000_000
 """Labels of a classifier at most."""
 _Names = Sequence[str] | None
+GivenLabels = Mapping[Any, str | int]
+"""From a class of the data to a label of the classifier, each by its name or number."""
 _SHOWN = 5
 """Names that a message lists."""
 LINES = "lines such as 'CLASS = LABEL', each side a name or a number"
@@ -69,7 +71,7 @@ def match_labels(
     classes: Sequence[str] | None,
     used: Iterable[int | None],
     labels: Sequence[str] | None,
-    given: Mapping[Any, str | int] | None = None,
+    given: GivenLabels | None = None,
 ) -> LabelMatch:
     """Match the classes of data with the labels of a classifier.
 
@@ -301,7 +303,7 @@ def _names(classes: _Names, numbers: Mapping[int, int], labels: _Names) -> tuple
 
 
 def of_classes(
-    given: Mapping[Any, str | int], classes: Sequence[str] | None, present: Collection[int]
+    given: GivenLabels, classes: Sequence[str] | None, present: Collection[int]
 ) -> dict[int, str | int]:
     """Return given labels by the numbers of their classes.
 
@@ -362,35 +364,3 @@ def _chosen(target: str | int, labels: Sequence[str] | None) -> int:
             f"--labels names the label {text!r}, which {what} of the classifier. Use its number."
         )
     return found[0]
-
-
-def read_lines(path: Path, expected: str) -> list[str]:
-    """Return the lines of a text file, without empty ones and comments.
-
-    Raises:
-        ValueError: it cannot be read; the message begins with what was ``expected``.
-    """
-    try:
-        lines = path.read_text("utf-8-sig").splitlines()
-    except OSError as error:
-        raise ValueError(f"{expected} ({error.strerror}: {str(path)!r})") from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{expected}, in UTF-8 ({error.reason}: {str(path)!r})") from error
-    return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
-
-
-def read_pairs(path: Path, expected: str) -> dict[str, str]:
-    """Return the pairs of a file with lines ``name = other name``.
-
-    Raises:
-        ValueError: it cannot be read, a line has no ``=``, or two have the same name.
-    """
-    pairs = dict[str, str]()
-    for line in read_lines(path, expected):
-        name, equals, other = map(str.strip, line.partition("="))
-        if not equals:
-            raise ValueError(expected)
-        if name in pairs:
-            raise ValueError(f"{expected}, one for each name ({name!r} has two)")
-        pairs[name] = other
-    return pairs

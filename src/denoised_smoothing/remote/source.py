@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from denoised_smoothing.files import expand_home, read_pairs
 from denoised_smoothing.models.label_names import read_names
-from denoised_smoothing.models.labels import read_pairs
 from denoised_smoothing.models.specs import Source, Spec
 from denoised_smoothing.remote.encoding import Encoding, Format
 from denoised_smoothing.remote.labels import AnswerRule
@@ -55,4 +54,4 @@ def _labels(text: str) -> tuple[str, ...]:
 
 
 def _synonyms(text: str) -> Mapping[str, str]:
-    return read_pairs(Path(text).expanduser(), "a file with lines 'name = other name'")
+    return read_pairs(expand_home(text), "a file with lines 'name = other name'")

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from denoised_smoothing.datasets import ImageDataset
 from denoised_smoothing.errors import SettingError
-from denoised_smoothing.models.labels import LabelMatch, match_labels, normalised, of_classes
+from denoised_smoothing.models.labels import (
+    GivenLabels,
+    LabelMatch,
+    match_labels,
+    normalised,
+    of_classes,
+)
 from denoised_smoothing.remote.classifier import RemoteClassifier
 from denoised_smoothing.remote.labels import AnswerRule
-
-GivenLabels = Mapping[Any, str | int]
-"""From a class of the data to a label of the classifier, each by its name or number."""
 
 
 def matched(

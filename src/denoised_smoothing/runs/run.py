@@ -18,7 +18,7 @@ from denoised_smoothing.certificates.parameters import (
 )
 from denoised_smoothing.datasets import ImageDataset, from_sequence, select
 from denoised_smoothing.errors import ContractError, ImageError, RunMismatchError, SettingError
-from denoised_smoothing.models.labels import LabelMatch
+from denoised_smoothing.models.labels import GivenLabels, LabelMatch
 from denoised_smoothing.models.specs import spec_of
 from denoised_smoothing.remote.classifier import RemoteClassifier
 from denoised_smoothing.remote.log import StoreLog
@@ -26,7 +26,7 @@ from denoised_smoothing.remote.records import spending_of
 from denoised_smoothing.runs.calibration import calibrate
 from denoised_smoothing.runs.examples import pictures
 from denoised_smoothing.runs.identity import as_compared, derived_name
-from denoised_smoothing.runs.labels import GivenLabels, as_setting, matched
+from denoised_smoothing.runs.labels import as_setting, matched
 from denoised_smoothing.runs.loading import (
     Loaded,
     Shape,

@@ -14,7 +14,7 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from torch.nn import functional
 
-from denoised_smoothing.errors import DatasetError
+from denoised_smoothing.errors import DatasetError, SettingError
 from denoised_smoothing.models.classifiers.base import ImageClassifier
 from denoised_smoothing.models.classifiers.cifar_resnet import CifarResNet, save_cifar_resnet
 from denoised_smoothing.noise import derive_key, standard_normal
@@ -99,10 +99,16 @@ def train_resnet(job: ClassifierTrainingJob) -> Path:
     the validation images are matched with those of the training images.
 
     Raises:
-        SettingError: the depth is not 6n + 2, or as :meth:`Training.fit`.
+        SettingError: the depth is not 6n + 2, labels are given without validation images, or as
+            :meth:`Training.fit`.
         DatasetError: an image has no label, or a class of the validation images matches no label.
         TrainingError: as :meth:`Training.fit`.
     """
+    if job.labels and job.validation is None:
+        raise SettingError(
+            f"labels (--labels) are for the classes of validation images, got {len(job.labels)} "
+            "and no such images. Name the images (--validation), or omit the labels."
+        )
     known = [label for label in job.dataset.labels if label is not None]
     if len(known) < len(job.dataset):
         raise DatasetError(
@@ -129,10 +135,13 @@ def train_resnet(job: ClassifierTrainingJob) -> Path:
 
 def _numbered_as(job: ClassifierTrainingJob, classifier: ImageClassifier) -> ClassifierTrainingJob:
     """Return the job, whose validation images have the labels of the classifier."""
-    if job.validation is None or job.validation.label_names == classifier.label_names:
+    if job.validation is None or (
+        not job.labels and job.validation.label_names == classifier.label_names
+    ):
         return job
-    match = job.match(job.validation, classifier)
+    match = replace(job, dataset=job.validation).match(job.validation, classifier)
     if match.note:
         _log.warning("note: %s", match.note)
     labels = match.labels(job.validation.labels)
-    return replace(job, validation=replace(job.validation, labels=labels, label_names=match.names))
+    numbered = replace(job.validation, labels=labels, label_names=match.names)
+    return replace(job, validation=numbered, labels=None)

@@ -51,7 +51,7 @@ class TrainingJob(Training):
     start: Path | None = None
     half: bool = False
 
-    def truths(self) -> list[LabelMatch]:
+    def target_labels(self) -> list[LabelMatch]:
         """Return the labels of the data as those of each surrogate, where stability aims at them.
 
         Raises:
@@ -63,7 +63,9 @@ class TrainingJob(Training):
         return [self.match(self.dataset, surrogate) for surrogate in self.surrogates]
 
     def identity(self) -> dict[str, Any]:
-        others = [{n: m for n, m in truth.numbers.items() if n != m} for truth in self.truths()]
+        others = [
+            {n: m for n, m in match.numbers.items() if n != m} for match in self.target_labels()
+        ]
         return {
             **super().identity(),
             **({"labels": others} if any(others) else {}),
@@ -87,8 +89,9 @@ def train_denoiser(
         training: the Lightning module's class, such as one with another objective.
 
     Raises:
-        SettingError: stability has no classifier or no labels; the start or a classifier is for
-            other channels; options change the output of the start; or as :meth:`Training.fit`.
+        SettingError: stability has no classifier or no labels; labels are given and none are
+            compared; the start or a classifier is for other channels; options change the output of
+            the start; or as :meth:`Training.fit`.
         DatasetError: a class of the data matches no label, or several, of a classifier whose
             answers are compared with the labels.
         TrainingError: as :meth:`Training.fit`.
@@ -109,15 +112,22 @@ def train_denoiser(
         raise SettingError(
             "diffusers saves diffusion models in full precision, got half. Omit half (--half)."
         )
-    truths, judged = job.truths(), _judged(job)
-    for text in dict.fromkeys(match.note for match in (*truths, *judged.values())):
+    targets = job.target_labels()
+    if job.labels and not (targets or job.judges):
+        raise SettingError(
+            f"labels (--labels) are for classifiers whose answers are compared with the data, got "
+            f"{len(job.labels)} and none. Use target truth, name a judge (--judge), or omit the "
+            "labels."
+        )
+    judged = _judged(job)
+    for text in dict.fromkeys(match.note for match in (*targets, *judged.values())):
         if text:
             _log.warning("note: %s", text)
     network = _network(job)
     about = _about(job, network.card)
     judges = {name: job.judges[name] for name in judged}
     module = training(
-        network, job.config, job.surrogates, judges, truths=truths, judge_truths=judged
+        network, job.config, job.surrogates, judges, target_labels=targets, validation_labels=judged
     )
     return job.fit(
         module,
@@ -139,8 +149,8 @@ def _judged(job: TrainingJob) -> dict[str, LabelMatch]:
     judged = {}
     for name, judge in job.judges.items():
         try:
-            judged[name] = job.match(job.validated, judge)
-        except DatasetError as error:
+            judged[name] = job.match(job.validation_images, judge)
+        except (DatasetError, SettingError) as error:
             if judge not in job.surrogates:
                 raise
             _log.warning("note: The accuracy of %s is not measured. %s", name, error)

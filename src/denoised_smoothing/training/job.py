@@ -31,7 +31,7 @@ from denoised_smoothing.errors import (
     TrainingInterruptedError,
     differences,
 )
-from denoised_smoothing.models.labels import LabelMatch, match_labels
+from denoised_smoothing.models.labels import GivenLabels, LabelMatch, match_labels, of_classes
 from denoised_smoothing.training.config import TrainingConfig, check_at_least
 from denoised_smoothing.training.data import (
     EpochSampler,
@@ -53,7 +53,8 @@ class Training:
         validation: images for validation, or None for the training images without augmentation.
         validation_limit: maximum number of them.
         labels: from a class of the data to a label of a classifier, each by its name or number,
-            where names do not settle it (see :mod:`denoised_smoothing.models.labels`).
+            where names do not settle it (see :mod:`denoised_smoothing.models.labels`). The images
+            for training or those for validation must have each class.
         command: the command that the user typed, for the card.
         workers: processes that decode images. Each keeps up to :data:`KEPT` bytes of them.
         trainer_flags: arguments of ``lightning.Trainer``: accelerator, devices, precision, ...
@@ -65,7 +66,7 @@ class Training:
     output: Path
     validation: ImageDataset | None = None
     validation_limit: int = 500
-    labels: Mapping[Any, str | int] | None = None
+    labels: GivenLabels | None = None
     command: str = ""
     workers: int = 0
     trainer_flags: Mapping[str, Any] = field(default_factory=dict)
@@ -73,6 +74,10 @@ class Training:
     def __post_init__(self) -> None:
         check_at_least(1, self, "validation_limit")
         check_at_least(0, self, "workers")
+        unknown = [self._unknown(data) for data in (self.dataset, self.validation_images)]
+        if missing := [error for name, error in unknown[0].items() if name in unknown[1]]:
+            names = dict.fromkeys((self.dataset.name, self.validation_images.name))
+            raise SettingError(f"{' and '.join(map(repr, names))}: {missing[0]}") from missing[0]
 
     @property
     def folder(self) -> Path:
@@ -80,7 +85,7 @@ class Training:
         return self.output.with_name(self.output.name + ".training")
 
     @property
-    def validated(self) -> ImageDataset:
+    def validation_images(self) -> ImageDataset:
         """The images for validation."""
         return self.validation or self.dataset
 
@@ -89,14 +94,24 @@ class Training:
 
         Raises:
             DatasetError: a class matches no label or several.
-            SettingError: ``labels`` names a class or label that does not exist.
+            SettingError: ``labels`` names a label that does not exist, or two for a class.
         """
-        has_labels = any(label is not None for label in dataset.labels)
-        names, given = getattr(classifier, "label_names", None), self.labels if has_labels else None
+        names, unknown = getattr(classifier, "label_names", None), self._unknown(dataset)
+        given = {name: to for name, to in (self.labels or {}).items() if name not in unknown}
         try:
             return match_labels(dataset.label_names, dataset.labels, names, given)
-        except DatasetError as error:
-            raise DatasetError(f"{dataset.name!r}: {error}") from error
+        except (DatasetError, SettingError) as error:
+            raise type(error)(f"{dataset.name!r}: {error}") from error
+
+    def _unknown(self, dataset: ImageDataset) -> dict[Any, SettingError]:
+        """Return the classes of ``labels`` that a data set does not have, each with its error."""
+        present, unknown = {label for label in dataset.labels if label is not None}, {}
+        for name, label in (self.labels or {}).items():
+            try:
+                of_classes({name: label}, dataset.label_names, present)
+            except SettingError as error:
+                unknown[name] = error
+        return unknown
 
     def identity(self) -> dict[str, Any]:
         """Return the settings that must be equal to resume from a checkpoint."""
@@ -224,10 +239,11 @@ class Training:
         )
 
     def _validation_loader(self) -> DataLoader[Any]:
-        images = ValidationImages(self.validated, self.preparation, self.validation_limit)
+        images = ValidationImages(self.validation_images, self.preparation, self.validation_limit)
         return DataLoader(images, batch_size=100, collate_fn=_stack)
 
     def _card(self, trainer: lightning.Trainer, seconds: str) -> dict[str, str]:
+        images = self.validation_images
         quality = {
             name: round(float(value), 6)
             for name, value in trainer.callback_metrics.items()
@@ -240,8 +256,8 @@ class Training:
             "seed": str(self.config.seed),
             "settings": json.dumps(self.config.to_dict()),
             "quality": json.dumps(quality),
-            "validation": f"first {min(self.validation_limit, len(self.validated))} images of "
-            f"{self.validated.name}",
+            "validation": f"first {min(self.validation_limit, len(images))} images of "
+            f"{images.name}",
             "seconds": seconds,
             "versions": json.dumps(
                 {"torch": torch.__version__, "lightning": lightning.__version__}

@@ -40,8 +40,8 @@ class DenoiserTraining(lightning.LightningModule):
         surrogates: classifiers for stability, used in turn and never changed: the classifier
             itself (white box) or others (black box).
         judges: classifiers whose accuracy after denoising validation measures, by name.
-        truths: the labels of the data as those of each surrogate; none if they are the same.
-        judge_truths: the labels of the validation data as those of a judge, by its name.
+        target_labels: of the data as those of each surrogate; none if they are the same.
+        validation_labels: of the validation data as those of a judge, by its name.
     """
 
     distance = staticmethod(stability)
@@ -54,8 +54,8 @@ class DenoiserTraining(lightning.LightningModule):
         surrogates: Sequence[nn.Module] = (),
         judges: dict[str, nn.Module] | None = None,
         *,
-        truths: Sequence[LabelMatch] = (),
-        judge_truths: Mapping[str, LabelMatch] | None = None,
+        target_labels: Sequence[LabelMatch] = (),
+        validation_labels: Mapping[str, LabelMatch] | None = None,
     ) -> None:
         super().__init__()
         self.denoiser = denoiser
@@ -64,15 +64,18 @@ class DenoiserTraining(lightning.LightningModule):
         # In plain containers, so that they are neither trained nor written to checkpoints.
         self.surrogates = [_frozen(surrogate) for surrogate in surrogates]
         self.judges = {name: _frozen(judge) for name, judge in (judges or {}).items()}
-        self._truths = dict[int | str, Tensor](enumerate(map(_table, truths)))
-        self._truths |= {name: _table(match) for name, match in (judge_truths or {}).items()}
+        self.target_labels = list(map(_table, target_labels))
+        judged = (validation_labels or {}).items()
+        self.validation_labels = {name: _table(match) for name, match in judged}
 
     def on_fit_start(self) -> None:
         """Move the classifiers to the device, and use the memory layout of convolutions."""
         self.to(memory_format=torch.channels_last)
         for classifier in (*self.surrogates, *self.judges.values()):
             classifier.to(self.device).to(memory_format=torch.channels_last)
-        self._truths = {key: table.to(self.device) for key, table in self._truths.items()}
+        self.target_labels = [table.to(self.device) for table in self.target_labels]
+        for name, table in self.validation_labels.items():
+            self.validation_labels[name] = table.to(self.device)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         return optimizer_with_schedule(self.denoiser, self.config)
@@ -99,18 +102,13 @@ class DenoiserTraining(lightning.LightningModule):
             return logits
 
         if config.target is Target.TRUTH:
-            answer = self._truth(turn, labels)
+            answer = self.target_labels[turn][labels] if self.target_labels else labels
         else:
             with torch.no_grad():
                 answer = stability_target(surrogate(clean), config.target)
         answers = answer.repeat(config.copies, *[1] * (answer.ndim - 1))
         noisy, sigmas = self._corrupt(clean, "training", step, config.copies)
         return self.stability_of_copies(surrogate, clean, noisy, sigmas, answers)
-
-    def _truth(self, classifier: int | str, labels: Tensor) -> Tensor:
-        """Return labels of the data as those of a surrogate, by its place, or of a judge."""
-        table = self._truths.get(classifier)
-        return labels if table is None else table[labels]
 
     def stability_of_copies(
         self,
@@ -166,7 +164,9 @@ class DenoiserTraining(lightning.LightningModule):
         known = labels >= 0
         for name, judge in self.judges.items():
             if known.any():
-                truth = self._truth(name, labels[known])
+                truth = labels[known]
+                if name in self.validation_labels:
+                    truth = self.validation_labels[name][truth]
                 correct = judge(denoised[known]).argmax(dim=1) == truth
                 self._log_mean(f"accuracy_{name}", correct.float().mean(), int(known.sum()))
 

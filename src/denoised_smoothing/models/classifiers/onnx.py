@@ -22,7 +22,7 @@ from denoised_smoothing.errors import (
     first_line,
     raised_as,
 )
-from denoised_smoothing.files import sha256_of
+from denoised_smoothing.files import expand_home, sha256_of
 from denoised_smoothing.models.classifiers.base import check_channels
 from denoised_smoothing.models.classifiers.onnx_outputs import Answer, choose
 from denoised_smoothing.models.classifiers.preprocessing import Interpolation, Resize
@@ -87,7 +87,7 @@ class OnnxClassifier:
         import onnx
         import onnxruntime
 
-        self._path = Path(path).expanduser()
+        self._path = expand_home(path)
         session = _opened(self._path)
         self._sessions, given = {"cpu": session}, session.get_inputs()
         if len(given) != 1 or given[0].type not in _TYPES or len(given[0].shape) != 4:

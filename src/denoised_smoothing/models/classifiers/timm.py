@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from denoised_smoothing.errors import (
@@ -15,6 +14,7 @@ from denoised_smoothing.errors import (
     WeightsError,
     raised_as,
 )
+from denoised_smoothing.files import expand_home
 from denoised_smoothing.models.checkpoints import Checkpoint, open_checkpoint
 from denoised_smoothing.models.classifiers.base import (
     ImageClassifier,
@@ -48,7 +48,7 @@ def load_timm(name: str, *, label_names: Sequence[str] | None = None) -> ImageCl
         SettingError: the model needs other channels, or preprocessing that is not supported.
         ImportError: timm is not installed.
     """
-    if Path(name).expanduser().is_dir():
+    if expand_home(name).is_dir():
         return timm_classifier(_from_folder(name), f"timm:{name}", label_names)
     architecture, _, weights = name.partition(":")
     _check_name(architecture)

@@ -108,8 +108,8 @@ def load_denoiser_file(path: str | Path, architecture: str | None = None) -> Den
         denoiser = build_denoiser(stated, **config)
     except (TypeError, ValueError, RecursionError) as error:
         raise WeightsError(
-            f"{path} describes a denoiser that this version cannot build ({error}). "
-            "Update the package, or train it again."
+            f"{path} describes a denoiser that this version cannot build "
+            f"({first_line(error.__cause__ or error)}). Update the package, or train it again."
         ) from error
     fill(denoiser, tensors, str(path))
     denoiser.card = card
@@ -119,7 +119,7 @@ def load_denoiser_file(path: str | Path, architecture: str | None = None) -> Den
 def _check_extent(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
     """Check that no option is above both the sides and the number of the weights.
 
-    Channels are sides, and each layer has weights. A larger number would take hours or the memory.
+    Channels are sides, and each layer has weights. A larger number would exhaust time or memory.
 
     Raises:
         TypeError, ValueError: one is, or there are no options by name.

@@ -17,7 +17,7 @@ from denoised_smoothing.training.config import Objective, Target, TrainingConfig
 if TYPE_CHECKING:
     from torch import nn
 
-    from denoised_smoothing.runs.labels import GivenLabels
+    from denoised_smoothing.models.labels import GivenLabels
 
 
 @dataclass(frozen=True)
@@ -261,7 +261,7 @@ def _train(recipe: Recipe, config: TrainingConfig, networks: Networks, path: Pat
             architecture=recipe.architecture,
             architecture_options={} if recipe.photo else _DESIGN,
             dataset=networks.training,
-            labels=networks.labels,
+            labels=networks.labels if config.target is Target.TRUTH else None,
             preparation=Preparation(
                 channels, crop=recipe.crop, pad=recipe.pad, scale=0.5 if recipe.photo else 1.0
             ),
