@@ -196,9 +196,10 @@ class ExperimentOptions:
         from denoised_smoothing.datasets import load_dataset
         from denoised_smoothing.runs.paper.recipes import Networks, denoiser_spec, is_at_hand
 
+        needed = set().union(*(recipe.networks for recipe in recipes))
         networks = Networks(
-            classifier=_network(classifier),
-            surrogate=_network(self.surrogate),
+            classifier=_network(classifier) if "classifier" in needed else None,
+            surrogate=_network(self.surrogate) if "surrogate" in needed else None,
             training=None if self.train_data is None else load_dataset(self.train_data),
             labels=labels,
             folder=self.output / f"denoisers-{self.scale}",
@@ -262,7 +263,7 @@ def imagenet(
         ExperimentOptions,
         Take(
             required=("data",),
-            defaults={"sigmas": "0.25,0.5,1.0", "surrogate": "efficientnet-lite1"},
+            defaults={"sigmas": "0.25,0.5,1.0"},
         ),
     ],
     classifier: Annotated[
@@ -281,7 +282,7 @@ def imagenet(
     from denoised_smoothing.runs.paper.recipes import IMAGENET_RECIPES
     from denoised_smoothing.runs.paper.tables import IMAGENET_PUBLISHED
 
-    recipes = _chosen(IMAGENET_RECIPES, options.row, options.surrogate is not None)
+    recipes = _chosen(IMAGENET_RECIPES, options.row, True)
     networks = {spec: f"{_short(spec)}, " if len(classifier) > 1 else "" for spec in classifier}
     title = f"ImageNet, {', '.join(map(_short, classifier))}"
     made = options.execute(model, recipes, networks, title, labels, IMAGENET_PUBLISHED, _CAVEAT)

@@ -200,7 +200,10 @@ class Networks:
 
 
 def is_at_hand(recipe: Recipe, networks: Networks) -> bool:
-    """Return whether the denoiser of a row needs no training: it ships, or there is none."""
+    """Return whether the denoiser of a row needs no training: it ships, or there is none.
+
+    Where no surrogate is named, the shipped black-box denoiser is taken, whatever its surrogate.
+    """
     from denoised_smoothing.models.shipped import load_shipped_denoiser, shipped_denoisers
     from denoised_smoothing.models.weights import weights_digest
 
@@ -210,7 +213,9 @@ def is_at_hand(recipe: Recipe, networks: Networks) -> bool:
         return False
     through = json.loads(load_shipped_denoiser(recipe.name).card.get("surrogates", "[]"))
     own = networks.through(recipe)
-    return None not in own and through == [weights_digest(network) for network in own if network]
+    if recipe.through == "surrogate" and own == [None]:
+        return bool(through)
+    return None not in own and through == [weights_digest(network) for network in own]
 
 
 def denoiser_spec(recipe: Recipe, networks: Networks) -> str:
@@ -224,19 +229,17 @@ def denoiser_spec(recipe: Recipe, networks: Networks) -> str:
         SettingError: images or networks for the training are missing.
         TrainingError: the training failed, or was interrupted (``TrainingInterruptedError``).
     """
+    if recipe.mean:
+        specs = [denoiser_spec(RECIPES[name], networks) for name in recipe.mean]
+        return f"mean:{'+'.join(specs)}?mirror=yes"
+    if recipe.config is None or is_at_hand(recipe, networks):
+        return recipe.name
     for role in recipe.networks:
         if getattr(networks, role) is None:
             raise SettingError(
                 f"The row {recipe.method!r} trains through a {role}, and there is none that "
                 "gradients can pass through. Name one, or omit the row."
             )
-    if recipe.mean:
-        specs = [denoiser_spec(RECIPES[name], networks) for name in recipe.mean]
-        return f"mean:{'+'.join(specs)}?mirror=yes"
-    if recipe.config is None:
-        return "none"
-    if is_at_hand(recipe, networks):
-        return recipe.name
     prefix = networks.prefix if "classifier" in recipe.networks else ""
     path = networks.folder / f"{prefix}{recipe.name}.safetensors"
     if not path.exists():
@@ -278,8 +281,7 @@ def _file(recipe: Recipe, networks: Networks) -> Path:
     """Return the file of the denoiser that a training starts with."""
     from denoised_smoothing.models.shipped import shipped_denoisers
 
-    lacks_surrogate = recipe.through == "surrogate" and networks.surrogate is None
-    spec = recipe.name if lacks_surrogate else denoiser_spec(recipe, networks)
+    spec = denoiser_spec(recipe, networks)
     return shipped_denoisers().get(spec) or Path(spec.partition(":")[2])
 
 
