@@ -60,7 +60,7 @@ TRAININGS = (
         limit=300,
     ),
     Training(
-        "photo",
+        "photo-surrogate",
         f"{_OURS} --consistency 3 --anchor 10 --learning-rate 4e-4",
         steps=3_000,
         limit=300,
@@ -72,7 +72,7 @@ TRAININGS = (
         f"{_OURS} --consistency 6 --anchor 1 --learning-rate 4e-4",
         steps=3_000,
         limit=300,
-        start="photo",
+        start="photo-surrogate",
         through=LITE0,
     ),
     Training(

@@ -133,10 +133,17 @@ _PHOTO_BETTER: dict[str, Any] = {
 _THROUGH: dict[str, Any] = {**_PHOTO, "crop": 224, "through": "classifier"}
 IMAGENET_RECIPES = (
     Recipe("no denoiser", "none"),
+    Recipe(
+        "black box (mse, UNet)",
+        "photo",
+        TrainingConfig(sigma=0.05, sigma_max=0.6, steps=8000, learning_rate=1e-3),
+        start="cifar10",
+        crop=64,
+    ),
     Recipe("black box (mse)", "photo-mse", TrainingConfig(**_PHOTO_MSE), **_PHOTO),
     Recipe(
         "black box (consistency on surrogate)",
-        "photo",
+        "photo-surrogate",
         TrainingConfig(**_PHOTO_BETTER, consistency=3.0, anchor=10.0),
         **{**_THROUGH, "start": "photo-mse", "through": "surrogate"},
     ),
@@ -159,7 +166,7 @@ IMAGENET_RECIPES = (
         "white box (ours)",
         "photo-efficientnet-lite0",
         TrainingConfig(**_PHOTO_BETTER, consistency=6.0, anchor=1.0),
-        start="photo",
+        start="photo-surrogate",
         **_THROUGH,
     ),
 )
