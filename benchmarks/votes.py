@@ -6,7 +6,8 @@
 Prints for each denoiser and sigma the share of copies with the right label, and the share of
 images with enough right copies for a radius. A certificate of unlimited copies would reach that
 share. With few copies it is an upper estimate at large radii. Every denoiser gets the same noise.
-The first rows are skipped, because certified tables use them. In bfloat16.
+The first rows are skipped, because certified tables use them; ``--first 0`` takes them. In bfloat16
+where the processor has it.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import torch
 from torch.distributions import Normal
 
 from denoised_smoothing.datasets import load_dataset
+from denoised_smoothing.engines.engine import processor
 from denoised_smoothing.models.catalogue import load_classifier, load_denoiser
 from denoised_smoothing.models.denoisers.ensemble import logits_after_denoising
 from denoised_smoothing.models.protocols import Classifier, Denoiser
@@ -35,7 +37,7 @@ def right_votes(
     for image, label in zip(images, labels, strict=True):
         noisy = image + sigma * torch.randn(copies, *image.shape, generator=source)
         noisy = noisy.contiguous(memory_format=torch.channels_last)
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled="bf16" in processor()):
             answers = logits_after_denoising(denoiser, classifier, sigma, noisy)
         shares.append((answers.argmax(dim=1) == label).float().mean())
     return torch.stack(shares)

@@ -31,6 +31,7 @@ from denoised_smoothing.models.denoisers.base import DenoiserNetwork
 from denoised_smoothing.models.denoisers.dncnn import DnCNN
 from denoised_smoothing.models.denoisers.files import ARCHITECTURES, save_denoiser
 from denoised_smoothing.models.denoisers.memnet import MemNet
+from denoised_smoothing.models.denoisers.multiscale_unet import MultiscaleUNet
 from denoised_smoothing.models.denoisers.unet import UNet
 from denoised_smoothing.models.shipped import shipped_denoisers
 from denoised_smoothing.models.specs import Role, forms, schemes
@@ -40,6 +41,7 @@ SMALL = {
     "dncnn": DnCNN(1, width=4, depth=3),
     "dncnn-wide": DnCNN(1, width=5, depth=3),
     "memnet": MemNet(1, width=4, blocks=1, recursions=1),
+    "multiscale-unet": MultiscaleUNet(1, widths=(4, 8), blocks=(1, 1), levels=2),
     "unet": UNet(1, width=4, outer=1, inner=1),
 }
 

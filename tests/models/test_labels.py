@@ -10,12 +10,12 @@ import pytest
 from denoised_smoothing.errors import DatasetError, SettingError
 from denoised_smoothing.models.labels import (
     LabelIndex,
-    _imagenet,
+    imagenet_classes,
     match_labels,
 )
 
-IMAGENET = list(_imagenet())
-NAMES = [names[0] for names in _imagenet().values()]
+IMAGENET = list(imagenet_classes())
+NAMES = [names[0] for names in imagenet_classes().values()]
 """The first names of the classes of ImageNet, as torchvision has them but for the crane bird."""
 
 

@@ -24,8 +24,14 @@ from denoised_smoothing.models.denoisers.unet import UNet
 from denoised_smoothing.models.shipped import load_shipped_denoiser
 from denoised_smoothing.models.weights import weights_digest
 from denoised_smoothing.runs.paper import recipes as recipes_module
-from denoised_smoothing.runs.paper.recipes import CIFAR10_RECIPES, RECIPES, Networks, denoiser_spec
-from denoised_smoothing.runs.paper.tables import CIFAR10_PUBLISHED, make_table
+from denoised_smoothing.runs.paper.recipes import (
+    CIFAR10_RECIPES,
+    IMAGENET_RECIPES,
+    RECIPES,
+    Networks,
+    denoiser_spec,
+)
+from denoised_smoothing.runs.paper.tables import CIFAR10_PUBLISHED, IMAGENET_PUBLISHED, make_table
 
 from ..samples.painted import paint
 
@@ -138,6 +144,61 @@ def test_cifar10_trains_what_is_missing_and_resumes(
         assert row.method in text
     assert Path(whole["figure"]).read_bytes().startswith(b"\x89PNG")
     assert "Certified accuracy: CIFAR-10" in Path(whole["report"]).read_text("utf-8")
+
+
+def test_imagenet_uses_all_of_a_small_data_set_and_says_which_rows_are_missing(
+    images: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("torchvision")
+    recipes = [recipe for recipe in IMAGENET_RECIPES if recipe.name != "photo-mse"]
+    monkeypatch.setattr(recipes_module, "IMAGENET_RECIPES", tuple(recipes))
+    with pytest.raises(SystemExit) as end:
+        main([
+            "experiment", "imagenet", "--data", f"folder:{images}", "--sigmas", "0.25", "--json",
+            "--classifier", "torchvision:shufflenet_v2_x0_5:none", "--resolution", "32",
+            "--max-n", "50", "--engine", "torch", "--output", str(tmp_path),
+        ])  # fmt: skip
+    said = capsys.readouterr()
+    assert not end.value.code, said.err
+    assert "left out for torchvision:shufflenet_v2_x0_5:none: photo" in said.err
+    answer = json.loads(said.out)
+    assert answer["best"][0]["images"] == 6
+    text = Path(answer["table"]).read_text("utf-8")
+    for row in IMAGENET_PUBLISHED:
+        assert row.method in text
+    assert "validation set; other photographs may be easier" in text
+
+
+def test_rows_for_photographs_train_their_network_for_each_classifier(
+    images: Path, files: dict[str, str], tmp_path: Path
+) -> None:
+    """The black box once, the white box of each classifier apart."""
+    recipe = RECIPES["photo-stability"]
+    assert recipe.networks == {"classifier"}
+    networks = Networks(
+        classifier=resnet(0),
+        training=load_dataset(f"folder:{images}"),
+        folder=tmp_path,
+        prefix="one-",
+        share=1e-4,
+        flags={"accelerator": "cpu", "enable_progress_bar": False},
+    )
+    small = replace(recipe, crop=16, start="photo-mse")
+    with pytest.MonkeyPatch.context() as patch:
+        mse = RECIPES["photo-mse"]
+        assert mse.config is not None
+        patch.setitem(RECIPES, "photo-mse", replace(mse, name="other", crop=16))
+        patch.setitem(RECIPES, "other", replace(mse, name="other", crop=16))
+        assert denoiser_spec(small, networks) == (
+            f"multiscale-unet:{tmp_path / 'one-photo-stability.safetensors'}"
+        )
+    assert sorted(path.name for path in tmp_path.glob("*.safetensors")) == [
+        "one-photo-stability.safetensors", "other.safetensors",
+    ]  # fmt: skip
+    assert load_denoiser_file(tmp_path / "other.safetensors").config["widths"] == [24, 64, 128]
 
 
 def test_imagenet_takes_every_nth_image(

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from denoised_smoothing.datasets import ImageDataset
-from denoised_smoothing.errors import ImageError
+from denoised_smoothing.errors import ImageError, SettingError
 from denoised_smoothing.training import data
 from denoised_smoothing.training.data import (
     EpochSampler,
@@ -162,3 +162,45 @@ def test_devices_share_an_epoch(world: int) -> None:
     assert [len(part) for part in parts] == [len(sampler) for sampler in samplers]
     assert {len(part) for part in parts} == {12 // world}
     assert sorted(number for part in parts for number in part) == list(range(12, 24))
+
+
+def test_larger_squares_are_reduced_to_crops() -> None:
+    """Where neighbours differ by d, those of a reduced square differ by d / factor."""
+    ramp = np.broadcast_to(np.arange(64, dtype=np.float32) / 255, (1, 64, 64))
+    preparation = Preparation(1, crop=16, flip=False, scale=0.25)
+    steps = []
+    for seed in range(60):
+        crop = preparation.augment(ramp, np.random.default_rng(seed))
+        assert crop.shape == (1, 16, 16)
+        steps.append(float(crop[0, 0, 12] - crop[0, 0, 3]) / 9 * 255)
+    assert min(steps) == pytest.approx(1, abs=0.15)
+    assert max(steps) == pytest.approx(4, abs=0.3)
+    plain = Preparation(1, crop=16, flip=False)
+    crop = plain.augment(ramp, np.random.default_rng(0))
+    assert crop[0, 0, 12] - crop[0, 0, 3] == pytest.approx(9 / 255)
+
+
+def test_colours_change_by_no_more_than_stated() -> None:
+    grey = np.full((3, 8, 8), 0.5, np.float32)
+    preparation = Preparation(3, flip=False, colour=0.2)
+    changed = [preparation.augment(grey, np.random.default_rng(seed)) for seed in range(40)]
+    means = np.stack([image.mean((1, 2)) for image in changed])
+    assert all(image.dtype == np.float32 for image in changed)
+    assert means.min() >= 0.4 * 0.9 - 1e-6
+    assert means.max() <= 0.6 * 1.1 + 1e-6
+    assert means.std(axis=0).min() > 0.02
+    assert (means[:, 0] - means[:, 1]).std() > 0.01
+    assert np.array_equal(changed[0], preparation.augment(grey, np.random.default_rng(0)))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"scale": 0.0, "crop": 8}, "scale must be above 0 and at most 1, and needs crops, got 0"),
+        ({"scale": 0.5}, "needs crops, got 0.5 with crop=None"),
+        ({"colour": 1.0}, r"colour must be in \[0, 1\), got 1"),
+    ],
+)
+def test_augmentation_out_of_range_is_refused(options: dict[str, float], message: str) -> None:
+    with pytest.raises(SettingError, match=message):
+        Preparation(1, **options)  # type: ignore[arg-type]

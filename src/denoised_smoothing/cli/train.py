@@ -39,7 +39,9 @@ class TrainOptions:
     flip: bool = _data("Mirror half of the images.", default=True)
     accelerator: str = _speed("Lightning's accelerator.", default="auto")
     precision: str = _speed("Lightning's precision, such as bf16-mixed.", default="32-true")
-    architecture: str = _data("unet, dncnn, dncnn-wide, memnet or diffusion.", default="unet")
+    architecture: str = _data(
+        "unet, multiscale-unet, dncnn, dncnn-wide, memnet or diffusion.", default="unet"
+    )
     option: list[str] = _data(
         "Option of the architecture: width=32. Repeat for several.",
         default=[],
@@ -55,6 +57,8 @@ class TrainOptions:
     validation_limit: int = _data("Validate on at most N images.", default=500)
     resolution: int | None = _data("Side in pixels to which images are resized.")
     crop: int | None = _data("Side in pixels of random crops.")
+    scale: float = _data("Smallest factor by which larger squares become crops.", default=1.0)
+    colour: float = _data("Largest change of contrast, brightness and channels.", default=0.0)
     half: bool = option_group("Output")("Write the weights in half precision.", default=False)
     workers: int = _speed("Processes that decode images, with up to 1 GiB each.", default=0)
     devices: str = _speed("Lightning's devices.", default="auto")
@@ -89,7 +93,13 @@ def train(
     surrogates = {spec: _network(spec) for spec in options.classifier}
     judges = surrogates | {spec: _network(spec) for spec in options.judge}
     preparation = Preparation(
-        dataset[0].image.shape[0], options.resolution, options.crop, options.pad, options.flip
+        dataset[0].image.shape[0],
+        options.resolution,
+        options.crop,
+        options.pad,
+        options.flip,
+        options.scale,
+        options.colour,
     )
     job = TrainingJob(
         config=config,
@@ -185,18 +195,21 @@ def _network(spec: str) -> nn.Module:
     return classifier
 
 
-def _options(pairs: Sequence[str]) -> dict[str, int | str]:
-    """Read ``["width=32", "residual=noise"]`` as ``{"width": 32, "residual": "noise"}``."""
-    options: dict[str, int | str] = {}
+def _options(pairs: Sequence[str]) -> dict[str, int | str | list[int]]:
+    """Read ``["width=32", "residual=noise", "widths=24,64"]`` as numbers, words and lists."""
+    options: dict[str, int | str | list[int]] = {}
     for pair in pairs:
         name, _, value = pair.partition("=")
-        number = value.isdigit() and int(value)
-        if not (name and (number or value.isalpha())):
+        numbers = value.split(",")
+        if name and all(number.isdigit() and int(number) for number in numbers):
+            options[name] = [int(number) for number in numbers] if "," in value else int(value)
+        elif name and value.isalpha():
+            options[name] = value
+        else:
             raise SettingError(
-                f"--option must be NAME=VALUE with a number above 0 or a word, got {pair!r}. "
-                "Write for example --option width=32."
+                f"--option must be NAME=VALUE with numbers above 0 or a word, got {pair!r}. "
+                "Write for example --option width=32 or --option widths=24,64,128."
             )
-        options[name] = number or value
     return options
 
 

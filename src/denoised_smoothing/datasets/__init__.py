@@ -17,6 +17,7 @@ import numpy as np
 from denoised_smoothing.datasets.dataset import Example as Example
 from denoised_smoothing.datasets.dataset import ImageDataset as ImageDataset
 from denoised_smoothing.datasets.hugging_face import HUGGING_FACE as HUGGING_FACE
+from denoised_smoothing.datasets.photos import PHOTOS as PHOTOS
 from denoised_smoothing.datasets.sequences import from_sequence as from_sequence
 from denoised_smoothing.datasets.tables import PARQUET as PARQUET
 from denoised_smoothing.errors import (
@@ -61,6 +62,7 @@ def load_dataset(spec: str) -> ImageDataset:
             choose among several columns, and ``?label=none`` leaves the labels out;
             ``hf:NAME[:SPLIT]``: a folder that ``save_to_disk`` of the package datasets wrote, or
             a data set in its cache on this machine, with the same options;
+            ``photos``: 12 photographs of 224x224 pixels that ship with the package;
             the path of an image file.
 
     Returns:

@@ -33,7 +33,9 @@ from denoised_smoothing.models.specs import (
     unknown,
 )
 
-_SIGMA_OF = dict.fromkeys(("dncnn", "dncnn-wide", "memnet", "unet"), "in the file") | {
+_SIGMA_OF = dict.fromkeys(
+    ("dncnn", "dncnn-wide", "memnet", "unet", "multiscale-unet"), "in the file"
+) | {
     "diffusers": "of the model",
     "mean": "common to all",
 }
@@ -191,7 +193,7 @@ def _mean_of(spec: Spec) -> MeanDenoiser:
         if not isinstance(denoiser, DenoiserNetwork):
             raise SpecError(
                 f"{spec.text!r}: {part!r} is not a denoiser of this package. Name shipped ones, "
-                "or files of unet, dncnn or memnet."
+                "or files of unet, multiscale-unet, dncnn or memnet."
             )
         denoisers.append(denoiser)
     try:

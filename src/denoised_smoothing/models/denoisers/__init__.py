@@ -1,1 +1,1 @@
-"""Denoisers: DnCNN, MemNet, UNet, diffusion models and ensembles, from files and by name."""
+"""Denoisers: DnCNN, MemNet, UNets, diffusion models and ensembles, from files and by name."""

@@ -118,7 +118,7 @@ class MeanDenoiser(DenoiserNetwork):
         if any(isinstance(denoiser, MultiSampleDenoiser) for denoiser in denoisers):
             raise SettingError(
                 "the members of a mean must have one sample, got a diffusion model or a mean. "
-                "Use unet, dncnn or memnet."
+                "Use unet, multiscale-unet, dncnn or memnet."
             )
         super().__init__(image_channels=channels.pop())
         self.denoisers, self.mirror = nn.ModuleList(denoisers), mirror

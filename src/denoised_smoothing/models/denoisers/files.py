@@ -16,6 +16,7 @@ from denoised_smoothing.models.denoisers.diffusers import load_diffusion, read_c
 from denoised_smoothing.models.denoisers.diffusion import CARD, DiffusionDenoiser, DiffusionUNet
 from denoised_smoothing.models.denoisers.dncnn import DnCNN
 from denoised_smoothing.models.denoisers.memnet import MemNet
+from denoised_smoothing.models.denoisers.multiscale_unet import MultiscaleUNet
 from denoised_smoothing.models.denoisers.unet import UNet
 from denoised_smoothing.models.specs import Spec
 from denoised_smoothing.models.weights import fill, load_weights, save_weights
@@ -25,6 +26,7 @@ ARCHITECTURES: dict[str, Callable[..., DenoiserNetwork]] = {
     "dncnn-wide": partial(DnCNN, width=128),
     "memnet": MemNet,
     "unet": UNet,
+    "multiscale-unet": MultiscaleUNet,
     "diffusion": DiffusionUNet,
 }
 """The constructor of each architecture; it accepts ``image_channels`` and its own arguments."""

@@ -57,11 +57,11 @@ class UNet(DenoiserNetwork):
         self.unshuffle, self.residual = unshuffle, residual
         pixels = unshuffle**2 * image_channels
         self.head = nn.Conv2d(pixels + 1, width, 3, padding=1)
-        self.encode = nn.ModuleList(_Residual(width, levels) for _ in range(outer))
+        self.encode = nn.ModuleList(Residual(width, levels) for _ in range(outer))
         self.down = nn.Conv2d(width, 2 * width, 2, stride=2)
-        self.middle = nn.ModuleList(_Residual(2 * width, levels) for _ in range(inner))
+        self.middle = nn.ModuleList(Residual(2 * width, levels) for _ in range(inner))
         self.up = nn.Conv2d(2 * width, 4 * width, 1)
-        self.decode = nn.ModuleList(_Residual(width, levels) for _ in range(outer))
+        self.decode = nn.ModuleList(Residual(width, levels) for _ in range(outer))
         self.tail = nn.Conv2d(width, pixels, 3, padding=1)
 
     def forward(self, noisy: Images, sigma: Sigma) -> Images:
@@ -93,7 +93,7 @@ class UNet(DenoiserNetwork):
         return 0.5 + centred * (IMAGE_STD / total) ** 2 + predicted * (sigmas * IMAGE_STD / total)
 
 
-class _Residual(nn.Module):
+class Residual(nn.Module):
     """x + conv(relu(conv(relu(x)) + bias)), which is x at the start of training."""
 
     def __init__(self, width: int, levels: int) -> None:

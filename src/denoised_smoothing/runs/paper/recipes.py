@@ -12,7 +12,7 @@ from denoised_smoothing.certificates.plans import Anytime
 from denoised_smoothing.certificates.plans.anytime import RADII
 from denoised_smoothing.datasets import ImageDataset
 from denoised_smoothing.errors import SettingError
-from denoised_smoothing.training.config import Objective, Target, TrainingConfig
+from denoised_smoothing.training.config import Objective, Target, TrainingConfig, Weighting
 
 if TYPE_CHECKING:
     from torch import nn
@@ -33,6 +33,7 @@ class Recipe:
         through: which network stability trains through, ``classifier`` or ``surrogate``.
         crop: side of random crops, or None for whole images.
         pad: black border that shifts images.
+        photo: whether the network and its samples are those for photographs.
         mean: names of recipes, in place of a training: the classifier's logits are averaged over
             their denoisers and over mirror images.
     """
@@ -44,7 +45,13 @@ class Recipe:
     through: str | None = None
     crop: int | None = None
     pad: int = 0
+    photo: bool = False
     mean: tuple[str, ...] = ()
+
+    @property
+    def architecture(self) -> str:
+        """The network of its denoiser."""
+        return "multiscale-unet" if self.photo else "unet"
 
     @property
     def networks(self) -> set[str]:
@@ -102,17 +109,68 @@ CIFAR10_RECIPES = (
 )
 """The rows for CIFAR-10. Shipped denoisers of these names were trained in two parts each, and
 fine-tuned from first parts; their cards have the exact commands."""
+_PHOTO: dict[str, Any] = {"photo": True, "crop": 96}
+_PHOTO_MSE: dict[str, Any] = {
+    "sigma": 0.05,
+    "sigma_max": 1.0,
+    "weighting": Weighting.VARIANCE,
+    "batch_size": 16,
+    "learning_rate": 1.5e-3,
+    "steps": 20_000,
+}
+_PHOTO_FINE: dict[str, Any] = {
+    **_FINE,
+    "batch_size": 16,
+    "learning_rate": 3e-4,
+    "steps": 4_000,
+}
+_PHOTO_BETTER: dict[str, Any] = {
+    **_PHOTO_FINE,
+    "target": Target.SOFT,
+    "temperature": 2.0,
+    "copies": 2,
+}
+_THROUGH: dict[str, Any] = {**_PHOTO, "crop": 224, "through": "classifier"}
 IMAGENET_RECIPES = (
     Recipe("no denoiser", "none"),
     Recipe(
-        "black box (mse)",
+        "black box (mse, UNet)",
         "photo",
         TrainingConfig(sigma=0.05, sigma_max=0.6, steps=8000, learning_rate=1e-3),
         start="cifar10",
         crop=64,
     ),
+    Recipe("black box (mse)", "photo-mse", TrainingConfig(**_PHOTO_MSE), **_PHOTO),
+    Recipe(
+        "black box (consistency on surrogate)",
+        "photo-surrogate",
+        TrainingConfig(**_PHOTO_BETTER, consistency=3.0, anchor=10.0),
+        **{**_THROUGH, "start": "photo-mse", "through": "surrogate"},
+    ),
+    Recipe(
+        "white box (stability)",
+        "photo-stability",
+        TrainingConfig(**_PHOTO_FINE, target=Target.LABEL),
+        start="photo-mse",
+        **_THROUGH,
+    ),
+    Recipe(
+        "white box (mse, then stability)",
+        "photo-hybrid",
+        TrainingConfig(
+            **{**_PHOTO_MSE, "objective": Objective.HYBRID, "target": Target.LABEL},
+        ),
+        **_THROUGH,
+    ),
+    Recipe(
+        "white box (ours)",
+        "photo-efficientnet-lite0",
+        TrainingConfig(**_PHOTO_BETTER, consistency=6.0, anchor=1.0),
+        start="photo-surrogate",
+        **_THROUGH,
+    ),
 )
-"""The rows for every ImageNet classifier."""
+"""The rows for every ImageNet classifier; the last ones train through it."""
 RECIPES = {recipe.name: recipe for recipe in (*CIFAR10_RECIPES, *IMAGENET_RECIPES)}
 """All recipes by name."""
 
@@ -127,6 +185,7 @@ class Networks:
         labels: from classes of these images to labels of the networks, as of
             :class:`~denoised_smoothing.training.fit.TrainingJob`.
         folder: where trained denoisers are written.
+        prefix: of the files of denoisers that are trained through the classifier.
         share: of a recipe's steps to do.
         command: the command line, for the cards.
         flags: arguments of ``lightning.Trainer``.
@@ -137,13 +196,33 @@ class Networks:
     training: ImageDataset | None = None
     labels: GivenLabels | None = None
     folder: Path = Path()
+    prefix: str = ""
     share: float = 1.0
     command: str = ""
     flags: dict[str, Any] = field(default_factory=dict)
 
-    def through(self, recipe: Recipe) -> list[nn.Module]:
-        """Return the networks that the recipe trains through."""
+    def through(self, recipe: Recipe) -> list[Any]:
+        """Return the networks that the recipe trains through; None for one that is not named."""
         return [] if recipe.through is None else [getattr(self, recipe.through)]
+
+
+def is_at_hand(recipe: Recipe, networks: Networks) -> bool:
+    """Return whether the denoiser of a row needs no training: it ships, or there is none.
+
+    Where no surrogate is named, the shipped black-box denoiser is taken, whatever its surrogate.
+    """
+    from denoised_smoothing.models.shipped import load_shipped_denoiser, shipped_denoisers
+    from denoised_smoothing.models.weights import weights_digest
+
+    if recipe.mean or recipe.config is None:
+        return all(is_at_hand(RECIPES[name], networks) for name in recipe.mean)
+    if recipe.name not in shipped_denoisers():
+        return False
+    through = json.loads(load_shipped_denoiser(recipe.name).card.get("surrogates", "[]"))
+    own = networks.through(recipe)
+    if recipe.through == "surrogate" and own == [None]:
+        return bool(through)
+    return None not in own and through == [weights_digest(network) for network in own]
 
 
 def denoiser_spec(recipe: Recipe, networks: Networks) -> str:
@@ -157,28 +236,22 @@ def denoiser_spec(recipe: Recipe, networks: Networks) -> str:
         SettingError: images or networks for the training are missing.
         TrainingError: the training failed, or was interrupted (``TrainingInterruptedError``).
     """
-    from denoised_smoothing.models.shipped import load_shipped_denoiser, shipped_denoisers
-    from denoised_smoothing.models.weights import weights_digest
-
+    if recipe.mean:
+        specs = [denoiser_spec(RECIPES[name], networks) for name in recipe.mean]
+        return f"mean:{'+'.join(specs)}?mirror=yes"
+    if recipe.config is None or is_at_hand(recipe, networks):
+        return recipe.name
     for role in recipe.networks:
         if getattr(networks, role) is None:
             raise SettingError(
                 f"The row {recipe.method!r} trains through a {role}, and there is none that "
                 "gradients can pass through. Name one, or omit the row."
             )
-    if recipe.mean:
-        specs = [denoiser_spec(RECIPES[name], networks) for name in recipe.mean]
-        return f"mean:{'+'.join(specs)}?mirror=yes"
-    if recipe.config is None:
-        return "none"
-    if recipe.name in shipped_denoisers():
-        through = json.loads(load_shipped_denoiser(recipe.name).card.get("surrogates", "[]"))
-        if through == [weights_digest(network) for network in networks.through(recipe)]:
-            return recipe.name
-    path = networks.folder / f"{recipe.name}.safetensors"
+    prefix = networks.prefix if "classifier" in recipe.networks else ""
+    path = networks.folder / f"{prefix}{recipe.name}.safetensors"
     if not path.exists():
         _train(recipe, recipe.config, networks, path)
-    return f"unet:{path}"
+    return f"{recipe.architecture}:{path}"
 
 
 def _train(recipe: Recipe, config: TrainingConfig, networks: Networks, path: Path) -> None:
@@ -195,11 +268,13 @@ def _train(recipe: Recipe, config: TrainingConfig, networks: Networks, path: Pat
     train_denoiser(
         TrainingJob(
             config=replace(config, steps=steps, epoch_steps=min(config.epoch_steps, steps)),
-            architecture="unet",
-            architecture_options=_DESIGN,
+            architecture=recipe.architecture,
+            architecture_options={} if recipe.photo else _DESIGN,
             dataset=networks.training,
             labels=networks.labels if config.target is Target.TRUTH else None,
-            preparation=Preparation(channels, crop=recipe.crop, pad=recipe.pad),
+            preparation=Preparation(
+                channels, crop=recipe.crop, pad=recipe.pad, scale=0.5 if recipe.photo else 1.0
+            ),
             output=path,
             surrogates=networks.through(recipe),
             start=None if recipe.start is None else _file(RECIPES[recipe.start], networks),
@@ -213,8 +288,7 @@ def _file(recipe: Recipe, networks: Networks) -> Path:
     """Return the file of the denoiser that a training starts with."""
     from denoised_smoothing.models.shipped import shipped_denoisers
 
-    lacks_surrogate = recipe.through == "surrogate" and networks.surrogate is None
-    spec = recipe.name if lacks_surrogate else denoiser_spec(recipe, networks)
+    spec = denoiser_spec(recipe, networks)
     return shipped_denoisers().get(spec) or Path(spec.partition(":")[2])
 
 

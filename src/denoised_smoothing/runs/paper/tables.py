@@ -38,6 +38,17 @@ CIFAR10_PUBLISHED = (
     PublishedRow("published: white box, ResNet-110", RADII, (56, 41, 28, 19, 16, 13)),
 )
 """Salman et al. 2020, Table 2: best over sigma 0.12, 0.25, 0.5 and 1.0, n = 10,000."""
+IMAGENET_PUBLISHED = tuple(
+    PublishedRow(f"published: {method}, ResNet-{depth}", RADII, certified)
+    for depth, rows in {
+        18: ((18, 1, 1, 0, 0, 0), (42, 26, 14, 7, 5, 3), (42, 29, 16, 10, 6, 4)),
+        34: ((26, 2, 1, 0, 0, 0), (47, 32, 18, 12, 8, 3), (47, 32, 19, 12, 8, 4)),
+        50: ((32, 4, 2, 0, 0, 0), (48, 31, 19, 12, 7, 4), (50, 33, 20, 14, 11, 6)),
+    }.items()
+    for method, certified in zip(("no denoiser", "black box", "white box"), rows, strict=True)
+)
+"""Salman et al. 2020, Table 1 and appendix: best over sigma, n = 10,000, one of every 100 images of
+the validation set."""
 
 
 @dataclass(frozen=True)
