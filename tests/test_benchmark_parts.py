@@ -197,7 +197,7 @@ class TestGpu:
         assert steps == (halves if device == "cuda" else dict.fromkeys(halves, 2))
 
     def test_options_and_rows_of_tables_exist(self, gpu: ModuleType, tmp_path: Path) -> None:
-        known = {recipe.name for recipe in IMAGENET_RECIPES}
+        known = {recipe.name for recipe in IMAGENET_RECIPES} - {"photo"}  # needs no training
         rows = {}
         for part in gpu.Plan(Path("data"), tmp_path).parts:
             if "experiment" in part.command:

@@ -15,7 +15,7 @@ HEAVY = ("torch", "torchvision", "transformers", "scipy.stats", "alembic", "boto
 
 def test_every_source_names_a_function() -> None:
     named = [source for source in vars(sources).values() if isinstance(source, Source)]
-    assert len(named) == 13
+    assert len(named) == 17
     for source in named:
         assert isinstance(source.load, str)
         assert callable(resolve_name(source.load))

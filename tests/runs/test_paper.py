@@ -210,7 +210,7 @@ def test_imagenet_takes_every_nth_image(
         *("--stride", "2", "--resolution", "64", "--output", str(tmp_path)),
         *("--limit", "2", "--max-n", "50", "--sigmas", "0.25", "--row", "none"),
     )
-    assert answer["best"][0]["method"] == "resnet18, no denoiser"
+    assert answer["best"][0]["method"] == "no denoiser"
     assert answer["best"][0]["images"] == 2
     assert ", one of every 2, " in answer["note"]
 
@@ -319,8 +319,10 @@ def test_without_a_surrogate_the_denoiser_of_ours_is_the_start(
 
 
 def test_a_surrogate_is_asked_for() -> None:
+    """But not where a black box ships."""
+    assert denoiser_spec(SURROGATE, Networks(classifier=resnet(0))) == "cifar10-resnet20"
     with pytest.raises(SettingError, match="trains through a surrogate, and there is none"):
-        denoiser_spec(SURROGATE, Networks(classifier=resnet(0)))
+        denoiser_spec(RECIPES["photo-surrogate"], Networks(classifier=resnet(0)))
 
 
 def test_a_row_says_what_it_lacks_before_anything_is_trained(tmp_path: Path) -> None:

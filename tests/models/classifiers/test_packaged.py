@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -55,6 +56,7 @@ def test_weights_that_are_not_those_of_their_name_are_refused(
     content[1000] ^= 1
     weights.write_bytes(content)
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, PACKAGE)
     with pytest.raises(WeightsError, match="is damaged: its checksum is not in its"):
         load_classifier("efficientnet-lite0")
     weights.unlink()

@@ -236,17 +236,18 @@ def denoiser_spec(recipe: Recipe, networks: Networks) -> str:
         SettingError: images or networks for the training are missing.
         TrainingError: the training failed, or was interrupted (``TrainingInterruptedError``).
     """
-    if recipe.mean:
-        specs = [denoiser_spec(RECIPES[name], networks) for name in recipe.mean]
-        return f"mean:{'+'.join(specs)}?mirror=yes"
-    if recipe.config is None or is_at_hand(recipe, networks):
-        return recipe.name
-    for role in recipe.networks:
+    at_hand = is_at_hand(recipe, networks)
+    for role in () if at_hand else sorted(recipe.networks):
         if getattr(networks, role) is None:
             raise SettingError(
                 f"The row {recipe.method!r} trains through a {role}, and there is none that "
                 "gradients can pass through. Name one, or omit the row."
             )
+    if recipe.mean:
+        specs = [denoiser_spec(RECIPES[name], networks) for name in recipe.mean]
+        return f"mean:{'+'.join(specs)}?mirror=yes"
+    if recipe.config is None or at_hand:
+        return recipe.name
     prefix = networks.prefix if "classifier" in recipe.networks else ""
     path = networks.folder / f"{prefix}{recipe.name}.safetensors"
     if not path.exists():
