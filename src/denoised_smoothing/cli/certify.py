@@ -29,10 +29,10 @@ from denoised_smoothing.cli.output import (
     err,
     fail,
     interrupted,
+    note,
     print_results,
     print_spending,
     run_bar,
-    say,
 )
 from denoised_smoothing.cli.plan_options import PlanOptions
 from denoised_smoothing.cli.remote_options import RemoteOptions, report_missing_answers
@@ -103,7 +103,7 @@ def certify(
     with err.status("preparing") as status:
         request.prepare(lambda text: status.update(escape(text)))
     for text in request.notes:
-        say(f"note: {text}", err)
+        note(text)
     refused: RefusedImagesError | None = None
     with Store(store) as opened:
         if paid is not None and (estimate := request.estimate(opened)):

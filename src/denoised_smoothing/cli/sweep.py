@@ -27,8 +27,8 @@ from denoised_smoothing.cli.options import (
     read_labels,
 )
 from denoised_smoothing.cli.output import (
-    err,
     fail,
+    note,
     plain_rows,
     print_json,
     print_table,
@@ -97,8 +97,8 @@ def sweep(
         )
         for sigma in parse_numbers("--sigmas", sigmas)
     ]
-    if note := requests[0].label_match.note:  # the same at every sigma
-        say(f"note: {note}", err)
+    if text := requests[0].label_match.note:  # the same at every sigma
+        note(text)
     with Store(store) as opened:
         with run_bar() as show:
             chosen = sweep_sigma(requests, opened, radius, show)
