@@ -112,7 +112,8 @@ class ExperimentOptions:
 
         scale, sigmas = self._scale(), parse_numbers("--sigmas", self.sigmas)
         dataset, given = load_dataset(self.data), read_labels(labels)
-        matches = [matched(dataset, load_classifier(spec), given) for spec in networks]
+        classifiers = {spec: load_classifier(spec) for spec in networks}
+        matches = [matched(dataset, classifier, given) for classifier in classifiers.values()]
         for text in dict.fromkeys(match.note for match in matches if match.note):
             note(text)
         stride = max(1, len(dataset) // _IMAGES) if self.stride is None else self.stride
@@ -130,7 +131,7 @@ class ExperimentOptions:
                 (spec, recipe, denoiser)
                 for spec in networks
                 for recipe, denoiser in self._denoisers(
-                    recipes, spec, given, networks[spec]
+                    recipes, spec, classifiers[spec], given, shared=len(networks) > 1
                 ).items()
             ]
             runs = self._runs(model, networks, rows, sigmas, dataset, stride, given)
@@ -185,25 +186,33 @@ class ExperimentOptions:
     def _denoisers(
         self,
         recipes: Sequence[Recipe],
-        classifier: str,
+        spec: str,
+        classifier: object,
         labels: GivenLabels | None,
-        start: str,
+        *,
+        shared: bool,
     ) -> dict[Recipe, str]:
         """Return the spec of the denoiser of each row; train missing ones.
 
-        Without images to train on and names of rows, rows that need a training are left out.
+        Without images to train on and names of rows, rows that need a training are left out. The
+        folder is ``shared`` with other classifiers.
         """
         from denoised_smoothing.datasets import load_dataset
+        from denoised_smoothing.models.catalogue import load_classifier
         from denoised_smoothing.runs.paper.recipes import Networks, denoiser_spec, is_at_hand
 
         needed = set().union(*(recipe.networks for recipe in recipes))
         networks = Networks(
-            classifier=_network(classifier) if "classifier" in needed else None,
-            surrogate=_network(self.surrogate) if "surrogate" in needed else None,
+            classifier=_network(classifier),
+            surrogate=_network(
+                load_classifier(self.surrogate)
+                if self.surrogate and "surrogate" in needed
+                else None
+            ),
             training=None if self.train_data is None else load_dataset(self.train_data),
             labels=labels,
             folder=self.output / f"denoisers-{self.scale}",
-            prefix=f"{_short(classifier)}-" if start else "",
+            prefix=f"{_short(spec)}-" if shared else "",
             share=self._scale().training,
             command=command_line(),
             flags={"precision": self.train_precision, "enable_progress_bar": err.is_terminal},
@@ -214,7 +223,7 @@ class ExperimentOptions:
             if missing:
                 names = ", ".join(recipe.name for recipe in missing)
                 note(
-                    f"left out for {classifier}: {names}. No shipped denoiser fits them; "
+                    f"left out for {spec}: {names}. No shipped denoiser fits them; "
                     "--train-data DATA trains one."
                 )
         _check_labels(recipes, networks)
@@ -240,11 +249,8 @@ def cifar10(
     from denoised_smoothing.runs.paper.recipes import CIFAR10_RECIPES
     from denoised_smoothing.runs.paper.tables import CIFAR10_PUBLISHED
 
-    classifier, folder, options = (
-        model.classifier or "",
-        str(options.output),
-        replace(options, stride=1),
-    )
+    classifier, folder = model.classifier or "", str(options.output)
+    options = replace(options, stride=1)
     recipes = _chosen(CIFAR10_RECIPES, options.row, options.surrogate is not None)
     if any(recipe.mean for recipe in recipes) and {"+", "?"} & set(folder):
         raise SettingError(
@@ -324,13 +330,11 @@ def _check_labels(recipes: Sequence[Recipe], networks: Networks) -> None:
                 matched(networks.training, network, networks.labels)
 
 
-def _network(spec: str | None) -> nn.Module | None:
+def _network(classifier: object) -> nn.Module | None:
+    """Return a classifier that gradients can pass through; None of another."""
     from torch import nn
 
-    from denoised_smoothing.models.catalogue import load_classifier
-
-    loaded = None if spec is None else load_classifier(spec)
-    return loaded if isinstance(loaded, nn.Module) else None
+    return classifier if isinstance(classifier, nn.Module) else None
 
 
 def _show(made: TableResult, as_json: bool) -> None:
