@@ -5,8 +5,11 @@ Commands run on torch unless a test names an engine, and what is converted is ke
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
+import warnings
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -31,6 +34,18 @@ os.environ["DENOISED_SMOOTHING_ENGINE"] = "torch"
 os.environ["DENOISED_SMOOTHING_CACHE"] = os.path.join(  # noqa: PTH118
     tempfile.gettempdir(), f"denoised-smoothing-tests-{os.getuid()}"
 )
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before(request: pytest.FixtureRequest) -> Iterator[None]:
+    """What one test does to logging hides no message from the next; a warning names that test."""
+    root = logging.root
+    yield
+    if (left := (root.manager.disable, root.level, root.disabled)) != (0, logging.WARNING, False):
+        logging.disable(logging.NOTSET)
+        root.setLevel(logging.WARNING)
+        root.disabled = False
+        warnings.warn(f"{request.node.nodeid} left logging as {left}", stacklevel=1)
 
 
 @pytest.fixture

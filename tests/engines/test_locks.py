@@ -1,13 +1,15 @@
-"""Locks: flags of CUDA for all threads, and many threads or one alone."""
+"""Locks: flags of CUDA for all threads, many threads or one alone, and what others log."""
 
 from __future__ import annotations
 
+import logging
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 
+from denoised_smoothing.engines import converted
 from denoised_smoothing.engines.locks import exact_float32, tracing
 from denoised_smoothing.engines.pipeline import Pipeline
 from denoised_smoothing.engines.torch_engine import TorchEngine
@@ -66,3 +68,21 @@ def test_nothing_is_traced_while_modules_run_and_nothing_runs_while_one_is_trace
             assert said == ["ran", "traced"]
         waiting.result(10)
     assert said == ["ran", "traced", "ran"]
+
+
+def test_messages_of_other_threads_are_heard_during_a_conversion(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Converters are silenced by their names; a switch for all loggers once hid other notes."""
+    other, before = logging.getLogger("denoised_smoothing.other"), logging.root.handlers[:]
+    with converted._quiet():
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(other.warning, "heard").result()
+        logging.getLogger("nncf").warning("hidden")
+        logging.getLogger("torch.onnx").warning("hidden")
+        logging.root.setLevel(logging.ERROR)  # as OpenVINO does where a conversion fails
+        logging.root.addHandler(logging.NullHandler())
+    other.warning("heard after it")
+    logging.getLogger("nncf").error("heard after it")
+    assert caplog.messages == ["heard", "heard after it", "heard after it"]
+    assert logging.root.handlers == before

@@ -30,6 +30,10 @@ Batches = Sequence[np.ndarray]
 _CPU = torch.device("cpu")
 
 
+_TALKATIVE = ("nncf", "onnx_ir", "onnxscript", "openvino", "torch", "torch.export", "torch.onnx")
+"""Loggers of the converters."""
+
+
 class ConvertedEngine(Engine):
     """A converted model, compiled for batches of one shape; each thread has its own copy.
 
@@ -228,18 +232,24 @@ def _package(name: str, extra: str | None = None, purpose: str | None = None) ->
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Hide the progress and warnings of converters; torch only traces, so it gets one thread."""
+    """Hide the progress and warnings of converters; torch only traces, so it gets one thread.
+
+    Only their own loggers are silenced: meanwhile other threads may have something to say.
+    """
     threads, root = torch.get_num_threads(), logging.root
-    disabled = root.manager.disable
     # OpenVINO leaves its own where a conversion fails, and then no warning is printed any more.
     kept = root.level, [*root.filters], [*root.handlers]
+    levels = {name: logging.getLogger(name).level for name in _TALKATIVE}
     torch.set_num_threads(1)
-    logging.disable(logging.WARNING)
+    for name in levels:
+        logging.getLogger(name).setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
-        root.level, root.filters, root.handlers = kept
-        logging.disable(disabled)
+        root.setLevel(kept[0])
+        root.filters, root.handlers = kept[1:]
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
         torch.set_num_threads(threads)
