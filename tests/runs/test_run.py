@@ -332,6 +332,24 @@ class TestIdentity:
         )
         assert counts(uninterrupted) == before
 
+    def test_weights_that_ship_under_another_name_now_are_named_and_resume_the_run(
+        self, store: Store
+    ) -> None:
+        """A run of an earlier version, whose weights were called digits-stability then."""
+
+        def behind(spec: str, **changes: Any) -> CertificationRun:
+            denoised = smoothed(denoiser=load_denoiser(spec))
+            return request(smoothed=denoised, denoiser=spec, **changes)
+
+        behind("digits-mse", limit=2).execute(store)
+        settings = {**store.run("run").settings, "denoiser": "digits-stability"}
+        store._update("run", settings=settings)
+        said = r"now called digits-mse: use --denoiser digits-mse to go on\.$"
+        with pytest.raises(RunMismatchError, match=said):
+            behind("digits-stability").execute(store)
+        behind("digits-mse").execute(store)
+        assert len(store.images("run")) == IMAGES
+
     def test_a_run_of_an_earlier_version_is_resumed_where_no_label_moved(
         self, uninterrupted: Store, store: Store
     ) -> None:

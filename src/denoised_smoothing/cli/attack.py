@@ -159,7 +159,7 @@ def _request(run: StoredRun, model: ModelOptions, data: str | None) -> Certifica
     """
     from denoised_smoothing.certificates.certificate import SamplingPlan
     from denoised_smoothing.datasets import load_dataset
-    from denoised_smoothing.runs.identity import as_compared
+    from denoised_smoothing.runs.identity import as_compared, renamed_weights
     from denoised_smoothing.runs.run import CertificationRun
 
     held = run.settings
@@ -182,7 +182,7 @@ def _request(run: StoredRun, model: ModelOptions, data: str | None) -> Certifica
         raise RunMismatchError(
             f"The models or data differ from those of run {run.name!r}: {'; '.join(differs)}. "
             "Use the same data, classifier and denoiser on the same kind of machine, or certify "
-            "again here."
+            f"again here.{renamed_weights(held, now)}"
         )
     return request
 

@@ -54,6 +54,20 @@ def load_shipped_denoiser(name: str) -> DenoiserNetwork:
     return load_denoiser_file(known[name])
 
 
+def shipped_denoiser_of(fingerprint: str) -> str | None:
+    """Return the name of the shipped denoiser with this fingerprint, or None."""
+    from denoised_smoothing.models import fingerprints
+
+    return next(
+        (
+            name
+            for name in shipped_denoisers()
+            if fingerprints.fingerprint(load_shipped_denoiser(name)) == fingerprint
+        ),
+        None,
+    )
+
+
 def check_checksum(path: Path) -> None:
     """Compare a shipped file with its checksum.
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from denoised_smoothing.certificates.parameters import Contract, EngineName, Precision
+from denoised_smoothing.models.shipped import shipped_denoiser_of, shipped_denoisers
 from denoised_smoothing.runs.shards import OF_SHARDS
 from denoised_smoothing.store import StoredRun
 
@@ -34,7 +35,26 @@ def as_compared(settings: Mapping[str, Any], run: StoredRun) -> dict[str, Any]:
         taken = [key for key in taken if key != "contract"]
     if settings["engine"] is None:
         taken += _OF_ENGINE
+    same = settings["denoiser_fingerprint"] == run.settings["denoiser_fingerprint"]
+    if same and settings["denoiser"] in shipped_denoisers():
+        taken.append("denoiser")  # it may have had another name then
     return {**settings, **{key: run.settings.get(key) for key in taken}}
+
+
+def renamed_weights(held: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Return a sentence on the denoiser of a stored run, if it ships under another name now.
+
+    Args:
+        held: settings of the stored run.
+        now: those of the request, with another denoiser.
+    """
+    wanted = str(held.get("denoiser_fingerprint"))
+    if wanted == now.get("denoiser_fingerprint"):
+        return ""
+    name = shipped_denoiser_of(wanted)
+    if name is None or name == now.get("denoiser"):
+        return ""
+    return f" The denoiser of the run is now called {name}: use --denoiser {name} to go on."
 
 
 def derived_name(

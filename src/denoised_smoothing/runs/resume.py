@@ -9,7 +9,8 @@ from typing import Any
 from denoised_smoothing.certificates.certificate import SamplingPlan
 from denoised_smoothing.certificates.parameters import SmoothingParameters
 from denoised_smoothing.certificates.plans import Anytime, FixedBudget
-from denoised_smoothing.errors import SettingError
+from denoised_smoothing.errors import RunMismatchError, SettingError
+from denoised_smoothing.runs.identity import renamed_weights
 from denoised_smoothing.store import Store, StoredImage, StoredRun
 
 
@@ -60,7 +61,10 @@ def resume(
             interrupted = _was_extended_by(run, command) and not done.issuperset(image_ids)
             wanted = held if interrupted else held.extended(more)
     compared = plan if wanted is None else held  # of another kind: the store names the difference
-    store.begin(run.name, {**settings, "plan": compared.to_dict()}, seed=seed, info={})
+    try:
+        store.begin(run.name, {**settings, "plan": compared.to_dict()}, seed=seed, info={})
+    except RunMismatchError as error:
+        raise RunMismatchError(f"{error}{renamed_weights(run.settings, settings)}") from None
     if wanted is None or wanted == held:
         return run
     return store.extend(run.name, wanted.to_dict(), command=command)
