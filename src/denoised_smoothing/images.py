@@ -252,6 +252,13 @@ def to_png(image: Float32[np.ndarray, "c h w"]) -> bytes:
     return file.getvalue()
 
 
+def to_jpeg(image: Float32[np.ndarray, "c h w"]) -> bytes:
+    """Return the image as a JPEG file of quality 90, to be looked at."""
+    file = io.BytesIO()
+    _to_pil(image).save(file, "JPEG", quality=90)
+    return file.getvalue()
+
+
 def match_channels(
     image: Float32[np.ndarray, "c h w"], channels: int, *, name: str = "the image"
 ) -> Float32[np.ndarray, "c h w"]:

@@ -4,14 +4,18 @@ import base64
 import html
 import re
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from denoised_smoothing.errors import MissingExtraError, SettingError
+from denoised_smoothing.images import load_image
 from denoised_smoothing.reporting.html import write_report
+from denoised_smoothing.reporting.opening import Opening
 
 from .samples import FakeExample, FakeImage, FakeStore, fake_run, png, votes
 
@@ -110,10 +114,55 @@ def test_examples_are_shown_in_order_with_votes_and_radius_rounded_down(tmp_path
     assert "10 copies got no label" in text
 
 
-def test_large_images_are_not_pixelated(tmp_path: Path) -> None:
+def test_large_images_are_jpeg_and_not_pixelated(tmp_path: Path) -> None:
     content = store()
-    content.content["b"][2][:] = [FakeExample("image-0", "clean", 0, png(size=128))]
-    assert 'class="small"' not in report(tmp_path, "b", content=content)
+    content.content["b"][2][:] = [FakeExample("image-0", "clean", 0, png(size=128, value=77))]
+    text = report(tmp_path, "b", content=content)
+    assert 'class="small"' not in text
+    [data] = re.findall(r'image/jpeg;base64,([^"]+)" alt="clean"', text)
+    assert np.abs(load_image(base64.b64decode(data)) - 77 / 255).max() < 0.01
+
+
+def opening(**changes: Any) -> Opening:
+    image = np.full((3, 96, 96), 100 / 255, np.float32)
+    changed = image.copy()
+    changed[0, 5, 5] += 10 / 255
+    return replace(
+        Opening(image, changed, "<cat>", "dog & co", 10 / 255, run="b", image_id="image-0"),
+        **changes,
+    )
+
+
+class TestOpening:
+    def test_shows_both_answers_the_distance_and_the_certificate(self, tmp_path: Path) -> None:
+        text = report(tmp_path, "a", "b", opening=opening())
+        first = text[: text.index("<table>")]
+        assert "the classifier answers <strong>&lt;cat&gt;</strong>" in first
+        assert "changed by 0.039 in L2, it answers <strong>dog &amp; co</strong>" in first
+        assert "the difference, 12 times as strong" in first
+        assert "within L2 radius <strong>0.5572</strong>" in first
+        page = Balance()
+        page.feed(text)
+        assert page.open == []
+
+    @pytest.mark.parametrize(("distance", "covered"), [(0.55, True), (0.56, False)])
+    def test_says_whether_the_change_is_within_the_radius(
+        self, distance: float, covered: bool, tmp_path: Path
+    ) -> None:
+        text = report(tmp_path, "b", opening=opening(distance=distance))
+        assert ("this one included" in text) == covered
+
+    def test_the_difference_is_shown_around_grey(self) -> None:
+        difference = opening().difference
+        assert difference[0, 5, 5] == pytest.approx(0.5 + 12 * 10 / 255, abs=1e-5)
+        assert difference[1, 5, 5] == difference[0, 0, 0] == 0.5
+
+    @pytest.mark.parametrize("changes", [{"run": "a"}, {"run": "c"}, {"image_id": "image-1"}])
+    def test_without_pictures_of_its_image_it_is_refused(
+        self, changes: dict[str, str], tmp_path: Path
+    ) -> None:
+        with pytest.raises(SettingError, match="has no pictures of it"):
+            report(tmp_path, "a", "b", opening=opening(**changes))
 
 
 def test_long_settings_are_cut_and_absent_ones_are_none(tmp_path: Path) -> None:

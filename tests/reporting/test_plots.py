@@ -8,16 +8,18 @@ import numpy as np
 import pytest
 
 from denoised_smoothing.errors import MissingExtraError, SettingError
+from denoised_smoothing.reporting.opening import Opening
 from denoised_smoothing.reporting.plots import (
     certified_accuracy_figure,
     inline_svg,
+    opening_figure,
     radius_figure,
     save_figure,
 )
 from denoised_smoothing.reporting.results import RunResults
 from denoised_smoothing.reporting.tables import certified_accuracy, comparison
 
-from .samples import image, results
+from .samples import FakeExample, image, png, results
 
 
 def test_curve_is_the_exact_step_function(four: RunResults) -> None:
@@ -29,6 +31,25 @@ def test_curve_is_the_exact_step_function(four: RunResults) -> None:
     steps = np.searchsorted(line.get_xdata(), between, side="right") - 1
     shares = 100 * certified_accuracy(four, between.tolist())
     assert np.asarray(line.get_ydata())[steps].tolist() == shares.tolist()
+
+
+def test_the_opening_is_drawn_above_the_curves(four: RunResults) -> None:
+    pixels = np.full((1, 8, 8), 0.5, np.float32)
+    shown = [FakeExample("0", kind, 0, png()) for kind in ("clean", "noisy", "denoised")]
+    opening = Opening(pixels, pixels, "cat", "dog", 0.25, four.run.name, four.images[0].image_id)
+    shown = [replace(example, image_id=opening.image_id) for example in shown]
+    figure = opening_figure(opening, shown, [("m", four)])
+    *pictures, curves = figure.axes
+    titles = [axes.get_title().replace("\n", " ") for axes in pictures]
+    counts = four.images[0].certificate.counts
+    assert titles == [
+        "the classifier answers “cat”",
+        "changed by 0.25 (L2) “dog”",
+        f"one of {counts.n:,} noisy copies",
+        f"{max(counts.votes.values()):,} of {counts.n:,} copies agree: certified within 0.50",
+    ]
+    alone = certified_accuracy_figure([("m", four)]).axes[0].lines[0]
+    assert curves.lines[0].get_xydata().tolist() == alone.get_xydata().tolist()
 
 
 def test_method_has_a_colour_and_sigma_a_line_style(four: RunResults) -> None:

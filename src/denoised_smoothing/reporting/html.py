@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from denoised_smoothing.certificates.parameters import Noise
 from denoised_smoothing.certificates.radii import LEVEL, format_down, linf_radius
-from denoised_smoothing.errors import MissingExtraError
+from denoised_smoothing.errors import MissingExtraError, SettingError
 from denoised_smoothing.files import write_atomically
+from denoised_smoothing.images import load_image, to_jpeg, to_png
+from denoised_smoothing.reporting.opening import Opening
 from denoised_smoothing.reporting.plots import certified_accuracy_figure, inline_svg, sigma_figure
 from denoised_smoothing.reporting.results import RunResults, label_name, load_results, top_votes
 from denoised_smoothing.reporting.tables import (
@@ -34,7 +36,7 @@ SHOWN_VOTES = 3
 LONGEST_SETTING = 1_000
 """Characters shown of a setting, such as of many label names."""
 SMALL = 96
-"""Images narrower than this (pixels) are enlarged pixel by pixel."""
+"""Images narrower than this (pixels) are PNG, and enlarged pixel by pixel."""
 
 
 def write_report(
@@ -43,6 +45,7 @@ def write_report(
     path: str | Path,
     radii: Sequence[float] | None = None,
     title: str = "Certified robustness",
+    opening: Opening | None = None,
 ) -> None:
     """Write the report of one or several runs as a single HTML file.
 
@@ -54,10 +57,12 @@ def write_report(
         path: the HTML file; replaced if it exists.
         radii: L2 radii of the table; None for :func:`default_radii`.
         title: heading of the report.
+        opening: a changed image and the certificate of its original, shown first.
 
     Raises:
         RunNotFoundError: the store holds no run of one of the names.
-        SettingError: no run, runs that cannot be compared, or a file that cannot be written.
+        SettingError: no run, runs that cannot be compared, a file that cannot be written, or an
+            opening whose run is not in the report or has no pictures of its image.
         MissingExtraError: jinja2 or matplotlib is not installed.
     """
     try:
@@ -74,10 +79,12 @@ def write_report(
     pairs = list(zip(rows, runs, strict=True))
     figure = certified_accuracy_figure([(row.method, run) for row, run in pairs])
     one_method = len({row.method for row in rows}) == 1 and len({row.sigma for row in rows}) > 1
+    shown = {run.run.name: _examples(run, store.examples(run.run.name)) for run in runs}
     html = template.render(
         title=title,
         theme=_part("theme.css"),
         headline=_headline(runs, rows),
+        opening=None if opening is None else _opening(opening, shown.get(opening.run, [])),
         figure=inline_svg(figure),
         trade_off=inline_svg(sigma_figure(rows)) if one_method else None,
         caption=caption(rows),
@@ -93,12 +100,39 @@ def write_report(
                 "results": run,
                 "settings": _settings(run.run),
                 "notes": run.run.info.get("notes", ()),
-                "examples": _examples(run, store.examples(run.run.name)),
+                "examples": shown[run.run.name],
             }
             for row, run in pairs
         ],
     )
     write_atomically(path, html.encode())
+
+
+def _opening(opening: Opening, examples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    found = [held for held in examples if held["image"].image_id == opening.image_id]
+    if not found:
+        raise SettingError(
+            f"The opening shows {opening.image_id!r} of run {opening.run!r}, but the report has no "
+            "pictures of it. Choose one of the first images of a run in the report."
+        )
+    return {
+        "before": opening.before,
+        "after": opening.after,
+        "before_png": _uri(to_png(opening.image)),
+        "after_png": _uri(to_png(opening.changed)),
+        "difference_png": _uri(to_png(opening.difference)),
+        "gain": opening.gain,
+        "distance": f"{opening.distance:.3f}",
+        "covered": opening.distance < found[0]["image"].radius,
+        "example": found[0],
+    }
+
+
+def _uri(png: bytes) -> str:
+    """Return the picture as an address; a large one as JPEG, as PNG does not shrink noise."""
+    width = int.from_bytes(png[16:20], "big")  # of the header chunk, which comes first
+    kind, content = ("png", png) if width < SMALL else ("jpeg", to_jpeg(load_image(png)))
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def _part(name: str) -> str:
@@ -181,9 +215,8 @@ def _examples(results: RunResults, examples: Sequence[StoredExample]) -> list[di
     pictures: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for example in sorted(examples, key=lambda example: example.position):
         kinds = pictures.setdefault(example.image_id, {"clean": [], "noisy": [], "denoised": []})
-        width = int.from_bytes(example.png[16:20], "big")  # of the header chunk, which comes first
-        uri = "data:image/png;base64," + base64.b64encode(example.png).decode()
-        kinds[example.kind].append({"uri": uri, "small": width < SMALL})
+        uri = _uri(example.png)
+        kinds[example.kind].append({"uri": uri, "small": uri.startswith("data:image/png")})
     return [
         {
             "image": image,

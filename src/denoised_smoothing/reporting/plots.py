@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from denoised_smoothing.certificates.radii import format_down
 from denoised_smoothing.errors import MissingExtraError, SettingError
 from denoised_smoothing.files import write_atomically
+from denoised_smoothing.images import load_image
+from denoised_smoothing.reporting.opening import Opening
 from denoised_smoothing.reporting.results import RunResults
 from denoised_smoothing.reporting.tables import Row, accuracy_steps, measure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from denoised_smoothing.store import StoredExample
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Distinct with any kind of colour vision (Okabe & Ito 2008)."""
@@ -44,6 +49,60 @@ def certified_accuracy_figure(runs: Sequence[tuple[str, RunResults]]) -> Figure:
         SettingError: a run has no finished image, or some have labels and others have not.
     """
     figure, axes = _figure(3.8)
+    _draw_accuracy(axes, runs)
+    return figure
+
+
+def opening_figure(
+    opening: Opening,
+    examples: Iterable[StoredExample],
+    runs: Sequence[tuple[str, RunResults]],
+) -> Figure:
+    """Draw the opening of a report above the curves of :func:`certified_accuracy_figure`.
+
+    Args:
+        opening: its run must be one of ``runs``.
+        examples: pictures of that run, with a noisy and a denoised copy of its image.
+        runs: (method, results) pairs.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+        SettingError: a run has no finished image, or some have labels and others have not.
+    """
+    figure = _empty(6.4)
+    parts: Any = figure.subfigures(2, 1, height_ratios=(2, 4))
+    above, below = parts
+    [image] = [
+        image
+        for _, results in runs
+        if results.run.name == opening.run
+        for image in results.images
+        if image.image_id == opening.image_id
+    ]
+    pictures = {
+        example.kind: load_image(example.png)
+        for example in examples
+        if example.image_id == opening.image_id and example.position == 0
+    }
+    counts, radius = image.certificate.counts, format_down(image.radius, 2)
+    votes = (
+        f"{max(counts.votes.values()):,} of {counts.n:,} copies agree:\ncertified within {radius}"
+    )
+    shown = (
+        (opening.image, f"the classifier answers\n“{opening.before}”"),
+        (opening.changed, f"changed by {opening.distance:.2f} (L2)\n“{opening.after}”"),
+        (pictures["noisy"], f"one of {counts.n:,} noisy\ncopies"),
+        (pictures["denoised"], votes),
+    )
+    for axes, (picture, title) in zip(above.subplots(1, len(shown)), shown, strict=True):
+        axes.imshow(picture.transpose(1, 2, 0).clip(0, 1))
+        axes.set_title(title, fontsize=7.5, color=INK, parse_math=False)
+        axes.set_axis_off()
+    _draw_accuracy(below.subplots(), runs)
+    return figure
+
+
+def _draw_accuracy(axes: Axes, runs: Sequence[tuple[str, RunResults]]) -> None:
     from matplotlib.lines import Line2D
 
     methods = list(dict.fromkeys(method for method, _ in runs))
@@ -64,7 +123,6 @@ def certified_accuracy_figure(runs: Sequence[tuple[str, RunResults]]) -> Figure:
         for number, sigma in enumerate(sigmas)
     ]
     _finish(axes, measure([results for _, results in runs]), handles=legend)
-    return figure
 
 
 def sigma_figure(rows: Sequence[Row]) -> Figure:
@@ -154,12 +212,16 @@ def _figure(height: float) -> tuple[Figure, Axes]:
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
+    figure = _empty(height)
+    return figure, figure.subplots()
+
+
+def _empty(height: float) -> Figure:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise MissingExtraError("matplotlib", "report", "a figure") from error
-    figure = Figure(figsize=(6.4, height), layout="constrained")
-    return figure, figure.subplots()
+    return Figure(figsize=(6.4, height), layout="constrained")
 
 
 def _line(number: int) -> dict[str, Any]:
