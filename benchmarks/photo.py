@@ -1,77 +1,115 @@
-"""PSNR of a denoiser for photographs, compared with the noisy input and BM3D.
+"""Photographs behind denoisers: PSNR, and the accuracy of classifiers on one noisy copy of each.
 
-    python benchmarks/photo.py --data parquet:../shared/data/photos/validation.parquet \
-        --denoiser photo --images 40 --size 128
+    python benchmarks/photo.py --data parquet:data/imagenet/test.parquet \
+        --denoiser photo --denoiser photo-mse --classifier efficientnet-lite0
+    python benchmarks/photo.py --data parquet:data/photos/validation.parquet --denoiser photo \
+        --sigmas 0.12,0.25,0.5 --images 16 --size 96 --bm3d
 
-BM3D (Dabov et al. 2007) is the package `bm3d`, with sigma and its colour-transform variant. Without
-the package, its row is omitted. All denoise the same noisy centre crops of the first images, which
-are not clipped to [0, 1]. PSNR is the mean over the images.
+All denoise the same noisy centre crops of the first images, which are not clipped to [0, 1]. PSNR
+is the mean over the images. `--bm3d` adds BM3D (Dabov et al. 2007, package `bm3d`) in its variant
+for colours, which is given sigma.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Callable
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from denoised_smoothing.datasets import load_dataset
-from denoised_smoothing.models.catalogue import load_denoiser
+from denoised_smoothing.datasets import ImageDataset, load_dataset
+from denoised_smoothing.models.catalogue import load_classifier, load_denoiser
+from denoised_smoothing.reporting.tables import markdown_table
+from denoised_smoothing.runs.labels import matched
 
-SIGMAS = (0.12, 0.25, 0.5)
+BATCH = 10
+
+Denoise = Callable[[Tensor, float], Tensor]
 
 
-def psnr(estimate: np.ndarray, clean: np.ndarray) -> float:
-    """Return the PSNR of one image, after clipping the estimate to [0, 1]."""
-    error = np.mean((np.clip(estimate, 0, 1) - clean) ** 2)
-    return float(-10 * np.log10(error))
+def crops(dataset: ImageDataset, count: int, size: int) -> Tensor:
+    """Return centre crops of the first images [N, 3, size, size]."""
+    found = []
+    for index in range(count):
+        image = dataset[index].image
+        top, left = ((side - size) // 2 for side in image.shape[1:])
+        found.append(image[:, top : top + size, left : left + size])
+    return torch.from_numpy(np.stack(found))
+
+
+def bm3d(noisy: Tensor, sigma: float) -> Tensor:
+    """Denoise images one by one."""
+    from bm3d import bm3d_rgb
+
+    images = noisy.permute(0, 2, 3, 1).double().numpy()
+    restored = np.stack([bm3d_rgb(image, sigma) for image in images])
+    return torch.from_numpy(restored.astype(np.float32)).permute(0, 3, 1, 2)
+
+
+def measure(
+    denoise: Denoise | None,
+    clean: Tensor,
+    sigma: float,
+    judges: list[tuple[Callable[[Tensor], Tensor], Tensor]],
+) -> tuple[list[str], float]:
+    """Return PSNR and accuracies (%) as cells, and seconds for each image."""
+    seconds, errors, right = 0.0, [], np.zeros(len(judges))
+    for number, images in enumerate(clean.split(BATCH)):
+        generator = torch.Generator().manual_seed(1_000_003 * number)
+        noisy = images + sigma * torch.randn(images.shape, generator=generator)
+        began = time.perf_counter()
+        with torch.inference_mode():
+            seen = noisy if denoise is None else denoise(noisy, sigma)
+            seconds += time.perf_counter() - began
+            error = (seen.clamp(0, 1) - images).square().mean(dim=(1, 2, 3))
+            errors.append(-10 * error.log10())
+            for judge, (classify, labels) in enumerate(judges):
+                answers = classify(seen).argmax(dim=1)
+                right[judge] += int((answers == labels.split(BATCH)[number]).sum())
+    cells = [f"{torch.cat(errors).mean():.2f}", *(f"{100 * n / len(clean):.1f}" for n in right)]
+    return cells, seconds / len(clean)
 
 
 def main() -> None:
     """Measure and print a Markdown table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", required=True)
-    parser.add_argument("--denoiser", default="photo")
-    parser.add_argument("--images", type=int, default=40)
-    parser.add_argument("--size", type=int, default=128)
-    arguments = parser.parse_args()
-    try:
-        from bm3d import bm3d_rgb
-    except ImportError:
-        bm3d_rgb = None
-    dataset, denoiser = load_dataset(arguments.data), load_denoiser(arguments.denoiser)
-    assert denoiser is not None
-    found: dict[tuple[float, str], list[float]] = {}
-    seconds: dict[str, float] = {"denoiser": 0.0, "BM3D": 0.0}
-    for index in range(arguments.images):
-        image = dataset[index].image
-        top, left = ((side - arguments.size) // 2 for side in image.shape[1:])
-        clean = image[:, top : top + arguments.size, left : left + arguments.size]
-        for number, sigma in enumerate(SIGMAS):
-            rng = np.random.default_rng((index, number))
-            noisy = (clean + sigma * rng.standard_normal(clean.shape)).astype(np.float32)
-            found.setdefault((sigma, "noisy"), []).append(psnr(noisy, clean))
-            began = time.perf_counter()
-            with torch.inference_mode():
-                denoised = denoiser(torch.from_numpy(noisy)[None], sigma)[0].numpy()
-            seconds["denoiser"] += time.perf_counter() - began
-            found.setdefault((sigma, "denoiser"), []).append(psnr(denoised, clean))
-            if bm3d_rgb is not None:
-                began = time.perf_counter()
-                restored = bm3d_rgb(noisy.transpose(1, 2, 0).astype(np.float64), sigma)
-                seconds["BM3D"] += time.perf_counter() - began
-                found.setdefault((sigma, "BM3D"), []).append(
-                    psnr(restored.transpose(2, 0, 1), clean)
-                )
-    print(f"{arguments.images} images, centre crops of {arguments.size} pixels; PSNR in dB\n")
-    print(f"| | {' | '.join(f'σ {sigma:g}' for sigma in SIGMAS)} | s/image |")
-    print("| --- | ---: | ---: | ---: | ---: |")
-    for name in ("noisy", "BM3D", "denoiser"):
-        if (SIGMAS[0], name) in found:
-            cells = [f"{np.mean(found[sigma, name]):.2f}" for sigma in SIGMAS]
-            took = seconds.get(name, 0.0) / arguments.images / len(SIGMAS)
-            print(f"| {name} | {' | '.join(cells)} | {took:.3f} |")
+    parser.add_argument("--denoiser", action="append", default=[])
+    parser.add_argument("--classifier", action="append", default=[])
+    parser.add_argument("--sigmas", default="0.25,0.5,1.0")
+    parser.add_argument("--images", type=int)
+    parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--bm3d", action="store_true")
+    given = parser.parse_args()
+    dataset = load_dataset(given.data)
+    clean = crops(dataset, given.images or len(dataset), given.size)
+    judges = []
+    for spec in given.classifier:
+        classifier = load_classifier(spec)
+        labels = matched(dataset, classifier).labels(dataset.labels[: len(clean)])
+        judges.append((classifier, torch.tensor(labels)))
+    rows: list[tuple[str, Denoise | None]] = [("none", None)]
+    rows += [("BM3D", bm3d)] if given.bm3d else []
+    for spec in given.denoiser:
+        denoiser = load_denoiser(spec)
+        assert denoiser is not None
+        rows.append((spec, denoiser))
+    sigmas = [float(text) for text in given.sigmas.split(",")]
+    headings, lines = ["denoiser"], []
+    for sigma in sigmas:
+        headings += [f"σ {sigma:g}: dB", *given.classifier]
+    for name, denoise in rows:
+        cells, times = [name], []
+        for sigma in sigmas:
+            found, seconds = measure(denoise, clean, sigma, judges)
+            cells += found
+            times.append(seconds)
+        lines.append([*cells, f"{np.mean(times):.3f}"])
+    print(f"{len(clean)} centre crops of {given.size} pixels, one noisy copy each\n")
+    print(markdown_table([*headings, "s/image"], lines))
 
 
 if __name__ == "__main__":
