@@ -39,6 +39,25 @@ def test_batch_normalisation_is_folded_in_a_copy(classifier: Any) -> None:
         assert torch.equal(pipeline(COPIES), expected)
 
 
+def test_normalisation_with_an_activation_of_timm_is_folded() -> None:
+    layers = pytest.importorskip("timm.layers")
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 3, bias=False), layers.BatchNormAct2d(8, act_layer=nn.ReLU6),
+        nn.Conv2d(8, 4, 3), layers.BatchNormAct2d(4, apply_act=False), nn.Flatten(),
+    )  # fmt: skip
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.running_mean, -0.5, 0.5)
+            nn.init.uniform_(module.running_var, 0.5, 2.0)
+            nn.init.uniform_(module.weight, -1.0, 1.0)
+    pipeline = made(network)
+    with torch.inference_mode():
+        light, expected = folded(pipeline, COPIES), pipeline(COPIES)
+        assert (normalisations(light), normalisations(pipeline)) == (0, 2)
+        assert agrees(light(COPIES), expected, FOLD_TOLERANCE)
+        assert torch.equal(pipeline(COPIES), expected)
+
+
 def test_folding_that_changes_logits_is_not_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
     def bad(module: nn.Module) -> nn.Module:
         return nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 5))

@@ -201,7 +201,24 @@ def _fold(module: nn.Module | None) -> nn.Module | None:
         return module
     if not hasattr(module, "denoise_samples"):  # a trace would hold its first sample only
         with suppress(Exception):  # control flow that depends on values or shapes
-            return fuse(module)
+            return fuse(_split(module))
     parent = copy.copy(module)
     parent._modules = {name: _fold(part) for name, part in module._modules.items()}
+    return parent
+
+
+def _split(module: nn.Module) -> nn.Module:
+    """Return a copy in which timm's normalisations with an activation are two modules."""
+    if isinstance(module, nn.BatchNorm2d):
+        act, drop = getattr(module, "act", None), getattr(module, "drop", None)
+        if type(module) is nn.BatchNorm2d or act is None or drop is None:
+            return module
+        plain = nn.BatchNorm2d(module.num_features, module.eps, affine=module.affine).eval()
+        plain._parameters, plain._buffers = module._parameters, module._buffers
+        return nn.Sequential(plain, drop, act)
+    parts = {name: part and _split(part) for name, part in module._modules.items()}
+    if all(part is module._modules[name] for name, part in parts.items()):
+        return module
+    parent = copy.copy(module)
+    parent._modules = parts
     return parent
