@@ -18,12 +18,15 @@ import pytest
 from jaxtyping import install_import_hook
 
 
+IMPORT = "from jaxtyping import"
+
+
 def array_modules(package: str = "denoised_smoothing") -> list[str]:
     """Modules with array shapes; the others are left alone, where tests give wrong types."""
     spec = find_spec(package)
     assert spec is not None
     [root] = map(Path, spec.submodule_search_locations or ())
-    files = [path for path in root.rglob("*.py") if "jaxtyping" in path.read_text("utf-8")]
+    files = [path for path in root.rglob("*.py") if IMPORT in path.read_text("utf-8")]
     return [".".join((package, *path.relative_to(root).with_suffix("").parts)) for path in files]
 
 
