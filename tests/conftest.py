@@ -17,7 +17,6 @@ from typing import Any
 import pytest
 from jaxtyping import install_import_hook
 
-
 IMPORT = "from jaxtyping import"
 
 

@@ -689,6 +689,22 @@ class TestTrain:
         assert outcome.code == 130
         assert "Repeat the command to resume" in outcome.message
 
+    def test_the_architecture_is_that_of_the_weights_to_start_from(
+        self, run: Run, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        found: list[Any] = []
+
+        def stopped(job: Any) -> None:
+            found.append(job.architecture)
+            raise TrainingInterruptedError("stopped")
+
+        monkeypatch.setattr("denoised_smoothing.training.fit.train_denoiser", stopped)
+        save_denoiser("dncnn.safetensors", build_denoiser("dncnn", image_channels=1), "dncnn", {})
+        start = ("--start", "dncnn.safetensors")
+        for more in ((), start, (*start, "--architecture", "memnet")):
+            run("train", "digits:train", "--sigma", "0.5", "--output", "a.safetensors", *more)
+        assert found == ["unet", "dncnn", "memnet"]
+
     def test_once_again_and_resumed(self, run: Run) -> None:
         pytest.importorskip("lightning")
         card = run(*self.ARGUMENTS, "--judge", "python:toy:Toy", "--json").json

@@ -39,8 +39,9 @@ class TrainOptions:
     flip: bool = _data("Mirror half of the images.", default=True)
     accelerator: str = _speed("Lightning's accelerator.", default="auto")
     precision: str = _speed("Lightning's precision, such as bf16-mixed.", default="32-true")
-    architecture: str = _data(
-        "unet, multiscale-unet, dncnn, dncnn-wide, memnet or diffusion.", default="unet"
+    architecture: str | None = _data(
+        "unet, multiscale-unet, dncnn, dncnn-wide, memnet or diffusion.",
+        show_default="that of --start, or unet",
     )
     option: list[str] = _data(
         "Option of the architecture: width=32. Repeat for several.",
@@ -103,7 +104,7 @@ def train(
     )
     job = TrainingJob(
         config=config,
-        architecture=options.architecture,
+        architecture=options.architecture or _architecture_of(options.start),
         dataset=dataset,
         preparation=preparation,
         output=output,
@@ -120,6 +121,13 @@ def train(
         trainer_flags=_flags(options, "accelerator", "devices", "strategy", "precision"),
     )
     _show_card(train_denoiser(job), as_json)
+
+
+def _architecture_of(start: Path | None) -> str:
+    """Return the architecture of the weights to start from; that of other files is unknown."""
+    from denoised_smoothing.models.denoisers.files import load_card
+
+    return "unet" if start is None else load_card(start).get("architecture", "unet")
 
 
 @command()
