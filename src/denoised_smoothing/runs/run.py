@@ -305,6 +305,7 @@ class CertificationRun:
                 finally:
                     writer.close()
                     self._note_canaries(store, run)
+        store.check_place()
         if writer.refused:
             raise some_refused(run.name, writer.refused, len(self.indices))
         return run

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sqlite3
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -50,6 +52,12 @@ def url_of(target: str) -> sa.URL:
     return url
 
 
+def path_of(url: sa.URL) -> str | None:
+    """Return the path of an SQLite file; None for a server, a URI and a database in memory."""
+    file = url.get_backend_name() == "sqlite" and "uri" not in url.query
+    return url.database if file and url.database not in (None, "", ":memory:") else None
+
+
 def open_engine(url: sa.URL, read_only: bool) -> sa.Engine:
     """Return the engine of a URL.
 
@@ -62,8 +70,7 @@ def open_engine(url: sa.URL, read_only: bool) -> sa.Engine:
         if not read_only:
             path.parent.mkdir(parents=True, exist_ok=True)
         elif path.is_file():
-            uri = {"mode": "ro", "uri": "true"}
-            url = url.set(database=path.absolute().as_uri()).update_query_dict(uri)
+            url = url.set(database=path.absolute().as_uri()).update_query_dict(_reading(path))
         else:
             raise FileNotFoundError("there is no such file")
     options: dict[str, Any] = {}
@@ -75,6 +82,24 @@ def open_engine(url: sa.URL, read_only: bool) -> sa.Engine:
         sa.event.listen(engine, "connect", partial(_set_up_sqlite, read_only))
         sa.event.listen(engine, "begin", _begin_sqlite)
     return engine
+
+
+def _reading(path: Path) -> dict[str, str]:
+    """Return how to open an SQLite file to read, also on a medium that cannot be written.
+
+    To read a file with a write-ahead log, SQLite makes files beside it. Where it cannot, and no
+    log is there, the file is whole and nobody writes to it.
+    """
+    query = {"mode": "ro", "uri": "true"}
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as probe:
+            probe.execute("PRAGMA schema_version")
+            probe.execute("SELECT 1 FROM sqlite_master").fetchone()
+    except sqlite3.OperationalError:
+        log = path.with_name(f"{path.name}-wal")
+        if not log.exists() or log.stat().st_size == 0:
+            query["immutable"] = "1"
+    return query
 
 
 def _set_up_sqlite(read_only: bool, connection: Any, record: object) -> None:

@@ -26,7 +26,14 @@ from denoised_smoothing.errors import (
     differences,
 )
 from denoised_smoothing.store.claims import Claim, claim_on
-from denoised_smoothing.store.connections import is_unreachable, open_engine, to_json, url_of
+from denoised_smoothing.store.connections import (
+    is_unreachable,
+    open_engine,
+    path_of,
+    to_json,
+    url_of,
+)
+from denoised_smoothing.store.place import StorePlace
 from denoised_smoothing.store.records import (
     StoredExample,
     StoredImage,
@@ -90,6 +97,7 @@ class Store:
         self._name, self._read_only = str(target), read_only
         self._writing = threading.Lock()
         self._claims: dict[str, Claim] = {}
+        self._place: StorePlace | None = None
         try:
             self._engine = open_engine(url, read_only)
         except (ImportError, OSError, SQLAlchemyError) as error:
@@ -100,6 +108,8 @@ class Store:
         except BaseException:
             self.close()
             raise
+        if not read_only and (path := path_of(url)):
+            self._place = StorePlace(self._engine, path)
 
     def __enter__(self) -> Self:
         return self
@@ -110,6 +120,28 @@ class Store:
     def close(self) -> None:
         """Close every connection; SQLite then folds the write-ahead log into the file."""
         self._engine.dispose()
+
+    def check_place(self) -> None:
+        """Make sure that what was saved can be found: call it before success is reported.
+
+        Raises:
+            StoreError: the file was deleted, moved or replaced since it was opened; names the file
+                that all was rescued to.
+        """
+        if self._place is None or self._place.is_kept():
+            return
+        lost = f"The store {self._name} was deleted, moved or replaced while it was open"
+        try:
+            rescued = self._place.rescue()
+        except (OSError, SQLAlchemyError) as error:
+            raise StoreError(
+                f"{lost}, and what was saved since cannot be kept: {error}. Restore the file, or "
+                "repeat the command with another store."
+            ) from error
+        raise StoreError(
+            f"{lost}. All that was saved is in {rescued}. Move that file to {self._place.path}, "
+            "then repeat the command to go on."
+        )
 
     @patient
     def begin(
@@ -296,7 +328,7 @@ class Store:
         Raises:
             StoreUnreachableError: a server is unreachable.
             RunBusyError: another driver claimed the run since.
-            StoreError: the database failed, or the store was opened to read.
+            StoreError: the database failed, its file is gone, or the store was opened to read.
         """
         claim = self._claims.get(run or "")
         if write and self._read_only:
@@ -310,6 +342,8 @@ class Store:
                     if claim is not None:
                         claim.check(connection)
                     yield connection
+                if write:
+                    self.check_place()
         except IntegrityError:
             raise  # a key exists already: the caller knows what that means
         except SQLAlchemyError as error:

@@ -1,0 +1,83 @@
+"""The file of an open SQLite store: whether it is still at its path, and its rescue if not."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import tempfile
+from contextlib import closing, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+
+class StorePlace:
+    """Notices that an open file was deleted, moved or replaced.
+
+    SQLite goes on writing to the file that it opened. Without a look at the path, everything
+    saved would be lost when the process ends.
+    """
+
+    def __init__(self, engine: sa.Engine, path: str | Path) -> None:
+        self._engine, self.path = engine, Path(path).absolute()
+        self._logs = [self.path.with_name(self.path.name + end) for end in ("-wal", "-shm")]
+        self._identity, self._of_logs = _identity(self.path), list(map(_identity, self._logs))
+        self._rescue: Path | None = None
+
+    def is_kept(self) -> bool:
+        """Return whether the path still leads to the open file."""
+        if _identity(self.path) != self._identity:
+            return False
+        self._of_logs = list(map(_identity, self._logs))
+        return True
+
+    def rescue(self) -> Path:
+        """Copy the open database to a new file, or again to that file, and return its path.
+
+        The first folder of these that can be written: that of the store, the working folder, the
+        home folder, that of temporary files.
+
+        Raises:
+            OSError: none can be written.
+        """
+        if self._rescue is not None:
+            folders = [self._rescue.parent]
+        else:
+            folders = [self.path.parent, Path.cwd(), Path.home(), Path(tempfile.gettempdir())]
+        stem = f"{self.path.stem}-rescued-{datetime.now(UTC):%Y%m%d-%H%M%S}-{os.getpid()}"
+        with self._engine.connect() as connection:
+            source: Any = connection.connection.driver_connection
+            for folder in folders:
+                target = self._rescue or folder / f"{stem}{self.path.suffix}"
+                try:
+                    _back_up(source, target)
+                except (OSError, sqlite3.Error):
+                    continue
+                self._rescue = target
+                self._remove_logs()
+                return target
+        raise OSError(f"none of {', '.join(map(str, folders))} can be written")
+
+    def _remove_logs(self) -> None:
+        """Remove the log that is left: SQLite would apply it to a file that takes its place."""
+        for path, identity in zip(self._logs, self._of_logs, strict=True):
+            if identity is not None and _identity(path) == identity:
+                with suppress(OSError):
+                    path.unlink()
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _back_up(source: sqlite3.Connection, target: Path) -> None:
+    """Write a whole copy of the open database, as others may write to it meanwhile."""
+    with closing(sqlite3.connect(target)) as copy:
+        source.backup(copy)
+        copy.execute("PRAGMA journal_mode=DELETE")  # one file, which a read-only medium can hold

@@ -1,0 +1,126 @@
+"""A store whose file is deleted, moved or replaced while it is open."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import pytest
+
+from denoised_smoothing.errors import StoreError
+from denoised_smoothing.store import Store
+
+
+def delete(path: Path) -> None:
+    for file in path.parent.glob(f"{path.name}*"):
+        file.unlink()
+
+
+def move(path: Path) -> None:
+    path.rename(path.with_name("elsewhere.sqlite"))
+
+
+def replace(path: Path) -> None:
+    other = path.with_name("other.sqlite")
+    Store(other).close()
+    os.replace(other, path)
+
+
+def remove_folder(path: Path) -> None:
+    shutil.rmtree(path.parent)
+
+
+@pytest.fixture
+def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "folder" / "runs.sqlite"
+
+
+def rescued(error: pytest.ExceptionInfo[StoreError]) -> Path:
+    found = re.search(r"All that was saved is in (\S+)\. Move that file to", str(error.value))
+    assert found is not None, error.value
+    return Path(found[1])
+
+
+@pytest.mark.parametrize("lose", [delete, move, replace, remove_folder])
+def test_all_that_was_saved_is_rescued(lose: Callable[[Path], None], path: Path) -> None:
+    with Store(path) as store:
+        store.begin("before", {"a": 1}, seed=1, info={})
+        store.check_place()
+        lose(path)
+        with pytest.raises(StoreError) as caught:
+            store.check_place()
+        with Store(rescued(caught), read_only=True) as copy:
+            assert [run.name for run in copy.runs()] == ["before"]
+        with pytest.raises(StoreError, match="was deleted, moved or replaced") as again:
+            store.begin("after", {}, seed=2, info={})
+    assert rescued(again) == rescued(caught), "one file, with what came later"
+    with Store(rescued(again), read_only=True) as copy:
+        assert sorted(run.name for run in copy.runs()) == ["after", "before"]
+    assert not list(path.parent.parent.glob("**/*-wal"))
+
+
+def test_a_rescued_store_goes_on_in_its_place(path: Path) -> None:
+    with Store(path) as store:
+        store.begin("run", {}, seed=1, info={})
+        delete(path)
+        with pytest.raises(StoreError) as caught:
+            store.note("run", word="kept")
+    rescued(caught).rename(path)
+    with Store(path) as store:
+        assert store.run("run").info["word"] == "kept"
+        store.note("run", word="changed")
+        store.check_place()
+
+
+def test_where_nothing_can_be_rescued_it_says_so(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Store(path) as store:
+        delete(path)
+        monkeypatch.setattr("denoised_smoothing.store.place._back_up", refuse)
+        with pytest.raises(
+            StoreError, match=r"cannot be kept: none of .* can be written\. Restore"
+        ):
+            store.check_place()
+
+
+def refuse(*_: object) -> None:
+    raise OSError("no space")
+
+
+def read_as_another_user(folder: Path, telling: Connection) -> None:
+    """Root may write everywhere; tests run as root in containers."""
+    try:
+        if os.getuid() == 0:
+            os.setuid(65534)
+        with Store(folder / "runs.sqlite", read_only=True) as store:
+            telling.send([run.name for run in store.runs()])
+    except BaseException as error:
+        telling.send(repr(error))
+        raise
+
+
+def test_a_finished_store_is_read_from_a_medium_that_cannot_be_written() -> None:
+    """SQLite itself refuses: it cannot make the files beside it that its log needs."""
+    folder = Path(tempfile.mkdtemp())  # one that another user can enter
+    try:
+        with Store(folder / "runs.sqlite") as store:
+            store.begin("run", {}, seed=1, info={})
+        (folder / "runs.sqlite").chmod(0o444)
+        folder.chmod(0o555)
+        context = multiprocessing.get_context("fork")
+        asking, telling = context.Pipe(duplex=False)
+        reader = context.Process(target=read_as_another_user, args=(folder, telling))
+        reader.start()
+        assert asking.recv() == ["run"]
+        reader.join()
+    finally:
+        folder.chmod(0o755)
+        shutil.rmtree(folder)
