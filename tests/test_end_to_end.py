@@ -162,11 +162,14 @@ def test_a_converted_model_killed_and_resumed(tmp_path: Path) -> None:
     assert outcome(broken) == outcome(whole)
 
 
-def test_ctrl_c_names_the_command_that_continues(
-    uninterrupted: tuple[object, ...], tmp_path: Path
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_a_signal_ends_with_the_command_that_continues(
+    uninterrupted: tuple[object, ...], tmp_path: Path, name: str, code: int
 ) -> None:
-    stopped = start(tmp_path, *COMMAND, TOY_SIGNAL="SIGINT", TOY_AT="12")
-    assert (stopped.returncode, stopped.stdout) == (130, "")
+    """The store is whole in one file: nothing is left in a log beside it."""
+    stopped = start(tmp_path, *COMMAND, TOY_SIGNAL=name, TOY_AT="12")
+    assert (stopped.returncode, stopped.stdout) == (code, "")
+    assert [path.name for path in tmp_path.glob("runs.sqlite*")] == ["runs.sqlite"]
     assert "Interrupted. Counts so far are stored. To resume:" in stopped.stderr
     assert "Traceback" not in stopped.stderr
     made, stored = passes(tmp_path), copies(tmp_path)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from denoised_smoothing.errors import StoreError
+from denoised_smoothing.errors import SettingError, StoreError
 from denoised_smoothing.store import Store
 
 
@@ -84,7 +84,7 @@ def test_where_nothing_can_be_rescued_it_says_so(
 ) -> None:
     with Store(path) as store:
         delete(path)
-        monkeypatch.setattr("denoised_smoothing.store.place._back_up", refuse)
+        monkeypatch.setattr("denoised_smoothing.store.place.back_up", refuse)
         with pytest.raises(
             StoreError, match=r"cannot be kept: none of .* can be written\. Restore"
         ):
@@ -93,6 +93,22 @@ def test_where_nothing_can_be_rescued_it_says_so(
 
 def refuse(*_: object) -> None:
     raise OSError("no space")
+
+
+def test_a_backup_is_whole_while_others_write(path: Path) -> None:
+    copy = path.with_name("copy.sqlite")
+    with Store(path) as writing:
+        writing.begin("run", {}, seed=1, info={})
+        with Store(path, read_only=True) as reading:
+            reading.back_up(copy)
+        writing.begin("later", {}, seed=2, info={})
+    assert [file.name for file in path.parent.glob("copy*")] == ["copy.sqlite"]
+    with Store(copy) as store:
+        assert [run.name for run in store.runs()] == ["run"]
+        with pytest.raises(SettingError, match=r"copy\.sqlite exists already"):
+            store.back_up(copy)
+        with pytest.raises(StoreError, match=r"The copy .*/none/a\.sqlite cannot be written"):
+            store.back_up(path.parent / "none" / "a.sqlite")
 
 
 def read_as_another_user(folder: Path, telling: Connection) -> None:

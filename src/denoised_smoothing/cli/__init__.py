@@ -9,6 +9,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
+from denoised_smoothing.cli.termination import sigterm_as_ctrl_c
 from denoised_smoothing.errors import DenoisedSmoothingError
 
 COMMANDS = {
@@ -22,6 +23,7 @@ COMMANDS = {
     "train-classifier": "Train a CIFAR ResNet on clean or noisy images.",
     "report": "Write an HTML report of one or more runs: curves, a table and example images.",
     "export": "Export a run as a table, one row per image. Radii are rounded down.",
+    "backup": "Copy a store to one new file that is whole, also while runs are written to it.",
     "merge": "Copy the runs of several stores into one, and join shards.",
     "attack": "Attack the certified images of a run, and write the changed images.",
     "serve": "Start the web page and the HTTP API.",
@@ -31,7 +33,7 @@ COMMANDS = {
 }
 """The commands, and the first paragraph of their help."""
 _MODULES = {"train-classifier": "train"} | dict.fromkeys(
-    ("report", "export", "merge", "list"), "results"
+    ("report", "export", "merge", "backup", "list"), "results"
 )
 """The modules of commands that have none of their own name."""
 
@@ -64,7 +66,7 @@ app = typer.Typer(
     help="Certify the robustness of existing image classifiers.\n\n"
     "Example: denoised-smoothing demo\n\n"
     "Exit codes: 0 done, 1 failed midway (finished work is kept), 2 refused before any work, "
-    "3 an attack contradicts a certificate, 130 interrupted.",
+    "3 an attack contradicts a certificate, 130 interrupted, 143 ended by SIGTERM.",
 )
 for _name, _summary in COMMANDS.items():
     app.command(_name, help=_summary)(lambda: None)
@@ -72,9 +74,10 @@ for _name, _summary in COMMANDS.items():
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command. Print an error of this package as one message, without a traceback."""
-    try:
-        app(args=arguments, prog_name="denoised-smoothing")
-    except DenoisedSmoothingError as error:
-        from denoised_smoothing.cli.output import fail
+    with sigterm_as_ctrl_c():
+        try:
+            app(args=arguments, prog_name="denoised-smoothing")
+        except DenoisedSmoothingError as error:
+            from denoised_smoothing.cli.output import fail
 
-        fail(error, error.exit_code)
+            fail(error, error.exit_code)

@@ -1,4 +1,4 @@
-"""The commands ``report``, ``export``, ``merge`` and ``list``."""
+"""The commands ``report``, ``export``, ``merge``, ``backup`` and ``list``."""
 
 from __future__ import annotations
 
@@ -41,6 +41,19 @@ def report(
 
     with Store(store, read_only=True) as opened:
         write_report(opened, runs, output, radii=None if radii is None else parse_radii(radii))
+    print_written(output, as_json=as_json)
+
+
+@command()
+def backup(output: File, store: StoreUrl = "runs.sqlite", as_json: AsJson = False) -> None:
+    """Copy a store to one new file that is whole, also while runs are written to it.
+
+    Example: denoised-smoothing backup --output copy.sqlite
+    """
+    from denoised_smoothing.store import Store
+
+    with Store(store, read_only=True) as opened:
+        opened.back_up(output)
     print_written(output, as_json=as_json)
 
 

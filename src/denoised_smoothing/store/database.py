@@ -6,6 +6,7 @@ import difflib
 import json
 import logging
 import secrets
+import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
@@ -21,6 +22,7 @@ from tenacity import RetryCallState, retry, retry_if_exception_type, wait_expone
 from denoised_smoothing.errors import (
     RunMismatchError,
     RunNotFoundError,
+    SettingError,
     StoreError,
     StoreUnreachableError,
     differences,
@@ -33,7 +35,7 @@ from denoised_smoothing.store.connections import (
     to_json,
     url_of,
 )
-from denoised_smoothing.store.place import StorePlace
+from denoised_smoothing.store.place import StorePlace, back_up
 from denoised_smoothing.store.records import (
     StoredExample,
     StoredImage,
@@ -142,6 +144,27 @@ class Store:
             f"{lost}. All that was saved is in {rescued}. Move that file to {self._place.path}, "
             "then repeat the command to go on."
         )
+
+    def back_up(self, path: str | Path) -> None:
+        """Write a copy to a new SQLite file, whole as of one moment, while others write.
+
+        Raises:
+            SettingError: the file exists, or the store is not an SQLite file.
+            StoreError: it cannot be written.
+        """
+        if self._engine.dialect.name != "sqlite":
+            raise SettingError(
+                f"The store {self._name} is a database of a server: copy it with pg_dump. To copy "
+                "runs to a file, use denoised-smoothing merge."
+            )
+        if Path(path).exists():
+            raise SettingError(f"{path} exists already. Name a new file for the copy.")
+        try:
+            back_up(self._engine, Path(path))
+        except (OSError, sqlite3.Error, SQLAlchemyError) as error:
+            raise StoreError(
+                f"The copy {path} cannot be written ({error}). Name another file."
+            ) from error
 
     @patient
     def begin(

@@ -47,17 +47,15 @@ class StorePlace:
         else:
             folders = [self.path.parent, Path.cwd(), Path.home(), Path(tempfile.gettempdir())]
         stem = f"{self.path.stem}-rescued-{datetime.now(UTC):%Y%m%d-%H%M%S}-{os.getpid()}"
-        with self._engine.connect() as connection:
-            source: Any = connection.connection.driver_connection
-            for folder in folders:
-                target = self._rescue or folder / f"{stem}{self.path.suffix}"
-                try:
-                    _back_up(source, target)
-                except (OSError, sqlite3.Error):
-                    continue
-                self._rescue = target
-                self._remove_logs()
-                return target
+        for folder in folders:
+            target = self._rescue or folder / f"{stem}{self.path.suffix}"
+            try:
+                back_up(self._engine, target)
+            except (OSError, sqlite3.Error):
+                continue
+            self._rescue = target
+            self._remove_logs()
+            return target
         raise OSError(f"none of {', '.join(map(str, folders))} can be written")
 
     def _remove_logs(self) -> None:
@@ -76,8 +74,13 @@ def _identity(path: Path) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-def _back_up(source: sqlite3.Connection, target: Path) -> None:
-    """Write a whole copy of the open database, as others may write to it meanwhile."""
-    with closing(sqlite3.connect(target)) as copy:
+def back_up(engine: sa.Engine, target: Path) -> None:
+    """Write a copy of an open SQLite database to one file, while others may write to it.
+
+    Raises:
+        sqlite3.Error: it cannot be read or written.
+    """
+    with engine.connect() as connection, closing(sqlite3.connect(target)) as copy:
+        source: Any = connection.connection.driver_connection
         source.backup(copy)
         copy.execute("PRAGMA journal_mode=DELETE")  # one file, which a read-only medium can hold

@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+import pytest
+
+from denoised_smoothing.cli.termination import sigterm_as_ctrl_c
+
+
+def terminate() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def work(saved: list[str]) -> None:
+    with sigterm_as_ctrl_c():
+        try:
+            terminate()
+        except KeyboardInterrupt:
+            terminate()
+            saved.append("counts")
+            sys.exit(130)
+
+
+def test_the_first_sigterm_is_a_ctrl_c_and_later_ones_do_not_disturb_the_saving() -> None:
+    before, saved = signal.getsignal(signal.SIGTERM), list[str]()
+    with pytest.raises(SystemExit) as end:
+        work(saved)
+    assert (end.value.code, saved) == (143, ["counts"])
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize("code", [0, 1, 130])
+def test_without_a_sigterm_exit_codes_stay(code: int) -> None:
+    with pytest.raises(SystemExit) as end, sigterm_as_ctrl_c():
+        sys.exit(code)
+    assert end.value.code == code
