@@ -13,15 +13,18 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from denoised_smoothing.errors import StoreError
+from denoised_smoothing.remote.credentials import cleaned
 from denoised_smoothing.remote.labels import AnswerRule
 from denoised_smoothing.remote.limits import ClientSettings
 from denoised_smoothing.remote.log import QueryLog
-from denoised_smoothing.remote.queue import Copy, RequestQueue, cleaned
+from denoised_smoothing.remote.queue import Copy, RequestQueue
 from denoised_smoothing.remote.records import CopyKey, Outcome, Spending
 from denoised_smoothing.remote.vendors.base import Vendor, VendorError, to_json
 
 GATHER_SECONDS = 0.01
 """Time between two steps of the queue: a transaction costs as much as dozens of rows."""
+LONGEST_ANSWER = 2_000
+"""Characters that are kept of an answer that is no answer."""
 ENCODERS = 2
 """Threads that encode images."""
 
@@ -158,11 +161,12 @@ class QueryClient:
                 reply = self._vendor.reply(raw)
                 label = self._rule.label(reply.scored)
                 label = None if label is None else cleaned(label, secrets)
-                attempt = replace(attempt, answer=answer, label=label, version=reply.version)
+                version = None if reply.version is None else cleaned(str(reply.version), secrets)
+                attempt = replace(attempt, answer=answer, label=label, version=version)
         except VendorError as fault:
             error = fault
             if error.answer is not None:
-                error.answer = cleaned(to_json(error.answer), secrets)
+                error.answer = cleaned(to_json(error.answer), secrets)[:LONGEST_ANSWER]
         except (LookupError, TypeError, ValueError, AttributeError) as fault:
             message = f"the answer cannot be read ({type(fault).__name__}: {fault})"
             error = VendorError(Outcome.GARBLED, f"{message} {(answer or '')[:200]}", answer=answer)

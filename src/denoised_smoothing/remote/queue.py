@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import heapq
-import re
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -13,6 +12,7 @@ from itertools import count
 from typing import Any
 
 from denoised_smoothing.errors import BudgetReachedError, ModelChangedError, RemoteError
+from denoised_smoothing.remote.credentials import cleaned
 from denoised_smoothing.remote.limits import (
     BudgetGuard,
     CircuitBreaker,
@@ -25,6 +25,8 @@ from denoised_smoothing.remote.vendors.base import FaultSource, Vendor, VendorEr
 
 UNLABELLED_LIMIT = 20
 """Number of answers without any label, at the beginning of a run, that stop it once."""
+LONGEST_MESSAGE = 500
+"""Characters that are shown of a vendor's message."""
 _HINTS = {
     FaultSource.ACCOUNT: "Check the key, its rights and the quota of the account",
     FaultSource.SETUP: "Check the name of the model and the address",
@@ -251,13 +253,5 @@ class RequestQueue:
             Outcome.THROTTLED: "accepts no more queries at this rate",
         }.get(error.outcome, f"does not answer ({error.outcome})")
         name = f"{self._vendor.name}:{self._vendor.model}".rstrip(":")
-        message = cleaned(str(error), self._vendor.secrets())
+        message = cleaned(str(error), self._vendor.secrets())[:LONGEST_MESSAGE]
         return f"{name} {kind}: {message}. {_HINTS[error.source]}. {resume_hint(self._log)}"
-
-
-def cleaned(text: str, secrets: Sequence[str]) -> str:
-    """Return the text without secrets."""
-    for secret in secrets:
-        if len(secret) >= 4:
-            text = re.sub(re.escape(secret), "[secret]", text, flags=re.IGNORECASE)
-    return text

@@ -6,10 +6,18 @@ import os
 from typing import Any, ClassVar
 
 from denoised_smoothing.errors import SettingError
+from denoised_smoothing.remote.credentials import credential
 from denoised_smoothing.remote.labels import Scored
 from denoised_smoothing.remote.records import Outcome
 from denoised_smoothing.remote.source import remote_source
-from denoised_smoothing.remote.vendors.base import Limits, Price, Reply, Vendor, VendorError
+from denoised_smoothing.remote.vendors.base import (
+    Limits,
+    Price,
+    Reply,
+    Vendor,
+    VendorError,
+    refuse_redirect,
+)
 from denoised_smoothing.remote.vendors.rest import checked_url
 
 
@@ -41,7 +49,8 @@ class ImageAnalysis(Vendor):
             exceptions.ServiceResponseError: _ended,
             ValueError: Outcome.GARBLED,
         }
-        endpoint, key = (os.environ.get(name, "") for name in ("VISION_ENDPOINT", "VISION_KEY"))
+        endpoint = os.environ.get("VISION_ENDPOINT", "").strip()
+        key = credential("VISION_KEY") or ""
         for name, value in (("VISION_ENDPOINT", endpoint), ("VISION_KEY", key)):
             if not value:
                 raise SettingError(
@@ -69,6 +78,7 @@ class ImageAnalysis(Vendor):
     def _transport(self, timeout: float, in_flight: int) -> Any:
         """Return a transport with a connection per query in flight; the SDK's own keeps 10."""
         adapters, session = self.module("requests.adapters"), self.module("requests").Session()
+        session.hooks["response"].append(refuse_redirect)
         for prefix in ("https://", "http://"):
             session.mount(prefix, adapters.HTTPAdapter(pool_maxsize=in_flight, max_retries=0))
         return self.module("azure.core.pipeline.transport").RequestsTransport(

@@ -73,7 +73,7 @@ class VendorError(Exception):
         headers: Mapping[str, str] | None = None,
         answer: Any = None,
     ) -> None:
-        super().__init__(" ".join(message.split())[:500])
+        super().__init__(" ".join(message.split()))
         self.outcome, self.answer = outcome, answer
         self.source = source or _SOURCES.get(outcome, FaultSource.LOAD)
         self.retry_after = retry_after(headers)
@@ -89,6 +89,8 @@ class VendorError(Exception):
         for statuses, known, place in _STATUSES:
             if status in statuses:
                 outcome, source = known, place
+        if target := header(headers, "location"):
+            message += f" (it redirects to {target}, which is not followed)"
         return cls(outcome, f"HTTP {status}: {message}", source, headers=headers, answer=answer)
 
 
@@ -220,7 +222,7 @@ _MESSAGES = {
 
 def retry_after(headers: Mapping[str, str] | None) -> float | None:
     """Return the seconds of a header ``Retry-After``, which holds a number or a date."""
-    text = next((v for k, v in (headers or {}).items() if k.lower() == "retry-after"), "")
+    text = header(headers, "retry-after") or ""
     try:
         return max(0.0, float(text))
     except ValueError:
@@ -229,6 +231,20 @@ def retry_after(headers: Mapping[str, str] | None) -> float | None:
         return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time())
     except ValueError:
         return None
+
+
+def header(headers: Mapping[str, str] | None, name: str) -> str | None:
+    """Return the header of that name, in whatever case."""
+    return next((v for k, v in (headers or {}).items() if k.lower() == name), None)
+
+
+def refuse_redirect(response: Any, *_: object, **__: object) -> None:
+    """Raise for a redirect: a hook for sessions of requests, which would follow it.
+
+    The image, and maybe the key, would reach a host that the user did not name.
+    """
+    if 300 <= response.status_code < 400:
+        raise VendorError.of_status(response.status_code, "no answer", response.headers)
 
 
 def to_json(answer: Any) -> str:

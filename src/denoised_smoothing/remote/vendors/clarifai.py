@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from denoised_smoothing.errors import SettingError
+from denoised_smoothing.remote.credentials import credential
 from denoised_smoothing.remote.labels import Scored
 from denoised_smoothing.remote.records import Outcome
 from denoised_smoothing.remote.source import remote_source
@@ -57,7 +58,7 @@ class Clarifai(RestVendor):
         return cls(rest)
 
     def connect(self, *, timeout: float, in_flight: int) -> None:
-        token = os.environ.get("CLARIFAI_PAT")
+        token = credential("CLARIFAI_PAT")
         if not token:
             raise SettingError(
                 "clarifai needs a personal access token in the environment variable CLARIFAI_PAT, "

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any, ClassVar
 
 from denoised_smoothing.errors import SettingError
+from denoised_smoothing.remote.credentials import credential
 from denoised_smoothing.remote.labels import Scored
 from denoised_smoothing.remote.records import Outcome
 from denoised_smoothing.remote.source import remote_source
-from denoised_smoothing.remote.vendors.base import Limits, Price, Reply, Vendor, VendorError
+from denoised_smoothing.remote.vendors.base import (
+    Limits,
+    Price,
+    Reply,
+    Vendor,
+    VendorError,
+    refuse_redirect,
+)
 from denoised_smoothing.remote.vendors.rest import checked_url
 
 _CODES = {1: 499, 3: 400, 4: 504, 5: 404, 7: 403, 8: 429, 13: 500, 14: 503, 16: 401}
@@ -54,7 +61,7 @@ class CloudVision(Vendor):
             ValueError: Outcome.GARBLED,
             self.module("google.protobuf.json_format").Error: Outcome.GARBLED,
         }
-        self._timeout, key = timeout, os.environ.get("GOOGLE_API_KEY", "")
+        self._timeout, key = timeout, credential("GOOGLE_API_KEY")
         self._secrets = (key,) if key else ()
         options = {"api_endpoint": self._endpoint, "api_key": key}
         try:
@@ -70,6 +77,7 @@ class CloudVision(Vendor):
         session = getattr(self._client.transport, "_session", None)
         if session is not None:
             adapter = self.module("requests.adapters").HTTPAdapter(pool_maxsize=in_flight)
+            session.hooks["response"].append(refuse_redirect)
             session.mount("https://", adapter)
             session.mount("http://", adapter)
 

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 from denoised_smoothing.errors import SettingError
 from denoised_smoothing.models.labels import normalised
+from denoised_smoothing.remote.credentials import credential
 from denoised_smoothing.remote.labels import Scored
 from denoised_smoothing.remote.records import Outcome
 from denoised_smoothing.remote.source import remote_source
@@ -75,14 +76,16 @@ class OpenAI(Vendor):
             sdk.APIStatusError: self._fault,
             ValueError: Outcome.GARBLED,
         }
-        try:
-            self._client = sdk.OpenAI(max_retries=0, timeout=timeout)
-        except sdk.OpenAIError as error:
+        if (key := credential("OPENAI_API_KEY")) is None:
             raise SettingError(
                 "openai needs a key in the environment variable OPENAI_API_KEY, which is not set. "
                 "Set it to any text if an endpoint of your own needs no key."
-            ) from error
-        self._secrets = (self._client.api_key,)
+            )
+        self._secrets = (key,)
+        self._client = sdk.OpenAI(
+            api_key=key, max_retries=0, timeout=timeout,
+            http_client=sdk.DefaultHttpxClient(follow_redirects=False, timeout=timeout),
+        )  # fmt: skip
 
     def query(self, image: bytes) -> Any:
         answer = self._client.chat.completions.with_raw_response.create(**self._request(image))

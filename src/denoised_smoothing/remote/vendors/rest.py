@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from queue import SimpleQueue
 from typing import Any, ClassVar
 
 from denoised_smoothing.errors import SettingError
+from denoised_smoothing.remote.credentials import credential
 from denoised_smoothing.remote.records import Outcome
 from denoised_smoothing.remote.vendors.base import FaultSource, Vendor, VendorError
 
@@ -28,7 +28,7 @@ class RestVendor(Vendor):
     def __init__(self, url: str, token_env: str | None = None) -> None:
         self.url = checked_url(url)
         if token_env is not None:
-            if not (token := os.environ.get(token_env)):
+            if not (token := credential(token_env)):
                 raise SettingError(
                     f"The environment variable {token_env!r} must hold a token, but is not set. "
                     "Set it, or remove token_env."
@@ -41,6 +41,7 @@ class RestVendor(Vendor):
         self.errors = {
             (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError): self._unreachable,
             (httpx.InvalidURL, httpx.UnsupportedProtocol): self._no_address,
+            httpx.LocalProtocolError: Outcome.REFUSED,  # nothing was sent
             httpx.TimeoutException: Outcome.TIMEOUT,
             httpx.TransportError: Outcome.DROPPED,
         }
@@ -78,8 +79,8 @@ class RestVendor(Vendor):
             answer = None
             if response.status_code < 300:
                 raise VendorError(
-                    Outcome.GARBLED, f"the answer is not JSON: {response.text[:200]!r}",
-                    answer=response.text[:2000],
+                    Outcome.GARBLED, f"the answer is not JSON: {response.text!r}",
+                    answer=response.text,
                 ) from error  # fmt: skip
         if response.status_code >= 300:
             raise self.fault(response.status_code, answer, response.headers)
