@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 GRACE = 20.0
@@ -136,6 +137,8 @@ def run(part: Part, folder: Path, seconds: float, grace: float, device: str) -> 
         process = subprocess.Popen(
             part.command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
             env={**os.environ, "PYTHONUNBUFFERED": "1"}, process_group=0,
+            # A shell that started this script in the background may have switched it off.
+            preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
         )  # fmt: skip
         try:
             process.wait(seconds)

@@ -100,7 +100,6 @@ def test_cifar10(train: Callable[..., dict[str, float]], tmp_path: Path) -> None
         images,
         "mse.safetensors",
         *("--objective", "mse", "--steps", "100", "--epoch-steps", "100", *common),
-        *("--option", "width=32"),
     )
     assert mse["validation_mse"] < CIFAR10_MSE  # 0.0625 is the noise itself
     fine = train(

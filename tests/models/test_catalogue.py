@@ -259,7 +259,7 @@ class TestLists:
         specs = [row["spec"] for row in rows]
         assert specs == [*shipped_denoisers(), "none", *forms(Role.DENOISER)]
         for row in rows[: len(shipped_denoisers())]:
-            assert row["what"].startswith("shipped: unet, ")
+            assert re.match(r"shipped: (unet|multiscale-unet), ", row["what"])
             assert ", trained on " in row["what"]
         sigmas = {re.split(r"[:\[]", row["spec"])[0]: row["sigma"] for row in rows}
         assert sigmas["digits-mse"] == "0.1 to 0.6"

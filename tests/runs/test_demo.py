@@ -107,7 +107,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> DemoResult:
     with pytest.MonkeyPatch.context() as patch:
         few = replace(DEMOS["photos"], plan=FixedBudget(n0=4, n=16), engine=EngineName.TORCH)
         patch.setitem(DEMOS, "photos", few)
-        return run_demo(tmp_path_factory.mktemp("photos"), images=2)
+        return run_demo(tmp_path_factory.mktemp("photos"), "photos", images=2)
 
 
 def test_the_demo_of_photographs_opens_with_an_elephant_that_is_taken_for_something_else(

@@ -95,7 +95,7 @@ def _reading(path: Path) -> dict[str, str]:
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as probe:
             probe.execute("PRAGMA schema_version")
             probe.execute("SELECT 1 FROM sqlite_master").fetchone()
-    except sqlite3.OperationalError:
+    except sqlite3.Error:
         log = path.with_name(f"{path.name}-wal")
         if not log.exists() or log.stat().st_size == 0:
             query["immutable"] = "1"

@@ -244,6 +244,7 @@ def refuse_redirect(response: Any, *_: object, **__: object) -> None:
     The image, and maybe the key, would reach a host that the user did not name.
     """
     if 300 <= response.status_code < 400:
+        response.close()
         raise VendorError.of_status(response.status_code, "no answer", response.headers)
 
 
