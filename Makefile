@@ -21,7 +21,7 @@ demo: install  ## certify a classifier three ways and write a report (under 2 mi
 	$(BIN)/denoised-smoothing demo
 
 test: install lint docs  ## lint, types, layers, documentation and all tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 3 --dist worksteal
 
 lint: install
 	$(BIN)/ruff check
