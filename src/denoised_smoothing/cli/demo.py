@@ -15,7 +15,7 @@ from denoised_smoothing.cli.output import plain_rows, print_json, print_table, r
 @command()
 def demo(
     name: Annotated[
-        str, typer.Argument(metavar="digits|photos", help="What to certify.", show_default=True)
+        str, typer.Argument(metavar="digits|photos", help="What to certify.")
     ] = "digits",
     output: Annotated[Path, option("Output", "Folder for report and store.")] = Path("demo"),
     images: Annotated[
