@@ -152,6 +152,14 @@ class TestOpening:
         text = report(tmp_path, "b", opening=opening(distance=distance))
         assert ("this one included" in text) == covered
 
+    def test_of_an_image_that_is_not_certified_nothing_is_claimed(self, tmp_path: Path) -> None:
+        content = store()
+        shown = [replace(held, image_id="image-1") for held in content.content["b"][2]]
+        content.content["b"][2][:] = shown
+        text = report(tmp_path, "b", content=content, opening=opening(image_id="image-1"))
+        assert "too evenly to certify it here" in text
+        assert "can alter the answer" not in text
+
     def test_the_difference_is_shown_around_grey(self) -> None:
         difference = opening().difference
         assert difference[0, 5, 5] == pytest.approx(0.5 + 12 * 10 / 255, abs=1e-5)

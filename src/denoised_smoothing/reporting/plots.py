@@ -84,10 +84,10 @@ def opening_figure(
         for example in examples
         if example.image_id == opening.image_id and example.position == 0
     }
-    counts, radius = image.certificate.counts, format_down(image.radius, 2)
-    votes = (
-        f"{max(counts.votes.values()):,} of {counts.n:,} copies agree:\ncertified within {radius}"
-    )
+    counts, proven = image.certificate.counts, "nothing certified"
+    if image.predicted is not None:
+        proven = f"certified within {format_down(image.radius, 2)}"
+    votes = f"{max(counts.votes.values()):,} of {counts.n:,} copies agree:\n{proven}"
     shown = (
         (opening.image, f"the classifier answers\n“{opening.before}”"),
         (opening.changed, f"changed by {opening.distance:.2f} (L2)\n“{opening.after}”"),
