@@ -5,7 +5,8 @@ import torch
 from scipy import stats
 from torch import Tensor, nn
 
-from denoised_smoothing.errors import TrainingError
+from denoised_smoothing.errors import SettingError, TrainingError
+from denoised_smoothing.models.classifiers.base import ImageClassifier
 from denoised_smoothing.models.denoisers.base import DenoiserNetwork
 from denoised_smoothing.models.denoisers.dncnn import DnCNN
 from denoised_smoothing.training.config import (
@@ -15,6 +16,7 @@ from denoised_smoothing.training.config import (
     Weighting,
 )
 from denoised_smoothing.training.lightning import DenoiserTraining, check_loss
+from denoised_smoothing.training.objectives import feature_distance
 
 
 class Scale(DenoiserNetwork):
@@ -240,13 +242,60 @@ def test_truth_is_the_label_of_the_data() -> None:
 def test_the_classifier_is_asked_about_clean_images_where_its_answer_counts() -> None:
     asked = {}
     for target in Target:
-        training = stability_training(target=target)
+        layers = "linear" if target is Target.FEATURES else ""
+        training = stability_training(target=target, layers=layers)
         calls = asked[target] = []
         training.surrogates[0].register_forward_hook(lambda *_, to=calls: to.append(1))
         training.training_step(batch(8), 0)
     assert {target: len(calls) for target, calls in asked.items()} == {
-        Target.TRUTH: 1, Target.LABEL: 2, Target.SOFT: 2,
+        Target.TRUTH: 1, Target.LABEL: 2, Target.SOFT: 2, Target.FEATURES: 2,
     }  # fmt: skip
+
+
+class Layered(nn.Module):
+    """A classifier of two layers, the first of which is a feature map."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body = nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU())
+        self.head = nn.Linear(3, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.body(images).mean(dim=(2, 3)))
+        return logits
+
+
+def features_training(layers: str, network: nn.Module | None = None) -> DenoiserTraining:
+    config = TrainingConfig(
+        sigma=0.5, objective=Objective.STABILITY, target=Target.FEATURES, layers=layers, copies=2
+    )
+    return DenoiserTraining(Scale(), config, [network or Layered()])
+
+
+def test_features_are_those_of_the_named_layers() -> None:
+    training = features_training("body.0, head")
+    loss = training.training_step(batch(8), 0)
+    network, clean = training.surrogates[0], batch(8)[0].repeat(2, 1, 1, 1)
+    noisy = training.denoiser.seen[0]  # type: ignore[index]
+    maps = network.body[0](noisy), network.body[0](clean)
+    expected = feature_distance([maps[0]], [maps[1]])
+    expected += feature_distance([network(noisy)], [network(clean)])
+    torch.testing.assert_close(loss.detach(), expected.detach())
+    loss.backward()
+    assert training.denoiser.factor.grad.abs() > 0  # type: ignore[union-attr, operator]
+    assert all(parameter.grad is None for parameter in network.parameters())
+
+
+def test_layers_of_a_classifier_with_preprocessing_have_the_names_of_its_network() -> None:
+    training = features_training("body", ImageClassifier(Layered(), [0.25], [0.5]))
+    assert training.training_step(batch(8), 0) > 0
+
+
+@pytest.mark.parametrize("layers", ["tail", "body,", "body.2"])
+def test_a_layer_that_is_missing_is_named(layers: str) -> None:
+    with pytest.raises(SettingError, match=r"no layer .*its layers: body, body\.0, body\.1, head"):
+        features_training(layers)
 
 
 def test_an_accelerator_is_not_waited_for_at_every_step() -> None:

@@ -11,6 +11,7 @@ from denoised_smoothing.training.config import Target
 from denoised_smoothing.training.objectives import (
     answer_entropy,
     consistency,
+    feature_distance,
     mse,
     psnr,
     stability,
@@ -52,6 +53,18 @@ def test_soft_stability_is_least_where_the_answers_agree() -> None:
     torch.testing.assert_close(answers.grad, torch.zeros_like(clean), rtol=0, atol=1e-6)
     for seed in range(2, 12):
         assert stability(clean + 0.1 * logits(seed), clean.softmax(dim=1)) > least
+
+
+def test_the_distance_of_features_is_relative_to_each_position_and_layer() -> None:
+    # Two positions with |t|^2 of 4 and 16, mean 10: errors 1 / (4 + 1) and 9 / (16 + 1).
+    target = torch.tensor([[[2.0, 4.0], [0.0, 0.0]]])
+    feature = torch.tensor([[[2.0, 4.0], [1.0, 3.0]]])
+    expected = (1 / 5 + 9 / 17) / 2
+    assert float(feature_distance([feature], [target])) == pytest.approx(expected)
+    scaled = feature_distance([feature, 100 * feature], [target, 100 * target])
+    assert float(scaled) == pytest.approx(2 * expected)
+    assert float(feature_distance([target], [target])) == 0
+    assert float(feature_distance([0 * target], [0 * target])) == 0
 
 
 def test_stability_of_uniform_answers_is_log_k() -> None:

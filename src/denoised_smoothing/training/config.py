@@ -31,6 +31,9 @@ class Target(StrEnum):
     """The classifier's probabilities of the clean image."""
     TRUTH = "truth"
     """The label of the data, which every image must have."""
+    FEATURES = "features"
+    """What layers of the classifier compute from the clean image (Johnson et al. 2016, section
+    3.2). Every position of an image teaches, so that few images and steps go a long way."""
 
 
 class Weighting(StrEnum):
@@ -89,8 +92,11 @@ class TrainingConfig:
     )
     target: Target = _option(
         Target.SOFT,
-        "Stability: aim at the label or the probabilities (soft) of the clean image, or at "
-        "the label of the data (truth).",
+        "Stability: aim at the label, the probabilities (soft) or the features of the clean "
+        "image, or at the label of the data (truth).",
+    )
+    layers: str = _option(
+        "", "Target features: layers of the classifier, such as blocks.2,blocks.4,bn2."
     )
     temperature: float = _option(
         1.0, "Stability: divide the classifier's logits by this number, above 0."
@@ -142,6 +148,17 @@ class TrainingConfig:
             raise SettingError(
                 "consistency and entropy compare noisy copies of one image, got copies=1. "
                 "Use at least 2 copies."
+            )
+        if (self.target is Target.FEATURES) != bool(self.layers):
+            raise SettingError(
+                f"target features needs layers, and no other target takes them, got target "
+                f"{self.target} and layers {self.layers!r}. Name layers of the classifier, or omit "
+                "them."
+            )
+        if self.target is Target.FEATURES and (self.consistency or self.entropy):
+            raise SettingError(
+                "consistency and entropy compare answers, and target features has none. Omit "
+                "them, or use target soft, label or truth."
             )
         if self.mse_steps is not None and not 0 <= self.mse_steps <= self.steps:
             raise SettingError(

@@ -12,7 +12,7 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from denoised_smoothing.errors import TrainingError
+from denoised_smoothing.errors import SettingError, TrainingError
 from denoised_smoothing.models.classifiers.cifar_resnet import folded
 from denoised_smoothing.models.denoisers.base import DenoiserNetwork
 from denoised_smoothing.models.labels import LabelMatch
@@ -21,6 +21,7 @@ from denoised_smoothing.training.config import Target, TrainingConfig, Weighting
 from denoised_smoothing.training.objectives import (
     answer_entropy,
     consistency,
+    feature_distance,
     mse,
     psnr,
     stability,
@@ -29,6 +30,8 @@ from denoised_smoothing.training.objectives import (
 )
 
 Batch = tuple[Tensor, Tensor, Tensor]
+Answers = Tensor | list[Tensor]
+"""Logits or probabilities or labels; or features, one tensor for each layer."""
 
 
 class DenoiserTraining(lightning.LightningModule):
@@ -44,8 +47,8 @@ class DenoiserTraining(lightning.LightningModule):
         validation_labels: of the validation data as those of a judge, by its name.
     """
 
-    distance = staticmethod(stability)
-    """The distance between logits and the answers that stability aims at."""
+    distance: Callable[[Any, Any], Tensor] = staticmethod(stability)
+    """The distance between a classifier's answers and those that stability aims at."""
 
     def __init__(
         self,
@@ -63,6 +66,11 @@ class DenoiserTraining(lightning.LightningModule):
         self.config = config
         # In plain containers, so that they are neither trained nor written to checkpoints.
         self.surrogates = [_frozen(surrogate) for surrogate in surrogates]
+        self.features: list[Features] = []
+        if config.target is Target.FEATURES:
+            names = [name.strip() for name in config.layers.split(",")]
+            self.features = [Features(surrogate, names) for surrogate in self.surrogates]
+            self.distance = feature_distance
         self.judges = {name: _frozen(judge) for name, judge in (judges or {}).items()}
         self.target_labels = list(map(_table, target_labels))
         judged = (validation_labels or {}).items()
@@ -97,31 +105,39 @@ class DenoiserTraining(lightning.LightningModule):
         config, turn = self.config, step % len(self.surrogates)
         network = self.surrogates[turn]
 
-        def surrogate(images: Tensor) -> Tensor:
+        def surrogate(images: Tensor) -> Any:
+            if self.features:
+                return self.features[turn](images)
             logits: Tensor = network(images).float() / config.temperature
             return logits
 
+        answer: Answers
         if config.target is Target.TRUTH:
             answer = self.target_labels[turn][labels] if self.target_labels else labels
         else:
             with torch.no_grad():
-                answer = stability_target(surrogate(clean), config.target)
-        answers = answer.repeat(config.copies, *[1] * (answer.ndim - 1))
+                answer = surrogate(clean)
+                if isinstance(answer, Tensor):
+                    answer = stability_target(answer, config.target)
+        if isinstance(answer, Tensor):
+            answers: Answers = _repeated(answer, config.copies)
+        else:
+            answers = [_repeated(features, config.copies) for features in answer]
         noisy, sigmas = self._corrupt(clean, "training", step, config.copies)
         return self.stability_of_copies(surrogate, clean, noisy, sigmas, answers)
 
     def stability_of_copies(
         self,
-        surrogate: Callable[[Tensor], Tensor],
+        surrogate: Callable[[Tensor], Any],
         clean: Tensor,
         noisy: Tensor,
         sigmas: Tensor,
-        answers: Tensor,
+        answers: Answers,
     ) -> Tensor:
         """Return the stability of noisy copies, plus the weighted terms of the config.
 
         Args:
-            surrogate: images to logits.
+            surrogate: images to logits, or to features.
             clean: B images.
             noisy: M copies of each, ordered as by ``clean.repeat(M, 1, 1, 1)``.
             sigmas, answers: one for each copy.
@@ -194,6 +210,42 @@ class DenoiserTraining(lightning.LightningModule):
         return repeated + sigmas.reshape(-1, 1, 1, 1) * noise, sigmas
 
 
+class Features:
+    """What named layers of a classifier compute.
+
+    Args:
+        classifier: a network, or an
+            :class:`~denoised_smoothing.models.classifiers.base.ImageClassifier` of one.
+        names: of its modules, whose outputs are tensors.
+
+    Raises:
+        SettingError: it has no module of such a name.
+    """
+
+    def __init__(self, classifier: nn.Module, names: Sequence[str]) -> None:
+        self.classifier, self.outputs = classifier, dict[str, Tensor]()
+        modules = dict(getattr(classifier, "network", classifier).named_modules())
+        for name in names:
+            if not name or name not in modules:
+                known = ", ".join(name for name in modules if name and name.count(".") < 2)
+                raise SettingError(
+                    f"the classifier has no layer {name!r}. Name some of its layers: {known}."
+                )
+            modules[name].register_forward_hook(self._keep(name))
+        self.names = list(names)
+
+    def _keep(self, name: str) -> Callable[[nn.Module, Any, Tensor], None]:
+        def keep(module: nn.Module, inputs: Any, output: Tensor) -> None:
+            self.outputs[name] = output.float()
+
+        return keep
+
+    def __call__(self, images: Tensor) -> list[Tensor]:
+        """Return the output of each layer [B, C, ...] for images [B, C, H, W] in [0, 1]."""
+        self.classifier(images)
+        return [self.outputs.pop(name) for name in self.names]
+
+
 def optimizer_with_schedule(
     network: nn.Module, config: TrainingConfig
 ) -> OptimizerLRSchedulerConfig:
@@ -237,6 +289,10 @@ def check_finite(name: str, value: Tensor, step: int) -> None:
             f"the {name} became {value.item()} at step {step}. Lower the learning rate, or train "
             "in float32 if precision is reduced. The last checkpoint is stored."
         )
+
+
+def _repeated(values: Tensor, copies: int) -> Tensor:
+    return values.repeat(copies, *[1] * (values.ndim - 1))
 
 
 def _layout(images: Tensor) -> Tensor:

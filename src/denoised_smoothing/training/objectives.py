@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float, Int
@@ -58,6 +59,26 @@ def stability_target(
     ``SOFT``. ``TRUTH`` needs no logits of clean images.
     """
     return clean_logits.argmax(dim=1) if target is Target.LABEL else clean_logits.softmax(dim=1)
+
+
+def feature_distance(
+    features: Sequence[Float[Tensor, "b c ..."]], targets: Sequence[Float[Tensor, "b c ..."]]
+) -> Float[Tensor, ""]:
+    """Relative squared distance of features, summed over layers.
+
+    Johnson et al. 2016, equation 2, here for each position: |f - t|^2 / (|t|^2 + m / 10), where m
+    is the layer's mean |t|^2, so that every layer and position counts alike.
+
+    Args:
+        features, targets: of each layer, for denoised and for clean images.
+    """
+    total = features[0].new_zeros(())
+    for feature, target in zip(features, targets, strict=True):
+        sizes = target.square().sum(dim=1)
+        errors = (feature - target).square().sum(dim=1)
+        scales = (sizes + 0.1 * sizes.mean()).clamp_min(1e-6)  # a layer may be 0 everywhere
+        total = total + (errors / scales).mean()
+    return total
 
 
 def consistency(logits: Float[Tensor, "m b k"]) -> Float[Tensor, ""]:
