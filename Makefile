@@ -3,7 +3,7 @@ BIN := .venv/bin
 MARKDOWN := README.md CHANGELOG.md CONTRIBUTING.md docs/*.md
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint docs format benchmark clean
+.PHONY: help install demo test faults lint docs format benchmark clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 12
@@ -22,6 +22,9 @@ demo: install  ## certify a classifier three ways and write a report (under 2 mi
 
 test: install lint docs  ## lint, types, layers, documentation and all tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 3 --dist worksteal
+
+faults: install  ## ten times as many faults as the tests inject: signals, networks, stores, answers
+	FAULTS=10 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/faults tests/remote/test_fuzz.py
 
 lint: install
 	$(BIN)/ruff check

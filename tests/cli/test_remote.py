@@ -18,13 +18,22 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "remote"))
 
 from fake import KEY, FakeVendor, Trouble, by_chance
-from vendors import BY_NAME
+from vendors import BY_NAME, CASES
 
 from denoised_smoothing import Store
 from denoised_smoothing.cli import main
 from denoised_smoothing.remote.log import StoreLog
 from denoised_smoothing.remote.vendors.aws import Rekognition
 from denoised_smoothing.remote.vendors.base import Limits
+
+SPECS = {
+    "aws": "aws",
+    "google": "google?endpoint={url}",
+    "azure": "azure",
+    "clarifai": "clarifai:general-image-recognition",
+    "openai": "openai:vision?labels=cat,dog",
+    "http": "http:{url}/classify?label=predictions#token_env=SERVER_TOKEN",
+}
 
 
 @pytest.fixture
@@ -94,7 +103,8 @@ class TestBuying:
             "aws?size=96", "--yes", "--rate", "0", "--max-cost", "1", "--run", "paid",
             "--json", **BY_NAME["aws"].environment(fake.url),
         )  # fmt: skip
-        assert "aws?size=96: at most 20,100 more queries, $20.10 at $0.001 a query" in done.stderr
+        assert "aws?size=96: at most 20,100 more copies, a query each, $20.10" in done.stderr
+        assert "repeated: at most 140,700 queries, $140.70." in done.stderr
         assert "Budget of the run: $1" in done.stderr
         (row,) = json.loads(done.stdout)["rows"]
         assert row["measure"] == "certified accuracy"
@@ -207,6 +217,50 @@ class TestBuying:
             "--sigma", "0.25", "--max-queries", "10", code=1,
         )  # fmt: skip
         assert "These answers are not stored. Runs in a store ('certify'" in done.stderr
+
+
+SECRET = "marked-secret-7f3a9c51e8d2"
+
+
+class TestSecrets:
+    """A marked secret in a vendor's credentials is in nothing that is stored or shown."""
+
+    @pytest.mark.parametrize("name", [case.name for case in CASES if case.secret])
+    def test_a_quoted_secret_is_nowhere(
+        self, name: str, fake: FakeVendor, commands: Commands, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        case, spec = BY_NAME[name], SPECS[name].format(url=fake.url)
+        environment = {
+            key: value.replace(KEY, SECRET).replace("very-secret-0123456789", SECRET)
+            for key, value in case.environment(fake.url).items()
+        }
+        if name == "aws":  # the identifier of a key is in every request, the key itself in none
+            environment["AWS_ACCESS_KEY_ID"] = KEY
+
+        def quoting(answer: Any) -> bytes:
+            text = json.dumps(answer)
+            for label in ("cat", "dog"):
+                text = text.replace(f'"{label}', f'"{SECRET} {label}')
+            # Behind so many letters it lies where a long answer is cut.
+            return f'{text[:-1]}, "a": "{"z" * 1985}{SECRET}"}}'.encode()
+
+        fake.accepted, fake.body = SECRET, quoting
+        made = [
+            commands.certify(
+                spec, "--yes", "--rate", "0", "--run", "r", "--plan", "fixed", "--n0", "3",
+                "--n", "9", "--limit", "1", **environment,
+            ),
+            commands.run("report", "r", "--store", "s.sqlite", "--output", "report.html"),
+            commands.run("export", "r", "--store", "s.sqlite", "--output", "r.csv"),
+            commands.run("list", "runs", "--store", "s.sqlite", "--json"),
+        ]  # fmt: skip
+        texts = [caplog.text, *(text for each in made for text in (each.stdout, each.stderr))]
+        files = [path.read_bytes() for path in commands.folder.rglob("*") if path.is_file()]
+        assert len(files) >= 5
+        assert any(b"[secret]" in content for content in files)  # it was quoted
+        for part in (SECRET, SECRET[:14]):
+            assert not [text for text in texts if part in text]
+            assert not [content for content in files if part.encode() in content]
 
 
 def test_a_sweep_buys_nothing(fake: FakeVendor, commands: Commands) -> None:

@@ -16,6 +16,7 @@ import socket
 import sys
 import threading
 import time
+import zlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from enum import Enum
@@ -47,7 +48,13 @@ class Trouble(Enum):
     SCHEMA = "no JSON schemas"
     EMPTY = "no labels"
     UPDATED = "another version"
+    TRICKLED = "byte by byte"
+    HEAD_TRICKLED = "headers byte by byte"
+    HUGE = "huge"  # an answer behind HUGE_BYTES spaces
+    BOMB = "bomb"  # the same, compressed to a thousandth
 
+
+HUGE_BYTES = 2**26
 
 Script = Callable[[int, str], Trouble | None]
 """From the number of the request, from 0, and the hash of its image to its trouble."""
@@ -331,6 +338,10 @@ class FakeVendor:
         self.requests: list[tuple[str, str]] = []
         self.in_flight, self.most_in_flight = 0, 0
         self.paths: list[str] = []
+        self.accepted = KEY
+        self.sent = 0  # bytes of huge answers
+        self.body: Callable[[Any], bytes] | None = None
+        """What is sent for a right answer."""
         self.lock = threading.Lock()
         self.ended = threading.Event()
         server = _Server(("127.0.0.1", 0), _Handler)
@@ -399,7 +410,11 @@ class _Handler(BaseHTTPRequestHandler):
         with fake.lock:
             number = len(fake.requests)
             trouble = fake.script(number, digest)
-            if trouble is None and wire.key(self.headers, self.path) not in (KEY, None):
+            if trouble is None and wire.key(self.headers, self.path) not in (
+                fake.accepted,
+                KEY,
+                None,
+            ):
                 trouble = Trouble.KEY
             paid = trouble in (None, Trouble.EMPTY, Trouble.UPDATED)
             fake.requests.append((digest, "answered" if paid else trouble.value))
@@ -436,9 +451,45 @@ class _Handler(BaseHTTPRequestHandler):
             more = {"Retry-After": f"{fake.retry_after:g}"} if trouble is Trouble.BUSY else {}
             self._reply(status, told, wire.kind, more)
             return
+        if trouble in (Trouble.TRICKLED, Trouble.HEAD_TRICKLED, Trouble.HUGE, Trouble.BOMB):
+            answer = json.dumps(wire.answer(fake.scores(image), "3.0", body)).encode()
+            self._unusual(trouble, answer, wire.kind)
+            return
         scores = [] if trouble is Trouble.EMPTY else fake.scores(image)
         version = "4.0" if trouble is Trouble.UPDATED else "3.0"
-        self._reply(200, wire.answer(scores, version, body), wire.kind)
+        answer = wire.answer(scores, version, body)
+        if fake.body is not None:
+            self._send(200, fake.body(answer), wire.kind, {})
+            return
+        self._reply(200, answer, wire.kind)
+
+    def _unusual(self, trouble: Trouble, answer: bytes, kind: str) -> None:
+        """Send a right answer slowly, or behind many spaces."""
+        self.close_connection = True
+        spaces, more = b" " * 2**20, ""
+        if trouble is Trouble.BOMB:
+            packer = zlib.compressobj(wbits=31)
+            packed = [packer.compress(spaces) for _ in range(HUGE_BYTES // 2**20)]
+            answer = b"".join([*packed, packer.compress(answer), packer.flush()])
+            more = "Content-Encoding: gzip\r\n"
+        length = len(answer) + (HUGE_BYTES if trouble is Trouble.HUGE else 0)
+        head = f"HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\n{more}\r\n"
+        slow = head.encode() if trouble is Trouble.HEAD_TRICKLED else b""
+        slow += answer if trouble is Trouble.TRICKLED else b""
+        if trouble is not Trouble.HEAD_TRICKLED:
+            self.wfile.write(head.encode())
+        for place in range(len(slow)):
+            self.wfile.write(slow[place : place + 1])
+            self.wfile.flush()
+            if self.server.fake.ended.wait(0.05):
+                return
+        if trouble is Trouble.HUGE:
+            for _ in range(HUGE_BYTES // 2**20):
+                self.wfile.write(spaces)
+                self.server.fake.sent += len(spaces)
+        if trouble is not Trouble.TRICKLED:
+            self.wfile.write(answer)
+        self.wfile.flush()
 
     def _reply(
         self,

@@ -5,11 +5,13 @@ from __future__ import annotations
 import io
 import json
 import math
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -24,6 +26,8 @@ from denoised_smoothing.errors import (
     RemoteError,
     SettingError,
 )
+from denoised_smoothing.remote import client as client_module
+from denoised_smoothing.remote import queue
 from denoised_smoothing.remote.client import QueryClient
 from denoised_smoothing.remote.encoding import Encoding
 from denoised_smoothing.remote.labels import AnswerRule
@@ -290,6 +294,45 @@ def test_retry_after_is_obeyed(vendor: Vendor, fake: FakeVendor) -> None:
     _, busy, again = sorted(log.history(), key=lambda attempt: attempt.sent)
     waited = np.datetime64(again.sent[:-6]) - np.datetime64(busy.sent[:-6])
     assert waited >= np.timedelta64(290, "ms")
+
+
+def test_a_pause_that_is_too_long_ends_the_run(vendor: Vendor, fake: FakeVendor) -> None:
+    log = MemoryLog()
+    fake.script, fake.retry_after = in_turn([None, T.BUSY]), 3600.0
+    with client_of(vendor, log) as client:
+        ask(client, [0])[0].result(10)
+        error = ask(client, [1])[0].exception(10)
+    assert isinstance(error, RemoteError)
+    assert "asks for a pause of 3,600 seconds, until 2" in str(error)
+    assert "longer than --longest-pause 120. Go on after it" in str(error)
+    assert fake.attempts == 2
+
+
+def test_a_pause_is_mentioned_once(
+    vendor: Vendor, fake: FakeVendor, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    monkeypatch.setattr(queue, "LONG_PAUSE", 0.1)
+    fake.script = in_turn([None, T.BUSY, T.BUSY, T.BUSY])
+    with client_of(vendor) as client:
+        ask(client, [0])[0].result(10)
+        for future in ask(client, [1, 2, 3]):
+            future.result(10)
+    texts = [text for text in caplog.messages if "asks for a pause of 0 seconds, until 2" in text]
+    assert len(texts) == 1
+
+
+def test_queries_in_flight_at_the_end_are_mentioned(
+    vendor: Vendor, fake: FakeVendor, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    monkeypatch.setattr(client_module, "QUIET_SECONDS", 0.05)
+    with client_of(vendor) as client:
+        ask(client, [0])[0].result(10)
+        fake.latency = 0.3
+        asked = ask(client, [1])
+        while fake.in_flight == 0:
+            time.sleep(0.01)
+    assert asked[0].result(0) in ("cat", "dog")
+    assert "note: 1 queries are in flight" in caplog.text
 
 
 def test_the_budget_is_never_passed(vendor: Vendor, fake: FakeVendor) -> None:

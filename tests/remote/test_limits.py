@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import pytest
 
@@ -103,8 +104,10 @@ class TestClientSettings:
         ("odd", "message"),
         [
             ({"in_flight": 0}, "--in-flight must be 1 to 1024 queries, got 0"),
-            ({"rate": 0}, "rate must be above 0, got 0"),
-            ({"timeout": -1}, "timeout must be above 0, got -1"),
+            ({"rate": 0}, "rate must be above 0 and finite, got 0"),
+            ({"timeout": -1}, "timeout must be above 0 and finite, got -1"),
+            ({"timeout": math.nan}, "timeout must be above 0 and finite, got nan"),
+            ({"longest_pause": math.inf}, "longest_pause must be above 0 and finite, got inf"),
             ({"price": -0.1}, "--price must be at least 0 dollars a query, got -0.1"),
         ],
     )
@@ -124,7 +127,8 @@ def test_retry_after_is_read(text: str, low: float, high: float) -> None:
 
 
 def test_odd_or_no_retry_after_is_none() -> None:
-    assert retry_after({"Retry-After": "soon"}) is None
+    for odd in ("soon", "inf", "-inf", "nan", "1e400", "Fri, 31 Dec 99999999 23:59:59 GMT"):
+        assert retry_after({"Retry-After": odd}) is None
     assert retry_after({}) is None
     assert retry_after(None) is None
 

@@ -34,10 +34,11 @@ from denoised_smoothing.errors import (
 from denoised_smoothing.remote.classifier import RemoteClassifier
 from denoised_smoothing.remote.limits import Budget, ClientSettings
 from denoised_smoothing.remote.log import StoreLog
-from denoised_smoothing.remote.records import Attempt, CopyKey, Outcome
+from denoised_smoothing.remote.records import Attempt, CopyKey, Outcome, Spending
 from denoised_smoothing.remote.vendors.http import HttpEndpoint
 from denoised_smoothing.remote.vendors.simulated import Simulated
 from denoised_smoothing.reporting.results import load_results
+from denoised_smoothing.runs.paid import QueryEstimate
 
 FAKE = Path(__file__).parents[1] / "remote" / "fake.py"
 QUICK = ClientSettings(in_flight=8, rate=None, timeout=5.0, first_wait=0.005, longest_wait=0.05)
@@ -422,6 +423,13 @@ def test_a_failed_copy_stays_in_n(fake: Any, folder: Path, tmp_path: Path) -> No
             assert votes.n in range(20, 201)
             assert 0.4 < votes.failed / votes.n < 0.8
         assert [image.predicted for image in load_results(store, "run").images] == [None] * 3
+
+
+def test_an_estimate_counts_repetitions_within_the_budget() -> None:
+    unlimited = QueryEstimate(10, ClientSettings(attempts=7), Spending(charged=5), None)
+    assert (unlimited.most_copies, unlimited.most_queries) == (10, 70)
+    settings = ClientSettings(attempts=7, budget=Budget(queries=40))
+    assert QueryEstimate(10, settings, Spending(charged=5, free=9), None).most_queries == 35
 
 
 KILLED = """

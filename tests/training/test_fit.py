@@ -339,6 +339,44 @@ def test_stability_leaves_the_classifier_alone(tmp_path: Path) -> None:
     }
 
 
+class Sized(nn.Module):
+    """A classifier of any size, or of 16x16 pixels, that notes the sizes it got."""
+
+    def __init__(self, side: int | None) -> None:
+        super().__init__()
+        self.side, self.seen = side, set[int]()
+        self.weight = nn.Parameter(torch.ones(10))
+
+    def __deepcopy__(self, memo: object) -> Sized:
+        return self  # so that its notes are found
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.side not in (None, images.shape[-1]):
+            raise ValueError("another size")
+        self.seen.add(images.shape[-1])
+        return images.mean(dim=(1, 2, 3))[:, None] * self.weight
+
+
+@pytest.mark.parametrize(
+    ("side", "crop", "seen", "noted"),
+    [(None, 6, {6}, False), (16, 6, {16}, True), (None, 8, {16}, False)],
+)
+def test_crops_are_not_enlarged_for_a_classifier(
+    side: int | None, crop: int, seen: set[int], noted: bool, tmp_path: Path, caplog: Any
+) -> None:
+    network = Sized(side)
+    surrogate = ImageClassifier(network, (0.5,), (0.5,), input_size=16)
+    job = digits_job(
+        tmp_path,
+        config=replace(CONFIG, objective=Objective.STABILITY, steps=2),
+        preparation=Preparation(1, crop=crop),
+        surrogates=[surrogate],
+    )
+    train_denoiser(job)
+    assert network.seen == seen
+    assert ("takes images of one size only" in caplog.text) is noted
+
+
 def test_starts_from_a_file(finished: TrainingJob, unwritten: TrainingJob, tmp_path: Path) -> None:
     config = replace(CONFIG, learning_rate=1e-9, steps=1)
     job = digits_job(tmp_path / "new", config=config, start=finished.output)

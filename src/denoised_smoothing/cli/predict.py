@@ -41,7 +41,9 @@ def predict(
     spec = model.classifier or str(model.bundle)
     paid = remote.apply(smoothed.classifier, spec)
     if paid is not None:
-        remote.confirm(QueryEstimate(n, Spending(), paid.price), paid, spec, kept=False)
+        remote.confirm(
+            QueryEstimate(n, paid.settings, Spending(), paid.price), paid, spec, kept=False
+        )
     model.calibrate(smoothed)
     pixels = smoothed.prepare(load_image(image), model.resolution)
     answer = smoothed.predict(pixels, n=n, alpha=alpha, seed=seed)

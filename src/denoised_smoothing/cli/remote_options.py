@@ -42,7 +42,11 @@ class RemoteOptions:
     price: float | None = _paid("Price of a query in US dollars.", show_default="the list price")
     rate: float | None = _paid("Maximum queries per second; 0: no limit.", show_default="by vendor")
     in_flight: int | None = _paid("Maximum number of queries in flight.", show_default="16")
-    timeout: float | None = _paid("Seconds to wait for an answer.", show_default="30")
+    timeout: float | None = _paid("Seconds for a whole answer.", show_default="30")
+    longest_pause: float | None = _paid(
+        "Seconds of a pause that the vendor may ask for; a longer one ends the run.",
+        show_default="120",
+    )
     yes: bool = _paid("Send paid queries without asking.", "--yes", default=False)
     offline: bool = _paid(
         "Send no queries. Certify again from the stored answers of --run.",
@@ -70,7 +74,7 @@ class RemoteOptions:
             return None
         changes: dict[str, Any] = {
             name: value
-            for name in ("in_flight", "timeout", "price", "rate")
+            for name in ("in_flight", "timeout", "longest_pause", "price", "rate")
             if (value := getattr(self, name)) is not None
         }
         if self.rate == 0:
@@ -103,12 +107,17 @@ class RemoteOptions:
             return
         cost = "at an unknown price" if price is None else f"${estimate.most_cost:,.2f} at {price}"
         loss = "" if kept else " Answers are not stored. 'certify' stores them."
-        more = f"{spec}: at most {estimate.most_queries:,} more queries, {cost}."
+        more = f"{spec}: at most {estimate.most_copies:,} more copies, a query each, {cost}."
+        if estimate.most_queries > estimate.most_copies:
+            more += (
+                f" Queries that fail are repeated: at most {estimate.most_queries:,} queries"
+                + ("." if price is None else f", ${estimate.most_queries * price.dollars:,.2f}.")
+            )
         if spent.attempts:
             more += f" So far: {spent.queries:,} queries, ${spent.max_cost:,.2f}."
         say(f"{more} Budget of the run: {budget}.{loss}", err)
         free = price is not None and price.dollars == 0.0
-        if self.yes or free or estimate.most_queries == 0:
+        if self.yes or free or estimate.most_copies == 0:
             return
         if not sys.stdin.isatty():
             raise SettingError(

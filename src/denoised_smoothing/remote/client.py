@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -21,8 +22,11 @@ from denoised_smoothing.remote.queue import Copy, RequestQueue
 from denoised_smoothing.remote.records import CopyKey, Outcome, Spending
 from denoised_smoothing.remote.vendors.base import Vendor, VendorError, to_json
 
+_log = logging.getLogger(__name__)
 GATHER_SECONDS = 0.01
 """Time between two steps of the queue: a transaction costs as much as dozens of rows."""
+QUIET_SECONDS = 1.0
+"""Seconds to wait for queries in flight before a note says so."""
 LONGEST_ANSWER = 2_000
 """Characters that are kept of an answer that is no answer."""
 ENCODERS = 2
@@ -90,7 +94,13 @@ class QueryClient:
         self.stop()
         self._encoders.shutdown(wait=True)
         self._events.put(None)
-        self._worker.join()
+        self._worker.join(QUIET_SECONDS)
+        if self._worker.is_alive():
+            _log.warning(
+                "note: %d queries are in flight and may be paid for, so their answers are awaited, "
+                "at most %g seconds.", self._queue.sending, self._settings.timeout,
+            )  # fmt: skip
+            self._worker.join()
         self._senders.shutdown(wait=True)
 
     def _encode(
@@ -167,7 +177,7 @@ class QueryClient:
             error = fault
             if error.answer is not None:
                 error.answer = cleaned(to_json(error.answer), secrets)[:LONGEST_ANSWER]
-        except (LookupError, TypeError, ValueError, AttributeError) as fault:
+        except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as fault:
             message = f"the answer cannot be read ({type(fault).__name__}: {fault})"
             error = VendorError(Outcome.GARBLED, f"{message} {(answer or '')[:200]}", answer=answer)
         except Exception as fault:  # an SDK may raise anything

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import dataclass, field
 
@@ -50,6 +51,7 @@ class ClientSettings:
         attempts: failures of a copy after which it counts for no class, without throttling.
         first_wait, longest_wait: seconds before the first repetition, and at most; in between
             they double, with jitter. A longer ``Retry-After`` of the vendor is obeyed.
+        longest_pause: seconds of ``Retry-After`` above which the run stops instead.
         patience: seconds without any answer after which the run stops.
         refusals: refusals of the account in a row after which it stops.
         budget: the limit on queries and cost.
@@ -65,6 +67,7 @@ class ClientSettings:
     attempts: int = 7
     first_wait: float = 0.5
     longest_wait: float = 30.0
+    longest_pause: float = 120.0
     patience: float = 30.0
     refusals: int = 5
     budget: Budget = field(default_factory=Budget)
@@ -73,10 +76,10 @@ class ClientSettings:
     def __post_init__(self) -> None:
         if not 1 <= self.in_flight <= 1024:
             raise SettingError(f"--in-flight must be 1 to 1024 queries, got {self.in_flight}")
-        for name in ("rate", "timeout", "attempts", "refusals"):
+        for name in ("rate", "timeout", "attempts", "refusals", "longest_pause"):
             value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise SettingError(f"{name} must be above 0, got {value}")
+            if value is not None and not 0 < value < math.inf:
+                raise SettingError(f"{name} must be above 0 and finite, got {value}. Correct it.")
         if self.price is not None and not self.price >= 0:
             raise SettingError(f"--price must be at least 0 dollars a query, got {self.price}")
 
@@ -167,6 +170,11 @@ class CircuitBreaker:
     def answered(self) -> None:
         """Count an answered query."""
         self.worked, self._refused, self._failing_since = True, 0, None
+
+    def left(self, now: float) -> float:
+        """Return the seconds of patience that are left at ``now``."""
+        since = now if self._failing_since is None else self._failing_since
+        return max(0.0, since + self._patience - now)
 
     def failed(self, now: float, *, refused: bool) -> bool:
         """Count a query that failed at ``now``, in seconds, rising; return whether it opens."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import heapq
+import logging
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import Any
 
@@ -23,6 +25,9 @@ from denoised_smoothing.remote.log import QueryLog, read_earlier, resume_hint
 from denoised_smoothing.remote.records import Attempt, CopyKey, Outcome, Spending
 from denoised_smoothing.remote.vendors.base import FaultSource, Vendor, VendorError
 
+_log = logging.getLogger(__name__)
+LONG_PAUSE = 5.0
+"""Seconds of a pause from which on it is mentioned."""
 UNLABELLED_LIMIT = 20
 """Number of answers without any label, at the beginning of a run, that stop it once."""
 LONGEST_MESSAGE = 500
@@ -33,6 +38,15 @@ _HINTS = {
     FaultSource.IMAGE: "Check what sizes and formats the vendor accepts (?size, ?format)",
     FaultSource.LOAD: "Try again later, or with a lower --rate or --in-flight",
 }
+
+
+def _until(seconds: float) -> str:
+    """Return a pause and when it ends, in local time."""
+    try:
+        end = datetime.now().astimezone() + timedelta(seconds=seconds)
+    except OverflowError:
+        return f"{seconds:,.0f} seconds"
+    return f"{seconds:,.0f} seconds, until {end:%Y-%m-%d %H:%M:%S %Z}"
 
 
 class NotSentError(Exception):
@@ -95,6 +109,7 @@ class RequestQueue:
         """Copies that step() returned and finish() did not get yet."""
         self.failure: Exception | None = None
         self.stopped = False
+        self._paused_until = -math.inf
 
     @property
     def spent(self) -> Spending:
@@ -217,9 +232,22 @@ class RequestQueue:
             self._waiting.append(copy)
             self.stop(RemoteError(self._explain(error)))
             return
+        if error.retry_after is not None and error.retry_after > self._settings.longest_pause:
+            self._waiting.append(copy)
+            self.stop(RemoteError(self._explain_pause(error.retry_after)))
+            return
         copy.repetitions += 1
-        due = self._clock() + self._settings.wait(copy.repetitions, error.retry_after)
-        heapq.heappush(self._later, (due, next(self._order), copy))
+        now = self._clock()
+        wait = self._settings.wait(copy.repetitions, error.retry_after)
+        if error.retry_after is None:  # the last attempt is when the patience ends
+            wait = min(wait, max(self._breaker.left(now), self._settings.first_wait))
+        elif now + wait > self._paused_until + LONG_PAUSE:
+            self._paused_until = now + wait
+            _log.warning(
+                "note: %s asks for a pause of %s. The queries wait until then; Ctrl-C ends the "
+                "run, and keeps all answers.", self._vendor.name, _until(error.retry_after),
+            )  # fmt: skip
+        heapq.heappush(self._later, (now + wait, next(self._order), copy))
 
     def _record(self, attempt: Attempt, copy: Copy | None = None) -> None:
         """Have the end of an attempt logged; then the copy, if any, gets its vote."""
@@ -246,6 +274,14 @@ class RequestQueue:
             copy.vote.set_exception(self.failure or NotSentError())
         self._waiting.clear()
         self._later.clear()
+
+    def _explain_pause(self, seconds: float) -> str:
+        """Explain why the run stops where the vendor asks for a long pause."""
+        return (
+            f"{self._vendor.name} asks for a pause of {_until(seconds)}. That is longer than "
+            f"--longest-pause {self._settings.longest_pause:g}. Go on after it, or raise "
+            f"--longest-pause. {resume_hint(self._log)}"
+        )
 
     def _explain(self, error: VendorError) -> str:
         kind = {

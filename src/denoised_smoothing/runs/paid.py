@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from denoised_smoothing.remote.classifier import RemoteClassifier
+from denoised_smoothing.remote.limits import ClientSettings
 from denoised_smoothing.remote.log import StoreLog
 from denoised_smoothing.remote.records import Spending
 from denoised_smoothing.remote.vendors.base import Price
@@ -15,16 +16,31 @@ from denoised_smoothing.store import Store, StoredRun
 
 @dataclass(frozen=True, slots=True)
 class QueryEstimate:
-    """Maximum number of queries that a run still needs, its spending so far, and their price."""
+    """Maximum number of copies that a run still needs answers for, and what they may cost.
 
-    most_queries: int
+    Args:
+        most_copies: copies, each of which needs a query.
+        settings: of the queries.
+        spent: so far.
+        price: of a query.
+    """
+
+    most_copies: int
+    settings: ClientSettings
     spent: Spending
     price: Price | None
 
     @property
     def most_cost(self) -> float:
-        """US dollars for these queries; 0.0 where the price is not known."""
-        return self.most_queries * (self.price.dollars if self.price else 0.0)
+        """US dollars for a query of each copy; 0.0 where the price is not known."""
+        return self.most_copies * (self.price.dollars if self.price else 0.0)
+
+    @property
+    def most_queries(self) -> int:
+        """Queries that may be paid for if all that can fail do, within the budget."""
+        most = self.most_copies * self.settings.attempts
+        budget = self.settings.budget.queries
+        return most if budget is None else max(0, min(most, int(budget) - self.spent.queries))
 
 
 @contextmanager

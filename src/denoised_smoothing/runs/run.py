@@ -256,14 +256,15 @@ class CertificationRun:
         return tuple(found)
 
     def estimate(self, store: Store) -> QueryEstimate | None:
-        """Return how many queries the run still needs at most; None where it sends none."""
+        """Return what queries the run still needs at most; None where it sends none."""
         if self.remote is None or self.answers_of is not None:
             return None
         known = store.find(self.run_name) is not None
         attempts = list(StoreLog(store, self.run_name).history()) if known else []
         settled = sum(attempt.final for attempt in attempts)
         calls = len(self.indices) * self.plan.most_calls()
-        return QueryEstimate(max(0, calls - settled), spending_of(attempts), self.remote.price)
+        left = max(0, calls - settled)
+        return QueryEstimate(left, self.remote.settings, spending_of(attempts), self.remote.price)
 
     def execute(
         self, store: Store, progress: Callable[[RunProgress], None] | None = None

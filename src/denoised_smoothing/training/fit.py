@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import math
@@ -125,9 +126,10 @@ def train_denoiser(
             _log.warning("note: %s", text)
     network = _network(job)
     about = _about(job, network.card)
-    judges = {name: job.judges[name] for name in judged}
+    judges = {name: _at_scale(job, job.judges[name]) for name in judged}
+    surrogates = [_at_scale(job, surrogate) for surrogate in job.surrogates]
     module = training(
-        network, job.config, job.surrogates, judges, target_labels=targets, validation_labels=judged
+        network, job.config, surrogates, judges, target_labels=targets, validation_labels=judged
     )
     return job.fit(
         module,
@@ -172,6 +174,32 @@ def _about(job: TrainingJob, before: Mapping[str, str]) -> dict[str, str]:
         "history": json.dumps(history),
         "surrogates": json.dumps([weights_digest(surrogate) for surrogate in job.surrogates]),
     }
+
+
+def _at_scale(job: TrainingJob, classifier: nn.Module) -> nn.Module:
+    """Return the classifier for parts of images: without its resize, which would enlarge them.
+
+    A denoiser that is trained on enlarged crops serves enlarged images. A network that takes one
+    size only is returned unchanged.
+    """
+    crop = job.preparation.crop
+    if crop is None or getattr(classifier, "resize", None) is None:
+        return classifier
+    if crop >= (job.preparation.resolution or min(job.dataset[0].image.shape[1:])):
+        return classifier  # the crops are whole images
+    plain = copy.deepcopy(classifier).eval()
+    plain.resize = None  # type: ignore[assignment]
+    place = next(plain.parameters(), torch.empty(0)).device
+    try:
+        with torch.no_grad():
+            plain(torch.zeros(1, job.preparation.channels, crop, crop, device=place))
+    except Exception:  # a network may raise anything
+        _log.warning(
+            "note: A classifier takes images of one size only, so that crops of %d pixels are "
+            "enlarged for it. Train on whole images (--resolution) to serve them.", crop,
+        )  # fmt: skip
+        return classifier
+    return plain
 
 
 def _check_channels(job: TrainingJob, what: str, channels: int | None) -> None:

@@ -9,6 +9,7 @@ from denoised_smoothing.remote.labels import Scored
 from denoised_smoothing.remote.records import Outcome
 from denoised_smoothing.remote.source import remote_source
 from denoised_smoothing.remote.vendors.base import Limits, Price, Reply, Vendor, VendorError
+from denoised_smoothing.remote.vendors.bounds import BoundSession
 
 _CODES = {
     Outcome.THROTTLED: (
@@ -62,7 +63,7 @@ class Rekognition(Vendor):
             exceptions.EndpointConnectionError: Outcome.UNREACHABLE,
             exceptions.ConnectTimeoutError: Outcome.UNREACHABLE,
             exceptions.ProxyConnectionError: Outcome.UNREACHABLE,
-            exceptions.HTTPClientError: Outcome.DROPPED,
+            exceptions.HTTPClientError: _lost,
             self.module("botocore.parsers").ResponseParserError: Outcome.GARBLED,
             exceptions.BotoCoreError: Outcome.REFUSED,  # expired credentials, an invalid name
         }
@@ -87,6 +88,8 @@ class Rekognition(Vendor):
                 )
             keys = credentials.get_frozen_credentials()
             self._client = session.client("rekognition", config=config)
+            if (endpoint := getattr(self._client, "_endpoint", None)) is not None:
+                endpoint.http_session = BoundSession(endpoint.http_session, timeout)
         except exceptions.BotoCoreError as error:
             raise SettingError(
                 f"aws cannot be set up ({error}). Check ~/.aws and the variables AWS_*."
@@ -107,6 +110,14 @@ class Rekognition(Vendor):
             for label in answer["Labels"]
         ]
         return Reply(labels, answer.get("LabelModelVersion"))
+
+
+def _lost(error: Any) -> VendorError:
+    """Return the error for an answer that was not read to its end."""
+    cause = error.kwargs.get("error")
+    if isinstance(cause, VendorError):
+        return cause
+    return VendorError(Outcome.DROPPED, f"the connection ended ({error})")
 
 
 def _fault(error: Any) -> VendorError:

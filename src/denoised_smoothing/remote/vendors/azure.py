@@ -18,6 +18,7 @@ from denoised_smoothing.remote.vendors.base import (
     VendorError,
     refuse_redirect,
 )
+from denoised_smoothing.remote.vendors.bounds import bound_response
 from denoised_smoothing.remote.vendors.rest import checked_url
 
 
@@ -78,7 +79,7 @@ class ImageAnalysis(Vendor):
     def _transport(self, timeout: float, in_flight: int) -> Any:
         """Return a transport with a connection per query in flight; the SDK's own keeps 10."""
         adapters, session = self.module("requests.adapters"), self.module("requests").Session()
-        session.hooks["response"].append(refuse_redirect)
+        session.hooks["response"] += [refuse_redirect, bound_response(timeout)]
         for prefix in ("https://", "http://"):
             session.mount(prefix, adapters.HTTPAdapter(pool_maxsize=in_flight, max_retries=0))
         return self.module("azure.core.pipeline.transport").RequestsTransport(

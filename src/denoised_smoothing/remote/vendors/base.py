@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import email.utils
 import json
+import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -221,16 +222,19 @@ _MESSAGES = {
 
 
 def retry_after(headers: Mapping[str, str] | None) -> float | None:
-    """Return the seconds of a header ``Retry-After``, which holds a number or a date."""
+    """Return the seconds of a header ``Retry-After``, which holds a number or a date.
+
+    None without one, or for one that says nothing: infinite, not a number, unreadable.
+    """
     text = header(headers, "retry-after") or ""
     try:
-        return max(0.0, float(text))
+        seconds = float(text)
     except ValueError:
-        pass
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time())
-    except ValueError:
-        return None
+        try:
+            seconds = email.utils.parsedate_to_datetime(text).timestamp() - time.time()
+        except (ValueError, OverflowError, OSError):
+            return None
+    return max(0.0, seconds) if math.isfinite(seconds) else None
 
 
 def header(headers: Mapping[str, str] | None, name: str) -> str | None:

@@ -17,6 +17,7 @@ from denoised_smoothing.remote.vendors.base import (
     VendorError,
     refuse_redirect,
 )
+from denoised_smoothing.remote.vendors.bounds import bound_response
 from denoised_smoothing.remote.vendors.rest import checked_url
 
 _CODES = {1: 499, 3: 400, 4: 504, 5: 404, 7: 403, 8: 429, 13: 500, 14: 503, 16: 401}
@@ -77,7 +78,7 @@ class CloudVision(Vendor):
         session = getattr(self._client.transport, "_session", None)
         if session is not None:
             adapter = self.module("requests.adapters").HTTPAdapter(pool_maxsize=in_flight)
-            session.hooks["response"].append(refuse_redirect)
+            session.hooks["response"] += [refuse_redirect, bound_response(timeout)]
             session.mount("https://", adapter)
             session.mount("http://", adapter)
 

@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from functools import partial
+from queue import SimpleQueue
 from typing import Any, ClassVar
 
 from denoised_smoothing.errors import SettingError
@@ -16,6 +17,7 @@ from denoised_smoothing.remote.labels import Scored
 from denoised_smoothing.remote.records import Outcome
 from denoised_smoothing.remote.source import remote_source
 from denoised_smoothing.remote.vendors.base import Limits, Reply, Vendor, VendorError
+from denoised_smoothing.remote.vendors.bounds import PLAIN, Watch
 from denoised_smoothing.remote.vendors.chat import named_label
 
 _log = logging.getLogger(__name__)
@@ -63,6 +65,7 @@ class OpenAI(Vendor):
         self.options = {"labels": self._labels, "prompt": prompt, "detail": detail}
         self._known = {normalised(label): label for label in self._labels}
         self._schema, self._answered = True, False
+        self._clients: SimpleQueue[tuple[Any, Watch]] = SimpleQueue()
 
     @classmethod
     def from_spec(cls, rest: str, labels: Sequence[str], **options: Any) -> Vendor:
@@ -74,7 +77,7 @@ class OpenAI(Vendor):
             sdk.APITimeoutError: partial(self._failed, Outcome.TIMEOUT),
             sdk.APIConnectionError: partial(self._failed, Outcome.DROPPED),
             sdk.APIStatusError: self._fault,
-            ValueError: Outcome.GARBLED,
+            (ValueError, RecursionError): Outcome.GARBLED,
         }
         if (key := credential("OPENAI_API_KEY")) is None:
             raise SettingError(
@@ -82,13 +85,28 @@ class OpenAI(Vendor):
                 "Set it to any text if an endpoint of your own needs no key."
             )
         self._secrets = (key,)
-        self._client = sdk.OpenAI(
-            api_key=key, max_retries=0, timeout=timeout,
-            http_client=sdk.DefaultHttpxClient(follow_redirects=False, timeout=timeout),
-        )  # fmt: skip
+        context = self.module("httpx").create_ssl_context()
+        for _ in range(in_flight):
+            watch = Watch(timeout)
+            http = sdk.DefaultHttpxClient(
+                follow_redirects=False, timeout=timeout, headers=PLAIN, verify=context,
+                event_hooks=watch.hooks,
+            )  # fmt: skip
+            client = sdk.OpenAI(api_key=key, max_retries=0, timeout=timeout, http_client=http)
+            self._clients.put((client, watch))
+
+    def close(self) -> None:
+        while not self._clients.empty():
+            self._clients.get()[0].close()
 
     def query(self, image: bytes) -> Any:
-        answer = self._client.chat.completions.with_raw_response.create(**self._request(image))
+        client, watch = self._clients.get()
+        try:
+            with watch.limit():
+                create = client.chat.completions.with_raw_response.create
+                answer = create(**self._request(image))
+        finally:
+            self._clients.put((client, watch))
         return json.loads(answer.text)
 
     def reply(self, answer: Any) -> Reply:
@@ -126,9 +144,11 @@ class OpenAI(Vendor):
         return request
 
     def _failed(self, outcome: Outcome, error: Any) -> VendorError:
+        if isinstance(error.__cause__, VendorError):
+            return error.__cause__
         if "Connect" in type(error.__cause__).__name__:
-            base = self._client.base_url
-            return VendorError(Outcome.UNREACHABLE, f"no connection to {base} ({error.__cause__})")
+            url = error.request.url
+            return VendorError(Outcome.UNREACHABLE, f"no connection to {url} ({error.__cause__})")
         return VendorError(outcome, f"no complete answer ({error.__cause__})")
 
     def _fault(self, error: Any) -> VendorError:

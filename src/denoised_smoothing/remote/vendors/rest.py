@@ -11,6 +11,7 @@ from denoised_smoothing.errors import SettingError
 from denoised_smoothing.remote.credentials import credential
 from denoised_smoothing.remote.records import Outcome
 from denoised_smoothing.remote.vendors.base import FaultSource, Vendor, VendorError
+from denoised_smoothing.remote.vendors.bounds import PLAIN, Watch
 
 
 class RestVendor(Vendor):
@@ -34,7 +35,7 @@ class RestVendor(Vendor):
                     "Set it, or remove token_env."
                 )
             self._secrets = (token,)
-        self._clients: SimpleQueue[Any] = SimpleQueue()
+        self._clients: SimpleQueue[tuple[Any, Watch]] = SimpleQueue()
 
     def connect(self, *, timeout: float, in_flight: int) -> None:
         httpx = self.module("httpx")
@@ -45,14 +46,18 @@ class RestVendor(Vendor):
             httpx.TimeoutException: Outcome.TIMEOUT,
             httpx.TransportError: Outcome.DROPPED,
         }
-        context, headers = httpx.create_ssl_context(), dict(self.headers())
+        context, headers = httpx.create_ssl_context(), {**PLAIN, **self.headers()}
         # A client with many connections looks through all of them at each request.
         for _ in range(in_flight):
-            self._clients.put(httpx.Client(timeout=timeout, headers=headers, verify=context))
+            watch = Watch(timeout)
+            client = httpx.Client(
+                timeout=timeout, headers=headers, verify=context, event_hooks=watch.hooks
+            )
+            self._clients.put((client, watch))
 
     def close(self) -> None:
         while not self._clients.empty():
-            self._clients.get().close()
+            self._clients.get()[0].close()
 
     def headers(self) -> Mapping[str, str]:
         """Return the headers of every request; they may hold secrets."""
@@ -68,20 +73,21 @@ class RestVendor(Vendor):
 
     def call(self, request: Callable[[Any], Any]) -> Any:
         """Return the JSON answer to a request, which is given a client."""
-        client = self._clients.get()
+        client, watch = self._clients.get()
         try:
-            response = request(client)
+            with watch.limit():
+                response = request(client)
         finally:
-            self._clients.put(client)
+            self._clients.put((client, watch))
         try:
             answer = response.json()
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             answer = None
             if response.status_code < 300:
+                text = response.text
                 raise VendorError(
-                    Outcome.GARBLED, f"the answer is not JSON: {response.text!r}",
-                    answer=response.text,
-                ) from error  # fmt: skip
+                    Outcome.GARBLED, f"the answer is not JSON: {text!r}", answer=text
+                ) from error
         if response.status_code >= 300:
             raise self.fault(response.status_code, answer, response.headers)
         return answer
