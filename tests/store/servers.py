@@ -16,6 +16,8 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+LOCKED = "locked"
+"""The name of a database for which the server asks for a password."""
 NONE = "no PostgreSQL is installed (initdb)"
 
 
@@ -39,6 +41,8 @@ class Server:
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port = free.getsockname()[1]
         self._run("initdb", "--auth=trust", "--username=tester", "--no-sync")
+        rules = self._data / "pg_hba.conf"  # the first rule that fits counts
+        rules.write_text(f"host {LOCKED} all 127.0.0.1/32 scram-sha-256\n{rules.read_text()}")
         self._databases = 0
 
     def start(self) -> None:

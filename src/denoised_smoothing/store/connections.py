@@ -26,6 +26,10 @@ _NETWORK = {
     "options": "-c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3",
 }
 """Arguments of PostgreSQL connections; the URL overrides them."""
+_CHARSETS = {"UTF8": "utf-8", "LATIN1": "latin-1"}
+"""Encodings of PostgreSQL that are the same in Python; of any other one, ASCII is used."""
+_PASSWORD = ("no password supplied", "password authentication failed")
+"""What libpq says of a server that is there and asks for another password."""
 
 
 def url_of(target: str) -> sa.URL:
@@ -121,7 +125,7 @@ def _begin_sqlite(connection: sa.Connection) -> None:
 
 def is_unreachable(error: Exception) -> bool:
     """Return whether a server is unreachable; it may come back, and the statement be repeated."""
-    if not isinstance(error, DBAPIError):
+    if not isinstance(error, DBAPIError) or any(text in str(error.orig) for text in _PASSWORD):
         return False
     state = getattr(error.orig, "sqlstate", "")  # None where no statement reached the server
     away = state is None or state[:2] == "08" or state in ("57P01", "57P02", "57P03")  # shutdown

@@ -48,6 +48,10 @@ from denoised_smoothing.store.schema import prepare
 from denoised_smoothing.store.tables import DRIVERS, EXAMPLES, IMAGES, RUNS
 
 _HINTS = {
+    "no password supplied": "The server asks for a password. Set the environment variable "
+    "PGPASSWORD, or write the line HOST:PORT:NAME:USER:PASSWORD to ~/.pgpass (mode 600).",
+    "password authentication failed": "Correct the user in the URL, or the password in the "
+    "environment variable PGPASSWORD or the file ~/.pgpass.",
     "full": "Everything saved before is kept. Free some space, then repeat the command.",
     "readonly": "Make the file and its folder writable, or name another store or a copy of it.",
     "not a database": "Name a file that this package wrote, or a new one.",
