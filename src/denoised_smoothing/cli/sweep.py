@@ -76,7 +76,9 @@ def sweep(
     from denoised_smoothing.runs.run import CertificationRun
     from denoised_smoothing.runs.sweep import sweep_sigma
     from denoised_smoothing.store import Store
+    from denoised_smoothing.store.records import check_name
 
+    check_name(run)
     usual = RADII if radii is None else parse_radii(radii)
     decided = check_radii((*usual, radius))
     # A sweep about one more radius has runs of its own: they stop later than those without it.

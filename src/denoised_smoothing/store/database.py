@@ -40,6 +40,7 @@ from denoised_smoothing.store.records import (
     StoredExample,
     StoredImage,
     StoredRun,
+    check_name,
     from_row,
     run_from_row,
     to_row,
@@ -183,7 +184,9 @@ class Store:
 
         Raises:
             RunMismatchError: the run exists with other settings or another seed.
+            SettingError: the name is empty.
         """
+        check_name(name)
         wanted, info = json.loads(to_json([settings, info]))
         row = {
             "name": name,
