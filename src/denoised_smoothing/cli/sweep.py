@@ -105,7 +105,8 @@ def sweep(
         with run_bar() as show:
             chosen = sweep_sigma(requests, opened, radius, show)
         names = [result.run.name for result in chosen.results]
-        write_report(opened, names, output, radii=decided, title="Which sigma?")
+        shown = requests[0].indices
+        write_report(opened, names, output, decided, title="Which sigma?", indices=shown)
     rows = comparison(chosen.results, decided)
     if as_json:
         found = {"sigma": chosen.sigma, "radius": radius, "share": chosen.share}

@@ -46,6 +46,7 @@ def write_report(
     radii: Sequence[float] | None = None,
     title: str = "Certified robustness",
     opening: Opening | None = None,
+    indices: Collection[int] | None = None,
 ) -> None:
     """Write the report of one or several runs as a single HTML file.
 
@@ -58,6 +59,7 @@ def write_report(
         radii: L2 radii of the table; None for :func:`default_radii`.
         title: heading of the report.
         opening: a changed image and the certificate of its original, shown first.
+        indices: of the images to report on, by their places in the data set; None for all.
 
     Raises:
         RunNotFoundError: the store holds no run of one of the names.
@@ -69,7 +71,7 @@ def write_report(
         from jinja2 import Environment, StrictUndefined
     except ImportError as error:
         raise MissingExtraError("jinja2", "report", "the HTML report") from error
-    runs = [load_results(store, name) for name in names]
+    runs = [load_results(store, name, indices=indices) for name in names]
     rows = comparison(runs, default_radii(runs) if radii is None else radii)
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True

@@ -105,7 +105,7 @@ def make_table(
             run.execute(store, progress)
         except RefusedImagesError as error:  # all other images are certified
             refused.append(str(error))
-        results.append(load_results(store, run.run_name))
+        results.append(load_results(store, run.run_name, indices=run.indices))
         each = comparison(results, RADII)
         made = TableResult(
             text, results, best_over_sigma(each), each, folder / "table.md",
@@ -114,7 +114,7 @@ def make_table(
         write_atomically(made.table, _markdown(made, title, published).encode())
         save_figure(radius_figure(made.best, published[-_DRAWN:]), made.figure)
         names = [result.run.name for result in results]
-        write_report(store, names, made.report, radii=RADII, title=title)
+        write_report(store, names, made.report, radii=RADII, title=title, indices=run.indices)
     if made is None:
         raise SettingError("A table needs at least one row and one sigma, got none. Name them.")
     return made
