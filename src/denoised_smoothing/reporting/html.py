@@ -213,7 +213,7 @@ def _settings(run: StoredRun) -> dict[str, str]:
 
 def _examples(results: RunResults, examples: Sequence[StoredExample]) -> list[dict[str, Any]]:
     """Return the finished images that have examples, with their pictures by kind and votes."""
-    names = results.run.info.get("label_names")
+    names = results.run.label_names
     pictures: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for example in sorted(examples, key=lambda example: example.position):
         kinds = pictures.setdefault(example.image_id, {"clean": [], "noisy": [], "denoised": []})

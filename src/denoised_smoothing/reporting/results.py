@@ -19,6 +19,9 @@ from denoised_smoothing.certificates.plans import Anytime
 if TYPE_CHECKING:
     from denoised_smoothing.store import Store, StoredRun
 
+LabelNames = Sequence[str] | Mapping[int, str] | None
+"""Names of labels in the order of their numbers, or by number; None if unknown."""
+
 
 @dataclass(frozen=True, slots=True)
 class ImageResult:
@@ -132,7 +135,7 @@ def label_name(label: int | None, names: LabelNames) -> str | None:
     return str(names[label]) if names and 0 <= label < len(names) else str(label)
 
 
-def top_votes(counts: LabelCounts, names: Sequence[str] | None, limit: int) -> list[dict[str, Any]]:
+def top_votes(counts: LabelCounts, names: LabelNames, limit: int) -> list[dict[str, Any]]:
     """Return number, name and count of at most ``limit`` labels, those with the most votes."""
     return [
         {"label": label, "name": label_name(label, names), "count": counts.of(label)}

@@ -38,6 +38,14 @@ class StoredRun:
         """The images that could not be certified, by index; they are part of its info."""
         return tuple(RefusedImage(**image) for image in self.info.get("refused", ()))
 
+    @property
+    def label_names(self) -> dict[int, str]:
+        """The names of labels by their numbers, as far as they are known; part of its info."""
+        held = self.info.get("label_names") or ()
+        if isinstance(held, dict):
+            return {int(number): name for number, name in held.items()}
+        return dict(enumerate(held))
+
 
 @dataclass(frozen=True, slots=True)
 class StoredImage:
