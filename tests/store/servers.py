@@ -53,13 +53,14 @@ class Server:
         """At once, as after a crash."""
         self._run("pg_ctl", "-m", "immediate", "-w", "stop")
 
-    def database(self) -> str:
-        """The URL of a new, empty one."""
+    def database(self, encoding: str | None = None) -> str:
+        """The URL of a new, empty one, in the encoding of the server by default."""
         self._databases += 1
         name = f"runs_{self._databases}"
         engine = sa.create_engine(self.url("postgres"), isolation_level="AUTOCOMMIT")
         with engine.connect() as connection:
-            connection.exec_driver_sql(f"create database {name}")
+            more = f"encoding '{encoding}' template template0 lc_collate 'C' lc_ctype 'C'"
+            connection.exec_driver_sql(f"create database {name} {more if encoding else ''}")
         engine.dispose()
         return self.url(name)
 

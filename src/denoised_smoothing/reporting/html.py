@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from importlib.resources import files
 from pathlib import Path
 from textwrap import shorten
@@ -25,6 +25,7 @@ from denoised_smoothing.reporting.tables import (
     default_radii,
     plain_tables,
 )
+from denoised_smoothing.text import shown as shown_text
 
 if TYPE_CHECKING:
     from denoised_smoothing.store import Store, StoredExample, StoredRun
@@ -107,7 +108,7 @@ def write_report(
             for row, run in pairs
         ],
     )
-    write_atomically(path, html.encode())
+    write_atomically(path, shown_text(html).encode())
 
 
 def _opening(opening: Opening, examples: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from denoised_smoothing.certificates.parameters import (
     SmoothingParameters,
 )
 from denoised_smoothing.certificates.plans import Anytime
+from denoised_smoothing.text import shown
 
 if TYPE_CHECKING:
     from denoised_smoothing.store import Store, StoredRun
@@ -62,10 +63,10 @@ class RunResults:
     def method(self) -> str:
         """The name in tables: the recorded one, or the names of denoiser and classifier."""
         if method := self.run.info.get("method"):
-            return str(method)
+            return shown(str(method))
         denoiser, classifier = self.run.settings["denoiser"], self.run.settings["classifier"]
         names = ["no denoiser" if denoiser == "none" else denoiser, classifier]
-        return " + ".join(str(name).rsplit("/", 1)[-1] for name in names)
+        return shown(" + ".join(str(name).rsplit("/", 1)[-1] for name in names))
 
     @property
     def executed(self) -> str | None:
@@ -132,7 +133,9 @@ def label_name(label: int | None, names: LabelNames) -> str | None:
     """Return the name of a label, or its number if it has no name."""
     if label is None:
         return None
-    return str(names[label]) if names and 0 <= label < len(names) else str(label)
+    if isinstance(names, Mapping):
+        return shown(str(names.get(label, label)))
+    return shown(str(names[label])) if names and 0 <= label < len(names) else str(label)
 
 
 def top_votes(counts: LabelCounts, names: LabelNames, limit: int) -> list[dict[str, Any]]:

@@ -13,10 +13,12 @@ import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
 
 from denoised_smoothing.errors import SettingError
+from denoised_smoothing.store.tables import CHARSETS
 
 to_json = partial(json.dumps, separators=(",", ":"), allow_nan=False)
 
 _NETWORK = {
+    "client_encoding": "utf8",  # also of a database in SQL_ASCII, whose text would be bytes
     "connect_timeout": 10,
     # A driver or a server that has vanished is noticed in half a minute, from both sides.
     "keepalives_idle": 10,
@@ -85,6 +87,8 @@ def open_engine(url: sa.URL, read_only: bool) -> sa.Engine:
     if sqlite:
         sa.event.listen(engine, "connect", partial(_set_up_sqlite, read_only))
         sa.event.listen(engine, "begin", _begin_sqlite)
+    elif url.get_backend_name() == "postgresql":
+        sa.event.listen(engine, "connect", partial(_note_charset, engine.dialect))
     return engine
 
 
@@ -114,6 +118,15 @@ def _set_up_sqlite(read_only: bool, connection: Any, record: object) -> None:
         connection.execute(f"PRAGMA {pragma}")
     if not read_only and connection.execute("PRAGMA schema_version").fetchone() == (0,):
         connection.execute("PRAGMA journal_mode=WAL")  # a new file; it stays in this mode
+
+
+def _note_charset(dialect: sa.Dialect, connection: Any, record: object) -> None:
+    """Note what text the database can hold."""
+    with closing(connection.cursor()) as cursor:
+        cursor.execute("SHOW server_encoding")
+        (name,) = cursor.fetchone()
+    connection.rollback()
+    CHARSETS[dialect] = _CHARSETS.get(name, "ascii")
 
 
 def _begin_sqlite(connection: sa.Connection) -> None:

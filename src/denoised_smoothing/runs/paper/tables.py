@@ -23,6 +23,7 @@ from denoised_smoothing.reporting.tables import (
 from denoised_smoothing.runs.run import CertificationRun
 from denoised_smoothing.runs.writer import RunProgress
 from denoised_smoothing.store import Store
+from denoised_smoothing.text import shown
 
 
 class PublishedRow(NamedTuple):
@@ -111,7 +112,7 @@ def make_table(
             text, results, best_over_sigma(each), each, folder / "table.md",
             folder / "figure.png", folder / "report.html", tuple(refused),
         )  # fmt: skip
-        write_atomically(made.table, _markdown(made, title, published).encode())
+        write_atomically(made.table, shown(_markdown(made, title, published)).encode())
         save_figure(radius_figure(made.best, published[-_DRAWN:]), made.figure)
         names = [result.run.name for result in results]
         write_report(store, names, made.report, radii=RADII, title=title, indices=run.indices)
