@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import re
 import shlex
 import shutil
@@ -38,6 +39,7 @@ from denoised_smoothing.reporting.results import load_results
 from denoised_smoothing.runs import demo
 from denoised_smoothing.runs.writer import RunProgress
 from denoised_smoothing.store import Store
+from denoised_smoothing.text import unescaped
 
 from ..samples.painted import paint
 
@@ -209,6 +211,45 @@ class TestCertify:
         assert run(*DIGITS, "--json").json["rows"] == first
         assert run(*DIGITS, "--limit", "5", "--json").json["rows"][0]["images"] == 5
         assert len(run("list", "runs", "--json").json) == 1
+
+    def test_a_limit_below_that_of_the_run_shows_fewer_images(self, run: Run) -> None:
+        first = run(*DIGITS, "--run", "r", "--json").json["rows"]
+        assert run(*DIGITS, "--run", "r", "--limit", "8", "--json").json["rows"][0]["images"] == 8
+        assert run(*DIGITS, "--run", "r", "--json").json["rows"] == first
+        one = run(*DIGITS, "--run", "r", "--limit", "1", "--json").json
+        assert one["rows"][0]["images"] == 1
+        assert "certificate" in one
+        with Store("runs.sqlite", read_only=True) as store:
+            assert len(load_results(store, "r").images) == 8
+
+    @pytest.mark.parametrize("name", ["", "  "])
+    def test_an_empty_name_is_refused(self, run: Run, name: str) -> None:
+        for command in (DIGITS, ("sweep", "digits", *TOY[:2], "--radius", "0.25", "--limit", "2")):
+            outcome = run(*command, "--run", name)
+            assert (outcome.code, outcome.out) == (2, "")
+            assert f"The name of a run must not be empty, got {name!r}. Give" in outcome.err
+        assert not Path("runs.sqlite").exists()
+
+    def test_files_whose_names_are_not_utf8(self, run: Run) -> None:
+        folder = Path(os.fsdecode(b"pictures \xfc"))
+        folder.mkdir()
+        for name in (b"a.png", b"caf\xe9.png"):
+            picture(str(folder / os.fsdecode(name)))
+        (folder / os.fsdecode(b"n\xf6.png")).write_bytes(b"no image")
+        one = run("certify", str(folder / os.fsdecode(b"caf\xe9.png")), *TOY, *SMALL)
+        assert one.code == 0, one.err
+        assert r"caf\u{dce9}.png" in one.out
+        outcome = run("certify", f"folder:{folder}", *TOY, *SMALL, "--run", "r")
+        assert outcome.code == 1, outcome.err
+        assert "1 of 3 images could not be certified" in outcome.message
+        assert run("report", "r").code == 0
+        assert r"caf\u{dce9}.png" in Path("report.html").read_text("utf-8")
+        for form in ("tsv", "csv", "parquet"):
+            assert run("export", "r", "--format", form, "--output", f"r.{form}").code == 0
+        with Path("r.csv").open(newline="", encoding="utf-8") as file:
+            ids = [row["image_id"] for row in csv.DictReader(file)]
+        assert ids == ["a.png", r"caf\u{dce9}.png", r"n\u{dcf6}.png"]
+        assert [unescaped(name) for name in ids] == sorted(path.name for path in folder.iterdir())
 
     def test_an_image_file(self, run: Run) -> None:
         outcome = run("certify", picture("grey.png"), *TOY, *SMALL)

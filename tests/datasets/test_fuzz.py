@@ -284,10 +284,29 @@ class TestFolder:
         assert read(dataset) == [1]
         assert np.array_equal(dataset[0].image, IMAGES[0])
 
-    def test_a_name_that_is_no_text_is_refused(self, tmp_path: Path) -> None:
-        Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.png")).write_bytes(PNGS[0])
-        with pytest.raises(DatasetError, match=r"the name '.udcff\.png', which is not valid UTF-8"):
-            load_dataset(f"folder:{tmp_path}")
+    def test_names_that_are_not_utf8_are_escaped(self, tmp_path: Path) -> None:
+        for number, name in enumerate((b"a.png", b"\xff.png", rb"\u{dcff}.png")):
+            (tmp_path / os.fsdecode(name)).write_bytes(PNGS[number])
+        dataset = load_dataset(f"folder:{tmp_path}")
+        assert dataset.image_ids == [r"\u{5c}u{dcff}.png", "a.png", r"\u{dcff}.png"]
+        assert read(dataset) == []
+        assert np.array_equal(dataset[2].image, IMAGES[1])
+
+    def test_classes_that_are_not_utf8_are_escaped(self, tmp_path: Path) -> None:
+        for name in ("cat", os.fsdecode(b"caf\xe9")):
+            (tmp_path / name).mkdir()
+            (tmp_path / name / "a.png").write_bytes(PNGS[0])
+        dataset = load_dataset(f"folder:{tmp_path}")
+        assert dataset.label_names == (r"caf\u{dce9}", "cat")
+        assert dataset.image_ids == [r"caf\u{dce9}/a.png", "cat/a.png"]
+        assert read(dataset) == []
+
+    def test_one_file_whose_name_is_not_utf8(self, tmp_path: Path) -> None:
+        path = tmp_path / os.fsdecode(b"\xff.png")
+        path.write_bytes(PNGS[0])
+        dataset = load_dataset(str(path))
+        assert dataset.image_ids == [r"\u{dcff}.png"]
+        assert read(dataset) == []
 
 
 def test_odd_specs(tmp_path: Path) -> None:

@@ -30,6 +30,10 @@ class FakeRun:
     created: datetime = datetime(2024, 5, 6, 7, 8, 9, tzinfo=UTC)
     refused: tuple[RefusedImage, ...] = ()
 
+    @property
+    def label_names(self) -> dict[int, str]:
+        return dict(enumerate(self.info.get("label_names") or ()))
+
 
 @dataclass(frozen=True)
 class FakeImage:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import importlib.util
 import json
@@ -11,6 +12,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -32,13 +34,17 @@ from denoised_smoothing.errors import (
     StoreError,
 )
 from denoised_smoothing.remote.classifier import RemoteClassifier
+from denoised_smoothing.remote.labels import numbers_of
 from denoised_smoothing.remote.limits import Budget, ClientSettings
 from denoised_smoothing.remote.log import StoreLog
 from denoised_smoothing.remote.records import Attempt, CopyKey, Outcome, Spending
 from denoised_smoothing.remote.vendors.http import HttpEndpoint
 from denoised_smoothing.remote.vendors.simulated import Simulated
+from denoised_smoothing.reporting.export import ExportFormat, export
 from denoised_smoothing.reporting.results import load_results
+from denoised_smoothing.runs.examples import EXAMPLES
 from denoised_smoothing.runs.paid import QueryEstimate
+from denoised_smoothing.runs.shards import Shard, merge
 
 FAKE = Path(__file__).parents[1] / "remote" / "fake.py"
 QUICK = ClientSettings(in_flight=8, rate=None, timeout=5.0, first_wait=0.005, longest_wait=0.05)
@@ -99,7 +105,7 @@ def request_of(
 
 def counts_of(store: Store, name: str = "run") -> dict[str, Any]:
     """Counts by image and stage, labels by their names."""
-    labels = store.run(name).info["label_names"]
+    labels = store.run(name).label_names
     return {
         image.image_id: {
             stage: ({labels[i]: n for i, n in counts.votes.items()}, counts.failed)
@@ -149,7 +155,8 @@ def test_labels_of_the_data_come_first_so_that_accuracy_has_a_meaning(
     fake.scores = fake_module.by_chance({"zebra": 0.05, " CAT ": 0.95})
     with Store(tmp_path / "s.sqlite") as store:
         request_of(fake, folder).execute(store)
-        assert store.run("run").info["label_names"] == ["cat", "dog", "zebra"]
+        zebra = next(numbers_of("zebra"))
+        assert store.run("run").label_names == {0: "cat", 1: "dog", zebra: "zebra"}
         results = load_results(store, "run").images
         assert [image.predicted for image in results] == [0, 0, 0]
         assert [image.correct for image in results] == [True, True, False]
@@ -397,8 +404,8 @@ def test_classifiers_in_python_buy_per_call_and_keep_their_budget() -> None:
     classifier = RemoteClassifier(Simulated({"cat": 1.0}), settings=settings)
     smoothed = SmoothedClassifier(classifier, sigma=0.25)
     certificate = smoothed.certify(image, n0=10, n=50, seed=1)
-    assert certificate.label == 0
-    assert classifier.label_names == ("cat",)
+    assert certificate.label == next(numbers_of("cat"))
+    assert classifier.label_names == {certificate.label: "cat"}
     assert classifier.spent.queries == 60
     smoothed.certify(image, n0=10, n=50, seed=2)
     assert classifier.spent.queries == 120
@@ -532,3 +539,66 @@ def undisturbed(folder: Path, tmp_path: Path, counts: dict[str, Any]) -> None:
     ):
         request_of(server, folder, KILL_PLAN, KILL_SETTINGS).execute(store)
         assert counts_of(store) == counts
+
+
+def test_odd_labels_are_paid_for_once(fake: Any, folder: Path, tmp_path: Path) -> None:
+    """A lone surrogate is no label, NUL is a character; both are in valid JSON."""
+    fake.scores = fake_module.by_chance({"cat": 0.8, "half \ud83d": 0.1, "k\0": 0.1})
+    with Store(tmp_path / "s.sqlite") as store:
+        request_of(fake, folder, FixedBudget(n0=20, n=60)).execute(store)
+        paid = fake.attempts
+        request_of(fake, folder, FixedBudget(n0=20, n=60)).execute(store)  # resumed
+        assert paid == fake.attempts == len(list(StoreLog(store, "run").history()))
+        assert all(image.finished for image in store.images("run"))
+        assert fake.answered_twice() == []
+        labels = {attempt.label for attempt in StoreLog(store, "run").history()}
+        assert labels <= {None, "cat", "k\0"}
+        assert "k\0" in store.run("run").label_names.values()
+
+
+def exported(store: Store, path: Path) -> list[dict[str, str]]:
+    """The rows of an export, but for the time."""
+    export(load_results(store, "run"), ExportFormat.CSV, path)
+    with path.open(newline="") as file:
+        return [{key: row[key] for key in row if key != "time"} for row in csv.DictReader(file)]
+
+
+def test_exports_do_not_depend_on_the_order_of_answers(
+    fake: Any, folder: Path, tmp_path: Path
+) -> None:
+    fake.scores = fake_module.by_chance(dict.fromkeys("abcdefgh", 0.02) | {"tiger": 0.84})
+    tables = []
+    for name, settings in (("one", ClientSettings(in_flight=1, rate=None)), ("many", QUICK)):
+        with Store(tmp_path / f"{name}.sqlite") as store:
+            request_of(fake, folder, FixedBudget(20, 60), settings).execute(store)
+            tables.append(exported(store, tmp_path / name))
+    assert tables[0] == tables[1]
+    assert len(json.loads(tables[0][0]["counts"])["estimation"]) > 3
+
+
+def test_shards_with_other_labels_are_one_run(fake: Any, folder: Path, tmp_path: Path) -> None:
+    fake.scores = fake_module.by_chance(dict.fromkeys("abcdefgh", 0.05) | {"cat": 0.6})
+    paths = [tmp_path / f"{name}.sqlite" for name in ("whole", "1", "2", "joined")]
+    for path, shard in zip(paths, (None, Shard(1, 2), Shard(2, 2)), strict=False):
+        with Store(path) as store:
+            request_of(fake, folder, FixedBudget(20, 60), shard=shard).execute(store)
+    with Store(paths[0]) as whole, Store(paths[3]) as joined, ExitStack() as stack:
+        merge([stack.enter_context(Store(p)) for p in paths[1:3]], joined, examples=EXAMPLES)
+        assert exported(joined, tmp_path / "a") == exported(whole, tmp_path / "b")
+        assert counts_of(joined) == counts_of(whole)
+
+
+def test_shards_that_number_labels_by_arrival_are_refused(
+    fake: Any, folder: Path, tmp_path: Path
+) -> None:
+    """As earlier versions did."""
+    paths = [tmp_path / f"{number}.sqlite" for number in (1, 2)]
+    for number, path in enumerate(paths, 1):
+        with Store(path) as store:
+            request_of(fake, folder, FixedBudget(5, 5), shard=Shard(number, 2)).execute(store)
+            store.note("run", label_names=["cat", "dog", f"other {number}"])
+    with Store(tmp_path / "all.sqlite") as target, ExitStack() as stack:
+        sources = [stack.enter_context(Store(path)) for path in paths]
+        said = "label_names.2: 'other 1' in one, 'other 2' in another. Certify the shards again"
+        with pytest.raises(RunMismatchError, match=said):
+            merge(sources, target, examples=EXAMPLES)

@@ -16,6 +16,8 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+LOCKED = "locked"
+"""The name of a database for which the server asks for a password."""
 NONE = "no PostgreSQL is installed (initdb)"
 
 
@@ -39,6 +41,8 @@ class Server:
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port = free.getsockname()[1]
         self._run("initdb", "--auth=trust", "--username=tester", "--no-sync")
+        rules = self._data / "pg_hba.conf"  # the first rule that fits counts
+        rules.write_text(f"host {LOCKED} all 127.0.0.1/32 scram-sha-256\n{rules.read_text()}")
         self._databases = 0
 
     def start(self) -> None:
@@ -49,13 +53,14 @@ class Server:
         """At once, as after a crash."""
         self._run("pg_ctl", "-m", "immediate", "-w", "stop")
 
-    def database(self) -> str:
-        """The URL of a new, empty one."""
+    def database(self, encoding: str | None = None) -> str:
+        """The URL of a new, empty one, in the encoding of the server by default."""
         self._databases += 1
         name = f"runs_{self._databases}"
         engine = sa.create_engine(self.url("postgres"), isolation_level="AUTOCOMMIT")
         with engine.connect() as connection:
-            connection.exec_driver_sql(f"create database {name}")
+            more = f"encoding '{encoding}' template template0 lc_collate 'C' lc_ctype 'C'"
+            connection.exec_driver_sql(f"create database {name} {more if encoding else ''}")
         engine.dispose()
         return self.url(name)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
@@ -74,6 +76,9 @@ for _name, _summary in COMMANDS.items():
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command. Print an error of this package as one message, without a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # print what its encoding lacks as escapes
+            stream.reconfigure(errors="backslashreplace")
     with sigterm_as_ctrl_c():
         try:
             app(args=arguments, prog_name="denoised-smoothing")

@@ -116,12 +116,12 @@ def certify(
         except RefusedImagesError as error:  # all other images have results
             refused = error
         except BudgetReachedError as error:
-            so_far = load_results(opened, request.run_name, so_far=True)
+            so_far = load_results(opened, request.run_name, so_far=True, indices=request.indices)
             if so_far.images:
                 print_results(so_far, radii, store, as_json=as_json)
             fail(error)
         name = request.run_name
-        results = load_results(opened, name, so_far=remote.offline)
+        results = load_results(opened, name, so_far=remote.offline, indices=request.indices)
         if remote.offline and results.unfinished:
             report_missing_answers(results, run)
         if results.images or refused is None:

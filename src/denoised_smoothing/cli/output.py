@@ -118,9 +118,9 @@ def print_results(
         print_json({"store": store, "runs": [name], "rows": plain_rows(rows), **alone})
         return
     if len(images) == 1:
-        labels, label = results.run.info.get("label_names"), images[0].predicted
-        label_name = f"{labels[label]}: " if labels and label is not None else ""
-        say(f"{images[0].image_id}: {label_name}{images[0].certificate}")
+        labels, label = results.run.label_names, images[0].predicted
+        named = f"{labels[label]}: " if label in labels else ""
+        say(f"{images[0].image_id}: {named}{images[0].certificate}")
         print_refused(results.run.refused)
     else:
         print_table(rows)

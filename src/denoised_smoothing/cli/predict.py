@@ -35,6 +35,7 @@ def predict(
     """
     from denoised_smoothing.datasets import load_image
     from denoised_smoothing.remote.records import Spending
+    from denoised_smoothing.reporting.results import label_name
     from denoised_smoothing.runs.paid import QueryEstimate
 
     smoothed = model.build(context)
@@ -48,7 +49,7 @@ def predict(
     pixels = smoothed.prepare(load_image(image), model.resolution)
     answer = smoothed.predict(pixels, n=n, alpha=alpha, seed=seed)
     names = getattr(smoothed.classifier, "label_names", None)
-    name = names[answer.label] if names and answer.label is not None else None
+    name = label_name(answer.label, names) if names else None
     if as_json:
         print_json({**answer.to_dict(), "label_name": name})
     else:

@@ -76,7 +76,9 @@ def sweep(
     from denoised_smoothing.runs.run import CertificationRun
     from denoised_smoothing.runs.sweep import sweep_sigma
     from denoised_smoothing.store import Store
+    from denoised_smoothing.store.records import check_name
 
+    check_name(run)
     usual = RADII if radii is None else parse_radii(radii)
     decided = check_radii((*usual, radius))
     # A sweep about one more radius has runs of its own: they stop later than those without it.
@@ -103,7 +105,8 @@ def sweep(
         with run_bar() as show:
             chosen = sweep_sigma(requests, opened, radius, show)
         names = [result.run.name for result in chosen.results]
-        write_report(opened, names, output, radii=decided, title="Which sigma?")
+        shown = requests[0].indices
+        write_report(opened, names, output, decided, title="Which sigma?", indices=shown)
     rows = comparison(chosen.results, decided)
     if as_json:
         found = {"sigma": chosen.sigma, "radius": radius, "share": chosen.share}

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from denoised_smoothing.errors import DatasetError
+from denoised_smoothing.text import escaped, fits
 
 _MAX_LABELS = 2**31
 """Maximum number of labels: the store keeps a label in 32 bits."""
@@ -36,16 +37,16 @@ class ImageDataset:
     Args:
         name: the spec that loaded it.
         fingerprint: SHA-256, in hex, of its contents (see :func:`load_dataset`).
-        image_ids: one for each image.
+        image_ids: one for each image. If one cannot be stored as text, such as the name of a file
+            that is not UTF-8, all are escaped (see :mod:`denoised_smoothing.text`).
         read: from an index to the image [C, H, W]; raises ImageError if it cannot be decoded.
         labels: one for each image, None where unknown.
-        label_names: the name of each label, None if unknown.
+        label_names: the name of each label, None if unknown; escaped as the image ids are.
         read_shape: from an index to the shape [C, H, W] without decoding the image; None to decode
             it. Raises ImageError if the image cannot be read.
 
     Raises:
-        DatasetError: a label is below 0 or above 2^31 - 1, or has no name where there are names; a
-            name or image id cannot be stored as text.
+        DatasetError: a label is below 0 or above 2^31 - 1, or has no name where there are names.
     """
 
     name: str
@@ -67,12 +68,10 @@ class ImageDataset:
                 f"{'' if self.label_names is None else ', as it has that many label names'}. "
                 "Correct the labels, or their names."
             )
-        for text in (*self.image_ids, *(self.label_names or ())):
-            if not text.isascii() and text.encode(errors="replace").decode() != text:
-                raise DatasetError(
-                    f"{self.name!r} has the name {text!r}, which is not valid UTF-8. Rename the "
-                    "file, folder or class."
-                )
+        if not all(map(fits, self.image_ids)):
+            object.__setattr__(self, "image_ids", list(map(escaped, self.image_ids)))
+        if self.label_names is not None and not all(map(fits, self.label_names)):
+            object.__setattr__(self, "label_names", tuple(map(escaped, self.label_names)))
 
     def __len__(self) -> int:
         return len(self.image_ids)

@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 
 from denoised_smoothing.files import expand_home, read_lines
+from denoised_smoothing.text import escaped, fits
 
 _NUMBERED = re.compile(r"(\d+)[\s:,;=]+(\S.*)")
 
@@ -34,7 +35,7 @@ def read_names(text: str, least: int = 2) -> tuple[str, ...]:
     found = tuple(name for part in names if (name := part.strip()))
     if len(found) < least:
         raise ValueError(form)
-    return found
+    return found if all(map(fits, found)) else tuple(map(escaped, found))
 
 
 def _of_lines(lines: list[str]) -> list[str]:

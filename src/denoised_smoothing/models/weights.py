@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from denoised_smoothing.errors import WeightsError, raised_as
 from denoised_smoothing.files import write_atomically
+from denoised_smoothing.text import shown
 
 _PICKLE_STARTS = (b"\x80", b"PK\x03\x04")
 
@@ -67,7 +68,8 @@ def save_weights(
     if half:
         tensors = {name: _halved(name, tensor) for name, tensor in tensors.items()}
     # save_file would write a file that only its owner may read.
-    write_atomically(path, save(tensors, metadata=dict(metadata)))
+    card = {shown(name): shown(text) for name, text in metadata.items()}
+    write_atomically(path, save(tensors, metadata=card))
 
 
 def _halved(name: str, tensor: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from denoised_smoothing.errors import AnswerMissingError
 from denoised_smoothing.models.labels import LabelIndex
 from denoised_smoothing.remote.client import QueryClient
 from denoised_smoothing.remote.encoding import Encoding, to_levels
-from denoised_smoothing.remote.labels import AnswerRule
+from denoised_smoothing.remote.labels import AnswerRule, numbers_of
 from denoised_smoothing.remote.limits import ClientSettings
 from denoised_smoothing.remote.log import MemoryLog, QueryLog
 from denoised_smoothing.remote.records import CopyKey, Spending, spending_of
@@ -28,8 +28,9 @@ from denoised_smoothing.remote.vendors.base import Price, Vendor
 class RemoteClassifier:
     """Sends images to a vendor: images [B, C, H, W] around [0, 1] to labels [B].
 
-    Labels are numbered in the order of their first appearance, after those that are known in
-    advance; -1 is a vote for no class. Everything from the encoding on is the base classifier.
+    Labels that are known in advance are numbered from 0, all others by their text, as
+    :func:`~denoised_smoothing.remote.labels.numbers_of` says; -1 is a vote for no class. Everything
+    from the encoding on is the base classifier.
 
     Args:
         vendor: encodes requests and decodes answers.
@@ -51,16 +52,17 @@ class RemoteClassifier:
         self.offline = False
         self._log: QueryLog | None = None
         self._unlogged = Spending()
-        self._numbers: dict[str, int] = {}
+        self._names, self._numbers = dict[int, str](), dict[str, int]()
         self._expected = LabelIndex(())
         self._lock = threading.Lock()
         self._client: QueryClient | None = None
-        self.learn(self.rule.allowed or ())
+        self.learn(dict(enumerate(self.rule.allowed or ())))
 
     @property
-    def label_names(self) -> tuple[str, ...] | None:
+    def label_names(self) -> dict[int, str] | None:
         """The labels by their numbers, as far as they are known; None without any."""
-        return tuple(self._numbers) or None
+        with self._lock:
+            return dict(sorted(self._names.items())) or None
 
     @property
     def price(self) -> Price | None:
@@ -76,11 +78,12 @@ class RemoteClassifier:
             return self._client.spent
         return self._unlogged if self._log is None else spending_of(self._log.history())
 
-    def learn(self, names: Iterable[str]) -> None:
-        """Number further labels in this order; known ones keep their numbers."""
+    def learn(self, names: Mapping[int, str]) -> None:
+        """Give further labels these numbers; known ones keep theirs."""
         with self._lock:
-            for name in names:
-                self._numbers.setdefault(name, len(self._numbers))
+            for number, name in names.items():
+                self._names.setdefault(number, name)
+                self._numbers.setdefault(name, number)
 
     def expect(self, names: Sequence[str]) -> None:
         """Number these labels first; an answer that fits one of them, and no other, is that one.
@@ -88,7 +91,7 @@ class RemoteClassifier:
         They stay the same for a run, so that the label of an answer depends on no other answer.
         """
         self.forget()
-        self.learn(names)
+        self.learn(dict(enumerate(names)))
         self._expected = LabelIndex(names)
 
     def number(self, name: str | None) -> int:
@@ -96,13 +99,17 @@ class RemoteClassifier:
         if name is None:
             return -1
         with self._lock:
-            if name not in self._numbers and len(found := self._expected.find(name)) == 1:
+            if name in self._numbers:
+                return self._numbers[name]
+            if len(found := self._expected.find(name)) == 1:
                 return found[0]
-            return self._numbers.setdefault(name, len(self._numbers))
+            number = next(free for free in numbers_of(name) if free not in self._names)
+            self._names[number], self._numbers[name] = name, number
+            return number
 
     def forget(self) -> None:
         """Forget the numbers of all labels."""
-        self._numbers, self._expected = {}, LabelIndex(())
+        self._names, self._numbers, self._expected = {}, {}, LabelIndex(())
 
     def named_after(self, names: Iterable[str]) -> tuple[str, ...]:
         """Number the labels of a data set first, in its order, so that numbers can be compared.
@@ -114,7 +121,7 @@ class RemoteClassifier:
         for number, name in enumerate(map(self.rule.name, names)):
             plain[name if name not in plain else f"{name} [{number}]"] = None
         self.expect(tuple(plain))
-        return tuple(self._numbers)
+        return tuple(plain)
 
     @contextmanager
     def logging_to(self, log: QueryLog, *, offline: bool = False) -> Iterator[None]:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 
-from denoised_smoothing.models.labels import normalised
+from denoised_smoothing.models.labels import is_number, normalised
 
+FIRST_NUMBER = 2**48
+"""Numbers that are hashes of labels are at least this, and below twice this."""
 _NO_CLASS = ("", "-1", "nan")
 """Texts that servers write where they have no class."""
 
@@ -23,6 +27,19 @@ class Scored:
     name: Any
     score: Any
     depth: int = 0
+
+
+def numbers_of(name: str) -> Iterator[int]:
+    """Yield numbers for a label that no list numbers; the first one that is free is its number.
+
+    They depend on the text alone, so a label has one number in all runs and shards, in whatever
+    order answers arrive. A label of digits is its own number, any other one a hash below 2^49,
+    which JSON keeps exactly.
+    """
+    if is_number(name) and str(int(name)) == name and int(name) < FIRST_NUMBER:
+        yield int(name)
+    digest = hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=6).digest()
+    yield from count(FIRST_NUMBER + int.from_bytes(digest, "big"))
 
 
 def is_label(name: object) -> bool:

@@ -16,6 +16,7 @@ from denoised_smoothing.certificates.radii import format_down, round_down
 from denoised_smoothing.errors import MissingExtraError
 from denoised_smoothing.files import write_atomically
 from denoised_smoothing.reporting.results import ImageResult, RunResults
+from denoised_smoothing.text import shown_values
 
 if TYPE_CHECKING:
     from denoised_smoothing.store import RefusedImage, StoredRun
@@ -46,6 +47,7 @@ def export(results: RunResults, format: ExportFormat, path: str | Path) -> None:
     """
     refused = [_refused_row(results.run, image) for image in results.run.refused]
     rows = sorted([*map(_row, results.images), *refused], key=lambda row: row["idx"])
+    rows = shown_values(rows)
     if format is ExportFormat.TSV:
         columns = (*TSV_COLUMNS, "refused") if refused else TSV_COLUMNS
         fixed = [row | {"radius": format_down(row["radius"])} for row in rows]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from importlib.resources import files
 from pathlib import Path
 from textwrap import shorten
@@ -25,6 +25,7 @@ from denoised_smoothing.reporting.tables import (
     default_radii,
     plain_tables,
 )
+from denoised_smoothing.text import shown as shown_text
 
 if TYPE_CHECKING:
     from denoised_smoothing.store import Store, StoredExample, StoredRun
@@ -46,6 +47,7 @@ def write_report(
     radii: Sequence[float] | None = None,
     title: str = "Certified robustness",
     opening: Opening | None = None,
+    indices: Collection[int] | None = None,
 ) -> None:
     """Write the report of one or several runs as a single HTML file.
 
@@ -58,6 +60,7 @@ def write_report(
         radii: L2 radii of the table; None for :func:`default_radii`.
         title: heading of the report.
         opening: a changed image and the certificate of its original, shown first.
+        indices: of the images to report on, by their places in the data set; None for all.
 
     Raises:
         RunNotFoundError: the store holds no run of one of the names.
@@ -69,7 +72,7 @@ def write_report(
         from jinja2 import Environment, StrictUndefined
     except ImportError as error:
         raise MissingExtraError("jinja2", "report", "the HTML report") from error
-    runs = [load_results(store, name) for name in names]
+    runs = [load_results(store, name, indices=indices) for name in names]
     rows = comparison(runs, default_radii(runs) if radii is None else radii)
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -105,7 +108,7 @@ def write_report(
             for row, run in pairs
         ],
     )
-    write_atomically(path, html.encode())
+    write_atomically(path, shown_text(html).encode())
 
 
 def _opening(opening: Opening, examples: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -211,7 +214,7 @@ def _settings(run: StoredRun) -> dict[str, str]:
 
 def _examples(results: RunResults, examples: Sequence[StoredExample]) -> list[dict[str, Any]]:
     """Return the finished images that have examples, with their pictures by kind and votes."""
-    names = results.run.info.get("label_names")
+    names = results.run.label_names
     pictures: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for example in sorted(examples, key=lambda example: example.position):
         kinds = pictures.setdefault(example.image_id, {"clean": [], "noisy": [], "denoised": []})

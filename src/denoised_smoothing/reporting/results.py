@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from heapq import nlargest
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +15,13 @@ from denoised_smoothing.certificates.parameters import (
     SmoothingParameters,
 )
 from denoised_smoothing.certificates.plans import Anytime
+from denoised_smoothing.text import shown
 
 if TYPE_CHECKING:
     from denoised_smoothing.store import Store, StoredRun
+
+LabelNames = Sequence[str] | Mapping[int, str] | None
+"""Names of labels in the order of their numbers, or by number; None if unknown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +63,10 @@ class RunResults:
     def method(self) -> str:
         """The name in tables: the recorded one, or the names of denoiser and classifier."""
         if method := self.run.info.get("method"):
-            return str(method)
+            return shown(str(method))
         denoiser, classifier = self.run.settings["denoiser"], self.run.settings["classifier"]
         names = ["no denoiser" if denoiser == "none" else denoiser, classifier]
-        return " + ".join(str(name).rsplit("/", 1)[-1] for name in names)
+        return shown(" + ".join(str(name).rsplit("/", 1)[-1] for name in names))
 
     @property
     def executed(self) -> str | None:
@@ -82,11 +86,14 @@ class RunResults:
         return any(image.true_label is not None for image in self.images)
 
 
-def load_results(store: Store, name: str, *, so_far: bool = False) -> RunResults:
+def load_results(
+    store: Store, name: str, *, so_far: bool = False, indices: Collection[int] | None = None
+) -> RunResults:
     """Derive the results of a run from the counts in the store.
 
     Args:
         so_far: include unfinished images of an anytime plan, with what is proven so far.
+        indices: of the images to load, by their places in the data set; None for all.
 
     Raises:
         RunNotFoundError: the store holds no run of that name.
@@ -98,9 +105,12 @@ def load_results(store: Store, name: str, *, so_far: bool = False) -> RunResults
     parameters = SmoothingParameters.from_dict({**run.settings, "seed": run.seed, "notes": notes})
     so_far = so_far and isinstance(plan, Anytime)
     results, unfinished = [], 0
+    chosen = None if indices is None else frozenset(indices)
+    if chosen is not None:
+        run = _with_refused(run, chosen)
     refused = {image.image_id for image in run.refused}
     for image in store.stream_images(name):
-        if image.image_id in refused:
+        if image.image_id in refused or (chosen is not None and image.index not in chosen):
             continue
         unfinished += not image.finished
         if image.finished or (so_far and Stage.ESTIMATION in image.counts):
@@ -113,14 +123,22 @@ def load_results(store: Store, name: str, *, so_far: bool = False) -> RunResults
     return RunResults(run, tuple(results), unfinished=unfinished)
 
 
-def label_name(label: int | None, names: Sequence[str] | None) -> str | None:
+def _with_refused(run: StoredRun, indices: Collection[int]) -> StoredRun:
+    """Return the run with only those of its refused images."""
+    refused = [asdict(image) for image in run.refused if image.index in indices]
+    return replace(run, info={**run.info, "refused": refused})
+
+
+def label_name(label: int | None, names: LabelNames) -> str | None:
     """Return the name of a label, or its number if it has no name."""
     if label is None:
         return None
-    return str(names[label]) if names and 0 <= label < len(names) else str(label)
+    if isinstance(names, Mapping):
+        return shown(str(names.get(label, label)))
+    return shown(str(names[label])) if names and 0 <= label < len(names) else str(label)
 
 
-def top_votes(counts: LabelCounts, names: Sequence[str] | None, limit: int) -> list[dict[str, Any]]:
+def top_votes(counts: LabelCounts, names: LabelNames, limit: int) -> list[dict[str, Any]]:
     """Return number, name and count of at most ``limit`` labels, those with the most votes."""
     return [
         {"label": label, "name": label_name(label, names), "count": counts.of(label)}

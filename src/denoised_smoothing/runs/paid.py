@@ -49,9 +49,9 @@ def with_query_log(remote: RemoteClassifier, store: Store, run: StoredRun) -> It
 
     A run on the answers of another one sends no query. The vendor's notes become those of the run.
     """
-    source, names = run.info.get("answers_of"), run.info.get("label_names") or ()
+    source, names = run.info.get("answers_of"), run.label_names
     classes = () if remote.rule.allowed else run.settings.get("data_labels", ())
-    remote.expect(names[: len(classes)])
+    remote.expect([names[number] for number in range(len(classes)) if number in names])
     remote.learn(names)
     log = StoreLog(store, source or run.name)
     try:

@@ -49,6 +49,7 @@ from denoised_smoothing.runs.shards import Shard
 from denoised_smoothing.runs.writer import RunProgress, RunWriter
 from denoised_smoothing.smoothing.classifier import SmoothedClassifier
 from denoised_smoothing.store import Store, StoredRun
+from denoised_smoothing.store.records import check_name
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class CertificationRun:
         command: the command line, to record.
 
     Raises:
-        SettingError: an argument is out of range, or a shard has no seed.
+        SettingError: an argument is out of range, a name is empty, or a shard has no seed.
         DatasetError: a class of the data matches no label of the classifier, or several.
     """
 
@@ -110,6 +111,9 @@ class CertificationRun:
     command: str = ""
 
     def __post_init__(self) -> None:
+        for name in (self.name, self.answers_of):
+            if name is not None:
+                check_name(name)
         self.plan.check_alpha(self.alpha)
         if self.resolution is not None and self.resolution < 2:
             raise SettingError(f"resolution must be at least 2 pixels, got {self.resolution}")

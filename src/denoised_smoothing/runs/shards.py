@@ -11,10 +11,12 @@ from sqlalchemy.exc import IntegrityError
 
 from denoised_smoothing.errors import RunMismatchError, SettingError, differences
 from denoised_smoothing.store import EXAMPLES, IMAGES, QUERIES, RUNS, Store, StoredRun
+from denoised_smoothing.store.records import as_info
 
 OF_SHARDS = ("shard", "images")
 """Settings of a shard that the merged run does not have."""
 _ROWS_AT_ONCE = 10_000
+_WHERE = ("in one", "in another")
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +118,7 @@ def _merged(runs: Sequence[StoredRun]) -> StoredRun:
             "once, or its shards."
         )
     for run in runs[1:]:
-        differs = differences(_compared(first), _compared(run), where=("in one", "in another"))
+        differs = differences(_compared(first), _compared(run), where=_WHERE)
         if differs:
             raise RunMismatchError(
                 f"The shards of run {name!r} are not of one run: {'; '.join(differs)}"
@@ -133,6 +135,8 @@ def _merged(runs: Sequence[StoredRun]) -> StoredRun:
             )
     settings = {key: value for key, value in first.settings.items() if key not in OF_SHARDS}
     info = {**first.info, "merged": [run.info.get("command") for run in runs]}
+    if names := _joined_names(runs):
+        info["label_names"] = as_info(names)
     refused = sorted((image for run in runs for image in run.refused), key=lambda i: i.index)
     if refused:
         info["refused"] = [asdict(image) for image in refused]
@@ -159,9 +163,28 @@ def _check_finished(parts: Sequence[tuple[Store, StoredRun]]) -> None:
 
 def _compared(run: StoredRun) -> dict[str, Any]:
     """Return what the shards of a run have in common."""
-    names = run.info.get("label_names")  # of an open vocabulary, in the order of appearance
     of = str(run.settings["shard"]).partition("/")[2]
-    return {**run.settings, "seed": run.seed, "label_names": names, "shard": f"of {of}"}
+    return {**run.settings, "seed": run.seed, "shard": f"of {of}"}
+
+
+def _joined_names(runs: Sequence[StoredRun]) -> dict[int, str]:
+    """Return the names of labels of all shards by number.
+
+    Raises:
+        RunMismatchError: two shards give a number to different labels, as earlier versions did for
+            a remote classifier that may answer with any label.
+    """
+    joined = dict[int, str]()
+    for run in runs:
+        shared = {str(n): name for n, name in run.label_names.items() if n in joined}
+        held = {number: joined[int(number)] for number in shared}
+        if differs := differences({"label_names": held}, {"label_names": shared}, where=_WHERE):
+            raise RunMismatchError(
+                f"The shards of run {run.name!r} are not of one run: {'; '.join(differs)}. Certify "
+                "the shards again."
+            )
+        joined |= run.label_names
+    return joined
 
 
 def _row(run: StoredRun) -> dict[str, Any]:

@@ -58,7 +58,10 @@ def sweep_sigma(
             run.execute(store, progress)
         except RefusedImagesError as error:  # all other images are certified
             refused.append(str(error))
-    results = sorted((load_results(store, run.run_name) for run in runs), key=lambda r: r.sigma)
+    results = sorted(
+        (load_results(store, run.run_name, indices=run.indices) for run in runs),
+        key=lambda r: r.sigma,
+    )
     shares = [float(certified_accuracy(run, (radius,))[0]) for run in results]
     best = max(range(len(shares)), key=lambda i: (shares[i], -i))
     sigma = results[best].sigma if shares[best] else None

@@ -19,6 +19,7 @@ from denoised_smoothing.runs.loading import Loaded
 from denoised_smoothing.runs.resume import is_complete
 from denoised_smoothing.smoothing.scheduler import ImageTask
 from denoised_smoothing.store import RefusedImage, Store, StoredImage, StoredRun
+from denoised_smoothing.store.records import as_info
 
 SAVE_SECONDS = 0.4
 """Seconds that results wait before they are written."""
@@ -85,7 +86,7 @@ class RunWriter:
         self._before = self._done = len(done)
         self._certified = sum(map(self._is_certified, done))
         self._calls, self._pending = 0, dict[str, StoredImage]()
-        self._names = self.run.info.get("label_names") or []
+        self._names = self.run.label_names
         self._began = self._saved = time.monotonic()
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="store")
         self._writing: Future[None] | None = None
@@ -182,15 +183,15 @@ class RunWriter:
         if self._pending:
             images, self._pending = list(self._pending.values()), {}
             held, remote = self._names, self.remote
-            self._names = held if remote is None else list(remote.label_names or ())
+            self._names = held if remote is None else remote.label_names or {}
             new = None if self._names == held else self._names
             self._writing = self._writer.submit(self._write, new, images)
         self._saved = time.monotonic()
 
-    def _write(self, names: list[str] | None, images: list[StoredImage]) -> None:
+    def _write(self, names: Mapping[int, str] | None, images: list[StoredImage]) -> None:
         """In the writing thread: new labels are written before the counts that use them."""
         if names is not None:
-            self.store.note(self.run.name, label_names=names)
+            self.store.note(self.run.name, label_names=as_info(names))
         self.store.save_images(self.run.name, images)
 
     def _take(self, task: ImageTask) -> StoredImage:

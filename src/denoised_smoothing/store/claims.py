@@ -77,7 +77,7 @@ class LockFile(Claim):
         database = engine.url.database
         self._lock: FileLock | None = None
         if database and database != ":memory:" and "uri" not in engine.url.query:
-            code = hashlib.sha256(run.encode()).hexdigest()[:8]
+            code = hashlib.sha256(run.encode("utf-8", "surrogatepass")).hexdigest()[:8]
             path = Path(database).resolve()  # one lock, by whatever link the file is named
             self._path = path.with_name(f"{path.name}.{code}.lock")
             self._lock = FileLock(self._path, timeout=0, thread_local=False)
@@ -108,7 +108,7 @@ class AdvisoryLock(Claim):
 
     def __init__(self, engine: sa.Engine, run: str) -> None:
         super().__init__(engine, run)
-        digest = hashlib.blake2b(run.encode(), digest_size=8).digest()
+        digest = hashlib.blake2b(run.encode("utf-8", "surrogatepass"), digest_size=8).digest()
         self._key = int.from_bytes(digest, "big", signed=True)
         self._connection: sa.Connection | None = None
         self._session: int | None = None

@@ -13,10 +13,12 @@ import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
 
 from denoised_smoothing.errors import SettingError
+from denoised_smoothing.store.tables import CHARSETS
 
 to_json = partial(json.dumps, separators=(",", ":"), allow_nan=False)
 
 _NETWORK = {
+    "client_encoding": "utf8",  # also of a database in SQL_ASCII, whose text would be bytes
     "connect_timeout": 10,
     # A driver or a server that has vanished is noticed in half a minute, from both sides.
     "keepalives_idle": 10,
@@ -26,6 +28,10 @@ _NETWORK = {
     "options": "-c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3",
 }
 """Arguments of PostgreSQL connections; the URL overrides them."""
+_CHARSETS = {"UTF8": "utf-8", "LATIN1": "latin-1"}
+"""Encodings of PostgreSQL that are the same in Python; of any other one, ASCII is used."""
+_PASSWORD = ("no password supplied", "password authentication failed")
+"""What libpq says of a server that is there and asks for another password."""
 
 
 def url_of(target: str) -> sa.URL:
@@ -81,6 +87,8 @@ def open_engine(url: sa.URL, read_only: bool) -> sa.Engine:
     if sqlite:
         sa.event.listen(engine, "connect", partial(_set_up_sqlite, read_only))
         sa.event.listen(engine, "begin", _begin_sqlite)
+    elif url.get_backend_name() == "postgresql":
+        sa.event.listen(engine, "connect", partial(_note_charset, engine.dialect))
     return engine
 
 
@@ -112,6 +120,15 @@ def _set_up_sqlite(read_only: bool, connection: Any, record: object) -> None:
         connection.execute("PRAGMA journal_mode=WAL")  # a new file; it stays in this mode
 
 
+def _note_charset(dialect: sa.Dialect, connection: Any, record: object) -> None:
+    """Note what text the database can hold."""
+    with closing(connection.cursor()) as cursor:
+        cursor.execute("SHOW server_encoding")
+        (name,) = cursor.fetchone()
+    connection.rollback()
+    CHARSETS[dialect] = _CHARSETS.get(name, "ascii")
+
+
 def _begin_sqlite(connection: sa.Connection) -> None:
     # A transaction that first reads and then writes fails at once, whatever the timeout, if
     # another one wrote in between; a transaction that takes the write lock first waits instead.
@@ -121,7 +138,7 @@ def _begin_sqlite(connection: sa.Connection) -> None:
 
 def is_unreachable(error: Exception) -> bool:
     """Return whether a server is unreachable; it may come back, and the statement be repeated."""
-    if not isinstance(error, DBAPIError):
+    if not isinstance(error, DBAPIError) or any(text in str(error.orig) for text in _PASSWORD):
         return False
     state = getattr(error.orig, "sqlstate", "")  # None where no statement reached the server
     away = state is None or state[:2] == "08" or state in ("57P01", "57P02", "57P03")  # shutdown

@@ -40,6 +40,7 @@ from denoised_smoothing.store.records import (
     StoredExample,
     StoredImage,
     StoredRun,
+    check_name,
     from_row,
     run_from_row,
     to_row,
@@ -48,6 +49,10 @@ from denoised_smoothing.store.schema import prepare
 from denoised_smoothing.store.tables import DRIVERS, EXAMPLES, IMAGES, RUNS
 
 _HINTS = {
+    "no password supplied": "The server asks for a password. Set the environment variable "
+    "PGPASSWORD, or write the line HOST:PORT:NAME:USER:PASSWORD to ~/.pgpass (mode 600).",
+    "password authentication failed": "Correct the user in the URL, or the password in the "
+    "environment variable PGPASSWORD or the file ~/.pgpass.",
     "full": "Everything saved before is kept. Free some space, then repeat the command.",
     "readonly": "Make the file and its folder writable, or name another store or a copy of it.",
     "not a database": "Name a file that this package wrote, or a new one.",
@@ -179,7 +184,9 @@ class Store:
 
         Raises:
             RunMismatchError: the run exists with other settings or another seed.
+            SettingError: the name is empty.
         """
+        check_name(name)
         wanted, info = json.loads(to_json([settings, info]))
         row = {
             "name": name,

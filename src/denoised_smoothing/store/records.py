@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from denoised_smoothing.certificates.counts import LabelCounts, Stage
-from denoised_smoothing.errors import CountsError
+from denoised_smoothing.errors import CountsError, SettingError
 
 LONGEST_LIST = 1_000
 """Labels up to which votes are stored as a list."""
@@ -38,6 +38,14 @@ class StoredRun:
         """The images that could not be certified, by index; they are part of its info."""
         return tuple(RefusedImage(**image) for image in self.info.get("refused", ()))
 
+    @property
+    def label_names(self) -> dict[int, str]:
+        """The names of labels by their numbers, as far as they are known; part of its info."""
+        held = self.info.get("label_names") or ()
+        if isinstance(held, dict):
+            return {int(number): name for number, name in held.items()}
+        return dict(enumerate(held))
+
 
 @dataclass(frozen=True, slots=True)
 class StoredImage:
@@ -64,6 +72,27 @@ class StoredExample:
     kind: str
     position: int
     png: bytes
+
+
+def check_name(name: str) -> None:
+    """Check the name of a run.
+
+    Raises:
+        SettingError: it is empty.
+    """
+    if not name.strip():
+        raise SettingError(
+            f"The name of a run must not be empty, got {name!r}. Give it a name, or leave it out "
+            "for one that is made of the settings."
+        )
+
+
+def as_info(names: Mapping[int, str]) -> list[str] | dict[str, str]:
+    """Return names of labels as the info of a run holds them: a list, where none is left out."""
+    numbers = sorted(names)
+    if numbers == list(range(len(numbers))):
+        return [names[number] for number in numbers]
+    return {str(number): names[number] for number in numbers}
 
 
 def run_from_row(row: Any) -> StoredRun:

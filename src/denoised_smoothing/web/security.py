@@ -16,6 +16,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from denoised_smoothing.errors import BodyTooLargeError, BodyTooSlowError
+from denoised_smoothing.text import shown
 from denoised_smoothing.web.limits import Limits
 from denoised_smoothing.web.metrics import Metrics
 
@@ -167,4 +168,4 @@ def client_of(scope: Scope) -> str:
 
 def problem(status: int, detail: str, **headers: str) -> JSONResponse:
     """Return a refusal with its reason."""
-    return JSONResponse({"detail": detail}, status, headers)
+    return JSONResponse({"detail": shown(detail)}, status, headers)

@@ -25,6 +25,7 @@ from denoised_smoothing.images import to_png
 from denoised_smoothing.reporting.html import differing_settings, unproven_runs
 from denoised_smoothing.reporting.results import (
     ImageResult,
+    LabelNames,
     RunResults,
     label_name,
     load_results,
@@ -41,7 +42,6 @@ from denoised_smoothing.reporting.tables import (
 )
 from denoised_smoothing.store import Store, StoredRun
 
-LabelNames = Sequence[str] | None
 SHOWN_VOTES = 5
 """Number of labels shown, those with the most votes."""
 
@@ -216,7 +216,8 @@ def _curve(name: str, run: RunResults) -> dict[str, Any]:
 
 def image_rows(run: RunResults) -> list[dict[str, Any]]:
     """View the images of a run, one row each."""
-    return [_image(image, run.run.info.get("label_names")) for image in run.images]
+    names = run.run.label_names
+    return [_image(image, names) for image in run.images]
 
 
 def image_details(store: Store, name: str, index: int) -> dict[str, Any]:
@@ -227,7 +228,7 @@ def image_details(store: Store, name: str, index: int) -> dict[str, Any]:
         SettingError: it has no finished image of that index.
     """
     run = load_results(store, name)
-    names = run.run.info.get("label_names")
+    names = run.run.label_names
     image = next((image for image in run.images if image.index == index), None)
     if image is None:
         raise SettingError(f"The run has no finished image {index}. Choose one of its images.")

@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 from denoised_smoothing.errors import MissingExtraError
 from denoised_smoothing.remote.labels import Scored
 from denoised_smoothing.remote.records import Outcome
+from denoised_smoothing.text import shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +75,7 @@ class VendorError(Exception):
         headers: Mapping[str, str] | None = None,
         answer: Any = None,
     ) -> None:
-        super().__init__(" ".join(message.split()))
+        super().__init__(shown(" ".join(message.split())))
         self.outcome, self.answer = outcome, answer
         self.source = source or _SOURCES.get(outcome, FaultSource.LOAD)
         self.retry_after = retry_after(headers)

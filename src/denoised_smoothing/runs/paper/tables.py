@@ -23,6 +23,7 @@ from denoised_smoothing.reporting.tables import (
 from denoised_smoothing.runs.run import CertificationRun
 from denoised_smoothing.runs.writer import RunProgress
 from denoised_smoothing.store import Store
+from denoised_smoothing.text import shown
 
 
 class PublishedRow(NamedTuple):
@@ -105,16 +106,16 @@ def make_table(
             run.execute(store, progress)
         except RefusedImagesError as error:  # all other images are certified
             refused.append(str(error))
-        results.append(load_results(store, run.run_name))
+        results.append(load_results(store, run.run_name, indices=run.indices))
         each = comparison(results, RADII)
         made = TableResult(
             text, results, best_over_sigma(each), each, folder / "table.md",
             folder / "figure.png", folder / "report.html", tuple(refused),
         )  # fmt: skip
-        write_atomically(made.table, _markdown(made, title, published).encode())
+        write_atomically(made.table, shown(_markdown(made, title, published)).encode())
         save_figure(radius_figure(made.best, published[-_DRAWN:]), made.figure)
         names = [result.run.name for result in results]
-        write_report(store, names, made.report, radii=RADII, title=title)
+        write_report(store, names, made.report, radii=RADII, title=title, indices=run.indices)
     if made is None:
         raise SettingError("A table needs at least one row and one sigma, got none. Name them.")
     return made

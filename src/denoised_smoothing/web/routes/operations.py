@@ -10,6 +10,7 @@ from starlette.responses import JSONResponse, Response
 from denoised_smoothing.errors import SettingError
 from denoised_smoothing.images import to_png
 from denoised_smoothing.reporting.results import label_name
+from denoised_smoothing.text import shown_values
 from denoised_smoothing.web.routes.answers import NOT_FOUND, REFUSALS, service_of
 from denoised_smoothing.web.schemas import Problem
 from denoised_smoothing.web.security import problem
@@ -34,7 +35,7 @@ def models(request: Request) -> dict[str, Any]:
                 "denoisers": list(model.denoisers),
                 "sigmas": list(model.sigmas),
                 "shape": list(model.shape),
-                "label_names": model.label_names,
+                "label_names": shown_values(model.label_names),
                 "examples": [
                     {
                         "name": str(example.index),

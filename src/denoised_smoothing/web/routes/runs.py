@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable
 from pathlib import Path as File
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Path, Query, Request
 from starlette.responses import Response
@@ -14,6 +14,7 @@ from denoised_smoothing.reporting.export import ExportFormat
 from denoised_smoothing.reporting.export import export as write_export
 from denoised_smoothing.reporting.html import write_report
 from denoised_smoothing.reporting.results import load_results
+from denoised_smoothing.text import shown_values
 from denoised_smoothing.web import views
 from denoised_smoothing.web.routes.answers import NOT_FOUND, service_of
 
@@ -22,6 +23,7 @@ _TYPES = {
     ExportFormat.CSV: "text/csv",
     ExportFormat.PARQUET: "application/vnd.apache.parquet",
 }
+_T = TypeVar("_T")
 _Run = Annotated[str, Path(max_length=300, description="The name of a run.")]
 _Runs = Annotated[list[str], Query(alias="run", max_length=20, description="Names of runs.")]
 
@@ -33,13 +35,14 @@ def runs(request: Request) -> list[dict[str, Any]]:
     """List all runs, the newest first."""
     store = service_of(request).store
     finished = store.finished()
-    return [views.run_row(run, finished.get(run.name, 0)) for run in reversed(store.runs())]
+    rows = [views.run_row(run, finished.get(run.name, 0)) for run in reversed(store.runs())]
+    return _shown(rows)
 
 
 @router.get("/comparison")
 def comparison(request: Request, run: _Runs) -> dict[str, Any]:
     """Compare one or several runs: tables and curves of certified accuracy."""
-    return views.compared_runs(service_of(request).store, run)
+    return _shown(views.compared_runs(service_of(request).store, run))
 
 
 @router.get("/report", responses={200: {"content": {"text/html": {}}}})
@@ -54,7 +57,7 @@ def report(request: Request, run: _Runs) -> Response:
 @router.get("/runs/{name:path}/images/{index}")
 def image(request: Request, name: _Run, index: Annotated[int, Path(ge=0, le=2**31)]) -> Any:
     """Return an image of a run: votes, certificate and stored pictures."""
-    return views.image_details(service_of(request).store, name, index)
+    return _shown(views.image_details(service_of(request).store, name, index))
 
 
 @router.get("/runs/{name:path}/images")
@@ -66,7 +69,7 @@ def images(
 ) -> dict[str, Any]:
     """List the images of a run, by index."""
     rows = views.image_rows(load_results(service_of(request).store, name))
-    return {"total": len(rows), "images": rows[offset : offset + limit]}
+    return _shown({"total": len(rows), "images": rows[offset : offset + limit]})
 
 
 @router.get(
@@ -84,7 +87,13 @@ def export(request: Request, name: _Run, format: ExportFormat = ExportFormat.TSV
 @router.get("/runs/{name:path}")
 def run(request: Request, name: _Run) -> dict[str, Any]:
     """Return a run with its settings."""
-    return views.run_details(service_of(request).store, name)
+    return _shown(views.run_details(service_of(request).store, name))
+
+
+def _shown(values: _T) -> _T:
+    """Return plain values for JSON; a path in a command or setting need not be UTF-8."""
+    shown: _T = shown_values(values)
+    return shown
 
 
 def _download(write: Callable[[File], None], name: str, kind: str) -> Response:
