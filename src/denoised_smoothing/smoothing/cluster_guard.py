@@ -1,9 +1,9 @@
 """A program that ends a Ray cluster of one machine with the process that started it.
 
-Ray's servers end with their driver, even after SIGKILL. The agents and workers that they started
-notice only later, some after a minute and some never. All of them inherit the variable VARIABLE.
-When the driver is gone, this program sends SIGKILL to every process that has it, until none is
-left. It is run as a file, and imports the standard library alone, so that it starts at once.
+Ray's servers end with their driver, even after SIGKILL. The agents that they started may stay for
+a minute and longer. All these processes inherit the variable VARIABLE. When the driver is gone,
+this program sends SIGKILL to every process that has it, until none is left. It is run as
+a file, and imports the standard library alone, so that it starts at once.
 """
 
 from __future__ import annotations
