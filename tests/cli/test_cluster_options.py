@@ -31,6 +31,12 @@ def test_become_a_cluster() -> None:
     assert (made.address, made.workers, made.cpus, made.gpus, made.passes) == (
         None, 3, 2, 0.5, 4,
     )  # fmt: skip
+    assert (made.memory, made.wait) == (0, 15)
+    made_otherwise = ClusterOptions(
+        "auto", None, 1.0, 0.0, worker_memory=1.5, ray_wait=600.0
+    ).build()
+    assert made_otherwise is not None
+    assert (made_otherwise.memory, made_otherwise.wait) == (1.5e9, 600)
     assert made.resources == {"a100": 1, "disk": 0.25}
 
 

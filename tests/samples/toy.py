@@ -78,6 +78,26 @@ class KilledOnce(Toy):
         return super().forward(images)
 
 
+class Hungry(Toy):
+    """Gets no memory after 30 forward passes, until the file TOY_GATE is there."""
+
+    passes = 0
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.passes += len(images) > 16  # others check the contract
+        if self.passes > 30 and not os.path.exists(os.environ["TOY_GATE"]):  # noqa: PTH110
+            raise MemoryError("no memory for the batch")
+        return super().forward(images)
+
+
+class Large(Toy):
+    """Has 100 MB of weights that change nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unused = nn.Parameter(torch.ones(25_000_000))
+
+
 class Colour(Toy):
     """Takes RGB images of 8x8 pixels."""
 

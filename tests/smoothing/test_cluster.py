@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from denoised_smoothing import SmoothedClassifier
 from denoised_smoothing.certificates.certificate import Certificate
@@ -47,6 +48,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster]:
         patch.setenv("PYTHONPATH", os.pathsep.join([str(SAMPLES), *sys.path]))
         patch.syspath_prepend(str(SAMPLES))
         patch.setenv("TOY_LOG", str(folder / "log"))
+        patch.setenv("TOY_GATE", str(folder / "gate"))
         try:
             with RayCluster(workers=2, cpus=0.5) as running:
                 yield running
@@ -125,7 +127,7 @@ def test_a_driver_that_leaves_the_cluster_leaves_no_future_open(two: RayCluster)
 import sys, time, ray
 from denoised_smoothing.errors import WorkerError
 from denoised_smoothing.smoothing.cluster import RayCluster
-cluster = RayCluster(sys.argv[1], workers=1, cpus=0.5)
+cluster = RayCluster(sys.argv[1], workers=1, cpus=0.5, wait=120)
 futures = [cluster.submit(lambda: time.sleep(60)) for _ in range(2)]
 while not cluster._running:
     time.sleep(0.1)
@@ -153,7 +155,17 @@ def test_a_driver_that_is_killed_goes_on_without_the_cluster(
         for name in ("Slow", "Toy")
     )  # fmt: skip
     address = ray.get_runtime_context().gcs_address
-    on_ray = [*slow, "--ray", address, "--workers", "1", "--worker-cpus", "0.5"]
+    on_ray = [
+        *slow,
+        "--ray",
+        address,
+        "--workers",
+        "1",
+        "--worker-cpus",
+        "0.5",
+        "--ray-wait",
+        "120",
+    ]
     driver = subprocess.Popen([sys.executable, "-m", "denoised_smoothing", *on_ray])
     kept = 0
     while not kept and driver.poll() is None:
@@ -178,6 +190,8 @@ def test_a_driver_that_is_killed_goes_on_without_the_cluster(
         ({"workers": 0}, "workers must be at least 1, got 0"),
         ({"passes": 0}, "passes must be at least 1, got 0"),
         ({"gpus": -1.0}, "gpus must be at least 0, got -1"),
+        ({"memory": -1.0}, "memory must be at least 0, got -1"),
+        ({"wait": float("nan")}, "wait must be at least 0, got nan"),
     ],
 )
 def test_numbers_out_of_range_are_refused(options: dict[str, int], message: str) -> None:
@@ -190,56 +204,95 @@ def test_a_cluster_without_capacity_for_a_worker_says_what_it_has(two: RayCluste
         SettingError, match=r"\(CPU 1, tpu 2\): all have CPU \d+, GPU 0, tpu 0\. Request less"
     ):
         RayCluster(resources={"tpu": 2.0}).submit(time.sleep, 0)
+    with pytest.raises(SettingError, match=r"\(CPU 1, memory 1e\+06 GB\): all have .* \d+ GB\."):
+        RayCluster(memory=1e15).submit(time.sleep, 0)
 
 
-def test_capacity_is_that_of_each_node() -> None:
-    nodes = [{"CPU": 3.0}, {"CPU": 5.0, "GPU": 1.0}]
-    assert RayCluster(cpus=2.0)._capacity(nodes) == 1 + 2
-    assert RayCluster(cpus=0.5, gpus=0.5)._capacity(nodes) == 2
-    with pytest.raises(SettingError, match=r"No node .*\(CPU 6\): all have CPU 8, GPU 1\. Request"):
-        RayCluster(cpus=6.0)._capacity(nodes)
+def test_a_gpu_that_no_node_has_is_awaited_and_then_named(
+    two: RayCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
 
-
-def test_waiting_for_a_node_that_has_capacity_is_logged(monkeypatch: pytest.MonkeyPatch) -> None:
     logged: list[str] = []
     # Not by what is logged: some library may have switched off all loggers that there were.
     monkeypatch.setattr(cluster._log, "warning", lambda text, *a: logged.append(text % a))
-    nodes = [{"CPU": 4.0}, {"CPU": 4.0}]
-    assert RayCluster(workers=3, cpus=2.0)._capacity(nodes) == 4
-    assert not logged
-    assert RayCluster(workers=3, cpus=6.0)._capacity(nodes) == 0
-    assert logged == [
-        "No node of the cluster has capacity for a worker (CPU 6): all have CPU 8, GPU 0. Waiting "
-        "for one that has."
-    ]
-
-
-class FakeRay:
-    """A Ray with clusters at some addresses, none of which is left."""
-
-    def __init__(self) -> None:
-        self.gcs_address = ""
-
-    def is_initialized(self) -> bool:
-        return bool(self.gcs_address)
-
-    def init(self, address: str, **options: object) -> None:
-        self.gcs_address = {"head:6379": "10.0.0.1:6379", "local": "127.0.0.1:5000"}[address]
-
-    def get_runtime_context(self) -> FakeRay:
-        return self
-
-
-def test_a_second_cluster_at_another_address_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster, "_joined", None)
-    monkeypatch.setitem(sys.modules, "ray", FakeRay())
-    connect = cluster._connect
-    for address in ("head:6379", "head:6379", "10.0.0.1:6379", "auto", None):
-        assert connect(address).gcs_address == "10.0.0.1:6379"
+    address = ray.get_runtime_context().gcs_address
+    lacking = RayCluster(address, workers=2, gpus=1.0, wait=1.0)
     with pytest.raises(
-        SettingError, match=r"at 10.0.0.1:6379 and cannot join another at 'other:6379'. Omit"
+        SettingError,
+        match=r"\(CPU 1, GPU 1\): all have CPU \d+, GPU 0\. None came within 1 seconds; --ray-wait",
     ):
-        connect("other:6379")
+        lacking.submit(time.sleep, 0)
+    assert "Waiting 1 seconds for one that has." in logged[0]
+    assert two.submit(lambda: 1).result(WAIT) == 1
+
+
+def test_memory_that_a_worker_does_not_get_is_named(two: RayCluster) -> None:
+    for hungry in (lambda: bytearray(1 << 50), lambda: torch.empty(1 << 50)):
+        with pytest.raises(WorkerError, match=r"A worker ran out of memory.*--worker-memory.*resu"):
+            two.submit(hungry).result(WAIT)
+
+
+def test_a_run_whose_workers_lack_memory_keeps_its_counts(
+    two: RayCluster,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    import ray
+
+    monkeypatch.chdir(tmp_path)
+    hungry, toy = (
+        [
+            "certify", "digits", "--classifier", f"python:toy:{name}", "--sigma", "0.5",
+            "--n", "6000", "--plan", "fixed", "--seed", "1", "--limit", "3", "--run", "r",
+        ]
+        for name in ("Hungry", "Toy")
+    )  # fmt: skip
+    address = ray.get_runtime_context().gcs_address
+    on_ray = [*hungry, "--ray", address, "--workers", "1", "--worker-cpus", "0.5"]
+    with pytest.raises(SystemExit) as end:
+        main(on_ray)
+    assert end.value.code == 1
+    assert "A worker ran out of memory (MemoryError" in capsys.readouterr().err
+    with Store("runs.sqlite", read_only=True) as store:
+        kept = sum(c.n for image in store.images("r") for c in image.counts.values())
+    Path(os.environ["TOY_GATE"]).touch()
+    for command, name in ((on_ray, "runs.sqlite"), (toy, "once.sqlite")):
+        with pytest.raises(SystemExit) as end:
+            main([*command, "--store", name])
+        assert not end.value.code
+    stores = [Store(name, read_only=True) for name in ("runs.sqlite", "once.sqlite")]
+    went_on, once = ([image.counts for image in store.images("r")] for store in stores)
+    assert went_on == once
+    assert 0 < kept < sum(c.n for counts in once for c in counts.values()), "stopped on the way"
+
+
+def test_a_model_that_is_larger_than_the_object_store_is_counted() -> None:
+    code = """
+import numpy as np, ray
+from denoised_smoothing import SmoothedClassifier
+from denoised_smoothing.models.catalogue import load_classifier
+from denoised_smoothing.smoothing.cluster import RayCluster
+ray.init("local", num_cpus=1, include_dashboard=False, object_store_memory=80 * 1024**2)
+model = load_classifier("python:toy:Large")
+images = np.random.default_rng(0).integers(0, 256, (40, 1, 8, 8)).astype(np.float32) / 255
+on_ray, here = (
+    SmoothedClassifier(model, 0.5, device="cpu", cluster=cluster).certify_batch(
+        images, n0=50, n=200, seed=3
+    )
+    for cluster in (RayCluster(workers=1), None)
+)
+assert on_ray == here
+"""
+    path = os.pathsep.join([str(SAMPLES), *sys.path])
+    environment = {**os.environ, "PYTHONPATH": path}
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=8 * WAIT, env=environment)
+
+
+def test_what_ray_counts_itself_is_no_custom_resource() -> None:
+    with pytest.raises(SettingError, match=r"GPU is not a custom resource. Use gpus \(--worker-g"):
+        RayCluster(resources={"GPU": 1.0})
 
 
 @pytest.mark.parametrize("device", ["cuda", "cpu,cpu"])
@@ -286,11 +339,17 @@ class TestTasks:
             self.options = options
             return lambda function: self
 
+        def get(reference: Reference, timeout: float) -> Any:
+            return reference.result.result(WAIT)
+
         monkeypatch.setattr(ray, "remote", remote)
         monkeypatch.setattr(ray, "is_initialized", lambda: True)
-        monkeypatch.setattr(ray, "get", lambda reference: reference.result.result(WAIT))
-        monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": 4.0}}])
-        monkeypatch.setattr(cluster, "_connect", lambda address: ray)
+        monkeypatch.setattr(ray, "get", get)
+        self.nodes: list[dict[str, Any]] = [
+            {"Alive": True, "Resources": {"CPU": 4.0, "memory": 8e9}}
+        ]
+        monkeypatch.setattr(ray, "nodes", lambda: self.nodes)
+        monkeypatch.setattr(cluster, "connect", lambda address, wait: ray)
 
     def remote(self, *arguments: Any) -> Reference:
         self.started.append(Reference(*arguments))
@@ -305,6 +364,7 @@ class TestTasks:
         assert len(self.started) == tasks
 
     def test_ray_repeats_a_task_and_keeps_its_process(self) -> None:
+        self.nodes[0]["Resources"] = {"CPU": 4.0, "a100": 1.0}
         running = RayCluster(workers=1, cpus=0.5, resources={"a100": 1.0})
         running.submit(print).cancel()
         self.wait_for(1)
@@ -376,3 +436,36 @@ class TestTasks:
         for future, name in zip(futures, ("LocalRayletDied", "Connection"), strict=True):
             with pytest.raises(WorkerError, match=rf"cluster was lost \({name}Error: .* to resume"):
                 future.result(WAIT)
+
+    def test_memory_limits_the_workers_of_a_node(self) -> None:
+        running = RayCluster(memory=3e9)
+        running.submit(print)
+        self.wait_for(1)
+        assert running.workers == 2
+        assert self.options["memory"] == 3_000_000_000
+        self.started[0].result.set_result(None)
+
+    def test_a_node_that_is_lost_is_awaited_and_then_named(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        import ray
+        from ray.exceptions import GetTimeoutError
+
+        cancelled: list[object] = []
+        asked = iter(range(100))
+
+        def get(reference: Reference, timeout: float) -> Any:
+            time.sleep(0.01)
+            if next(asked) == 2:  # after it was waited for
+                self.nodes = [{"Alive": False, "Resources": {"CPU": 4.0}}]
+            raise GetTimeoutError
+
+        monkeypatch.setattr(ray, "get", get)
+        monkeypatch.setattr(ray, "cancel", lambda reference, force: cancelled.append(reference))
+        monkeypatch.setattr(cluster, "CHECK", 0.2)
+        future = RayCluster(workers=1, wait=0.0).submit(print)
+        with pytest.raises(
+            WorkerError, match=r"No node .*\(CPU 1\): all have CPU 0.* Nodes were los"
+        ):
+            future.result(WAIT)
+        assert cancelled == self.started

@@ -31,6 +31,12 @@ class ClusterOptions:
     worker_gpus: float = _option("GPUs per worker. Workers with a fraction share a GPU.", default=0)
     worker_resources: str | None = _option("Resources per worker.", metavar="NAME=AMOUNT,...")
     passes: int = _option("Forward passes per task of a worker.", default=1)
+    worker_memory: float = _option(
+        "Memory per worker in GB. Limits the workers of a node.", default=0
+    )
+    ray_wait: float = _option(
+        "Seconds to wait for the cluster, and for a node with capacity for a worker.", default=15
+    )
 
     def build(self) -> RayCluster | None:
         """Return the cluster; None without ``--ray``.
@@ -51,8 +57,9 @@ class ClusterOptions:
         address = None if self.ray == LOCAL else self.ray
         resources = _parse(self.worker_resources or "")
         return RayCluster(
-            address, self.workers, self.worker_cpus, self.worker_gpus, resources, self.passes
-        )
+            address, self.workers, self.worker_cpus, self.worker_gpus, resources, self.passes,
+            self.worker_memory * 1e9, float(self.ray_wait),
+        )  # fmt: skip
 
 
 class RayCommand(TyperCommand):

@@ -34,6 +34,7 @@ LONGEST_MESSAGE = 500
 """Characters that are shown of a vendor's message."""
 _HINTS = {
     FaultSource.ACCOUNT: "Check the key, its rights and the quota of the account",
+    FaultSource.CLOCK: "Set the clock of this machine, or of the host of its container, by NTP",
     FaultSource.SETUP: "Check the name of the model and the address",
     FaultSource.IMAGE: "Check what sizes and formats the vendor accepts (?size, ?format)",
     FaultSource.LOAD: "Try again later, or with a lower --rate or --in-flight",
@@ -221,6 +222,7 @@ class RequestQueue:
             return
         copy.failures += error.outcome is not Outcome.THROTTLED
         opened = self._breaker.failed(self._clock(), refused=error.source is not FaultSource.LOAD)
+        opened |= error.source is FaultSource.CLOCK
         exhausted = copy.failures >= self._settings.attempts
         others_work = self._breaker.worked and not opened
         if exhausted and (copy.tried_before or others_work):

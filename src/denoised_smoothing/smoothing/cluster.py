@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-import os
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,14 +21,12 @@ from denoised_smoothing.certificates.parameters import EngineName
 from denoised_smoothing.engines.choice import EngineChoice
 from denoised_smoothing.engines.engine import Engine
 from denoised_smoothing.engines.prepared import PreparedPipeline
-from denoised_smoothing.errors import (
-    DenoisedSmoothingError,
-    MissingExtraError,
-    SettingError,
-    WorkerError,
-)
+from denoised_smoothing.errors import SettingError, WorkerError
 from denoised_smoothing.models.fingerprints import fingerprint
 from denoised_smoothing.noise import chunk_size
+from denoised_smoothing.smoothing.cluster_capacity import capacity_of, lack_of, nodes_of
+from denoised_smoothing.smoothing.cluster_connection import TRIES, connect
+from denoised_smoothing.smoothing.cluster_errors import error_of
 from denoised_smoothing.smoothing.cluster_worker import (
     ClusterTask,
     EngineRecord,
@@ -39,12 +37,12 @@ from denoised_smoothing.smoothing.cluster_worker import (
 from denoised_smoothing.smoothing.scheduler import BatchRunner, CopyRange, ImageTask, Votes
 from denoised_smoothing.smoothing.votes import Seed
 
-TRIES = 5
-"""Times that Ray starts a task whose process is lost."""
+CHECK = 10.0
+"""Seconds after which a task without a result is checked: some node must be able to run it."""
+_OWN = {"CPU": "cpus", "GPU": "gpus", "memory": "memory", "object_store_memory": "memory"}
+"""Resources that Ray counts itself, and the arguments that name them here."""
 
 _log = logging.getLogger(__name__)
-_joined: tuple[str, str] | None = None
-"""The address by which this process joined a cluster, and that cluster's own."""
 
 
 @dataclass(eq=False)
@@ -61,9 +59,12 @@ class RayCluster:
         cpus, gpus: what each worker takes; fractions share a GPU.
         resources: custom resources that each worker takes, by name.
         passes: forward passes of a batch; more of them need fewer messages.
+        memory: bytes that each worker takes, to limit the workers of a node; 0 for no limit.
+        wait: seconds in which a cluster must accept this process, and after which it must have a
+            node with capacity for a worker.
 
     Raises:
-        SettingError: a number is out of range.
+        SettingError: a number is out of range, or a resource is not a custom one.
     """
 
     address: str | None = None
@@ -72,15 +73,25 @@ class RayCluster:
     gpus: float = 0.0
     resources: Mapping[str, float] = field(default_factory=dict)
     passes: int = 1
+    memory: float = 0.0
+    wait: float = 15.0
     _pool: ThreadPoolExecutor | None = field(default=None, init=False, repr=False)
     _remote: dict[Callable[..., Any], Any] = field(default_factory=dict, init=False, repr=False)
     _running: set[Any] = field(default_factory=set, init=False, repr=False)
+    _lacking: float | None = field(default=None, init=False, repr=False)
+    """Since when no node has capacity for a worker, in seconds of the monotonic clock."""
 
     def __post_init__(self) -> None:
-        for name, minimum in (("workers", 1), ("passes", 1), ("cpus", 0), ("gpus", 0)):
+        minima = {"workers": 1, "passes": 1, "cpus": 0, "gpus": 0, "memory": 0, "wait": 0}
+        for name, minimum in minima.items():
             value = getattr(self, name)
-            if value is not None and value < minimum:
+            if value is not None and not value >= minimum:
                 raise SettingError(f"{name} must be at least {minimum}, got {value}")
+        for name in self.resources:
+            if name in _OWN:
+                raise SettingError(
+                    f"{name} is not a custom resource. Use {_OWN[name]} (--worker-{_OWN[name]})."
+                )
 
     def __enter__(self) -> RayCluster:
         return self
@@ -126,9 +137,8 @@ class RayCluster:
 
     def _open(self) -> ThreadPoolExecutor:
         """Join the cluster; each thread of the pool waits for one task."""
-        ray = _connect(self.address)
-        capacity = self._capacity([node["Resources"] for node in ray.nodes() if node["Alive"]])
-        self.workers = self.workers or capacity
+        capacity = self._find_capacity(connect(self.address, self.wait))
+        self.workers, self._lacking = self.workers or capacity, None
         # Ray reuses a process at once if a task waits for it. Where it has capacity for more
         # workers than requested, only the number of its tasks limits them.
         return ThreadPoolExecutor((2 if self.workers == capacity else 1) * self.workers, "ray")
@@ -141,7 +151,7 @@ class RayCluster:
             visible = {"RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1"}
             self._remote[function] = ray.remote(
                 num_cpus=self.cpus, num_gpus=self.gpus, resources=dict(self.resources),
-                max_retries=TRIES - 1, max_calls=0,
+                memory=int(self.memory), max_retries=TRIES - 1, max_calls=0,
                 runtime_env={"env_vars": visible} if self.gpus else {},
             )(function)  # fmt: skip
         return self._remote[function]
@@ -160,31 +170,84 @@ class RayCluster:
             self._running.add(reference)
             if self._pool is not pool:  # closed before it saw this reference
                 ray.cancel(reference, force=True)
-            return ray.get(reference)
+            return self._result(reference)
         except (RayError, ConnectionError, SystemExit) as error:  # Ray ends waiting threads so
-            raise _error_of(error, closed=self._pool is not pool) from error
+            raise error_of(error, closed=self._pool is not pool) from error
         finally:
             self._running.discard(reference)
 
-    def _capacity(self, nodes: Sequence[Mapping[str, float]]) -> int:
-        """Count the workers that fit on nodes with these resources; a given number may wait."""
-        all_kinds = {"CPU": self.cpus, "GPU": self.gpus, **self.resources}
-        needed = {name: amount for name, amount in all_kinds.items() if amount}
-        fitting = [
-            [int(node.get(name, 0) / needed[name] + 1e-9) for name in needed] for node in nodes
-        ]
-        if capacity := sum(min(numbers, default=1) for numbers in fitting):
+    def _result(self, reference: Any) -> Any:
+        """Wait for a task as long as some node can run it.
+
+        Raises:
+            WorkerError: for ``wait`` seconds, and at least ``CHECK``, no node could.
+        """
+        import ray
+        from ray.exceptions import GetTimeoutError
+
+        needs = self._needs()
+        while True:
+            if not ray.is_initialized():  # Ray would start by itself
+                raise ConnectionError("Ray was shut down")
+            try:
+                return ray.get(reference, timeout=CHECK)
+            except GetTimeoutError:
+                now, nodes = time.monotonic(), nodes_of(ray)
+            if capacity_of(nodes, needs):
+                self._lacking = None
+            elif self._lacking is None:
+                self._lacking = now
+                _log.warning("%s Waiting for one that has.", lack_of(nodes, needs))
+            elif now - self._lacking >= max(CHECK, self.wait):
+                ray.cancel(reference, force=True)
+                raise WorkerError(
+                    f"{lack_of(nodes, needs)} Nodes were lost. Counts so far are stored. Start a "
+                    "node, and repeat the command to resume."
+                )
+
+    def _find_capacity(self, ray: Any) -> int:
+        """Return the number of workers that the cluster has capacity for, at least 1.
+
+        Where nodes may come, waits for one with a task that needs it: clusters that grow on demand
+        start nodes for tasks.
+        """
+        nodes, needs, waited = nodes_of(ray), self._needs(), ""
+        if capacity := capacity_of(nodes, needs):
             return capacity
-        totals = {name: sum(node.get(name, 0) for node in nodes) for name in all_kinds}
-        one, available = (
-            ", ".join(f"{name} {amount:g}" for name, amount in amounts.items())
-            for amounts in (needed, totals)
-        )
-        lack = f"No node of the cluster has capacity for a worker ({one}): all have {available}."
-        if self.workers is None:
-            raise SettingError(f"{lack} Request less, or wait for nodes with --workers NUMBER.")
-        _log.warning("%s Waiting for one that has.", lack)
-        return 0
+        lack = lack_of(nodes, needs)
+        if self.address is not None and self.wait:
+            _log.warning("%s Waiting %g seconds for one that has.", lack, self.wait)
+            reference = self._task(_nothing).remote()
+            if not ray.wait([reference], timeout=self.wait)[0]:
+                ray.cancel(reference, force=True)
+            if capacity := capacity_of(nodes_of(ray), needs):
+                return capacity
+            waited = f" None came within {self.wait:g} seconds; --ray-wait SECONDS waits longer."
+        raise SettingError(f"{lack}{waited} Request less, or start a node that has it.")
+
+    def _needs(self) -> dict[str, float]:
+        """Return the resources of a worker by the names of Ray."""
+        own = {"CPU": self.cpus, "GPU": self.gpus}
+        return {**own, **({"memory": self.memory} if self.memory else {}), **self.resources}
+
+
+def _nothing() -> None:
+    """Do nothing: a task that needs a worker."""
+
+
+def _put(value: object) -> Any:
+    """Store an object in the cluster; return its reference.
+
+    Raises:
+        WorkerError: there is no room for it, or the cluster is lost.
+    """
+    import ray
+    from ray.exceptions import RayError
+
+    try:
+        return ray.put(value)
+    except RayError as error:
+        raise error_of(error, closed=False) from error
 
 
 class RayBackend:
@@ -213,7 +276,7 @@ class RayBackend:
             raise SettingError(
                 "A cluster does not support exported bundles. Name the classifier and denoiser."
             )
-        _connect(self.cluster.address)
+        connect(self.cluster.address, self.cluster.wait)
         task = self.task(self.prepared.engine, self.prepared.forward)
         found: EngineRecord = self.cluster.submit(choose_engine, task, image).result()
         return EngineChoice(_ClusterEngine(self, found), found.forward, found.notes)
@@ -235,8 +298,6 @@ class RayBackend:
             raise SettingError(
                 "A cluster counts images of one seed. Omit ray to count images that join later."
             )
-        import ray
-
         choice, threads = choice or self.prepared.engine_for(image), self.cluster.threads
         task = self.task(choice.engine.name, choice.forward, choice.engine.identity())
         task = replace(task, count=uuid.uuid4().hex)
@@ -250,7 +311,7 @@ class RayBackend:
         def submit(parts: Sequence[CopyRange]) -> Future[Votes]:
             for part in parts:
                 if part.task not in sent:
-                    sent[part.task] = ray.put(part.task.image)
+                    sent[part.task] = _put(part.task.image)
             images = [sent[part.task] for part in parts]
             ranges = [(part.task.image_id, part.stage, part.copies) for part in parts]
             return self.cluster.submit(count_votes, task, seed, ranges, *images, then=received)
@@ -269,11 +330,9 @@ class RayBackend:
         prepared, pipeline = self.prepared, self.prepared.pipeline
         state = (prepared.state, prepared.calibration)
         if self._sent[0] != state:
-            import ray
-
             parts = (pipeline.classifier, pipeline.denoiser, pipeline.sigma)
             settings = (prepared.calibration, prepared.precision.value, prepared.noise.value)
-            self._sent = (state, fingerprint((parts, *settings)), [ray.put(prepared)])
+            self._sent = (state, fingerprint((parts, *settings)), [_put(prepared)])
         _, key, model = self._sent
         threads = self.cluster.threads
         return ClusterTask(key, model, self._device, engine, forward, identity, threads)
@@ -302,27 +361,6 @@ class _ClusterEngine(Engine):
         return str(ray.__version__)
 
 
-def _error_of(error: Any, *, closed: bool) -> Exception:
-    """Return the error of a task: as a worker raised it, or a WorkerError with advice."""
-    from ray.exceptions import NodeDiedError, OutOfMemoryError, RayTaskError, WorkerCrashedError
-
-    if isinstance(error, RayTaskError):
-        if isinstance(error.cause, DenoisedSmoothingError):
-            return error.cause
-        return WorkerError(
-            f"A worker of the cluster failed with {type(error.cause).__name__}: {error.cause}. "
-            "Install the packages and modules that make the classifier on every node."
-        )
-    reason = f"{type(error).__name__}: {error}".partition("\n")[0]
-    lost = f"The connection to the cluster was lost ({'it was closed' if closed else reason})."
-    if not closed and isinstance(error, (NodeDiedError, OutOfMemoryError, WorkerCrashedError)):
-        lost = (
-            f"{TRIES} workers were lost over the same batch, the last one with {reason} Check that "
-            "their memory holds the model."
-        )
-    return WorkerError(f"{lost} Counts so far are stored. Repeat the command to resume.")
-
-
 def worker_device(
     name: str | torch.device | Sequence[str | torch.device], cluster: RayCluster
 ) -> str:
@@ -343,32 +381,3 @@ def worker_device(
             "--worker-gpus."
         )
     return kind  # Ray assigns the GPU of each task
-
-
-def _connect(address: str | None) -> Any:
-    # Ray reads this on import. By default it never gives up a task that lacks memory.
-    os.environ.setdefault("RAY_task_oom_retries", str(TRIES - 1))
-    try:
-        import ray
-    except ImportError as error:
-        raise MissingExtraError("ray", "ray", "a cluster") from error
-    global _joined
-    if not ray.is_initialized():
-        try:
-            ray.init(
-                address or "local", include_dashboard=False if address is None else None,
-                logging_level=logging.ERROR, log_to_driver=False,
-            )  # fmt: skip
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise WorkerError(
-                f"Found no Ray cluster at {address!r} ({error}). Start one (ray start --head), or "
-                "omit the address to start one here."
-            ) from error
-        _joined = (address or "", ray.get_runtime_context().gcs_address)
-    here = ray.get_runtime_context().gcs_address
-    if address not in (None, "auto", here) and _joined != (address, here):
-        raise SettingError(
-            f"This process belongs to the Ray cluster at {here} and cannot join another at "
-            f"{address!r}. Omit the address, or use another process."
-        )
-    return ray

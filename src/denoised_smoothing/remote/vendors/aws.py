@@ -8,7 +8,14 @@ from denoised_smoothing.errors import SettingError
 from denoised_smoothing.remote.labels import Scored
 from denoised_smoothing.remote.records import Outcome
 from denoised_smoothing.remote.source import remote_source
-from denoised_smoothing.remote.vendors.base import Limits, Price, Reply, Vendor, VendorError
+from denoised_smoothing.remote.vendors.base import (
+    FaultSource,
+    Limits,
+    Price,
+    Reply,
+    Vendor,
+    VendorError,
+)
 from denoised_smoothing.remote.vendors.bounds import BoundSession
 
 _CODES = {
@@ -25,6 +32,10 @@ _CODES = {
     ),
 }  # fmt: skip
 """Parts of Amazon's error codes; the first match counts."""
+_CLOCK_CODES = ("RequestTimeTooSkewed", "RequestExpired", "RequestInTheFuture")
+_CLOCK_MESSAGES = ("signature expired", "signature not yet current")
+"""Parts of codes and messages that name a clock that is off: every query is signed with its time,
+which Amazon accepts for five minutes around its own."""
 
 
 class Rekognition(Vendor):
@@ -124,6 +135,13 @@ def _fault(error: Any) -> VendorError:
     detail, meta = error.response.get("Error", {}), error.response.get("ResponseMetadata", {})
     code, status = str(detail.get("Code", "")), int(meta.get("HTTPStatusCode", 0))
     message, headers = f"{code}: {detail.get('Message', '')}", meta.get("HTTPHeaders", {})
+    if any(word in code for word in _CLOCK_CODES) or any(
+        text in message.lower() for text in _CLOCK_MESSAGES
+    ):
+        return VendorError(
+            Outcome.REFUSED, f"the clock of this machine is off ({message})", FaultSource.CLOCK,
+            headers=headers, answer=detail,
+        )  # fmt: skip
     for outcome, words in _CODES.items():
         if any(word in code for word in words):
             return VendorError(outcome, message, headers=headers, answer=detail)

@@ -50,6 +50,8 @@ class FaultSource(Enum):
     """This image is refused; others may be accepted."""
     ACCOUNT = "account"
     """Key, rights or quota: no query works until this is repaired."""
+    CLOCK = "clock"
+    """The clock of this machine: no query works until it is set."""
     SETUP = "setup"
     """A name, an address or a request that the vendor does not know."""
 
