@@ -280,7 +280,7 @@ def check_channels(given: int, channels: int, *, name: str = "the image") -> Non
     if given == channels:
         return
     kinds = {1: "grey", 3: "RGB"}
-    wanted, got = kinds[channels], kinds[given]
+    wanted, got = (kinds.get(count, f"{count}-channel") for count in (channels, given))
     raise ImageError(
         f"{name} is {got}, but the classifier takes {wanted} images. Convert the images to "
         f"{wanted}, or use a classifier for {got} images."

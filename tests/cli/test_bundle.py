@@ -119,4 +119,23 @@ def test_a_classifier_of_a_factory_comes_back(
     code, out, err = run("bundle", *toy, "--resolution", "8", "--output", "one", "--json")
     assert code == 0, err
     assert json.loads(out)["classifier"] == "python:toy:Toy"
-    assert run("certify", "digits", "--bundle", "one", *SMALL)[0] == 0
+    code, _, err = run("certify", "digits", "--bundle", "one", *SMALL)
+    assert code == 2
+    assert "names the classifier 'python:toy:Toy', which runs code" in " ".join(err.split())
+    assert run("certify", "digits", "--bundle", "one", *toy[:2], *SMALL)[0] == 0
+    for other in (("--classifier", "digits"), ("--denoiser", "none"), toy):
+        code, _, err = run("certify", "digits", "--bundle", "one", *other, *SMALL)
+        assert code == 2
+        assert f"already sets {other[0]}" in " ".join(err.split())
+    code, out, err = run("bundle", *toy, "--resolution", "8", "--output", "two")
+    assert code == 0
+    assert "Add --classifier python:toy:Toy next to --bundle" in " ".join((out + err).split())
+
+
+def test_a_bundle_brings_no_code(run: Command, bundle: Path) -> None:
+    """Not even of a module that lies in it, where it is the working folder."""
+    (bundle / "own.py").write_text("open('ran', 'w')\ndef make(): open('ran', 'w')\n")
+    code, _, err = run("certify", "digits", "--bundle", bundle)
+    assert code == 2
+    assert "holds 'own.py', which its bundle.json does not list" in " ".join(err.split())
+    assert not Path("ran").exists()

@@ -236,7 +236,7 @@ class TestSpecs:
         assert counted(loaded) == counted(original)
         for missing, spec in specs.items():
             rest = {role: part for role, part in made.items() if role != missing}
-            with pytest.raises(SpecError, match=rf"'{spec}'"):  # there is no module m
+            with pytest.raises(SpecError, match=rf"'{spec}', which runs code"):
                 SmoothedClassifier.load(tmp_path / "one", **rest)  # type: ignore[arg-type]
 
     def test_are_needed(self, tmp_path: Path) -> None:
@@ -255,9 +255,9 @@ class TestSpecs:
     def test_are_made_without_being_given(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(parts, "load_classifier", {"python:m:Made": Made()}.get)
+        monkeypatch.setattr(parts, "load_classifier", {"checkpoint:made": Made()}.get)
         original = smoothed(Made(seed=2))
-        original.save(tmp_path / "one", shape=(3, 16, 16), classifier="python:m:Made")
+        original.save(tmp_path / "one", shape=(3, 16, 16), classifier="checkpoint:made")
         assert counted(SmoothedClassifier.load(tmp_path / "one")) == counted(original)
 
     def test_torchvision_gets_weights_names_and_sizes_from_the_bundle(self, tmp_path: Path) -> None:
@@ -363,7 +363,7 @@ def test_a_file_more_in_a_model_is_refused(
 ) -> None:
     smoothed(residual(), unet(), engine, precision).save(tmp_path / "one")
     (tmp_path / "one" / "model" / "more").write_text("")
-    with pytest.raises(WeightsError, match="holds other files than were exported"):
+    with pytest.raises(WeightsError, match=r"'model/more', which its bundle\.json does not"):
         SmoothedClassifier.load(tmp_path / "one")
 
 

@@ -25,7 +25,7 @@ def bundle(
 
     'predict' and 'certify' load the folder with --bundle FOLDER.
     """
-    from denoised_smoothing.smoothing.bundle import shape_of
+    from denoised_smoothing.smoothing.bundle import shape_of, specs_of_code
     from denoised_smoothing.smoothing.bundle_file import read_bundle
 
     smoothed = model.build()
@@ -39,6 +39,12 @@ def bundle(
         return
     for text in smoothed.prepared.notes(shape):
         note(text)
+    for role, spec in specs_of_code(written).items():
+        note(
+            f"The bundle holds the weights of {spec}, not its code, and no command runs code "
+            f"because a bundle names it. Add --{role} {spec} next to --bundle, or export with "
+            "--engine openvino."
+        )
     say(
         f"Bundle: {output} ({written.engine} {written.engine_version} in {written.precision}, "
         f"sigma {written.sigma:g}, images of shape {list(written.shape)})"

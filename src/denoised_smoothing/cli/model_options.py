@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -140,13 +141,33 @@ class ModelOptions:
                 f"--bundle {bundle} is a folder on this machine, which --ray does not support. "
                 "Use --classifier and --denoiser instead."
             )
-        if typed := [f"--{name}" for name in IN_A_BUNDLE if is_typed(context, name)]:
+        typed = [name for name in IN_A_BUNDLE if is_typed(context, name)]
+        parts = self._parts_of(bundle, typed) if {*typed} <= {"classifier", "denoiser"} else None
+        if parts is None:
             raise SettingError(
-                f"--bundle {bundle} already sets {', '.join(typed)}. "
+                f"--bundle {bundle} already sets {', '.join(f'--{name}' for name in typed)}. "
                 "Remove these options, or --bundle."
             )
         device = self.devices or self.device
-        return SmoothedClassifier.load(bundle, device=device, batch_size=self.batch_size)
+        return SmoothedClassifier.load(bundle, **parts, device=device, batch_size=self.batch_size)
+
+    def _parts_of(self, bundle: Path, typed: Sequence[str]) -> dict[str, Any] | None:
+        """Make the parts of a bundle whose specs were typed, as it loads no code by itself.
+
+        Returns:
+            The parts by name; None where the bundle has no need of them, or names other specs.
+        """
+        from denoised_smoothing.models.catalogue import load_classifier, load_denoiser
+        from denoised_smoothing.smoothing.bundle import specs_of_code
+        from denoised_smoothing.smoothing.bundle_file import read_bundle
+
+        if not typed:
+            return {}
+        needed = specs_of_code(read_bundle(bundle))
+        if any(needed.get(name) != getattr(self, name) for name in typed):
+            return None
+        make = {"classifier": load_classifier, "denoiser": load_denoiser}
+        return {name: make[name](needed[name]) for name in typed}
 
     def calibrate(self, smoothed: SmoothedClassifier) -> None:
         """Calibrate int8 with the named images, if any."""

@@ -11,7 +11,7 @@ import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 import numpy as np
 import torch
@@ -20,8 +20,15 @@ from torch import Tensor
 
 from denoised_smoothing.certificates.parameters import EngineName, Precision
 from denoised_smoothing.engines.engine import Engine, cores
+from denoised_smoothing.engines.onnx_files import external_files
 from denoised_smoothing.engines.pipeline import Pipeline, TraceablePipeline
-from denoised_smoothing.errors import ClassifierError, MissingExtraError, SettingError
+from denoised_smoothing.errors import (
+    ClassifierError,
+    MissingExtraError,
+    SettingError,
+    WeightsError,
+    raised_as,
+)
 from denoised_smoothing.models.cache import ModelFiles
 
 _FIRST_USE = threading.Lock()
@@ -65,9 +72,11 @@ class ConvertedEngine(Engine):
                 f"This model was converted for batches of shape {list(self.shape)}, got "
                 f"{list(copies.shape)}. Use images of that size."
             )
-        if not hasattr(self._own, "infer"):
-            self._own.infer = self._worker()
-        return torch.from_numpy(np.array(self._own.infer(copies.contiguous().numpy())))
+        what = f"engine {self.name.value} cannot run the model"
+        with raised_as(ClassifierError, what, "Use --engine torch, or convert the model again."):
+            if not hasattr(self._own, "infer"):
+                self._own.infer = self._worker()
+            return torch.from_numpy(np.array(self._own.infer(copies.contiguous().numpy())))
 
     def identity(self) -> dict[str, str]:
         return {**super().identity(), "model_digest": self.model_digest}
@@ -115,7 +124,17 @@ class ConvertedEngine(Engine):
 
     @abstractmethod
     def _compile(self, files: Mapping[str, bytes]) -> None:
-        """Load the model from the contents of its files."""
+        """Load the model from the contents of its files.
+
+        Raises:
+            WeightsError: it is no such model, or one for other images.
+        """
+
+    def _refuse(self, got: str) -> NoReturn:
+        raise WeightsError(
+            f"A model for {self.name.value} must take one batch of shape {list(self.shape)}, from "
+            f"its own files, got {got} in {self.folder}. Convert or copy it again."
+        )
 
     @abstractmethod
     def _worker(self) -> Callable[[np.ndarray], np.ndarray]:
@@ -163,7 +182,11 @@ class OpenVinoEngine(ConvertedEngine):
         with _FIRST_USE:  # OpenVINO deadlocks if two threads meet numpy's types first at once
             openvino.Tensor(np.zeros(1, np.float32)).get_element_type().to_dtype()
         core = openvino.Core()
+        if not files["model.xml"].startswith((b"<?xml", b"<net")):  # of any other kind of model
+            self._refuse("no XML")
         model = core.read_model(files["model.xml"], files["model.bin"])
+        if len(model.inputs) != 1:
+            self._refuse(f"{len(model.inputs)} inputs")
         model.reshape(list(self.shape))
         self._model = core.compile_model(model, "CPU", settings)
         used = self._model.get_property("INFERENCE_PRECISION_HINT").get_type_name()
@@ -201,6 +224,8 @@ class OnnxRuntimeEngine(ConvertedEngine):
         options = runtime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         weights = {name: content for name, content in files.items() if name != "model.onnx"}
+        if outside := sorted(external_files(files["model.onnx"]) - weights.keys()):
+            self._refuse(f"weights in the file {outside[0][:200]!a}")
         if weights:
             sizes = [len(content) for content in weights.values()]
             options.add_external_initializers_from_files_in_memory(
@@ -209,6 +234,9 @@ class OnnxRuntimeEngine(ConvertedEngine):
         self._session = runtime.InferenceSession(
             files["model.onnx"], options, providers=["CPUExecutionProvider"]
         )
+        shapes = [given.shape for given in self._session.get_inputs()]  # a name for any length
+        if len(shapes) != 1 or not _fits(self.shape, shapes[0]):
+            self._refuse(f"inputs of shape {shapes}"[:200])
 
     def _worker(self) -> Callable[[np.ndarray], np.ndarray]:
         session, (copies,) = self._session, self._session.get_inputs()
@@ -219,6 +247,14 @@ CONVERTED: dict[EngineName, type[ConvertedEngine]] = {
     EngineName.OPENVINO: OpenVinoEngine,
     EngineName.ONNXRUNTIME: OnnxRuntimeEngine,
 }
+
+
+def _fits(shape: Sequence[int], stated: Sequence[int | str | None]) -> bool:
+    """Return whether a batch has the shape that a model states; any length fits a name."""
+    return len(shape) == len(stated) and all(
+        not isinstance(theirs, int) or theirs == ours
+        for ours, theirs in zip(shape, stated, strict=True)
+    )
 
 
 def _package(name: str, extra: str | None = None, purpose: str | None = None) -> Any:

@@ -30,6 +30,7 @@ from denoised_smoothing.models.specs import (
     list_sources,
     open_spec,
     remember_spec,
+    resolve,
     unknown,
 )
 
@@ -92,6 +93,29 @@ def load_denoiser(spec: str) -> Denoiser | None:
         return remember_spec(load_shipped_denoiser(spec), spec)
     denoiser: Denoiser = _opened(Role.DENOISER, spec, ["none", *shipped])
     return denoiser
+
+
+def names_only_data(role: Role, spec: str, *, is_part: bool = False) -> bool:
+    """Return whether loading a spec runs no code and asks no server that the spec chooses.
+
+    Only such a spec is loaded because a bundle names it. Each part of ``mean:`` must be one. A spec
+    that :func:`~denoised_smoothing.models.specs.resolve` refuses is harmless, as it loads nothing.
+
+    Args:
+        is_part: whether it is a part of ``mean:``, which no other mean may be.
+    """
+    if spec in (shipped_classifiers() if role is Role.CLASSIFIER else shipped_denoisers()):
+        return True
+    try:
+        if not has_source(role, spec):
+            return True
+        source, parsed = resolve(role, spec)
+    except SpecError:
+        return True
+    if source is MEAN:
+        parts = parsed.rest.split("+")
+        return not is_part and all(names_only_data(role, part, is_part=True) for part in parts)
+    return source.in_bundles
 
 
 def _opened(role: Role, spec: str, names: Sequence[str]) -> Any:

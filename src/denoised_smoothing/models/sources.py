@@ -14,7 +14,8 @@ def _source(
 ) -> Source:
     """Return a source; ``needs`` are the package that it imports and the extra with it."""
     load = f"denoised_smoothing.models.{module}:load_spec"
-    return Source(load, form, what, options, *(needs or ()))
+    package, extra = needs or (None, None)
+    return Source(load, form, what, options, package, extra, in_bundles=True)
 
 
 CIFAR_RESNET = _source(

@@ -137,6 +137,8 @@ class Source:
         extra: the extra of denoised-smoothing that brings it, or None for the package itself.
         url: whether the rest is a URL, which may have a query. The URL itself is a spec, too.
         hashes: whether ``#name=value``, the earlier form of options, is read as well.
+        in_bundles: whether an exported bundle may name it. Its specs choose data alone, such as
+            weights: neither code to run nor a server to ask.
     """
 
     load: Callable[[Spec], Any] | str
@@ -147,6 +149,7 @@ class Source:
     extra: str | None = None
     url: bool = False
     hashes: bool = False
+    in_bundles: bool = False
 
     @property
     def missing(self) -> MissingExtraError | None:

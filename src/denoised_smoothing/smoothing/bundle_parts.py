@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from denoised_smoothing.engines.converted import CONVERTED, ConvertedEngine
 from denoised_smoothing.engines.engine import Engine
 from denoised_smoothing.engines.torch_engine import TorchEngine
-from denoised_smoothing.errors import SettingError, WeightsError
+from denoised_smoothing.errors import SettingError, SpecError, WeightsError, raised_as
 from denoised_smoothing.models.cache import ModelFiles
 from denoised_smoothing.models.catalogue import load_classifier, load_denoiser
 from denoised_smoothing.models.classifiers.base import ImageClassifier
 from denoised_smoothing.models.classifiers.cifar_resnet import (
     CIFAR_RESNET,
+    LARGEST_SIDE,
     CifarResNet,
     load_cifar_resnet,
     save_cifar_resnet,
@@ -36,10 +37,10 @@ from denoised_smoothing.models.denoisers.files import (
 )
 from denoised_smoothing.models.fingerprints import fingerprint
 from denoised_smoothing.models.weights import fill, load_weights, save_weights
-from denoised_smoothing.smoothing.bundle_file import Bundle
+from denoised_smoothing.smoothing.bundle_record import MODEL, Bundle, is_names, is_whole
 
-MODEL = "model"
-"""The folder of a converted model."""
+_COPY_AGAIN = "Copy the bundle again from where it was written."
+_EXPORT_AGAIN = "Export the bundle again, with a spec that can be loaded here."
 
 
 def save_parts(folder: Path, engine: Engine, classifier: object, denoiser: object) -> None:
@@ -93,9 +94,11 @@ def load_part(folder: Path, bundle: Bundle, role: str, given: object) -> Any:
     if architecture in ARCHITECTURES or CIFAR_RESNET.fullmatch(architecture):
         part: Any = load_cifar_resnet(path) if role == "classifier" else load_denoiser_file(path)
     else:
-        part = given if given is not None else _make(role, spec)
+        with raised_as(SpecError, f"cannot make the {role} of the bundle {folder}", _EXPORT_AGAIN):
+            part = given if given is not None else _make(role, spec)
         if isinstance(part, ImageClassifier) and "form" in metadata:
-            _restore_format(part, json.loads(metadata["form"]))
+            with raised_as(WeightsError, f"cannot read the metadata of {path}", _COPY_AGAIN):
+                _restore_format(part, json.loads(metadata["form"]))
         if isinstance(part, nn.Module) and path.is_file():
             fill(part, weights, str(path))
     if fingerprint(part) != getattr(bundle, f"{role}_fingerprint"):
@@ -123,13 +126,13 @@ def load_engine(folder: Path, bundle: Bundle) -> ConvertedEngine | None:
     if not bundle.converted:
         return None
     shape = (bundle.forward, *bundle.shape)
-    model = ModelFiles.read(folder / MODEL)
-    if model.digest != bundle.model_digest:
-        raise WeightsError(
-            f"{folder / MODEL} holds other files than were exported. Copy the bundle again from "
-            "where it was written."
-        )
-    return CONVERTED[bundle.engine](model, shape, bundle.precision)
+    with raised_as(WeightsError, f"cannot load the model of the bundle {folder}", _COPY_AGAIN):
+        model = ModelFiles.read(folder / MODEL)
+        if model.digest != bundle.model_digest:
+            raise WeightsError(
+                f"{folder / MODEL} holds other files than were exported. {_COPY_AGAIN}"
+            )
+        return CONVERTED[bundle.engine](model, shape, bundle.precision)
 
 
 class ConvertedPipeline:
@@ -191,10 +194,23 @@ def _input_format(part: nn.Module) -> Mapping[str, str]:
 
 
 def _restore_format(classifier: ImageClassifier, form: Mapping[str, Any]) -> None:
-    """Give a classifier the label names and sizes that it had when it was exported."""
-    names, resize = form["label_names"], form["resize"]
+    """Give a classifier the label names and sizes that it had when it was exported.
+
+    Raises:
+        ValueError, TypeError, KeyError: a value is missing, or of another type or range.
+    """
+    names, resolution, resize = form["label_names"], form["resolution"], form["resize"]
+    if names is not None and not is_names(names):
+        raise ValueError("label_names must be a list of texts or null")
+    sides = [] if resolution is None else [resolution]
+    if resize is not None:
+        sides += [*resize["size"], *([] if resize["scaled"] is None else [resize["scaled"]])]
+        if len(resize["size"]) != 2 or type(resize["crop_rounds_down"]) is not bool:
+            raise ValueError("size must be two numbers, and crop_rounds_down true or false")
+    if not all(is_whole(side, 1, LARGEST_SIDE) for side in sides):
+        raise ValueError(f"sizes must be whole numbers from 1 to {LARGEST_SIDE}")
     classifier.label_names = None if names is None else tuple(names)
-    classifier.resolution, classifier.resize = form["resolution"], None
+    classifier.resolution, classifier.resize = resolution, None
     if resize is not None:
         kinds = {
             "size": tuple(resize["size"]),

@@ -41,7 +41,7 @@ from denoised_smoothing.models.specs import spec_of
 from denoised_smoothing.noise import chunk_size
 from denoised_smoothing.remote.protocol import CopyClassifier
 from denoised_smoothing.smoothing.bundle import open_bundle, save_bundle, shape_of
-from denoised_smoothing.smoothing.bundle_file import Bundle
+from denoised_smoothing.smoothing.bundle_record import Bundle
 from denoised_smoothing.smoothing.cluster import RayBackend, RayCluster
 from denoised_smoothing.smoothing.devices import Devices, choose_devices
 from denoised_smoothing.smoothing.query_scheduler import count_by_queries
@@ -258,18 +258,18 @@ class SmoothedClassifier:
     ) -> SmoothedClassifier:
         """Load a bundle that :meth:`save` or the command ``bundle`` wrote, with equal counts.
 
-        A converted bundle runs no code. A torch bundle may name a factory, which is imported and
-        called as if its spec (``python:MODULE:FACTORY``) had been typed.
+        A bundle runs no code. A torch bundle whose spec does, such as ``python:MODULE:FACTORY``,
+        needs the object that you make.
 
         Args:
             classifier, denoiser: filled with the bundle's weights if its files do not define them;
-                omit them to make them by their specs.
+                omit them to make them by specs that choose no code.
             device, batch_size: as of the constructor; a converted model runs on a CPU.
 
         Raises:
-            WeightsError: a file is altered or missing, of a newer format, or of other code.
+            WeightsError: a file or a value is not as expected, or the format or code differs.
             SettingError: another version of the engine is installed.
-            SpecError: the spec of the classifier or the denoiser is unknown here.
+            SpecError: the spec of a part is unknown here, or runs code or sends queries.
         """
         bundle, classifier, denoiser, engine = open_bundle(folder, classifier, denoiser)
         loaded = cls(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from jaxtyping import Float
@@ -18,8 +18,10 @@ from denoised_smoothing.models.classifiers.base import ImageClassifier
 from denoised_smoothing.models.specs import Spec
 from denoised_smoothing.models.weights import fill, load_weights, save_weights
 
-CIFAR_RESNET = re.compile(r"cifar-resnet(?P<depth>\d+)")
+CIFAR_RESNET = re.compile(r"cifar-resnet(?P<depth>\d{1,9})")
 """The name of an architecture of this family."""
+LARGEST_SIDE = 8192
+"""Largest resolution that a file may state, in pixels."""
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -163,7 +165,13 @@ def load_cifar_resnet(path: str | Path, depth: int | None = None) -> ImageClassi
                 f"{path} does not name its architecture. Use cifar-resnetDEPTH:{path}."
             )
         depth = int(stated["depth"])
-    network = CifarResNet(depth, classes=classes, channels=channels)
+    if depth > len(tensors):  # each layer has weights; more layers would exhaust memory
+        raise WeightsError(
+            f"the depth of a CIFAR ResNet must be at most {len(tensors)}, the tensors in {path}, "
+            f"got {depth}. Name the depth that was trained."
+        )
+    with raised_as(WeightsError, f"cannot build the network of {path}", "Name another file."):
+        network = CifarResNet(depth, classes=classes, channels=channels)
     fill(network, tensors, f"{path} (as cifar-resnet{depth})")
     usual = (IMAGENET_MEAN, IMAGENET_STD) if channels == 3 else ((0.5,), (0.5,))
     remedy = "Save it again with the command that wrote it."
@@ -172,9 +180,23 @@ def load_cifar_resnet(path: str | Path, depth: int | None = None) -> ImageClassi
             network,
             mean=json.loads(metadata.get("mean", json.dumps(usual[0]))),
             std=json.loads(metadata.get("std", json.dumps(usual[1]))),
-            label_names=json.loads(metadata.get("label_names", "null")),
-            resolution=int(metadata.get("resolution", 32)),
+            label_names=_names(json.loads(metadata.get("label_names", "null"))),
+            resolution=_side(int(metadata.get("resolution", 32))),
         ).eval()
+
+
+def _names(held: object) -> Sequence[str] | None:
+    if held is None:
+        return None
+    if not isinstance(held, list) or not all(isinstance(name, str) for name in held):
+        raise TypeError("label_names must be a list of texts or null")
+    return held
+
+
+def _side(pixels: int) -> int:
+    if not 1 <= pixels <= LARGEST_SIDE:
+        raise ValueError(f"resolution must be from 1 to {LARGEST_SIDE}, got {pixels}")
+    return pixels
 
 
 def save_cifar_resnet(
