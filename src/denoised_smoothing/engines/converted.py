@@ -187,6 +187,11 @@ class OpenVinoEngine(ConvertedEngine):
         model = core.read_model(files["model.xml"], files["model.bin"])
         if len(model.inputs) != 1:
             self._refuse(f"{len(model.inputs)} inputs")
+        stated = [
+            side.get_length() if side.is_static else None for side in model.inputs[0].partial_shape
+        ]
+        if not _fits(self.shape[1:], stated[1:]):  # it may be reshaped to other batches alone
+            self._refuse(f"an input of shape {stated}")
         model.reshape(list(self.shape))
         self._model = core.compile_model(model, "CPU", settings)
         used = self._model.get_property("INFERENCE_PRECISION_HINT").get_type_name()
