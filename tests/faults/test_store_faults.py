@@ -6,7 +6,6 @@ disturbed. The moments are drawn from a fixed seed.
 
 from __future__ import annotations
 
-import os
 import random
 import re
 import sqlite3
@@ -17,13 +16,14 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from forks import EACH
 
 from denoised_smoothing.certificates.counts import LabelCounts, Stage
 from denoised_smoothing.cli import main
 from denoised_smoothing.runs import writer
 from denoised_smoothing.store import Store, database
 
-CASES = int(os.environ.get("DENOISED_SMOOTHING_FAULTS", "1"))
+CASES = EACH
 """Moments of each kind of fault."""
 CERTIFY = (
     *("certify", "digits", "--classifier", "digits", "--sigma", "0.5", "--limit", "3"),
