@@ -54,7 +54,7 @@ def execute(url: str, store: str) -> None:
 
 def counts(store: Path) -> list[object]:
     with Store(store, read_only=True) as opened:
-        names = opened.run("r").info["label_names"]
+        names = opened.run("r").label_names
         return [
             (image.image_id, stage, {names[i]: n for i, n in held.votes.items()}, held.failed)
             for image in opened.images("r")

@@ -20,6 +20,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from enum import Enum
+from functools import lru_cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, ClassVar
 
@@ -380,6 +381,13 @@ class FakeVendor:
         return [image for image, times in answered.items() if times > 1]
 
 
+@lru_cache
+def _packed_spaces() -> tuple[bytes, Any]:
+    """HUGE_BYTES spaces compressed, and what can compress more behind them."""
+    packer, spaces = zlib.compressobj(wbits=31), b" " * 2**20
+    return b"".join([packer.compress(spaces) for _ in range(HUGE_BYTES // 2**20)]), packer
+
+
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 256
@@ -468,9 +476,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.close_connection = True
         spaces, more = b" " * 2**20, ""
         if trouble is Trouble.BOMB:
-            packer = zlib.compressobj(wbits=31)
-            packed = [packer.compress(spaces) for _ in range(HUGE_BYTES // 2**20)]
-            answer = b"".join([*packed, packer.compress(answer), packer.flush()])
+            packed, before = _packed_spaces()
+            packer = before.copy()
+            answer = packed + packer.compress(answer) + packer.flush()
             more = "Content-Encoding: gzip\r\n"
         length = len(answer) + (HUGE_BYTES if trouble is Trouble.HUGE else 0)
         head = f"HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\n{more}\r\n"

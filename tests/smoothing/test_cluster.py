@@ -204,7 +204,7 @@ def test_a_cluster_without_capacity_for_a_worker_says_what_it_has(two: RayCluste
         SettingError, match=r"\(CPU 1, tpu 2\): all have CPU \d+, GPU 0, tpu 0\. Request less"
     ):
         RayCluster(resources={"tpu": 2.0}).submit(time.sleep, 0)
-    with pytest.raises(SettingError, match=r"\(CPU 1, memory 1e\+06 GB\): all have .* \d+ GB\."):
+    with pytest.raises(SettingError, match=r"\(CPU 1, memory 1e\+06 GB\): all have .* [\d.]+ GB\."):
         RayCluster(memory=1e15).submit(time.sleep, 0)
 
 

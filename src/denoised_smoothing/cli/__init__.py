@@ -11,6 +11,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
+from denoised_smoothing.cli.options import INTERRUPTED
 from denoised_smoothing.cli.termination import sigterm_as_ctrl_c
 from denoised_smoothing.errors import DenoisedSmoothingError
 
@@ -86,3 +87,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             from denoised_smoothing.cli.output import fail
 
             fail(error, error.exit_code)
+        except SystemExit as end:
+            from denoised_smoothing.cli.output import Interrupted, err, say
+
+            if end.code == INTERRUPTED and not isinstance(end, Interrupted):
+                say("Interrupted. Whatever was stored is kept. Repeat the command to resume.", err)
+            raise

@@ -27,7 +27,7 @@ from denoised_smoothing.cli.options import (
     command_line,
     parse_radii,
 )
-from denoised_smoothing.cli.output import err, note, out, print_json, progress_bar, say
+from denoised_smoothing.cli.output import Interrupted, err, note, out, print_json, progress_bar, say
 from denoised_smoothing.errors import DenoisedSmoothingError, RunMismatchError, differences
 
 if TYPE_CHECKING:
@@ -220,7 +220,8 @@ def _execute(campaign: Campaign, record: AttackRecord) -> None:
         say(f"error: {error}", err)
         code = FAILED
     if code:
-        raise typer.Exit(ALARM if record.alarms else code)
+        end = Interrupted if code == INTERRUPTED else typer.Exit
+        raise end(ALARM if record.alarms else code)
 
 
 def _alarm(outcome: AttackOutcome, path: Path, campaign: Campaign) -> str:

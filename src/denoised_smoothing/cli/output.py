@@ -42,10 +42,14 @@ def fail(error: Exception, code: int = FAILED) -> NoReturn:
     sys.exit(code)
 
 
+class Interrupted(SystemExit):
+    """The end by Ctrl-C of a command that said what is kept."""
+
+
 def interrupted(more: str = "") -> NoReturn:
     """Print how to resume after Ctrl-C, and end."""
     say(f"Interrupted. Counts so far are stored. To resume:\n{command_line()}{more}", err)
-    sys.exit(INTERRUPTED)
+    raise Interrupted(INTERRUPTED)
 
 
 @contextmanager

@@ -29,6 +29,8 @@ QUIET_SECONDS = 1.0
 """Seconds to wait for queries in flight before a note says so."""
 LONGEST_ANSWER = 2_000
 """Characters that are kept of an answer that is no answer."""
+UNREADABLE = (LookupError, TypeError, ValueError, AttributeError, RecursionError)
+"""Errors of an SDK that reads an answer which is not in its format."""
 ENCODERS = 2
 """Threads that encode images."""
 
@@ -162,11 +164,12 @@ class QueryClient:
     def _send(self, copy: Copy) -> None:
         """Send a copy once and read the answer, in a thread that sends."""
         assert copy.attempt is not None
-        attempt, error, answer = copy.attempt, None, None
+        attempt, error, answer, received = copy.attempt, None, None, False
         sent, secrets, began = not self._stopping, self._vendor.secrets(), time.perf_counter()
         try:
             if sent:
                 raw = self._vendor.send(copy.image)
+                received = True
                 answer = cleaned(to_json(raw), secrets)
                 reply = self._vendor.reply(raw)
                 label = self._rule.label(reply.scored)
@@ -177,10 +180,11 @@ class QueryClient:
             error = fault
             if error.answer is not None:
                 error.answer = cleaned(to_json(error.answer), secrets)[:LONGEST_ANSWER]
-        except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as fault:
-            message = f"the answer cannot be read ({type(fault).__name__}: {fault})"
-            error = VendorError(Outcome.GARBLED, f"{message} {(answer or '')[:200]}", answer=answer)
         except Exception as fault:  # an SDK may raise anything
-            error = VendorError(Outcome.DROPPED, f"{type(fault).__name__}: {fault}")
+            message = f"{type(fault).__name__}: {fault}"
+            error = VendorError(Outcome.DROPPED, message)
+            if received or isinstance(fault, UNREADABLE):
+                message = f"the answer cannot be read ({message}) {(answer or '')[:200]}"
+                error = VendorError(Outcome.GARBLED, message, answer=answer)
         attempt = replace(attempt, seconds=time.perf_counter() - began if sent else None)
         self._events.put(partial(self._queue.finish, copy, attempt, error, sent=sent))

@@ -47,10 +47,11 @@ def error_of(error: Any, *, closed: bool) -> Exception:
             f"{_RESUME}"
         )
     if isinstance(error, RayTaskError):
-        if isinstance(cause, DenoisedSmoothingError):
+        named = "MemoryError:" in str(cause)  # of a classifier, in a message of this package
+        if isinstance(cause, DenoisedSmoothingError) and not named:
             return cause
         reason = f"{type(cause).__name__}: {cause}"
-        if lacks_memory(cause):
+        if named or lacks_memory(cause):
             return WorkerError(
                 f"A worker ran out of memory ({' '.join(reason.split())[:LONGEST]}). "
                 f"{_LESS_MEMORY} {_RESUME}"

@@ -61,16 +61,14 @@ def stability_target(
     return clean_logits.argmax(dim=1) if target is Target.LABEL else clean_logits.softmax(dim=1)
 
 
-def feature_distance(
-    features: Sequence[Float[Tensor, "b c ..."]], targets: Sequence[Float[Tensor, "b c ..."]]
-) -> Float[Tensor, ""]:
+def feature_distance(features: Sequence[Tensor], targets: Sequence[Tensor]) -> Float[Tensor, ""]:
     """Relative squared distance of features, summed over layers.
 
     Johnson et al. 2016, equation 2, here for each position: |f - t|^2 / (|t|^2 + m / 10), where m
     is the layer's mean |t|^2, so that every layer and position counts alike.
 
     Args:
-        features, targets: of each layer, for denoised and for clean images.
+        features, targets: of each layer [B, C, ...], for denoised and for clean images.
     """
     total = features[0].new_zeros(())
     for feature, target in zip(features, targets, strict=True):

@@ -8,6 +8,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from importlib import import_module
 from io import BytesIO
 from typing import Any
 
@@ -66,6 +67,11 @@ def _inflated(decoder: Any, piece: bytes) -> Iterator[bytes]:
         raise VendorError(
             Outcome.GARBLED, f"the answer cannot be decompressed ({error})"
         ) from error
+
+
+def library_of(kind: type) -> Any:
+    """Return the library that a class comes from: httpx, or the copy of it that an SDK has."""
+    return import_module(kind.__module__.partition(".")[0])
 
 
 class Watch:
@@ -142,11 +148,9 @@ class Watch:
 
     def _received(self, response: Any) -> None:
         """Read an answer, and leave it decoded."""
-        from httpx import ByteStream
-
         content = b"".join(decoded(iter(response.stream), response.headers))
         response.stream.close()
-        response.stream = ByteStream(content)
+        response.stream = library_of(type(response)).ByteStream(content)
         response.headers.pop("content-encoding", None)
 
 

@@ -17,7 +17,7 @@ from denoised_smoothing.remote.labels import Scored
 from denoised_smoothing.remote.records import Outcome
 from denoised_smoothing.remote.source import remote_source
 from denoised_smoothing.remote.vendors.base import Limits, Reply, Vendor, VendorError
-from denoised_smoothing.remote.vendors.bounds import PLAIN, Watch
+from denoised_smoothing.remote.vendors.bounds import PLAIN, Watch, library_of
 from denoised_smoothing.remote.vendors.chat import named_label
 
 _log = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ class OpenAI(Vendor):
                 "Set it to any text if an endpoint of your own needs no key."
             )
         self._secrets = (key,)
-        context = self.module("httpx").create_ssl_context()
+        context = library_of(sdk.DefaultHttpxClient.__base__).create_ssl_context()
         for _ in range(in_flight):
             watch = Watch(timeout)
             http = sdk.DefaultHttpxClient(
