@@ -105,25 +105,22 @@ class DenoiserTraining(lightning.LightningModule):
         config, turn = self.config, step % len(self.surrogates)
         network = self.surrogates[turn]
 
-        def surrogate(images: Tensor) -> Any:
-            if self.features:
-                return self.features[turn](images)
+        def surrogate(images: Tensor) -> Tensor:
             logits: Tensor = network(images).float() / config.temperature
             return logits
 
-        answer: Answers
+        noisy, sigmas = self._corrupt(clean, "training", step, config.copies)
+        if config.target is Target.FEATURES:
+            layers = self.features[turn]
+            with torch.no_grad():
+                wanted = [_repeated(features, config.copies) for features in layers(clean)]
+            return self.stability_of_copies(layers, clean, noisy, sigmas, wanted)
         if config.target is Target.TRUTH:
             answer = self.target_labels[turn][labels] if self.target_labels else labels
         else:
             with torch.no_grad():
-                answer = surrogate(clean)
-                if isinstance(answer, Tensor):
-                    answer = stability_target(answer, config.target)
-        if isinstance(answer, Tensor):
-            answers: Answers = _repeated(answer, config.copies)
-        else:
-            answers = [_repeated(features, config.copies) for features in answer]
-        noisy, sigmas = self._corrupt(clean, "training", step, config.copies)
+                answer = stability_target(surrogate(clean), config.target)
+        answers = _repeated(answer, config.copies)
         return self.stability_of_copies(surrogate, clean, noisy, sigmas, answers)
 
     def stability_of_copies(
