@@ -132,9 +132,10 @@ class Command:
             engine = self._open(url, read_only)
             return disturbance.watch(engine) if "other" not in str(url) else engine
 
-        self._monkeypatch.setattr(database, "open_engine", watched)
-        with pytest.raises(SystemExit) as end:
-            main(list(CERTIFY))
+        with self._monkeypatch.context() as patch:
+            patch.setattr(database, "open_engine", watched)
+            with pytest.raises(SystemExit) as end:
+                main(list(CERTIFY))
         printed = self._capsys.readouterr()
         return int(end.value.code or 0), " ".join((printed.out + printed.err).split()), disturbance
 
