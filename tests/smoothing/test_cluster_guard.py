@@ -7,11 +7,11 @@ import signal
 import subprocess
 import sys
 import time
-import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 from denoised_smoothing.errors import StoreError
@@ -20,7 +20,6 @@ from denoised_smoothing.store import Store
 pytestmark = pytest.mark.skipif(
     not Path("/proc/self/environ").exists(), reason="needs /proc with the environment of processes"
 )
-MARK = "TEST_OF_THE_GUARD"
 WAIT = 60
 SLEEPERS = """
 import subprocess, sys, time
@@ -29,6 +28,9 @@ outside = subprocess.Popen(["sleep", "600"], start_new_session=True)
 with guarded():
     for alone in (False, True):
         subprocess.Popen(["sleep", "600"], start_new_session=alone)
+    # As of a process that overwrites its environment with a title.
+    subprocess.Popen(["sh", "-c", "env -i sleep 600 & wait"])
+time.sleep(1)
 print(outside.pid, flush=True)
 time.sleep(float(sys.argv[1]))
 """
@@ -43,24 +45,11 @@ time.sleep(float(sys.argv[1]))
 """
 
 
-def marked(value: str) -> dict[int, str]:
-    """The commands of all processes that inherited this mark, by process."""
-    found = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            if f"{MARK}={value}".encode() in (folder / "environ").read_bytes().split(b"\0"):
-                command = (folder / "cmdline").read_bytes().replace(b"\0", b" ")
-                found[int(folder.name)] = command.decode(errors="replace")
-        except OSError:
-            pass
-    return found
-
-
-def start(code: str, value: str, seconds: float = 600) -> tuple[subprocess.Popen[str], int]:
+def start(code: str, seconds: float = 600) -> tuple[subprocess.Popen[str], int]:
     """Start a driver in a group of its own; return it and the number that it prints."""
     driver = subprocess.Popen(
         [sys.executable, "-c", code, str(seconds)], stdout=subprocess.PIPE, text=True,
-        env={**os.environ, MARK: value}, start_new_session=True,
+        start_new_session=True,
     )  # fmt: skip
     assert driver.stdout is not None
     with driver.stdout:
@@ -70,12 +59,23 @@ def start(code: str, value: str, seconds: float = 600) -> tuple[subprocess.Popen
     return driver, int(printed)
 
 
-def remaining(value: str, without: int = 0) -> dict[int, str]:
-    """What is left after some seconds."""
+def family(driver: subprocess.Popen[str]) -> list[psutil.Process]:
+    """All processes that it started, and theirs."""
+    return psutil.Process(driver.pid).children(recursive=True)
+
+
+def lives(process: psutil.Process) -> bool:
+    with suppress(psutil.NoSuchProcess):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
+
+
+def remaining(family: list[psutil.Process]) -> list[psutil.Process]:
+    """What is left of these after some seconds."""
     ends = time.monotonic() + WAIT
-    while (left := marked(value)).keys() - {without} and time.monotonic() < ends:
+    while (left := [process for process in family if lives(process)]) and time.monotonic() < ends:
         time.sleep(0.2)
-    return {process: command for process, command in left.items() if process != without}
+    return left
 
 
 def kill(driver: subprocess.Popen[str]) -> None:
@@ -90,14 +90,14 @@ def kill_group(driver: subprocess.Popen[str]) -> None:
 def test_processes_end_with_the_one_that_started_them(
     end: Callable[[subprocess.Popen[str]], None],
 ) -> None:
-    value = uuid.uuid4().hex
-    driver, outside = start(SLEEPERS, value, 5.0)
-    assert len(marked(value)) == 5, "driver, guard, and three that sleep"
+    driver, outside = start(SLEEPERS, 5.0)
+    started = family(driver)
+    assert len(started) == 6, "the guard, one outside of the cluster, and four in it"
     end(driver)
     driver.wait(WAIT)
     try:
-        assert not remaining(value, outside)
-        assert outside in marked(value), "it was not started for the cluster"
+        assert not remaining([process for process in started if process.pid != outside])
+        assert psutil.pid_exists(outside), "it was not started for the cluster"
     finally:
         os.kill(outside, signal.SIGKILL)
 
@@ -107,24 +107,22 @@ def test_nothing_is_left_of_a_cluster_whose_driver_was_killed(
     end: Callable[[subprocess.Popen[str]], None],
 ) -> None:
     pytest.importorskip("ray")
-    value = uuid.uuid4().hex
-    driver, _ = start(CLUSTER, value)
-    running = " ".join(marked(value).values())
-    for server in ("gcs_server", "raylet", "agent"):
+    driver, _ = start(CLUSTER)
+    started = family(driver)
+    running = " ".join(part for process in started for part in process.cmdline())
+    for server in ("gcs_server", "raylet", "Agent"):
         assert server in running
     end(driver)
     driver.wait(WAIT)
-    assert not remaining(value)
+    assert not remaining(started)
 
 
 def test_sigterm_saves_what_is_counted_and_ends_the_cluster(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("ray")
-    value = uuid.uuid4().hex
     samples = str(Path(__file__).parents[1] / "samples")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv(MARK, value)
     monkeypatch.setenv("TOY_LOG", str(tmp_path / "log"))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([samples, *filter(None, sys.path)]))
     command = [
@@ -133,17 +131,17 @@ def test_sigterm_saves_what_is_counted_and_ends_the_cluster(
         "--limit", "3", "--run", "r", "--ray", "--workers", "1", "--worker-cpus", "0.5",
     ]  # fmt: skip
     driver = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    monkeypatch.delenv(MARK)
     kept, ends = 0, time.monotonic() + 2 * WAIT
     while not kept and driver.poll() is None and time.monotonic() < ends:
         time.sleep(0.2)
         kept = counted()
+    started = family(driver)
     driver.terminate()
     _, told = driver.communicate(timeout=WAIT)
     assert driver.returncode == 143, told
     assert "Counts so far are stored. To resume:" in told
     assert counted() >= kept > 0
-    assert not remaining(value)
+    assert not remaining(started)
 
 
 def counted() -> int:

@@ -1,9 +1,11 @@
 """A program that ends a Ray cluster of one machine with the process that started it.
 
 Ray's servers end with their driver, even after SIGKILL. The agents that they started may stay for
-a minute and longer. All these processes inherit the variable VARIABLE. When the driver is gone,
-this program sends SIGKILL to every process that has it, until none is left. It is run as
-a file, and imports the standard library alone, so that it starts at once.
+a minute and longer. All these processes inherit the variable VARIABLE, but those that set their
+own title overwrite their environment with it. So this program notes all that have the variable,
+and their children, while the driver lives. When the driver is gone, it sends SIGKILL to them until
+none is left. It is run as a file, and imports the standard library alone, so that it starts at
+once.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import subprocess
 import sys
 import time
 import uuid
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -54,21 +57,46 @@ def guarded() -> Iterator[None]:
         del os.environ[VARIABLE]
 
 
-def members(token: str) -> list[int]:
-    """Return the processes whose environment has the token, without this one."""
-    entry, found = f"{VARIABLE}={token}".encode(), []
-    for folder in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):  # it ended, or belongs to another user
-            if entry in (folder / "environ").read_bytes().split(b"\0"):
-                found.append(int(folder.name))
-    return [process for process in found if process != os.getpid()]
+class Members:
+    """The processes of a cluster: those with its token in their environment, and their children."""
+
+    def __init__(self, token: str) -> None:
+        self._entry = f"{VARIABLE}={token}".encode()
+        self._known: dict[int, bytes] = {}
+        """The start of each process by its number, which another one may get later."""
+
+    def update(self) -> list[int]:
+        """Look for new ones; return those that live, without this process."""
+        starts, children = {}, defaultdict(list)
+        for folder in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):  # it ended, or belongs to another user
+                # After the name, which may hold any character: state, parent, ..., start.
+                fields = (folder / "stat").read_bytes().rpartition(b")")[2].split()
+                process = int(folder.name)
+                children[int(fields[1])].append(process)
+                if fields[0] != b"Z":
+                    starts[process] = fields[19]
+        known = {p for p, start in self._known.items() if starts.get(p) == start}
+        new = [p for p in starts.keys() - known if self._has_token(p)] + list(known)
+        while new:
+            process = new.pop()
+            known.add(process)
+            new += [child for child in children[process] if child not in known]
+        known.discard(os.getpid())
+        self._known = {process: starts[process] for process in known & starts.keys()}
+        return list(self._known)
+
+    def _has_token(self, process: int) -> bool:
+        with suppress(OSError):
+            return self._entry in Path(f"/proc/{process}/environ").read_bytes().split(b"\0")
+        return False
 
 
-def end(token: str) -> None:
-    """Kill all processes with the token; return when two rounds in a row found none."""
+def end(members: Members) -> None:
+    """Kill all processes of a cluster; return when two rounds in a row found none."""
     empty = 0
     for _ in range(ROUNDS):
-        left = members(token)
+        left = members.update()
         empty = 0 if left else empty + 1
         if empty == 2:
             return
@@ -83,10 +111,12 @@ def main() -> None:
     token, parent = sys.argv[1], int(sys.argv[2])
     for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(ignored, signal.SIG_IGN)
+    members = Members(token)
     while os.getppid() == parent:
+        members.update()
         time.sleep(PAUSE)
     time.sleep(GRACE)
-    end(token)
+    end(members)
 
 
 if __name__ == "__main__":
