@@ -39,6 +39,8 @@ from denoised_smoothing.smoothing.votes import Seed
 
 CHECK = 10.0
 """Seconds after which a task without a result is checked: some node must be able to run it."""
+PATIENCE = 1.0
+"""Seconds after which a thread that waits for a task looks whether the cluster was closed."""
 _OWN = {"CPU": "cpus", "GPU": "gpus", "memory": "memory", "object_store_memory": "memory"}
 """Resources that Ray counts itself, and the arguments that name them here."""
 
@@ -170,29 +172,33 @@ class RayCluster:
             self._running.add(reference)
             if self._pool is not pool:  # closed before it saw this reference
                 ray.cancel(reference, force=True)
-            return self._result(reference)
+            return self._result(reference, pool)
         except (RayError, ConnectionError, SystemExit) as error:  # Ray ends waiting threads so
             raise error_of(error, closed=self._pool is not pool) from error
         finally:
             self._running.discard(reference)
 
-    def _result(self, reference: Any) -> Any:
+    def _result(self, reference: Any, pool: ThreadPoolExecutor) -> Any:
         """Wait for a task as long as some node can run it.
 
         Raises:
             WorkerError: for ``wait`` seconds, and at least ``CHECK``, no node could.
+            ConnectionError: the cluster was closed. Ray may not report all tasks it cancelled.
         """
         import ray
         from ray.exceptions import GetTimeoutError
 
-        needs = self._needs()
+        needs, checked = self._needs(), time.monotonic()
         while True:
-            if not ray.is_initialized():  # Ray would start by itself
+            if self._pool is not pool or not ray.is_initialized():  # Ray would start by itself
                 raise ConnectionError("Ray was shut down")
             try:
-                return ray.get(reference, timeout=CHECK)
+                return ray.get(reference, timeout=PATIENCE)
             except GetTimeoutError:
-                now, nodes = time.monotonic(), nodes_of(ray)
+                now = time.monotonic()
+            if now - checked < CHECK:
+                continue
+            checked, nodes = now, nodes_of(ray)
             if capacity_of(nodes, needs):
                 self._lacking = None
             elif self._lacking is None:
