@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 
-from denoised_smoothing.engines.engine import choose_device, forward_size
+from denoised_smoothing.engines.engine import choose_device, cores, forward_size
 from denoised_smoothing.errors import SettingError
 
 CPU = torch.device("cpu")
@@ -34,3 +37,13 @@ class TestForwardSize:
         """Stored runs record it and refuse to go on with another."""
         assert forward_size(side * side, CPU) == on_cpu
         assert forward_size(side * side, torch.device("cuda")) == on_cuda
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="threads cannot be pinned here")
+def test_a_thread_that_a_library_pinned_counts_the_same_cores() -> None:
+    def pinned() -> int:
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+        return cores()
+
+    with ThreadPoolExecutor(1) as thread:
+        assert thread.submit(pinned).result() == cores() == len(os.sched_getaffinity(0))

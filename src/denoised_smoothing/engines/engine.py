@@ -94,6 +94,12 @@ def processor() -> str:
     return " ".join([platform.machine(), torch.backends.cpu.get_cpu_capability(), *extensions])
 
 
+_AFFINITY = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else ()
+
+
 def cores() -> int:
-    """Return the number of processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Return the number of processor cores that this process may use.
+
+    It was counted at import, because libraries may pin threads that call them to one core.
+    """
+    return len(_AFFINITY) or os.cpu_count() or 1
