@@ -48,8 +48,7 @@ from denoised_smoothing.training.config import (
         ),
         ({"consistency": 1.0}, r"got copies=1\. Use at least 2"),
         ({"entropy": 1.0}, r"got copies=1\. Use at least 2"),
-        ({"target": Target.FEATURES}, r"needs layers.*got target features and layers ''\."),
-        ({"layers": "bn2"}, r"needs layers.*got target soft and layers 'bn2'\."),
+        ({"layers": "bn2"}, r"for target features, got target soft and layers 'bn2'\."),
         (
             {"target": Target.FEATURES, "layers": "bn2", "copies": 2, "consistency": 1.0},
             "compare answers, and target features has none",

@@ -96,7 +96,9 @@ class TrainingConfig:
         "image, or at the label of the data (truth).",
     )
     layers: str = _option(
-        "", "Target features: layers of the classifier, such as blocks.2,blocks.4,bn2."
+        "",
+        "Target features: layers of the classifier, such as layer2,layer3.",
+        show_default="the last of each size of feature maps",
     )
     temperature: float = _option(
         1.0, "Stability: divide the classifier's logits by this number, above 0."
@@ -149,11 +151,10 @@ class TrainingConfig:
                 "consistency and entropy compare noisy copies of one image, got copies=1. "
                 "Use at least 2 copies."
             )
-        if (self.target is Target.FEATURES) != bool(self.layers):
+        if self.layers and self.target is not Target.FEATURES:
             raise SettingError(
-                f"target features needs layers, and no other target takes them, got target "
-                f"{self.target} and layers {self.layers!r}. Name layers of the classifier, or omit "
-                "them."
+                f"layers are for target features, got target {self.target} and layers "
+                f"{self.layers!r}. Use target features, or omit the layers."
             )
         if self.target is Target.FEATURES and (self.consistency or self.entropy):
             raise SettingError(

@@ -12,12 +12,13 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from denoised_smoothing.errors import SettingError, TrainingError
+from denoised_smoothing.errors import TrainingError
 from denoised_smoothing.models.classifiers.cifar_resnet import folded
 from denoised_smoothing.models.denoisers.base import DenoiserNetwork
 from denoised_smoothing.models.labels import LabelMatch
 from denoised_smoothing.noise import derive_key, standard_normal
 from denoised_smoothing.training.config import Target, TrainingConfig, Weighting
+from denoised_smoothing.training.features import Features
 from denoised_smoothing.training.objectives import (
     answer_entropy,
     consistency,
@@ -68,7 +69,7 @@ class DenoiserTraining(lightning.LightningModule):
         self.surrogates = [_frozen(surrogate) for surrogate in surrogates]
         self.features: list[Features] = []
         if config.target is Target.FEATURES:
-            names = [name.strip() for name in config.layers.split(",")]
+            names = [name.strip() for name in config.layers.split(",")] if config.layers else []
             self.features = [Features(surrogate, names) for surrogate in self.surrogates]
             self.distance = feature_distance
         self.judges = {name: _frozen(judge) for name, judge in (judges or {}).items()}
@@ -205,42 +206,6 @@ class DenoiserTraining(lightning.LightningModule):
         repeated = _layout(clean.repeat(copies, 1, 1, 1))
         noise = standard_normal(key, repeated.shape, clean.device)
         return repeated + sigmas.reshape(-1, 1, 1, 1) * noise, sigmas
-
-
-class Features:
-    """What named layers of a classifier compute.
-
-    Args:
-        classifier: a network, or an
-            :class:`~denoised_smoothing.models.classifiers.base.ImageClassifier` of one.
-        names: of its modules, whose outputs are tensors.
-
-    Raises:
-        SettingError: it has no module of such a name.
-    """
-
-    def __init__(self, classifier: nn.Module, names: Sequence[str]) -> None:
-        self.classifier, self.outputs = classifier, dict[str, Tensor]()
-        modules = dict(getattr(classifier, "network", classifier).named_modules())
-        for name in names:
-            if not name or name not in modules:
-                known = ", ".join(name for name in modules if name and name.count(".") < 2)
-                raise SettingError(
-                    f"the classifier has no layer {name!r}. Name some of its layers: {known}."
-                )
-            modules[name].register_forward_hook(self._keep(name))
-        self.names = list(names)
-
-    def _keep(self, name: str) -> Callable[[nn.Module, Any, Tensor], None]:
-        def keep(module: nn.Module, inputs: Any, output: Tensor) -> None:
-            self.outputs[name] = output.float()
-
-        return keep
-
-    def __call__(self, images: Tensor) -> list[Tensor]:
-        """Return the output of each layer [B, C, ...] for images [B, C, H, W] in [0, 1]."""
-        self.classifier(images)
-        return [self.outputs.pop(name) for name in self.names]
 
 
 def optimizer_with_schedule(
