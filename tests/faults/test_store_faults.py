@@ -10,7 +10,7 @@ import random
 import re
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +121,13 @@ KINDS: dict[str, tuple[Callable[[Disturbance, str], None], str]] = {
 class Command:
     """Runs ``certify`` in a folder of its own: exit code and printed text."""
 
-    def __init__(self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(
+        self,
+        capsys: pytest.CaptureFixture[str],
+        monkeypatch: pytest.MonkeyPatch,
+        arguments: Sequence[str] = CERTIFY,
+    ) -> None:
+        self.arguments = list(arguments)
         self._capsys, self._monkeypatch, self._open = capsys, monkeypatch, database.open_engine
         monkeypatch.setattr(writer, "SAVE_SECONDS", 0.0)
 
@@ -135,7 +141,7 @@ class Command:
         with self._monkeypatch.context() as patch:
             patch.setattr(database, "open_engine", watched)
             with pytest.raises(SystemExit) as end:
-                main(list(CERTIFY))
+                main(self.arguments)
         printed = self._capsys.readouterr()
         return int(end.value.code or 0), " ".join((printed.out + printed.err).split()), disturbance
 
