@@ -26,6 +26,7 @@ _HOMES = {
     "ImageError": "errors",
     "InputError": "errors",
     "LabelCounts": "certificates.counts",
+    "MemoryLackError": "errors",
     "MissingExtraError": "errors",
     "ModelChangedError": "errors",
     "Noise": "certificates.parameters",

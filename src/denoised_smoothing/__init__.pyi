@@ -22,6 +22,7 @@ from denoised_smoothing.errors import (
     DenoisedSmoothingError as DenoisedSmoothingError,
     ImageError as ImageError,
     InputError as InputError,
+    MemoryLackError as MemoryLackError,
     MissingExtraError as MissingExtraError,
     ModelChangedError as ModelChangedError,
     RefusedImagesError as RefusedImagesError,

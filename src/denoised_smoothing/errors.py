@@ -9,7 +9,8 @@
     │   └── SpecError                    a spec string that names nothing known
     ├── WeightsError                     a weights file: a pickle, altered, another architecture
     ├── ClassifierError                  a classifier or denoiser returned an unusable result
-    │   └── ContractError                its answer to a copy depends on more than that copy
+    │   ├── ContractError                its answer to a copy depends on more than that copy
+    │   └── MemoryLackError              it got no memory for a batch
     ├── RemoteError                      a remote classifier cannot resume; answers are kept
     │   ├── BudgetReachedError           the limit of queries or cost
     │   ├── ModelChangedError            the vendor answers with another model than before
@@ -87,6 +88,10 @@ class ClassifierError(DenoisedSmoothingError):
 
 class ContractError(ClassifierError):
     """The answer to a noisy copy depends on more than that copy, so nothing can be proven."""
+
+
+class MemoryLackError(ClassifierError):
+    """A classifier or a denoiser got no memory for a batch."""
 
 
 class RemoteError(DenoisedSmoothingError):
@@ -216,6 +221,18 @@ def raised_as(kind: type[DenoisedSmoothingError], what: str, remedy: str) -> Ite
 def first_line(error: BaseException) -> str:
     """Return the first line of an exception's message."""
     return str(error).strip().partition("\n")[0]
+
+
+_NO_MEMORY = ("can't allocate memory", "cannot allocate memory", "out of memory", "bad allocation")
+"""Parts of the messages of libraries that got no memory, in lower case."""
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Return whether a library raised this because it got no memory."""
+    text = str(error).lower()
+    return isinstance(error, (MemoryError, MemoryLackError)) or (
+        isinstance(error, (RuntimeError, OSError)) and any(part in text for part in _NO_MEMORY)
+    )
 
 
 def differences(

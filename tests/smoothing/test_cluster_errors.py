@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from denoised_smoothing.errors import SettingError, WorkerError
+from denoised_smoothing.errors import MemoryLackError, SettingError, WorkerError, lacks_memory
 from denoised_smoothing.smoothing.cluster_connection import TRIES
-from denoised_smoothing.smoothing.cluster_errors import error_of, lacks_memory
+from denoised_smoothing.smoothing.cluster_errors import error_of
 
 exceptions = pytest.importorskip("ray.exceptions")
 RESUME = "Counts so far are stored. Repeat the command to resume."
@@ -33,6 +33,7 @@ def test_a_worker_that_ray_killed_for_its_memory() -> None:
     "cause",
     [
         MemoryError("Unable to allocate 8 GiB"),
+        MemoryLackError("The classifier failed with MemoryError"),
         RuntimeError("[enforce fail at alloc_cpu.cpp:118] DefaultCPUAllocator: can't allocate"
                      " memory: you tried to allocate 4503599627370496 bytes."),
         OSError(12, "Cannot allocate memory"),

@@ -14,7 +14,12 @@ from torch import Tensor, nn
 from torch.fx.experimental.optimization import fuse
 
 from denoised_smoothing.engines.locks import tracing
-from denoised_smoothing.errors import ClassifierError, DenoisedSmoothingError
+from denoised_smoothing.errors import (
+    ClassifierError,
+    DenoisedSmoothingError,
+    MemoryLackError,
+    lacks_memory,
+)
 from denoised_smoothing.models.answers import check_answer, check_tensor, logits_in
 from denoised_smoothing.models.protocols import Classifier, Denoiser
 
@@ -115,6 +120,15 @@ def _call(role: str, function: Callable[..., Tensor], images: Tensor, *more: obj
     except torch.OutOfMemoryError:
         raise  # the caller, which chose the batch, takes a smaller one
     except Exception as error:
+        failed = (
+            f"The {role} failed on images of shape {list(images.shape)} and {images.dtype} with "
+            f"{type(error).__name__}: {error}."
+        )
+        if lacks_memory(error):
+            raise MemoryLackError(
+                f"{failed} Classify fewer copies at once (batch_size, --batch-size), or free "
+                "memory. Counts so far are kept."
+            ) from error
         remedy = "Check that it takes [B, C, H, W] in [0, 1] with these channels and this size."
         if _TYPES_DIFFER.search(str(error)):
             remedy = (
@@ -123,10 +137,7 @@ def _call(role: str, function: Callable[..., Tensor], images: Tensor, *more: obj
                 if images.dtype is torch.float32
                 else "Return denoised.float() from the denoiser."
             )
-        raise ClassifierError(
-            f"The {role} failed on images of shape {list(images.shape)} and {images.dtype} with "
-            f"{type(error).__name__}: {error}. {remedy}"
-        ) from error
+        raise ClassifierError(f"{failed} {remedy}") from error
     return check_tensor(answer, role)
 
 

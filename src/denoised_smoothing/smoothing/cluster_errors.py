@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from denoised_smoothing.errors import DenoisedSmoothingError, WorkerError, first_line
+from denoised_smoothing.errors import DenoisedSmoothingError, WorkerError, first_line, lacks_memory
 from denoised_smoothing.smoothing.cluster_connection import TRIES
 
 LONGEST = 400
@@ -14,8 +14,6 @@ _LESS_MEMORY = (
     "Let fewer workers share a node (--worker-memory, --worker-cpus, --workers), send less per "
     "task (--passes), or use nodes with more memory."
 )
-_NO_MEMORY = ("can't allocate memory", "cannot allocate memory", "out of memory", "bad allocation")
-"""Parts of the messages of libraries that got no memory, in lower case."""
 
 
 def error_of(error: Any, *, closed: bool) -> Exception:
@@ -47,15 +45,14 @@ def error_of(error: Any, *, closed: bool) -> Exception:
             f"{_RESUME}"
         )
     if isinstance(error, RayTaskError):
-        named = "MemoryError:" in str(cause)  # of a classifier, in a message of this package
-        if isinstance(cause, DenoisedSmoothingError) and not named:
-            return cause
         reason = f"{type(cause).__name__}: {cause}"
-        if named or lacks_memory(cause):
+        if cause is not None and lacks_memory(cause):
             return WorkerError(
                 f"A worker ran out of memory ({' '.join(reason.split())[:LONGEST]}). "
                 f"{_LESS_MEMORY} {_RESUME}"
             )
+        if isinstance(cause, DenoisedSmoothingError):
+            return cause
         return WorkerError(
             f"A worker of the cluster failed with {reason}. Install the packages and modules that "
             "make the classifier on every node."
@@ -68,11 +65,3 @@ def error_of(error: Any, *, closed: bool) -> Exception:
             f"kills processes when memory is short. {_LESS_MEMORY}"
         )
     return WorkerError(f"{lost} {_RESUME}")
-
-
-def lacks_memory(error: object) -> bool:
-    """Return whether a library raised this because it got no memory."""
-    text = str(error).lower()
-    return isinstance(error, MemoryError) or (
-        isinstance(error, (RuntimeError, OSError)) and any(part in text for part in _NO_MEMORY)
-    )
