@@ -11,6 +11,7 @@ from denoised_smoothing.models.denoisers.base import DenoiserNetwork
 from denoised_smoothing.models.denoisers.dncnn import DnCNN
 from denoised_smoothing.training.config import (
     Objective,
+    Spacing,
     Target,
     TrainingConfig,
     Weighting,
@@ -75,11 +76,13 @@ def test_noise_is_gaussian_of_the_sigma_asked_for() -> None:
     assert stats.kstest(drawn.flatten() / 0.5, "norm").pvalue > 0.001
 
 
-def test_sigmas_of_a_range_are_uniform_in_the_logarithm() -> None:
-    training = DenoiserTraining(Scale(), TrainingConfig(sigma=0.1, sigma_max=1.0))
+@pytest.mark.parametrize("spacing", Spacing)
+def test_sigmas_of_a_range_are_uniform_in_it_or_in_the_logarithm(spacing: Spacing) -> None:
+    training = DenoiserTraining(Scale(), TrainingConfig(sigma=0.1, sigma_max=1.0, spacing=spacing))
     drawn, sigmas = noise(training)
+    share = (sigmas - 0.1) / 0.9 if spacing is Spacing.LINEAR else 1 + sigmas.log10()
     # Seed fixed; another one would fail either test with probability 0.002.
-    assert stats.kstest(1 + sigmas.log10(), "uniform").pvalue > 0.001
+    assert stats.kstest(share, "uniform").pvalue > 0.001
     standard = drawn / sigmas.reshape(-1, 1, 1, 1)
     assert stats.kstest(standard.flatten(), "norm").pvalue > 0.001
 

@@ -46,6 +46,15 @@ class Weighting(StrEnum):
     section 5), so that every sigma counts equally."""
 
 
+class Spacing(StrEnum):
+    """How sigma is drawn from its range."""
+
+    LOG = "log"
+    """Uniformly in its logarithm, so that every factor counts equally."""
+    LINEAR = "linear"
+    """Uniformly, so that weak noise, which harms a classifier least, takes fewer steps."""
+
+
 def check_at_least(bound: int, settings: object, *names: str) -> None:
     """Check that attributes are None, or finite and at least ``bound``.
 
@@ -83,8 +92,11 @@ class TrainingConfig:
     )
     sigma_max: float | None = _option(
         None,
-        "Draw sigma from --sigma to this for each image, uniformly in its logarithm.",
+        "Draw sigma from --sigma to this for each image.",
         length=True,
+    )
+    spacing: Spacing = _option(
+        Spacing.LOG, "Draw sigma uniformly in its logarithm (log) or uniformly (linear)."
     )
     steps: int = _option(8000, "Number of optimiser steps.")
     mse_steps: int | None = _option(

@@ -17,7 +17,7 @@ from denoised_smoothing.models.classifiers.cifar_resnet import folded
 from denoised_smoothing.models.denoisers.base import DenoiserNetwork
 from denoised_smoothing.models.labels import LabelMatch
 from denoised_smoothing.noise import derive_key, standard_normal
-from denoised_smoothing.training.config import Target, TrainingConfig, Weighting
+from denoised_smoothing.training.config import Spacing, Target, TrainingConfig, Weighting
 from denoised_smoothing.training.features import Features
 from denoised_smoothing.training.objectives import (
     answer_entropy,
@@ -198,11 +198,14 @@ class DenoiserTraining(lightning.LightningModule):
     ) -> tuple[Tensor, Tensor]:
         """Return noisy copies, ordered as by ``repeat(copies, 1, 1, 1)``, and their sigmas."""
         key = derive_key(self.config.seed, purpose, step, self.global_rank)
-        low, high = (torch.tensor(end).log() for end in self.config.sigma_range)
+        low, high = map(torch.tensor, self.config.sigma_range)
         source = torch.Generator().manual_seed(key & (2**63 - 1))
         spread = torch.rand(len(clean), generator=source)
-        sigmas = torch.exp(low + (high - low) * spread).repeat(copies)
-        sigmas = sigmas.to(clean.device, non_blocking=True)
+        if self.config.spacing is Spacing.LINEAR:
+            sigmas = low + (high - low) * spread
+        else:
+            sigmas = torch.exp(low.log() + (high.log() - low.log()) * spread)
+        sigmas = sigmas.repeat(copies).to(clean.device, non_blocking=True)
         repeated = _layout(clean.repeat(copies, 1, 1, 1))
         noise = standard_normal(key, repeated.shape, clean.device)
         return repeated + sigmas.reshape(-1, 1, 1, 1) * noise, sigmas
