@@ -50,7 +50,10 @@ class Training:
 
 LITE0, LITE1 = "efficientnet-lite0", "efficientnet-lite1"
 _STABILITY = "--objective stability --sigma 0.1 --sigma-max 1.0 --crop 224 --epoch-steps 250"
-_OURS = f"{_STABILITY} --target soft --temperature 2 --copies 2 --batch-size 64"
+_OURS = (
+    "--objective stability --target features --sigma 0.05 --sigma-max 1.0 --crop 128 --anchor 30 "
+    "--batch-size 64 --learning-rate 1e-3 --ema 0.99 --epoch-steps 500"
+)
 _MSE = "--weighting variance --sigma 0.05 --sigma-max 1.0"
 TRAININGS = (
     Training(
@@ -61,16 +64,16 @@ TRAININGS = (
     ),
     Training(
         "photo-surrogate",
-        f"{_OURS} --consistency 3 --anchor 10 --learning-rate 4e-4",
-        steps=3_000,
+        _OURS,
+        steps=8_000,
         limit=300,
         start="photo-mse",
         through=LITE1,
     ),
     Training(
         "photo-efficientnet-lite0",
-        f"{_OURS} --consistency 6 --anchor 1 --learning-rate 4e-4",
-        steps=3_000,
+        _OURS,
+        steps=8_000,
         limit=300,
         start="photo-surrogate",
         through=LITE0,

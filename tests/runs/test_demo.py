@@ -95,7 +95,7 @@ def test_bad_input_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StoreError, match=r"file/runs-.* failed"):
         run_demo(tmp_path / "file", "digits", images=1)
-    with pytest.raises(SpecError, match=r"no demo 'cats'; expected one of digits, photos"):
+    with pytest.raises(SpecError, match=r"no demo 'cats'; expected one of photos, digits"):
         run_demo(tmp_path, "cats")
 
 

@@ -16,7 +16,7 @@ from denoised_smoothing.cli.termination import sigterm_as_ctrl_c
 from denoised_smoothing.errors import DenoisedSmoothingError
 
 COMMANDS = {
-    "demo": "Certify digits or photographs with and without a denoiser, and write a report.",
+    "demo": "Certify photographs or digits with and without a denoiser, and write a report.",
     "predict": "Predict the label of one image. Needs fewer copies than 'certify'.",
     "certify": "Certify images and store the counts. Resumes an interrupted run.",
     "bundle": "Export classifier, denoiser and parameters to one folder for --bundle.",

@@ -15,24 +15,25 @@ from denoised_smoothing.cli.output import plain_rows, print_json, print_table, r
 @command()
 def demo(
     name: Annotated[
-        str, typer.Argument(metavar="digits|photos", help="What to certify.")
-    ] = "digits",
+        str, typer.Argument(metavar="photos|digits", help="What to certify.")
+    ] = "photos",
     output: Annotated[Path, option("Output", "Folder for report and store.")] = Path("demo"),
     images: Annotated[
         int | None,
         option(
             "Data and model",
             "Number of images to certify.",
-            show_default="200 digits, all 12 photographs",
+            show_default="all 12 photographs, 200 digits",
         ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Certify digits or photographs with and without a denoiser, and write a report.
+    """Certify photographs or digits with and without a denoiser, and write a report.
 
-    Example: denoised-smoothing demo photos --images 6
+    Example: denoised-smoothing demo --images 6
 
-    The report on photographs opens with a small change that fools the plain classifier.
+    The report on photographs opens with a small change that fools the plain classifier. Without
+    the extra photos: demo digits.
     """
     from denoised_smoothing.reporting.tables import best_over_sigma, comparison
     from denoised_smoothing.runs.demo import run_demo

@@ -57,6 +57,21 @@ class Demo:
 
 
 DEMOS = {
+    "photos": Demo(
+        data="photos",
+        classifier="efficientnet-lite0",
+        methods={
+            "no denoiser": "none",
+            "black box": "photo-mse",
+            "white box": "photo-efficientnet-lite0",
+        },
+        sigmas=(0.25,),
+        radii=(0.0, 0.1, 0.2, 0.3, 0.4),
+        plan=FixedBudget(n0=20, n=200),
+        images=12,
+        engine=EngineName.AUTO,
+        opening=(0, 1),
+    ),
     "digits": Demo(
         data="digits:test",
         classifier="digits",
@@ -69,20 +84,6 @@ DEMOS = {
         radii=(0.0, 0.1, 0.2, 0.3, 0.4, 0.5),
         plan=FixedBudget(n0=100, n=1000),
         images=200,
-    ),
-    "photos": Demo(
-        data="photos",
-        classifier="efficientnet-lite0",
-        methods={
-            "no denoiser": "none",
-            "black box (mse)": "photo-mse",
-        },
-        sigmas=(0.25,),
-        radii=(0.0, 0.1, 0.2, 0.3, 0.4),
-        plan=FixedBudget(n0=20, n=200),
-        images=12,
-        engine=EngineName.AUTO,
-        opening=(0, 1),
     ),
 }
 """The demos by name. The first one is the default."""
@@ -104,7 +105,7 @@ class DemoResult:
 
 def run_demo(
     folder: Path,
-    name: str = "digits",
+    name: str = "photos",
     *,
     images: int | None = None,
     progress: Callable[[RunProgress], None] | None = None,

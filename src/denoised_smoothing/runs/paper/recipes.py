@@ -125,12 +125,17 @@ _PHOTO_FINE: dict[str, Any] = {
     "steps": 4_000,
 }
 _PHOTO_BETTER: dict[str, Any] = {
-    **_PHOTO_FINE,
-    "target": Target.SOFT,
-    "temperature": 2.0,
-    "copies": 2,
+    "objective": Objective.STABILITY,
+    "target": Target.FEATURES,
+    "sigma": 0.05,
+    "sigma_max": 1.0,
+    "anchor": 30.0,
+    "batch_size": 8,
+    "learning_rate": 5e-4,
+    "ema": 0.98,
 }
-_THROUGH: dict[str, Any] = {**_PHOTO, "crop": 224, "through": "classifier"}
+_BETTER_CROPS: dict[str, Any] = {"photo": True, "crop": 128}
+_THROUGH: dict[str, Any] = {"photo": True, "crop": 224, "through": "classifier"}
 IMAGENET_RECIPES = (
     Recipe("no denoiser", "none"),
     Recipe(
@@ -142,10 +147,12 @@ IMAGENET_RECIPES = (
     ),
     Recipe("black box (mse)", "photo-mse", TrainingConfig(**_PHOTO_MSE), **_PHOTO),
     Recipe(
-        "black box (consistency on surrogate)",
+        "black box (features of surrogate)",
         "photo-surrogate",
-        TrainingConfig(**_PHOTO_BETTER, consistency=3.0, anchor=10.0),
-        **{**_THROUGH, "start": "photo-mse", "through": "surrogate"},
+        TrainingConfig(**_PHOTO_BETTER, steps=3000),
+        start="photo-mse",
+        through="surrogate",
+        **_BETTER_CROPS,
     ),
     Recipe(
         "white box (stability)",
@@ -163,11 +170,12 @@ IMAGENET_RECIPES = (
         **_THROUGH,
     ),
     Recipe(
-        "white box (ours)",
+        "white box (features)",
         "photo-efficientnet-lite0",
-        TrainingConfig(**_PHOTO_BETTER, consistency=6.0, anchor=1.0),
+        TrainingConfig(**_PHOTO_BETTER, steps=2000),
         start="photo-surrogate",
-        **_THROUGH,
+        through="classifier",
+        **_BETTER_CROPS,
     ),
 )
 """The rows for every ImageNet classifier; the last ones train through it."""
