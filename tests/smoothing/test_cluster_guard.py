@@ -117,6 +117,7 @@ def test_nothing_is_left_of_a_cluster_whose_driver_was_killed(
     assert not remaining(started)
 
 
+@pytest.mark.timeout(8 * WAIT)
 def test_sigterm_saves_what_is_counted_and_ends_the_cluster(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -131,13 +132,16 @@ def test_sigterm_saves_what_is_counted_and_ends_the_cluster(
         "--limit", "3", "--run", "r", "--ray", "--workers", "1", "--worker-cpus", "0.5",
     ]  # fmt: skip
     driver = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    kept, ends = 0, time.monotonic() + 2 * WAIT
-    while not kept and driver.poll() is None and time.monotonic() < ends:
-        time.sleep(0.2)
-        kept = counted()
-    started = family(driver)
-    driver.terminate()
-    _, told = driver.communicate(timeout=WAIT)
+    try:
+        kept, ends = 0, time.monotonic() + 3 * WAIT
+        while not kept and driver.poll() is None and time.monotonic() < ends:
+            time.sleep(0.2)
+            kept = counted()
+        started = family(driver)
+        driver.terminate()
+        _, told = driver.communicate(timeout=2 * WAIT)
+    finally:
+        driver.kill()
     assert driver.returncode == 143, told
     assert "Counts so far are stored. To resume:" in told
     assert counted() >= kept > 0
