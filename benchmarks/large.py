@@ -1,6 +1,6 @@
 """One photograph of 224x224 pixels: seconds, peak memory, and where the time goes.
 
-    python benchmarks/large.py [--engine openvino] [--precision int8] [--denoiser photo]
+    python benchmarks/large.py [--engine openvino] [--precision int8] [--denoiser photo-mse]
 
 Each plan runs in a process of its own, after a first certificate that converts the model. Memory
 is the peak of the process in MB. The parts are measured apart, on one thread each, for one copy:
@@ -91,7 +91,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--engine", default="openvino")
     parser.add_argument("--precision", default="int8")
-    parser.add_argument("--denoiser", default="photo")
+    parser.add_argument("--denoiser", default="photo-mse")
     parser.add_argument("--n", type=int, help="only this plan, in this process")
     given = parser.parse_args()
     models = (given.engine, given.precision, given.denoiser)
