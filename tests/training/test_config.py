@@ -51,7 +51,7 @@ from denoised_smoothing.training.config import (
         ({"layers": "bn2"}, r"for target features, got target soft and layers 'bn2'\."),
         (
             {"target": Target.FEATURES, "layers": "bn2", "copies": 2, "consistency": 1.0},
-            "compare answers, and target features has none",
+            "are about answers, and target features has none",
         ),
         ({"mse_steps": -1}, r"in \[0, 8000\], the number of steps, got -1"),
     ],

@@ -15,7 +15,8 @@ from denoised_smoothing.training.features import Features, last_layers
 
 
 def chosen(network: nn.Module, side: int = 64) -> list[str]:
-    return last_layers(network.eval(), lambda: network(torch.zeros(1, 3, side, side)))
+    image = torch.zeros(1, 3, side, side)
+    return last_layers(dict(network.eval().named_modules()), lambda: network(image), image)
 
 
 def torchvision_resnet() -> nn.Module:
@@ -88,11 +89,75 @@ def test_layers_of_small_images_and_of_an_image_classifier() -> None:
     assert [tuple(part.shape) for part in maps] == [
         (2, 16, 32, 32), (2, 32, 16, 16), (2, 64, 8, 8),
     ]  # fmt: skip
-    assert not features.outputs
+    assert not any(module._forward_hooks for module in network.modules())
     assert len(features(torch.rand(1, 3, 32, 32))) == len(features.names) == 3
 
 
-def test_layers_must_be_named_where_no_size_changes() -> None:
-    flat = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.Flatten(), nn.LazyLinear(10))
+class Tokens(nn.Module):
+    """Like a vision transformer: the norm of heads [B, heads, tokens, width] is no map."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches, self.norm = nn.Conv2d(3, 8, 8, 8), nn.LayerNorm(4)
+        self.head = nn.Linear(8, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        tokens = self.patches(images).flatten(2).transpose(1, 2)
+        heads = self.norm(tokens.reshape(len(tokens), -1, 2, 4).transpose(1, 2))
+        logits: Tensor = self.head(heads.transpose(1, 2).flatten(2).mean(1))
+        return logits
+
+
+class Rows(nn.Module):
+    """Feature maps [B, H, W, C], as of a Swin transformer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(3, 5), nn.Linear(5, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        rows = self.first(images.permute(0, 2, 3, 1))
+        logits: Tensor = self.second(rows[:, ::2, ::2]).mean((1, 2))
+        return logits
+
+
+def flat() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.Flatten(), nn.LazyLinear(10))
+
+
+@pytest.mark.parametrize("made", [flat, Tokens, Rows])
+def test_layers_must_be_named_where_no_maps_of_several_sizes_are_found(
+    made: Callable[[], nn.Module],
+) -> None:
     with pytest.raises(SettingError, match=r"no feature maps of several sizes .*--layers"):
-        chosen(flat)
+        chosen(made())
+
+
+def test_a_layer_that_computes_no_tensor_is_named() -> None:
+    for name in ("stages", "pair"):  # the list is never called
+        network = Stages()
+        network.pair = Pair()  # type: ignore[assignment]
+        network.head = nn.Sequential(nn.Linear(3, 10), network.pair, First())  # type: ignore[assignment]
+        with pytest.raises(SettingError, match=f"layer '{name}' computed no tensor .*: stages, "):
+            Features(network, [name])(torch.zeros(1, 3, 64, 64))
+
+
+class Pair(nn.Module):
+    def forward(self, answer: Tensor) -> tuple[Tensor, Tensor]:
+        return answer, answer
+
+
+class First(nn.Module):
+    def forward(self, answers: tuple[Tensor, Tensor]) -> Tensor:
+        return answers[0]
+
+
+def test_a_name_given_twice_counts_once() -> None:
+    assert Features(Stages(), ["stages.1", "stages.1"]).names == ["stages.1"]
+
+
+def test_layers_of_torchscript_cannot_be_read() -> None:
+    script = torch.jit.trace(Stages().eval(), torch.zeros(1, 3, 64, 64))
+    for names in ([], ["stages.1"]):
+        with pytest.raises(SettingError, match="layers of this classifier cannot be read"):
+            Features(script, names)(torch.zeros(1, 3, 64, 64))

@@ -33,7 +33,7 @@ class Target(StrEnum):
     """The label of the data, which every image must have."""
     FEATURES = "features"
     """What layers of the classifier compute from the clean image (Johnson et al. 2016, section
-    3.2). Every position of an image teaches, so that few images and steps go a long way."""
+    3.2), at every position, so that few images and steps are needed."""
 
 
 class Weighting(StrEnum):
@@ -110,7 +110,7 @@ class TrainingConfig:
     layers: str = _option(
         "",
         "Target features: layers of the classifier, such as layer2,layer3.",
-        show_default="the last of each size of feature maps",
+        show_default="the last of each of the three smallest sizes",
     )
     temperature: float = _option(
         1.0, "Stability: divide the classifier's logits by this number, above 0."
@@ -168,10 +168,12 @@ class TrainingConfig:
                 f"layers are for target features, got target {self.target} and layers "
                 f"{self.layers!r}. Use target features, or omit the layers."
             )
-        if self.target is Target.FEATURES and (self.consistency or self.entropy):
+        if self.target is Target.FEATURES and (
+            self.consistency or self.entropy or self.temperature != 1
+        ):
             raise SettingError(
-                "consistency and entropy compare answers, and target features has none. Omit "
-                "them, or use target soft, label or truth."
+                "consistency, entropy and temperature are about answers, and target features has "
+                "none. Omit them, or use target soft, label or truth."
             )
         if self.mse_steps is not None and not 0 <= self.mse_steps <= self.steps:
             raise SettingError(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -15,92 +16,95 @@ SIZES = 3
 
 
 class Features:
-    """What layers of a classifier compute.
+    """The outputs of some layers of a classifier.
 
     Args:
         classifier: a network, or an
             :class:`~denoised_smoothing.models.classifiers.base.ImageClassifier` of one.
-        names: of its modules, whose outputs are tensors; none to choose by :func:`last_layers`
-            at the first call.
+        names: of its modules, whose outputs are tensors [B, C, ...]; none to choose by
+            :func:`last_layers` at the first call.
 
     Raises:
         SettingError: it has no module of such a name.
     """
 
     def __init__(self, classifier: nn.Module, names: Sequence[str] = ()) -> None:
-        self.classifier, self.outputs = classifier, dict[str, Tensor]()
-        self._network: nn.Module = getattr(classifier, "network", classifier)
-        self.names = list(names)
-        self._watch()
-
-    def _watch(self) -> None:
-        modules = dict(self._network.named_modules())
+        self.classifier, self.names = classifier, list(dict.fromkeys(names))
+        network = getattr(classifier, "network", classifier)
+        self._modules = dict(
+            (network if isinstance(network, nn.Module) else classifier).named_modules()
+        )
         for name in self.names:
-            if not name or name not in modules:
-                known = ", ".join(name for name in modules if name and name.count(".") < 2)
+            if not name or name not in self._modules:
                 raise SettingError(
-                    f"the classifier has no layer {name!r}. Name some of its layers: {known}."
+                    f"the classifier has no layer {name!r}. Name some of its layers: "
+                    f"{self._known()}."
                 )
-            modules[name].register_forward_hook(self._keep(name))
 
-    def _keep(self, name: str) -> Callable[[nn.Module, Any, Tensor], None]:
-        def keep(module: nn.Module, inputs: Any, output: Tensor) -> None:
-            self.outputs[name] = output.float()
-
-        return keep
+    def _known(self) -> str:
+        return ", ".join(name for name in self._modules if name and name.count(".") < 2)
 
     def __call__(self, images: Tensor) -> list[Tensor]:
         """Return the output of each layer [B, C, ...] for images [B, C, H, W] in [0, 1].
 
         Raises:
-            SettingError: layers are to be chosen, and the classifier has no maps of several sizes.
+            SettingError: a layer computed no tensor; layers are to be chosen, and the classifier
+                has no maps of several sizes.
         """
         if not self.names:
-            self.names = last_layers(self._network, lambda: self.classifier(images[:1]))
-            self._watch()
-        self.classifier(images)
-        return [self.outputs.pop(name) for name in self.names]
+            self.names = last_layers(self._modules, lambda: self.classifier(images[:1]), images)
+        outputs: dict[str, Tensor] = {}
+
+        def keep(name: str, output: object) -> None:
+            if isinstance(output, Tensor):
+                outputs[name] = output.float()
+
+        with _watched({name: self._modules[name] for name in self.names}, keep):
+            self.classifier(images)
+        for name in self.names:
+            if name not in outputs:
+                raise SettingError(
+                    f"layer {name!r} computed no tensor when the classifier answered. Name other "
+                    f"layers: {self._known()}."
+                )
+        return [outputs[name] for name in self.names]
 
 
 @torch.no_grad()
-def last_layers(network: nn.Module, call: Callable[[], object]) -> list[str]:
+def last_layers(
+    modules: Mapping[str, nn.Module], call: Callable[[], object], images: Tensor
+) -> list[str]:
     """Return the last layer of each of the :data:`SIZES` smallest sizes of feature maps.
 
     Layers are the children of the network; where one of them passes a size, its own children are
-    layers too. For a ResNet these are the last stages, for an EfficientNet its last blocks.
+    layers too. For a ResNet these are the last stages, for an EfficientNet its last blocks. A map
+    is an output [B, C, H, W] with the proportions of the images.
 
     Args:
-        network: whose layers are chosen.
+        modules: of the network, by name, with itself as "".
         call: passes an image through it.
+        images: like that image [B, C, H, W].
 
     Raises:
         SettingError: there are no maps of at least two sizes, as in a vision transformer.
     """
     heights: dict[str, int] = {}  # by name, in the order in which modules end
 
-    def noted(name: str) -> Callable[..., None]:
-        def note(module: nn.Module, inputs: Any, output: object) -> None:
-            heights.pop(name, None)
-            is_map = isinstance(output, Tensor) and output.ndim == 4 and output.shape[2] > 1
-            heights[name] = output.shape[2] if is_map else 0  # type: ignore[attr-defined]
+    def note(name: str, output: object) -> None:
+        heights.pop(name, None)
+        heights[name] = _height(output, *images.shape[2:])
 
-        return note
-
-    modules = dict(network.named_modules())
-    hooks = [module.register_forward_hook(noted(name)) for name, module in modules.items()]
-    try:
+    with _watched(modules, note):
         call()
-    finally:
-        for hook in hooks:
-            hook.remove()
     wanted = set(sorted(set(heights.values()) - {0})[:SIZES])
     if len(wanted) < 2:
+        names = [name for name in modules if name and name.count(".") < 2]
         raise SettingError(
             "the classifier has no feature maps of several sizes to choose layers from. Name "
-            f"some (--layers): {', '.join(name for name in modules if name.count('.') == 1)}."
+            f"layers (layers, --layers) with outputs [B, C, ...]: {', '.join(names)}."
         )
     layers, opened = [""], set[str]()
-    while missing := wanted - {heights[name] for name in layers}:
+    while missing := wanted - {heights.get(name, 0) for name in layers}:
         passing = next(
             layer for layer in layers if layer not in opened
             and any(heights[name] in missing for name in heights if _is_within(name, layer))
@@ -111,9 +115,47 @@ def last_layers(network: nn.Module, call: Callable[[], object]) -> list[str]:
         at = layers.index(passing)
         layers[at:at] = children
     return [
-        [name for name in layers if heights[name] == height][-1]
+        [name for name in layers if heights.get(name, 0) == height][-1]
         for height in sorted(wanted, reverse=True)
     ]
+
+
+def _height(output: object, height: int, width: int) -> int:
+    """Return the height of a feature map of images of this size, 0 for any other output."""
+    if not isinstance(output, Tensor) or output.ndim != 4:
+        return 0
+    found: int = output.shape[2]
+    in_proportion = abs(found * width - output.shape[3] * height) < max(height, width)
+    return found if 1 < found <= height and in_proportion else 0
+
+
+@contextmanager
+def _watched(
+    modules: Mapping[str, nn.Module], seen: Callable[[str, object], None]
+) -> Iterator[None]:
+    """Pass the outputs of modules to ``seen`` for a time.
+
+    Raises:
+        SettingError: a module cannot be watched, such as one of TorchScript.
+    """
+    hooks = []
+
+    def hook(name: str) -> Callable[[nn.Module, Any, object], None]:
+        return lambda module, inputs, output: seen(name, output)
+
+    try:
+        for name, module in modules.items():
+            try:
+                hooks.append(module.register_forward_hook(hook(name)))
+            except (RuntimeError, AttributeError) as error:
+                raise SettingError(
+                    "the outputs of the layers of this classifier cannot be read "
+                    f"({type(module).__name__}: {error}). Use another target."
+                ) from error
+        yield
+    finally:
+        for added in hooks:
+            added.remove()
 
 
 def _is_within(name: str, layer: str) -> bool:

@@ -131,6 +131,7 @@ def train_denoiser(
     module = training(
         network, job.config, surrogates, judges, target_labels=targets, validation_labels=judged
     )
+    _check_features(job, module)
     return job.fit(
         module,
         lambda card: save_denoiser(
@@ -200,6 +201,24 @@ def _at_scale(job: TrainingJob, classifier: nn.Module) -> nn.Module:
         )  # fmt: skip
         return classifier
     return plain
+
+
+def _check_features(job: TrainingJob, module: DenoiserTraining) -> None:
+    """Compute the features of one image, so that layers are chosen and known before the training.
+
+    Raises:
+        SettingError: the classifier has no such layers.
+    """
+    if job.config.objective is Objective.MSE:
+        return
+    preparation = job.preparation
+    size = preparation.crop or preparation.resolution
+    sides = (size, size) if size else job.dataset[0].image.shape[1:]
+    for features in module.features:
+        place = next(features.classifier.parameters(), torch.empty(0)).device
+        features(torch.full((1, preparation.channels, *sides), 0.5, device=place))
+        if not job.config.layers:
+            _log.warning("note: features of the layers %s", ", ".join(features.names))
 
 
 def _check_channels(job: TrainingJob, what: str, channels: int | None) -> None:
