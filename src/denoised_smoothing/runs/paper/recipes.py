@@ -173,7 +173,7 @@ IMAGENET_RECIPES = (
         "white box (features)",
         "photo-efficientnet-lite0",
         TrainingConfig(**_PHOTO_BETTER, steps=2000),
-        start="photo-surrogate",
+        start="photo-mse",
         through="classifier",
         **_BETTER_CROPS,
     ),
@@ -218,21 +218,49 @@ def is_at_hand(recipe: Recipe, networks: Networks) -> bool:
     """Return whether the denoiser of a row needs no training: trained, shipped, or none at all.
 
     Where no surrogate is named, the shipped black-box denoiser is taken, whatever its surrogate.
+
+    Raises:
+        SettingError: the folder has a denoiser that was trained through another network.
     """
-    from denoised_smoothing.models.shipped import load_shipped_denoiser, shipped_denoisers
-    from denoised_smoothing.models.weights import weights_digest
+    from denoised_smoothing.models.shipped import shipped_denoisers
 
     if recipe.mean or recipe.config is None:
         return all(is_at_hand(RECIPES[name], networks) for name in recipe.mean)
-    if trained_file(recipe, networks).exists():
+    path = trained_file(recipe, networks)
+    if path.exists():
+        if not _was_trained_through(recipe, networks, path):
+            raise SettingError(
+                f"{path} was trained through another network. Remove it, or name another folder."
+            )
         return True
-    if recipe.name not in shipped_denoisers():
-        return False
-    through = json.loads(load_shipped_denoiser(recipe.name).card.get("surrogates", "[]"))
+    shipped = shipped_denoisers()
+    return recipe.name in shipped and _was_trained_through(recipe, networks, shipped[recipe.name])
+
+
+def _was_trained_through(recipe: Recipe, networks: Networks, path: Path) -> bool:
+    """Return whether a file was trained through the networks; any surrogate where none is named."""
+    from denoised_smoothing.models.denoisers.files import load_denoiser_file
+    from denoised_smoothing.models.weights import weights_digest
+
+    if recipe.through is None:
+        return True
+    through = json.loads(load_denoiser_file(path).card.get("surrogates", "[]"))
     own = networks.through(recipe)
     if recipe.through == "surrogate" and own == [None]:
         return bool(through)
     return None not in own and through == [weights_digest(network) for network in own]
+
+
+def lacking(recipe: Recipe, networks: Networks) -> str:
+    """Return what is missing for the denoiser of a row, "" for nothing."""
+    if is_at_hand(recipe, networks):
+        return ""
+    if None in networks.through(recipe):
+        return f"a {recipe.through} that gradients can pass through"
+    if networks.training is None and not recipe.mean:
+        return "training images (--train-data)"
+    needed = [*recipe.mean, *([] if recipe.start is None else [recipe.start])]
+    return next(filter(None, (lacking(RECIPES[name], networks) for name in needed)), "")
 
 
 def denoiser_spec(recipe: Recipe, networks: Networks) -> str:
@@ -243,16 +271,14 @@ def denoiser_spec(recipe: Recipe, networks: Networks) -> str:
     resumes.
 
     Raises:
-        SettingError: images or networks for the training are missing.
+        SettingError: images or networks for the training are missing; or as :func:`is_at_hand`.
         TrainingError: the training failed, or was interrupted (``TrainingInterruptedError``).
     """
-    at_hand = is_at_hand(recipe, networks)
-    for role in () if at_hand else sorted(recipe.networks):
-        if getattr(networks, role) is None:
-            raise SettingError(
-                f"The row {recipe.method!r} trains through a {role}, and there is none that "
-                "gradients can pass through. Name one, or omit the row."
-            )
+    if lack := lacking(recipe, networks):
+        raise SettingError(
+            f"The denoiser of the row {recipe.method!r} must be trained and lacks {lack}. Name "
+            "it, or omit the row."
+        )
     if recipe.mean:
         specs = [denoiser_spec(RECIPES[name], networks) for name in recipe.mean]
         return f"mean:{'+'.join(specs)}?mirror=yes"
@@ -260,7 +286,7 @@ def denoiser_spec(recipe: Recipe, networks: Networks) -> str:
         return recipe.name
     path = trained_file(recipe, networks)
     if not path.exists():
-        if at_hand:
+        if is_at_hand(recipe, networks):
             return recipe.name
         _train(recipe, recipe.config, networks, path)
     return f"{recipe.architecture}:{path}"
@@ -276,11 +302,7 @@ def _train(recipe: Recipe, config: TrainingConfig, networks: Networks, path: Pat
     from denoised_smoothing.training.data import Preparation
     from denoised_smoothing.training.fit import TrainingJob, train_denoiser
 
-    if networks.training is None:
-        raise SettingError(
-            f"The denoiser {recipe.name!r} of the row {recipe.method!r} is not shipped for this "
-            "classifier. Name training images with --train-data, or omit the row."
-        )
+    assert networks.training is not None
     steps = max(1, round(config.steps * networks.share))
     channels = networks.training[0].image.shape[0]
     train_denoiser(
