@@ -5,7 +5,7 @@
 ARG BASE=debian:trixie-slim
 
 FROM ${BASE} AS build
-ARG EXTRAS=digits,hf,onnxruntime,openvino,parquet,postgresql,timm,torchvision,web
+ARG EXTRAS=digits,hf,onnxruntime,openvino,parquet,photos,postgresql,timm,torchvision,web
 ARG PIP_INDEX_URL
 ARG PIP_EXTRA_INDEX_URL
 # hadolint ignore=DL3008

@@ -3,8 +3,8 @@
     python benchmarks/ship.py cifar10.safetensors photo.safetensors
 
 The sections Data, Training and Quality of a card are written from the metadata of the file.
-Intended use, Limits and the text below `<!-- measured -->` in Quality are kept. Without files, the
-cards of the shipped denoisers are written again.
+Intended use and Limits are kept, and the text below `<!-- measured -->` in Quality unless the
+weights changed. Without files, the cards of the shipped denoisers are written again.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import json
 import shutil
 import sys
 from pathlib import Path
+
+import torch
 
 from denoised_smoothing.models.shipped import shipped_folder
 from denoised_smoothing.models.weights import load_weights
@@ -31,8 +33,10 @@ def handwritten(path: Path) -> tuple[str, str]:
     return measured, use or "TODO\n\n## Limits\n\nTODO"
 
 
-def card(name: str, meta: dict[str, str], measured: str, use: str) -> str:
-    """Return the text of a card."""
+def card(path: Path, measured: str, use: str) -> str:
+    """Return the text of the card of a file."""
+    weights, meta = load_weights(path)
+    half = all(value.dtype is torch.float16 for value in weights.values())
     settings = json.loads(meta["settings"])
     quality = json.loads(meta["quality"])
     commands = [*json.loads(meta.get("history", "[]")), meta["command"]]
@@ -46,11 +50,11 @@ def card(name: str, meta: dict[str, str], measured: str, use: str) -> str:
     minutes = float(meta["seconds"].split()[0]) / 60
     return "\n".join(
         [
-            f"# {name}",
+            f"# {path.stem}",
             "",
             f"{meta['architecture']} with {meta['config']}, for sigma from {meta['sigma_min']} to "
             f"{meta['sigma_max']} and images of {meta['image_channels']} channel(s). "
-            "Weights in half precision.",
+            f"Weights in {'half' if half else 'single'} precision.",
             "",
             "## Data",
             "",
@@ -87,12 +91,16 @@ def main() -> None:
     for source in map(Path, sys.argv[1:]):
         shutil.copyfile(source, FOLDER / source.name)
     CARDS.mkdir(exist_ok=True)
+    sums = FOLDER / "SHA256SUMS"
+    before = sums.read_text("ascii").splitlines()
     lines = []
     for path in sorted(FOLDER.glob("*.safetensors")):
-        lines.append(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n")
-        text = CARDS / f"{path.stem}.md"
-        text.write_text(card(path.stem, load_weights(path)[1], *handwritten(text)), "utf-8")
-    (FOLDER / "SHA256SUMS").write_text("".join(lines), "ascii")
+        line = f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}"
+        measured, use = handwritten(CARDS / f"{path.stem}.md")
+        text = card(path, measured if line in before else "", use)
+        (CARDS / f"{path.stem}.md").write_text(text, "utf-8")
+        lines.append(f"{line}\n")
+    sums.write_text("".join(lines), "ascii")
 
 
 if __name__ == "__main__":

@@ -41,12 +41,14 @@ def test_the_opening_is_drawn_above_the_curves(four: RunResults) -> None:
     figure = opening_figure(opening, shown, [("m", four)])
     *pictures, curves = figure.axes
     titles = [axes.get_title().replace("\n", " ") for axes in pictures]
-    counts = four.images[0].certificate.counts
+    image = four.images[0]
+    counts, label = image.certificate.counts, image.predicted
+    assert label is not None
     assert titles == [
         "the classifier answers “cat”",
         "changed by 0.25 (L2) “dog”",
         f"one of {counts.n:,} noisy copies",
-        f"{max(counts.votes.values()):,} of {counts.n:,} copies agree: certified within 0.50",
+        f"{counts.votes[label]:,} of {counts.n:,}: certified within 0.50 “{label}”",
     ]
     alone = certified_accuracy_figure([("m", four)]).axes[0].lines[0]
     assert curves.lines[0].get_xydata().tolist() == alone.get_xydata().tolist()

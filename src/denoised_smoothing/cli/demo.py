@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from denoised_smoothing.cli.grouped import command
-from denoised_smoothing.cli.options import AsJson, option
+from denoised_smoothing.cli.options import AsJson, option, require
 from denoised_smoothing.cli.output import plain_rows, print_json, print_table, run_bar, say
 
 
@@ -32,12 +32,13 @@ def demo(
 
     Example: denoised-smoothing demo --images 6
 
-    The report on photographs opens with a small change that fools the plain classifier. Without
-    the extra photos: demo digits.
+    The report on photographs opens with a small change that fools the plain classifier. They need
+    the extras photos and report; demo digits needs digits and report.
     """
     from denoised_smoothing.reporting.tables import best_over_sigma, comparison
     from denoised_smoothing.runs.demo import run_demo
 
+    require("report", "the report of the demo", "jinja2", "matplotlib")
     with run_bar() as show:
         result = run_demo(output, name, images=images, progress=show)
     rows = comparison(result.results, result.demo.radii)

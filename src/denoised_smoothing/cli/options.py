@@ -43,7 +43,7 @@ Data = Annotated[
     str,
     typer.Argument(
         metavar="DATA",
-        help="digits, cifar10[:train|test], folder:PATH, parquet:FILE, hf:NAME, or an image file.",
+        help="photos, digits, cifar10[:train|test], folder:PATH, parquet:FILE, hf:NAME, or a file.",
     ),
 ]
 Radius = Annotated[

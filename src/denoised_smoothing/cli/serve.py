@@ -19,7 +19,7 @@ from denoised_smoothing.web.limits import Limits
 
 KEY_VARIABLE = "DENOISED_SMOOTHING_API_KEY"
 _data, _access = option_group("Data and model"), option_group("Access")
-_served = partial(_data, metavar="NAME=SPEC", show_default="the demo's")
+_served = partial(_data, metavar="NAME=SPEC", show_default="those of digits")
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class ServeOptions:
         "Serve this sigma. Repeat for several.", show_default="0.25, 0.5", length=True
     )
     examples: str | None = _data(
-        "Example images of the page.", metavar="DATA", show_default="the demo's"
+        "Example images of the page.", metavar="DATA", show_default="digits"
     )
     resolution: int | None = _data("Side of the images in pixels, if no model states it.")
 

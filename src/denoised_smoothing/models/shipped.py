@@ -22,7 +22,7 @@ def shipped_folder(kind: str) -> Path:
 
 
 def shipped_classifiers() -> dict[str, Path]:
-    """Return the names and files of the shipped classifiers, which the demo uses."""
+    """Return the names and files of the shipped classifiers."""
     return _files("classifiers")
 
 

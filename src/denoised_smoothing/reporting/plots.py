@@ -12,7 +12,7 @@ from denoised_smoothing.errors import MissingExtraError, SettingError
 from denoised_smoothing.files import write_atomically
 from denoised_smoothing.images import load_image
 from denoised_smoothing.reporting.opening import Opening
-from denoised_smoothing.reporting.results import RunResults
+from denoised_smoothing.reporting.results import RunResults, label_name
 from denoised_smoothing.reporting.tables import Row, accuracy_steps, measure
 
 if TYPE_CHECKING:
@@ -72,8 +72,8 @@ def opening_figure(
     figure = _empty(6.4)
     parts: Any = figure.subfigures(2, 1, height_ratios=(2, 4))
     above, below = parts
-    [image] = [
-        image
+    [(image, names)] = [
+        (image, results.run.label_names)
         for _, results in runs
         if results.run.name == opening.run
         for image in results.images
@@ -84,10 +84,12 @@ def opening_figure(
         for example in examples
         if example.image_id == opening.image_id and example.position == 0
     }
-    counts, proven = image.certificate.counts, "nothing certified"
+    counts, votes = image.certificate.counts, "the copies decide\nnothing"
     if image.predicted is not None:
-        proven = f"certified within {format_down(image.radius, 2)}"
-    votes = f"{max(counts.votes.values()):,} of {counts.n:,} copies agree:\n{proven}"
+        votes = (
+            f"{counts.votes[image.predicted]:,} of {counts.n:,}: certified within "
+            f"{format_down(image.radius, 2)}\n“{label_name(image.predicted, names)}”"
+        )
     shown = (
         (opening.image, f"the classifier answers\n“{opening.before}”"),
         (opening.changed, f"changed by {opening.distance:.2f} (L2)\n“{opening.after}”"),

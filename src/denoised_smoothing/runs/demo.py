@@ -132,13 +132,13 @@ def run_demo(
     demo = DEMOS[name]
     path = folder / f"runs-{datetime.now(UTC):%Y%m%d-%H%M%S}.sqlite"
     classifier, dataset = load_classifier(demo.classifier), load_dataset(demo.data)
+    denoisers = {spec: load_denoiser(spec) for spec in demo.methods.values()}
     results = []
     with Store(path) as store:
         for method, spec in demo.methods.items():
-            denoiser = load_denoiser(spec)
             for sigma in demo.sigmas:
                 run = CertificationRun(
-                    SmoothedClassifier(classifier, sigma, denoiser, engine=demo.engine),
+                    SmoothedClassifier(classifier, sigma, denoisers[spec], engine=demo.engine),
                     dataset,
                     demo.plan,
                     alpha=0.001,
@@ -168,7 +168,10 @@ def run_demo(
 def _opening(
     demo: Demo, classifier: Classifier, dataset: ImageDataset, results: list[RunResults]
 ) -> Opening | None:
-    """Fool the plain classifier on the image with the largest radius of those that may open."""
+    """Fool the plain classifier on one of the images that may open.
+
+    It is one that is certified with the right label, if there is one, and has the largest radius.
+    """
     found = [
         (image, result)
         for result in results
@@ -178,7 +181,7 @@ def _opening(
     ]
     if not found:
         return None
-    image, result = max(found, key=lambda pair: pair[0].radius)
+    image, result = max(found, key=lambda pair: (pair[0].correct, pair[0].radius))
     original = dataset[image.index].image
     fooled = fool(classifier, original, CHANGES)
     if fooled is None:
