@@ -87,14 +87,14 @@ def train(
     """
     require("train", "training", "lightning", "tensorboard")
     from denoised_smoothing.datasets import load_dataset
-    from denoised_smoothing.training.data import Preparation
+    from denoised_smoothing.training.data import Preparation, channels_of
     from denoised_smoothing.training.fit import TrainingJob, train_denoiser
 
     dataset = load_dataset(data)
     surrogates = {spec: _network(spec) for spec in options.classifier}
     judges = surrogates | {spec: _network(spec) for spec in options.judge}
     preparation = Preparation(
-        dataset[0].image.shape[0],
+        channels_of(dataset),
         options.resolution,
         options.crop,
         options.pad,
@@ -163,7 +163,7 @@ def train_classifier(
     require("train", "training", "lightning", "tensorboard")
     from denoised_smoothing.datasets import load_dataset
     from denoised_smoothing.training.classifier import ClassifierTrainingJob, train_resnet
-    from denoised_smoothing.training.data import Preparation
+    from denoised_smoothing.training.data import Preparation, channels_of
 
     dataset = load_dataset(data)
     job = ClassifierTrainingJob(
@@ -171,7 +171,7 @@ def train_classifier(
         depth=depth,
         noise=noise,
         dataset=dataset,
-        preparation=Preparation(dataset[0].image.shape[0], pad=options.pad, flip=options.flip),
+        preparation=Preparation(channels_of(dataset), pad=options.pad, flip=options.flip),
         output=output,
         validation=None if options.validation is None else load_dataset(options.validation),
         labels=read_labels(labels),

@@ -26,6 +26,12 @@ KEPT = 2**30
 """Maximum bytes of decoded images that a process keeps."""
 
 
+def channels_of(dataset: ImageDataset, first: int = 20) -> int:
+    """Return the channels of a training: 3 if one of the first images has colour, else 1."""
+    shapes = (dataset[index].image.shape for index in range(min(first, len(dataset))))
+    return 3 if any(shape[0] == 3 for shape in shapes) else 1
+
+
 @dataclass(frozen=True)
 class Preparation:
     """How an image of the data set becomes a training sample. Lengths are in pixels.

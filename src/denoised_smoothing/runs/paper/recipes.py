@@ -299,12 +299,11 @@ def trained_file(recipe: Recipe, networks: Networks) -> Path:
 
 
 def _train(recipe: Recipe, config: TrainingConfig, networks: Networks, path: Path) -> None:
-    from denoised_smoothing.training.data import Preparation
+    from denoised_smoothing.training.data import Preparation, channels_of
     from denoised_smoothing.training.fit import TrainingJob, train_denoiser
 
     assert networks.training is not None
     steps = max(1, round(config.steps * networks.share))
-    channels = networks.training[0].image.shape[0]
     train_denoiser(
         TrainingJob(
             config=replace(config, steps=steps, epoch_steps=min(config.epoch_steps, steps)),
@@ -313,7 +312,10 @@ def _train(recipe: Recipe, config: TrainingConfig, networks: Networks, path: Pat
             dataset=networks.training,
             labels=networks.labels if config.target is Target.TRUTH else None,
             preparation=Preparation(
-                channels, crop=recipe.crop, pad=recipe.pad, scale=0.5 if recipe.photo else 1.0
+                channels_of(networks.training),
+                crop=recipe.crop,
+                pad=recipe.pad,
+                scale=0.5 if recipe.photo else 1.0,
             ),
             output=path,
             surrogates=networks.through(recipe),
