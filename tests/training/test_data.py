@@ -15,6 +15,7 @@ from denoised_smoothing.training.data import (
     Preparation,
     SampleStream,
     ValidationImages,
+    channels_of,
 )
 
 PLAIN = Preparation(1, flip=False)
@@ -29,6 +30,13 @@ def numbered(count: int) -> ImageDataset:
         read=lambda index: np.full((1, 4, 4), index / 255, np.float32),
         labels=[*range(count - 1), None],
     )
+
+
+def test_one_image_in_colour_makes_a_training_in_colour() -> None:
+    images = [np.zeros((channels, 4, 4), np.float32) for channels in (1, 1, 3)]
+    mixed = ImageDataset("mixed", "", ["a", "b", "c"], images.__getitem__, [None] * 3)
+    assert channels_of(mixed) == 3
+    assert channels_of(mixed, first=2) == channels_of(numbered(3)) == 1
 
 
 def unlike(height: int, width: int, channels: int = 1, copies: int = 1) -> ImageDataset:
