@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from denoised_smoothing.certificates.certificate import SamplingPlan
 from denoised_smoothing.remote.classifier import RemoteClassifier
 from denoised_smoothing.remote.limits import ClientSettings
 from denoised_smoothing.remote.log import StoreLog
-from denoised_smoothing.remote.records import Spending
+from denoised_smoothing.remote.records import Attempt, Spending, spending_of
 from denoised_smoothing.remote.vendors.base import Price
 from denoised_smoothing.store import Store, StoredRun
 
@@ -41,6 +43,18 @@ class QueryEstimate:
         most = self.most_copies * self.settings.attempts
         budget = self.settings.budget.queries
         return most if budget is None else max(0, min(most, int(budget) - self.spent.queries))
+
+
+def estimate_queries(
+    remote: RemoteClassifier,
+    attempts: Sequence[Attempt],
+    plan: SamplingPlan,
+    image_ids: Sequence[str],
+) -> QueryEstimate:
+    """Return what these images still need at most, after earlier attempts of their run."""
+    settled = Counter(attempt.key.image_id for attempt in attempts if attempt.final)
+    left = sum(max(0, plan.most_calls() - settled[image_id]) for image_id in image_ids)
+    return QueryEstimate(left, remote.settings, spending_of(attempts), remote.price)
 
 
 @contextmanager
