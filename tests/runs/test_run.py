@@ -350,7 +350,7 @@ class TestIdentity:
         behind("digits-mse", limit=2).execute(store)
         settings = {**store.run("run").settings, "denoiser": "digits-stability"}
         store._update("run", settings=settings)
-        said = r"now called digits-mse: use --denoiser digits-mse to go on\.$"
+        said = r"now called digits-mse: use --denoiser digits-mse to resume it\.$"
         with pytest.raises(RunMismatchError, match=said):
             behind("digits-stability").execute(store)
         behind("digits-mse").execute(store)
