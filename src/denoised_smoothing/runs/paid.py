@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from denoised_smoothing.certificates.certificate import SamplingPlan
+from denoised_smoothing.errors import StoreUnreachableError
 from denoised_smoothing.remote.classifier import RemoteClassifier
 from denoised_smoothing.remote.limits import ClientSettings
 from denoised_smoothing.remote.log import StoreLog
@@ -72,6 +73,12 @@ def with_query_log(remote: RemoteClassifier, store: Store, run: StoredRun) -> It
         with remote.logging_to(log, offline=source is not None):
             yield
     finally:
-        held = store.run(run.name).info.get("notes", [])
-        if new := [note for note in remote.vendor.notes if note not in held]:
-            store.note(run.name, notes=[*held, *new])
+        with suppress(StoreUnreachableError):  # the error of the run says more
+            _note_vendor(remote, store, run)
+
+
+def _note_vendor(remote: RemoteClassifier, store: Store, run: StoredRun) -> None:
+    """Add the vendor's notes to those of the run."""
+    held = store.run(run.name).info.get("notes", [])
+    if new := [note for note in remote.vendor.notes if note not in held]:
+        store.note(run.name, notes=[*held, *new])

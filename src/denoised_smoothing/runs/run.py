@@ -6,7 +6,7 @@ import platform
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from importlib import metadata
 from itertools import islice
 from typing import Any
@@ -283,6 +283,7 @@ class CertificationRun:
             RefusedImagesError: images that cannot be read or certified, or of another shape, after
                 all others were certified. :attr:`StoredRun.refused` lists them.
             ImageError: no image can be certified.
+            KeyboardInterrupt: after Ctrl-C; its text, if any, says which counts are not stored.
         """
         with store.claim(self.run_name):
             run = self._begin(store)
@@ -297,18 +298,16 @@ class CertificationRun:
                     self.parameters(run.seed), self.indices, self.dataset.image_ids,
                     self.label_match.labels(self.dataset.labels), self.image, remote, progress,
                 )  # fmt: skip
-                try:
-                    for task in self.smoothed.count_labels(
-                        writer.tasks(), writer.targets, run.seed, on_batch=writer.counted
-                    ):
-                        writer.finished(task)
-                except ContractError as error:
-                    notes = [*run.info.get("notes", ()), f"stopped: {error}"]
-                    store.note(run.name, notes=notes, stopped=str(error))
-                    raise
-                finally:
-                    writer.close()
-                    self._note_canaries(store, run)
+                with writer.closing(partial(self._note_canaries, store, run)):
+                    try:
+                        for task in self.smoothed.count_labels(
+                            writer.tasks(), writer.targets, run.seed, on_batch=writer.counted
+                        ):
+                            writer.finished(task)
+                    except ContractError as error:
+                        notes = [*run.info.get("notes", ()), f"stopped: {error}"]
+                        store.note(run.name, notes=notes, stopped=str(error))
+                        raise
         store.check_place()
         if writer.refused:
             raise some_refused(run.name, writer.refused, len(self.indices))
