@@ -83,3 +83,9 @@ def test_files_of_names(tmp_path: Path) -> None:
     path.write_text("kat cat", "utf-8")
     with pytest.raises(ValueError, match="pairs"):
         read_pairs(path, "pairs")
+
+
+@pytest.mark.parametrize("path", ["", ".", "/"])
+def test_a_path_without_a_name_is_refused(path: str) -> None:
+    with pytest.raises(SettingError, match=r"the output .[./]. is a folder\. Name a file in it"):
+        write_atomically(path, b"")

@@ -17,6 +17,8 @@ def write_atomically(path: str | Path, content: bytes) -> None:
         SettingError: the file cannot be written.
     """
     path = Path(path)
+    if not path.name:  # of "", "." and "/"
+        raise SettingError(f"the output {str(path)!r} is a folder. Name a file in it.")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         temporary.write_bytes(content)

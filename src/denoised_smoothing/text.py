@@ -5,9 +5,9 @@ half of a surrogate pair. No encoding has these, databases in LATIN1 lack most c
 PostgreSQL lacks NUL. Here such characters are written as ``\u{HEX}``, by rules that can be reversed
 and leave ordinary text as it is:
 
-- :func:`escaped` and :func:`unescaped`: names that the program goes on with, such as image ids.
+- :func:`escaped` and :func:`unescaped`: names that the program uses, such as image ids.
 - :func:`stored` and :func:`loaded`: what is written to a database and read from it.
-- :func:`shown`: what people read. It cannot be reversed.
+- :func:`shown`: text for messages and pages. It cannot be reversed.
 """
 
 from __future__ import annotations

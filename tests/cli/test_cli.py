@@ -29,7 +29,6 @@ from denoised_smoothing.cli import COMMANDS as SUMMARIES
 from denoised_smoothing.cli import app, main
 from denoised_smoothing.cli import output as terminal
 from denoised_smoothing.errors import TrainingInterruptedError
-from denoised_smoothing.models import catalogue
 from denoised_smoothing.models.denoisers.files import (
     build_denoiser,
     load_denoiser_file,
@@ -38,6 +37,7 @@ from denoised_smoothing.models.denoisers.files import (
 from denoised_smoothing.reporting.results import load_results
 from denoised_smoothing.runs import demo
 from denoised_smoothing.runs.writer import RunProgress
+from denoised_smoothing.smoothing.classifier import SmoothedClassifier
 from denoised_smoothing.store import Store
 from denoised_smoothing.text import unescaped
 
@@ -520,17 +520,32 @@ class TestFailing:
         assert (outcome.code, outcome.out) == (1, "")
         assert "error: The classifier gave NaN logits" in outcome.err
 
-    @pytest.mark.parametrize("command", ["predict", "demo"])
-    def test_ctrl_c_is_130(self, run: Run, monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+    @pytest.mark.parametrize(
+        ("command", "said"),
+        [
+            (("predict", "grey.png", *TOY), "'predict' stores nothing. Repeat the com"),
+            (("demo",), "stored. To resume:\ndenoised-smoothing demo\n"),
+            (
+                ("sweep", "digits", "--classifier", "python:toy:Toy", "--radius", "0.25"),
+                "stored. To resume:\ndenoised-smoothing sweep digits --classifier python:toy:Toy",
+            ),
+        ],
+        ids=lambda value: value[0] if isinstance(value, tuple) else "",
+    )
+    def test_ctrl_c_is_130_and_says_how_to_resume(
+        self, run: Run, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...], said: str
+    ) -> None:
         def interrupt(*arguments: object, **named: object) -> None:
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(catalogue, "load_classifier", interrupt)
+        monkeypatch.setattr(SmoothedClassifier, "predict", interrupt)
+        monkeypatch.setattr("denoised_smoothing.runs.sweep.sweep_sigma", interrupt)
         monkeypatch.setattr(demo, "run_demo", interrupt)
-        outcome = run(
-            *(("predict", picture("grey.png"), *TOY) if command == "predict" else (command,))
-        )
+        picture("grey.png")
+        outcome = run(*command)
         assert (outcome.code, outcome.out) == (130, "")
+        assert "Interrupted. " in outcome.err
+        assert said in outcome.err
 
     def test_a_missing_package_names_the_extra(
         self, run: Run, monkeypatch: pytest.MonkeyPatch
@@ -850,6 +865,15 @@ class TestTerminal:
         shown = re.sub(r"\x1b\[[0-9;]*m", "", file.getvalue())
         for text in ("photos", "3/20 images", "2 certified", "12,345 queries", f"{left} left"):
             assert text in shown
+
+    def test_after_ctrl_c_it_says_what_is_not_stored(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        lost = "The counts of the last 9 copies are not stored."
+        with pytest.raises(SystemExit) as end, terminal.run_bar():
+            raise KeyboardInterrupt(lost)
+        assert end.value.code == 130
+        assert f"Interrupted. {lost} To resume:" in capsys.readouterr().err
 
 
 def test_the_module_runs_as_a_program(tmp_path: Path) -> None:

@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from denoised_smoothing.cli.termination import sigterm_as_ctrl_c
+from denoised_smoothing.cli.termination import PATIENCE, sigterm_as_ctrl_c
+from denoised_smoothing.store import database
 
 
 def terminate() -> None:
@@ -36,3 +37,13 @@ def test_without_a_sigterm_exit_codes_stay(code: int) -> None:
     with pytest.raises(SystemExit) as end, sigterm_as_ctrl_c():
         sys.exit(code)
     assert end.value.code == code
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_shortens_the_wait_for_an_unreachable_store(number: signal.Signals) -> None:
+    before = database.PATIENCE, signal.getsignal(number)
+    with sigterm_as_ctrl_c():
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(number)
+        assert database.PATIENCE == PATIENCE < before[0]
+    assert (database.PATIENCE, signal.getsignal(number)) == before

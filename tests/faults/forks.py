@@ -1,11 +1,13 @@
 """Commands as forks of one process that has imported all: they begin in milliseconds.
 
 As a program it reads lines of JSON, ``{"argv": [...], "output": FILE}``, starts each as a process,
-prints its pid, and at its end its exit status, which is negative for a signal.
+prints its pid, and at its end its exit status, which is negative for a signal. The environment
+variable PRELOAD names a further module to import.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
@@ -73,6 +75,8 @@ def main() -> None:
     from denoised_smoothing.runs import run  # noqa: F401
 
     assert certify
+    if "PRELOAD" in os.environ:
+        importlib.import_module(os.environ["PRELOAD"])
     print(denoised_smoothing.__name__, flush=True)
     for line in sys.stdin:
         told = json.loads(line)

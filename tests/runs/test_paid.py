@@ -440,6 +440,59 @@ def test_an_estimate_counts_repetitions_within_the_budget() -> None:
     assert QueryEstimate(10, settings, Spending(charged=5, free=9), None).most_queries == 35
 
 
+class TestEstimate:
+    """It is never below what the run then asks for."""
+
+    @pytest.fixture(autouse=True)
+    def _undecided(self, fake: Any) -> None:
+        fake.scores = fake_module.by_chance({"cat": 0.84, "dog": 0.16})
+
+    def most(self, store: Store, request: CertificationRun) -> int:
+        estimate = request.estimate(store)
+        assert estimate is not None
+        return estimate.most_copies
+
+    def settled(self, store: Store) -> int:
+        return sum(attempt.final for attempt in StoreLog(store, "run").history())
+
+    def stopped(self, store: Store, after: int, *arguments: Any, **more: Any) -> None:
+        """A run that a budget of further queries interrupts."""
+        budget = Budget(queries=self.settled(store) + after if store.find("run") else after)
+        with pytest.raises(BudgetReachedError):
+            request_of(*arguments, settings=replace(QUICK, budget=budget), **more).execute(store)
+
+    def test_with_more_copies(self, fake: Any, folder: Path, tmp_path: Path) -> None:
+        with Store(tmp_path / "s.sqlite") as store:
+            request_of(fake, folder).execute(store)
+            before = self.settled(store)
+            more = request_of(fake, folder, FixedBudget(), more=20_000)
+            assert self.most(store, more) == 3 * (320 + 20_000) - before
+
+    def test_after_an_interrupted_extension(self, fake: Any, folder: Path, tmp_path: Path) -> None:
+        with Store(tmp_path / "s.sqlite") as store:
+            request_of(fake, folder).execute(store)
+            extended = {"plan": FixedBudget(), "more": 900, "command": "c --more 900"}
+            self.stopped(store, 50, fake, folder, **extended)
+            left = 3 * (320 + 900) - self.settled(store)
+            for again in (request_of(fake, folder), request_of(fake, folder, **extended)):
+                assert self.most(store, again) == left
+            twice = request_of(fake, folder, ANYTIME, more=900, command="another command")
+            assert self.most(store, twice) == left + 3 * 900
+
+    def test_of_fewer_images_than_were_begun(self, fake: Any, folder: Path, tmp_path: Path) -> None:
+        with Store(tmp_path / "s.sqlite") as store:
+            request_of(fake, folder, limit=2).execute(store)
+            by_image = Counter(a.key.image_id for a in StoreLog(store, "run").history() if a.final)
+            alone = request_of(fake, folder, limit=1)
+            (first, _) = by_image.values()
+            assert self.most(store, alone) == 320 - first
+
+    def test_there_is_no_run_to_extend(self, fake: Any, folder: Path, tmp_path: Path) -> None:
+        said = "There is no run 'run' to extend by 5 copies"
+        with Store(tmp_path / "s.sqlite") as store, pytest.raises(SettingError, match=said):
+            request_of(fake, folder, more=5).estimate(store)
+
+
 KILLED = """
 import sys
 from pathlib import Path

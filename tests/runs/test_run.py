@@ -36,6 +36,7 @@ from denoised_smoothing.errors import (
     RunMismatchError,
     SettingError,
     StoreError,
+    StoreUnreachableError,
 )
 from denoised_smoothing.models.catalogue import load_classifier, load_denoiser
 from denoised_smoothing.models.classifiers.base import ImageClassifier
@@ -350,7 +351,7 @@ class TestIdentity:
         behind("digits-mse", limit=2).execute(store)
         settings = {**store.run("run").settings, "denoiser": "digits-stability"}
         store._update("run", settings=settings)
-        said = r"now called digits-mse: use --denoiser digits-mse to go on\.$"
+        said = r"now called digits-mse: use --denoiser digits-mse to resume it\.$"
         with pytest.raises(RunMismatchError, match=said):
             behind("digits-stability").execute(store)
         behind("digits-mse").execute(store)
@@ -1147,3 +1148,16 @@ def test_classes_without_a_label_are_refused_before_work() -> None:
         request(smoothed=smoothed(classifier))
     given = {"e": "a"}
     assert request(smoothed=smoothed(classifier), labels=given).label_match.numbers[4] == 0
+
+
+def test_ctrl_c_while_the_store_is_unreachable_says_what_is_not_stored(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise StoreUnreachableError("The store failed (connection refused).")
+
+    monkeypatch.setattr(store, "save_images", fail)
+    said = r"^The counts of the last [1-9]\d+ copies are not stored: The store failed"
+    with pytest.raises(KeyboardInterrupt, match=said):
+        at_pass(2, KeyboardInterrupt()).execute(store)
+    assert store.images("run") == []

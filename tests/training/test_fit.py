@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import os
 import pickle
@@ -16,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import lightning
 import numpy as np
 import pytest
 import torch
@@ -189,6 +191,54 @@ def test_interrupted_and_resumed_is_as_in_one_go(finished: TrainingJob, tmp_path
     train_denoiser(job)
     assert_same(job.output, finished.output)
     assert load_denoiser_file(job.output).card["seconds"].endswith("since it was resumed")
+
+
+SHORT = replace(CONFIG, steps=4, epoch_steps=2)
+
+
+def test_interrupted_in_the_last_validation_and_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = digits_job(tmp_path, config=SHORT)
+
+    def stop(*arguments: object, **named: object) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        sys.exit(1)  # as Lightning does
+
+    with monkeypatch.context() as patch:
+        patch.setattr(lightning.Trainer, "validate", stop)
+        said = r"at step 4 of 4\. Repeat the command to resume from the last checkpoint"
+        with pytest.raises(TrainingInterruptedError, match=said):
+            train_denoiser(job)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert train_denoiser(job).exists()
+
+
+def test_a_full_disk_keeps_the_last_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = digits_job(tmp_path, config=SHORT)
+    save, saved = lightning.Trainer.save_checkpoint, iter(range(9))
+
+    def full(*arguments: Any, **named: Any) -> None:
+        if next(saved) == 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(*arguments, **named)
+
+    monkeypatch.setattr(lightning.Trainer, "save_checkpoint", full)
+    said = r"at step 4 of 4 \(.*No space left on device\)\. .*last checkpoint, which is kept"
+    with pytest.raises(TrainingError, match=said):
+        train_denoiser(job)
+    assert train_denoiser(job).exists()
+
+
+def test_damaged_settings_are_refused(tmp_path: Path) -> None:
+    job = digits_job(tmp_path)
+    job.folder.mkdir()
+    (job.folder / "last.ckpt").touch()
+    (job.folder / "settings.json").write_text('{"sigma": 0')
+    with pytest.raises(TrainingError, match=r"cannot be read .* Delete .* to start again"):
+        train_denoiser(job)
 
 
 def test_killed_and_resumed_is_as_in_one_go(finished: TrainingJob, tmp_path: Path) -> None:

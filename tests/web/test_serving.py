@@ -124,6 +124,9 @@ def test_keys_are_read_from_a_file_or_the_environment(
         read_key(path)
     with pytest.raises(SettingError, match="Cannot read the API key file"):
         read_key(tmp_path / "none")
+    path.write_bytes(b"\xff" * 20)
+    with pytest.raises(SettingError, match=r"Cannot read the API key file .* not in UTF-8"):
+        read_key(path)
 
 
 def test_names_of_specs() -> None:
@@ -135,3 +138,6 @@ def test_names_of_specs() -> None:
     }
     with pytest.raises(SettingError, match="twice"):
         pairs("--classifier", ["a=b", "a=c"])
+    for text in ("=digits", "a=", ""):
+        with pytest.raises(SettingError, match="--classifier must be NAME=SPEC or SPEC"):
+            pairs("--classifier", [text])

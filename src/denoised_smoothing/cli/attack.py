@@ -206,7 +206,11 @@ def _execute(campaign: Campaign, record: AttackRecord) -> None:
                     changed=sum(o.verdict.value == "changed" for o in record.outcomes),
                 )
     except KeyboardInterrupt:
-        say(f"Interrupted. All attacks so far are stored in {record.folder}.", err)
+        say(
+            f"Interrupted. All attacks so far are stored in {record.folder}. An attack cannot be "
+            "resumed. To start again, repeat the command with another --output.",
+            err,
+        )
         code = INTERRUPTED
     except DenoisedSmoothingError as error:  # in the middle
         say(f"error: {error}", err)

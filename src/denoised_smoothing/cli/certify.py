@@ -28,7 +28,6 @@ from denoised_smoothing.cli.options import (
 from denoised_smoothing.cli.output import (
     err,
     fail,
-    interrupted,
     note,
     print_results,
     print_spending,
@@ -109,10 +108,8 @@ def certify(
         if paid is not None and (estimate := request.estimate(opened)):
             remote.confirm(estimate, paid, spec)
         try:
-            with run_bar() as show:
+            with run_bar(lambda: "" if run else f" --run {shlex.quote(request.run_name)}") as show:
                 request.execute(opened, show)
-        except KeyboardInterrupt:
-            interrupted("" if run else f" --run {shlex.quote(request.run_name)}")
         except RefusedImagesError as error:  # all other images have results
             refused = error
         except BudgetReachedError as error:

@@ -46,10 +46,21 @@ class Interrupted(SystemExit):
     """The end by Ctrl-C of a command that said what is kept."""
 
 
-def interrupted(more: str = "") -> NoReturn:
-    """Print how to resume after Ctrl-C, and end."""
-    say(f"Interrupted. Counts so far are stored. To resume:\n{command_line()}{more}", err)
+def stopped(text: str) -> NoReturn:
+    """Print what Ctrl-C leaves, and end."""
+    say(f"Interrupted. {text}", err)
     raise Interrupted(INTERRUPTED)
+
+
+def interrupted(more: str = "", kept: str = "") -> NoReturn:
+    """Print how to resume after Ctrl-C, and end.
+
+    Args:
+        more: options that the repeated command needs.
+        kept: what is stored, or is not; all counts, if empty.
+    """
+    kept = kept or "Counts so far are stored."
+    stopped(f"{kept} To resume:\n{command_line()}{more}")
 
 
 @contextmanager
@@ -70,24 +81,34 @@ def progress_bar(text: str, description: str, **fields: Any) -> Iterator[Callabl
 
 
 @contextmanager
-def run_bar() -> Iterator[Callable[[RunProgress], None]]:
-    """Show images done, certified so far, queries, cost and time left of a run."""
+def run_bar(more: Callable[[], str] = str) -> Iterator[Callable[[RunProgress], None]]:
+    """Show images done, certified so far, queries, cost and time left of a run.
+
+    After Ctrl-C, it prints how to resume, and ends.
+
+    Args:
+        more: returns options that the repeated command needs.
+    """
     text = (
         "images, {task.fields[certified]} certified, {task.fields[calls]:,} queries "
         "{task.fields[spent]} {task.fields[left]}"
     )
-    with progress_bar(text, "certifying", certified=0, calls=0, spent="", left="") as update:
-        yield lambda progress: update(
-            description=progress.run,
-            completed=progress.images_done,
-            total=progress.images,
-            certified=progress.certified,
-            calls=progress.calls,
-            spent="" if progress.spent is None else f"${progress.spent.max_cost:,.2f}",
-            left=""
-            if progress.seconds_left is None
-            else f"{timedelta(seconds=int(progress.seconds_left))} left",
-        )
+    start = {"certified": 0, "calls": 0, "spent": "", "left": ""}
+    try:
+        with progress_bar(text, "certifying", **start) as update:
+            yield lambda progress: update(
+                description=progress.run,
+                completed=progress.images_done,
+                total=progress.images,
+                certified=progress.certified,
+                calls=progress.calls,
+                spent="" if progress.spent is None else f"${progress.spent.max_cost:,.2f}",
+                left=""
+                if progress.seconds_left is None
+                else f"{timedelta(seconds=int(progress.seconds_left))} left",
+            )
+    except KeyboardInterrupt as stop:
+        interrupted(more(), str(stop))
 
 
 def print_json(value: Any) -> None:

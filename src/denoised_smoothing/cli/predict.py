@@ -10,7 +10,7 @@ import typer
 from denoised_smoothing.cli.grouped import Take, command
 from denoised_smoothing.cli.model_options import ModelOptions
 from denoised_smoothing.cli.options import Alpha, AsJson, Seed, option
-from denoised_smoothing.cli.output import print_json, say
+from denoised_smoothing.cli.output import print_json, print_spending, say, stopped
 from denoised_smoothing.cli.remote_options import RemoteOptions
 
 
@@ -45,9 +45,14 @@ def predict(
         remote.confirm(
             QueryEstimate(n, paid.settings, Spending(), paid.price), paid, spec, kept=False
         )
-    model.calibrate(smoothed)
-    pixels = smoothed.prepare(load_image(image), model.resolution)
-    answer = smoothed.predict(pixels, n=n, alpha=alpha, seed=seed)
+    try:
+        model.calibrate(smoothed)
+        pixels = smoothed.prepare(load_image(image), model.resolution)
+        answer = smoothed.predict(pixels, n=n, alpha=alpha, seed=seed)
+    except KeyboardInterrupt:
+        if paid is not None:
+            print_spending(paid.spent)
+        stopped("'predict' stores nothing. Repeat the command to start again.")
     names = getattr(smoothed.classifier, "label_names", None)
     name = label_name(answer.label, names) if names else None
     if as_json:

@@ -111,10 +111,11 @@ def read_key(file: Path | None) -> str | None:
     """
     try:
         text = os.environ.get(KEY_VARIABLE) if file is None else file.read_text("utf-8")
-    except OSError as error:
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not in UTF-8"
         raise SettingError(
-            f"Cannot read the API key file {str(file)!r}: {error.strerror}. "
-            "Give --api-key-file the path of a readable file."
+            f"Cannot read the API key file {str(file)!r}: {reason}. "
+            "Give --api-key-file the path of a readable text file."
         ) from error
     key = None if text is None else text.strip()
     if key is not None and len(key) < 16:
@@ -129,13 +130,15 @@ def pairs(option: str, given: Sequence[str] | None) -> dict[str, str]:
     """Return specs by name. ``NAME=SPEC`` gives the name; a spec alone is its own name.
 
     Raises:
-        SettingError: a name occurs twice.
+        SettingError: a name or a spec is empty, or a name occurs twice.
     """
     found: dict[str, str] = {}
     for text in given or ():
         name, named, spec = text.partition("=")
         if not named or ":" in name:  # of options of the spec: onnx:model.onnx?mean=0.5
             name, spec = text, text
+        if not (name and spec):
+            raise SettingError(f"{option} must be NAME=SPEC or SPEC, both not empty, got {text!r}.")
         if name in found:
             raise SettingError(
                 f"{option} got the name {name!r} twice. Give each a different name: NAME=SPEC."

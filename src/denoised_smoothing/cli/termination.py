@@ -1,17 +1,25 @@
-"""SIGTERM (of Slurm, Kubernetes, `timeout`) ends a command as Ctrl-C does."""
+"""SIGTERM (of Slurm, Kubernetes, `timeout`) ends a command as Ctrl-C does.
+
+After either, a store that is unreachable is waited for :data:`PATIENCE` seconds only.
+"""
 
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 from denoised_smoothing.cli.options import INTERRUPTED
 
 TERMINATED = 128 + signal.SIGTERM
 """Exit code after SIGTERM."""
+PATIENCE = 3.0
+"""Seconds to wait for an unreachable store after a signal."""
+STORE = "denoised_smoothing.store.database"
 
 
 @contextmanager
@@ -21,17 +29,31 @@ def sigterm_as_ctrl_c() -> Iterator[None]:
     Further ones change nothing: what was counted is being saved, and SIGKILL comes next anyway.
     """
     received = False
+    held: dict[Any, float] = {}
+
+    def hurry() -> None:
+        """Shorten the wait for the store in all threads, if there is a store."""
+        if (store := sys.modules.get(STORE)) is not None:
+            held.setdefault(store, vars(store)["PATIENCE"])
+            vars(store)["PATIENCE"] = min(PATIENCE, held[store])
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        hurry()
+        raise KeyboardInterrupt
 
     def stop(number: int, frame: FrameType | None) -> None:
         nonlocal received
         first, received = not received, True
         if first:
+            hurry()
             raise KeyboardInterrupt
 
     if threading.current_thread() is not threading.main_thread():  # which alone gets signals
         yield
         return
-    before = signal.signal(signal.SIGTERM, stop)
+    before = {signal.SIGTERM: signal.signal(signal.SIGTERM, stop)}
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # and not ignored
+        before[signal.SIGINT] = signal.signal(signal.SIGINT, interrupt)
     try:
         yield
     except SystemExit as end:
@@ -39,4 +61,7 @@ def sigterm_as_ctrl_c() -> Iterator[None]:
             raise SystemExit(TERMINATED) from end
         raise
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for store, patience in held.items():
+            store.PATIENCE = patience

@@ -54,7 +54,7 @@ def renamed_weights(held: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     name = shipped_denoiser_of(wanted)
     if name is None or name == now.get("denoiser"):
         return ""
-    return f" The denoiser of the run is now called {name}: use --denoiser {name} to go on."
+    return f" The denoiser of the run is now called {name}: use --denoiser {name} to resume it."
 
 
 def derived_name(

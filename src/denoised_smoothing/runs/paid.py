@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
+from denoised_smoothing.certificates.certificate import SamplingPlan
+from denoised_smoothing.errors import StoreUnreachableError
 from denoised_smoothing.remote.classifier import RemoteClassifier
 from denoised_smoothing.remote.limits import ClientSettings
 from denoised_smoothing.remote.log import StoreLog
-from denoised_smoothing.remote.records import Spending
+from denoised_smoothing.remote.records import Attempt, Spending, spending_of
 from denoised_smoothing.remote.vendors.base import Price
 from denoised_smoothing.store import Store, StoredRun
 
@@ -43,6 +46,18 @@ class QueryEstimate:
         return most if budget is None else max(0, min(most, int(budget) - self.spent.queries))
 
 
+def estimate_queries(
+    remote: RemoteClassifier,
+    attempts: Sequence[Attempt],
+    plan: SamplingPlan,
+    image_ids: Sequence[str],
+) -> QueryEstimate:
+    """Return what these images still need at most, after earlier attempts of their run."""
+    settled = Counter(attempt.key.image_id for attempt in attempts if attempt.final)
+    left = sum(max(0, plan.most_calls() - settled[image_id]) for image_id in image_ids)
+    return QueryEstimate(left, remote.settings, spending_of(attempts), remote.price)
+
+
 @contextmanager
 def with_query_log(remote: RemoteClassifier, store: Store, run: StoredRun) -> Iterator[None]:
     """Log the classifier's queries in the store, and number its labels as the run does.
@@ -58,6 +73,12 @@ def with_query_log(remote: RemoteClassifier, store: Store, run: StoredRun) -> It
         with remote.logging_to(log, offline=source is not None):
             yield
     finally:
-        held = store.run(run.name).info.get("notes", [])
-        if new := [note for note in remote.vendor.notes if note not in held]:
-            store.note(run.name, notes=[*held, *new])
+        with suppress(StoreUnreachableError):  # the error of the run says more
+            _note_vendor(remote, store, run)
+
+
+def _note_vendor(remote: RemoteClassifier, store: Store, run: StoredRun) -> None:
+    """Add the vendor's notes to those of the run."""
+    held = store.run(run.name).info.get("notes", [])
+    if new := [note for note in remote.vendor.notes if note not in held]:
+        store.note(run.name, notes=[*held, *new])

@@ -22,6 +22,43 @@ def is_complete(image: StoredImage, plan: SamplingPlan, parameters: SmoothingPar
     )
 
 
+def check_extendable(name: str, more: int | None) -> None:
+    """Refuse to extend a run that does not exist."""
+    if more is not None:
+        raise SettingError(
+            f"There is no run {name!r} to extend by {more} copies. Name one with --run, or omit "
+            "--more to start one."
+        )
+
+
+def resumed_plan(
+    store: Store,
+    run: StoredRun,
+    plan: SamplingPlan,
+    *,
+    more: int | None,
+    command: str,
+    parameters: SmoothingParameters,
+    image_ids: Sequence[str],
+) -> SamplingPlan | None:
+    """Return the plan with which the stored run resumes, or None if the plans do not fit.
+
+    The arguments and errors are those of :func:`resume`.
+    """
+    held = SamplingPlan.from_dict(run.settings["plan"])
+    if more is None:
+        return held.joined(plan)
+    wanted = held if plan == FixedBudget() else held.joined(plan)
+    _check_one_cap(run.name, held, plan, more)
+    if wanted is None:
+        return None
+    images = store.stream_images(run.name)
+    done = {image.image_id for image in images if is_complete(image, held, parameters)}
+    done.update(image.image_id for image in run.refused)
+    interrupted = _was_extended_by(run, command) and not done.issuperset(image_ids)
+    return held if interrupted else held.extended(more)
+
+
 def resume(
     store: Store,
     run: StoredRun,
@@ -49,17 +86,9 @@ def resume(
         SettingError: the plan of the run cannot be extended by ``more``, or both set a cap.
     """
     held = SamplingPlan.from_dict(run.settings["plan"])
-    if more is not None and plan == FixedBudget():
-        plan = held
-    wanted = held.joined(plan)
-    if more is not None:
-        _check_one_cap(run.name, held, plan, more)
-        if wanted is not None:
-            images = store.stream_images(run.name)
-            done = {image.image_id for image in images if is_complete(image, held, parameters)}
-            done.update(image.image_id for image in run.refused)
-            interrupted = _was_extended_by(run, command) and not done.issuperset(image_ids)
-            wanted = held if interrupted else held.extended(more)
+    wanted = resumed_plan(
+        store, run, plan, more=more, command=command, parameters=parameters, image_ids=image_ids
+    )
     compared = plan if wanted is None else held  # of another kind: the store names the difference
     try:
         store.begin(run.name, {**settings, "plan": compared.to_dict()}, seed=seed, info={})

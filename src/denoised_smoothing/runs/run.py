@@ -6,7 +6,7 @@ import platform
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from importlib import metadata
 from itertools import islice
 from typing import Any
@@ -22,7 +22,6 @@ from denoised_smoothing.models.labels import GivenLabels, LabelMatch
 from denoised_smoothing.models.specs import spec_of
 from denoised_smoothing.remote.classifier import RemoteClassifier
 from denoised_smoothing.remote.log import StoreLog
-from denoised_smoothing.remote.records import spending_of
 from denoised_smoothing.runs.calibration import calibrate
 from denoised_smoothing.runs.examples import pictures
 from denoised_smoothing.runs.identity import as_compared, derived_name
@@ -43,8 +42,8 @@ from denoised_smoothing.runs.notes import (
     notes_on_models,
     notes_on_plan,
 )
-from denoised_smoothing.runs.paid import QueryEstimate, with_query_log
-from denoised_smoothing.runs.resume import resume
+from denoised_smoothing.runs.paid import QueryEstimate, estimate_queries, with_query_log
+from denoised_smoothing.runs.resume import check_extendable, resume, resumed_plan
 from denoised_smoothing.runs.shards import Shard
 from denoised_smoothing.runs.writer import RunProgress, RunWriter
 from denoised_smoothing.smoothing.classifier import SmoothedClassifier
@@ -263,12 +262,12 @@ class CertificationRun:
         """Return what queries the run still needs at most; None where it sends none."""
         if self.remote is None or self.answers_of is not None:
             return None
-        known = store.find(self.run_name) is not None
-        attempts = list(StoreLog(store, self.run_name).history()) if known else []
-        settled = sum(attempt.final for attempt in attempts)
-        calls = len(self.indices) * self.plan.most_calls()
-        left = max(0, calls - settled)
-        return QueryEstimate(left, self.remote.settings, spending_of(attempts), self.remote.price)
+        if (run := store.find(self.run_name)) is None:
+            check_extendable(self.run_name, self.more)
+            return estimate_queries(self.remote, [], self.plan, self._image_ids)
+        plan = resumed_plan(store, run, self.plan, **self._request(run)) or self.plan
+        attempts = list(StoreLog(store, run.name).history())
+        return estimate_queries(self.remote, attempts, plan, self._image_ids)
 
     def execute(
         self, store: Store, progress: Callable[[RunProgress], None] | None = None
@@ -284,6 +283,7 @@ class CertificationRun:
             RefusedImagesError: images that cannot be read or certified, or of another shape, after
                 all others were certified. :attr:`StoredRun.refused` lists them.
             ImageError: no image can be certified.
+            KeyboardInterrupt: after Ctrl-C; its text, if any, says which counts are not stored.
         """
         with store.claim(self.run_name):
             run = self._begin(store)
@@ -298,18 +298,16 @@ class CertificationRun:
                     self.parameters(run.seed), self.indices, self.dataset.image_ids,
                     self.label_match.labels(self.dataset.labels), self.image, remote, progress,
                 )  # fmt: skip
-                try:
-                    for task in self.smoothed.count_labels(
-                        writer.tasks(), writer.targets, run.seed, on_batch=writer.counted
-                    ):
-                        writer.finished(task)
-                except ContractError as error:
-                    notes = [*run.info.get("notes", ()), f"stopped: {error}"]
-                    store.note(run.name, notes=notes, stopped=str(error))
-                    raise
-                finally:
-                    writer.close()
-                    self._note_canaries(store, run)
+                with writer.closing(partial(self._note_canaries, store, run)):
+                    try:
+                        for task in self.smoothed.count_labels(
+                            writer.tasks(), writer.targets, run.seed, on_batch=writer.counted
+                        ):
+                            writer.finished(task)
+                    except ContractError as error:
+                        notes = [*run.info.get("notes", ()), f"stopped: {error}"]
+                        store.note(run.name, notes=notes, stopped=str(error))
+                        raise
         store.check_place()
         if writer.refused:
             raise some_refused(run.name, writer.refused, len(self.indices))
@@ -326,11 +324,7 @@ class CertificationRun:
         source = self.answers_of
         run = store.find(self.run_name) if source is None else store.run(source)
         if run is None:
-            if self.more is not None:
-                raise SettingError(
-                    f"There is no run {self.run_name!r} to extend by {self.more} copies. Name one "
-                    "with --run, or omit --more to start one."
-                )
+            check_extendable(self.run_name, self.more)
             return store.begin(self.run_name, self.settings, seed=self.seed, info=self._info())
         if why := run.info.get("stopped"):
             raise RunMismatchError(
@@ -344,11 +338,21 @@ class CertificationRun:
             self.__dict__.pop("settings", None)
         if source is not None:
             return self._begin_offline(store, run)
-        return resume(
-            store, run, as_compared(self.settings, run), self.plan, seed=self.seed, more=self.more,
-            command=self.command, parameters=self.parameters(run.seed),
-            image_ids=[self.dataset.image_ids[index] for index in self.indices],
-        )  # fmt: skip
+        compared = as_compared(self.settings, run)
+        return resume(store, run, compared, self.plan, seed=self.seed, **self._request(run))
+
+    def _request(self, run: StoredRun) -> dict[str, Any]:
+        """Return the arguments of :func:`resumed_plan` but the store, the run and the plan."""
+        return {
+            "more": self.more,
+            "command": self.command,
+            "parameters": self.parameters(run.seed),
+            "image_ids": self._image_ids,
+        }
+
+    @property
+    def _image_ids(self) -> list[str]:
+        return [self.dataset.image_ids[index] for index in self.indices]
 
     def _begin_offline(self, store: Store, source: StoredRun) -> StoredRun:
         """Begin a run on the noise and the answers of another one; alpha and plan may differ."""

@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 
@@ -86,6 +87,7 @@ class RunWriter:
         self._before = self._done = len(done)
         self._certified = sum(map(self._is_certified, done))
         self._calls, self._pending = 0, dict[str, StoredImage]()
+        self._handed = self._stored = 0  # of the calls: with the writing thread, in the store
         self._names = self.run.label_names
         self._began = self._saved = time.monotonic()
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="store")
@@ -147,6 +149,32 @@ class RunWriter:
         self._certified += self._is_certified(image)
         self._report()
 
+    @contextmanager
+    def closing(self, note: Callable[[], None]) -> Iterator[None]:
+        """Close at the end, and then call ``note``, which writes to the store.
+
+        Raises:
+            KeyboardInterrupt: after Ctrl-C; its text says what could not be stored.
+            StoreError: the store failed.
+        """
+        interrupted = False
+        try:
+            yield
+        except KeyboardInterrupt:
+            interrupted = True
+            raise
+        finally:
+            try:
+                self.close()
+                note()
+            except StoreError as error:
+                if not interrupted:
+                    raise
+                lost = self._calls - self._stored
+                raise KeyboardInterrupt(
+                    f"The counts of the last {lost:,} copies are not stored: {error}"
+                ) from error
+
     def close(self) -> None:
         """Write all changes and the refused images, and wait until they are written.
 
@@ -161,6 +189,7 @@ class RunWriter:
             self._writer.shutdown()
         if self._writing is not None:
             self._writing.result()
+            self._stored = self._calls
         listed = [image for name, image in self._refused.items() if not self._has_result(name)]
         refused = sorted(listed, key=lambda image: image.index)
         if tuple(refused) != self.run.refused:
@@ -180,7 +209,9 @@ class RunWriter:
         """Hand all changes to the writing thread; raise the error of its last write."""
         if self._writing is not None:
             self._writing.result()
+            self._stored = self._handed
         if self._pending:
+            self._handed = self._calls
             images, self._pending = list(self._pending.values()), {}
             held, remote = self._names, self.remote
             self._names = held if remote is None else remote.label_names or {}

@@ -35,7 +35,7 @@ from denoised_smoothing.smoothing.bundle_parts import (
     needs_spec,
     save_parts,
 )
-from denoised_smoothing.smoothing.bundle_record import CONVERTED, Bundle, shown
+from denoised_smoothing.smoothing.bundle_record import CONVERTED, Bundle, quoted
 
 UNNAMED = "unnamed"
 """The spec of a classifier or denoiser that has none."""
@@ -156,7 +156,7 @@ def open_bundle(
     for role, spec in specs_of_code(bundle).items():
         if parts[role] is None:
             raise SpecError(
-                f"The bundle {folder} names the {role} {shown(spec)}, which runs code or sends "
+                f"The bundle {folder} names the {role} {quoted(spec)}, which runs code or sends "
                 "queries. A bundle brings no code, and none is run because a bundle names it. If "
                 f"you know and trust this {role}, name it yourself: --{role} next to --bundle, or "
                 f"SmoothedClassifier.load(..., {role}=...). Or export the bundle with an engine "

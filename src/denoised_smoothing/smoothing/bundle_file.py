@@ -15,11 +15,12 @@ from typing import Any
 from denoised_smoothing.errors import SettingError, WeightsError, first_line
 from denoised_smoothing.files import sha256_of
 from denoised_smoothing.smoothing.bundle_record import (
+    COPY_AGAIN,
     MODEL,
     Bundle,
     parse_bundle,
     parse_files,
-    shown,
+    quoted,
 )
 
 FORMAT = 1
@@ -27,7 +28,6 @@ FORMAT = 1
 RECORD = "bundle.json"
 LARGEST_RECORD = 8 * 2**20
 """Largest size of a record in bytes: some thousand times a usual one."""
-_COPY_AGAIN = "Copy the bundle again from where it was written."
 
 
 def write_bundle(folder: Path, bundle: Bundle, fill_folder: Callable[[Path], None]) -> None:
@@ -83,16 +83,16 @@ def read_bundle(folder: str | Path) -> Bundle:
     if type(version) is not int or version != FORMAT:
         newer = type(version) is int and version > FORMAT
         raise WeightsError(
-            f"The bundle {folder} has format {shown(version)}; this version reads {FORMAT}. "
+            f"The bundle {folder} has format {quoted(version)}; this version reads {FORMAT}. "
             + (
                 "Update the package: pip install --upgrade denoised-smoothing"
                 if newer
-                else _COPY_AGAIN
+                else COPY_AGAIN
             )
         )
     if own != stated:
         raise WeightsError(
-            f"{folder / RECORD} was altered: its checksum is not {shown(stated)}. {_COPY_AGAIN}"
+            f"{folder / RECORD} was altered: its checksum is not {quoted(stated)}. {COPY_AGAIN}"
         )
     try:
         bundle, files = _parse(record)
@@ -126,7 +126,7 @@ def _read_record(path: Path) -> dict[str, Any]:
         content.decode("utf-8"), object_pairs_hook=_once, parse_constant=_refuse_constant
     )
     if not isinstance(record, dict):
-        raise TypeError(f"it must be an object, got {shown(record)}")
+        raise TypeError(f"it must be an object, got {quoted(record)}")
     return record
 
 
@@ -135,7 +135,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict[str, Any]()
     for name, value in pairs:
         if name in found:
-            raise ValueError(f"{shown(name)} is given more than once")
+            raise ValueError(f"{quoted(name)} is given more than once")
         found[name] = value
     return found
 
@@ -162,7 +162,7 @@ def _check_readable(record: Mapping[str, Any], text: str) -> None:
     try:
         _parse(json.loads(text))
         if len(text) > LARGEST_RECORD:
-            names = shown(record["label_names"])
+            names = quoted(record["label_names"])
             raise ValueError(f"it must have at most {LARGEST_RECORD} bytes, got names {names}")
     except ValueError as error:
         raise SettingError(
@@ -188,7 +188,7 @@ def _check_folder(folder: Path, files: Mapping[str, str]) -> None:
         if problem := _link_or_other(folder / name):
             raise WeightsError(
                 f"{name} in the bundle {folder} is {problem}, and must be a file of its own. "
-                f"{_COPY_AGAIN}"
+                f"{COPY_AGAIN}"
             )
     for name, expected in files.items():
         found = sha256_of(folder / name) if (folder / name).is_file() else "none"
@@ -196,7 +196,7 @@ def _check_folder(folder: Path, files: Mapping[str, str]) -> None:
             what = "is missing from" if found == "none" else "was altered in"
             raise WeightsError(
                 f"{name} {what} the bundle {folder}: expected SHA-256 {expected[:12]}..., got "
-                f"{found[:12]}. {_COPY_AGAIN}"
+                f"{found[:12]}. {COPY_AGAIN}"
             )
 
 
@@ -209,7 +209,7 @@ def _entries(folder: Path, inner: str | None) -> Iterator[str]:
             elif entry.name == inner:
                 raise WeightsError(
                     f"{inner} in the bundle {folder} must be a folder of its own, and is a link or "
-                    f"a file. {_COPY_AGAIN}"
+                    f"a file. {COPY_AGAIN}"
                 )
             else:
                 yield entry.name

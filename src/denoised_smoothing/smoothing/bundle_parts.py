@@ -37,9 +37,8 @@ from denoised_smoothing.models.denoisers.files import (
 )
 from denoised_smoothing.models.fingerprints import fingerprint
 from denoised_smoothing.models.weights import fill, load_weights, save_weights
-from denoised_smoothing.smoothing.bundle_record import MODEL, Bundle, is_names, is_whole
+from denoised_smoothing.smoothing.bundle_record import COPY_AGAIN, MODEL, Bundle, is_names, is_whole
 
-_COPY_AGAIN = "Copy the bundle again from where it was written."
 _EXPORT_AGAIN = "Export the bundle again, with a spec that can be loaded here."
 
 
@@ -97,7 +96,7 @@ def load_part(folder: Path, bundle: Bundle, role: str, given: object) -> Any:
         with raised_as(SpecError, f"cannot make the {role} of the bundle {folder}", _EXPORT_AGAIN):
             part = given if given is not None else _make(role, spec)
         if isinstance(part, ImageClassifier) and "form" in metadata:
-            with raised_as(WeightsError, f"cannot read the metadata of {path}", _COPY_AGAIN):
+            with raised_as(WeightsError, f"cannot read the metadata of {path}", COPY_AGAIN):
                 _restore_format(part, json.loads(metadata["form"]))
         if isinstance(part, nn.Module) and path.is_file():
             fill(part, weights, str(path))
@@ -126,11 +125,11 @@ def load_engine(folder: Path, bundle: Bundle) -> ConvertedEngine | None:
     if not bundle.converted:
         return None
     shape = (bundle.forward, *bundle.shape)
-    with raised_as(WeightsError, f"cannot load the model of the bundle {folder}", _COPY_AGAIN):
+    with raised_as(WeightsError, f"cannot load the model of the bundle {folder}", COPY_AGAIN):
         model = ModelFiles.read(folder / MODEL)
         if model.digest != bundle.model_digest:
             raise WeightsError(
-                f"{folder / MODEL} holds other files than were exported. {_COPY_AGAIN}"
+                f"{folder / MODEL} holds other files than were exported. {COPY_AGAIN}"
             )
         return CONVERTED[bundle.engine](model, shape, bundle.precision)
 

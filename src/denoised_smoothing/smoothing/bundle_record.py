@@ -20,6 +20,7 @@ MODEL = "model"
 """The folder of a converted model."""
 CONVERTED = (EngineName.OPENVINO, EngineName.ONNXRUNTIME)
 """Engines whose bundles hold a converted model."""
+COPY_AGAIN = "Copy the bundle again from where it was written."
 
 _LARGEST_BATCH = 2**31
 """Largest number of values in a forward pass, C * H * W for each of its copies."""
@@ -89,13 +90,13 @@ def parse_bundle(fields: Mapping[str, Any]) -> Bundle:
             range; the message says which, what was expected, and the value.
     """
     if unknown := sorted(fields.keys() - _FIELDS.keys()):
-        raise ValueError(f"the field {shown(unknown[0])} is not known")
+        raise ValueError(f"the field {quoted(unknown[0])} is not known")
     found = {}
     for name, (expected, holds, convert) in _FIELDS.items():
         if name in fields:
             value = fields[name]
             if not holds(value):
-                raise ValueError(f"{name} must be {expected}, got {shown(value)}")
+                raise ValueError(f"{name} must be {expected}, got {quoted(value)}")
             found[name] = convert(value)
         elif name not in _OPTIONAL:
             raise ValueError(f"{name} is missing, which must be {expected}")
@@ -114,25 +115,25 @@ def parse_files(files: Any, bundle: Bundle) -> dict[str, str]:
             engine has, or one is missing.
     """
     if not isinstance(files, dict):
-        raise ValueError(f"files must be an object of names and SHA-256, got {shown(files)}")
+        raise ValueError(f"files must be an object of names and SHA-256, got {quoted(files)}")
     allowed = re.compile(_FILES.get(bundle.engine, _WEIGHTS))
     for name, checksum in files.items():
         if not allowed.fullmatch(name):
             raise ValueError(
                 f"files of a bundle for {bundle.engine.value} must be the files that 'bundle' "
-                f"writes for it, got {shown(name)}"
+                f"writes for it, got {quoted(name)}"
             )
         if not _is_sha256(checksum):
             raise ValueError(
                 f"files must give the SHA-256 of {name} as 64 hexadecimal digits, got "
-                f"{shown(checksum)}"
+                f"{quoted(checksum)}"
             )
     if missing := [name for name in _NEEDED.get(bundle.engine, ()) if name not in files]:
-        raise ValueError(f"files must list {missing[0]}, got {shown(sorted(files))}")
+        raise ValueError(f"files must list {missing[0]}, got {quoted(sorted(files))}")
     return files
 
 
-def shown(value: object) -> str:
+def quoted(value: object) -> str:
     """Return a value for a message, shortened, without characters that cannot be printed."""
     return ascii(value[:200]) if isinstance(value, str) else reprlib.repr(value)
 
@@ -175,7 +176,7 @@ def _check_together(bundle: Bundle) -> None:
     if bundle.calibration and bundle.precision is not Precision.INT8:
         raise ValueError(
             f"calibration must be empty for the precision {bundle.precision.value}, got "
-            f"{shown(bundle.calibration)}"
+            f"{quoted(bundle.calibration)}"
         )
 
 

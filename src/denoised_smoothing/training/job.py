@@ -31,6 +31,7 @@ from denoised_smoothing.errors import (
     TrainingInterruptedError,
     differences,
 )
+from denoised_smoothing.files import write_atomically
 from denoised_smoothing.models.labels import GivenLabels, LabelMatch, match_labels, of_classes
 from denoised_smoothing.training.config import TrainingConfig, check_at_least
 from denoised_smoothing.training.data import (
@@ -134,8 +135,8 @@ class Training:
             SettingError: the output exists already or cannot be written, or Lightning refuses
                 the flags.
             ImageError: images have different sizes.
-            TrainingError: the folder holds a training with other settings, or the loss became
-                NaN.
+            TrainingError: the folder holds a training with other settings, or damaged ones; the
+                disk is full; or the loss became NaN.
             TrainingInterruptedError: the training was interrupted (Ctrl-C).
         """
         if self.output.exists():
@@ -146,33 +147,50 @@ class Training:
         with _without_advice():
             trainer = self._trainer()
             checkpoint = self._checkpoint_to_resume()
-            self._run(trainer, module, checkpoint)
-            # The last step may be in the middle of an epoch.
-            trainer.validate(module, self._validation_loader(), verbose=False)
+            with self._explained(trainer):
+                trainer.fit(
+                    module,
+                    self._training_loader(trainer),
+                    self._validation_loader(),
+                    ckpt_path=checkpoint,
+                    weights_only=True,
+                )
+                # The last step may be in the middle of an epoch.
+                trainer.validate(module, self._validation_loader(), verbose=False)
         seconds = f"{time.monotonic() - began:.0f}{' since it was resumed' if checkpoint else ''}"
         if trainer.is_global_zero:
             save(self._card(trainer, seconds))
         trainer.strategy.barrier()
         return self.output
 
-    def _run(
-        self, trainer: lightning.Trainer, module: lightning.LightningModule, checkpoint: Path | None
-    ) -> None:
+    @contextmanager
+    def _explained(self, trainer: lightning.Trainer) -> Iterator[None]:
+        """Raise an error of this package for an interruption, and for a disk that is full."""
+        on_ctrl_c = signal.getsignal(signal.SIGINT)
         try:
-            trainer.fit(
-                module,
-                self._training_loader(trainer),
-                self._validation_loader(),
-                ckpt_path=checkpoint,
-                weights_only=True,
-            )
-        except SystemExit:  # raised by Lightning for Ctrl-C, which it also disables
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-        if trainer.global_step < self.config.steps:
+            yield
+        except (SystemExit, KeyboardInterrupt) as error:  # Lightning ends for Ctrl-C
+            signal.signal(signal.SIGINT, on_ctrl_c)  # which it also disables
             raise TrainingInterruptedError(
                 f"the training was interrupted at step {trainer.global_step} of "
-                f"{self.config.steps}. Repeat the command to resume from the last checkpoint."
-            )
+                f"{self.config.steps}. {self._advice()}"
+            ) from error
+        except OSError as error:
+            raise TrainingError(
+                f"the training stopped at step {trainer.global_step} of {self.config.steps} "
+                f"({error}). Make sure that {self.folder} can be written and has space left. "
+                f"{self._advice()}"
+            ) from error
+
+    def _advice(self) -> str:
+        """Return how to resume."""
+        if self._checkpoint.exists():
+            return "Repeat the command to resume from the last checkpoint, which is kept."
+        return "Repeat the command to start again. No checkpoint was written yet."
+
+    @property
+    def _checkpoint(self) -> Path:
+        return self.folder / "last.ckpt"
 
     def _checkpoint_to_resume(self) -> Path | None:
         """Return the last checkpoint, if its training had the same settings."""
@@ -182,17 +200,24 @@ class Training:
             raise SettingError(
                 f"cannot write checkpoints to {self.folder} ({error}). Choose another output."
             ) from error
-        settings, checkpoint = self.folder / "settings.json", self.folder / "last.ckpt"
+        settings, checkpoint = self.folder / "settings.json", self._checkpoint
         identity = json.loads(json.dumps(self.identity()))
         if checkpoint.exists() and settings.exists():
-            before = json.loads(settings.read_text())
+            try:
+                before = json.loads(settings.read_text("utf-8"))
+            except (OSError, ValueError) as error:
+                raise TrainingError(
+                    f"{settings} cannot be read ({error}), so it is not known whether the "
+                    f"checkpoint has the same settings. Delete {self.folder} to start again, or "
+                    "choose another output."
+                ) from error
             if differs := differences(before, identity, where=("there", "requested")):
                 raise TrainingError(
                     f"{self.folder} holds a training with other settings ({'; '.join(differs)}). "
                     "Choose another output, or delete that folder to start again."
                 )
             return checkpoint
-        settings.write_text(json.dumps(identity, indent=1))
+        write_atomically(settings, json.dumps(identity, indent=1).encode())
         return None
 
     def _trainer(self) -> lightning.Trainer:
