@@ -38,10 +38,16 @@ def url_of(target: str) -> sa.URL:
     """Return the URL of a store that is named by a path or a URL.
 
     Raises:
-        SettingError: it cannot be read, or has a password. No message shows the password, as the
-            URL is recorded with each run and printed.
+        SettingError: it is empty, names a database in memory, cannot be read, or has a password.
+            No message shows the password, as the URL is recorded with each run and printed.
     """
+    in_memory = SettingError(
+        "The store must be a file or a database of a server, because a database in memory is lost "
+        f"when the process ends, got {target!r}. Write for example runs.sqlite."
+    )
     if "://" not in target:
+        if target in ("", ":memory:"):
+            raise in_memory
         return sa.URL.create("sqlite", database=target)
     try:
         url = sa.make_url(target)
@@ -55,13 +61,15 @@ def url_of(target: str) -> sa.URL:
             "A password in the URL of a store would be recorded with the run and printed. Write "
             "it to the environment variable PGPASSWORD or the file ~/.pgpass instead."
         )
+    if url.drivername.startswith("sqlite") and url.database in (None, "", ":memory:"):
+        raise in_memory
     return url
 
 
 def path_of(url: sa.URL) -> str | None:
-    """Return the path of an SQLite file; None for a server, a URI and a database in memory."""
+    """Return the path of an SQLite file; None for a server and a URI."""
     file = url.get_backend_name() == "sqlite" and "uri" not in url.query
-    return url.database if file and url.database not in (None, "", ":memory:") else None
+    return url.database if file else None
 
 
 def open_engine(url: sa.URL, read_only: bool) -> sa.Engine:
