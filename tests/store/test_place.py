@@ -91,6 +91,27 @@ def test_where_nothing_can_be_rescued_it_says_so(
             store.check_place()
 
 
+def test_folders_that_the_system_cannot_name_are_left_out(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Path, "home", homeless)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with Store(path) as store:
+        store.begin("run", {}, seed=1, info={})
+        monkeypatch.chdir(path.parent)
+        shutil.rmtree(path.parent)
+        with pytest.raises(StoreError) as caught:
+            store.check_place()
+        monkeypatch.chdir(tmp_path)
+    assert rescued(caught).parent == tmp_path
+    with Store(rescued(caught), read_only=True) as copy:
+        assert [run.name for run in copy.runs()] == ["run"]
+
+
+def homeless() -> Path:
+    raise RuntimeError("Could not determine home directory.")
+
+
 def refuse(*_: object) -> None:
     raise OSError("no space")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import tempfile
+from collections.abc import Iterator
 from contextlib import closing, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -42,13 +43,11 @@ class StorePlace:
         Raises:
             OSError: none can be written.
         """
-        if self._rescue is not None:
-            folders = [self._rescue.parent]
-        else:
-            folders = [self.path.parent, Path.cwd(), Path.home(), Path(tempfile.gettempdir())]
         stem = f"{self.path.stem}-rescued-{datetime.now(UTC):%Y%m%d-%H%M%S}-{os.getpid()}"
-        for folder in folders:
+        tried = list[str]()
+        for folder in self._folders():
             target = self._rescue or folder / f"{stem}{self.path.suffix}"
+            tried.append(str(folder))
             try:
                 back_up(self._engine, target)
             except (OSError, sqlite3.Error):
@@ -56,7 +55,20 @@ class StorePlace:
             self._rescue = target
             self._remove_logs()
             return target
-        raise OSError(f"none of {', '.join(map(str, folders))} can be written")
+        raise OSError(f"none of {', '.join(tried)} can be written")
+
+    def _folders(self) -> Iterator[Path]:
+        """Yield the folders to try; one that the system cannot name is left out."""
+        if self._rescue is not None:
+            yield self._rescue.parent
+            return
+        yield self.path.parent
+        for find in (Path.cwd, Path.home, tempfile.gettempdir):
+            try:
+                folder = Path(find())
+            except (OSError, RuntimeError):  # a folder that was deleted, a user without a home
+                continue
+            yield folder
 
     def _remove_logs(self) -> None:
         """Remove the log that is left: SQLite would apply it to a file that takes its place."""
