@@ -6,8 +6,10 @@ import multiprocessing
 import os
 import re
 import shutil
+import sqlite3
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -130,6 +132,26 @@ def test_a_backup_is_whole_while_others_write(path: Path) -> None:
             store.back_up(copy)
         with pytest.raises(StoreError, match=r"The copy .*/none/a\.sqlite cannot be written"):
             store.back_up(path.parent / "none" / "a.sqlite")
+
+
+def test_a_backup_that_fails_leaves_no_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy = path.with_name("copy.sqlite")
+    with Store(path) as store:
+        with monkeypatch.context() as patch:
+            patch.setattr("denoised_smoothing.store.place.closing", full)
+            with pytest.raises(StoreError, match=r"copy\.sqlite cannot be written \(disk is full\)"):
+                store.back_up(copy)
+        assert not list(path.parent.glob("*copy*"))
+        store.back_up(copy)
+
+
+@contextmanager
+def full(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
+    """A disk that is full once the copy is written in part."""
+    with closing(connection):
+        connection.execute("CREATE TABLE part (a)")
+        yield connection
+        raise sqlite3.OperationalError("disk is full")
 
 
 def read_as_another_user(folder: Path, telling: Connection) -> None:

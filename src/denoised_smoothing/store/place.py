@@ -89,10 +89,25 @@ def _identity(path: Path) -> tuple[int, int] | None:
 def back_up(engine: sa.Engine, target: Path) -> None:
     """Write a copy of an open SQLite database to one file, while others may write to it.
 
+    The file appears once it is whole.
+
     Raises:
-        sqlite3.Error: it cannot be read or written.
+        sqlite3.Error, OSError: it cannot be read or written.
     """
-    with engine.connect() as connection, closing(sqlite3.connect(target)) as copy:
-        source: Any = connection.connection.driver_connection
-        source.backup(copy)
-        copy.execute("PRAGMA journal_mode=DELETE")  # one file, which a read-only medium can hold
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        _remove(temporary)
+        with engine.connect() as connection, closing(sqlite3.connect(temporary)) as copy:
+            source: Any = connection.connection.driver_connection
+            source.backup(copy)
+            copy.execute("PRAGMA journal_mode=DELETE")  # one file, for a read-only medium as well
+        temporary.replace(target)
+    finally:
+        _remove(temporary)
+
+
+def _remove(path: Path) -> None:
+    """Remove a database and its logs, where they exist."""
+    for end in ("", "-journal", "-wal", "-shm"):
+        with suppress(OSError):
+            path.with_name(path.name + end).unlink()
