@@ -14,9 +14,10 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from denoised_smoothing.errors import SettingError, StoreError
-from denoised_smoothing.store import Store
+from denoised_smoothing.store import RUNS, Store
 
 
 def delete(path: Path) -> None:
@@ -66,6 +67,34 @@ def test_all_that_was_saved_is_rescued(lose: Callable[[Path], None], path: Path)
     with Store(rescued(again), read_only=True) as copy:
         assert sorted(run.name for run in copy.runs()) == ["after", "before"]
     assert not list(path.parent.parent.glob("**/*-wal"))
+
+
+@pytest.mark.parametrize("lose", [delete, replace])
+def test_a_new_connection_does_not_open_another_file(
+    lose: Callable[[Path], None], path: Path
+) -> None:
+    with Store(path) as store:
+        store.begin("run", {}, seed=1, info={})
+        with store.transaction():  # the connection of the pool is in use
+            lose(path)
+            for _ in range(2):
+                with pytest.raises(StoreError, match="was deleted, moved or replaced") as caught:
+                    store.runs()
+        assert path.exists() is (lose is replace), "no empty file was made"
+        with Store(rescued(caught), read_only=True) as copy:
+            assert [run.name for run in copy.runs()] == ["run"]
+
+
+def test_a_rescue_is_never_replaced_by_one_with_less(path: Path) -> None:
+    with Store(path) as store:
+        store.begin("run", {}, seed=1, info={})
+        delete(path)
+        with pytest.raises(StoreError) as caught:
+            store.check_place()
+        with pytest.raises(StoreError), store.transaction(write=True) as connection:
+            connection.execute(sa.delete(RUNS))
+    with Store(rescued(caught), read_only=True) as copy:
+        assert [run.name for run in copy.runs()] == ["run"]
 
 
 def test_a_rescued_store_goes_on_in_its_place(path: Path) -> None:

@@ -112,11 +112,11 @@ class Store:
         try:
             with self.transaction(write=not read_only) as connection:
                 prepare(connection, self._name, read_only=read_only)
+            if not read_only and (path := path_of(url)):
+                self._place = StorePlace(self._engine, path)
         except BaseException:
             self.close()
             raise
-        if not read_only and (path := path_of(url)):
-            self._place = StorePlace(self._engine, path)
 
     def __enter__(self) -> Self:
         return self
@@ -127,6 +127,8 @@ class Store:
     def close(self) -> None:
         """Close every connection; SQLite then folds the write-ahead log into the file."""
         self._engine.dispose()
+        if self._place is not None:
+            self._place.close()
 
     def check_place(self) -> None:
         """Make sure that what was saved can be found: call it before success is reported.
@@ -140,7 +142,7 @@ class Store:
         lost = f"The store {self._name} was deleted, moved or replaced while it was open"
         try:
             rescued = self._place.rescue()
-        except (OSError, SQLAlchemyError) as error:
+        except (OSError, sqlite3.Error) as error:
             raise StoreError(
                 f"{lost}, and what was saved since cannot be kept: {error}. Restore the file, or "
                 "repeat the command with another store."
@@ -165,7 +167,9 @@ class Store:
         if Path(path).exists():
             raise SettingError(f"{path} exists already. Name a new file for the copy.")
         try:
-            back_up(self._engine, Path(path))
+            with self._engine.connect() as connection:
+                source: Any = connection.connection.driver_connection
+                back_up(source, Path(path))
         except (OSError, sqlite3.Error, SQLAlchemyError) as error:
             raise StoreError(
                 f"The copy {path} cannot be written ({error}). Name another file."
@@ -377,6 +381,7 @@ class Store:
         except IntegrityError:
             raise  # a key exists already: the caller knows what that means
         except SQLAlchemyError as error:
+            self.check_place()  # this explains the error if the file is gone
             raise self._failure(error) from error
 
     def _failure(self, error: Exception) -> StoreError:
