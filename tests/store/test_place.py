@@ -39,6 +39,36 @@ def remove_folder(path: Path) -> None:
     shutil.rmtree(path.parent)
 
 
+def remove_log(path: Path) -> None:
+    path.with_name(f"{path.name}-wal").unlink()
+
+
+def remove_log_index(path: Path) -> None:
+    path.with_name(f"{path.name}-shm").unlink()
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def write_text(path: Path) -> None:
+    path.write_bytes(b"idx label predict radius correct time" * 1000)
+
+
+def copy_another(path: Path) -> None:
+    """The file stays the same for the file system; its content is another store."""
+    other = path.with_name("other.sqlite")
+    with Store(other) as store:
+        store.begin("other", {}, seed=1, info={})
+    path.write_bytes(other.read_bytes())
+
+
+def copy_a_backup(path: Path) -> None:
+    with Store(path, read_only=True) as store:
+        store.back_up(path.with_name("backup.sqlite"))
+    path.write_bytes(path.with_name("backup.sqlite").read_bytes())
+
+
 @pytest.fixture
 def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
@@ -51,7 +81,9 @@ def rescued(error: pytest.ExceptionInfo[StoreError]) -> Path:
     return Path(found[1])
 
 
-@pytest.mark.parametrize("lose", [delete, move, replace, remove_folder])
+@pytest.mark.parametrize(
+    "lose", [delete, move, replace, remove_folder, remove_log, remove_log_index]
+)
 def test_all_that_was_saved_is_rescued(lose: Callable[[Path], None], path: Path) -> None:
     with Store(path) as store:
         store.begin("before", {"a": 1}, seed=1, info={})
@@ -61,12 +93,44 @@ def test_all_that_was_saved_is_rescued(lose: Callable[[Path], None], path: Path)
             store.check_place()
         with Store(rescued(caught), read_only=True) as copy:
             assert [run.name for run in copy.runs()] == ["before"]
-        with pytest.raises(StoreError, match="was deleted, moved or replaced") as again:
+        with pytest.raises(StoreError, match="was (deleted, moved or r|separated)") as again:
             store.begin("after", {}, seed=2, info={})
     assert rescued(again) == rescued(caught), "one file, with what came later"
     with Store(rescued(again), read_only=True) as copy:
         assert sorted(run.name for run in copy.runs()) == ["after", "before"]
     assert not list(path.parent.parent.glob("**/*-wal"))
+
+
+@pytest.mark.parametrize("lose", [truncate, write_text, copy_another, copy_a_backup])
+@pytest.mark.parametrize("folded", [False, True])
+def test_a_store_that_is_overwritten_is_not_said_to_be_whole(
+    lose: Callable[[Path], None], folded: bool, path: Path
+) -> None:
+    with Store(path) as store:
+        store.begin("before", {}, seed=1, info={})
+        if folded:  # the log holds nothing
+            with closing(sqlite3.connect(path)) as other:
+                other.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        store.check_place()
+        lose(path)
+        for _ in range(2):
+            with pytest.raises(StoreError, match="was overwritten by another program") as caught:
+                store.check_place()
+            assert "All that was saved" not in str(caught.value)
+        assert ("may be lost; the rest is in" in str(caught.value)) is not folded
+        with pytest.raises(StoreError, match="was overwritten by another program"):
+            store.begin("after", {}, seed=2, info={})
+
+
+def test_a_store_whose_file_is_compacted_by_another_program_is_kept(path: Path) -> None:
+    with Store(path) as store:
+        store.begin("run", {}, seed=1, info={"text": "x" * 100_000})
+        store.note("run", text="")
+        with closing(sqlite3.connect(path)) as other:
+            other.execute("VACUUM")
+            other.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        store.check_place()
+        store.note("run", word="kept")
 
 
 @pytest.mark.parametrize("lose", [delete, replace])

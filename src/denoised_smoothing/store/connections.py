@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
 
 from denoised_smoothing.errors import SettingError
+from denoised_smoothing.store.place import mark
 from denoised_smoothing.store.tables import CHARSETS
 
 to_json = partial(json.dumps, separators=(",", ":"), allow_nan=False)
@@ -125,6 +126,7 @@ def _set_up_sqlite(read_only: bool, connection: Any, record: object) -> None:
     for pragma in ("busy_timeout=30000", "foreign_keys=ON", "synchronous=FULL"):
         connection.execute(f"PRAGMA {pragma}")
     if not read_only and connection.execute("PRAGMA schema_version").fetchone() == (0,):
+        mark(connection)
         connection.execute("PRAGMA journal_mode=WAL")  # a new file; it stays in this mode
 
 

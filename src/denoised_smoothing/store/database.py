@@ -35,7 +35,7 @@ from denoised_smoothing.store.connections import (
     to_json,
     url_of,
 )
-from denoised_smoothing.store.place import StorePlace, back_up
+from denoised_smoothing.store.place import Loss, StorePlace, back_up
 from denoised_smoothing.store.records import (
     StoredExample,
     StoredImage,
@@ -134,22 +134,27 @@ class Store:
         """Make sure that what was saved can be found: call it before success is reported.
 
         Raises:
-            StoreError: the file was deleted, moved or replaced since it was opened; names the file
-                that all was rescued to.
+            StoreError: the file was deleted, moved, replaced or overwritten since it was opened, or
+                its log was; names the file that all was rescued to.
         """
-        if self._place is None or self._place.is_kept():
+        if self._place is None or (loss := self._place.loss()) is None:
             return
-        lost = f"The store {self._name} was deleted, moved or replaced while it was open"
+        path, lost = self._place.path, f"The store {self._name} {loss}"
         try:
             rescued = self._place.rescue()
         except (OSError, sqlite3.Error) as error:
             raise StoreError(
-                f"{lost}, and what was saved since cannot be kept: {error}. Restore the file, or "
-                "repeat the command with another store."
+                f"{lost}, and what was saved cannot be kept: {error}. Restore the file from a "
+                "backup, or repeat the command with another store."
             ) from error
+        if loss is Loss.OVERWRITTEN:
+            raise StoreError(
+                f"{lost}. What was saved may be lost; the rest is in {rescued}. Restore a backup "
+                f"to {path}, or move that file there, then repeat the command to resume."
+            )
         raise StoreError(
-            f"{lost}. All that was saved is in {rescued}. Move that file to {self._place.path}, "
-            "then repeat the command to go on."
+            f"{lost}. All that was saved is in {rescued}. Move that file to {path}, then repeat "
+            "the command to resume."
         )
 
     def back_up(self, path: str | Path) -> None:
@@ -372,6 +377,8 @@ class Store:
             with self._writing if write else nullcontext():
                 if claim is not None:
                     claim.hold()
+                if write and self._place and self._place.loss() is Loss.OVERWRITTEN:
+                    self.check_place()  # and do not damage the content of another store
                 with self._engine.execution_options(write=write).begin() as connection:
                     if claim is not None:
                         claim.check(connection)

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from datetime import UTC, datetime
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,21 @@ import sqlalchemy as sa
 from denoised_smoothing.store.tables import EXAMPLES, IMAGES, QUERIES, RUNS
 
 
+class Loss(StrEnum):
+    """How the file of an open store was lost."""
+
+    GONE = "was deleted, moved or replaced while it was open"
+    OVERWRITTEN = "was overwritten by another program while it was open"
+    LOG = "was separated from its write-ahead log (-wal and -shm) while it was open"
+
+
 class StorePlace:
-    """Notices that an open file was deleted, moved or replaced.
+    """Notices that an open file was deleted, moved, replaced, overwritten, or lost its log.
 
     SQLite continues to write to the file that it opened. If nobody checked the path, everything
     saved would be lost when the process ends. One connection stays open to the first file, for
-    the rescue; the engine opens no other file from then on.
+    the rescue; the engine opens no other file from then on. A random number in the header of the
+    file (``user_version``) tells whether its content is still the same database.
     """
 
     def __init__(self, engine: sa.Engine, path: str | Path) -> None:
@@ -31,6 +41,11 @@ class StorePlace:
         connection = engine.raw_connection()
         self._held: Any = connection.driver_connection
         connection.detach()
+        self._held.execute("PRAGMA busy_timeout=1000")
+        with suppress(sqlite3.Error):
+            mark(self._held)  # a file that has no number yet
+        self._mark = _mark_of(self._held)
+        self._marks, self._is_overwritten = {self._mark, self._mark_in_file()}, False
         self._logs = [self.path.with_name(self.path.name + end) for end in ("-wal", "-shm")]
         self._identity, self._of_logs = _identity(self.path), list(map(_identity, self._logs))
         self._rescue: Path | None = None
@@ -50,16 +65,39 @@ class StorePlace:
         arguments[0], options["uri"] = f"{self.path.as_uri()}?mode=rw", True
 
     def _refuse_another_file(self, connection: sqlite3.Connection, record: object) -> None:
-        if not self.is_kept():
+        if self.loss() is not None:
             connection.close()
             raise sqlite3.OperationalError("another file is in its place")
 
-    def is_kept(self) -> bool:
-        """Return whether the path still leads to the open file."""
+    def loss(self) -> Loss | None:
+        """Return how the store was lost; None if the path still leads to the open database."""
         if _identity(self.path) != self._identity:
-            return False
-        self._of_logs = list(map(_identity, self._logs))
-        return True
+            return Loss.GONE
+        if self._is_overwritten or self._mark_in_file() not in self._marks:
+            self._is_overwritten = True  # also once SQLite wrote a part of its log to that file
+            return Loss.OVERWRITTEN
+        now = list(map(_identity, self._logs))
+        if any(old not in (None, new) for old, new in zip(self._of_logs, now, strict=True)):
+            return Loss.LOG
+        self._of_logs = now
+        return None
+
+    def _mark_in_file(self) -> int | None:
+        """Return the number in the file itself, without its log; None if that is no database.
+
+        SQLite reads it, because closing any other descriptor of a file lifts the locks of SQLite.
+        """
+        try:
+            if self.path.stat().st_size == 0:
+                return None
+            query = f"{self.path.as_uri()}?mode=ro&immutable=1"
+            with closing(sqlite3.connect(query, uri=True)) as connection:
+                connection.execute("PRAGMA writable_schema=ON")  # read it during a checkpoint too
+                return _mark_of(connection)
+        except (OSError, sqlite3.OperationalError):  # it cannot be opened now, which shows nothing
+            return self._mark
+        except sqlite3.DatabaseError:
+            return None
 
     def rescue(self) -> Path:
         """Copy the open database to a new file, or again to that file, and return its path.
@@ -68,13 +106,16 @@ class StorePlace:
         home folder, that of temporary files. A copy with fewer rows never replaces an earlier one.
 
         Raises:
-            OSError: none can be written.
+            OSError: none can be written, or the content was replaced.
             sqlite3.Error: the open database cannot be read.
         """
         with self._rescuing:
             return self._write_rescue()
 
     def _write_rescue(self) -> Path:
+        self._held.execute("PRAGMA shrink_memory")  # forget pages that were read before
+        if _mark_of(self._held) != self._mark:
+            raise OSError("its content was replaced")
         rows = _rows(self._held)
         if self._rescue is not None and self._rescue.exists() and rows < self._rescued_rows:
             return self._rescue
@@ -120,6 +161,18 @@ def _identity(path: Path) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
+def mark(connection: sqlite3.Connection) -> None:
+    """Write a random number to the header of a database that has none, to know it again."""
+    with connection:
+        connection.execute("BEGIN IMMEDIATE")
+        if _mark_of(connection) == 0:
+            connection.execute(f"PRAGMA user_version={secrets.randbelow(2**31 - 1) + 1}")
+
+
+def _mark_of(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("PRAGMA user_version").fetchone()[0])
+
+
 def _rows(connection: sqlite3.Connection) -> int:
     """Count the rows of the tables from which no row is ever deleted."""
     tables = (RUNS, IMAGES, EXAMPLES, QUERIES)
@@ -142,6 +195,9 @@ def back_up(source: sqlite3.Connection, target: Path) -> None:
         with closing(sqlite3.connect(temporary)) as copy:
             source.backup(copy)
             copy.execute("PRAGMA journal_mode=DELETE")  # one file, for a read-only medium as well
+            copy.execute("PRAGMA user_version=0")  # the copy is another database
+            copy.isolation_level = None
+            mark(copy)
         temporary.replace(target)
     finally:
         _remove(temporary)
