@@ -8,6 +8,7 @@ import re
 import shutil
 import sqlite3
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from multiprocessing.connection import Connection
@@ -225,6 +226,26 @@ def test_a_backup_is_whole_while_others_write(path: Path) -> None:
             store.back_up(copy)
         with pytest.raises(StoreError, match=r"The copy .*/none/a\.sqlite cannot be written"):
             store.back_up(path.parent / "none" / "a.sqlite")
+
+
+def test_a_store_that_others_have_open_is_whole_in_its_file_when_it_is_closed(path: Path) -> None:
+    """The log is folded into the file, unless somebody reads the file at this moment."""
+    copy = path.with_name("copy.sqlite")
+    with Store(path) as other:
+        with Store(path) as store:
+            store.begin("run", {}, seed=1, info={})
+        shutil.copy(path, copy)
+        with other.transaction() as connection:
+            connection.execute(sa.select(RUNS)).all()
+            store = Store(path)
+            store.note("run", word="kept")
+            begun = time.monotonic()
+            store.close()
+            assert time.monotonic() - begun < 10
+        store.close()
+        assert other.run("run").info["word"] == "kept"
+    with Store(copy, read_only=True) as opened:
+        assert [run.name for run in opened.runs()] == ["run"]
 
 
 def test_a_backup_that_fails_leaves_no_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

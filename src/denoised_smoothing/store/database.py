@@ -125,7 +125,10 @@ class Store:
         self.close()
 
     def close(self) -> None:
-        """Close every connection; SQLite then folds the write-ahead log into the file."""
+        """Close every connection, and fold the write-ahead log into the file.
+
+        Others may have the file open: a copy of it then holds what was saved, too.
+        """
         self._engine.dispose()
         if self._place is not None:
             self._place.close()

@@ -55,9 +55,11 @@ class StorePlace:
         sa.event.listen(engine, "connect", self._refuse_another_file, insert=True)
 
     def close(self) -> None:
-        """Close the connection that was kept for the rescue."""
-        with self._rescuing:
-            self._held.close()
+        """Fold the log into the file if nobody is reading it, and close the connection."""
+        with self._rescuing, closing(self._held), suppress(sqlite3.Error):
+            if self.loss() is None:
+                self._held.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        self._of_logs = [None, None]  # SQLite removes them
 
     def _do_not_create(
         self, dialect: object, record: object, arguments: list[Any], options: dict[str, Any]
