@@ -94,7 +94,7 @@ def test_all_that_was_saved_is_rescued(lose: Callable[[Path], None], path: Path)
             store.check_place()
         with Store(rescued(caught), read_only=True) as copy:
             assert [run.name for run in copy.runs()] == ["before"]
-        with pytest.raises(StoreError, match="was (deleted, moved or r|separated)") as again:
+        with pytest.raises(StoreError, match=r"was (deleted, moved or|separated)") as again:
             store.begin("after", {}, seed=2, info={})
     assert rescued(again) == rescued(caught), "one file, with what came later"
     with Store(rescued(again), read_only=True) as copy:
@@ -253,7 +253,7 @@ def test_a_backup_that_fails_leaves_no_file(path: Path, monkeypatch: pytest.Monk
     with Store(path) as store:
         with monkeypatch.context() as patch:
             patch.setattr("denoised_smoothing.store.place.closing", full)
-            with pytest.raises(StoreError, match=r"copy\.sqlite cannot be written \(disk is full\)"):
+            with pytest.raises(StoreError, match=r"sqlite cannot be written \(disk is full\)"):
                 store.back_up(copy)
         assert not list(path.parent.glob("*copy*"))
         store.back_up(copy)
@@ -280,20 +280,74 @@ def read_as_another_user(folder: Path, telling: Connection) -> None:
         raise
 
 
-def test_a_finished_store_is_read_from_a_medium_that_cannot_be_written() -> None:
-    """SQLite itself refuses: it cannot make the files beside it that its log needs."""
-    folder = Path(tempfile.mkdtemp())  # one that another user can enter
+def read_only_medium(folder: Path) -> object:
+    """The names of the runs, or the error, as a user finds it who cannot write there."""
+    (folder / "runs.sqlite").chmod(0o444)
+    folder.chmod(0o555)
     try:
-        with Store(folder / "runs.sqlite") as store:
-            store.begin("run", {}, seed=1, info={})
-        (folder / "runs.sqlite").chmod(0o444)
-        folder.chmod(0o555)
         context = multiprocessing.get_context("fork")
         asking, telling = context.Pipe(duplex=False)
         reader = context.Process(target=read_as_another_user, args=(folder, telling))
         reader.start()
-        assert asking.recv() == ["run"]
+        found = asking.recv()
         reader.join()
     finally:
         folder.chmod(0o755)
-        shutil.rmtree(folder)
+        (folder / "runs.sqlite").chmod(0o644)
+    return found
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder that another user can enter."""
+    with tempfile.TemporaryDirectory() as name:
+        yield Path(name)
+
+
+def test_a_finished_store_is_read_from_a_medium_that_cannot_be_written(folder: Path) -> None:
+    """SQLite itself refuses: it cannot make the files next to it that its log needs."""
+    with Store(folder / "runs.sqlite") as store:
+        store.begin("run", {}, seed=1, info={})
+    assert read_only_medium(folder) == ["run"]
+
+
+def test_half_of_a_transaction_is_never_read(path: Path, folder: Path) -> None:
+    with Store(path) as store:
+        for number in range(100):
+            store.begin(f"run {number}", {}, seed=1, info={"text": "x" * 10_000})
+        store.back_up(path.with_name("copy.sqlite"))
+        expected = [run.name for run in store.runs()]
+    with closing(sqlite3.connect(path.with_name("copy.sqlite"))) as writing:
+        writing.execute("PRAGMA cache_size=1")
+        writing.execute("UPDATE runs SET info = replace(info, 'x', 'y'), name = name || '!'")
+        for end in ("", "-journal"):  # as after a kill
+            copy = folder / f"runs.sqlite{end}"
+            shutil.copy(path.with_name(f"copy.sqlite{end}"), copy)
+            copy.chmod(0o644)
+    found = str(read_only_medium(folder))
+    assert "runs.sqlite-journal has changes that are not in the file" in found
+    assert "Copy both files to a folder that can be written" in found
+    with Store(folder / "runs.sqlite", read_only=True) as store:
+        assert [run.name for run in store.runs()] == expected
+        assert all("y" not in run.info["text"] for run in store.runs())
+
+
+def test_a_log_that_cannot_be_applied_is_named(path: Path, folder: Path) -> None:
+    with Store(path) as store:
+        store.begin("run", {}, seed=1, info={})
+        for end in ("", "-wal"):
+            shutil.copy(path.with_name(f"runs.sqlite{end}"), folder)
+    found = str(read_only_medium(folder))
+    assert "runs.sqlite-wal has changes that are not in the file" in found
+    with Store(folder / "runs.sqlite", read_only=True) as store:
+        assert [run.name for run in store.runs()] == ["run"]
+
+
+def test_a_copy_gets_its_log_again_when_it_is_written(path: Path) -> None:
+    copy = path.with_name("copy.sqlite")
+    with Store(path) as store:
+        store.back_up(copy)
+    with Store(copy) as store:
+        with store.transaction() as connection:
+            assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+        store.check_place()

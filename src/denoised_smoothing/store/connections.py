@@ -104,19 +104,35 @@ def open_engine(url: sa.URL, read_only: bool) -> sa.Engine:
 def _reading(path: Path) -> dict[str, str]:
     """Return how to open an SQLite file to read, also on a medium that cannot be written.
 
-    To read a file with a write-ahead log, SQLite makes files beside it. Where it cannot, and no
-    log is there, the file is whole and nobody writes to it.
+    To read a file with a write-ahead log, SQLite makes files next to it. Where it cannot, and no
+    log is left, the file is whole and nobody writes to it. The journal of a transaction that was
+    killed is rolled back first, as the file holds only a part of it.
+
+    Raises:
+        OSError: a log is left, and its changes cannot be applied or rolled back here.
     """
     query = {"mode": "ro", "uri": "true"}
     try:
-        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as probe:
-            probe.execute("PRAGMA schema_version")
-            probe.execute("SELECT 1 FROM sqlite_master").fetchone()
-    except sqlite3.Error:
-        log = path.with_name(f"{path.name}-wal")
-        if not log.exists() or log.stat().st_size == 0:
+        _probe(path, "ro")
+    except sqlite3.Error as error:
+        code = error.sqlite_errorcode & 0xFF
+        logs = [path.resolve().with_name(path.resolve().name + end) for end in ("-wal", "-journal")]
+        left = [log.name for log in logs if log.exists() and log.stat().st_size > 0]
+        if code != sqlite3.SQLITE_BUSY and not left:
             query["immutable"] = "1"
+        elif code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN):
+            try:
+                _probe(path, "rw")
+            except sqlite3.Error:
+                raise OSError(f"{left[0]} has changes that are not in the file") from error
     return query
+
+
+def _probe(path: Path, mode: str) -> None:
+    address = f"{path.absolute().as_uri()}?mode={mode}"
+    with closing(sqlite3.connect(address, uri=True)) as connection:
+        connection.execute("PRAGMA schema_version")
+        connection.execute("SELECT 1 FROM sqlite_master").fetchone()
 
 
 def _set_up_sqlite(read_only: bool, connection: Any, record: object) -> None:
@@ -127,7 +143,7 @@ def _set_up_sqlite(read_only: bool, connection: Any, record: object) -> None:
         connection.execute(f"PRAGMA {pragma}")
     if not read_only and connection.execute("PRAGMA schema_version").fetchone() == (0,):
         mark(connection)
-        connection.execute("PRAGMA journal_mode=WAL")  # a new file; it stays in this mode
+        connection.execute("PRAGMA journal_mode=WAL")  # a new file
 
 
 def _note_charset(dialect: sa.Dialect, connection: Any, record: object) -> None:

@@ -54,6 +54,8 @@ _HINTS = {
     "password authentication failed": "Correct the user in the URL, or the password in the "
     "environment variable PGPASSWORD or the file ~/.pgpass.",
     "full": "Everything saved before is kept. Free some space, then repeat the command.",
+    "not in the file": "Copy both files to a folder that can be written, make the copies writable, "
+    "and name the copy of the store.",
     "readonly": "Make the file and its folder writable, or name another store or a copy of it.",
     "not a database": "Name a file that this package wrote, or a new one.",
     "no such table": "A development version wrote it. Resume one of its runs to add the tables.",

@@ -44,9 +44,11 @@ class StorePlace:
         self._held.execute("PRAGMA busy_timeout=1000")
         with suppress(sqlite3.Error):
             mark(self._held)  # a file that has no number yet
+            self._held.execute("PRAGMA journal_mode=WAL")  # a rescue or a backup
         self._mark = _mark_of(self._held)
         self._marks, self._is_overwritten = {self._mark, self._mark_in_file()}, False
-        self._logs = [self.path.with_name(self.path.name + end) for end in ("-wal", "-shm")]
+        real = self.path.resolve()  # SQLite writes the log there
+        self._logs = [real.with_name(real.name + end) for end in ("-wal", "-shm")]
         self._identity, self._of_logs = _identity(self.path), list(map(_identity, self._logs))
         self._rescue: Path | None = None
         self._rescued_rows = 0
@@ -177,10 +179,8 @@ def _mark_of(connection: sqlite3.Connection) -> int:
 
 def _rows(connection: sqlite3.Connection) -> int:
     """Count the rows of the tables from which no row is ever deleted."""
-    tables = (RUNS, IMAGES, EXAMPLES, QUERIES)
-    counts = " + ".join(f"(SELECT count(*) FROM {table.name})" for table in tables)
-    [rows] = connection.execute(f"SELECT {counts}").fetchone()  # noqa: S608, names of our own
-    return int(rows)
+    counts = [sa.select(sa.func.count()).select_from(t) for t in (RUNS, IMAGES, EXAMPLES, QUERIES)]
+    return sum(connection.execute(str(count)).fetchone()[0] for count in counts)
 
 
 def back_up(source: sqlite3.Connection, target: Path) -> None:
