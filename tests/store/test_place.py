@@ -156,7 +156,11 @@ def test_a_rescue_is_never_replaced_by_one_with_less(path: Path) -> None:
         delete(path)
         with pytest.raises(StoreError) as caught:
             store.check_place()
-        with pytest.raises(StoreError), store.transaction(write=True) as connection:
+        missing = f"rows are missing from it. What was saved before that is in {rescued(caught)}. "
+        with (
+            pytest.raises(StoreError, match=re.escape(missing)),
+            store.transaction(write=True) as connection,
+        ):
             connection.execute(sa.delete(RUNS))
     with Store(rescued(caught), read_only=True) as copy:
         assert [run.name for run in copy.runs()] == ["run"]

@@ -142,24 +142,26 @@ class Store:
             StoreError: the file was deleted, moved, replaced or overwritten since it was opened, or
                 its log was; names the file that all was rescued to.
         """
-        if self._place is None or (loss := self._place.loss()) is None:
+        place = self._place
+        if place is None or (loss := place.loss()) is None:
             return
-        path, lost = self._place.path, f"The store {self._name} {loss}"
+        lost = f"The store {self._name} {loss}"
         try:
-            rescued = self._place.rescue()
+            rescued = place.rescue()
         except (OSError, sqlite3.Error) as error:
+            earlier = f" What was saved before that is in {place.rescued}." if place.rescued else ""
             raise StoreError(
-                f"{lost}, and what was saved cannot be kept: {error}. Restore the file from a "
-                "backup, or repeat the command with another store."
+                f"{lost}, and what was saved cannot be kept: {error}.{earlier} Restore the file "
+                "from a backup, or repeat the command with another store."
             ) from error
         if loss is Loss.OVERWRITTEN:
             raise StoreError(
                 f"{lost}. What was saved may be lost; the rest is in {rescued}. Restore a backup "
-                f"to {path}, or move that file there, then repeat the command to resume."
+                f"to {place.path}, or move that file there, then repeat the command to resume."
             )
         raise StoreError(
-            f"{lost}. All that was saved is in {rescued}. Move that file to {path}, then repeat "
-            "the command to resume."
+            f"{lost}. All that was saved is in {rescued}. Move that file to {place.path}, then "
+            "repeat the command to resume."
         )
 
     def back_up(self, path: str | Path) -> None:

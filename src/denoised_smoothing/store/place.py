@@ -50,7 +50,7 @@ class StorePlace:
         real = self.path.resolve()  # SQLite writes the log there
         self._logs = [real.with_name(real.name + end) for end in ("-wal", "-shm")]
         self._identity, self._of_logs = _identity(self.path), list(map(_identity, self._logs))
-        self._rescue: Path | None = None
+        self.rescued: Path | None = None
         self._rescued_rows = 0
         self._rescuing = threading.Lock()
         sa.event.listen(engine, "do_connect", self._do_not_create)
@@ -77,7 +77,7 @@ class StorePlace:
         """Return how the store was lost; None if the path still leads to the open database."""
         if _identity(self.path) != self._identity:
             return Loss.GONE
-        if self._is_overwritten or self._mark_in_file() not in self._marks:
+        if self._is_overwritten or (self._mark and self._mark_in_file() not in self._marks):
             self._is_overwritten = True  # also once SQLite wrote a part of its log to that file
             return Loss.OVERWRITTEN
         now = list(map(_identity, self._logs))
@@ -110,7 +110,7 @@ class StorePlace:
         home folder, that of temporary files. A copy with fewer rows never replaces an earlier one.
 
         Raises:
-            OSError: none can be written, or the content was replaced.
+            OSError: none can be written, the content was replaced, or rows are missing.
             sqlite3.Error: the open database cannot be read.
         """
         with self._rescuing:
@@ -118,13 +118,13 @@ class StorePlace:
 
     def _write_rescue(self) -> Path:
         self._held.execute("PRAGMA shrink_memory")  # forget pages that were read before
-        if _mark_of(self._held) != self._mark:
+        if self._mark and _mark_of(self._held) != self._mark:
             raise OSError("its content was replaced")
         rows = _rows(self._held)
-        if self._rescue is not None and self._rescue.exists() and rows < self._rescued_rows:
-            return self._rescue
+        if self.rescued is not None and self.rescued.exists() and rows < self._rescued_rows:
+            raise OSError("rows are missing from it")
         stem = f"{self.path.stem}-rescued-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
-        name = f"{stem}{self.path.suffix}" if self._rescue is None else self._rescue.name
+        name = f"{stem}{self.path.suffix}" if self.rescued is None else self.rescued.name
         tried = list[str]()
         for folder in self._folders():
             tried.append(str(folder))
@@ -132,15 +132,15 @@ class StorePlace:
                 back_up(self._held, folder / name)
             except (OSError, sqlite3.Error):
                 continue
-            self._rescue, self._rescued_rows = folder / name, rows
+            self.rescued, self._rescued_rows = folder / name, rows
             self._remove_logs()
-            return self._rescue
+            return self.rescued
         raise OSError(f"none of {', '.join(tried)} can be written")
 
     def _folders(self) -> Iterator[Path]:
         """Yield the folders to try; one that the system cannot name is left out."""
-        if self._rescue is not None:
-            yield self._rescue.parent
+        if self.rescued is not None:
+            yield self.rescued.parent
         yield self.path.parent
         for find in (Path.cwd, Path.home, tempfile.gettempdir):
             try:
