@@ -10,6 +10,7 @@ import sqlite3
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -19,6 +20,7 @@ import sqlalchemy as sa
 
 from denoised_smoothing.errors import SettingError, StoreError
 from denoised_smoothing.store import RUNS, Store
+from denoised_smoothing.store.place import back_up
 
 
 def delete(path: Path) -> None:
@@ -148,6 +150,39 @@ def test_a_new_connection_does_not_open_another_file(
         assert path.exists() is (lose is replace), "no empty file was made"
         with Store(rescued(caught), read_only=True) as copy:
             assert [run.name for run in copy.runs()] == ["run"]
+
+
+def test_a_rescue_is_written_once_for_what_several_threads_save(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copies = list[Path]()
+
+    def counting(source: sqlite3.Connection, target: Path) -> None:
+        copies.append(target)
+        back_up(source, target)
+
+    def begin(number: int) -> Path:
+        with pytest.raises(StoreError) as caught:
+            store.begin(f"run {number}", {}, seed=1, info={})
+        return rescued(caught)
+
+    monkeypatch.setattr("denoised_smoothing.store.place.back_up", counting)
+    monkeypatch.setattr("denoised_smoothing.store.place.SHORTEST_PAUSE", 2.0)
+    with Store(path) as store:
+        delete(path)
+        for _ in range(3):
+            with pytest.raises(StoreError):
+                store.check_place()
+        assert len(copies) == 1
+        with ThreadPoolExecutor(8) as threads:
+            [found] = set(threads.map(begin, range(8)))
+        assert 2 <= len(copies) <= 4
+        with Store(found, read_only=True) as copy:
+            assert len(copy.runs()) == 8
+        found.unlink()
+        with pytest.raises(StoreError):
+            store.check_place()
+        assert found.exists(), "what the message names exists"
 
 
 def test_a_rescue_is_never_replaced_by_one_with_less(path: Path) -> None:

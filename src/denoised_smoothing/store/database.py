@@ -390,8 +390,8 @@ class Store:
                     if claim is not None:
                         claim.check(connection)
                     yield connection
-                if write:
-                    self.check_place()
+            if write:
+                self.check_place()
         except IntegrityError:
             raise  # a key exists already: the caller knows what that means
         except SQLAlchemyError as error:

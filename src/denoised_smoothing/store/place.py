@@ -7,6 +7,7 @@ import secrets
 import sqlite3
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from datetime import UTC, datetime
@@ -17,6 +18,9 @@ from typing import Any
 import sqlalchemy as sa
 
 from denoised_smoothing.store.tables import EXAMPLES, IMAGES, QUERIES, RUNS
+
+SHORTEST_PAUSE, LONGEST_PAUSE = 1.0, 10.0
+"""Seconds between two copies of a lost database; within these, ten times what a copy takes."""
 
 
 class Loss(StrEnum):
@@ -41,6 +45,7 @@ class StorePlace:
         connection = engine.raw_connection()
         self._held: Any = connection.driver_connection
         connection.detach()
+        engine.raw_connection().close()  # the pool has one as well, to write what is still coming
         self._held.execute("PRAGMA busy_timeout=1000")
         with suppress(sqlite3.Error):
             mark(self._held)  # a file that has no number yet
@@ -51,7 +56,8 @@ class StorePlace:
         self._logs = [real.with_name(real.name + end) for end in ("-wal", "-shm")]
         self._identity, self._of_logs = _identity(self.path), list(map(_identity, self._logs))
         self.rescued: Path | None = None
-        self._rescued_rows = 0
+        self._rescued_rows, self._next_copy = 0, 0.0
+        self._copied: int | None = None
         self._rescuing = threading.Lock()
         sa.event.listen(engine, "do_connect", self._do_not_create)
         sa.event.listen(engine, "connect", self._refuse_another_file, insert=True)
@@ -106,6 +112,9 @@ class StorePlace:
     def rescue(self) -> Path:
         """Copy the open database to a new file, or again to that file, and return its path.
 
+        Nothing is copied if nothing was saved since. Between copies of a database that is still
+        written there is a pause: what several threads saved in it is copied together.
+
         The first folder of these that can be written: that of the store, the working folder, the
         home folder, that of temporary files. A copy with fewer rows never replaces an earlier one.
 
@@ -114,7 +123,27 @@ class StorePlace:
             sqlite3.Error: the open database cannot be read.
         """
         with self._rescuing:
-            return self._write_rescue()
+            if (
+                self.rescued is not None
+                and self.rescued.exists()
+                and self._version() == self._copied
+            ):
+                return self.rescued
+            time.sleep(max(0.0, self._next_copy - time.monotonic()))
+            begun = time.monotonic()
+            try:
+                self._copied = self._version()
+                return self._write_rescue()
+            except BaseException:
+                self._copied = None
+                raise
+            finally:
+                took = (now := time.monotonic()) - begun
+                self._next_copy = now + min(max(SHORTEST_PAUSE, 10 * took), LONGEST_PAUSE)
+
+    def _version(self) -> int:
+        """Return a number that changes with each transaction of another connection."""
+        return int(self._held.execute("PRAGMA data_version").fetchone()[0])
 
     def _write_rescue(self) -> Path:
         self._held.execute("PRAGMA shrink_memory")  # forget pages that were read before
