@@ -32,7 +32,7 @@ _NETWORK = {
 _CHARSETS = {"UTF8": "utf-8", "LATIN1": "latin-1"}
 """Encodings of PostgreSQL that are the same in Python; of any other one, ASCII is used."""
 _PASSWORD = ("no password supplied", "password authentication failed")
-"""What libpq says of a server that is there and asks for another password."""
+"""Messages of libpq about a server that is reachable and asks for another password."""
 
 
 def url_of(target: str) -> sa.URL:
