@@ -142,27 +142,8 @@ class Store:
             StoreError: the file was deleted, moved, replaced or overwritten since it was opened, or
                 its log was; names the file that all was rescued to.
         """
-        place = self._place
-        if place is None or (loss := place.loss()) is None:
-            return
-        lost = f"The store {self._name} {loss}"
-        try:
-            rescued = place.rescue()
-        except (OSError, sqlite3.Error) as error:
-            earlier = f" What was saved before that is in {place.rescued}." if place.rescued else ""
-            raise StoreError(
-                f"{lost}, and what was saved cannot be kept: {error}.{earlier} Restore the file "
-                "from a backup, or repeat the command with another store."
-            ) from error
-        if loss is Loss.OVERWRITTEN:
-            raise StoreError(
-                f"{lost}. What was saved may be lost; the rest is in {rescued}. Restore a backup "
-                f"to {place.path}, or move that file there, then repeat the command to resume."
-            )
-        raise StoreError(
-            f"{lost}. All that was saved is in {rescued}. Move that file to {place.path}, then "
-            "repeat the command to resume."
-        )
+        if self._place is not None:
+            self._place.check(self._name)
 
     def back_up(self, path: str | Path) -> None:
         """Write a copy to a new SQLite file, whole as of one moment, while others write.

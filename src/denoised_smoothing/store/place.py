@@ -17,6 +17,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from denoised_smoothing.errors import StoreError
 from denoised_smoothing.store.tables import EXAMPLES, IMAGES, QUERIES, RUNS
 
 SHORTEST_PAUSE, LONGEST_PAUSE = 1.0, 10.0
@@ -109,6 +110,33 @@ class StorePlace:
         except sqlite3.DatabaseError:
             return None
 
+    def check(self, name: str) -> None:
+        """Rescue the store of that name if it was lost.
+
+        Raises:
+            StoreError: it was lost; says what is kept, and where.
+        """
+        if (loss := self.loss()) is None:
+            return
+        lost = f"The store {name} {loss}"
+        try:
+            rescued = self.rescue()
+        except (OSError, sqlite3.Error) as error:
+            earlier = f" What was saved before that is in {self.rescued}." if self.rescued else ""
+            raise StoreError(
+                f"{lost}, and what was saved cannot be kept: {error}.{earlier} Restore the file "
+                "from a backup, or repeat the command with another store."
+            ) from error
+        if loss is Loss.OVERWRITTEN:
+            raise StoreError(
+                f"{lost}. What was saved may be lost; the rest is in {rescued}. Restore a backup "
+                f"to {self.path}, or move that file there, then repeat the command to resume."
+            )
+        raise StoreError(
+            f"{lost}. All that was saved is in {rescued}. Move that file to {self.path}, then "
+            "repeat the command to resume."
+        )
+
     def rescue(self) -> Path:
         """Copy the open database to a new file, or again to that file, and return its path.
 
@@ -123,12 +151,8 @@ class StorePlace:
             sqlite3.Error: the open database cannot be read.
         """
         with self._rescuing:
-            if (
-                self.rescued is not None
-                and self.rescued.exists()
-                and self._version() == self._copied
-            ):
-                return self.rescued
+            if (earlier := self._earlier()) and self._version() == self._copied:
+                return earlier
             time.sleep(max(0.0, self._next_copy - time.monotonic()))
             begun = time.monotonic()
             try:
@@ -141,6 +165,10 @@ class StorePlace:
                 took = (now := time.monotonic()) - begun
                 self._next_copy = now + min(max(SHORTEST_PAUSE, 10 * took), LONGEST_PAUSE)
 
+    def _earlier(self) -> Path | None:
+        """Return the file of the last rescue, if it still exists."""
+        return self.rescued if self.rescued and self.rescued.exists() else None
+
     def _version(self) -> int:
         """Return a number that changes with each transaction of another connection."""
         return int(self._held.execute("PRAGMA data_version").fetchone()[0])
@@ -150,7 +178,7 @@ class StorePlace:
         if self._mark and _mark_of(self._held) != self._mark:
             raise OSError("its content was replaced")
         rows = _rows(self._held)
-        if self.rescued is not None and self.rescued.exists() and rows < self._rescued_rows:
+        if self._earlier() and rows < self._rescued_rows:
             raise OSError("rows are missing from it")
         stem = f"{self.path.stem}-rescued-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
         name = f"{stem}{self.path.suffix}" if self.rescued is None else self.rescued.name
