@@ -422,6 +422,12 @@ def test_a_password_is_refused_and_never_shown(url: str, message: str) -> None:
     assert "secret" not in "".join(traceback.format_exception(caught.value))
 
 
+@pytest.mark.parametrize("target", ["", ":memory:", "sqlite://", "sqlite:///:memory:"])
+def test_a_database_in_memory_is_refused(target: str) -> None:
+    with pytest.raises(SettingError, match=r"must be a file.* got '.*'\. Write for example runs"):
+        Store(target)
+
+
 def test_a_missing_driver_names_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "psycopg", None)
     with pytest.raises(StoreError, match=r"pip install 'denoised-smoothing\[postgresql\]'"):

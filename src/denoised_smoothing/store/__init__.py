@@ -6,7 +6,7 @@ The contract, the same for every backend:
   return counts. It claims the run first: a second driver is refused until the first is gone, and
   what a first one still writes after it was given up is refused as well. Meanwhile any number of
   processes may read, and drivers of other runs may write to the same store.
-- *Waiting.* A server that was there and is unreachable (a restart, the network) is waited for.
+- *Waiting.* A server that was reachable and is not now (a restart, the network) is waited for.
 - *Transactions.* Each writing method is one transaction. When it returns, its rows are on disk
   and survive a kill or a power cut; when it raises, the store is as it was before.
 - *Reading.* What a save reads does not grow with the number of runs or images.
@@ -17,8 +17,9 @@ The contract, the same for every backend:
   exception as ``__cause__``. Every method but ``begin`` and ``find`` that takes the name of a run
   raises :class:`RunNotFoundError` if there is none.
 
-SQLite keeps a write-ahead log next to its file: the disk must be local, and the folder writable
-even to read.
+SQLite keeps a write-ahead log next to its file: the disk must be local. To read, the folder need
+not be writable if no log is left. The file may not be moved or changed by other programs while it
+is open; if it is, the next write or check raises :class:`StoreError`, and what is left is rescued.
 """
 
 from __future__ import annotations

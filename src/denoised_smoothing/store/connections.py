@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
 
 from denoised_smoothing.errors import SettingError
+from denoised_smoothing.store.place import mark
 from denoised_smoothing.store.tables import CHARSETS
 
 to_json = partial(json.dumps, separators=(",", ":"), allow_nan=False)
@@ -31,17 +32,23 @@ _NETWORK = {
 _CHARSETS = {"UTF8": "utf-8", "LATIN1": "latin-1"}
 """Encodings of PostgreSQL that are the same in Python; of any other one, ASCII is used."""
 _PASSWORD = ("no password supplied", "password authentication failed")
-"""What libpq says of a server that is there and asks for another password."""
+"""Messages of libpq about a server that is reachable and asks for another password."""
 
 
 def url_of(target: str) -> sa.URL:
     """Return the URL of a store that is named by a path or a URL.
 
     Raises:
-        SettingError: it cannot be read, or has a password. No message shows the password, as the
-            URL is recorded with each run and printed.
+        SettingError: it is empty, names a database in memory, cannot be read, or has a password.
+            No message shows the password, as the URL is recorded with each run and printed.
     """
+    in_memory = SettingError(
+        "The store must be a file or a database of a server, because a database in memory is lost "
+        f"when the process ends, got {target!r}. Write for example runs.sqlite."
+    )
     if "://" not in target:
+        if target in ("", ":memory:"):
+            raise in_memory
         return sa.URL.create("sqlite", database=target)
     try:
         url = sa.make_url(target)
@@ -55,13 +62,15 @@ def url_of(target: str) -> sa.URL:
             "A password in the URL of a store would be recorded with the run and printed. Write "
             "it to the environment variable PGPASSWORD or the file ~/.pgpass instead."
         )
+    if url.drivername.startswith("sqlite") and url.database in (None, "", ":memory:"):
+        raise in_memory
     return url
 
 
 def path_of(url: sa.URL) -> str | None:
-    """Return the path of an SQLite file; None for a server, a URI and a database in memory."""
+    """Return the path of an SQLite file; None for a server and a URI."""
     file = url.get_backend_name() == "sqlite" and "uri" not in url.query
-    return url.database if file and url.database not in (None, "", ":memory:") else None
+    return url.database if file else None
 
 
 def open_engine(url: sa.URL, read_only: bool) -> sa.Engine:
@@ -95,19 +104,35 @@ def open_engine(url: sa.URL, read_only: bool) -> sa.Engine:
 def _reading(path: Path) -> dict[str, str]:
     """Return how to open an SQLite file to read, also on a medium that cannot be written.
 
-    To read a file with a write-ahead log, SQLite makes files beside it. Where it cannot, and no
-    log is there, the file is whole and nobody writes to it.
+    To read a file with a write-ahead log, SQLite makes files next to it. Where it cannot, and no
+    log is left, the file is whole and nobody writes to it. The journal of a transaction that was
+    killed is rolled back first, as the file holds only a part of it.
+
+    Raises:
+        OSError: a log is left, and its changes cannot be applied or rolled back here.
     """
     query = {"mode": "ro", "uri": "true"}
     try:
-        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as probe:
-            probe.execute("PRAGMA schema_version")
-            probe.execute("SELECT 1 FROM sqlite_master").fetchone()
-    except sqlite3.Error:
-        log = path.with_name(f"{path.name}-wal")
-        if not log.exists() or log.stat().st_size == 0:
+        _probe(path, "ro")
+    except sqlite3.Error as error:
+        code = error.sqlite_errorcode & 0xFF
+        logs = [path.resolve().with_name(path.resolve().name + end) for end in ("-wal", "-journal")]
+        left = [log.name for log in logs if log.exists() and log.stat().st_size > 0]
+        if code != sqlite3.SQLITE_BUSY and not left:
             query["immutable"] = "1"
+        elif code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN):
+            try:
+                _probe(path, "rw")
+            except sqlite3.Error:
+                raise OSError(f"{left[0]} has changes that are not in the file") from error
     return query
+
+
+def _probe(path: Path, mode: str) -> None:
+    address = f"{path.absolute().as_uri()}?mode={mode}"
+    with closing(sqlite3.connect(address, uri=True)) as connection:
+        connection.execute("PRAGMA schema_version")
+        connection.execute("SELECT 1 FROM sqlite_master").fetchone()
 
 
 def _set_up_sqlite(read_only: bool, connection: Any, record: object) -> None:
@@ -117,7 +142,8 @@ def _set_up_sqlite(read_only: bool, connection: Any, record: object) -> None:
     for pragma in ("busy_timeout=30000", "foreign_keys=ON", "synchronous=FULL"):
         connection.execute(f"PRAGMA {pragma}")
     if not read_only and connection.execute("PRAGMA schema_version").fetchone() == (0,):
-        connection.execute("PRAGMA journal_mode=WAL")  # a new file; it stays in this mode
+        mark(connection)
+        connection.execute("PRAGMA journal_mode=WAL")  # a new file
 
 
 def _note_charset(dialect: sa.Dialect, connection: Any, record: object) -> None:

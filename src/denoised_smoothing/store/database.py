@@ -35,7 +35,7 @@ from denoised_smoothing.store.connections import (
     to_json,
     url_of,
 )
-from denoised_smoothing.store.place import StorePlace, back_up
+from denoised_smoothing.store.place import Loss, StorePlace, back_up
 from denoised_smoothing.store.records import (
     StoredExample,
     StoredImage,
@@ -54,6 +54,8 @@ _HINTS = {
     "password authentication failed": "Correct the user in the URL, or the password in the "
     "environment variable PGPASSWORD or the file ~/.pgpass.",
     "full": "Everything saved before is kept. Free some space, then repeat the command.",
+    "not in the file": "Copy both files to a folder that can be written, make the copies writable, "
+    "and name the copy of the store.",
     "readonly": "Make the file and its folder writable, or name another store or a copy of it.",
     "not a database": "Name a file that this package wrote, or a new one.",
     "no such table": "A development version wrote it. Resume one of its runs to add the tables.",
@@ -112,11 +114,11 @@ class Store:
         try:
             with self.transaction(write=not read_only) as connection:
                 prepare(connection, self._name, read_only=read_only)
+            if not read_only and (path := path_of(url)):
+                self._place = StorePlace(self._engine, path)
         except BaseException:
             self.close()
             raise
-        if not read_only and (path := path_of(url)):
-            self._place = StorePlace(self._engine, path)
 
     def __enter__(self) -> Self:
         return self
@@ -125,30 +127,23 @@ class Store:
         self.close()
 
     def close(self) -> None:
-        """Close every connection; SQLite then folds the write-ahead log into the file."""
+        """Close every connection, and fold the write-ahead log into the file.
+
+        Others may have the file open: a copy of it then holds what was saved, too.
+        """
         self._engine.dispose()
+        if self._place is not None:
+            self._place.close()
 
     def check_place(self) -> None:
         """Make sure that what was saved can be found: call it before success is reported.
 
         Raises:
-            StoreError: the file was deleted, moved or replaced since it was opened; names the file
-                that all was rescued to.
+            StoreError: the file was deleted, moved, replaced or overwritten since it was opened, or
+                its log was; names the file that all was rescued to.
         """
-        if self._place is None or self._place.is_kept():
-            return
-        lost = f"The store {self._name} was deleted, moved or replaced while it was open"
-        try:
-            rescued = self._place.rescue()
-        except (OSError, SQLAlchemyError) as error:
-            raise StoreError(
-                f"{lost}, and what was saved since cannot be kept: {error}. Restore the file, or "
-                "repeat the command with another store."
-            ) from error
-        raise StoreError(
-            f"{lost}. All that was saved is in {rescued}. Move that file to {self._place.path}, "
-            "then repeat the command to go on."
-        )
+        if self._place is not None:
+            self._place.check(self._name)
 
     def back_up(self, path: str | Path) -> None:
         """Write a copy to a new SQLite file, whole as of one moment, while others write.
@@ -165,7 +160,9 @@ class Store:
         if Path(path).exists():
             raise SettingError(f"{path} exists already. Name a new file for the copy.")
         try:
-            back_up(self._engine, Path(path))
+            with self._engine.connect() as connection:
+                source: Any = connection.connection.driver_connection
+                back_up(source, Path(path))
         except (OSError, sqlite3.Error, SQLAlchemyError) as error:
             raise StoreError(
                 f"The copy {path} cannot be written ({error}). Name another file."
@@ -368,15 +365,18 @@ class Store:
             with self._writing if write else nullcontext():
                 if claim is not None:
                     claim.hold()
+                if write and self._place and self._place.loss() is Loss.OVERWRITTEN:
+                    self.check_place()  # and do not damage the content of another store
                 with self._engine.execution_options(write=write).begin() as connection:
                     if claim is not None:
                         claim.check(connection)
                     yield connection
-                if write:
-                    self.check_place()
+            if write:
+                self.check_place()
         except IntegrityError:
             raise  # a key exists already: the caller knows what that means
         except SQLAlchemyError as error:
+            self.check_place()  # this explains the error if the file is gone
             raise self._failure(error) from error
 
     def _failure(self, error: Exception) -> StoreError:
