@@ -93,7 +93,7 @@ class KServe(RestVendor):
                 except (LookupError, TypeError) as error:
                     raise VendorError(
                         Outcome.REFUSED,
-                        f"{self.model} has no metadata of the v2 protocol: {str(answer)[:200]}",
+                        f"{self.model} has no metadata of the v2 protocol: {answer}",
                         FaultSource.SETUP,
                     ) from error
             return self._input
