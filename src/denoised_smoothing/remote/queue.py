@@ -32,6 +32,8 @@ UNLABELLED_LIMIT = 20
 """Number of answers without any label, at the beginning of a run, that stop it once."""
 LONGEST_MESSAGE = 500
 """Characters that are shown of a vendor's message."""
+LONGEST_ANSWER = 2_000
+"""Characters that are stored of an answer that was not accepted."""
 _HINTS = {
     FaultSource.ACCOUNT: "Check the key, its rights and the quota of the account",
     FaultSource.CLOCK: "Set the clock of this machine, or of the host of its container, by NTP",
@@ -215,7 +217,7 @@ class RequestQueue:
 
     def _failed(self, copy: Copy, attempt: Attempt, error: VendorError) -> None:
         """Repeat the attempt, give the vote to no class, or stop everything."""
-        answer = None if error.answer is None else str(error.answer)
+        answer = None if error.answer is None else str(error.answer)[:LONGEST_ANSWER]
         attempt = replace(attempt, outcome=error.outcome, answer=answer)
         if error.source is FaultSource.IMAGE and self._answers:
             self._record(replace(attempt, final=True), copy)
