@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any, ClassVar
 
 from denoised_smoothing.errors import SettingError
+from denoised_smoothing.remote.addresses import checked_url
 from denoised_smoothing.remote.labels import Scored
 from denoised_smoothing.remote.records import Outcome
 from denoised_smoothing.remote.source import remote_source
@@ -84,6 +86,9 @@ class Rekognition(Vendor):
             read_timeout=timeout,
             max_pool_connections=in_flight,
         )
+        for variable in ("AWS_ENDPOINT_URL_REKOGNITION", "AWS_ENDPOINT_URL"):
+            if address := os.environ.get(variable):
+                checked_url(address, variable)
         try:
             session = boto3.session.Session()
             if session.region_name is None:
@@ -99,11 +104,18 @@ class Rekognition(Vendor):
                 )
             keys = credentials.get_frozen_credentials()
             self._client = session.client("rekognition", config=config)
+            checked_url(self._client.meta.endpoint_url, "endpoint_url in ~/.aws/config")
             if (endpoint := getattr(self._client, "_endpoint", None)) is not None:
                 endpoint.http_session = BoundSession(endpoint.http_session, timeout)
         except exceptions.BotoCoreError as error:
             raise SettingError(
                 f"aws cannot be set up ({error}). Check ~/.aws and the variables AWS_*."
+            ) from error
+        except SettingError:
+            raise
+        except ValueError as error:  # its text holds the address
+            raise SettingError(
+                "The endpoint_url in ~/.aws/config must be like https://HOST. Correct it."
             ) from error
         self._secrets = tuple(filter(None, (keys.secret_key, keys.token, keys.access_key)))
 

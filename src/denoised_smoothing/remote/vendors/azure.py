@@ -6,6 +6,7 @@ import os
 from typing import Any, ClassVar
 
 from denoised_smoothing.errors import SettingError
+from denoised_smoothing.remote.addresses import checked_url
 from denoised_smoothing.remote.credentials import credential
 from denoised_smoothing.remote.labels import Scored
 from denoised_smoothing.remote.records import Outcome
@@ -19,7 +20,6 @@ from denoised_smoothing.remote.vendors.base import (
     refuse_redirect,
 )
 from denoised_smoothing.remote.vendors.bounds import bound_response
-from denoised_smoothing.remote.vendors.rest import checked_url
 
 
 class ImageAnalysis(Vendor):
@@ -61,7 +61,7 @@ class ImageAnalysis(Vendor):
                 )
         self._secrets = (key,)
         self._client = sdk.ImageAnalysisClient(
-            checked_url(endpoint),
+            checked_url(endpoint, "VISION_ENDPOINT"),
             credentials.AzureKeyCredential(key),
             retry_total=0,
             logging_enable=False,

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from denoised_smoothing.errors import SettingError
+from denoised_smoothing.remote.addresses import checked_url
 from denoised_smoothing.remote.credentials import credential
 from denoised_smoothing.remote.labels import Scored
 from denoised_smoothing.remote.records import Outcome
@@ -20,7 +21,7 @@ from denoised_smoothing.remote.vendors.base import (
     Vendor,
     VendorError,
 )
-from denoised_smoothing.remote.vendors.rest import RestVendor, checked_url
+from denoised_smoothing.remote.vendors.rest import RestVendor
 
 _CODES = {
     (11003, 11005, 98004, 98005): (Outcome.THROTTLED, None),
@@ -49,8 +50,9 @@ class Clarifai(RestVendor):
 
     def __init__(self, model: str) -> None:
         user, app, name = model.split("/") if model.count("/") == 2 else ("clarifai", "main", model)
-        base = os.environ.get("CLARIFAI_API_BASE", "https://api.clarifai.com").rstrip("/")
-        super().__init__(f"{checked_url(base)}/v2/users/{user}/apps/{app}/models/{name}/outputs")
+        base = os.environ.get("CLARIFAI_API_BASE", "https://api.clarifai.com")
+        base = checked_url(base, "CLARIFAI_API_BASE").rstrip("/")
+        super().__init__(f"{base}/v2/users/{user}/apps/{app}/models/{name}/outputs")
         self.model = model
 
     @classmethod

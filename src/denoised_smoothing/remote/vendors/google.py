@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from denoised_smoothing.errors import SettingError
+from denoised_smoothing.remote.addresses import checked_url
 from denoised_smoothing.remote.credentials import credential
 from denoised_smoothing.remote.labels import Scored
 from denoised_smoothing.remote.records import Outcome
@@ -18,7 +19,6 @@ from denoised_smoothing.remote.vendors.base import (
     refuse_redirect,
 )
 from denoised_smoothing.remote.vendors.bounds import bound_response
-from denoised_smoothing.remote.vendors.rest import checked_url
 
 _CODES = {1: 499, 3: 400, 4: 504, 5: 404, 7: 403, 8: 429, 13: 500, 14: 503, 16: 401}
 """From codes of google.rpc to those of HTTP."""
@@ -47,7 +47,7 @@ class CloudVision(Vendor):
         if max_labels < 1:
             raise SettingError(f"max_labels must be at least 1, got {max_labels}")
         self.options = {"max_labels": max_labels}
-        self._endpoint = None if endpoint is None else checked_url(endpoint).rstrip("/")
+        self._endpoint = None if endpoint is None else checked_url(endpoint, "endpoint").rstrip("/")
         self._timeout = 0.0
 
     def connect(self, *, timeout: float, in_flight: int) -> None:

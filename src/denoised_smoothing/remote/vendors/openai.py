@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from functools import partial
 from queue import SimpleQueue
@@ -12,6 +13,7 @@ from typing import Any, ClassVar
 
 from denoised_smoothing.errors import SettingError
 from denoised_smoothing.models.labels import normalised
+from denoised_smoothing.remote.addresses import checked_url
 from denoised_smoothing.remote.credentials import credential
 from denoised_smoothing.remote.labels import Scored
 from denoised_smoothing.remote.records import Outcome
@@ -85,6 +87,8 @@ class OpenAI(Vendor):
                 "Set it to any text if an endpoint of your own needs no key."
             )
         self._secrets = (key,)
+        if (address := os.environ.get("OPENAI_BASE_URL")) is not None:
+            checked_url(address, "OPENAI_BASE_URL")
         context = library_of(sdk.DefaultHttpxClient.__base__).create_ssl_context()
         for _ in range(in_flight):
             watch = Watch(timeout)

@@ -8,6 +8,7 @@ from queue import SimpleQueue
 from typing import Any, ClassVar
 
 from denoised_smoothing.errors import SettingError
+from denoised_smoothing.remote.addresses import checked_url
 from denoised_smoothing.remote.credentials import credential
 from denoised_smoothing.remote.records import Outcome
 from denoised_smoothing.remote.vendors.base import FaultSource, Vendor, VendorError
@@ -111,22 +112,3 @@ def _message(answer: Any) -> str:
             if key in answer:
                 return _message(answer[key])
     return "no message" if answer in (None, "") else str(answer)
-
-
-def checked_url(url: str) -> str:
-    """Return the address, if it is one of http.
-
-    Raises:
-        SettingError: it has another scheme, or holds credentials.
-    """
-    if not url.startswith(("http://", "https://")):
-        raise SettingError(
-            f"The address of a model server must begin with http:// or https://, got {url!r}"
-        )
-    if "@" in url.split("/")[2]:
-        raise SettingError(
-            "The address of a model server must not hold a user name or a password, as it is "
-            "stored with the run. Remove them, and name an environment variable that holds a "
-            "token: ?token_env=NAME"
-        )
-    return url
