@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from denoised_smoothing.errors import SettingError
 from denoised_smoothing.remote.addresses import checked_url
+from denoised_smoothing.remote.credentials import check_key
 from denoised_smoothing.remote.labels import Scored
 from denoised_smoothing.remote.records import Outcome
 from denoised_smoothing.remote.source import remote_source
@@ -103,6 +104,12 @@ class Rekognition(Vendor):
                     "AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or run 'aws configure'."
                 )
             keys = credentials.get_frozen_credentials()
+            for key, variable in (
+                (keys.access_key, "AWS_ACCESS_KEY_ID"),
+                (keys.secret_key, "AWS_SECRET_ACCESS_KEY"),
+                (keys.token, "AWS_SESSION_TOKEN"),
+            ):
+                check_key(key or "", f"{variable}, or in its place in ~/.aws,")
             self._client = session.client("rekognition", config=config)
             checked_url(self._client.meta.endpoint_url, "endpoint_url in ~/.aws/config")
             if (endpoint := getattr(self._client, "_endpoint", None)) is not None:
@@ -117,7 +124,14 @@ class Rekognition(Vendor):
             raise SettingError(
                 "The endpoint_url in ~/.aws/config must be like https://HOST. Correct it."
             ) from error
-        self._secrets = tuple(filter(None, (keys.secret_key, keys.token, keys.access_key)))
+
+        def keep(**_: object) -> None:
+            keys = credentials.get_frozen_credentials()
+            self.keep_secrets(keys.secret_key, keys.token, keys.access_key)
+
+        keep()
+        # Credentials of a role change during a run, when a query is signed.
+        self._client.meta.events.register("before-sign.rekognition", keep)
 
     def query(self, image: bytes) -> Any:
         answer = self._client.detect_labels(
@@ -136,10 +150,12 @@ class Rekognition(Vendor):
 
 
 def _lost(error: Any) -> VendorError:
-    """Return the error for an answer that was not read to its end."""
+    """Return the error for a query that was not sent, or not answered to the end."""
     cause = error.kwargs.get("error")
     if isinstance(cause, VendorError):
         return cause
+    if isinstance(cause, UnicodeEncodeError) or "Invalid header" in str(cause):
+        return VendorError(Outcome.REFUSED, f"the query cannot be made ({cause})")
     return VendorError(Outcome.DROPPED, f"the connection ended ({error})")
 
 

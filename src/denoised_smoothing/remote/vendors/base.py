@@ -196,8 +196,13 @@ class Vendor(ABC):
             self._client.close()
 
     def secrets(self) -> Sequence[str]:
-        """Return the texts that must never be written anywhere."""
+        """Return the texts that must never be written anywhere, those of this moment included."""
         return self._secrets
+
+    def keep_secrets(self, *texts: object) -> None:
+        """Add secrets. Earlier ones stay, as an answer in flight may quote them."""
+        new = (text for text in texts if text and isinstance(text, str))
+        self._secrets = tuple(dict.fromkeys((*self._secrets, *new)))
 
     def fingerprint_parts(self) -> Mapping[str, object]:
         """Return the plain settings that determine the answers."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from denoised_smoothing.errors import SettingError
@@ -22,6 +23,8 @@ from denoised_smoothing.remote.vendors.bounds import bound_response
 
 _CODES = {1: 499, 3: 400, 4: 504, 5: 404, 7: 403, 8: 429, 13: 500, 14: 503, 16: 401}
 """From codes of google.rpc to those of HTTP."""
+_OAUTH = ("token", "id_token", "refresh_token", "client_secret")
+"""Secrets of default credentials, of which the token changes during a run."""
 
 
 class CloudVision(Vendor):
@@ -42,6 +45,7 @@ class CloudVision(Vendor):
     rate: ClassVar[float | None] = 30.0
     price = Price(0.0015, "list price from 1,001 a month on, read 2026-11-25")
     model = "LABEL_DETECTION"
+    _credentials: Any = None
 
     def __init__(self, max_labels: int = 20, endpoint: str | None = None) -> None:
         if max_labels < 1:
@@ -52,10 +56,18 @@ class CloudVision(Vendor):
 
     def connect(self, *, timeout: float, in_flight: int) -> None:
         vision, requests = self.module("google.cloud.vision"), self.module("requests.exceptions")
+        auth = self.module("google.auth.exceptions")
         self.errors = {
             self.module("google.api_core.exceptions").GoogleAPICallError: _fault,
-            requests.ConnectTimeout: Outcome.UNREACHABLE,
-            requests.ProxyError: Outcome.UNREACHABLE,
+            auth.TransportError: Outcome.UNREACHABLE,  # of the server of tokens
+            auth.GoogleAuthError: Outcome.REFUSED,
+            (requests.ConnectTimeout, requests.ProxyError): Outcome.UNREACHABLE,
+            (
+                requests.InvalidURL,
+                requests.InvalidHeader,
+                requests.InvalidSchema,
+                requests.MissingSchema,
+            ): Outcome.REFUSED,
             requests.Timeout: Outcome.TIMEOUT,
             requests.ConnectionError: _failed,
             requests.RequestException: Outcome.DROPPED,
@@ -69,7 +81,7 @@ class CloudVision(Vendor):
             self._client = vision.ImageAnnotatorClient(
                 transport="rest", client_options={k: v for k, v in options.items() if v}
             )
-        except self.module("google.auth.exceptions").GoogleAuthError as error:
+        except auth.GoogleAuthError as error:
             raise SettingError(
                 "google needs credentials, and none are found. Set GOOGLE_APPLICATION_CREDENTIALS "
                 "to a key file, run 'gcloud auth application-default login', or set GOOGLE_API_KEY."
@@ -77,6 +89,7 @@ class CloudVision(Vendor):
         # A connection per query in flight; the SDK's session keeps 10.
         session = getattr(self._client.transport, "_session", None)
         if session is not None:
+            self._credentials = session.credentials
             adapter = self.module("requests.adapters").HTTPAdapter(pool_maxsize=in_flight)
             session.hooks["response"] += [refuse_redirect, bound_response(timeout)]
             session.mount("https://", adapter)
@@ -85,6 +98,10 @@ class CloudVision(Vendor):
     def close(self) -> None:
         if self._client is not None:
             self._client.transport.close()
+
+    def secrets(self) -> Sequence[str]:
+        self.keep_secrets(*(getattr(self._credentials, name, None) for name in _OAUTH))
+        return super().secrets()
 
     def query(self, image: bytes) -> Any:
         feature = {"type_": self.model, "max_results": self.options["max_labels"]}
@@ -106,7 +123,11 @@ class CloudVision(Vendor):
 
 def _failed(error: Any) -> VendorError:
     # One class stands for a refused connection and for a lost one.
-    never = "NewConnectionError" in repr(error) or "NameResolution" in repr(error)
+    text = repr(error)
+    never = any(
+        word in text
+        for word in ("NewConnectionError", "NameResolution", "CERTIFICATE_VERIFY_FAILED")
+    )
     outcome = Outcome.UNREACHABLE if never else Outcome.DROPPED
     return VendorError(outcome, f"the connection failed ({error})")
 

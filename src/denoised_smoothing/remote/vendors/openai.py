@@ -18,7 +18,13 @@ from denoised_smoothing.remote.credentials import credential
 from denoised_smoothing.remote.labels import Scored
 from denoised_smoothing.remote.records import Outcome
 from denoised_smoothing.remote.source import remote_source
-from denoised_smoothing.remote.vendors.base import Limits, Reply, Vendor, VendorError
+from denoised_smoothing.remote.vendors.base import (
+    FaultSource,
+    Limits,
+    Reply,
+    Vendor,
+    VendorError,
+)
 from denoised_smoothing.remote.vendors.bounds import PLAIN, Watch, library_of
 from denoised_smoothing.remote.vendors.chat import named_label
 
@@ -67,6 +73,8 @@ class OpenAI(Vendor):
         self.options = {"labels": self._labels, "prompt": prompt, "detail": detail}
         self._known = {normalised(label): label for label in self._labels}
         self._schema, self._answered = True, False
+        self._unreachable: tuple[Any, ...] = ()
+        self._not_sent: tuple[Any, ...] = ()
         self._clients: SimpleQueue[tuple[Any, Watch]] = SimpleQueue()
 
     @classmethod
@@ -75,10 +83,14 @@ class OpenAI(Vendor):
 
     def connect(self, *, timeout: float, in_flight: int) -> None:
         sdk = self.module("openai")
+        httpx = library_of(sdk.DefaultHttpxClient.__base__)
+        self._unreachable = (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError)
+        self._not_sent = (httpx.InvalidURL, httpx.UnsupportedProtocol, httpx.LocalProtocolError)
         self.errors = {
             sdk.APITimeoutError: partial(self._failed, Outcome.TIMEOUT),
             sdk.APIConnectionError: partial(self._failed, Outcome.DROPPED),
             sdk.APIStatusError: self._fault,
+            self._not_sent: Outcome.REFUSED,
             (ValueError, RecursionError): Outcome.GARBLED,
         }
         if (key := credential("OPENAI_API_KEY")) is None:
@@ -89,7 +101,7 @@ class OpenAI(Vendor):
         self._secrets = (key,)
         if (address := os.environ.get("OPENAI_BASE_URL")) is not None:
             checked_url(address, "OPENAI_BASE_URL")
-        context = library_of(sdk.DefaultHttpxClient.__base__).create_ssl_context()
+        context = httpx.create_ssl_context()
         for _ in range(in_flight):
             watch = Watch(timeout)
             http = sdk.DefaultHttpxClient(
@@ -148,17 +160,22 @@ class OpenAI(Vendor):
         return request
 
     def _failed(self, outcome: Outcome, error: Any) -> VendorError:
-        if isinstance(error.__cause__, VendorError):
-            return error.__cause__
-        if "Connect" in type(error.__cause__).__name__:
+        cause = error.__cause__
+        if isinstance(cause, VendorError):
+            return cause
+        if isinstance(cause, self._unreachable):
             url = error.request.url
-            return VendorError(Outcome.UNREACHABLE, f"no connection to {url} ({error.__cause__})")
-        return VendorError(outcome, f"no complete answer ({error.__cause__})")
+            return VendorError(Outcome.UNREACHABLE, f"no connection to {url} ({cause})")
+        if isinstance(cause, self._not_sent):
+            message = f"the query cannot be made ({cause})"
+            return VendorError(Outcome.REFUSED, message, FaultSource.SETUP)
+        return VendorError(outcome, f"no complete answer ({cause})")
 
     def _fault(self, error: Any) -> VendorError:
         """Return the error for a status; a server without schemas is asked again without one."""
-        told = f"{error.message} {error.body}".casefold()
-        refused = error.status_code in _NO_SCHEMAS and any(word in told for word in _SCHEMA_WORDS)
+        message = f"{error.message} {error.body}".casefold()
+        names_schema = any(word in message for word in _SCHEMA_WORDS)
+        refused = error.status_code in _NO_SCHEMAS and names_schema
         if refused and self._schema and not self._answered:
             self._schema, self.notes = False, (WITHOUT_SCHEMA,)
             _log.warning(WITHOUT_SCHEMA)
