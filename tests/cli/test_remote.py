@@ -33,6 +33,7 @@ SPECS = {
     "clarifai": "clarifai:general-image-recognition",
     "openai": "openai:vision?labels=cat,dog",
     "http": "http:{url}/classify?label=predictions#token_env=SERVER_TOKEN",
+    "kserve": "http:{url}/v2/models/resnet?protocol=kserve&token_env=SERVER_TOKEN",
 }
 
 

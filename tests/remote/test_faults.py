@@ -353,9 +353,7 @@ def test_the_budget_is_never_passed(vendor: Vendor, fake: FakeVendor) -> None:
     assert fake.attempts == 18
 
 
-def test_secrets_are_nowhere(
-    vendor: Vendor, fake: FakeVendor
-) -> None:
+def test_secrets_are_nowhere(vendor: Vendor, fake: FakeVendor) -> None:
     log = MemoryLog()
     with client_of(vendor, log) as client:
         secrets = vendor.secrets()

@@ -9,6 +9,7 @@ from denoised_smoothing.errors import SettingError
 from denoised_smoothing.remote.addresses import checked_url
 from denoised_smoothing.remote.credentials import check_key
 from denoised_smoothing.remote.labels import Scored
+from denoised_smoothing.remote.limits import LARGEST_ANSWER
 from denoised_smoothing.remote.records import Outcome
 from denoised_smoothing.remote.source import remote_source
 from denoised_smoothing.remote.vendors.base import (
@@ -19,7 +20,7 @@ from denoised_smoothing.remote.vendors.base import (
     Vendor,
     VendorError,
 )
-from denoised_smoothing.remote.vendors.bounds import BoundSession
+from denoised_smoothing.remote.vendors.connections import BoundSession, limited
 
 _CODES = {
     Outcome.THROTTLED: (
@@ -60,6 +61,7 @@ class Rekognition(Vendor):
     rate: ClassVar[float | None] = 5.0
     price = Price(0.001, "list price up to a million a month, as transcribed 2026-10-07")
     model = "DetectLabels"
+    _timeout = 0.0
 
     def __init__(self, max_labels: int = 20, min_confidence: float = 0.0) -> None:
         if max_labels < 1 or not 0.0 <= min_confidence <= 100.0:
@@ -69,7 +71,9 @@ class Rekognition(Vendor):
             )
         self.options = {"max_labels": max_labels, "min_confidence": min_confidence}
 
-    def connect(self, *, timeout: float, in_flight: int) -> None:
+    def connect(
+        self, *, timeout: float, in_flight: int, largest_answer: int = LARGEST_ANSWER
+    ) -> None:
         boto3, exceptions = self.module("boto3"), self.module("botocore.exceptions")
         self.errors = {
             exceptions.ClientError: _fault,
@@ -113,7 +117,7 @@ class Rekognition(Vendor):
             self._client = session.client("rekognition", config=config)
             checked_url(self._client.meta.endpoint_url, "endpoint_url in ~/.aws/config")
             if (endpoint := getattr(self._client, "_endpoint", None)) is not None:
-                endpoint.http_session = BoundSession(endpoint.http_session, timeout)
+                endpoint.http_session = BoundSession(endpoint.http_session, largest_answer)
         except exceptions.BotoCoreError as error:
             raise SettingError(
                 f"aws cannot be set up ({error}). Check ~/.aws and the variables AWS_*."
@@ -132,13 +136,15 @@ class Rekognition(Vendor):
         keep()
         # Credentials of a role change during a run, when a query is signed.
         self._client.meta.events.register("before-sign.rekognition", keep)
+        self._timeout = timeout
 
     def query(self, image: bytes) -> Any:
-        answer = self._client.detect_labels(
-            Image={"Bytes": image},
-            MaxLabels=self.options["max_labels"],
-            MinConfidence=self.options["min_confidence"],
-        )
+        with limited(self._timeout):
+            answer = self._client.detect_labels(
+                Image={"Bytes": image},
+                MaxLabels=self.options["max_labels"],
+                MinConfidence=self.options["min_confidence"],
+            )
         return {key: value for key, value in answer.items() if key != "ResponseMetadata"}
 
     def reply(self, answer: Any) -> Reply:

@@ -11,6 +11,7 @@ from denoised_smoothing.errors import SettingError
 from denoised_smoothing.remote.addresses import checked_url
 from denoised_smoothing.remote.credentials import credential
 from denoised_smoothing.remote.labels import Scored
+from denoised_smoothing.remote.limits import LARGEST_ANSWER
 from denoised_smoothing.remote.records import Outcome
 from denoised_smoothing.remote.source import remote_source
 from denoised_smoothing.remote.vendors.base import (
@@ -59,7 +60,9 @@ class Clarifai(RestVendor):
     def from_spec(cls, rest: str, labels: Sequence[str], **options: Any) -> Vendor:
         return cls(rest)
 
-    def connect(self, *, timeout: float, in_flight: int) -> None:
+    def connect(
+        self, *, timeout: float, in_flight: int, largest_answer: int = LARGEST_ANSWER
+    ) -> None:
         token = credential("CLARIFAI_PAT")
         if not token:
             raise SettingError(
@@ -67,7 +70,7 @@ class Clarifai(RestVendor):
                 "which is not set. Create one in the settings of your account."
             )
         self._secrets = (token,)
-        super().connect(timeout=timeout, in_flight=in_flight)
+        super().connect(timeout=timeout, in_flight=in_flight, largest_answer=largest_answer)
 
     def request(self, image: bytes) -> Mapping[str, Any]:
         encoded = base64.b64encode(image).decode()

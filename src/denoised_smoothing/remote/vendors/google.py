@@ -9,6 +9,7 @@ from denoised_smoothing.errors import SettingError
 from denoised_smoothing.remote.addresses import checked_url
 from denoised_smoothing.remote.credentials import credential
 from denoised_smoothing.remote.labels import Scored
+from denoised_smoothing.remote.limits import LARGEST_ANSWER
 from denoised_smoothing.remote.records import Outcome
 from denoised_smoothing.remote.source import remote_source
 from denoised_smoothing.remote.vendors.base import (
@@ -17,9 +18,8 @@ from denoised_smoothing.remote.vendors.base import (
     Reply,
     Vendor,
     VendorError,
-    refuse_redirect,
 )
-from denoised_smoothing.remote.vendors.bounds import bound_response
+from denoised_smoothing.remote.vendors.connections import bound_session, limited
 
 _CODES = {1: 499, 3: 400, 4: 504, 5: 404, 7: 403, 8: 429, 13: 500, 14: 503, 16: 401}
 """From codes of google.rpc to those of HTTP."""
@@ -54,7 +54,9 @@ class CloudVision(Vendor):
         self._endpoint = None if endpoint is None else checked_url(endpoint, "endpoint").rstrip("/")
         self._timeout = 0.0
 
-    def connect(self, *, timeout: float, in_flight: int) -> None:
+    def connect(
+        self, *, timeout: float, in_flight: int, largest_answer: int = LARGEST_ANSWER
+    ) -> None:
         vision, requests = self.module("google.cloud.vision"), self.module("requests.exceptions")
         auth = self.module("google.auth.exceptions")
         self.errors = {
@@ -86,14 +88,9 @@ class CloudVision(Vendor):
                 "google needs credentials, and none are found. Set GOOGLE_APPLICATION_CREDENTIALS "
                 "to a key file, run 'gcloud auth application-default login', or set GOOGLE_API_KEY."
             ) from error
-        # A connection per query in flight; the SDK's session keeps 10.
-        session = getattr(self._client.transport, "_session", None)
-        if session is not None:
+        if (session := getattr(self._client.transport, "_session", None)) is not None:
+            bound_session(session, in_flight, largest_answer)
             self._credentials = session.credentials
-            adapter = self.module("requests.adapters").HTTPAdapter(pool_maxsize=in_flight)
-            session.hooks["response"] += [refuse_redirect, bound_response(timeout)]
-            session.mount("https://", adapter)
-            session.mount("http://", adapter)
 
     def close(self) -> None:
         if self._client is not None:
@@ -106,9 +103,10 @@ class CloudVision(Vendor):
     def query(self, image: bytes) -> Any:
         feature = {"type_": self.model, "max_results": self.options["max_labels"]}
         request = {"image": {"content": image}, "features": [feature]}
-        reply = self._client.batch_annotate_images(
-            requests=[request], retry=None, timeout=self._timeout
-        )
+        with limited(self._timeout):
+            reply = self._client.batch_annotate_images(
+                requests=[request], retry=None, timeout=self._timeout
+            )
         answer = type(reply).to_dict(reply, use_integers_for_enums=False)
         error = (answer.get("responses") or [{}])[0].get("error")
         if error and error.get("code"):  # in spite of the HTTP status 200

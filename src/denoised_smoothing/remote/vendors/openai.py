@@ -8,7 +8,6 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from functools import partial
-from queue import SimpleQueue
 from typing import Any, ClassVar
 
 from denoised_smoothing.errors import SettingError
@@ -16,6 +15,7 @@ from denoised_smoothing.models.labels import normalised
 from denoised_smoothing.remote.addresses import checked_url
 from denoised_smoothing.remote.credentials import credential
 from denoised_smoothing.remote.labels import Scored
+from denoised_smoothing.remote.limits import LARGEST_ANSWER
 from denoised_smoothing.remote.records import Outcome
 from denoised_smoothing.remote.source import remote_source
 from denoised_smoothing.remote.vendors.base import (
@@ -27,6 +27,7 @@ from denoised_smoothing.remote.vendors.base import (
 )
 from denoised_smoothing.remote.vendors.bounds import PLAIN, Watch, library_of
 from denoised_smoothing.remote.vendors.chat import named_label
+from denoised_smoothing.remote.vendors.connections import ClientPool
 
 _log = logging.getLogger(__name__)
 PROMPT = "Which of the labels names what the image shows? Answer with exactly one label."
@@ -75,13 +76,15 @@ class OpenAI(Vendor):
         self._schema, self._answered = True, False
         self._unreachable: tuple[Any, ...] = ()
         self._not_sent: tuple[Any, ...] = ()
-        self._clients: SimpleQueue[tuple[Any, Watch]] = SimpleQueue()
+        self._clients = ClientPool()
 
     @classmethod
     def from_spec(cls, rest: str, labels: Sequence[str], **options: Any) -> Vendor:
         return cls(rest, labels, **options)
 
-    def connect(self, *, timeout: float, in_flight: int) -> None:
+    def connect(
+        self, *, timeout: float, in_flight: int, largest_answer: int = LARGEST_ANSWER
+    ) -> None:
         sdk = self.module("openai")
         httpx = library_of(sdk.DefaultHttpxClient.__base__)
         self._unreachable = (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError)
@@ -101,28 +104,24 @@ class OpenAI(Vendor):
         self._secrets = (key,)
         if (address := os.environ.get("OPENAI_BASE_URL")) is not None:
             checked_url(address, "OPENAI_BASE_URL")
-        context = httpx.create_ssl_context()
-        for _ in range(in_flight):
-            watch = Watch(timeout)
+
+        def make(watch: Watch, context: Any) -> Any:
             http = sdk.DefaultHttpxClient(
                 follow_redirects=False, timeout=timeout, headers=PLAIN, verify=context,
                 event_hooks=watch.hooks,
             )  # fmt: skip
-            client = sdk.OpenAI(api_key=key, max_retries=0, timeout=timeout, http_client=http)
-            self._clients.put((client, watch))
+            return sdk.OpenAI(api_key=key, max_retries=0, timeout=timeout, http_client=http)
+
+        watches = [Watch(timeout, largest_answer) for _ in range(in_flight)]
+        self._clients.fill(httpx, make, watches)
 
     def close(self) -> None:
-        while not self._clients.empty():
-            self._clients.get()[0].close()
+        self._clients.close()
 
     def query(self, image: bytes) -> Any:
-        client, watch = self._clients.get()
-        try:
-            with watch.limit():
-                create = client.chat.completions.with_raw_response.create
-                answer = create(**self._request(image))
-        finally:
-            self._clients.put((client, watch))
+        with self._clients.client() as client:
+            create = client.chat.completions.with_raw_response.create
+            answer = create(**self._request(image))
         return json.loads(answer.text)
 
     def reply(self, answer: Any) -> Reply:
