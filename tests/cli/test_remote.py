@@ -264,6 +264,17 @@ class TestSecrets:
             assert not [content for content in files if part.encode() in content]
 
 
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [
+        ("huge", "--largest-answer must be a size such as 500KB or 2MB, got 'huge'"),
+        ("0", "--largest-answer must be a size"),
+    ],
+)
+def test_the_size_of_an_answer_has_a_unit(size: str, message: str, commands: Commands) -> None:
+    assert message in commands.certify("simulated", "--largest-answer", size, code=2).stderr
+
+
 def test_a_sweep_buys_nothing(fake: FakeVendor, commands: Commands) -> None:
     done = commands.run(
         "sweep", "folder:images", "--classifier", f"http:{fake.url}/classify", "--radius", "0.1",

@@ -68,3 +68,15 @@ def test_a_secret_that_a_query_renewed_is_masked_in_its_answer() -> None:
     assert sent(vendor, log) == "[secret] and [secret]"
     [attempt] = log.history()
     assert "token-" not in str(attempt)
+
+
+def test_the_vendor_gets_the_settings_of_the_client() -> None:
+    from denoised_smoothing.remote.classifier import RemoteClassifier
+
+    class Connected(Simulated):
+        def connect(self, **settings: Any) -> None:
+            self.settings = settings
+
+    settings = ClientSettings(timeout=3.0, in_flight=2, largest_answer=5_000)
+    with RemoteClassifier(vendor := Connected(), settings=settings).session():
+        assert vendor.settings == {"timeout": 3.0, "in_flight": 2, "largest_answer": 5_000}
