@@ -33,6 +33,7 @@ SPECS = {
     "clarifai": "clarifai:general-image-recognition",
     "openai": "openai:vision?labels=cat,dog",
     "http": "http:{url}/classify?label=predictions#token_env=SERVER_TOKEN",
+    "kserve": "http:{url}/v2/models/resnet?protocol=kserve&token_env=SERVER_TOKEN",
 }
 
 
@@ -261,6 +262,17 @@ class TestSecrets:
         for part in (SECRET, SECRET[:14]):
             assert not [text for text in texts if part in text]
             assert not [content for content in files if part.encode() in content]
+
+
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [
+        ("huge", "--largest-answer must be a size such as 500KB or 2MB, got 'huge'"),
+        ("0", "--largest-answer must be a size"),
+    ],
+)
+def test_the_size_of_an_answer_has_a_unit(size: str, message: str, commands: Commands) -> None:
+    assert message in commands.certify("simulated", "--largest-answer", size, code=2).stderr
 
 
 def test_a_sweep_buys_nothing(fake: FakeVendor, commands: Commands) -> None:

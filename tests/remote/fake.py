@@ -340,6 +340,7 @@ class FakeVendor:
         self.in_flight, self.most_in_flight = 0, 0
         self.paths: list[str] = []
         self.accepted = KEY
+        self.metadata = Triton.metadata
         self.sent = 0  # bytes of huge answers
         self.body: Callable[[Any], bytes] | None = None
         """What is sent for a right answer."""
@@ -407,7 +408,7 @@ class _Handler(BaseHTTPRequestHandler):
         """Quiet."""
 
     def do_GET(self) -> None:
-        self._reply(200, Triton.metadata if "resnet" in self.path else {})
+        self._reply(200, self.server.fake.metadata if "resnet" in self.path else {})
 
     def do_POST(self) -> None:
         fake = self.server.fake

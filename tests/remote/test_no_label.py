@@ -135,6 +135,14 @@ def test_tensors(kind: str, data: list[Any], label: str | None) -> None:
     assert AnswerRule().label(reply.scored) == label
 
 
+def test_a_tensor_of_too_many_values_is_not_read() -> None:
+    output = {"name": "y", "datatype": "FP32", "shape": [1], "data": [0] * 100_000}
+    assert KServe(URL).reply({"outputs": [output]}).scored
+    output["data"] = [0] * 100_001
+    with pytest.raises(ValueError, match="100,001 values, and at most 100,000"):
+        KServe(URL).reply({"outputs": [output]})
+
+
 def test_without_names_the_numbers_of_a_tensor_are_the_labels() -> None:
     output = {"name": "y", "datatype": "INT64", "shape": [1], "data": [7]}
     assert AnswerRule().label(KServe(URL).reply({"outputs": [output]}).scored) == "7"

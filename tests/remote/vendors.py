@@ -25,7 +25,7 @@ class Case:
     name: str
     make: Callable[[str], Vendor]
     environment: Callable[[str], dict[str, str]]
-    secret: str | None
+    secret: str
     versioned: bool = True
 
 
@@ -75,9 +75,9 @@ CASES = [
     ),
     Case(
         "kserve",
-        lambda url: KServe(f"{url}/v2/models/resnet"),
-        lambda url: {},
-        None,
+        lambda url: KServe(f"{url}/v2/models/resnet", token_env="SERVER_TOKEN"),
+        lambda url: {"SERVER_TOKEN": KEY},
+        "SERVER_TOKEN",
     ),
 ]
 BY_NAME = {case.name: case for case in CASES}

@@ -43,6 +43,9 @@ class RemoteOptions:
     rate: float | None = _paid("Maximum queries per second; 0: no limit.", show_default="by vendor")
     in_flight: int | None = _paid("Maximum number of queries in flight.", show_default="16")
     timeout: float | None = _paid("Seconds for a whole answer.", show_default="30")
+    largest_answer: str | None = _paid(
+        "Maximum size of an answer, such as 500KB.", show_default="2MB"
+    )
     longest_pause: float | None = _paid(
         "Seconds of a pause that the vendor may ask for; a longer one ends the run.",
         show_default="120",
@@ -77,6 +80,8 @@ class RemoteOptions:
             for name in ("in_flight", "timeout", "longest_pause", "price", "rate")
             if (value := getattr(self, name)) is not None
         }
+        if self.largest_answer is not None:
+            changes["largest_answer"] = _bytes(self.largest_answer)
         if self.rate == 0:
             changes["rate"] = None
         classifier.settings = replace(
@@ -127,3 +132,18 @@ class RemoteOptions:
         if not typer.confirm("Send the queries?", err=True):
             say("No query was sent.", err)
             raise typer.Exit
+
+
+def _bytes(text: str) -> int:
+    """Return the bytes of a size such as 2MB."""
+    from denoised_smoothing.models.cache import parse_limit
+
+    try:
+        size = parse_limit(text)
+    except SettingError:  # which names another setting
+        size = None
+    if size is None:
+        raise SettingError(
+            f"--largest-answer must be a size such as 500KB or 2MB, got {text!r}. Correct it."
+        )
+    return size

@@ -148,7 +148,11 @@ class RemoteClassifier:
             MissingExtraError, SettingError: before anything is sent.
         """
         if not self.offline:
-            self.vendor.connect(timeout=self.settings.timeout, in_flight=self.settings.in_flight)
+            self.vendor.connect(
+                timeout=self.settings.timeout,
+                in_flight=self.settings.in_flight,
+                largest_answer=self.settings.largest_answer,
+            )
         log = MemoryLog(self._unlogged) if self._log is None else self._log
         self._client = client = QueryClient(self.vendor, self.rule, log, self.settings, self.number)
         try:

@@ -27,8 +27,8 @@ GATHER_SECONDS = 0.01
 """Time between two steps of the queue: a transaction costs as much as dozens of rows."""
 QUIET_SECONDS = 1.0
 """Seconds to wait for queries in flight before a note says so."""
-LONGEST_ANSWER = 2_000
-"""Characters that are kept of an answer that is no answer."""
+LONGEST_LABEL = 1_000
+"""Characters of a label, and of a version."""
 UNREADABLE = (LookupError, TypeError, ValueError, AttributeError, RecursionError)
 """Errors of an SDK that reads an answer which is not in its format."""
 ENCODERS = 2
@@ -165,21 +165,20 @@ class QueryClient:
         """Send a copy once and read the answer, in a thread that sends."""
         assert copy.attempt is not None
         attempt, error, answer, received = copy.attempt, None, None, False
-        sent, secrets, began = not self._stopping, self._vendor.secrets(), time.perf_counter()
+        sent, began = not self._stopping, time.perf_counter()
         try:
             if sent:
                 raw = self._vendor.send(copy.image)
                 received = True
-                answer = cleaned(to_json(raw), secrets)
+                answer = self._masked(to_json(raw))
                 reply = self._vendor.reply(raw)
-                label = self._rule.label(reply.scored)
-                label = None if label is None else cleaned(label, secrets)
-                version = None if reply.version is None else cleaned(str(reply.version), secrets)
+                label = self._short(self._rule.label(reply.scored))
+                version = self._short(reply.version)
                 attempt = replace(attempt, answer=answer, label=label, version=version)
         except VendorError as fault:
             error = fault
             if error.answer is not None:
-                error.answer = cleaned(to_json(error.answer), secrets)[:LONGEST_ANSWER]
+                error.answer = self._masked(to_json(error.answer))
         except Exception as fault:  # an SDK may raise anything
             message = f"{type(fault).__name__}: {fault}"
             error = VendorError(Outcome.DROPPED, message)
@@ -188,3 +187,14 @@ class QueryClient:
                 error = VendorError(Outcome.GARBLED, message, answer=answer)
         attempt = replace(attempt, seconds=time.perf_counter() - began if sent else None)
         self._events.put(partial(self._queue.finish, copy, attempt, error, sent=sent))
+
+    def _masked(self, text: str) -> str:
+        """Return the text without the secrets of this moment: a query may have renewed them."""
+        return cleaned(text, self._vendor.secrets())
+
+    def _short(self, name: str | None) -> str | None:
+        """Return a label or a version without secrets, if it is no longer than one can be."""
+        text = None if name is None else self._masked(str(name))
+        if text is not None and len(text) > LONGEST_LABEL:
+            raise ValueError(f"a name of {len(text):,} characters, at most {LONGEST_LABEL:,}")
+        return text

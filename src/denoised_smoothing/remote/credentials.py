@@ -24,13 +24,22 @@ def credential(variable: str) -> str | None:
         SettingError: a header of HTTP cannot carry it. The message does not show the key.
     """
     key = os.environ.get(variable, "").strip()
+    check_key(key, f"the environment variable {variable}")
+    return key or None
+
+
+def check_key(key: str, place: str) -> None:
+    """Check that a header of HTTP can carry a key that was read from a place.
+
+    Raises:
+        SettingError: it cannot. The message does not show the key.
+    """
     wrong = next((at for at, letter in enumerate(key, 1) if not "!" <= letter <= "~"), None)
     if wrong is not None:
         raise SettingError(
-            f"The key in the environment variable {variable} has a blank, a line break or another "
+            f"The key in {place} has a blank, a line break or another "
             f"character that HTTP cannot carry, at place {wrong} of {len(key)}. Copy it again."
         )
-    return key or None
 
 
 def cleaned(text: str, secrets: Sequence[str]) -> str:

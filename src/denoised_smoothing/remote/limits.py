@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 from denoised_smoothing.errors import BudgetReachedError, SettingError
 from denoised_smoothing.remote.records import Outcome, Spending
 
+LARGEST_ANSWER = 2_000_000
+"""Bytes; an answer with 20,000 labels has about as many."""
+
 
 @dataclass(frozen=True, slots=True)
 class Budget:
@@ -47,7 +50,8 @@ class ClientSettings:
     Args:
         in_flight: maximum number of queries in flight.
         rate: maximum number of queries a second; None for no limit.
-        timeout: seconds to wait for the vendor.
+        timeout: seconds for a whole answer.
+        largest_answer: maximum bytes of an answer, after decompression.
         attempts: failures of a copy after which it counts for no class, without throttling.
         first_wait, longest_wait: seconds before the first repetition, and at most; in between
             they double, with jitter. A longer ``Retry-After`` of the vendor is obeyed.
@@ -64,6 +68,7 @@ class ClientSettings:
     in_flight: int = 16
     rate: float | None = None
     timeout: float = 30.0
+    largest_answer: int = LARGEST_ANSWER
     attempts: int = 7
     first_wait: float = 0.5
     longest_wait: float = 30.0
@@ -76,7 +81,7 @@ class ClientSettings:
     def __post_init__(self) -> None:
         if not 1 <= self.in_flight <= 1024:
             raise SettingError(f"--in-flight must be 1 to 1024 queries, got {self.in_flight}")
-        for name in ("rate", "timeout", "attempts", "refusals", "longest_pause"):
+        for name in ("rate", "timeout", "attempts", "refusals", "longest_pause", "largest_answer"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise SettingError(f"{name} must be above 0 and finite, got {value}. Correct it.")

@@ -32,6 +32,8 @@ UNLABELLED_LIMIT = 20
 """Number of answers without any label, at the beginning of a run, that stop it once."""
 LONGEST_MESSAGE = 500
 """Characters that are shown of a vendor's message."""
+LONGEST_ANSWER = 2_000
+"""Characters that are stored of an answer that was not accepted."""
 _HINTS = {
     FaultSource.ACCOUNT: "Check the key, its rights and the quota of the account",
     FaultSource.CLOCK: "Set the clock of this machine, or of the host of its container, by NTP",
@@ -173,6 +175,8 @@ class RequestQueue:
             self._waiting.appendleft(heapq.heappop(self._later)[2])
         if self._later:
             wait = self._later[0][0] - now
+        if now < self._paused_until:
+            return begun, self._paused_until - now
         # Until a query was answered, one is sent at a time: its failure names the cause.
         limit = self._max_sending if self._breaker.worked else 1
         while self._waiting and self.sending < limit:
@@ -215,7 +219,7 @@ class RequestQueue:
 
     def _failed(self, copy: Copy, attempt: Attempt, error: VendorError) -> None:
         """Repeat the attempt, give the vote to no class, or stop everything."""
-        answer = None if error.answer is None else str(error.answer)
+        answer = None if error.answer is None else str(error.answer)[:LONGEST_ANSWER]
         attempt = replace(attempt, outcome=error.outcome, answer=answer)
         if error.source is FaultSource.IMAGE and self._answers:
             self._record(replace(attempt, final=True), copy)
@@ -243,13 +247,18 @@ class RequestQueue:
         wait = self._settings.wait(copy.repetitions, error.retry_after)
         if error.retry_after is None:  # the last attempt is when the patience ends
             wait = min(wait, max(self._breaker.left(now), self._settings.first_wait))
-        elif now + wait > self._paused_until + LONG_PAUSE:
-            self._paused_until = now + wait
-            _log.warning(
-                "note: %s asks for a pause of %s. The queries wait until then; Ctrl-C ends the "
-                "run, and keeps all answers.", self._vendor.name, _until(error.retry_after),
-            )  # fmt: skip
+        else:
+            self._pause(now, error.retry_after)
         heapq.heappush(self._later, (now + wait, next(self._order), copy))
+
+    def _pause(self, now: float, seconds: float) -> None:
+        """Begin no query until the end of a pause that the vendor asks for."""
+        if now + seconds > max(now, self._paused_until) + LONG_PAUSE:
+            _log.warning(
+                "note: %s asks for a pause of %s. No query is sent until then. Ctrl-C ends the "
+                "run. %s", self._vendor.name, _until(seconds), resume_hint(self._log),
+            )  # fmt: skip
+        self._paused_until = max(self._paused_until, now + seconds)
 
     def _record(self, attempt: Attempt, copy: Copy | None = None) -> None:
         """Have the end of an attempt logged; then the copy, if any, gets its vote."""
@@ -281,7 +290,7 @@ class RequestQueue:
         """Explain why the run stops where the vendor asks for a long pause."""
         return (
             f"{self._vendor.name} asks for a pause of {_until(seconds)}. That is longer than "
-            f"--longest-pause {self._settings.longest_pause:g}. Go on after it, or raise "
+            f"--longest-pause {self._settings.longest_pause:g}. Resume after it, or raise "
             f"--longest-pause. {resume_hint(self._log)}"
         )
 

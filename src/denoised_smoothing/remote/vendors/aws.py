@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any, ClassVar
 
 from denoised_smoothing.errors import SettingError
+from denoised_smoothing.remote.addresses import checked_url
+from denoised_smoothing.remote.credentials import check_key
 from denoised_smoothing.remote.labels import Scored
+from denoised_smoothing.remote.limits import LARGEST_ANSWER
 from denoised_smoothing.remote.records import Outcome
 from denoised_smoothing.remote.source import remote_source
 from denoised_smoothing.remote.vendors.base import (
@@ -16,7 +20,7 @@ from denoised_smoothing.remote.vendors.base import (
     Vendor,
     VendorError,
 )
-from denoised_smoothing.remote.vendors.bounds import BoundSession
+from denoised_smoothing.remote.vendors.connections import BoundSession, limited
 
 _CODES = {
     Outcome.THROTTLED: (
@@ -57,6 +61,7 @@ class Rekognition(Vendor):
     rate: ClassVar[float | None] = 5.0
     price = Price(0.001, "list price up to a million a month, as transcribed 2026-10-07")
     model = "DetectLabels"
+    _timeout = 0.0
 
     def __init__(self, max_labels: int = 20, min_confidence: float = 0.0) -> None:
         if max_labels < 1 or not 0.0 <= min_confidence <= 100.0:
@@ -66,7 +71,9 @@ class Rekognition(Vendor):
             )
         self.options = {"max_labels": max_labels, "min_confidence": min_confidence}
 
-    def connect(self, *, timeout: float, in_flight: int) -> None:
+    def connect(
+        self, *, timeout: float, in_flight: int, largest_answer: int = LARGEST_ANSWER
+    ) -> None:
         boto3, exceptions = self.module("boto3"), self.module("botocore.exceptions")
         self.errors = {
             exceptions.ClientError: _fault,
@@ -84,6 +91,9 @@ class Rekognition(Vendor):
             read_timeout=timeout,
             max_pool_connections=in_flight,
         )
+        for variable in ("AWS_ENDPOINT_URL_REKOGNITION", "AWS_ENDPOINT_URL"):
+            if address := os.environ.get(variable):
+                checked_url(address, variable)
         try:
             session = boto3.session.Session()
             if session.region_name is None:
@@ -98,21 +108,43 @@ class Rekognition(Vendor):
                     "AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or run 'aws configure'."
                 )
             keys = credentials.get_frozen_credentials()
+            for key, variable in (
+                (keys.access_key, "AWS_ACCESS_KEY_ID"),
+                (keys.secret_key, "AWS_SECRET_ACCESS_KEY"),
+                (keys.token, "AWS_SESSION_TOKEN"),
+            ):
+                check_key(key or "", f"{variable}, or in its place in ~/.aws,")
             self._client = session.client("rekognition", config=config)
+            checked_url(self._client.meta.endpoint_url, "endpoint_url in ~/.aws/config")
             if (endpoint := getattr(self._client, "_endpoint", None)) is not None:
-                endpoint.http_session = BoundSession(endpoint.http_session, timeout)
+                endpoint.http_session = BoundSession(endpoint.http_session, largest_answer)
         except exceptions.BotoCoreError as error:
             raise SettingError(
                 f"aws cannot be set up ({error}). Check ~/.aws and the variables AWS_*."
             ) from error
-        self._secrets = tuple(filter(None, (keys.secret_key, keys.token, keys.access_key)))
+        except SettingError:
+            raise
+        except ValueError as error:  # its text holds the address
+            raise SettingError(
+                "The endpoint_url in ~/.aws/config must be like https://HOST. Correct it."
+            ) from error
+
+        def keep(**_: object) -> None:
+            keys = credentials.get_frozen_credentials()
+            self.keep_secrets(keys.secret_key, keys.token, keys.access_key)
+
+        keep()
+        # Credentials of a role change during a run, when a query is signed.
+        self._client.meta.events.register("before-sign.rekognition", keep)
+        self._timeout = timeout
 
     def query(self, image: bytes) -> Any:
-        answer = self._client.detect_labels(
-            Image={"Bytes": image},
-            MaxLabels=self.options["max_labels"],
-            MinConfidence=self.options["min_confidence"],
-        )
+        with limited(self._timeout):
+            answer = self._client.detect_labels(
+                Image={"Bytes": image},
+                MaxLabels=self.options["max_labels"],
+                MinConfidence=self.options["min_confidence"],
+            )
         return {key: value for key, value in answer.items() if key != "ResponseMetadata"}
 
     def reply(self, answer: Any) -> Reply:
@@ -124,10 +156,12 @@ class Rekognition(Vendor):
 
 
 def _lost(error: Any) -> VendorError:
-    """Return the error for an answer that was not read to its end."""
+    """Return the error for a query that was not sent, or not answered to the end."""
     cause = error.kwargs.get("error")
     if isinstance(cause, VendorError):
         return cause
+    if isinstance(cause, UnicodeEncodeError) or "Invalid header" in str(cause):
+        return VendorError(Outcome.REFUSED, f"the query cannot be made ({cause})")
     return VendorError(Outcome.DROPPED, f"the connection ended ({error})")
 
 

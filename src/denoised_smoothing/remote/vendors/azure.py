@@ -6,8 +6,10 @@ import os
 from typing import Any, ClassVar
 
 from denoised_smoothing.errors import SettingError
+from denoised_smoothing.remote.addresses import checked_url
 from denoised_smoothing.remote.credentials import credential
 from denoised_smoothing.remote.labels import Scored
+from denoised_smoothing.remote.limits import LARGEST_ANSWER
 from denoised_smoothing.remote.records import Outcome
 from denoised_smoothing.remote.source import remote_source
 from denoised_smoothing.remote.vendors.base import (
@@ -16,10 +18,8 @@ from denoised_smoothing.remote.vendors.base import (
     Reply,
     Vendor,
     VendorError,
-    refuse_redirect,
 )
-from denoised_smoothing.remote.vendors.bounds import bound_response
-from denoised_smoothing.remote.vendors.rest import checked_url
+from denoised_smoothing.remote.vendors.connections import bound_session, limited
 
 
 class ImageAnalysis(Vendor):
@@ -35,8 +35,11 @@ class ImageAnalysis(Vendor):
     rate: ClassVar[float | None] = 10.0
     price = Price(0.001, "no source was found", verified=False)
     model = "tags"
+    _timeout = 0.0
 
-    def connect(self, *, timeout: float, in_flight: int) -> None:
+    def connect(
+        self, *, timeout: float, in_flight: int, largest_answer: int = LARGEST_ANSWER
+    ) -> None:
         sdk = self.module("azure.ai.vision.imageanalysis")
         credentials = self.module("azure.core.credentials")
         exceptions = self.module("azure.core.exceptions")
@@ -61,27 +64,27 @@ class ImageAnalysis(Vendor):
                 )
         self._secrets = (key,)
         self._client = sdk.ImageAnalysisClient(
-            checked_url(endpoint),
+            checked_url(endpoint, "VISION_ENDPOINT"),
             credentials.AzureKeyCredential(key),
             retry_total=0,
             logging_enable=False,
-            transport=self._transport(timeout, in_flight),
+            transport=self._transport(timeout, in_flight, largest_answer),
         )
+        self._timeout = timeout
 
     def query(self, image: bytes) -> Any:
-        return self._client.analyze(image, visual_features=["tags"]).as_dict()
+        with limited(self._timeout):
+            return self._client.analyze(image, visual_features=["tags"]).as_dict()
 
     def reply(self, answer: Any) -> Reply:
         tags = (answer.get("tagsResult") or {}).get("values") or []
         version = answer["modelVersion"]
         return Reply([Scored(tag["name"], tag["confidence"]) for tag in tags], version)
 
-    def _transport(self, timeout: float, in_flight: int) -> Any:
+    def _transport(self, timeout: float, in_flight: int, largest_answer: int) -> Any:
         """Return a transport with a connection per query in flight; the SDK's own keeps 10."""
-        adapters, session = self.module("requests.adapters"), self.module("requests").Session()
-        session.hooks["response"] += [refuse_redirect, bound_response(timeout)]
-        for prefix in ("https://", "http://"):
-            session.mount(prefix, adapters.HTTPAdapter(pool_maxsize=in_flight, max_retries=0))
+        session = self.module("requests").Session()
+        bound_session(session, in_flight, largest_answer)
         return self.module("azure.core.pipeline.transport").RequestsTransport(
             session=session, session_owner=True, connection_timeout=timeout, read_timeout=timeout
         )

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 from denoised_smoothing.errors import MissingExtraError
 from denoised_smoothing.remote.labels import Scored
+from denoised_smoothing.remote.limits import LARGEST_ANSWER
 from denoised_smoothing.remote.records import Outcome
 from denoised_smoothing.text import shown
 
@@ -150,12 +151,15 @@ class Vendor(ABC):
         return cls(**options)
 
     @abstractmethod
-    def connect(self, *, timeout: float, in_flight: int) -> None:
+    def connect(
+        self, *, timeout: float, in_flight: int, largest_answer: int = LARGEST_ANSWER
+    ) -> None:
         """Import the SDK, find credentials and make the client, without sending anything.
 
         Args:
             timeout: seconds for a whole query.
             in_flight: the number of threads that will use it.
+            largest_answer: maximum bytes of an answer.
 
         Raises:
             MissingExtraError: the SDK is not installed.
@@ -196,8 +200,13 @@ class Vendor(ABC):
             self._client.close()
 
     def secrets(self) -> Sequence[str]:
-        """Return the texts that must never be written anywhere."""
+        """Return the texts that must never be written anywhere, those of this moment included."""
         return self._secrets
+
+    def keep_secrets(self, *texts: object) -> None:
+        """Add secrets. Earlier ones stay, as an answer in flight may quote them."""
+        new = (text for text in texts if text and isinstance(text, str))
+        self._secrets = tuple(dict.fromkeys((*self._secrets, *new)))
 
     def fingerprint_parts(self) -> Mapping[str, object]:
         """Return the plain settings that determine the answers."""
@@ -243,16 +252,6 @@ def retry_after(headers: Mapping[str, str] | None) -> float | None:
 def header(headers: Mapping[str, str] | None, name: str) -> str | None:
     """Return the header of that name, in whatever case."""
     return next((v for k, v in (headers or {}).items() if k.lower() == name), None)
-
-
-def refuse_redirect(response: Any, *_: object, **__: object) -> None:
-    """Raise for a redirect: a hook for sessions of requests, which would follow it.
-
-    The image, and maybe the key, would reach a host that the user did not name.
-    """
-    if 300 <= response.status_code < 400:
-        response.close()
-        raise VendorError.of_status(response.status_code, "no answer", response.headers)
 
 
 def to_json(answer: Any) -> str:

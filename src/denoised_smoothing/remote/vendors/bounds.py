@@ -4,42 +4,34 @@ from __future__ import annotations
 
 import socket
 import threading
-import time
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from importlib import import_module
-from io import BytesIO
 from typing import Any
 
+from denoised_smoothing.remote.limits import LARGEST_ANSWER
 from denoised_smoothing.remote.records import Outcome
 from denoised_smoothing.remote.vendors.base import VendorError, header
 
-MOST_BYTES = 16 * 2**20
-"""Bytes of a decoded answer that are read at most; an answer with 20,000 labels has 2 MB."""
 PIECE = 2**16
 """Bytes that are read or decoded at once."""
 PLAIN = {"Accept-Encoding": "identity"}
 """Headers that ask for answers that are not compressed."""
 
 
-def too_large() -> VendorError:
-    """Return the error for an answer above :data:`MOST_BYTES`."""
-    return VendorError(
-        Outcome.GARBLED, f"the answer has more than {MOST_BYTES // 2**20} MiB, and was not read"
-    )
-
-
-def decoded(pieces: Iterator[bytes], headers: Mapping[str, str]) -> Iterator[bytes]:
+def decoded(
+    pieces: Iterator[bytes], headers: Mapping[str, str], largest: int = LARGEST_ANSWER
+) -> Iterator[bytes]:
     """Yield the content of an answer, decoded in small pieces.
 
     Args:
         pieces: as they were received.
         headers: of the answer.
+        largest: maximum bytes of the decoded answer.
 
     Raises:
-        VendorError: it has more than :data:`MOST_BYTES`, or is compressed in another way than by
-            gzip or deflate.
+        VendorError: it has more, or is compressed in another way than by gzip or deflate.
     """
     coding = (header(headers, "content-encoding") or "identity").strip().casefold()
     if coding not in ("", "identity", "gzip", "x-gzip", "deflate"):
@@ -52,8 +44,12 @@ def decoded(pieces: Iterator[bytes], headers: Mapping[str, str]) -> Iterator[byt
     for piece in pieces:
         for part in [piece] if decoder is None else _inflated(decoder, piece):
             total += len(part)
-            if total > MOST_BYTES:
-                raise too_large()
+            if total > largest:
+                raise VendorError(
+                    Outcome.GARBLED,
+                    f"the answer has more than {largest:,} bytes and was not read; "
+                    "--largest-answer sets the maximum",
+                )
             yield part
 
 
@@ -75,17 +71,18 @@ def library_of(kind: type) -> Any:
 
 
 class Watch:
-    """Bounds the answers that one ``httpx.Client`` gets; one thread at a time uses it.
+    """Bounds the answers that one client gets; one thread at a time uses it.
 
-    ``hooks`` are the client's ``event_hooks``. The time limit is for all of a query, from
-    connecting to the last byte: when it has passed, the connection is shut down.
+    ``hooks`` are the ``event_hooks`` of an ``httpx.Client``. The time limit is for all of a query,
+    from connecting to the last byte: when it has passed, the connection is shut down.
 
     Args:
         timeout: seconds.
+        largest: maximum bytes of a decoded answer.
     """
 
-    def __init__(self, timeout: float) -> None:
-        self._timeout, self._lock = timeout, threading.Lock()
+    def __init__(self, timeout: float, largest: int = LARGEST_ANSWER) -> None:
+        self._timeout, self._largest, self._lock = timeout, largest, threading.Lock()
         self._socket: socket.socket | None = None
         self._query, self._expired = 0, False
         self.hooks = {"request": [self._sent], "response": [self._received]}
@@ -116,6 +113,13 @@ class Watch:
         if self._expired:  # the connection may have ended early
             raise self._late()
 
+    def use(self, connection: socket.socket | None) -> None:
+        """Note the socket of the query; it is shut down at once if the time has passed."""
+        with self._lock:
+            self._socket = connection
+            if self._expired:
+                self._shut()
+
     def _late(self) -> VendorError:
         return VendorError(Outcome.TIMEOUT, f"no whole answer within {self._timeout:g} s")
 
@@ -138,90 +142,14 @@ class Watch:
         stage, _, end = event.rpartition(".")
         if not stage.endswith(("connect_tcp", "start_tls")):
             return
-        with self._lock:
-            if end == "complete":
-                self._socket = info["return_value"].get_extra_info("socket")
-            elif stage.endswith("connect_tcp"):
-                self._socket = None
-            if self._expired:
-                self._shut()
+        if end == "complete":
+            self.use(info["return_value"].get_extra_info("socket"))
+        elif stage.endswith("connect_tcp"):
+            self.use(None)
 
     def _received(self, response: Any) -> None:
         """Read an answer, and leave it decoded."""
-        content = b"".join(decoded(iter(response.stream), response.headers))
+        content = b"".join(decoded(iter(response.stream), response.headers, self._largest))
         response.stream.close()
         response.stream = library_of(type(response)).ByteStream(content)
         response.headers.pop("content-encoding", None)
-
-
-def bound_response(timeout: float) -> Callable[..., None]:
-    """Return a hook for sessions of requests that reads answers within the bounds.
-
-    The time limit holds from the first byte of the content on; each wait before it has that of
-    the session.
-
-    Args:
-        timeout: seconds.
-    """
-
-    def read(response: Any, *_: object, **__: object) -> None:
-        response.raw = _Content(_bounded(response.raw, response.headers, timeout))
-        response.headers.pop("content-encoding", None)
-
-    return read
-
-
-class BoundSession:
-    """Wraps the session of botocore, to read answers within the bounds.
-
-    Args:
-        session: a ``URLLib3Session``.
-        timeout: seconds for the content, from its first byte on.
-    """
-
-    def __init__(self, session: Any, timeout: float) -> None:
-        self._session, self._timeout = session, timeout
-
-    def send(self, request: Any) -> Any:
-        """Send a request; return the answer, whose content is read."""
-        request.stream_output = True  # else the session reads it all
-        response = self._session.send(request)
-        response.raw = _Content(_bounded(response.raw, response.headers, self._timeout))
-        response.headers.pop("content-encoding", None)
-        return response
-
-    def close(self) -> None:
-        """Close the connections."""
-        self._session.close()
-
-
-class _Content(BytesIO):
-    """Content that was read, for readers of urllib3's responses."""
-
-    def stream(self, *_: object, **__: object) -> Iterator[bytes]:
-        """Yield the content."""
-        yield self.read()
-
-
-def _bounded(raw: Any, headers: Mapping[str, str], timeout: float) -> bytes:
-    """Return the decoded content of a response of urllib3."""
-    ends = time.monotonic() + timeout
-
-    def pieces() -> Iterator[bytes]:
-        # read() waits for a whole piece, so that a slow answer would never reach the limit.
-        while piece := raw.read1(PIECE, decode_content=False):
-            if time.monotonic() > ends:
-                raise VendorError(Outcome.TIMEOUT, f"no whole answer within {timeout:g} s")
-            yield piece
-
-    try:
-        content = b"".join(decoded(pieces(), headers))
-    except VendorError:
-        raw.close()  # the rest would be taken for the next answer
-        raise
-    except Exception as error:  # of urllib3
-        raw.close()
-        outcome = Outcome.TIMEOUT if "timed out" in str(error) else Outcome.DROPPED
-        raise VendorError(outcome, f"the connection ended ({error})") from error
-    raw.release_conn()
-    return content

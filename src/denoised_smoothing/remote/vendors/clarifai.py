@@ -8,8 +8,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from denoised_smoothing.errors import SettingError
+from denoised_smoothing.remote.addresses import checked_url
 from denoised_smoothing.remote.credentials import credential
 from denoised_smoothing.remote.labels import Scored
+from denoised_smoothing.remote.limits import LARGEST_ANSWER
 from denoised_smoothing.remote.records import Outcome
 from denoised_smoothing.remote.source import remote_source
 from denoised_smoothing.remote.vendors.base import (
@@ -20,7 +22,7 @@ from denoised_smoothing.remote.vendors.base import (
     Vendor,
     VendorError,
 )
-from denoised_smoothing.remote.vendors.rest import RestVendor, checked_url
+from denoised_smoothing.remote.vendors.rest import RestVendor
 
 _CODES = {
     (11003, 11005, 98004, 98005): (Outcome.THROTTLED, None),
@@ -49,15 +51,18 @@ class Clarifai(RestVendor):
 
     def __init__(self, model: str) -> None:
         user, app, name = model.split("/") if model.count("/") == 2 else ("clarifai", "main", model)
-        base = os.environ.get("CLARIFAI_API_BASE", "https://api.clarifai.com").rstrip("/")
-        super().__init__(f"{checked_url(base)}/v2/users/{user}/apps/{app}/models/{name}/outputs")
+        base = os.environ.get("CLARIFAI_API_BASE", "https://api.clarifai.com")
+        base = checked_url(base, "CLARIFAI_API_BASE").rstrip("/")
+        super().__init__(f"{base}/v2/users/{user}/apps/{app}/models/{name}/outputs")
         self.model = model
 
     @classmethod
     def from_spec(cls, rest: str, labels: Sequence[str], **options: Any) -> Vendor:
         return cls(rest)
 
-    def connect(self, *, timeout: float, in_flight: int) -> None:
+    def connect(
+        self, *, timeout: float, in_flight: int, largest_answer: int = LARGEST_ANSWER
+    ) -> None:
         token = credential("CLARIFAI_PAT")
         if not token:
             raise SettingError(
@@ -65,7 +70,7 @@ class Clarifai(RestVendor):
                 "which is not set. Create one in the settings of your account."
             )
         self._secrets = (token,)
-        super().connect(timeout=timeout, in_flight=in_flight)
+        super().connect(timeout=timeout, in_flight=in_flight, largest_answer=largest_answer)
 
     def request(self, image: bytes) -> Mapping[str, Any]:
         encoded = base64.b64encode(image).decode()

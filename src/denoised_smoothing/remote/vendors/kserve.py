@@ -16,6 +16,9 @@ from denoised_smoothing.remote.records import Outcome
 from denoised_smoothing.remote.vendors.base import FaultSource, Reply, VendorError
 from denoised_smoothing.remote.vendors.rest import RestVendor
 
+MOST_LABELS = 100_000
+"""Values of an output that are read at most."""
+
 
 class KServe(RestVendor):
     """A model of a server with the v2 protocol, over REST.
@@ -67,6 +70,8 @@ class KServe(RestVendor):
         outputs = {output["name"]: output for output in answer["outputs"]}
         output = outputs[self._output] if self._output else next(iter(outputs.values()))
         data = np.ravel(np.array(output["data"], dtype=object)).tolist()  # as they were sent
+        if len(data) > MOST_LABELS:
+            raise ValueError(f"{len(data):,} values, and at most {MOST_LABELS:,} are read")
         if output["datatype"].startswith("FP"):
             scored = [Scored(self._name(number), score) for number, score in enumerate(data)]
         else:
@@ -93,7 +98,7 @@ class KServe(RestVendor):
                 except (LookupError, TypeError) as error:
                     raise VendorError(
                         Outcome.REFUSED,
-                        f"{self.model} has no metadata of the v2 protocol: {str(answer)[:200]}",
+                        f"{self.model} has no metadata of the v2 protocol: {answer}",
                         FaultSource.SETUP,
                     ) from error
             return self._input

@@ -5,20 +5,29 @@ from __future__ import annotations
 import base64
 import json
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from functools import partial
-from queue import SimpleQueue
 from typing import Any, ClassVar
 
 from denoised_smoothing.errors import SettingError
 from denoised_smoothing.models.labels import normalised
+from denoised_smoothing.remote.addresses import checked_url
 from denoised_smoothing.remote.credentials import credential
 from denoised_smoothing.remote.labels import Scored
+from denoised_smoothing.remote.limits import LARGEST_ANSWER
 from denoised_smoothing.remote.records import Outcome
 from denoised_smoothing.remote.source import remote_source
-from denoised_smoothing.remote.vendors.base import Limits, Reply, Vendor, VendorError
+from denoised_smoothing.remote.vendors.base import (
+    FaultSource,
+    Limits,
+    Reply,
+    Vendor,
+    VendorError,
+)
 from denoised_smoothing.remote.vendors.bounds import PLAIN, Watch, library_of
 from denoised_smoothing.remote.vendors.chat import named_label
+from denoised_smoothing.remote.vendors.connections import ClientPool
 
 _log = logging.getLogger(__name__)
 PROMPT = "Which of the labels names what the image shows? Answer with exactly one label."
@@ -65,18 +74,26 @@ class OpenAI(Vendor):
         self.options = {"labels": self._labels, "prompt": prompt, "detail": detail}
         self._known = {normalised(label): label for label in self._labels}
         self._schema, self._answered = True, False
-        self._clients: SimpleQueue[tuple[Any, Watch]] = SimpleQueue()
+        self._unreachable: tuple[Any, ...] = ()
+        self._not_sent: tuple[Any, ...] = ()
+        self._clients = ClientPool()
 
     @classmethod
     def from_spec(cls, rest: str, labels: Sequence[str], **options: Any) -> Vendor:
         return cls(rest, labels, **options)
 
-    def connect(self, *, timeout: float, in_flight: int) -> None:
+    def connect(
+        self, *, timeout: float, in_flight: int, largest_answer: int = LARGEST_ANSWER
+    ) -> None:
         sdk = self.module("openai")
+        httpx = library_of(sdk.DefaultHttpxClient.__base__)
+        self._unreachable = (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError)
+        self._not_sent = (httpx.InvalidURL, httpx.UnsupportedProtocol, httpx.LocalProtocolError)
         self.errors = {
             sdk.APITimeoutError: partial(self._failed, Outcome.TIMEOUT),
             sdk.APIConnectionError: partial(self._failed, Outcome.DROPPED),
             sdk.APIStatusError: self._fault,
+            self._not_sent: Outcome.REFUSED,
             (ValueError, RecursionError): Outcome.GARBLED,
         }
         if (key := credential("OPENAI_API_KEY")) is None:
@@ -85,28 +102,26 @@ class OpenAI(Vendor):
                 "Set it to any text if an endpoint of your own needs no key."
             )
         self._secrets = (key,)
-        context = library_of(sdk.DefaultHttpxClient.__base__).create_ssl_context()
-        for _ in range(in_flight):
-            watch = Watch(timeout)
+        if (address := os.environ.get("OPENAI_BASE_URL")) is not None:
+            checked_url(address, "OPENAI_BASE_URL")
+
+        def make(watch: Watch, context: Any) -> Any:
             http = sdk.DefaultHttpxClient(
                 follow_redirects=False, timeout=timeout, headers=PLAIN, verify=context,
                 event_hooks=watch.hooks,
             )  # fmt: skip
-            client = sdk.OpenAI(api_key=key, max_retries=0, timeout=timeout, http_client=http)
-            self._clients.put((client, watch))
+            return sdk.OpenAI(api_key=key, max_retries=0, timeout=timeout, http_client=http)
+
+        watches = [Watch(timeout, largest_answer) for _ in range(in_flight)]
+        self._clients.fill(httpx, make, watches)
 
     def close(self) -> None:
-        while not self._clients.empty():
-            self._clients.get()[0].close()
+        self._clients.close()
 
     def query(self, image: bytes) -> Any:
-        client, watch = self._clients.get()
-        try:
-            with watch.limit():
-                create = client.chat.completions.with_raw_response.create
-                answer = create(**self._request(image))
-        finally:
-            self._clients.put((client, watch))
+        with self._clients.client() as client:
+            create = client.chat.completions.with_raw_response.create
+            answer = create(**self._request(image))
         return json.loads(answer.text)
 
     def reply(self, answer: Any) -> Reply:
@@ -144,17 +159,22 @@ class OpenAI(Vendor):
         return request
 
     def _failed(self, outcome: Outcome, error: Any) -> VendorError:
-        if isinstance(error.__cause__, VendorError):
-            return error.__cause__
-        if "Connect" in type(error.__cause__).__name__:
+        cause = error.__cause__
+        if isinstance(cause, VendorError):
+            return cause
+        if isinstance(cause, self._unreachable):
             url = error.request.url
-            return VendorError(Outcome.UNREACHABLE, f"no connection to {url} ({error.__cause__})")
-        return VendorError(outcome, f"no complete answer ({error.__cause__})")
+            return VendorError(Outcome.UNREACHABLE, f"no connection to {url} ({cause})")
+        if isinstance(cause, self._not_sent):
+            message = f"the query cannot be made ({cause})"
+            return VendorError(Outcome.REFUSED, message, FaultSource.SETUP)
+        return VendorError(outcome, f"no complete answer ({cause})")
 
     def _fault(self, error: Any) -> VendorError:
         """Return the error for a status; a server without schemas is asked again without one."""
-        told = f"{error.message} {error.body}".casefold()
-        refused = error.status_code in _NO_SCHEMAS and any(word in told for word in _SCHEMA_WORDS)
+        message = f"{error.message} {error.body}".casefold()
+        names_schema = any(word in message for word in _SCHEMA_WORDS)
+        refused = error.status_code in _NO_SCHEMAS and names_schema
         if refused and self._schema and not self._answered:
             self._schema, self.notes = False, (WITHOUT_SCHEMA,)
             _log.warning(WITHOUT_SCHEMA)

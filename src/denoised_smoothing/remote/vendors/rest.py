@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
-from queue import SimpleQueue
 from typing import Any, ClassVar
 
 from denoised_smoothing.errors import SettingError
+from denoised_smoothing.remote.addresses import checked_url
 from denoised_smoothing.remote.credentials import credential
+from denoised_smoothing.remote.limits import LARGEST_ANSWER
 from denoised_smoothing.remote.records import Outcome
 from denoised_smoothing.remote.vendors.base import FaultSource, Vendor, VendorError
 from denoised_smoothing.remote.vendors.bounds import PLAIN, Watch
+from denoised_smoothing.remote.vendors.connections import ClientPool
 
 
 class RestVendor(Vendor):
@@ -35,9 +37,11 @@ class RestVendor(Vendor):
                     "Set it, or remove token_env."
                 )
             self._secrets = (token,)
-        self._clients: SimpleQueue[tuple[Any, Watch]] = SimpleQueue()
+        self._clients = ClientPool()
 
-    def connect(self, *, timeout: float, in_flight: int) -> None:
+    def connect(
+        self, *, timeout: float, in_flight: int, largest_answer: int = LARGEST_ANSWER
+    ) -> None:
         httpx = self.module("httpx")
         self.errors = {
             (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError): self._unreachable,
@@ -46,18 +50,17 @@ class RestVendor(Vendor):
             httpx.TimeoutException: Outcome.TIMEOUT,
             httpx.TransportError: Outcome.DROPPED,
         }
-        context, headers = httpx.create_ssl_context(), {**PLAIN, **self.headers()}
-        # A client with many connections looks through all of them at each request.
-        for _ in range(in_flight):
-            watch = Watch(timeout)
-            client = httpx.Client(
+        headers = {**PLAIN, **self.headers()}
+        self._clients.fill(
+            httpx,
+            lambda watch, context: httpx.Client(
                 timeout=timeout, headers=headers, verify=context, event_hooks=watch.hooks
-            )
-            self._clients.put((client, watch))
+            ),
+            [Watch(timeout, largest_answer) for _ in range(in_flight)],
+        )
 
     def close(self) -> None:
-        while not self._clients.empty():
-            self._clients.get()[0].close()
+        self._clients.close()
 
     def headers(self) -> Mapping[str, str]:
         """Return the headers of every request; they may hold secrets."""
@@ -73,12 +76,8 @@ class RestVendor(Vendor):
 
     def call(self, request: Callable[[Any], Any]) -> Any:
         """Return the JSON answer to a request, which is given a client."""
-        client, watch = self._clients.get()
-        try:
-            with watch.limit():
-                response = request(client)
-        finally:
-            self._clients.put((client, watch))
+        with self._clients.client() as client:
+            response = request(client)
         try:
             answer = response.json()
         except (ValueError, RecursionError) as error:
@@ -111,22 +110,3 @@ def _message(answer: Any) -> str:
             if key in answer:
                 return _message(answer[key])
     return "no message" if answer in (None, "") else str(answer)
-
-
-def checked_url(url: str) -> str:
-    """Return the address, if it is one of http.
-
-    Raises:
-        SettingError: it has another scheme, or holds credentials.
-    """
-    if not url.startswith(("http://", "https://")):
-        raise SettingError(
-            f"The address of a model server must begin with http:// or https://, got {url!r}"
-        )
-    if "@" in url.split("/")[2]:
-        raise SettingError(
-            "The address of a model server must not hold a user name or a password, as it is "
-            "stored with the run. Remove them, and name an environment variable that holds a "
-            "token: ?token_env=NAME"
-        )
-    return url

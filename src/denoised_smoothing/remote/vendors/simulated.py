@@ -12,6 +12,7 @@ import numpy as np
 
 from denoised_smoothing.errors import SettingError
 from denoised_smoothing.remote.labels import Scored
+from denoised_smoothing.remote.limits import LARGEST_ANSWER
 from denoised_smoothing.remote.records import Outcome
 from denoised_smoothing.remote.source import remote_source
 from denoised_smoothing.remote.vendors.base import Price, Reply, Vendor, VendorError
@@ -51,7 +52,9 @@ class Simulated(Vendor):
         self.price = Price(price, "simulated: nothing is paid")
         self._lock, self._attempts = threading.Lock(), 0
 
-    def connect(self, *, timeout: float, in_flight: int) -> None:
+    def connect(
+        self, *, timeout: float, in_flight: int, largest_answer: int = LARGEST_ANSWER
+    ) -> None:
         """Do nothing."""
 
     def query(self, image: bytes) -> Any:
