@@ -13,7 +13,7 @@ from contextlib import closing, suppress
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import sqlalchemy as sa
 
@@ -44,7 +44,7 @@ class StorePlace:
     def __init__(self, engine: sa.Engine, path: str | Path) -> None:
         self.path = Path(path).absolute()
         connection = engine.raw_connection()
-        self._held: Any = connection.driver_connection
+        self._held = cast(sqlite3.Connection, connection.driver_connection)
         connection.detach()
         engine.raw_connection().close()  # the pool has one as well, to write what is still coming
         self._held.execute("PRAGMA busy_timeout=1000")
