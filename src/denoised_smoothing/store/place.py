@@ -46,11 +46,11 @@ class StorePlace:
         connection = engine.raw_connection()
         self._held = cast(sqlite3.Connection, connection.driver_connection)
         connection.detach()
-        engine.raw_connection().close()  # the pool has one as well, to write what is still coming
         self._held.execute("PRAGMA busy_timeout=1000")
         with suppress(sqlite3.Error):
             mark(self._held)  # a file that has no number yet
             self._held.execute("PRAGMA journal_mode=WAL")  # a rescue or a backup
+        engine.raw_connection().close()  # the pool has one as well, to write what is still coming
         self._mark = _mark_of(self._held)
         self._marks, self._is_overwritten = {self._mark, self._mark_in_file()}, False
         real = self.path.resolve()  # SQLite writes the log there
