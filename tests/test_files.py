@@ -87,5 +87,5 @@ def test_files_of_names(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", ["", ".", "/"])
 def test_a_path_without_a_name_is_refused(path: str) -> None:
-    with pytest.raises(SettingError, match=r"the output .[./]. is a folder\. Name a file in it"):
+    with pytest.raises(SettingError, match=r"the output .[./]. has no name\. Name a file or"):
         write_atomically(path, b"")

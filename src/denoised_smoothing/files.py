@@ -10,15 +10,25 @@ from pathlib import Path
 from denoised_smoothing.errors import SettingError
 
 
+def named(path: str | Path) -> Path:
+    """Return the path of an output.
+
+    Raises:
+        SettingError: it has no name, as "", "." and "/".
+    """
+    path = Path(path)
+    if not path.name:
+        raise SettingError(f"the output {str(path)!r} has no name. Name a file or folder in it.")
+    return path
+
+
 def write_atomically(path: str | Path, content: bytes) -> None:
     """Write ``content`` to a temporary file and move it to ``path``: readers see all or nothing.
 
     Raises:
         SettingError: the file cannot be written.
     """
-    path = Path(path)
-    if not path.name:  # of "", "." and "/"
-        raise SettingError(f"the output {str(path)!r} is a folder. Name a file in it.")
+    path = named(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         temporary.write_bytes(content)

@@ -9,6 +9,7 @@ from denoised_smoothing.cli.grouped import Take, command
 from denoised_smoothing.cli.model_options import ModelOptions
 from denoised_smoothing.cli.options import AsJson, option
 from denoised_smoothing.cli.output import note, print_json, say
+from denoised_smoothing.files import named
 
 OTHERS = ("bundle", "devices", "batch_size")
 
@@ -28,6 +29,7 @@ def bundle(
     from denoised_smoothing.smoothing.bundle import shape_of, specs_of_code
     from denoised_smoothing.smoothing.bundle_file import read_bundle
 
+    named(output)
     smoothed = model.build()
     model.calibrate(smoothed)
     side = smoothed.resolution if model.resolution is None else model.resolution

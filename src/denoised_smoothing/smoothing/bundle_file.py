@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from denoised_smoothing.errors import SettingError, WeightsError, first_line
-from denoised_smoothing.files import sha256_of
+from denoised_smoothing.files import named, sha256_of
 from denoised_smoothing.smoothing.bundle_record import (
     COPY_AGAIN,
     MODEL,
@@ -36,6 +36,7 @@ def write_bundle(folder: Path, bundle: Bundle, fill_folder: Callable[[Path], Non
     Raises:
         SettingError: the folder holds files, or cannot be written, or the record would be refused.
     """
+    named(folder)
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise SettingError(f"{folder} exists already. Name a new folder for the bundle.")
     part = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.part")

@@ -31,7 +31,7 @@ from denoised_smoothing.errors import (
     TrainingInterruptedError,
     differences,
 )
-from denoised_smoothing.files import write_atomically
+from denoised_smoothing.files import named, write_atomically
 from denoised_smoothing.models.labels import GivenLabels, LabelMatch, match_labels, of_classes
 from denoised_smoothing.training.config import TrainingConfig, check_at_least
 from denoised_smoothing.training.data import (
@@ -73,6 +73,7 @@ class Training:
     trainer_flags: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        named(self.output)
         check_at_least(1, self, "validation_limit")
         check_at_least(0, self, "workers")
         unknown = [self._unknown(data) for data in (self.dataset, self.validation_images)]
