@@ -62,8 +62,7 @@ DEMOS = {
         classifier="efficientnet-lite0",
         methods={
             "no denoiser": "none",
-            "black box": "photo-mse",
-            "white box": "photo-efficientnet-lite0",
+            "black box (mse)": "photo-mse",
         },
         sigmas=(0.25,),
         radii=(0.0, 0.1, 0.2, 0.3, 0.4),
