@@ -48,7 +48,7 @@ def test_the_opening_is_drawn_above_the_curves(four: RunResults) -> None:
         "the classifier answers “cat”",
         "changed by 0.25 (L2) “dog”",
         f"one of {counts.n:,} noisy copies",
-        f"{counts.votes[label]:,} of {counts.n:,}: certified within 0.50 “{label}”",
+        f"{counts.votes[label]:,} of {counts.n:,} copies certify “{label}” within 0.50 (L2)",
     ]
     alone = certified_accuracy_figure([("m", four)]).axes[0].lines[0]
     assert curves.lines[0].get_xydata().tolist() == alone.get_xydata().tolist()

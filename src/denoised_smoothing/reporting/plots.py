@@ -69,8 +69,8 @@ def opening_figure(
         MissingExtraError: matplotlib is not installed.
         SettingError: a run has no finished image, or some have labels and others have not.
     """
-    figure = _empty(6.4)
-    parts: Any = figure.subfigures(2, 1, height_ratios=(2, 4))
+    figure = _empty(6.8)
+    parts: Any = figure.subfigures(2, 1, height_ratios=(2.4, 4.4))
     above, below = parts
     [(image, names)] = [
         (image, results.run.label_names)
@@ -87,8 +87,8 @@ def opening_figure(
     counts, votes = image.certificate.counts, "the copies decide\nnothing"
     if image.predicted is not None:
         votes = (
-            f"{counts.votes[image.predicted]:,} of {counts.n:,}: certified within "
-            f"{format_down(image.radius, 2)}\n“{label_name(image.predicted, names)}”"
+            f"{counts.votes[image.predicted]:,} of {counts.n:,} copies certify\n"
+            f"“{label_name(image.predicted, names)}”\nwithin {format_down(image.radius, 2)} (L2)"
         )
     shown = (
         (opening.image, f"the classifier answers\n“{opening.before}”"),
