@@ -72,7 +72,7 @@ RUN: dict[str, tuple[Callable[[], object], dict[str, Any]]] = {
 def test_false_certificates_are_as_rare_as_alpha(
     made: Callable[[], object], options: dict[str, Any]
 ) -> None:
-    """Refused with probability 1e-4 if alpha holds. A stochastic classifier draws each time anew."""
+    """Refused with probability 1e-4 if alpha holds. Stochastic ones draw each time anew."""
     options = {"device": "cpu", **options}
     smoothed = SmoothedClassifier(made(), 0.25, **options)  # type: ignore[arg-type]
     found = false_certificates(smoothed)
