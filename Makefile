@@ -17,7 +17,7 @@ install: .venv/installed  ## a virtual environment in .venv with everything, at 
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[all,dev,docs]'
 	@touch $@
 
-demo: install  ## certify a classifier three ways and write a report (under 3 minutes)
+demo: install  ## certify photographs with and without a denoiser, and write a report (under 3 minutes)
 	$(BIN)/denoised-smoothing demo
 
 test: install lint docs  ## lint, types, layers, documentation and all tests

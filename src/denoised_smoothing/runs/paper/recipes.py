@@ -239,12 +239,12 @@ def is_at_hand(recipe: Recipe, networks: Networks) -> bool:
 
 def _was_trained_through(recipe: Recipe, networks: Networks, path: Path) -> bool:
     """Return whether a file was trained through the networks; any surrogate where none is named."""
-    from denoised_smoothing.models.denoisers.files import load_denoiser_file
+    from denoised_smoothing.models.denoisers.files import load_card
     from denoised_smoothing.models.weights import weights_digest
 
     if recipe.through is None:
         return True
-    through = json.loads(load_denoiser_file(path).card.get("surrogates", "[]"))
+    through = json.loads(load_card(path).get("surrogates", "[]"))
     own = networks.through(recipe)
     if recipe.through == "surrogate" and own == [None]:
         return bool(through)
