@@ -101,6 +101,21 @@ def closure() -> nn.Module:
     return Closure()
 
 
+def uneven() -> nn.Module:
+    kept: list[Tensor] = [torch.zeros(0)]
+
+    class Uneven(Base):
+        def forward(self, images: Tensor) -> Tensor:
+            turns = int(images.abs().sum() * 100) % 23
+            while turns:
+                turns -= 1
+            kept[0] = images
+            images.relu()
+            return judged(kept[0])
+
+    return Uneven()
+
+
 class Locked(Base):
     """State behind a lock, which is right in threads."""
 
@@ -385,6 +400,7 @@ ONE_THREAD: dict[str, Callable[[], object]] = {
     "state in a buffer": Buffer,
     "state in a global": Global,
     "state in a closure": closure,
+    "state after a loop of as many turns as the batch asks for": uneven,
     "state behind a lock": Locked,
     "state in numpy, between lines": NumpyState,
     "state in a deque of an object": Nested,

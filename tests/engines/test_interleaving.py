@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -32,7 +33,8 @@ def test_calls_take_turns_at_every_operation() -> None:
         return work
 
     (first, second), _ = interleaved([call("a"), call("b")])
-    assert order == ["a0", "b0", "a1", "b1", "a2", "b2"]
+    assert order[:3] == ["a0", "a1", "a2"], "one call by itself shows the order of its steps"
+    assert order[3:] == ["a0", "b0", "a1", "b1", "a2", "b2"]
     assert first.tolist() == second.tolist() == [4, 4]
 
 
@@ -44,12 +46,50 @@ def test_a_stack_shared_by_two_calls_gives_each_the_value_of_the_other() -> None
         torch.zeros(1)
         return stack.pop(0) if number == 1 else stack.pop()
 
-    own, resized = interleaved([lambda: call(1), lambda: call(2)], [stack])
+    own, resized = interleaved([partial(call, 1), partial(call, 2)], [stack])
     assert [float(t) for t in own] == [1, 2]
     assert resized
-    others, resized = interleaved([lambda: call(2), lambda: call(3)])
+    others, resized = interleaved([partial(call, 2), partial(call, 3)])
     assert [float(t) for t in others] == [3, 2]
     assert not resized
+
+
+@pytest.mark.parametrize("steps", [(0, 30), (30, 0), (7, 30)])
+def test_values_meet_also_where_one_call_does_more_before(steps: tuple[int, int]) -> None:
+    kept: list[Tensor] = []
+
+    def call(number: int) -> Tensor:
+        count = 0
+        while count < steps[number]:
+            count += 1
+        kept[:] = [torch.full((1,), number)]
+        torch.zeros(1)
+        return kept[0]
+
+    answers, _ = interleaved([lambda: call(0), lambda: call(1)])
+    assert [int(answer) for answer in answers] != [0, 1]
+
+
+def test_values_meet_also_where_garbage_is_collected_in_one_call() -> None:
+    kept: list[Tensor] = []
+
+    def collect(once: list[str]) -> None:
+        if once:
+            once.pop()
+            once = [str(number) for number in range(3)]
+            for text in once:
+                text.upper()
+
+    def call(number: int) -> Tensor:
+        kept[:] = [torch.full((1,), number)]
+        if threading.current_thread().name == "interleaved 0":
+            collect(["once"])
+        kept[0] = torch.full((1,), number)
+        torch.zeros(1)
+        return kept[0]
+
+    answers, _ = interleaved([lambda: call(0), lambda: call(1)])
+    assert [int(answer) for answer in answers] != [0, 1]
 
 
 def test_a_call_that_waits_for_a_lock_of_the_other_ends_and_is_reported(

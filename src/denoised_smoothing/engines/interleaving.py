@@ -5,9 +5,11 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence, Sized
+from collections import Counter, deque
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence, Sized
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from queue import SimpleQueue
 from types import CellType, FrameType, FunctionType, ModuleType
 from typing import Any, TypeVar
@@ -37,17 +39,26 @@ class StuckError(RuntimeError):
 
 
 class _Turns:
-    """Two threads that run one after the other, and change places when one says so."""
+    """Two threads that run one after the other, and change places when one is ahead.
 
-    def __init__(self) -> None:
+    Args:
+        order: the events of one call by itself, in which both count how far they are.
+    """
+
+    def __init__(self, order: Mapping[Hashable, int]) -> None:
         self._changed, self._turn, self._running = threading.Condition(), 0, {0, 1}
+        self._order, self._reached = order, [-1, -1]
+        self._seen: tuple[Counter[Hashable], ...] = (Counter(), Counter())
         self.threads: list[threading.Thread] = []
         self.stuck = False
 
-    def hand_over(self, me: int) -> None:
-        """Let the other thread run, and wait until it hands over, ends or is stuck."""
+    def arrive(self, me: int, event: Hashable) -> None:
+        """Let the other thread run unless it is ahead, and wait until it is, ends or is stuck."""
+        self._seen[me][event] += 1
+        number = self._order.get((event, self._seen[me][event]), -1)
+        self._reached[me] = max(self._reached[me], number)
         with self._changed:
-            if len(self._running) == 2:
+            if len(self._running) == 2 and self._reached[me] >= self._reached[1 - me]:
                 self._turn = 1 - me
                 self._changed.notify_all()
             self.wait(me)
@@ -82,13 +93,47 @@ def _seconds_used(thread: threading.Thread) -> float:
 class _BeforeEachOperation(TorchFunctionMode):
     """Calls a function before each operation of torch in this thread."""
 
-    def __init__(self, call: Callable[[], None]) -> None:
+    def __init__(self, call: Callable[[Hashable], None]) -> None:
         super().__init__()
         self._call = call
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self._call()
+        self._call(func)
         return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def _at_each_event(arrive: Callable[[Hashable], None]) -> Iterator[None]:
+    """Call a function before operations of torch and lines of Python outside of libraries."""
+
+    def trace(frame: FrameType, event: str, _: object) -> Any:
+        if frame.f_globals.get("__name__", "").partition(".")[0] in _NOT_TRACED:
+            return None
+        if event == "line":
+            arrive((frame.f_code, frame.f_lineno))
+        return trace
+
+    outer = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        with _BeforeEachOperation(arrive):
+            yield
+    finally:
+        sys.settrace(outer)
+
+
+def _order(call: Callable[[], object]) -> dict[Hashable, int]:
+    """Return the number of each event of a call: of the first time that a line runs, the second."""
+    seen: Counter[Hashable] = Counter()
+    order: dict[Hashable, int] = {}
+
+    def arrive(event: Hashable) -> None:
+        seen[event] += 1
+        order[event, seen[event]] = len(order)
+
+    with _at_each_event(arrive):
+        call()
+    return order
 
 
 def interleaved(
@@ -101,38 +146,31 @@ def interleaved(
 
     They change places at every operation of torch and at every line of Python outside of
     libraries. A value that a call keeps outside of its own variables, from one line to a later
-    one, is overwritten by the other call, always and not by chance.
+    one, is overwritten by the other call, always and not by chance: the call that is behind runs
+    first, also where one does more than the other in between, such as more turns of a loop or a
+    collection of garbage. What lies behind is told by a third call, which runs by itself before.
 
     Raises:
         StuckError: a call waited for a lock of the other one.
         Exception: that of a call.
     """
-    turns = _Turns()
+    turns = _Turns(_order(calls[0]))
     results: dict[int, _T] = {}
     errors: list[BaseException] = []
     lengths, resized = [len(container) for container in held], [False]
 
-    def hand_over(me: int) -> None:
+    def arrive(me: int, event: Hashable) -> None:
         resized[0] |= lengths != [len(container) for container in held]
-        turns.hand_over(me)
+        turns.arrive(me, event)
 
     def run(me: int) -> None:
-        def trace(frame: FrameType, event: str, _: object) -> Any:
-            if frame.f_globals.get("__name__", "").partition(".")[0] in _NOT_TRACED:
-                return None
-            if event == "line":
-                hand_over(me)
-            return trace
-
         try:
             turns.wait(me)
-            sys.settrace(trace)
-            with _BeforeEachOperation(lambda: hand_over(me)):
+            with _at_each_event(partial(arrive, me)):
                 results[me] = calls[me]()
         except BaseException as error:
             errors.append(error)
         finally:
-            sys.settrace(None)
             turns.end(me)
 
     turns.threads = threads = [
