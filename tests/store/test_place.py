@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -20,7 +20,7 @@ import sqlalchemy as sa
 
 from denoised_smoothing.errors import SettingError, StoreError
 from denoised_smoothing.store import RUNS, Store
-from denoised_smoothing.store.place import back_up
+from denoised_smoothing.store.place import POOLED, back_up
 
 
 def delete(path: Path) -> None:
@@ -84,6 +84,23 @@ def rescued(error: pytest.ExceptionInfo[StoreError]) -> Path:
     return Path(found[1])
 
 
+@pytest.mark.parametrize("lose", [delete, move, replace])
+def test_what_is_saved_while_others_read_is_rescued(
+    lose: Callable[[Path], None], path: Path
+) -> None:
+    with Store(path) as store:
+        store.begin("before", {}, seed=1, info={})
+        lose(path)
+        with ExitStack() as stack:
+            for _ in range(3):
+                reader = stack.enter_context(store.transaction())
+                assert reader.scalar(sa.select(RUNS.c.name)) == "before"
+            with pytest.raises(StoreError) as caught:
+                store.begin("after", {}, seed=2, info={})
+    with Store(rescued(caught), read_only=True) as copy:
+        assert sorted(run.name for run in copy.runs()) == ["after", "before"]
+
+
 @pytest.mark.parametrize(
     "lose", [delete, move, replace, remove_folder, remove_log, remove_log_index]
 )
@@ -142,7 +159,9 @@ def test_a_new_connection_does_not_open_another_file(
 ) -> None:
     with Store(path) as store:
         store.begin("run", {}, seed=1, info={})
-        with store.transaction():  # the connection of the pool is in use
+        with ExitStack() as stack:
+            for _ in range(POOLED):  # the connections of the pool are in use
+                stack.enter_context(store.transaction())
             lose(path)
             for _ in range(2):
                 with pytest.raises(StoreError, match="was deleted, moved or replaced") as caught:

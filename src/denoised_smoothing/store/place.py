@@ -23,6 +23,9 @@ from denoised_smoothing.store.tables import EXAMPLES, IMAGES, QUERIES, RUNS
 SHORTEST_PAUSE, LONGEST_PAUSE = 1.0, 10.0
 """Seconds between two copies of a lost database; within these, ten times what a copy takes."""
 
+POOLED = 5
+"""Open connections, as many as the pool keeps. None is opened once the file was lost."""
+
 
 class Loss(StrEnum):
     """How the file of an open store was lost."""
@@ -50,7 +53,9 @@ class StorePlace:
         with suppress(sqlite3.Error):
             mark(self._held)  # a file that has no number yet
             self._held.execute("PRAGMA journal_mode=WAL")  # a rescue or a backup
-        engine.raw_connection().close()  # the pool has one as well, to write what is still coming
+        # The pool has some as well: several threads write what is still coming, and read.
+        for pooled in [engine.raw_connection() for _ in range(POOLED)]:
+            pooled.close()
         self._mark = _mark_of(self._held)
         self._marks, self._is_overwritten = {self._mark, self._mark_in_file()}, False
         real = self.path.resolve()  # SQLite writes the log there
