@@ -38,16 +38,29 @@ os.environ["DENOISED_SMOOTHING_CACHE"] = os.path.join(  # noqa: PTH118
 )
 
 
+def loggers() -> list[logging.Logger]:
+    """The root, and the loggers of the package."""
+    named = logging.root.manager.loggerDict.items()
+    mine = [logger for name, logger in named if name.startswith("denoised_smoothing")]
+    return [logging.root, *(logger for logger in mine if isinstance(logger, logging.Logger))]
+
+
 @pytest.fixture(autouse=True)
 def logging_as_before(request: pytest.FixtureRequest) -> Iterator[None]:
     """What one test does to logging hides no message from the next; a warning names that test."""
-    root = logging.root
     yield
-    if (left := (root.manager.disable, root.level, root.disabled)) != (0, logging.WARNING, False):
+    left = [
+        f"{logger.name} (level {logger.level}, disabled {logger.disabled}, propagates "
+        f"{logger.propagate}, all below {logger.manager.disable} disabled)"
+        for logger in loggers()
+        if logger.disabled or not logger.propagate or not logger.isEnabledFor(logging.WARNING)
+    ]
+    if left:
         logging.disable(logging.NOTSET)
-        root.setLevel(logging.WARNING)
-        root.disabled = False
-        warnings.warn(f"{request.node.nodeid} left logging as {left}", stacklevel=1)
+        for logger in loggers():
+            logger.setLevel(logging.WARNING if logger is logging.root else logging.NOTSET)
+            logger.disabled, logger.propagate = False, True
+        warnings.warn(f"{request.node.nodeid} left logging as {'; '.join(left)}", stacklevel=1)
 
 
 @pytest.fixture
