@@ -35,6 +35,11 @@ def crops(dataset: ImageDataset, count: int, size: int) -> Tensor:
     found = []
     for index in range(count):
         image = dataset[index].image
+        if min(image.shape[1:]) < size:
+            raise SystemExit(
+                f"Image {index} has {image.shape[1]}x{image.shape[2]} pixels, fewer than {size}. "
+                "Name a smaller --size."
+            )
         top, left = ((side - size) // 2 for side in image.shape[1:])
         found.append(image[:, top : top + size, left : left + size])
     return torch.from_numpy(np.stack(found))

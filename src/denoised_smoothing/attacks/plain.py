@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from denoised_smoothing.attacks.pgd import PGD, attack
+from denoised_smoothing.attacks.pgd import PGD, attack, distance
 from denoised_smoothing.errors import SettingError
 from denoised_smoothing.models.protocols import Classifier
 from denoised_smoothing.smoothing.classifier import SmoothedClassifier
@@ -71,6 +71,5 @@ def fool(
     for length in lengths:
         changed = attack(exact, image, before, length, PGD(steps, copies=1), seed=seed)
         if (after := answer(changed)) != before:
-            distance = float(np.linalg.norm((changed - image).astype(np.float64)))
-            return FooledAnswer(changed, distance, before, after)
+            return FooledAnswer(changed, distance(changed, image), before, after)
     return None

@@ -32,7 +32,7 @@ class Target(StrEnum):
     TRUTH = "truth"
     """The label of the data, which every image must have."""
     FEATURES = "features"
-    """What layers of the classifier compute from the clean image (Johnson et al. 2016, section
+    """The outputs of layers of the classifier for the clean image (Johnson et al. 2016, section
     3.2), at every position, so that few images and steps are needed."""
 
 

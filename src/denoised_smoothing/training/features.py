@@ -1,4 +1,4 @@
-"""What layers of a classifier compute, for stability towards features."""
+"""The outputs of layers of a classifier, for stability towards features."""
 
 from __future__ import annotations
 

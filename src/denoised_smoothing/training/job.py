@@ -269,7 +269,7 @@ class Training:
         return DataLoader(images, batch_size=100, collate_fn=_stack)
 
     def _card(self, trainer: lightning.Trainer, seconds: str) -> dict[str, str]:
-        images = self.validation_images
+        images, crop = self.validation_images, self.preparation.crop
         quality = {
             name: round(float(value), 6)
             for name, value in trainer.callback_metrics.items()
@@ -283,7 +283,7 @@ class Training:
             "settings": json.dumps(self.config.to_dict()),
             "quality": json.dumps(quality),
             "validation": f"first {min(self.validation_limit, len(images))} images of "
-            f"{images.name}",
+            f"{images.name}{f', centre crops of {crop} pixels' if crop else ''}",
             "seconds": seconds,
             "versions": json.dumps(
                 {"torch": torch.__version__, "lightning": lightning.__version__}
