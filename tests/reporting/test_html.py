@@ -140,6 +140,7 @@ class TestOpening:
         assert "the classifier answers <strong>&lt;cat&gt;</strong>" in first
         assert "changed by 0.039 in L2, it answers <strong>dog &amp; co</strong>" in first
         assert "the difference, 12 times as strong" in first
+        assert "Noisy copies of the original vote (mine &amp; yours,\nσ = 0.5)," in first
         assert "within L2 radius <strong>0.5572</strong>" in first
         page = Balance()
         page.feed(text)

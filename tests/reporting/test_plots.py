@@ -38,7 +38,7 @@ def test_the_opening_is_drawn_above_the_curves(four: RunResults) -> None:
     shown = [FakeExample("0", kind, 0, png()) for kind in ("clean", "noisy", "denoised")]
     opening = Opening(pixels, pixels, "cat", "dog", 0.25, four.run.name, four.images[0].image_id)
     shown = [replace(example, image_id=opening.image_id) for example in shown]
-    figure = opening_figure(opening, shown, [("m", four)])
+    figure = opening_figure(opening, shown, [("black box", four)])
     *pictures, curves = figure.axes
     titles = [axes.get_title().replace("\n", " ") for axes in pictures]
     image = four.images[0]
@@ -48,7 +48,8 @@ def test_the_opening_is_drawn_above_the_curves(four: RunResults) -> None:
         "the classifier answers “cat”",
         "changed by 0.25 (L2) “dog”",
         f"one of {counts.n:,} noisy copies",
-        f"{counts.votes[label]:,} of {counts.n:,} copies certify “{label}” within 0.50 (L2)",
+        f"black box {counts.votes[label]:,} of {counts.n:,} copies certify “{label}” "
+        "within 0.50 (L2)",
     ]
     alone = certified_accuracy_figure([("m", four)]).axes[0].lines[0]
     assert curves.lines[0].get_xydata().tolist() == alone.get_xydata().tolist()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from textwrap import shorten
@@ -87,7 +87,7 @@ def write_report(
         title=title,
         theme=_part("theme.css"),
         headline=_headline(runs, rows),
-        opening=None if opening is None else _opening(opening, shown.get(opening.run, [])),
+        opening=None if opening is None else _opening(opening, runs, shown),
         figure=inline_svg(figure),
         trade_off=inline_svg(sigma_figure(rows)) if one_method else None,
         caption=caption(rows),
@@ -111,14 +111,24 @@ def write_report(
     write_atomically(path, shown_text(html).encode())
 
 
-def _opening(opening: Opening, examples: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    found = [held for held in examples if held["image"].image_id == opening.image_id]
+def _opening(
+    opening: Opening, runs: Sequence[RunResults], shown: Mapping[str, Sequence[dict[str, Any]]]
+) -> dict[str, Any]:
+    found = [
+        (run, held)
+        for run in runs
+        for held in shown[run.run.name]
+        if (run.run.name, held["image"].image_id) == (opening.run, opening.image_id)
+    ]
     if not found:
         raise SettingError(
             f"The opening shows {opening.image_id!r} of run {opening.run!r}, but the report has no "
             "pictures of it. Choose one of the first images of a run in the report."
         )
+    [(run, example)] = found
     return {
+        "method": run.method,
+        "sigma": f"{run.sigma:g}",
         "before": opening.before,
         "after": opening.after,
         "before_picture": _uri(to_png(opening.image)),
@@ -126,8 +136,8 @@ def _opening(opening: Opening, examples: Sequence[dict[str, Any]]) -> dict[str, 
         "difference_picture": _uri(to_png(opening.difference)),
         "gain": opening.gain,
         "distance": f"{opening.distance:.3f}",
-        "covered": opening.distance < found[0]["image"].radius,
-        "example": found[0],
+        "covered": opening.distance < example["image"].radius,
+        "example": example,
     }
 
 

@@ -1,4 +1,4 @@
-"""What a report may open with: a small change that alters the answer of a classifier."""
+"""The opening of a report: a small change that alters the answer of a classifier."""
 
 from __future__ import annotations
 

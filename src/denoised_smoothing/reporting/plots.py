@@ -72,9 +72,9 @@ def opening_figure(
     figure = _empty(6.8)
     parts: Any = figure.subfigures(2, 1, height_ratios=(2.4, 4.4))
     above, below = parts
-    [(image, names)] = [
-        (image, results.run.label_names)
-        for _, results in runs
+    [(image, names, method)] = [
+        (image, results.run.label_names, method)
+        for method, results in runs
         if results.run.name == opening.run
         for image in results.images
         if image.image_id == opening.image_id
@@ -94,7 +94,7 @@ def opening_figure(
         (opening.image, f"the classifier answers\n“{opening.before}”"),
         (opening.changed, f"changed by {opening.distance:.2f} (L2)\n“{opening.after}”"),
         (pictures["noisy"], f"one of {counts.n:,} noisy\ncopies"),
-        (pictures["denoised"], votes),
+        (pictures["denoised"], f"{method}\n{votes}"),
     )
     for axes, (picture, title) in zip(above.subplots(1, len(shown)), shown, strict=True):
         axes.imshow(picture.transpose(1, 2, 0).clip(0, 1))
