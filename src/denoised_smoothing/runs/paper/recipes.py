@@ -12,7 +12,7 @@ from denoised_smoothing.certificates.plans import Anytime
 from denoised_smoothing.certificates.plans.anytime import RADII
 from denoised_smoothing.datasets import ImageDataset
 from denoised_smoothing.errors import SettingError
-from denoised_smoothing.training.config import Objective, Target, TrainingConfig, Weighting
+from denoised_smoothing.training.config import Objective, Spacing, Target, TrainingConfig, Weighting
 
 if TYPE_CHECKING:
     from torch import nn
@@ -109,30 +109,25 @@ CIFAR10_RECIPES = (
 )
 """The rows for CIFAR-10. Shipped denoisers of these names were trained in two parts each, and
 fine-tuned from first parts; their cards have the exact commands."""
-_PHOTO: dict[str, Any] = {"photo": True, "crop": 96}
 _PHOTO_MSE: dict[str, Any] = {
     "sigma": 0.05,
     "sigma_max": 1.0,
+    "spacing": Spacing.LINEAR,
     "weighting": Weighting.VARIANCE,
     "batch_size": 16,
     "learning_rate": 1.5e-3,
     "steps": 20_000,
-}
-_PHOTO_FINE: dict[str, Any] = {
-    **_FINE,
-    "batch_size": 16,
-    "learning_rate": 3e-4,
-    "steps": 4_000,
 }
 _PHOTO_BETTER: dict[str, Any] = {
     "objective": Objective.STABILITY,
     "target": Target.FEATURES,
     "sigma": 0.05,
     "sigma_max": 1.0,
-    "anchor": 30.0,
+    "spacing": Spacing.LINEAR,
+    "anchor": 10.0,
     "batch_size": 8,
-    "learning_rate": 5e-4,
-    "ema": 0.98,
+    "learning_rate": 7e-4,
+    "ema": 0.99,
 }
 _BETTER_CROPS: dict[str, Any] = {"photo": True, "crop": 128}
 _THROUGH: dict[str, Any] = {"photo": True, "crop": 224, "through": "classifier"}
@@ -145,7 +140,7 @@ IMAGENET_RECIPES = (
         start="cifar10",
         crop=64,
     ),
-    Recipe("black box (mse)", "photo-mse", TrainingConfig(**_PHOTO_MSE), **_PHOTO),
+    Recipe("black box (mse)", "photo-mse", TrainingConfig(**_PHOTO_MSE), photo=True, crop=96),
     Recipe(
         "black box (features of surrogate)",
         "photo-surrogate",
@@ -157,7 +152,9 @@ IMAGENET_RECIPES = (
     Recipe(
         "white box (stability)",
         "photo-stability",
-        TrainingConfig(**_PHOTO_FINE, target=Target.LABEL),
+        TrainingConfig(
+            **_FINE, target=Target.LABEL, steps=4_000, batch_size=16, learning_rate=3e-4
+        ),
         start="photo-mse",
         **_THROUGH,
     ),
@@ -172,7 +169,7 @@ IMAGENET_RECIPES = (
     Recipe(
         "white box (features)",
         "photo-efficientnet-lite0",
-        TrainingConfig(**_PHOTO_BETTER, steps=2000),
+        TrainingConfig(**_PHOTO_BETTER, steps=3000),
         start="photo-mse",
         through="classifier",
         **_BETTER_CROPS,
