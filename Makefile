@@ -17,11 +17,11 @@ install: .venv/installed  ## a virtual environment in .venv with everything, at 
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[all,dev,docs]'
 	@touch $@
 
-demo: install  ## certify photographs with and without a denoiser, and write a report (under 3 minutes)
+demo: install  ## certify photographs with and without a denoiser, and write a report (under 2 minutes)
 	$(BIN)/denoised-smoothing demo
 
 test: install lint docs  ## lint, types, layers, documentation and all tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 3 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 4 --dist worksteal
 
 faults: install  ## ten times as many faults as the tests inject: signals, networks, stores, answers
 	FAULTS=10 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/faults tests/remote/test_fuzz.py

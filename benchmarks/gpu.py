@@ -51,7 +51,7 @@ LITE0, LITE1 = "efficientnet-lite0", "efficientnet-lite1"
 _STABILITY = "--objective stability --sigma 0.1 --sigma-max 1.0 --crop 224 --epoch-steps 250"
 _OURS = (
     "--objective stability --target features --sigma 0.05 --sigma-max 1.0 --spacing linear "
-    "--crop 128 --anchor 10 --batch-size 64 --learning-rate 1e-3 --ema 0.99 --epoch-steps 500"
+    "--crop 128 --anchor 30 --batch-size 64 --learning-rate 1e-3 --ema 0.99 --epoch-steps 500"
 )
 _MSE = "--weighting variance --spacing linear --sigma 0.05 --sigma-max 1.0"
 TRAININGS = (

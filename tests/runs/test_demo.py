@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import statistics
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -22,7 +23,7 @@ from denoised_smoothing.images import is_on_grid
 from denoised_smoothing.models.catalogue import load_classifier
 from denoised_smoothing.reporting.results import load_results
 from denoised_smoothing.runs import demo
-from denoised_smoothing.runs.demo import DEMOS, DemoResult, run_demo
+from denoised_smoothing.runs.demo import DEMOS, Demo, DemoResult, run_demo
 from denoised_smoothing.runs.writer import RunProgress
 from denoised_smoothing.store import Store
 
@@ -108,6 +109,12 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> DemoResult:
         few = replace(DEMOS["photos"], plan=FixedBudget(n0=4, n=16), engine=EngineName.TORCH)
         patch.setitem(DEMOS, "photos", few)
         return run_demo(tmp_path_factory.mktemp("photos"), "photos", images=2)
+
+
+@pytest.mark.parametrize("demo", DEMOS.values(), ids=list(DEMOS))
+def test_unanimous_copies_certify_the_largest_radius_of_a_table(demo: Demo) -> None:
+    lower = 0.001 ** (1 / demo.plan.n)
+    assert max(demo.sigmas) * statistics.NormalDist().inv_cdf(lower) > max(demo.radii)
 
 
 def test_the_demo_of_photographs_opens_with_an_elephant_that_is_taken_for_something_else(

@@ -31,7 +31,7 @@ from denoised_smoothing.store import Store
 
 @dataclass(frozen=True)
 class Demo:
-    """What a demo certifies.
+    """The data, the models and the plan of a demo.
 
     Args:
         data, classifier: specs.
@@ -63,10 +63,11 @@ DEMOS = {
         methods={
             "no denoiser": "none",
             "black box (mse)": "photo-mse",
+            "white box (features)": "photo-efficientnet-lite0",
         },
         sigmas=(0.25,),
-        radii=(0.0, 0.1, 0.2, 0.3, 0.4),
-        plan=FixedBudget(n0=20, n=200),
+        radii=(0.0, 0.1, 0.2, 0.3),
+        plan=FixedBudget(n0=20, n=100),
         images=12,
         engine=EngineName.AUTO,
         opening=(0, 1),

@@ -51,6 +51,7 @@ def test_shipped_denoisers_state_their_range() -> None:
         "digits-mse": (0.1, 0.6),
         "digits-stability": (0.1, 0.6),
         "photo": (0.05, 0.6),
+        "photo-efficientnet-lite0": (0.05, 1.0),
         "photo-mse": (0.05, 1.0),
     }
 

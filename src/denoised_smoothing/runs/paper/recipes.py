@@ -124,10 +124,10 @@ _PHOTO_BETTER: dict[str, Any] = {
     "sigma": 0.05,
     "sigma_max": 1.0,
     "spacing": Spacing.LINEAR,
-    "anchor": 10.0,
+    "anchor": 30.0,
     "batch_size": 8,
-    "learning_rate": 7e-4,
-    "ema": 0.99,
+    "learning_rate": 5e-4,
+    "ema": 0.98,
 }
 _BETTER_CROPS: dict[str, Any] = {"photo": True, "crop": 128}
 _THROUGH: dict[str, Any] = {"photo": True, "crop": 224, "through": "classifier"}
@@ -169,7 +169,7 @@ IMAGENET_RECIPES = (
     Recipe(
         "white box (features)",
         "photo-efficientnet-lite0",
-        TrainingConfig(**_PHOTO_BETTER, steps=3000),
+        TrainingConfig(**_PHOTO_BETTER, steps=700),
         start="photo-mse",
         through="classifier",
         **_BETTER_CROPS,
