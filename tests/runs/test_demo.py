@@ -131,7 +131,7 @@ def test_the_demo_of_photographs_opens_with_an_elephant_that_is_taken_for_someth
     assert f"<strong>{opening.after}</strong>" in html
     assert f"changed by {opening.distance:.3f} in L2" in html
     with PIL.Image.open(photos.report.parent / "figure.png") as figure:
-        assert figure.size == (1280, 1360)
+        assert figure.size == (1280, 1420)
 
 
 def test_the_changed_image_is_recomputed_to_be_what_the_opening_says(photos: DemoResult) -> None:

@@ -69,8 +69,8 @@ def opening_figure(
         MissingExtraError: matplotlib is not installed.
         SettingError: a run has no finished image, or some have labels and others have not.
     """
-    figure = _empty(6.8)
-    parts: Any = figure.subfigures(2, 1, height_ratios=(2.4, 4.4))
+    figure = _empty(7.1)
+    parts: Any = figure.subfigures(2, 1, height_ratios=(2.7, 4.4))
     above, below = parts
     [(image, names, method)] = [
         (image, results.run.label_names, method)

@@ -67,7 +67,7 @@ DEMOS = {
         },
         sigmas=(0.25,),
         radii=(0.0, 0.1, 0.2, 0.3),
-        plan=FixedBudget(n0=20, n=100),
+        plan=FixedBudget(n0=10, n=80),
         images=12,
         engine=EngineName.AUTO,
         opening=(0, 1),
