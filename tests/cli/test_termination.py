@@ -3,6 +3,8 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
+import weakref
 
 import pytest
 
@@ -30,6 +32,20 @@ def test_the_first_sigterm_is_a_ctrl_c_and_later_ones_do_not_disturb_the_saving(
         work(saved)
     assert (end.value.code, saved) == (143, ["counts"])
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_python_drops_comes_again(number: signal.Signals) -> None:
+    class Box:
+        """What a weak reference leads to."""
+
+    box = Box()
+    with sigterm_as_ctrl_c():
+        reference = weakref.ref(box, lambda _: signal.raise_signal(number))
+        del box  # an exception in the callback is printed by Python, and forgotten
+        with pytest.raises(KeyboardInterrupt):
+            time.sleep(20)
+    assert reference() is None
 
 
 @pytest.mark.parametrize("code", [0, 1, 130])

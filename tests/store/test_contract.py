@@ -7,7 +7,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from denoised_smoothing.errors import (
     StoreError,
 )
 from denoised_smoothing.store import SCHEMA_VERSION, Store, StoredExample, StoredImage
+from denoised_smoothing.store.place import POOLED
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 SEED = 2**128 - 1
@@ -441,13 +442,19 @@ def test_a_store_that_may_not_be_written_is_refused_on_opening(path: Path) -> No
         Store(f"sqlite:///file:{path}?mode=ro&uri=true")
 
 
+def set_up(store: Store, statement: str) -> None:
+    """Execute a statement in all connections of the pool."""
+    with ExitStack() as stack:
+        for connection in [stack.enter_context(store.transaction()) for _ in range(POOLED)]:
+            connection.exec_driver_sql(statement)
+
+
 def test_a_store_that_turns_read_only_keeps_what_it_has(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with Store(path) as store:
         fill(store)
-        with store.transaction() as connection:
-            connection.exec_driver_sql("PRAGMA query_only=ON")
+        set_up(store, "PRAGMA query_only=ON")
         with pytest.raises(StoreError, match="attempt to write a readonly database") as caught:
             store.save_images("run", [image("a", 1, seconds=9.0)])
         assert isinstance(caught.value.__cause__, sa.exc.OperationalError)
@@ -458,8 +465,7 @@ def test_a_locked_store_says_so(path: Path) -> None:
     with Store(path) as store, closing(sqlite3.connect(path)) as other:
         fill(store)
         other.execute("begin immediate")
-        with store.transaction() as connection:
-            connection.exec_driver_sql("PRAGMA busy_timeout=1")
+        set_up(store, "PRAGMA busy_timeout=1")
         with pytest.raises(StoreError, match=r"database is locked.*Another program is writing"):
             store.save_images("run", [image("a", 1)])
         check_filled(store)

@@ -1,10 +1,12 @@
 """SIGTERM (of Slurm, Kubernetes, `timeout`) ends a command as Ctrl-C does.
 
-After either, a store that is unreachable is waited for :data:`PATIENCE` seconds only.
+After either, a store that is unreachable is waited for :data:`PATIENCE` seconds only. Python drops
+an interruption that comes in a callback, such as that of a weak reference. Then it comes again.
 """
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -19,6 +21,8 @@ TERMINATED = 128 + signal.SIGTERM
 """Exit code after SIGTERM."""
 PATIENCE = 3.0
 """Seconds to wait for an unreachable store after a signal."""
+AGAIN = 0.05
+"""Seconds after which a signal that Python dropped is sent again."""
 STORE = "denoised_smoothing.store.database"
 
 
@@ -28,7 +32,7 @@ def sigterm_as_ctrl_c() -> Iterator[None]:
 
     Further ones change nothing: what was counted is being saved, and SIGKILL comes next anyway.
     """
-    received = False
+    received, last = False, signal.SIGINT
     held: dict[Any, float] = {}
 
     def hurry() -> None:
@@ -38,15 +42,28 @@ def sigterm_as_ctrl_c() -> Iterator[None]:
             vars(store)["PATIENCE"] = min(PATIENCE, held[store])
 
     def interrupt(number: int, frame: FrameType | None) -> None:
+        nonlocal last
+        last = signal.SIGINT
         hurry()
         raise KeyboardInterrupt
 
     def stop(number: int, frame: FrameType | None) -> None:
-        nonlocal received
+        nonlocal received, last
         first, received = not received, True
         if first:
+            last = signal.SIGTERM
             hurry()
             raise KeyboardInterrupt
+
+    def dropped(error: sys.UnraisableHookArgs) -> None:
+        nonlocal received
+        if not issubclass(error.exc_type, KeyboardInterrupt):
+            hook(error)
+            return
+        received = received and last != signal.SIGTERM
+        again = threading.Timer(AGAIN, os.kill, (os.getpid(), last))
+        again.daemon = True
+        again.start()
 
     if threading.current_thread() is not threading.main_thread():  # which alone gets signals
         yield
@@ -54,6 +71,7 @@ def sigterm_as_ctrl_c() -> Iterator[None]:
     before = {signal.SIGTERM: signal.signal(signal.SIGTERM, stop)}
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # and not ignored
         before[signal.SIGINT] = signal.signal(signal.SIGINT, interrupt)
+    hook, sys.unraisablehook = sys.unraisablehook, dropped
     try:
         yield
     except SystemExit as end:
@@ -61,6 +79,7 @@ def sigterm_as_ctrl_c() -> Iterator[None]:
             raise SystemExit(TERMINATED) from end
         raise
     finally:
+        sys.unraisablehook = hook
         for number, handler in before.items():
             signal.signal(number, handler)
         for store, patience in held.items():
