@@ -24,7 +24,7 @@ test: install lint docs  ## lint, types, layers, documentation and all tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 4 --dist worksteal
 
 faults: install  ## ten times as many faults as the tests inject: signals, networks, stores, answers
-	FAULTS=10 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/faults tests/remote/test_fuzz.py
+	FAULTS=10 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/faults tests/remote/test_fuzz.py --numprocesses 3 --dist worksteal
 
 lint: install
 	$(BIN)/ruff check
