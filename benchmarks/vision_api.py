@@ -20,6 +20,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -125,11 +126,17 @@ def main() -> None:
     parser.add_argument("case", choices=CASES)
     parser.add_argument("--denoiser", help="spec; of photos photo, of cifar10 cifar10")
     parser.add_argument("--rows", type=int)
+    parser.add_argument("--plan", choices=["fixed", "anytime"], help="only this plan")
+    parser.add_argument("--sigma", type=float, action="append", help="0.12 and 0.25 by default")
     given = parser.parse_args()
     case = CASES[given.case]
     denoiser = given.denoiser or {"photos": "photo", "cifar10": "cifar10"}[given.case]
     rows = given.rows or {"photos": 12, "cifar10": 20}[given.case]
-    anytime = Anytime(radii=(0.0625, 0.125, 0.25), max_n=1_000, n0=20, every=10)
+    plans = {
+        "fixed": FixedBudget(n0=20, n=100),
+        "anytime": Anytime(radii=(0.0625, 0.125, 0.25), max_n=1_000, n0=20, every=10),
+    }
+    asked = list(plans) if given.plan is None else [given.plan]
     print(
         "| sigma | plan | certified | correct | r = 0.0625 | 0.125 | 0.25 | queries | cost | "
         "seconds |"
@@ -142,9 +149,8 @@ def main() -> None:
             "AWS_SECRET_ACCESS_KEY": "secret-0123456789",
             "AWS_DEFAULT_REGION": "eu-west-1",
         }
-        for sigma in (0.12, 0.25):
-            for plan in (FixedBudget(n0=20, n=100), anytime):
-                print(measure(case, denoiser, sigma, plan, rows), flush=True)
+        for sigma, name in product(given.sigma or (0.12, 0.25), asked):
+            print(measure(case, denoiser, sigma, plans[name], rows), flush=True)
 
 
 if __name__ == "__main__":
