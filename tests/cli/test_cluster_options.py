@@ -31,7 +31,7 @@ def test_become_a_cluster() -> None:
     assert (made.address, made.workers, made.cpus, made.gpus, made.passes) == (
         None, 3, 2, 0.5, 4,
     )  # fmt: skip
-    assert (made.memory, made.wait) == (0, 12)
+    assert (made.memory, made.wait) == (0, 10)
     made_otherwise = ClusterOptions(
         "auto", None, 1.0, 0.0, worker_memory=1.5, ray_wait=600.0
     ).build()

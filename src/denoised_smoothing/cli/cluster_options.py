@@ -35,7 +35,7 @@ class ClusterOptions:
         "Memory per worker in GB. Limits the workers of a node.", default=0
     )
     ray_wait: float = _option(
-        "Seconds to wait for the cluster, and for a node with capacity for a worker.", default=12
+        "Seconds to wait for the cluster, and for a node with capacity for a worker.", default=10
     )
 
     def build(self) -> RayCluster | None:

@@ -76,7 +76,7 @@ class RayCluster:
     resources: Mapping[str, float] = field(default_factory=dict)
     passes: int = 1
     memory: float = 0.0
-    wait: float = 12.0
+    wait: float = 10.0
     _pool: ThreadPoolExecutor | None = field(default=None, init=False, repr=False)
     _remote: dict[Callable[..., Any], Any] = field(default_factory=dict, init=False, repr=False)
     _running: set[Any] = field(default_factory=set, init=False, repr=False)
