@@ -48,15 +48,12 @@ class _Turns:
     def __init__(self, order: Mapping[Hashable, int]) -> None:
         self._changed, self._turn, self._running = threading.Condition(), 0, {0, 1}
         self._order, self._reached = order, [-1, -1]
-        self._seen: tuple[Counter[Hashable], ...] = (Counter(), Counter())
         self.threads: list[threading.Thread] = []
         self.stuck = False
 
     def arrive(self, me: int, event: Hashable) -> None:
         """Let the other thread run unless it is ahead, and wait until it is, ends or is stuck."""
-        self._seen[me][event] += 1
-        number = self._order.get((event, self._seen[me][event]), -1)
-        self._reached[me] = max(self._reached[me], number)
+        self._reached[me] = max(self._reached[me], self._order.get(event, -1))
         with self._changed:
             if len(self._running) == 2 and self._reached[me] >= self._reached[1 - me]:
                 self._turn = 1 - me
@@ -104,19 +101,27 @@ class _BeforeEachOperation(TorchFunctionMode):
 
 @contextmanager
 def _at_each_event(arrive: Callable[[Hashable], None]) -> Iterator[None]:
-    """Call a function before operations of torch and lines of Python outside of libraries."""
+    """Call a function before operations of torch and lines of Python outside of libraries.
+
+    It gets the operation or the line, and how often that was met.
+    """
+    seen: Counter[Hashable] = Counter()
+
+    def count(event: Hashable) -> None:
+        seen[event] += 1
+        arrive((event, seen[event]))
 
     def trace(frame: FrameType, event: str, _: object) -> Any:
         if frame.f_globals.get("__name__", "").partition(".")[0] in _NOT_TRACED:
             return None
         if event == "line":
-            arrive((frame.f_code, frame.f_lineno))
+            count((frame.f_code, frame.f_lineno))
         return trace
 
     outer = sys.gettrace()
     sys.settrace(trace)
     try:
-        with _BeforeEachOperation(arrive):
+        with _BeforeEachOperation(count):
             yield
     finally:
         sys.settrace(outer)
@@ -124,16 +129,10 @@ def _at_each_event(arrive: Callable[[Hashable], None]) -> Iterator[None]:
 
 def _order(call: Callable[[], object]) -> dict[Hashable, int]:
     """Return the number of each event of a call: of the first time that a line runs, the second."""
-    seen: Counter[Hashable] = Counter()
-    order: dict[Hashable, int] = {}
-
-    def arrive(event: Hashable) -> None:
-        seen[event] += 1
-        order[event, seen[event]] = len(order)
-
-    with _at_each_event(arrive):
+    events: list[Hashable] = []
+    with _at_each_event(events.append):
         call()
-    return order
+    return {event: number for number, event in enumerate(events)}
 
 
 def interleaved(
