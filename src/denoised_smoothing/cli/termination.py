@@ -34,6 +34,7 @@ def sigterm_as_ctrl_c() -> Iterator[None]:
     """
     received, last = False, signal.SIGINT
     held: dict[Any, float] = {}
+    again: list[threading.Timer] = []
 
     def hurry() -> None:
         """Shorten the wait for the store in all threads, if there is a store."""
@@ -61,9 +62,9 @@ def sigterm_as_ctrl_c() -> Iterator[None]:
             hook(error)
             return
         received = received and last != signal.SIGTERM
-        again = threading.Timer(AGAIN, os.kill, (os.getpid(), last))
-        again.daemon = True
-        again.start()
+        again.append(threading.Timer(AGAIN, os.kill, (os.getpid(), last)))
+        again[-1].daemon = True
+        again[-1].start()
 
     if threading.current_thread() is not threading.main_thread():  # which alone gets signals
         yield
@@ -79,6 +80,8 @@ def sigterm_as_ctrl_c() -> Iterator[None]:
             raise SystemExit(TERMINATED) from end
         raise
     finally:
+        for timer in again:
+            timer.cancel()
         sys.unraisablehook = hook
         for number, handler in before.items():
             signal.signal(number, handler)
