@@ -154,7 +154,7 @@ def test_the_card_is_complete(finished: TrainingJob) -> None:
         finished.dataset.fingerprint,
     )
     assert card["command"] == "denoised-smoothing train digits:train"
-    assert card["validation"] == ("first 100 images of digits:test, centre crops of 8 pixels")
+    assert card["validation"] == "first 100 images of digits:test, centre crops of 8 pixels"
     assert json.loads(card["settings"]) == CONFIG.to_dict()
     assert json.loads(card["versions"])["torch"] == torch.__version__
     assert int(card["seconds"]) >= 0

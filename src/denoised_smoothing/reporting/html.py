@@ -125,7 +125,7 @@ def _opening(
             f"The opening shows {opening.image_id!r} of run {opening.run!r}, but the report has no "
             "pictures of it. Choose one of the first images of a run in the report."
         )
-    [(run, example)] = found
+    run, example = found[0]
     return {
         "method": run.method,
         "sigma": f"{run.sigma:g}",
