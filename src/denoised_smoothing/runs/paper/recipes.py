@@ -153,17 +153,17 @@ IMAGENET_RECIPES = (
         "white box (stability)",
         "photo-stability",
         TrainingConfig(
-            **_FINE, target=Target.LABEL, steps=4_000, batch_size=16, learning_rate=3e-4
+            **_FINE, target=Target.LABEL, steps=20_000, batch_size=16, learning_rate=3e-4
         ),
-        start="photo-mse",
         **_THROUGH,
     ),
     Recipe(
         "white box (mse, then stability)",
         "photo-hybrid",
         TrainingConfig(
-            **{**_PHOTO_MSE, "objective": Objective.HYBRID, "target": Target.LABEL},
+            **_FINE, target=Target.LABEL, steps=4_000, batch_size=16, learning_rate=3e-4
         ),
+        start="photo-mse",
         **_THROUGH,
     ),
     Recipe(
