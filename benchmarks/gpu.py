@@ -77,15 +77,14 @@ TRAININGS = (
     Training(
         "photo-stability",
         f"{_STABILITY} --target label --batch-size 128 --learning-rate 2e-4",
-        steps=3_000,
-        start="photo-mse",
+        steps=6_000,
         through=LITE0,
     ),
     Training(
         "photo-hybrid",
-        f"--objective hybrid {_MSE} --target label --crop 224 --batch-size 64 --epoch-steps 250 "
-        "--learning-rate 1e-3",
-        steps=6_000,
+        f"{_STABILITY} --target label --batch-size 128 --learning-rate 2e-4",
+        steps=3_000,
+        start="photo-mse",
         through=LITE0,
     ),
 )
