@@ -58,6 +58,7 @@ def log_evidence(
     return np.asarray(evidence - a * math.log1p(-q0) - f * math.log(q0))
 
 
+@lru_cache(maxsize=2**16)  # many images share the same numbers
 def mixture_failure_bound(successes: int, n: int, alpha: float) -> float:
     """Upper bound on the failure probability q that holds at all times at once.
 

@@ -1,0 +1,201 @@
+"""The command ``verify``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from denoised_smoothing.certificates.parameters import Contract, EngineName, Precision
+from denoised_smoothing.certificates.verdicts import Verdict
+from denoised_smoothing.cli.grouped import Take, command, option_group
+from denoised_smoothing.cli.model_options import ModelOptions
+from denoised_smoothing.cli.options import AsJson, Limit, Seed, is_typed, option
+from denoised_smoothing.cli.output import print_json, progress_bar, say
+from denoised_smoothing.errors import SettingError
+
+if TYPE_CHECKING:
+    from denoised_smoothing.certificates.certificate import Certificate
+    from denoised_smoothing.certificates.parameters import SmoothingParameters
+    from denoised_smoothing.reporting.evidence import Evidence, Outcome, Row
+    from denoised_smoothing.runs.verify import CopyCheck
+    from denoised_smoothing.smoothing.classifier import SmoothedClassifier
+
+CODES = dict.fromkeys((Verdict.UNCHECKED, Verdict.DIFFERENT, Verdict.WEAKER), 5) | {
+    Verdict.MALFORMED: 4,
+    Verdict.ALTERED: 4,
+    Verdict.CONTRADICTED: 3,
+}
+"""Exit codes of the verdicts with which a certificate does not hold."""
+PROVES = {
+    "arithmetic": "Arithmetic: counts, plan and alpha give these radii. Nobody drew a copy: a "
+    "consistent forgery passes this check.",
+    "redraw": "Redraw: the copies of the recorded seeds were drawn again with the models at hand. "
+    "Someone who tried many seeds and kept the best passes this check; an audit (--fresh) "
+    "finds that.",
+    "audit": "Audit: fresh copies, whose seed the certifier did not know, decided on the certified "
+    "labels and radii.",
+}
+"""What each depth says about the certificates, and what it does not."""
+_data, _copies = option_group("Data and model"), option_group("Copies")
+
+
+@dataclass(frozen=True)
+class VerifyOptions:
+    """The options of this command alone."""
+
+    run: str | None = _data("Name of the run, of a store.")
+    data: str | None = _data("Images to find the certified ones in.", metavar="DATA")
+    fresh: bool = _copies(
+        "Audit: draw fresh copies with a new seed, instead of the recorded ones.",
+        "--fresh",
+        default=False,
+    )
+    n: int | None = _copies(
+        "Fresh copies per certificate.", show_default="4 for each that it was certified by"
+    )
+    alpha: float = _copies(
+        "Maximum probability that a correct file is contradicted, in (0, 1).", default=0.001
+    )
+    exact: bool = _copies(
+        "The certificates were made on this kind of machine: any difference of counts contradicts.",
+        "--exact",
+        default=False,
+    )
+
+
+@command()
+def verify(
+    context: typer.Context,
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE",
+            help="Certificate, export (JSON lines, CSV, Parquet), or a store's file or URL.",
+        ),
+    ],
+    options: VerifyOptions,
+    model: Annotated[
+        ModelOptions, Take(("classifier", "denoiser", "calibration", "device", "engine"))
+    ],
+    limit: Limit = None,
+    seed: Seed = None,
+    list_rows: Annotated[
+        int, option("Output", "List at most N certificates that do not hold.", "--list", min=0)
+    ] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """Check certificates: their arithmetic, and with the model their noisy copies.
+
+    Example: denoised-smoothing verify certificate.json
+
+    With --classifier and --data, the recorded seeds draw the copies again; with --fresh, copies of
+    a new seed judge the radii. Exit codes: 0 all hold, 3 one is contradicted, 4 one is altered or
+    malformed, 5 one is not confirmed.
+    """
+    from denoised_smoothing.reporting.evidence import Outcome, open_evidence
+
+    depth = _depth(options, model)
+    evidence, outcome = open_evidence(source, run=options.run, limit=limit), Outcome(list_rows)
+    about: dict[str, Any] = {"source": source, "kind": evidence.kind.value, "depth": depth}
+    with progress_bar("certificates", "reading") as update:
+        number = 0
+        for row in evidence.rows():
+            number += row.certificate is not None
+            if depth == "arithmetic":
+                outcome.add(row)
+            update(advance=1)
+        if depth != "arithmetic":
+            update(description="drawing copies", completed=0, total=number)
+            engine = model.engine if is_typed(context, "engine") else None
+            check = _check(options, model, engine, seed)
+            about |= {"alpha": options.alpha, "seed": str(check.seed) if options.fresh else None}
+            keyed = _keyed(evidence, outcome)
+            for held, finding in check.run(keyed, number):
+                outcome.add(held, finding)
+                update(advance=1)
+    if not outcome.verdicts:
+        raise SettingError(f"{source!r} holds no certificates. Name a file that holds some.")
+    if as_json:
+        print_json({**about, **outcome.to_dict(), "proves": PROVES[depth]})
+    else:
+        _print(outcome, depth)
+    if code := CODES.get(outcome.worst, 0):
+        raise typer.Exit(code)
+
+
+def _depth(options: VerifyOptions, model: ModelOptions) -> str:
+    """Return the depth that the options ask for.
+
+    Raises:
+        SettingError: an option that it needs is missing.
+    """
+    given = {"--classifier": model.classifier, "--data": options.data}
+    if not options.fresh and not any(given.values()):
+        return "arithmetic"
+    if missing := [name for name, value in given.items() if value is None]:
+        raise SettingError(
+            f"Copies cannot be drawn without {' and '.join(missing)}. Give --classifier, --data "
+            "and any --denoiser, or none of them to check the arithmetic alone."
+        )
+    return "audit" if options.fresh else "redraw"
+
+
+def _check(
+    options: VerifyOptions, model: ModelOptions, engine: EngineName | None, seed: int | None
+) -> CopyCheck:
+    """Return the check of certificates by copies, each by the model with its own parameters.
+
+    Args:
+        engine: None for that of each certificate.
+        seed: of the fresh copies; None for fresh entropy.
+    """
+    from denoised_smoothing.datasets import load_dataset
+    from denoised_smoothing.runs.verify import CopyCheck, ImagesByPixels
+
+    @lru_cache(maxsize=4)
+    def build(parameters: SmoothingParameters) -> SmoothedClassifier:
+        smoothed = replace(
+            model,
+            sigma=parameters.sigma,
+            noise=parameters.noise,
+            precision=parameters.precision or Precision.FLOAT32,
+            engine=engine or parameters.engine or EngineName.TORCH,
+            stochastic=parameters.contract is Contract.STOCHASTIC,
+        ).build()
+        model.calibrate(smoothed)
+        return smoothed
+
+    def smoothed_for(certificate: Certificate) -> SmoothedClassifier:
+        common = {"alpha": 0.5, "seed": 0, "dimension": 1, "notes": ()}
+        return build(replace(certificate.parameters, **common))
+
+    assert options.data is not None
+    return CopyCheck(
+        smoothed_for, ImagesByPixels(load_dataset(options.data)), fresh=options.fresh, n=options.n,
+        alpha=options.alpha, exact=options.exact, seed=seed,
+    )  # fmt: skip
+
+
+def _keyed(evidence: Evidence, outcome: Outcome) -> Iterator[tuple[Row, Certificate]]:
+    """Yield the rows with a certificate; count the others."""
+    for row in evidence.rows():
+        if row.certificate is None:
+            outcome.add(row)
+        else:
+            yield row, row.certificate
+
+
+def _print(outcome: Outcome, depth: str) -> None:
+    """Print the numbers of verdicts, those that do not hold, and what the depth proves."""
+    for row, finding in outcome.failing:
+        named = f"{row.place}, image {row.image_id}" if row.image_id else row.place
+        say(f"{finding.verdict}: {named}: {finding.reason}")
+    if outcome.not_listed:
+        say(f"... and {outcome.not_listed:,} more that do not hold. --list N lists more.")
+    counted = (f"{outcome.verdicts[v]:,} {v}" for v in Verdict if outcome.verdicts[v])
+    say(f"{outcome.verdicts.total():,} certificates: {', '.join(counted)}.")
+    say(PROVES[depth])
