@@ -10,10 +10,12 @@ from importlib import import_module
 from typing import Any
 
 _HOMES = {
+    "AlteredCertificateError": "errors",
     "AnswerMissingError": "errors",
     "Anytime": "certificates.plans",
     "BudgetReachedError": "errors",
     "Certificate": "certificates.certificate",
+    "CertificateError": "errors",
     "CertificationRun": "runs.run",
     "ClassifierError": "errors",
     "ContractError": "errors",
@@ -21,11 +23,13 @@ _HOMES = {
     "DatasetError": "errors",
     "DenoisedSmoothingError": "errors",
     "FixedBudget": "certificates.plans",
+    "Identity": "certificates.identity",
     "ImageClassifier": "models.classifiers.base",
     "ImageDataset": "datasets",
     "ImageError": "errors",
     "InputError": "errors",
     "LabelCounts": "certificates.counts",
+    "MalformedCertificateError": "errors",
     "MemoryLackError": "errors",
     "MissingExtraError": "errors",
     "ModelChangedError": "errors",

@@ -4,6 +4,7 @@ from denoised_smoothing.certificates.certificate import (
     SamplingPlan as SamplingPlan,
 )
 from denoised_smoothing.certificates.counts import LabelCounts as LabelCounts, Stage as Stage
+from denoised_smoothing.certificates.identity import Identity as Identity
 from denoised_smoothing.certificates.parameters import Noise as Noise
 from denoised_smoothing.certificates.plans import (
     Anytime as Anytime,
@@ -13,8 +14,10 @@ from denoised_smoothing.certificates.plans import (
 from denoised_smoothing.certificates.prediction import Prediction as Prediction
 from denoised_smoothing.datasets import ImageDataset as ImageDataset, load_dataset as load_dataset
 from denoised_smoothing.errors import (
+    AlteredCertificateError as AlteredCertificateError,
     AnswerMissingError as AnswerMissingError,
     BudgetReachedError as BudgetReachedError,
+    CertificateError as CertificateError,
     ClassifierError as ClassifierError,
     ContractError as ContractError,
     CountsError as CountsError,
@@ -22,6 +25,7 @@ from denoised_smoothing.errors import (
     DenoisedSmoothingError as DenoisedSmoothingError,
     ImageError as ImageError,
     InputError as InputError,
+    MalformedCertificateError as MalformedCertificateError,
     MemoryLackError as MemoryLackError,
     MissingExtraError as MissingExtraError,
     ModelChangedError as ModelChangedError,
