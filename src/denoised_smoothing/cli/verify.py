@@ -30,16 +30,6 @@ CODES = dict.fromkeys((Verdict.UNCHECKED, Verdict.DIFFERENT, Verdict.WEAKER), 5)
     Verdict.CONTRADICTED: 3,
 }
 """Exit codes of the verdicts with which a certificate does not hold."""
-PROVES = {
-    "arithmetic": "Arithmetic: counts, plan and alpha give these radii. Nobody drew a copy: a "
-    "consistent forgery passes this check.",
-    "redraw": "Redraw: the copies of the recorded seeds were drawn again with the models at hand. "
-    "Someone who tried many seeds and kept the best passes this check; an audit (--fresh) "
-    "finds that.",
-    "audit": "Audit: fresh copies, whose seed the certifier did not know, decided on the certified "
-    "labels and radii.",
-}
-"""What each depth says about the certificates, and what it does not."""
 _data, _copies = option_group("Data and model"), option_group("Copies")
 
 
@@ -96,7 +86,7 @@ def verify(
     a new seed judge the radii. Exit codes: 0 all hold, 3 one is contradicted, 4 one is altered or
     malformed, 5 one is not confirmed.
     """
-    from denoised_smoothing.reporting.evidence import Outcome, open_evidence
+    from denoised_smoothing.reporting.evidence import PROVES, Outcome, open_evidence
 
     depth = _depth(options, model)
     evidence, outcome = open_evidence(source, run=options.run, limit=limit), Outcome(list_rows)
@@ -170,8 +160,8 @@ def _check(
         return smoothed
 
     def smoothed_for(certificate: Certificate) -> SmoothedClassifier:
-        common = {"alpha": 0.5, "seed": 0, "dimension": 1, "notes": ()}
-        return build(replace(certificate.parameters, **common))
+        held = certificate.parameters
+        return build(replace(held, alpha=0.5, seed=0, dimension=1, notes=()))
 
     assert options.data is not None
     return CopyCheck(
@@ -191,11 +181,13 @@ def _keyed(evidence: Evidence, outcome: Outcome) -> Iterator[tuple[Row, Certific
 
 def _print(outcome: Outcome, depth: str) -> None:
     """Print the numbers of verdicts, those that do not hold, and what the depth proves."""
+    from denoised_smoothing.reporting.evidence import PROVES
+
     for row, finding in outcome.failing:
         named = f"{row.place}, image {row.image_id}" if row.image_id else row.place
         say(f"{finding.verdict}: {named}: {finding.reason}")
     if outcome.not_listed:
         say(f"... and {outcome.not_listed:,} more that do not hold. --list N lists more.")
     counted = (f"{outcome.verdicts[v]:,} {v}" for v in Verdict if outcome.verdicts[v])
-    say(f"{outcome.verdicts.total():,} certificates: {', '.join(counted)}.")
+    say(f"Certificates: {', '.join(counted)}.")
     say(PROVES[depth])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import itertools
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -33,6 +34,16 @@ HOLDING = frozenset(
     (Verdict.HOLDS, Verdict.EQUAL, Verdict.CONSISTENT, Verdict.CONFIRMED, Verdict.NO_CLAIM)
 )
 """Verdicts with which a certificate holds at the depth of the check, or claims nothing."""
+PROVES = {
+    "arithmetic": "Arithmetic: counts, plan and alpha give these radii. Nobody drew a copy: a "
+    "consistent forgery passes this check.",
+    "redraw": "Redraw: the copies of the recorded seeds were drawn again with the models at hand. "
+    "Someone who tried many seeds and kept the best passes this check; an audit (--fresh) "
+    "finds that.",
+    "audit": "Audit: fresh copies, whose seed the certifier did not know, decided on the certified "
+    "labels and radii.",
+}
+"""What each depth says about the certificates, and what it does not."""
 _PROBE = 4096
 _ROWS_AT_ONCE = 1_000
 
@@ -99,7 +110,9 @@ class Evidence:
             found = _of_store(self) if self.kind is Kind.STORE else read[self.kind](path)
             yield from itertools.islice(found, self.limit)
         except OSError as error:
-            raise _unreadable(self.source, error) from error
+            raise SettingError(
+                f"{self.source!r} cannot be read: {error.strerror}. Check the path."
+            ) from error
 
 
 def open_evidence(
@@ -117,7 +130,7 @@ def open_evidence(
         SettingError: there is nothing to read, it is none of these, or the run is missing.
     """
     text = str(source)
-    kind = Kind.STORE if "://" in text else _kind_of(text)
+    kind = Kind.STORE if "://" in text else kind_of(text)
     if (kind is Kind.STORE) != (run is not None):
         needed = "needs the name of a run, got none. Add" if run is None else "has no runs. Remove"
         raise SettingError(f"{text!r} is a {kind} and {needed} --run.")
@@ -173,10 +186,18 @@ class Outcome:
         }
 
 
-def _kind_of(source: str) -> Kind:
-    """Return what the content of a file is."""
+def kind_of(path: str | Path, name: str | None = None) -> Kind:
+    """Return what the content of a file is.
+
+    Args:
+        name: of the file in messages; its path by default.
+
+    Raises:
+        SettingError: it cannot be read, is none of them, or is an export without counts.
+    """
+    name = name or repr(str(path))
     try:
-        with Path(source).open("rb") as file:
+        with Path(path).open("rb") as file:
             head = file.read(_PROBE)
             if head.startswith(b"SQLite format 3\0"):
                 return Kind.STORE
@@ -186,19 +207,18 @@ def _kind_of(source: str) -> Kind:
                 file.seek(0)
                 return _kind_of_json(file)
     except OSError as error:
-        raise _unreadable(source, error) from error
-    header = head.decode("utf-8", "replace").lstrip("\ufeff").splitlines()[:1]
-    columns = header[0].split(",") if header else []
-    if {"idx", "counts", "plan"} <= {*columns}:
+        raise SettingError(f"{name} cannot be read: {error.strerror}. Check the path.") from error
+    header = head.decode("utf-8", "replace").lstrip("\ufeff").partition("\n")[0].strip()
+    if {"idx", "counts", "plan"} <= {*header.split(",")}:
         return Kind.CSV
-    if header and {"idx", "predict"} <= {*header[0].split("\t"), *columns}:
+    if {"idx", "predict"} <= {*re.split("[\t,]", header)}:
         raise SettingError(
-            f"{source!r} is an export without the columns that a check needs. Export the run again "
+            f"{name} is an export without the columns that a check needs. Export the run again "
             "with --format jsonl, csv or parquet."
         )
     raise SettingError(
-        f"{source!r} is neither a certificate nor an export (JSON lines, CSV, Parquet) nor a "
-        "store. Name a file that this package wrote."
+        f"{name} is neither a certificate nor an export (JSON lines, CSV, Parquet) nor a store. "
+        "Name a file that this package wrote."
     )
 
 
@@ -300,7 +320,3 @@ def _inner(text: bytes) -> Any:
 
 def _too_long(place: str) -> str:
     return f"the {place} is longer than {LONGEST:,} bytes, the most for one certificate"
-
-
-def _unreadable(source: str, error: OSError) -> SettingError:
-    return SettingError(f"Cannot read {source!r}: {error.strerror}. Check the path.")

@@ -29,11 +29,14 @@ from denoised_smoothing.certificates.verdicts import (
 )
 from denoised_smoothing.datasets import ImageDataset
 from denoised_smoothing.errors import ImageError, SettingError
+from denoised_smoothing.models.specs import spec_of
 from denoised_smoothing.smoothing.classifier import SmoothedClassifier
 from denoised_smoothing.smoothing.scheduler import ImageTask
 
 Key = TypeVar("Key")
 Image = Float[np.ndarray, "c h w"]
+Certified = Float[np.ndarray, "c i j"]
+"""An image as it was certified, perhaps of another size than in the data."""
 FRESH = 4
 """Copies of an audit for each copy that bounds the certified label."""
 AT_ONCE = 64
@@ -78,7 +81,7 @@ def verify(
     else:
         Certificate.from_dict(certificate.to_dict())
     if smoothed is None:
-        return Finding(Verdict.HOLDS)
+        return Finding(Verdict.NO_CLAIM if certificate.label is None else Verdict.HOLDS)
     if image is None:
         raise SettingError(
             "There is no image to draw noisy copies of. Give the certified image, or omit the "
@@ -104,7 +107,7 @@ class CopyCheck:
     """
 
     smoothed_for: Callable[[Certificate], SmoothedClassifier]
-    image_of: Callable[[SmoothedClassifier, Certificate], Image | None]
+    image_of: Callable[[SmoothedClassifier, Certificate], Certified | None]
     fresh: bool = False
     n: int | None = None
     alpha: float = 0.001
@@ -179,14 +182,17 @@ class CopyCheck:
         """List in which respects the model is another one than that of the certificate."""
         here = self._fingerprints(smoothed)
         found = [
-            f"the {role}'s weights, code or preprocessing differ from those of the certificate "
-            f"({spec!r}, fingerprint {mine[:12]}... there, {theirs[:12]}... here)"
-            for role, spec, mine, theirs in (
-                ("classifier", identity.classifier, identity.classifier_fingerprint, here[0]),
-                ("denoiser", identity.denoiser, identity.denoiser_fingerprint, here[1]),
+            f"the {role} is another one, or its weights, code or preprocessing differ "
+            f"({spec!r}, fingerprint {mine[:12]}... in the certificate, "
+            f"{_spec(model)!r}, {now[:12]}... here)"
+            for role, model, now, spec, mine in (
+                ("classifier", smoothed.classifier, here[0], identity.classifier,
+                 identity.classifier_fingerprint),
+                ("denoiser", smoothed.denoiser, here[1], identity.denoiser,
+                 identity.denoiser_fingerprint),
             )
-            if mine != theirs
-        ]
+            if mine != now
+        ]  # fmt: skip
         parameters = certificate.parameters
         for name, mine, theirs in (
             ("sigma", parameters.sigma, smoothed.sigma),
@@ -243,7 +249,7 @@ class _Drawing(Generic[Key]):
 
 def certified_pixels(
     smoothed: SmoothedClassifier, image: Image, certificate: Certificate
-) -> Image | None:
+) -> Certified | None:
     """Return an image as it was certified: as it is, or resized as recorded; None if neither is."""
     identity = certificate.identity
     if identity is None or image_forms.digest(image) == identity.image_sha256:
@@ -266,7 +272,7 @@ class ImagesByPixels:
         self._ids = {image_id: index for index, image_id in enumerate(dataset.image_ids)}
         self._places = lru_cache(maxsize=4)(self._find_places)
 
-    def __call__(self, smoothed: SmoothedClassifier, certificate: Certificate) -> Image | None:
+    def __call__(self, smoothed: SmoothedClassifier, certificate: Certificate) -> Certified | None:
         """Return the image of a certificate; None if the data set does not have it."""
         identity = certificate.identity
         if identity is None:
@@ -281,7 +287,7 @@ class ImagesByPixels:
 
     def _at(
         self, place: int, smoothed: SmoothedClassifier, certificate: Certificate
-    ) -> Image | None:
+    ) -> Certified | None:
         try:
             return certified_pixels(smoothed, self._dataset.read(place), certificate)
         except ImageError:
@@ -298,6 +304,10 @@ class ImagesByPixels:
                 for pixels in (image, smoothed.prepare(image, resolution)):
                     places.setdefault(bytes.fromhex(image_forms.digest(pixels)), index)
         return places
+
+
+def _spec(model: object) -> str:
+    return "none" if model is None else spec_of(model) or type(model).__name__
 
 
 def _resolution(identity: Identity) -> str:
