@@ -22,6 +22,7 @@ _HOMES = {
     "CountsError": "errors",
     "DatasetError": "errors",
     "DenoisedSmoothingError": "errors",
+    "Finding": "certificates.verdicts",
     "FixedBudget": "certificates.plans",
     "Identity": "certificates.identity",
     "ImageClassifier": "models.classifiers.base",
@@ -58,6 +59,7 @@ _HOMES = {
     "TrainingError": "errors",
     "TrainingInterruptedError": "errors",
     "TrainingJob": "training.fit",
+    "Verdict": "certificates.verdicts",
     "WeightsError": "errors",
     "WorkerError": "errors",
     "attack": "attacks.pgd",
@@ -68,6 +70,7 @@ _HOMES = {
     "load_results": "reporting.results",
     "merge": "runs.shards",
     "train_denoiser": "training.fit",
+    "verify": "runs.verify",
     "write_report": "reporting.html",
 }
 

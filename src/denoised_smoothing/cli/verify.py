@@ -13,7 +13,7 @@ from denoised_smoothing.certificates.parameters import Contract, EngineName, Pre
 from denoised_smoothing.certificates.verdicts import Verdict
 from denoised_smoothing.cli.grouped import Take, command, option_group
 from denoised_smoothing.cli.model_options import ModelOptions
-from denoised_smoothing.cli.options import AsJson, Limit, Seed, is_typed, option
+from denoised_smoothing.cli.options import AsJson, Limit, Seed, option
 from denoised_smoothing.cli.output import print_json, progress_bar, say
 from denoised_smoothing.errors import SettingError
 
@@ -50,6 +50,9 @@ class VerifyOptions:
     alpha: float = _copies(
         "Maximum probability that a correct file is contradicted, in (0, 1).", default=0.001
     )
+    engine: EngineName | None = option_group("Speed")(
+        "Engine that runs denoiser and classifier.", show_default="that of the certificate"
+    )
     exact: bool = _copies(
         "The certificates were made on this kind of machine: any difference of counts contradicts.",
         "--exact",
@@ -59,7 +62,6 @@ class VerifyOptions:
 
 @command()
 def verify(
-    context: typer.Context,
     source: Annotated[
         str,
         typer.Argument(
@@ -68,9 +70,7 @@ def verify(
         ),
     ],
     options: VerifyOptions,
-    model: Annotated[
-        ModelOptions, Take(("classifier", "denoiser", "calibration", "device", "engine"))
-    ],
+    model: Annotated[ModelOptions, Take(("classifier", "denoiser", "calibration", "device"))],
     limit: Limit = None,
     seed: Seed = None,
     list_rows: Annotated[
@@ -100,8 +100,7 @@ def verify(
             update(advance=1)
         if depth != "arithmetic":
             update(description="drawing copies", completed=0, total=number)
-            engine = model.engine if is_typed(context, "engine") else None
-            check = _check(options, model, engine, seed)
+            check = _check(options, model, seed)
             about |= {"alpha": options.alpha, "seed": str(check.seed) if options.fresh else None}
             keyed = _keyed(evidence, outcome)
             for held, finding in check.run(keyed, number):
@@ -134,13 +133,10 @@ def _depth(options: VerifyOptions, model: ModelOptions) -> str:
     return "audit" if options.fresh else "redraw"
 
 
-def _check(
-    options: VerifyOptions, model: ModelOptions, engine: EngineName | None, seed: int | None
-) -> CopyCheck:
+def _check(options: VerifyOptions, model: ModelOptions, seed: int | None) -> CopyCheck:
     """Return the check of certificates by copies, each by the model with its own parameters.
 
     Args:
-        engine: None for that of each certificate.
         seed: of the fresh copies; None for fresh entropy.
     """
     from denoised_smoothing.datasets import load_dataset
@@ -153,10 +149,11 @@ def _check(
             sigma=parameters.sigma,
             noise=parameters.noise,
             precision=parameters.precision or Precision.FLOAT32,
-            engine=engine or parameters.engine or EngineName.TORCH,
+            engine=options.engine or parameters.engine or EngineName.TORCH,
             stochastic=parameters.contract is Contract.STOCHASTIC,
         ).build()
-        model.calibrate(smoothed)
+        if smoothed.prepared.needs_calibration:
+            replace(model, calibration=model.calibration or options.data).calibrate(smoothed)
         return smoothed
 
     def smoothed_for(certificate: Certificate) -> SmoothedClassifier:
