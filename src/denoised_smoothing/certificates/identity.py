@@ -10,6 +10,7 @@ from importlib import metadata
 from typing import Any
 
 from denoised_smoothing.certificates.fields import Fields, is_whole
+from denoised_smoothing.text import shown
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -54,8 +55,11 @@ class Identity:
         """Return the identity with the name of a label; ``names`` are in order or by number."""
         if label is None or names is None:
             return self
-        held = names.get(label) if isinstance(names, Mapping) else dict(enumerate(names)).get(label)
-        return replace(self, label_name=held or None)
+        if isinstance(names, Mapping):
+            name = names.get(label)
+        else:
+            name = names[label] if label < len(names) else None
+        return replace(self, label_name=None if name is None else shown(str(name)))
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON, the inverse of :meth:`from_dict`."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from denoised_smoothing.certificates.certificate import Certificate, SamplingPlan
 from denoised_smoothing.certificates.counts import LabelCounts, Stage
+from denoised_smoothing.certificates.identity import Identity
 from denoised_smoothing.certificates.parameters import (
     EngineName,
     Precision,
@@ -104,7 +105,7 @@ def load_results(
     notes = run.info.get("notes", ())
     parameters = SmoothingParameters.from_dict({**run.settings, "seed": run.seed, "notes": notes})
     so_far = so_far and isinstance(plan, Anytime)
-    results, unfinished = [], 0
+    results, unfinished, names = [], 0, run.label_names
     chosen = None if indices is None else frozenset(indices)
     if chosen is not None:
         run = _with_refused(run, chosen)
@@ -114,13 +115,33 @@ def load_results(
             continue
         unfinished += not image.finished
         if image.finished or (so_far and Stage.ESTIMATION in image.counts):
+            certificate = plan.certificate(image.counts, parameters)
+            identity = identity_of(run, image.digest)
             results.append(
                 ImageResult(
                     image.index, image.image_id, image.label,
-                    plan.certificate(image.counts, parameters), image.seconds, image.finished,
+                    certificate.about(identity, names), image.seconds, image.finished,
                 )
             )  # fmt: skip
     return RunResults(run, tuple(results), unfinished=unfinished)
+
+
+def identity_of(run: StoredRun, digest: str) -> Identity:
+    """Return what the certificates of a run are about, without the name of a label.
+
+    Args:
+        digest: of the image, as the store has it: the SHA-256 of the certified pixels.
+    """
+    held, shape = run.settings, run.settings.get("image_shape")
+    versions = run.info.get("versions", {})
+    return Identity(
+        shown(held["classifier"]), held["classifier_fingerprint"],
+        shown(held["denoiser"]), held["denoiser_fingerprint"],
+        digest,
+        resolution=held["resolution"],
+        image_shape=None if shape is None else tuple(shape),
+        version=versions.get("denoised-smoothing", "unknown"),
+    )  # fmt: skip
 
 
 def _with_refused(run: StoredRun, indices: Collection[int]) -> StoredRun:
