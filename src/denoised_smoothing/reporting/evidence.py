@@ -26,6 +26,7 @@ from denoised_smoothing.errors import (
     MissingExtraError,
     SettingError,
 )
+from denoised_smoothing.reporting.results import derived_certificates
 from denoised_smoothing.text import shown
 
 LONGEST = 16 * 2**20
@@ -41,9 +42,10 @@ PROVES = {
     "Someone who tried many seeds and kept the best passes this check; an audit (--fresh) "
     "finds that.",
     "audit": "Audit: fresh copies, whose seed the certifier did not know, decided on the certified "
-    "labels and radii.",
+    "labels and radii. It says nothing about images that are not in the file.",
 }
 """What each depth says about the certificates, and what it does not."""
+REFUSED = Finding(Verdict.NO_CLAIM, "the image was refused")
 _PROBE = 4096
 _ROWS_AT_ONCE = 1_000
 
@@ -107,7 +109,11 @@ class Evidence:
         }
         path = Path(self.source)
         try:
-            found = _of_store(self) if self.kind is Kind.STORE else read[self.kind](path)
+            found = (
+                _of_store(self.source, self.run or "")
+                if self.kind is Kind.STORE
+                else read[self.kind](path)
+            )
             yield from itertools.islice(found, self.limit)
         except OSError as error:
             raise SettingError(
@@ -282,12 +288,18 @@ def _of_parquet(path: Path) -> Iterator[Row]:
         yield Row(place, Finding(Verdict.MALFORMED, f"{place} cannot be read: {error}"))
 
 
-def _of_store(evidence: Evidence) -> Iterator[Row]:
+def _of_store(source: str, name: str) -> Iterator[Row]:
+    """Yield the finished images of a run, then those that were refused."""
     from denoised_smoothing.store import Store
 
-    assert evidence.run is not None
-    with Store(evidence.source, read_only=True):
-        yield from ()
+    with Store(source, read_only=True) as store:
+        run = store.run(name)
+        derive, refused = derived_certificates(run), {image.image_id for image in run.refused}
+        for image in store.stream_images(name):
+            if image.finished and image.image_id not in refused:
+                yield _row(f"index {image.index}", image, derive)
+        for image in run.refused:
+            yield Row(f"index {image.index}", REFUSED)
 
 
 def _row(place: str, source: Any, read: Callable[[Any], Certificate | None]) -> Row:
@@ -299,7 +311,7 @@ def _row(place: str, source: Any, read: Callable[[Any], Certificate | None]) -> 
     except DenoisedSmoothingError as error:
         return Row(place, Finding(Verdict.MALFORMED, shown(str(error))))
     if certificate is None:
-        return Row(place, Finding(Verdict.NO_CLAIM, "the image was refused"))
+        return Row(place, REFUSED)
     claims = certificate.label is not None
     finding = Finding(Verdict.HOLDS if claims else Verdict.NO_CLAIM)
     return Row(place, finding, shown(certificate.counts.image_id), certificate)

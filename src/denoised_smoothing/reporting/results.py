@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from heapq import nlargest
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from denoised_smoothing.certificates.plans import Anytime
 from denoised_smoothing.text import shown
 
 if TYPE_CHECKING:
-    from denoised_smoothing.store import Store, StoredRun
+    from denoised_smoothing.store import Store, StoredImage, StoredRun
 
 LabelNames = Sequence[str] | Mapping[int, str] | None
 """Names of labels in the order of their numbers, or by number; None if unknown."""
@@ -101,11 +101,9 @@ def load_results(
         CountsError, SettingError: counts of a finished image do not fit the run's plan.
     """
     run = store.run(name)
-    plan = SamplingPlan.from_dict(run.settings["plan"])
-    notes = run.info.get("notes", ())
-    parameters = SmoothingParameters.from_dict({**run.settings, "seed": run.seed, "notes": notes})
-    so_far = so_far and isinstance(plan, Anytime)
-    results, unfinished, names = [], 0, run.label_names
+    certificate_of = derived_certificates(run)
+    so_far = so_far and run.settings["plan"]["kind"] == Anytime.kind
+    results, unfinished = [], 0
     chosen = None if indices is None else frozenset(indices)
     if chosen is not None:
         run = _with_refused(run, chosen)
@@ -115,15 +113,26 @@ def load_results(
             continue
         unfinished += not image.finished
         if image.finished or (so_far and Stage.ESTIMATION in image.counts):
-            certificate = plan.certificate(image.counts, parameters)
-            identity = identity_of(run, image.digest)
             results.append(
                 ImageResult(
-                    image.index, image.image_id, image.label,
-                    certificate.about(identity, names), image.seconds, image.finished,
+                    image.index, image.image_id, image.label, certificate_of(image),
+                    image.seconds, image.finished,
                 )
             )  # fmt: skip
     return RunResults(run, tuple(results), unfinished=unfinished)
+
+
+def derived_certificates(run: StoredRun) -> Callable[[StoredImage], Certificate]:
+    """Return the function from an image of a run to the certificate that its counts give."""
+    plan, names = SamplingPlan.from_dict(run.settings["plan"]), run.label_names
+    notes = run.info.get("notes", ())
+    parameters = SmoothingParameters.from_dict({**run.settings, "seed": run.seed, "notes": notes})
+
+    def derive(image: StoredImage) -> Certificate:
+        certificate = plan.certificate(image.counts, parameters)
+        return certificate.about(identity_of(run, image.digest), names)
+
+    return derive
 
 
 def identity_of(run: StoredRun, digest: str) -> Identity:

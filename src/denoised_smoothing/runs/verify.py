@@ -29,7 +29,6 @@ from denoised_smoothing.certificates.verdicts import (
 )
 from denoised_smoothing.datasets import ImageDataset
 from denoised_smoothing.errors import ImageError, SettingError
-from denoised_smoothing.models.specs import spec_of
 from denoised_smoothing.smoothing.classifier import SmoothedClassifier
 from denoised_smoothing.smoothing.scheduler import ImageTask
 
@@ -180,19 +179,17 @@ class CopyCheck:
         self, smoothed: SmoothedClassifier, certificate: Certificate, identity: Identity
     ) -> list[str]:
         """List in which respects the model is another one than that of the certificate."""
-        here = self._fingerprints(smoothed)
+        held = (
+            ("classifier", identity.classifier, identity.classifier_fingerprint),
+            ("denoiser", identity.denoiser, identity.denoiser_fingerprint),
+        )
+        here = zip(smoothed.models.specs, self._fingerprints(smoothed), strict=True)
         found = [
-            f"the {role} is another one, or its weights, code or preprocessing differ "
-            f"({spec!r}, fingerprint {mine[:12]}... in the certificate, "
-            f"{_spec(model)!r}, {now[:12]}... here)"
-            for role, model, now, spec, mine in (
-                ("classifier", smoothed.classifier, here[0], identity.classifier,
-                 identity.classifier_fingerprint),
-                ("denoiser", smoothed.denoiser, here[1], identity.denoiser,
-                 identity.denoiser_fingerprint),
-            )
+            f"the {role} is another one, or its weights, code or preprocessing differ ({spec!r}, "
+            f"fingerprint {mine[:12]}... in the certificate, {other!r}, {now[:12]}... here)"
+            for (role, spec, mine), (other, now) in zip(held, here, strict=True)
             if mine != now
-        ]  # fmt: skip
+        ]
         parameters = certificate.parameters
         for name, mine, theirs in (
             ("sigma", parameters.sigma, smoothed.sigma),
@@ -304,10 +301,6 @@ class ImagesByPixels:
                 for pixels in (image, smoothed.prepare(image, resolution)):
                     places.setdefault(bytes.fromhex(image_forms.digest(pixels)), index)
         return places
-
-
-def _spec(model: object) -> str:
-    return "none" if model is None else spec_of(model) or type(model).__name__
 
 
 def _resolution(identity: Identity) -> str:
