@@ -124,12 +124,12 @@ def test_lines_are_counted_and_the_first_that_fail_are_listed(
         json.dumps(row | {"certificate": certificate.to_dict() | change})
         for change in ({}, {"radius": 1.0})
     )
-    Path("run.jsonl").write_text("\n".join([right, wrong, right, wrong, wrong, ""]))
+    Path("run.jsonl").write_text("\n".join([right, wrong, right, wrong, wrong]) + "\n")
     found = run("run.jsonl", "--json", "--list", "2")
     assert found.code == 4
-    assert found.json["kind"] == "JSON lines"
+    assert found.json["kind"] == "jsonl"
     assert (found.json["verdicts"]["holds"], found.json["verdicts"]["altered"]) == (2, 3)
-    assert [row["place"] for row in found.json["failing"]] == ["line 2", "line 4"]
+    assert [row["place"] for row in found.json["failing"]] == ["row 2", "row 4"]
     assert found.json["failing_not_listed"] == 1
     assert "... and 1 more" in run("run.jsonl", "--list", "2").out
     assert run("run.jsonl", "--limit", "1").code == 0

@@ -54,9 +54,9 @@ def test_an_altered_certificate_is_named_with_its_reason(
     [
         (b"", "neither a certificate"),
         (b"\x89PNG", "neither a certificate"),
-        (b"SQLite format 3\0", "is a store, which is not checked here"),
-        (b"PAR1", "is a Parquet, which is not checked here"),
-        (b"idx\tlabel\tpredict\tradius\tcorrect\ttime\n", "--format jsonl"),
+        (b"SQLite format 3\0", "of the kind store, which is not checked here"),
+        (b"PAR1", "of the kind parquet, which is not checked here"),
+        (b"idx\tlabel\tpredict\tradius\tcorrect\ttime\n", "of the kind tsv"),
     ],
 )
 def test_what_is_not_checked_here_is_refused(

@@ -6,10 +6,8 @@ kept in memory.
 
 from __future__ import annotations
 
-import csv
 import io
 import itertools
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -22,15 +20,18 @@ from denoised_smoothing.certificates.fields import parse_json
 from denoised_smoothing.certificates.verdicts import Finding, Verdict
 from denoised_smoothing.errors import (
     AlteredCertificateError,
-    DenoisedSmoothingError,
-    MissingExtraError,
+    CertificateError,
+    CountsError,
+    MalformedCertificateError,
     SettingError,
 )
+from denoised_smoothing.reporting.export import ExportFormat
+from denoised_smoothing.reporting.exported import stream_export
 from denoised_smoothing.reporting.results import derived_certificates
 from denoised_smoothing.text import shown
 
 LONGEST = 16 * 2**20
-"""Bytes of the longest certificate or line that is read."""
+"""Bytes of the longest file of one certificate."""
 HOLDING = frozenset(
     (Verdict.HOLDS, Verdict.EQUAL, Verdict.CONSISTENT, Verdict.CONFIRMED, Verdict.NO_CLAIM)
 )
@@ -47,17 +48,18 @@ PROVES = {
 """What each depth says about the certificates, and what it does not."""
 REFUSED = Finding(Verdict.NO_CLAIM, "the image was refused")
 _PROBE = 4096
-_ROWS_AT_ONCE = 1_000
 
 
 class Kind(StrEnum):
-    """What certificates are read from."""
+    """What certificates are read from; those of exports are named as their formats."""
 
     CERTIFICATE = "certificate"
     """A JSON file of one certificate, or of an answer that contains one."""
-    JSON_LINES = "JSON lines"
-    CSV = "CSV"
-    PARQUET = "Parquet"
+    JSONL = "jsonl"
+    CSV = "csv"
+    TSV = "tsv"
+    """With the file that ``export`` writes next to it."""
+    PARQUET = "parquet"
     STORE = "store"
     """A run of a store."""
 
@@ -100,25 +102,15 @@ class Evidence:
 
         Raises:
             SettingError, StoreError: the source as a whole cannot be read (any more).
+            MissingExtraError: pyarrow is not installed (Parquet only).
         """
-        read = {
-            Kind.CERTIFICATE: _of_document,
-            Kind.JSON_LINES: _of_lines,
-            Kind.CSV: _of_csv,
-            Kind.PARQUET: _of_parquet,
-        }
-        path = Path(self.source)
-        try:
-            found = (
-                _of_store(self.source, self.run or "")
-                if self.kind is Kind.STORE
-                else read[self.kind](path)
-            )
-            yield from itertools.islice(found, self.limit)
-        except OSError as error:
-            raise SettingError(
-                f"{self.source!r} cannot be read: {error.strerror}. Check the path."
-            ) from error
+        if self.kind is Kind.STORE:
+            found = _of_store(self.source, self.run or "")
+        elif self.kind is Kind.CERTIFICATE:
+            found = iter([_row("file", Path(self.source), _certificate_of_file)])
+        else:
+            found = _of_export(self.source, ExportFormat(self.kind.value))
+        yield from itertools.islice(found, self.limit)
 
 
 def open_evidence(
@@ -127,8 +119,7 @@ def open_evidence(
     """Return the certificates of a file or store; its content decides what it is.
 
     Args:
-        source: the path of a certificate, of an export (JSON lines, CSV, Parquet) or of a store, or
-            the URL of a store.
+        source: the path of a certificate, of an export or of a store, or the URL of a store.
         run: the name of the run, of a store.
         limit: the most rows to read.
 
@@ -213,79 +204,46 @@ def kind_of(path: str | Path, name: str | None = None) -> Kind:
                 file.seek(0)
                 return _kind_of_json(file)
     except OSError as error:
-        raise SettingError(f"{name} cannot be read: {error.strerror}. Check the path.") from error
-    header = head.decode("utf-8", "replace").lstrip("\ufeff").partition("\n")[0].strip()
-    if {"idx", "counts", "plan"} <= {*header.split(",")}:
-        return Kind.CSV
-    if {"idx", "predict"} <= {*re.split("[\t,]", header)}:
-        raise SettingError(
-            f"{name} is an export without the columns that a check needs. Export the run again "
-            "with --format jsonl, csv or parquet."
-        )
+        raise _unreadable(name, error) from error
+    header = head.decode("utf-8", "replace").partition("\n")[0].rstrip("\r")
+    for kind, delimiter in ((Kind.CSV, ","), (Kind.TSV, "\t")):
+        if {"idx", "predict"} <= {*header.split(delimiter)}:
+            return kind
     raise SettingError(
-        f"{name} is neither a certificate nor an export (JSON lines, CSV, Parquet) nor a store. "
+        f"{name} is neither a certificate nor an export (jsonl, csv, tsv, parquet) nor a store. "
         "Name a file that this package wrote."
     )
 
 
 def _kind_of_json(file: io.BufferedReader) -> Kind:
     """Return whether a file of JSON is one document or lines of objects."""
-    lines = (line.strip() for line in iter(lambda: file.readline(LONGEST), b""))
-    filled = filter(None, lines)
-    first = next(filled)
-    alone = next(filled, None) is None
-    if not first.endswith(b"}") and not alone:  # an object over several lines
-        return Kind.CERTIFICATE
-    return Kind.CERTIFICATE if alone and b'"true_label"' not in first else Kind.JSON_LINES
+    filled = filter(None, (line.strip() for line in iter(lambda: file.readline(LONGEST), b"")))
+    first, alone = next(filled), next(filled, None) is None
+    is_document = not first.endswith(b"}") if not alone else b'"true_label"' not in first
+    return Kind.CERTIFICATE if is_document else Kind.JSONL
 
 
-def _of_document(path: Path) -> Iterator[Row]:
-    if path.stat().st_size > LONGEST:
-        yield Row("file", Finding(Verdict.MALFORMED, _too_long("file")))
-        return
-    yield _row("file", path.read_bytes(), lambda text: Certificate.from_dict(_inner(text)))
-
-
-def _of_lines(path: Path) -> Iterator[Row]:
-    with path.open("rb") as file:
-        for number in itertools.count(1):
-            place, line = f"line {number}", file.readline(LONGEST + 1)
-            if len(line) > LONGEST:
-                yield Row(place, Finding(Verdict.MALFORMED, _too_long(place)))
-                return
-            if not line:
-                return
-            if line.strip():
-                yield _row(place, line, certificate_of_line)
-
-
-def _of_csv(path: Path) -> Iterator[Row]:
-    csv.field_size_limit(LONGEST)
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, strict=True)
-        try:
-            for values in reader:
-                yield _row(f"line {reader.line_num}", values, row_to_certificate)
-        except (csv.Error, UnicodeDecodeError) as error:
-            place = f"line {reader.line_num}"
-            yield Row(place, Finding(Verdict.MALFORMED, f"{place} cannot be read: {error}"))
-
-
-def _of_parquet(path: Path) -> Iterator[Row]:
+def _certificate_of_file(path: Path) -> Certificate:
+    """Return the certificate in a JSON document: the document, or a part of an answer."""
     try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError as error:
-        raise MissingExtraError("pyarrow", "parquet", "Reading a Parquet file") from error
-    number = itertools.count(1)
+        if path.stat().st_size > LONGEST:
+            raise MalformedCertificateError(
+                f"The file is longer than {LONGEST:,} bytes, the most for one certificate."
+            )
+        values = parse_json(path.read_bytes())
+    except OSError as error:
+        raise _unreadable(repr(str(path)), error) from error
+    if isinstance(values, Mapping) and "plan" not in values and "certificate" in values:
+        values = values["certificate"]
+    return Certificate.from_dict(values)
+
+
+def _of_export(path: str, format: ExportFormat) -> Iterator[Row]:
     try:
-        with parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches(_ROWS_AT_ONCE):
-                for values in batch.to_pylist():
-                    yield _row(f"row {next(number)}", values, row_to_certificate)
-    except pyarrow.ArrowException as error:
-        place = f"row {next(number)}"
-        yield Row(place, Finding(Verdict.MALFORMED, f"{place} cannot be read: {error}"))
+        for row in stream_export(path, format):
+            yield _row(f"row {row.number}", row, lambda row: row.read().certificate)
+    except CertificateError as error:
+        yield Row("file", Finding(Verdict.MALFORMED, shown(str(error))))
 
 
 def _of_store(source: str, name: str) -> Iterator[Row]:
@@ -298,8 +256,7 @@ def _of_store(source: str, name: str) -> Iterator[Row]:
         for image in store.stream_images(name):
             if image.finished and image.image_id not in refused:
                 yield _row(f"index {image.index}", image, derive)
-        for image in run.refused:
-            yield Row(f"index {image.index}", REFUSED)
+        yield from (Row(f"index {image.index}", REFUSED) for image in run.refused)
 
 
 def _row(place: str, source: Any, read: Callable[[Any], Certificate | None]) -> Row:
@@ -308,7 +265,7 @@ def _row(place: str, source: Any, read: Callable[[Any], Certificate | None]) -> 
         certificate = read(source)
     except AlteredCertificateError as error:
         return Row(place, Finding(Verdict.ALTERED, shown(str(error))))
-    except DenoisedSmoothingError as error:
+    except (CertificateError, CountsError) as error:
         return Row(place, Finding(Verdict.MALFORMED, shown(str(error))))
     if certificate is None:
         return Row(place, REFUSED)
@@ -317,18 +274,5 @@ def _row(place: str, source: Any, read: Callable[[Any], Certificate | None]) -> 
     return Row(place, finding, shown(certificate.counts.image_id), certificate)
 
 
-def certificate_of_line(text: bytes) -> Certificate | None:
-    values = parse_json(text)
-    return None if values["certificate"] is None else Certificate.from_dict(values["certificate"])
-
-
-def _inner(text: bytes) -> Any:
-    """Return the certificate in a JSON document: the document, or a part of an answer."""
-    values = parse_json(text)
-    if isinstance(values, Mapping) and "plan" not in values and "certificate" in values:
-        return values["certificate"]
-    return values
-
-
-def _too_long(place: str) -> str:
-    return f"the {place} is longer than {LONGEST:,} bytes, the most for one certificate"
+def _unreadable(name: str, error: OSError) -> SettingError:
+    return SettingError(f"{name} cannot be read: {error.strerror}. Check the path.")

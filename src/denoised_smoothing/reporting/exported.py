@@ -48,12 +48,15 @@ def is_export(path: str | Path) -> bool:
     return Path(path).suffix.lower() in _READERS
 
 
-def stream_export(path: str | Path) -> Iterator[ExportedRow]:
-    """Yield the rows of an export as tsv, csv, parquet or jsonl, by the end of its name.
+def stream_export(path: str | Path, format: ExportFormat | None = None) -> Iterator[ExportedRow]:
+    """Yield the rows of an export as tsv, csv, parquet or jsonl.
 
     Rows are read from the file when they are needed, and checked by :attr:`ExportedRow.read`: a row
     that was altered does not keep others from being read. That of a tsv is its row in the file
     ``PATH.jsonl`` next to it, with which it must agree.
+
+    Args:
+        format: of the file; None for that at the end of its name.
 
     Raises:
         SettingError: the file cannot be opened, or its name ends differently.
@@ -61,13 +64,13 @@ def stream_export(path: str | Path) -> Iterator[ExportedRow]:
         MissingExtraError: pyarrow is not installed (parquet only).
     """
     path = Path(path)
-    if not is_export(path):
+    if format is None and not is_export(path):
         raise SettingError(
             f"The name of an export must end in {', '.join(_READERS)}, got {str(path)!r}. Rename "
             "it, or name another file."
         )
     try:
-        yield from _READERS[path.suffix.lower()](path)
+        yield from _READERS[f".{format}" if format else path.suffix.lower()](path)
     except OSError as error:
         raise SettingError(
             f"cannot read the export {str(path)!r}: {error.strerror or error}. Name a file that "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ from denoised_smoothing.web.schemas import Problem
 
 ROWS = 10_000
 """Maximum number of certificates of a file."""
-_KINDS = (Kind.CERTIFICATE, Kind.JSON_LINES, Kind.CSV)
+SECONDS = 20.0
+"""Maximum time to check a file: its numbers may be chosen so that they take long."""
+_KINDS = (Kind.CERTIFICATE, Kind.JSONL, Kind.CSV)
 _BODY = {
     "requestBody": {
         "required": True,
@@ -87,17 +90,19 @@ def _check(content: bytes) -> dict[str, Any]:
         outcome, kind = Outcome(), kind_of(path, "The file")
         if kind not in _KINDS:
             raise SettingError(
-                f"The file is a {kind}, which is not checked here. Use the command "
+                f"The file is of the kind {kind}, which is not checked here. Use the command "
                 "denoised-smoothing verify."
             )
+        end = time.monotonic() + SECONDS
         for row in Evidence(str(path), kind, limit=ROWS + 1).rows():
             outcome.add(row)
-    rows = outcome.verdicts.total()
-    if not 1 <= rows <= ROWS:
-        raise SettingError(
-            f"The file holds {'no' if not rows else f'more than {ROWS:,}'} certificates. Use the "
-            "command denoised-smoothing verify for large files."
-        )
+            if outcome.verdicts.total() > ROWS or time.monotonic() > end:
+                raise SettingError(
+                    f"The file holds more than {ROWS:,} certificates, or takes longer than "
+                    f"{SECONDS:g} seconds. Use the command denoised-smoothing verify."
+                )
+    if not outcome.verdicts:
+        raise SettingError("The file holds no certificates. Send one that holds some.")
     return {"kind": kind.value, "depth": "arithmetic", **outcome.to_dict()} | {
         "proves": PROVES["arithmetic"]
     }
