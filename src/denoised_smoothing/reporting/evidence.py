@@ -40,8 +40,8 @@ PROVES = {
     "arithmetic": "Arithmetic: counts, plan and alpha give these radii. Nobody drew a copy: a "
     "consistent forgery passes this check.",
     "redraw": "Redraw: the copies of the recorded seeds were drawn again with the models at hand. "
-    "Someone who tried many seeds and kept the best passes this check; an audit (--fresh) "
-    "finds that.",
+    "Someone who tried many seeds or plans and kept the best passes this check; an audit "
+    "(--fresh) finds that.",
     "audit": "Audit: fresh copies, whose seed the certifier did not know, decided on the certified "
     "labels and radii. It says nothing about images that are not in the file.",
 }
