@@ -106,6 +106,16 @@ def test_fresh_copies_decide(run: Run, certificate: Certificate) -> None:
     assert weaker.out.startswith("weaker: ")
 
 
+def test_a_bundle_has_the_fingerprints_of_its_parts(run: Run, certificate: Certificate) -> None:
+    smoothed = SmoothedClassifier(
+        load_classifier("digits"), 0.5, load_denoiser("digits-mse"), device="cpu"
+    )
+    smoothed.save("bundle")
+    certificate.save("right.json")
+    found = run("right.json", "--bundle", "bundle", "--data", "digits", "--exact")
+    assert (found.code, found.out.partition("\n")[0]) == (0, "Certificates: 1 equal.")
+
+
 def test_another_denoiser_is_named(run: Run, certificate: Certificate) -> None:
     certificate.save("right.json")
     found = run("right.json", "--classifier", "digits", "--data", "digits", "--json")
@@ -143,6 +153,10 @@ def test_lines_are_counted_and_the_first_that_fail_are_listed(
         (("--fresh",), "without --classifier and --data"),
         (("--data", "digits"), "without --classifier"),
         (("--run", "a"), "has no runs. Remove --run"),
+        (("--n", "10"), "--n has no effect on this check"),
+        ((*MODEL, "--seed", "10"), "--seed has no effect on this check"),
+        ((*MODEL, "--fresh", "--exact"), "--exact has no effect on this check"),
+        ((*MODEL, "--bundle", "b"), "Got both --classifier digits and --bundle b"),
         ((*MODEL, "--alpha", "2"), "alpha must lie"),
         (("--classifier", "simulated", "--data", "digits"), "remote classifiers"),
     ],

@@ -70,7 +70,9 @@ def verify(
         ),
     ],
     options: VerifyOptions,
-    model: Annotated[ModelOptions, Take(("classifier", "denoiser", "calibration", "device"))],
+    model: Annotated[
+        ModelOptions, Take(("classifier", "denoiser", "bundle", "calibration", "device"))
+    ],
     limit: Limit = None,
     seed: Seed = None,
     list_rows: Annotated[
@@ -88,7 +90,7 @@ def verify(
     """
     from denoised_smoothing.reporting.evidence import PROVES, Outcome, open_evidence
 
-    depth = _depth(options, model)
+    depth = _depth(options, model, seed)
     evidence, outcome = open_evidence(source, run=options.run, limit=limit), Outcome(list_rows)
     about: dict[str, Any] = {"source": source, "kind": evidence.kind.value, "depth": depth}
     with progress_bar("certificates", "reading") as update:
@@ -116,21 +118,32 @@ def verify(
         raise typer.Exit(code)
 
 
-def _depth(options: VerifyOptions, model: ModelOptions) -> str:
+def _depth(options: VerifyOptions, model: ModelOptions, seed: int | None) -> str:
     """Return the depth that the options ask for.
 
     Raises:
-        SettingError: an option that it needs is missing.
+        SettingError: an option that it needs is missing, or one has no effect.
     """
-    given = {"--classifier": model.classifier, "--data": options.data}
-    if not options.fresh and not any(given.values()):
-        return "arithmetic"
-    if missing := [name for name, value in given.items() if value is None]:
+    given = {"--classifier": model.classifier or model.bundle, "--data": options.data}
+    depth = "audit" if options.fresh else "redraw" if any(given.values()) else "arithmetic"
+    missing = [name for name, value in given.items() if value is None]
+    if missing and depth != "arithmetic":
         raise SettingError(
-            f"Copies cannot be drawn without {' and '.join(missing)}. Give --classifier, --data "
-            "and any --denoiser, or none of them to check the arithmetic alone."
+            f"Copies cannot be drawn without {' and '.join(missing)}. Give --classifier (or "
+            "--bundle), --data and any --denoiser, or none of them to check the arithmetic alone."
         )
-    return "audit" if options.fresh else "redraw"
+    used = {"audit": ("--n", "--seed"), "redraw": ("--exact",), "arithmetic": ()}[depth]
+    typed = {"--n": options.n, "--seed": seed, "--exact": options.exact or None}
+    if unused := [name for name, value in typed.items() if value is not None and name not in used]:
+        raise SettingError(
+            f"{', '.join(unused)} has no effect on this check (depth {depth}): --n and --seed are "
+            "of --fresh, and --exact of a check with --classifier without it. Remove it."
+        )
+    if model.bundle is not None and model.classifier is not None:
+        raise SettingError(
+            f"Got both --classifier {model.classifier} and --bundle {model.bundle}. Use one."
+        )
+    return depth
 
 
 def _check(options: VerifyOptions, model: ModelOptions, seed: int | None) -> CopyCheck:
@@ -141,9 +154,12 @@ def _check(options: VerifyOptions, model: ModelOptions, seed: int | None) -> Cop
     """
     from denoised_smoothing.datasets import load_dataset
     from denoised_smoothing.runs.verify import CopyCheck, ImagesByPixels
+    from denoised_smoothing.smoothing.classifier import SmoothedClassifier as Smoothed
 
     @lru_cache(maxsize=4)
     def build(parameters: SmoothingParameters) -> SmoothedClassifier:
+        if model.bundle is not None:  # it sets all of them
+            return Smoothed.load(model.bundle, device=model.device)
         smoothed = replace(
             model,
             sigma=parameters.sigma,
