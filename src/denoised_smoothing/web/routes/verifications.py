@@ -12,6 +12,9 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
+from denoised_smoothing.certificates.counts import LabelCounts, Stage
+from denoised_smoothing.certificates.parameters import SmoothingParameters
+from denoised_smoothing.certificates.plans import FixedBudget
 from denoised_smoothing.errors import SettingError
 from denoised_smoothing.reporting.evidence import PROVES, Evidence, Kind, Outcome, kind_of
 from denoised_smoothing.web import schemas
@@ -23,11 +26,26 @@ ROWS = 10_000
 SECONDS = 20.0
 """Maximum time to check a file: its numbers may be chosen so that they take long."""
 _KINDS = (Kind.CERTIFICATE, Kind.JSONL, Kind.CSV)
+
+
+def _example() -> dict[str, Any]:
+    """Return a certificate for the description of the service."""
+    counts = {
+        Stage.SELECTION: LabelCounts("seed 7", "0", Stage.SELECTION, {3: 100}),
+        Stage.ESTIMATION: LabelCounts("seed 7", "0", Stage.ESTIMATION, {3: 990, 8: 10}),
+    }
+    parameters = SmoothingParameters(sigma=0.25, alpha=0.001, dimension=64, seed=7)
+    return FixedBudget(100, 1_000).certificate(counts, parameters).to_dict()
+
+
 _BODY = {
     "requestBody": {
         "required": True,
         "content": {
-            "application/json": {"schema": {"type": "object", "description": "A certificate."}},
+            "application/json": {
+                "schema": {"type": "object", "description": "A certificate."},
+                "examples": {"example 1": {"value": _example()}},
+            },
             "multipart/form-data": {
                 "schema": {
                     "type": "object",
