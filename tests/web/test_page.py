@@ -279,3 +279,8 @@ def test_no_serious_findings_of_axe(pages: Pages, scheme: str) -> None:
     page.locator(".image-table button").first.click()
     page.wait_for_selector("dialog[open]")
     check(page)
+    page.goto(f"{pages.address}/#check")
+    page.wait_for_selector("html[data-ready=check]")
+    page.set_input_files("#check-file", {"name": "a", "mimeType": "", "buffer": b'{"sigma": 1}'})
+    expect(page.locator("#check-result .headline")).to_have_text("1 malformed")
+    check(page)

@@ -54,13 +54,9 @@ def export(results: RunResults, format: ExportFormat, path: str | Path) -> None:
         MissingExtraError: pyarrow is not installed (parquet only).
         SettingError: a file cannot be written.
     """
-    if format in (ExportFormat.TSV, ExportFormat.JSONL):
-        lines = [*map(line_of, results.images), *map(line_of_refused, results.run.refused)]
-        lines = shown_values(sorted(lines, key=lambda line: line["index"]))
-        content = "".join(f"{json.dumps(line, allow_nan=False)}\n" for line in lines).encode()
-        write_atomically(path if format is ExportFormat.JSONL else side_file(path), content)
-        if format is ExportFormat.JSONL:
-            return
+    if format is ExportFormat.JSONL:
+        write_atomically(path, _lines(results))
+        return
     refused = [row_of_refused(results.run, image) for image in results.run.refused]
     rows = sorted([*map(row_of, results.images), *refused], key=lambda row: row["idx"])
     rows = [_with_texts(row) for row in shown_values(rows)]
@@ -73,12 +69,20 @@ def export(results: RunResults, format: ExportFormat, path: str | Path) -> None:
     else:
         content = _parquet(rows)
     write_atomically(path, content)
+    if format is ExportFormat.TSV:
+        write_atomically(side_file(path), _lines(results))
 
 
 def side_file(path: str | Path) -> Path:
     """Return the path of the JSON lines next to a tsv, which hold its certificates."""
     path = named(path)
     return path.with_name(f"{path.name}.jsonl")
+
+
+def _lines(results: RunResults) -> bytes:
+    lines = [*map(line_of, results.images), *map(line_of_refused, results.run.refused)]
+    lines = shown_values(sorted(lines, key=lambda line: line["index"]))
+    return "".join(f"{json.dumps(line, allow_nan=False)}\n" for line in lines).encode()
 
 
 def _with_texts(row: dict[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from denoised_smoothing.certificates.plans import Anytime
 from denoised_smoothing.text import shown
 
 if TYPE_CHECKING:
-    from denoised_smoothing.store import Store, StoredImage, StoredRun
+    from denoised_smoothing.store import RefusedImage, Store, StoredImage, StoredRun
 
 LabelNames = Sequence[str] | Mapping[int, str] | None
 """Names of labels in the order of their numbers, or by number; None if unknown."""
@@ -47,6 +47,11 @@ class ImageResult:
         return self.certificate.radius
 
     @property
+    def calls(self) -> int:
+        """Number of classifier calls (noisy copies)."""
+        return self.certificate.calls
+
+    @property
     def correct(self) -> bool:
         """Whether the certified label is the true one; False without either of them."""
         return self.predicted is not None and self.predicted == self.true_label
@@ -59,6 +64,16 @@ class RunResults:
     run: StoredRun
     images: tuple[ImageResult, ...]
     unfinished: int = 0
+
+    @property
+    def name(self) -> str:
+        """The name of the run."""
+        return self.run.name
+
+    @property
+    def refused(self) -> tuple[RefusedImage, ...]:
+        """The images that could not be certified."""
+        return self.run.refused
 
     @property
     def method(self) -> str:

@@ -16,6 +16,7 @@ from denoised_smoothing.certificates.fields import (
     Fields,
     parse_json,
     quoted,
+    refused_as_malformed,
 )
 from denoised_smoothing.certificates.radii import format_down, round_down
 from denoised_smoothing.certificates.reading import BOUNDS, check_derived, read_document
@@ -51,7 +52,7 @@ _COPIED = (
 """Fields of a certificate that a column of the same name holds."""
 _DERIVED = ("predict", "correct", "n0", "n", "calls", "notes", *BOUNDS)
 """Columns that follow from others."""
-_TIME = re.compile(r"(?:(\d{1,6}) days?, )?(\d{1,2}):(\d\d):(\d\d)(?:\.(\d{6}))?", re.ASCII)
+_TIME = re.compile(r"(?:(\d{1,6}) days?, )?(\d{1,2}):(\d\d):(\d\d)(?:\.(\d{1,6}))?", re.ASCII)
 _STAGES = (Stage.SELECTION, Stage.ESTIMATION, Stage.CONTINUATION)
 
 
@@ -179,7 +180,8 @@ def image_of_row(values: Mapping[str, Any]) -> ExportedImage:
     fields = Fields(values)
     row = {name: _typed(fields, name, kind) for name, kind in COLUMNS.items()}
     fields.end()
-    seconds, label = _seconds(row["time"]), row["label"]
+    with refused_as_malformed("The row cannot be used"):
+        seconds, label = parse_time(row["time"]), row["label"]
     true_label = None if label == -1 else label
     if row["refused"]:
         expected = {"predict": -1, "correct": 0, "radius": 0.0, "calls": 0}
@@ -223,14 +225,17 @@ def _typed(fields: Fields, name: str, kind: type) -> Any:
     return text if kind is str or text is None else parse_json(text)
 
 
-def _seconds(text: Any) -> float:
-    """Return the seconds of a text such as 1:02:03.400000."""
-    found = _TIME.fullmatch(text) if isinstance(text, str) else None
+def parse_time(text: str) -> float:
+    """Return the seconds of a text such as ``1:02:03.400000``, as a ``timedelta`` is printed.
+
+    Raises:
+        ValueError: the text is none.
+    """
+    found = _TIME.fullmatch(text)
     if found is None:
-        raise MalformedCertificateError(
-            f"The column 'time' must be H:MM:SS.ffffff, got {quoted(text)}. {AS_WRITTEN}"
-        )
-    days, hours, minutes, seconds, micro = (int(part or 0) for part in found.groups())
+        raise ValueError(f"time must be H:MM:SS.ffffff, got {quoted(text)}")
+    days, hours, minutes, seconds = (int(part or 0) for part in found.groups()[:4])
+    micro = int((found[5] or "").ljust(6, "0"))
     return timedelta(days, seconds, micro, 0, minutes, hours).total_seconds()
 
 
