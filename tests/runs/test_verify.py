@@ -13,6 +13,7 @@ import torch
 
 from denoised_smoothing import SmoothedClassifier, load_classifier, load_dataset, load_denoiser
 from denoised_smoothing.certificates.certificate import Certificate
+from denoised_smoothing.certificates.counts import LabelCounts
 from denoised_smoothing.certificates.identity import Identity
 from denoised_smoothing.certificates.parameters import Contract, EngineName
 from denoised_smoothing.certificates.plans import Anytime
@@ -73,6 +74,21 @@ def test_a_certificate_holds_at_every_depth(
     certificate.save(path)
     for given in (path, str(path), certificate.to_dict()):
         assert verify(given, smoothed, torch.tensor(IMAGE), exact=True).verdict is Verdict.EQUAL
+
+
+def test_fresh_copies_are_not_those_of_the_certificate_with_an_equal_seed(
+    smoothed: SmoothedClassifier, certificate: Certificate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def judged(_: Certificate, fresh: LabelCounts, alpha: float) -> Finding:
+        assert fresh.n == certificate.counts.n
+        assert alpha == 0.001
+        return Finding(Verdict.WEAKER, str(dict(fresh.votes)))
+
+    monkeypatch.setattr("denoised_smoothing.runs.verify.judge_audit", judged)
+    n, seed = certificate.counts.n, certificate.seed
+    found = verify(certificate, smoothed, IMAGE, fresh=True, seed=seed, n=n)
+    assert found.reason != str(dict(certificate.counts.votes))
+    assert verify(certificate, smoothed, IMAGE, fresh=True, seed=seed, n=n) == found
 
 
 @pytest.mark.parametrize("n0", [50, 0])

@@ -65,7 +65,8 @@ def verify(
         image: the certified image [C, H, W] in [0, 1], or the one that it was resized from.
         fresh: audit with fresh copies.
         n: fresh copies; 4 times those of the estimation by default.
-        alpha: probability that a verdict on a correct certificate is wrong.
+        alpha: probability that a correct certificate is contradicted or, by an audit, a wrong one
+            confirmed.
         exact: the machine draws the noise of the certificate and computes as its own did, so that
             any difference of redrawn counts contradicts it.
         seed: of the fresh copies; None for fresh entropy of the operating system.
@@ -172,7 +173,8 @@ class CopyCheck:
                 f"no image at hand has its pixels (SHA-256 {identity.image_sha256[:12]}...) at "
                 f"{_resolution(identity)}",
             )
-        name = identity.image_sha256 if self.fresh else counts.image_id
+        # The name keys the noise: fresh copies are independent also where the seeds are equal.
+        name = f"audit {identity.image_sha256}" if self.fresh else counts.image_id
         return smoothed, ImageTask(counts.run, name, image)
 
     def _differences(
