@@ -196,6 +196,11 @@ def test_malformed_documents(change: Callable[[dict[str, Any]], Any]) -> None:
         Certificate.from_json(json.dumps(values))
 
 
+def test_a_plan_of_a_newer_version_is_malformed() -> None:
+    with pytest.raises(MalformedCertificateError, match=r"'bayes', expected one of .* --upgrade"):
+        read({"plan": {"kind": "bayes", "prior": 1}})
+
+
 def test_an_abstention_names_no_label() -> None:
     abstains = replace(CERTIFICATES["abstains"], identity=identity_of("cat"))
     with pytest.raises(AlteredCertificateError, match="names a label, 'cat'"):

@@ -87,12 +87,12 @@ class SamplingPlan(ABC):
         """
         with refused_as_malformed("The plan of the certificate cannot be used"):
             given = Fields(values, "plan")
-            for option in fields(cls.kinds.get(given.text("kind"), cls)):
-                if type(option.default) is bool:
-                    given.take(option.name, "true or false", lambda v: type(v) is bool, None)
-                else:
-                    given.take(option.name, "a value", lambda v: True, None)
-            given.end()
+            if kind := cls.kinds.get(given.text("kind")):
+                for option in fields(kind):
+                    given.take(option.name, "a value", lambda value: True, None)
+                    if type(option.default) is bool:
+                        given.take(option.name, "true or false", lambda v: type(v) is bool, None)
+                given.end()
             plan = cls.from_dict(values)
         if not same(plan.to_dict(), values):
             raise MalformedCertificateError(

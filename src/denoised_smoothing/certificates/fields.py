@@ -73,7 +73,8 @@ def refused_as_malformed(what: str) -> Iterator[None]:
     except CertificateError:
         raise
     except Exception as error:  # numbers far out of range: numpy and scipy raise several kinds
-        raise MalformedCertificateError(f"{what}: {error} {AS_WRITTEN}") from error
+        reason = str(error).rstrip(".")
+        raise MalformedCertificateError(f"{what}: {reason}. {AS_WRITTEN}") from error
 
 
 class Fields:

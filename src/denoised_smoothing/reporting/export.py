@@ -10,6 +10,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from denoised_smoothing.certificates.parameters import choose_by_name
 from denoised_smoothing.certificates.radii import format_down
 from denoised_smoothing.errors import MissingExtraError
 from denoised_smoothing.files import named, write_atomically
@@ -42,7 +43,7 @@ class ExportFormat(StrEnum):
     """One JSON object a line, with the certificate as :meth:`Certificate.to_dict` gives it."""
 
 
-def export(results: RunResults, format: ExportFormat, path: str | Path) -> None:
+def export(results: RunResults, format: ExportFormat | str, path: str | Path) -> None:
     """Write one row per image, sorted by index; the same results give the same bytes.
 
     Radii and bounds are rounded down. An abstention and a missing true label are -1. An image that
@@ -52,24 +53,25 @@ def export(results: RunResults, format: ExportFormat, path: str | Path) -> None:
 
     Raises:
         MissingExtraError: pyarrow is not installed (parquet only).
-        SettingError: a file cannot be written.
+        SettingError: a file cannot be written, or the format is unknown.
     """
-    if format is ExportFormat.JSONL:
+    kind = choose_by_name(ExportFormat, format, "the format")
+    if kind is ExportFormat.JSONL:
         write_atomically(path, _lines(results))
         return
     refused = [row_of_refused(results.run, image) for image in results.run.refused]
     rows = sorted([*map(row_of, results.images), *refused], key=lambda row: row["idx"])
     rows = [_with_texts(row) for row in shown_values(rows)]
-    if format is ExportFormat.TSV:
+    if kind is ExportFormat.TSV:
         columns = (*TSV_COLUMNS, "refused") if refused else TSV_COLUMNS
         fixed = [row | {"radius": format_down(row["radius"])} for row in rows]
         content = _delimited(fixed, columns, "\t")
-    elif format is ExportFormat.CSV:
+    elif kind is ExportFormat.CSV:
         content = _delimited(rows, tuple(COLUMNS), ",")
     else:
         content = _parquet(rows)
     write_atomically(path, content)
-    if format is ExportFormat.TSV:
+    if kind is ExportFormat.TSV:
         write_atomically(side_file(path), _lines(results))
 
 
