@@ -92,7 +92,7 @@ def test_the_copies_are_drawn_again(run: Run, certificate: Certificate) -> None:
     assert "an audit (--fresh)" in right.out
     wrong = run("forged.json", *MODEL, "--exact")
     assert wrong.code == 3
-    assert wrong.out.startswith(f"contradicted: file, image {certificate.counts.image_id}: ")
+    assert wrong.out.startswith(f"contradicted: file, image {certificate.counts.image_id!r}: ")
 
 
 def test_fresh_copies_decide(run: Run, certificate: Certificate) -> None:

@@ -197,7 +197,7 @@ def _print(outcome: Outcome, depth: str) -> None:
     from denoised_smoothing.reporting.evidence import PROVES
 
     for row, finding in outcome.failing:
-        named = f"{row.place}, image {row.image_id}" if row.image_id else row.place
+        named = f"{row.place}, image {row.image_id!r}" if row.image_id else row.place
         say(f"{finding.verdict}: {named}: {finding.reason}")
     if outcome.not_listed:
         say(f"... and {outcome.not_listed:,} more that do not hold. --list N lists more.")

@@ -69,7 +69,7 @@ class Row:
     """One certificate, its place in the source, and what the arithmetic says about it.
 
     Args:
-        place: for a reader, such as "line 7".
+        place: for a reader, such as "row 7".
         finding: that of the arithmetic.
         image_id: empty where it cannot be read.
         certificate: None where it cannot be read, or the image was refused.
