@@ -12,6 +12,7 @@ import pytest
 
 from denoised_smoothing.certificates.certificate import Certificate
 from denoised_smoothing.certificates.fields import quoted
+from denoised_smoothing.certificates.parameters import EngineName
 from denoised_smoothing.certificates.plans import Anytime, FixedBudget
 from denoised_smoothing.certificates.reading import BELOW_A_LEVEL
 from denoised_smoothing.errors import (
@@ -66,6 +67,13 @@ def test_the_former_format_is_read_without_an_identity(certificate: Certificate)
     for key in ("engine", "precision", "contract"):
         lists.pop(key)
     assert Certificate.from_dict(lists) == certificate
+
+
+def test_an_engine_of_an_earlier_run_is_read() -> None:
+    """Of a remote classifier, earlier versions recorded the engine that was asked for."""
+    parameters = replace(GOOD.parameters, engine=EngineName.AUTO)
+    certificate = replace(GOOD, parameters=parameters)
+    assert Certificate.from_json(certificate.to_json()) == certificate
 
 
 def test_the_former_format_is_read_strictly() -> None:
@@ -183,7 +191,7 @@ def _keys(value: Any) -> list[str]:
         lambda v: v["selection"]["counts"].update({"1": 97}),
         lambda v: v.update(continuation={"counts": {"1": 10}, "failed": 0}),
         lambda v: v.update(engine=None),
-        lambda v: v.update(engine="auto"),
+        lambda v: v.update(engine="tensorflow"),
         lambda v: v.update(seed="0x7"),
         lambda v: v.update(seed="007"),
         lambda v: v.update(format=3),

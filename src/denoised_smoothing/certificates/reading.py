@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 from denoised_smoothing.certificates.counts import LabelCounts, Stage
@@ -29,7 +30,7 @@ from denoised_smoothing.certificates.parameters import (
 from denoised_smoothing.errors import AlteredCertificateError, MalformedCertificateError
 
 FORMAT = 2
-"""The format of a certificate that this version writes; that of 0.1.0.dev had no number."""
+"""The format of a certificate that this version writes; the former one had no number."""
 TOLERANCE = Decimal("1e-6")
 """Most by which a stored radius or bound may be weaker than the one computed again."""
 BOUNDS = dict.fromkeys(("radius", "radius_l1", "radius_linf", "lower_bound"), "down") | {
@@ -113,11 +114,9 @@ def _parameters(fields: Fields, notes: tuple[str, ...], *, former: bool) -> Smoo
     defaults: dict[str, Any] = {}
     if former:
         defaults = {"engine": "torch", "precision": "float32", "contract": "unknown"}
-    engine, precision = (
-        fields.optional(name, lambda name, kind=kind: _one_of(fields, kind, name, defaults))  # type: ignore[misc]
-        for name, kind in (("engine", EngineName), ("precision", Precision))
-    )
-    if (engine is None) != (precision is None) or engine is EngineName.AUTO:
+    engine = fields.optional("engine", partial(_one_of, fields, EngineName, defaults))
+    precision = fields.optional("precision", partial(_one_of, fields, Precision, defaults))
+    if (engine is None) != (precision is None):
         raise MalformedCertificateError(
             "The fields 'engine' and 'precision' of the certificate must name those that executed "
             f"the classifier, or both be null, got {quoted(engine)} and {quoted(precision)}. Use "
@@ -129,15 +128,14 @@ def _parameters(fields: Fields, notes: tuple[str, ...], *, former: bool) -> Smoo
         "dimension": fields.whole("dimension", 1),
         "seed": fields.whole_text("seed"),
         "noise": fields.one_of(Noise, "noise"),
-        "contract": _one_of(fields, Contract, "contract", defaults),
+        "contract": _one_of(fields, Contract, defaults, "contract"),
     }
     with refused_as_malformed("The certificate's parameters cannot be used"):
         return SmoothingParameters(engine=engine, precision=precision, notes=notes, **values)
 
 
-def _one_of(fields: Fields, kind: Any, name: str, defaults: Mapping[str, Any]) -> Any:
-    more = (defaults[name],) if name in defaults else ()
-    return fields.one_of(kind, name, *more)
+def _one_of(fields: Fields, kind: Any, defaults: Mapping[str, Any], name: str) -> Any:
+    return fields.one_of(kind, name, *((defaults[name],) if name in defaults else ()))
 
 
 def _counts(fields: Fields, run: str, image_id: str, stage: Stage, *, former: bool) -> LabelCounts:

@@ -14,7 +14,7 @@ from denoised_smoothing.images import load_image
 from denoised_smoothing.reporting.cohen import AnyResults
 from denoised_smoothing.reporting.opening import Opening
 from denoised_smoothing.reporting.results import RunResults, label_name
-from denoised_smoothing.reporting.tables import Row, accuracy_steps, measure, sigma_text
+from denoised_smoothing.reporting.tables import Row, accuracy_steps, measure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -125,7 +125,7 @@ def _draw_accuracy(axes: Axes, runs: Sequence[tuple[str, AnyResults]]) -> None:
         Line2D(
             [],
             [],
-            label=f"σ = {sigma_text(sigma)}",
+            label="σ unknown" if sigma is None else f"σ = {sigma:g}",
             color=INK,
             linestyle=STYLES[number % len(STYLES)],
         )
