@@ -152,6 +152,7 @@ def test_lines_are_counted_and_the_first_that_fail_are_listed(
     [
         (("--fresh",), "without --classifier and --data"),
         (("--data", "digits"), "without --classifier"),
+        (("--denoiser", "digits-mse"), "without --classifier and --data"),
         (("--run", "a"), "has no runs. Remove --run"),
         (("--n", "10"), "--n has no effect on this check"),
         ((*MODEL, "--seed", "10"), "--seed has no effect on this check"),

@@ -125,7 +125,8 @@ def _depth(options: VerifyOptions, model: ModelOptions, seed: int | None) -> str
         SettingError: an option that it needs is missing, or one has no effect.
     """
     given = {"--classifier": model.classifier or model.bundle, "--data": options.data}
-    depth = "audit" if options.fresh else "redraw" if any(given.values()) else "arithmetic"
+    draws = any(given.values()) or model.denoiser != "none"
+    depth = "audit" if options.fresh else "redraw" if draws else "arithmetic"
     missing = [name for name, value in given.items() if value is None]
     if missing and depth != "arithmetic":
         raise SettingError(
