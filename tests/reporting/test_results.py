@@ -61,6 +61,10 @@ def test_certificates_say_what_they_are_about() -> None:
         expected, label_name=None, resolution=None, image_shape=None, version="unknown"
     )
     assert Certificate.from_json(earlier.to_json()) == earlier
+    run = fake_run()
+    del run.settings["classifier_fingerprint"]
+    oldest = load_results(FakeStore({"a": (run, images, [])}), "a").images[0].certificate
+    assert oldest.identity is None
 
 
 def test_finished_counts_that_do_not_fit_the_plan_are_refused() -> None:

@@ -150,19 +150,23 @@ def derived_certificates(run: StoredRun) -> Callable[[StoredImage], Certificate]
     return derive
 
 
-def identity_of(run: StoredRun, digest: str) -> Identity:
+def identity_of(run: StoredRun, digest: str) -> Identity | None:
     """Return what the certificates of a run are about, without the name of a label.
+
+    None for a run that does not record its models.
 
     Args:
         digest: of the image, as the store has it: the SHA-256 of the certified pixels.
     """
     held, shape = run.settings, run.settings.get("image_shape")
+    if not {"classifier_fingerprint", "denoiser_fingerprint"} <= held.keys():
+        return None
     versions = run.info.get("versions", {})
     return Identity(
         shown(held["classifier"]), held["classifier_fingerprint"],
         shown(held["denoiser"]), held["denoiser_fingerprint"],
         digest,
-        resolution=held["resolution"],
+        resolution=held.get("resolution"),
         image_shape=None if shape is None else tuple(shape),
         version=versions.get("denoised-smoothing", "unknown"),
     )  # fmt: skip
