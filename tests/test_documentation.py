@@ -67,7 +67,7 @@ def printed(
     return lambda: capsys.readouterr().out
 
 
-@pytest.mark.parametrize("page", ["index.md", "tutorial.md"])
+@pytest.mark.parametrize("page", ["index.md", "tutorial.md", "verify.md"])
 def test_blocks_run_and_print_what_they_say(
     page: str, printed: Callable[[], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -34,7 +34,8 @@ def test_exit_codes() -> None:
     codes = {name: value.exit_code for name, value in CLASSES.items() if value.exit_code != 1}
     refused = (
         "InputError SettingError ImageError DatasetError SpecError WeightsError RunBusyError "
-        "SchemaTooNewError RunNotFoundError RunMismatchError MissingExtraError"
+        "SchemaTooNewError RunNotFoundError RunMismatchError MissingExtraError CertificateError "
+        "MalformedCertificateError AlteredCertificateError"
     )
     assert codes == dict.fromkeys(refused.split(), 2) | {"TrainingInterruptedError": 130}
 

@@ -10,22 +10,27 @@ from importlib import import_module
 from typing import Any
 
 _HOMES = {
+    "AlteredCertificateError": "errors",
     "AnswerMissingError": "errors",
     "Anytime": "certificates.plans",
     "BudgetReachedError": "errors",
     "Certificate": "certificates.certificate",
+    "CertificateError": "errors",
     "CertificationRun": "runs.run",
     "ClassifierError": "errors",
     "ContractError": "errors",
     "CountsError": "errors",
     "DatasetError": "errors",
     "DenoisedSmoothingError": "errors",
+    "Finding": "certificates.verdicts",
     "FixedBudget": "certificates.plans",
+    "Identity": "certificates.identity",
     "ImageClassifier": "models.classifiers.base",
     "ImageDataset": "datasets",
     "ImageError": "errors",
     "InputError": "errors",
     "LabelCounts": "certificates.counts",
+    "MalformedCertificateError": "errors",
     "MemoryLackError": "errors",
     "MissingExtraError": "errors",
     "ModelChangedError": "errors",
@@ -54,6 +59,7 @@ _HOMES = {
     "TrainingError": "errors",
     "TrainingInterruptedError": "errors",
     "TrainingJob": "training.fit",
+    "Verdict": "certificates.verdicts",
     "WeightsError": "errors",
     "WorkerError": "errors",
     "attack": "attacks.pgd",
@@ -64,6 +70,7 @@ _HOMES = {
     "load_results": "reporting.results",
     "merge": "runs.shards",
     "train_denoiser": "training.fit",
+    "verify": "runs.verify",
     "write_report": "reporting.html",
 }
 

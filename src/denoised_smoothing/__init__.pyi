@@ -4,6 +4,7 @@ from denoised_smoothing.certificates.certificate import (
     SamplingPlan as SamplingPlan,
 )
 from denoised_smoothing.certificates.counts import LabelCounts as LabelCounts, Stage as Stage
+from denoised_smoothing.certificates.identity import Identity as Identity
 from denoised_smoothing.certificates.parameters import Noise as Noise
 from denoised_smoothing.certificates.plans import (
     Anytime as Anytime,
@@ -11,10 +12,13 @@ from denoised_smoothing.certificates.plans import (
     RadiusTarget as RadiusTarget,
 )
 from denoised_smoothing.certificates.prediction import Prediction as Prediction
+from denoised_smoothing.certificates.verdicts import Finding as Finding, Verdict as Verdict
 from denoised_smoothing.datasets import ImageDataset as ImageDataset, load_dataset as load_dataset
 from denoised_smoothing.errors import (
+    AlteredCertificateError as AlteredCertificateError,
     AnswerMissingError as AnswerMissingError,
     BudgetReachedError as BudgetReachedError,
+    CertificateError as CertificateError,
     ClassifierError as ClassifierError,
     ContractError as ContractError,
     CountsError as CountsError,
@@ -22,6 +26,7 @@ from denoised_smoothing.errors import (
     DenoisedSmoothingError as DenoisedSmoothingError,
     ImageError as ImageError,
     InputError as InputError,
+    MalformedCertificateError as MalformedCertificateError,
     MemoryLackError as MemoryLackError,
     MissingExtraError as MissingExtraError,
     ModelChangedError as ModelChangedError,
@@ -51,6 +56,7 @@ from denoised_smoothing.reporting.html import write_report as write_report
 from denoised_smoothing.reporting.results import load_results as load_results
 from denoised_smoothing.runs.run import CertificationRun as CertificationRun
 from denoised_smoothing.runs.shards import merge as merge
+from denoised_smoothing.runs.verify import verify as verify
 from denoised_smoothing.smoothing import SmoothedClassifier as SmoothedClassifier
 from denoised_smoothing.store import Store as Store
 from denoised_smoothing.training.config import TrainingConfig as TrainingConfig

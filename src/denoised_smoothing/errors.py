@@ -17,6 +17,9 @@
     │   └── AnswerMissingError           without queries, and the log has no answer
     ├── WorkerError                      workers of a cluster cannot be reached, or are lost
     ├── CountsError                      counts that do not belong together
+    ├── CertificateError                 a stored certificate that cannot be relied on
+    │   ├── MalformedCertificateError    a field is missing, unknown or has an impossible value
+    │   └── AlteredCertificateError      a field does not follow from the counts
     ├── TrainingError                    a training that cannot start or resume
     │   └── TrainingInterruptedError     stopped by Ctrl-C; the same command resumes it
     ├── StoreError                       the store cannot be read or written
@@ -116,6 +119,20 @@ class WorkerError(DenoisedSmoothingError):
 
 class CountsError(DenoisedSmoothingError):
     """Label counts of different runs, images or stages were mixed."""
+
+
+class CertificateError(DenoisedSmoothingError):
+    """A stored certificate cannot be relied on."""
+
+    exit_code = 2
+
+
+class MalformedCertificateError(CertificateError):
+    """A field of a stored certificate is missing, unknown or has an impossible value."""
+
+
+class AlteredCertificateError(CertificateError):
+    """A field of a stored certificate, such as the radius, does not follow from its counts."""
 
 
 class TrainingError(DenoisedSmoothingError):

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from denoised_smoothing.certificates.certificate import Certificate, SamplingPlan
 from denoised_smoothing.certificates.counts import LabelCounts, Stage
+from denoised_smoothing.certificates.identity import Identity
 from denoised_smoothing.certificates.parameters import Noise, SmoothingParameters
 from denoised_smoothing.certificates.prediction import PredictionBudget
 
@@ -93,3 +94,18 @@ def drive(
 def conclude(plan: SamplingPlan, parameters: SmoothingParameters, streams: Streams) -> Certificate:
     """The certificate on which the plan ends."""
     return plan.certificate(drive(plan, parameters, streams), parameters)
+
+
+def identity_of(label_name: str | None = "cat") -> Identity:
+    """Of an image of 32x32 pixels in colour, whose 3,072 values :func:`setting_of` states."""
+    return Identity(
+        classifier="cifar-resnet20:FILE",
+        classifier_fingerprint="c1" * 32,
+        denoiser="none",
+        denoiser_fingerprint="d2" * 32,
+        image_sha256="e3" * 32,
+        label_name=label_name,
+        resolution=32,
+        image_shape=(3, 32, 32),
+        version="0.1.0",
+    )

@@ -11,7 +11,6 @@ from denoised_smoothing.certificates.counts import Stage
 from denoised_smoothing.certificates.parameters import Noise
 from denoised_smoothing.certificates.plans import Anytime, FixedBudget, RadiusTarget
 from denoised_smoothing.certificates.radii import round_down
-from denoised_smoothing.errors import CountsError
 
 from .samples import Votes, counts_of, setting_of, stages
 
@@ -64,23 +63,6 @@ each_certificate = pytest.mark.parametrize(
 @each_certificate
 def test_certificate_survives_json(certificate: Certificate) -> None:
     assert Certificate.from_json(certificate.to_json()) == certificate
-
-
-@each_certificate
-def test_counts_in_lists_of_an_earlier_version_are_read(certificate: Certificate) -> None:
-    values = certificate.to_dict()
-    for counts in certificate.stages:
-        labels = range(1 + max(counts.votes, default=-1))
-        values[counts.stage.value]["counts"] = [counts.of(label) for label in labels]
-    assert Certificate.from_json(json.dumps(values)) == certificate
-
-
-def test_label_and_radius_are_derived_from_the_counts_in_the_json() -> None:
-    values = CERTIFICATES["certified"].to_dict() | {"label": 2, "radius": 9.9}
-    assert Certificate.from_json(json.dumps(values)) == CERTIFICATES["certified"]
-    values["estimation"] = {"counts": [10, 984, 5], "failed": 0}
-    with pytest.raises(CountsError, match=r"1000 copies for estimation, got 999"):
-        Certificate.from_json(json.dumps(values))
 
 
 @each_certificate

@@ -21,6 +21,7 @@ from denoised_smoothing.certificates.confidence_sequence import (
     check_anytime_alpha,
     log_evidence,
     mixture_failure_bound,
+    mixture_interval,
 )
 from denoised_smoothing.certificates.radii import gaussian_radius
 from denoised_smoothing.errors import SettingError
@@ -302,3 +303,36 @@ def test_an_alpha_too_large_for_an_anytime_bound_is_refused(alpha: float) -> Non
 def test_impossible_trials_are_refused(successes: int, n: int) -> None:
     with pytest.raises(SettingError, match=rf"got {successes} of {n}\."):
         mixture_failure_bound(successes, n, ALPHA)
+
+
+@reproducible
+@given(trials, st.floats(1e-6, 0.9))
+def test_the_interval_ends_where_the_mixture_ratio_is_one_over_alpha(
+    numbers: tuple[int, int], alpha: float
+) -> None:
+    successes, n = numbers
+    with mpmath.workdps(30):
+        mixture = mpmath.beta(successes + 0.5, n - successes + 0.5) / mpmath.pi
+        for end, outer in zip(mixture_interval(successes, n, alpha), (0.0, 1.0), strict=True):
+            if end in (outer, 1.0):
+                continue
+            ratio = mixture / mpmath.mpf(end) ** successes / mpmath.mpf(1 - end) ** (n - successes)
+            assert float(ratio) == pytest.approx(1 / alpha, rel=1e-4)
+    low, high = mixture_interval(successes, n, alpha)
+    assert low <= successes / n <= high
+    mirrored = mixture_interval(n - successes, n, alpha)
+    assert mirrored == pytest.approx((1 - high, 1 - low), abs=1e-11)
+
+
+@pytest.mark.parametrize("p", [0.5, 0.9, 0.999])
+def test_the_interval_misses_at_any_time_with_at_most_alpha(p: float) -> None:
+    """The chance that p is ever outside, within 150 copies: summed over all paths that stay in."""
+    inside, alpha = np.ones(1), 0.05
+    for n in range(1, 151):
+        inside = np.convolve(inside, [1 - p, p])
+        held = [
+            low <= p <= high for low, high in (mixture_interval(k, n, alpha) for k in range(n + 1))
+        ]
+        inside *= held
+    missed = 1 - inside.sum()
+    assert 0.002 <= missed <= alpha

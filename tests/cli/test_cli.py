@@ -34,6 +34,7 @@ from denoised_smoothing.models.denoisers.files import (
     load_denoiser_file,
     save_denoiser,
 )
+from denoised_smoothing.reporting.exported import read_export
 from denoised_smoothing.reporting.results import load_results
 from denoised_smoothing.runs import demo
 from denoised_smoothing.runs.writer import RunProgress
@@ -600,7 +601,7 @@ class TestExportAndReport:
     def test_tsv_has_the_columns_of_the_literature(self, run: Run) -> None:
         run(*DIGITS, "--run", "a")
         outcome = run("export", "a", "--output", "a.tsv")
-        assert (outcome.code, outcome.out) == (0, "wrote a.tsv\n")
+        assert (outcome.code, outcome.out) == (0, "wrote a.tsv and a.tsv.jsonl\n")
         lines = Path("a.tsv").read_text().splitlines()
         assert lines[0] == "idx\tlabel\tpredict\tradius\tcorrect\ttime"
         assert len(lines) == 4
@@ -617,6 +618,38 @@ class TestExportAndReport:
         else:
             parquet = pytest.importorskip("pyarrow.parquet")
             assert parquet.read_table(output)["n"].to_pylist() == [50] * 3
+
+    def test_exports_give_back_certificates_that_say_what_they_are_about(self, run: Run) -> None:
+        run(*DIGITS, "--run", "a")
+        values = run("export", "a", "--output", "a.tsv", "--json").json
+        assert values == {"output": "a.tsv", "side_file": "a.tsv.jsonl"}
+        run("export", "a", "--format", "jsonl", "--output", "a.jsonl")
+        found = list(read_export("a.tsv"))
+        assert found == list(read_export("a.jsonl"))
+        with Store("runs.sqlite", read_only=True) as store:
+            held = load_results(store, "a").images
+            settings, digests = store.run("a").settings, [i.digest for i in store.images("a")]
+        assert [image.certificate for image in found] == [image.certificate for image in held]
+        identities = [image.certificate.identity for image in held]
+        assert [identity.image_sha256 for identity in identities] == digests
+        for identity in identities:
+            told = {name: getattr(identity, name) for name in ("classifier", "denoiser")}
+            told |= {
+                f"{name}_fingerprint": getattr(identity, f"{name}_fingerprint") for name in told
+            }
+            told |= {"resolution": identity.resolution, "image_shape": [*identity.image_shape]}
+            assert told == {name: settings[name] for name in told}
+
+    def test_a_report_of_a_run_and_a_file(self, run: Run) -> None:
+        run(*DIGITS, "--run", "a")
+        rows = ["idx\tlabel\tpredict\tradius\tcorrect\ttime", "0\t3\t3\t0.825\t1\t0:00:14.5"]
+        Path("other.tsv").write_text("\n".join(rows))
+        assert run("report", "a", "other.tsv").code == 0
+        assert "“other.tsv” is read from a file" in Path("report.html").read_text()
+        for names, said in ((["other.tsv"], "at least one stored"), (["a", "no.tsv"], "No such")):
+            outcome = run("report", *names)
+            assert outcome.code == 2
+            assert said in outcome.message
 
     def test_report_of_several_runs(self, run: Run) -> None:
         for sigma in ("0.25", "0.5"):

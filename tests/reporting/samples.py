@@ -43,7 +43,7 @@ class FakeImage:
     counts: dict[Stage, LabelCounts]
     seconds: float = 0.5
     finished: bool = True
-    digest: str = ""
+    digest: str = "e" * 64
 
 
 @dataclass(frozen=True)
@@ -89,8 +89,8 @@ def fake_run(name: str = "a", **changes: Any) -> FakeRun:
         "forward_shape": [64, 1, 8, 8],
         "processor": "cpu",
         "data_fingerprint": "d",
-        "classifier_fingerprint": "c",
-        "denoiser_fingerprint": "n",
+        "classifier_fingerprint": "c" * 64,
+        "denoiser_fingerprint": "d" * 64,
     }
     return FakeRun(
         name,

@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from denoised_smoothing.errors import MissingExtraError, SettingError
 from denoised_smoothing.reporting.export import ExportFormat, export
 from denoised_smoothing.reporting.results import RunResults
 
+from ..certificates.samples import identity_of
 from .samples import image, results
 
 
@@ -47,6 +49,9 @@ def test_tsv_gives_the_analysis_of_cohen_et_al(four: RunResults, tmp_path: Path)
 
 
 def test_csv_has_what_the_certificates_rest_on(mixed: RunResults, tmp_path: Path) -> None:
+    one = mixed.images[1]
+    named = replace(one, certificate=replace(one.certificate, identity=identity_of()))
+    mixed = RunResults(mixed.run, (named, mixed.images[2]))
     export(mixed, ExportFormat.CSV, tmp_path / "run.csv")
     first = read(tmp_path / "run.csv", ",")[0]
     assert json.loads(first.pop("counts")) == {
@@ -71,12 +76,29 @@ def test_csv_has_what_the_certificates_rest_on(mixed: RunResults, tmp_path: Path
         "radius_linf": "0.037498",
         "noise": "grid",
         "refused": "",
+        "upper_bound": "",
+        "plan": '{"kind": "fixed", "n0": 10, "n": 1000}',
+        "dimension": "64",
+        "engine": "torch",
+        "precision": "float32",
+        "contract": "unknown",
+        "notes": "[]",
+        "seed": "7",
+        "run": "a",
+        "format": "2",
+        "classifier": "cifar-resnet20:FILE",
+        "classifier_fingerprint": "c1" * 32,
+        "denoiser": "none",
+        "denoiser_fingerprint": "d2" * 32,
+        "image_sha256": "e3" * 32,
+        "label_name": "cat",
+        "resolution": "32",
+        "image_shape": "[3, 32, 32]",
+        "version": "0.1.0",
     }
 
 
 def test_failed_copies_are_votes_for_minus_one(four: RunResults, tmp_path: Path) -> None:
-    from dataclasses import replace
-
     one = four.images[0]
     counts = replace(one.certificate.counts, votes=(0, 990), failed=10)
     failed = replace(one, certificate=replace(one.certificate, counts=counts))
@@ -86,8 +108,6 @@ def test_failed_copies_are_votes_for_minus_one(four: RunResults, tmp_path: Path)
 
 
 def test_labels_may_be_large(four: RunResults, tmp_path: Path) -> None:
-    from dataclasses import replace
-
     one = four.images[0].certificate
     certificate = replace(one, label=2**62, counts=replace(one.counts, votes={2**62: 5, 7: 2}))
     large = RunResults(four.run, (replace(four.images[0], certificate=certificate),))
@@ -105,9 +125,8 @@ def test_parquet_has_the_columns_of_csv_with_types(mixed: RunResults, tmp_path: 
     export(mixed, ExportFormat.PARQUET, tmp_path / "run.parquet")
     export(mixed, ExportFormat.CSV, tmp_path / "run.csv")
     rows = parquet.read_table(tmp_path / "run.parquet").to_pylist()
-    assert [{name: str(value) for name, value in row.items()} for row in rows] == read(
-        tmp_path / "run.csv", ","
-    )
+    texts = [{name: "" if v is None else str(v) for name, v in row.items()} for row in rows]
+    assert texts == read(tmp_path / "run.csv", ",")
     assert isinstance(rows[0]["radius"], float)
 
 

@@ -2,11 +2,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
 from denoised_smoothing.certificates.bounds import clopper_pearson_upper
+from denoised_smoothing.certificates.certificate import Certificate
 from denoised_smoothing.certificates.counts import Stage
+from denoised_smoothing.certificates.identity import Identity
 from denoised_smoothing.certificates.plans import FixedBudget
 from denoised_smoothing.certificates.radii import gaussian_radius
 from denoised_smoothing.errors import CountsError, SettingError
@@ -30,6 +33,38 @@ def test_certificates_are_derived_from_the_stored_counts() -> None:
     assert (certified.predicted, certified.correct, certified.seconds) == (1, True, 0.25)
     assert certified.radius == pytest.approx(expected, abs=1e-12)
     assert certified.certificate.seed == 7
+
+
+def test_certificates_say_what_they_are_about() -> None:
+    images = [
+        FakeImage(0, "image-0", 0, votes(0, (0, 1000))),
+        FakeImage(1, "image-1", 0, votes(1, (500, 500))),
+    ]
+    run = fake_run(label_names=["cat", "dog"], resolution=8, image_shape=[1, 8, 8])
+    run.info["versions"]["denoised-smoothing"] = "0.0.9"
+    certified, abstained = load_results(FakeStore({"a": (run, images, [])}), "a").images
+    expected = Identity(
+        classifier="python:mine:build",
+        classifier_fingerprint="c" * 64,
+        denoiser="none",
+        denoiser_fingerprint="d" * 64,
+        image_sha256="e" * 64,
+        label_name="dog",
+        resolution=8,
+        image_shape=(1, 8, 8),
+        version="0.0.9",
+    )
+    assert certified.certificate.identity == expected
+    assert abstained.certificate.identity == replace(expected, label_name=None)
+    earlier = load_results(FakeStore({"a": (fake_run(), images, [])}), "a").images[0].certificate
+    assert earlier.identity == replace(
+        expected, label_name=None, resolution=None, image_shape=None, version="unknown"
+    )
+    assert Certificate.from_json(earlier.to_json()) == earlier
+    run = fake_run()
+    del run.settings["classifier_fingerprint"]
+    oldest = load_results(FakeStore({"a": (run, images, [])}), "a").images[0].certificate
+    assert oldest.identity is None
 
 
 def test_finished_counts_that_do_not_fit_the_plan_are_refused() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +29,7 @@ from denoised_smoothing.store import Store
 from denoised_smoothing.web.limits import Limits
 from denoised_smoothing.web.served import ServedModels
 from denoised_smoothing.web.service import Service
+from tests.certificates.samples import setting_of, stages
 
 from .conftest import running
 
@@ -121,6 +123,28 @@ def test_certify_an_example_without_and_with_denoiser(pages: Pages) -> None:
     page.select_option("#denoiser", "none")
     page.click("#go")
     finished(page, 1)
+
+
+def test_check_a_certificate(pages: Pages, tmp_path: Path) -> None:
+    certificate = FixedBudget(100, 1_000).certificate(stages((100,), (950, 50)), setting_of())
+    page = pages.open(view="check")
+    for values, name, text in (
+        (certificate.to_dict(), "right.json", "1 holds"),
+        (certificate.to_dict() | {"radius": 0.9}, "wrong.json", "1 altered"),
+    ):
+        path = tmp_path / name
+        path.write_text(json.dumps(values))
+        page.set_input_files("#check-file", path)
+        expect(page.locator("#check-result h2")).to_have_text(name)
+        expect(page.locator("#check-result .headline")).to_have_text(text)
+    expect(page.locator("#check-result")).to_contain_text("The field 'radius'")
+    fits(page)
+    path.write_bytes(b"no certificate")
+    page.set_input_files("#check-file", [])
+    with page.expect_response("**/v1/verifications"):
+        page.set_input_files("#check-file", path)
+    expect(page.locator("#check-problem")).to_contain_text("neither a certificate")
+    pages.messages.clear()  # a browser prints the status 422
 
 
 def test_drop_a_file(pages: Pages, models: ServedModels, tmp_path: Path) -> None:
@@ -254,4 +278,9 @@ def test_no_serious_findings_of_axe(pages: Pages, scheme: str) -> None:
     page.wait_for_selector(".image-table")
     page.locator(".image-table button").first.click()
     page.wait_for_selector("dialog[open]")
+    check(page)
+    page.goto(f"{pages.address}/#check")
+    page.wait_for_selector("html[data-ready=check]")
+    page.set_input_files("#check-file", {"name": "a", "mimeType": "", "buffer": b'{"sigma": 1}'})
+    expect(page.locator("#check-result .headline")).to_have_text("1 malformed")
     check(page)

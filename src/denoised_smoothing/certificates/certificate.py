@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from html import escape
+from pathlib import Path
 from typing import Any, ClassVar
 
 from denoised_smoothing.certificates.bounds import check_alpha
 from denoised_smoothing.certificates.counts import LabelCounts, Stage
+from denoised_smoothing.certificates.fields import (
+    AS_WRITTEN,
+    Fields,
+    parse_json,
+    quoted,
+    refused_as_malformed,
+    same,
+)
+from denoised_smoothing.certificates.identity import Identity
 from denoised_smoothing.certificates.parameters import Contract, Noise, SmoothingParameters
 from denoised_smoothing.certificates.radii import (
     LEVEL,
@@ -20,12 +30,20 @@ from denoised_smoothing.certificates.radii import (
     linf_radius,
     round_down,
 )
-from denoised_smoothing.errors import SettingError
-
-_BELOW_A_LEVEL = (
-    "The Linf radius is below 1/255, the step between 8-bit values: around an 8-bit image, no "
-    "other 8-bit image lies within it."
+from denoised_smoothing.certificates.reading import (
+    BELOW_A_LEVEL,
+    BOUNDS,
+    FORMAT,
+    Document,
+    check_derived,
+    read_document,
 )
+from denoised_smoothing.errors import (
+    AlteredCertificateError,
+    MalformedCertificateError,
+    SettingError,
+)
+from denoised_smoothing.files import write_atomically
 
 
 @dataclass(frozen=True)
@@ -59,6 +77,29 @@ class SamplingPlan(ABC):
                 "A newer version may know it: pip install --upgrade denoised-smoothing"
             )
         return cls.kinds[kind](**{name: value for name, value in values.items() if name != "kind"})
+
+    @classmethod
+    def from_document(cls, values: Mapping[str, Any]) -> SamplingPlan:
+        """Return the plan of a stored certificate: all options are there, as it was written.
+
+        Raises:
+            MalformedCertificateError: an option is missing or unknown, or has another type.
+        """
+        with refused_as_malformed("The plan of the certificate cannot be used"):
+            given = Fields(values, "plan")
+            if kind := cls.kinds.get(given.text("kind")):
+                for option in fields(kind):
+                    given.take(option.name, "a value", lambda value: True, None)
+                    if type(option.default) is bool:
+                        given.take(option.name, "true or false", lambda v: type(v) is bool, None)
+                given.end()
+            plan = cls.from_dict(values)
+        if not same(plan.to_dict(), values):
+            raise MalformedCertificateError(
+                f"The field 'plan' of the certificate is {quoted(values)}, which would be written "
+                f"as {quoted(plan.to_dict())}. {AS_WRITTEN}"
+            )
+        return plan
 
     @abstractmethod
     def targets(
@@ -140,6 +181,8 @@ class Certificate:
     counts: LabelCounts
     continuation: LabelCounts | None = None
     upper_bound: float | None = None
+    identity: Identity | None = None
+    """Which model and image it is about; None if it was made by hand or by an earlier version."""
 
     @property
     def sigma(self) -> float:
@@ -164,7 +207,7 @@ class Certificate:
     @property
     def notes(self) -> tuple[str, ...]:
         """Sentences that a reader of the certificate should know."""
-        derived = (_BELOW_A_LEVEL,) if self._is_below_a_level else ()
+        derived = (BELOW_A_LEVEL,) if self._is_below_a_level else ()
         return (*self.parameters.notes, *derived)
 
     @property
@@ -192,10 +235,18 @@ class Certificate:
     def _is_below_a_level(self) -> bool:
         return self.label is not None and self.radius_linf < LEVEL
 
+    def about(
+        self, identity: Identity | None, names: Sequence[str] | Mapping[int, str] | None = None
+    ) -> Certificate:
+        """Return the certificate with an identity and the name of its label among ``names``."""
+        named = None if identity is None else identity.named(self.label, names)
+        return replace(self, identity=named)
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON, radii and the bound rounded down to 6 decimals."""
         upper = self.upper_bound
         return {
+            "format": FORMAT,
             "label": self.label,
             "radius": round_down(self.radius, 6),
             "radius_l1": round_down(self.radius_l1, 6),
@@ -215,35 +266,100 @@ class Certificate:
             "seed": str(self.seed),
             "run": self.counts.run,
             "image_id": self.counts.image_id,
+            "identity": self.identity and self.identity.to_dict(),
             **{counts.stage.value: counts.to_dict() for counts in self.stages},
         }
 
-    def to_json(self) -> str:
-        """Return the certificate as one JSON object, the inverse of :meth:`from_json`."""
-        return json.dumps(self.to_dict())
-
     @classmethod
-    def from_json(cls, text: str) -> Certificate:
-        """Read :meth:`to_json` back; label and radius are computed again from the counts.
+    def from_dict(cls, values: Any) -> Certificate:
+        """Read :meth:`to_dict` back strictly; label, radius and bounds are computed again.
+
+        A certificate of the former format, without the field ``format``, has no identity.
 
         Raises:
-            CountsError, SettingError: the counts do not fit the plan, or a value is out of range.
+            MalformedCertificateError: a field is missing or unknown, or has an impossible value; or
+                the plan does not allow the counts.
+            AlteredCertificateError: a field does not follow from the counts. A radius or bound
+                may be weaker than the one computed again, by at most 1e-6.
         """
-        values = json.loads(text)
-        values["notes"] = [note for note in values.get("notes", ()) if note != _BELOW_A_LEVEL]
-        counts = {
-            stage: LabelCounts(
-                values["run"],
-                values["image_id"],
-                stage,
-                values[stage.value]["counts"],
-                values[stage.value]["failed"],
+        document = read_document(values)
+        certificate = cls.from_document(document)
+        certificate.check(document.derived)
+        return certificate
+
+    @classmethod
+    def from_document(cls, document: Document) -> Certificate:
+        """Compute the certificate again from what it rests on.
+
+        Raises:
+            MalformedCertificateError: the plan does not allow these counts.
+        """
+        plan, identity = SamplingPlan.from_document(document.plan), document.identity
+        with refused_as_malformed("The counts of the certificate do not fit its plan"):
+            plan.check_alpha(document.parameters.alpha)
+            found = plan.certificate(document.counts, document.parameters)
+        if found.continuation is None and Stage.CONTINUATION in document.counts:
+            raise MalformedCertificateError(
+                f"The certificate has counts of a continuation, which the plan {plan.kind!r} has "
+                f"not. {AS_WRITTEN}"
             )
-            for stage in (Stage.SELECTION, Stage.ESTIMATION, Stage.CONTINUATION)
-            if stage.value in values
-        }
-        parameters = SmoothingParameters.from_dict(values)
-        return SamplingPlan.from_dict(values["plan"]).certificate(counts, parameters)
+        if found.label is None and identity is not None and identity.label_name is not None:
+            raise AlteredCertificateError(
+                f"The certificate abstains, but names a label, {quoted(identity.label_name)}. Do "
+                "not rely on it."
+            )
+        return replace(found, identity=identity)
+
+    def check(self, stored: Mapping[str, Any]) -> None:
+        """Check stored fields that follow from the counts, by their names in :meth:`to_dict`.
+
+        Raises:
+            AlteredCertificateError: one differs from what the counts give.
+        """
+        written = self.to_dict()
+        for name in ("label", *BOUNDS, "calls", "notes"):
+            if name in stored or name in written:
+                exact = getattr(self, name) if name in BOUNDS else None
+                check_derived(
+                    name, stored.get(name), written.get(name), exact, rounded=BOUNDS.get(name)
+                )
+
+    def to_json(self) -> str:
+        """Return the certificate as one JSON object, the inverse of :meth:`from_json`."""
+        return json.dumps(self.to_dict(), allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Certificate:
+        """Read :meth:`to_json` back; arguments and errors as :meth:`from_dict`.
+
+        Raises:
+            MalformedCertificateError: also where the text is not JSON.
+        """
+        return cls.from_dict(parse_json(text))
+
+    def save(self, path: str | Path) -> None:
+        """Write the certificate to a JSON file, replaced as a whole if it exists.
+
+        Raises:
+            SettingError: the file cannot be written.
+        """
+        write_atomically(path, f"{self.to_json()}\n".encode())
+
+    @classmethod
+    def load(cls, path: str | Path) -> Certificate:
+        """Read a file that :meth:`save` wrote; errors as :meth:`from_json`.
+
+        Raises:
+            SettingError: the file cannot be read.
+        """
+        try:
+            content = Path(path).read_bytes()
+        except OSError as error:
+            raise SettingError(
+                f"cannot read the certificate {str(path)!r}: {error.strerror}. Name a file that "
+                "Certificate.save wrote."
+            ) from error
+        return cls.from_json(content)
 
     def __str__(self) -> str:
         bound = f"lower bound {format_down(self.lower_bound)} at alpha {self.alpha:g}"

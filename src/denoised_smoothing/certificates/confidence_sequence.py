@@ -58,6 +58,7 @@ def log_evidence(
     return np.asarray(evidence - a * math.log1p(-q0) - f * math.log(q0))
 
 
+@lru_cache(maxsize=2**16)  # many images share the same numbers
 def mixture_failure_bound(successes: int, n: int, alpha: float) -> float:
     """Upper bound on the failure probability q that holds at all times at once.
 
@@ -89,6 +90,51 @@ def mixture_failure_bound(successes: int, n: int, alpha: float) -> float:
     lowest = math.log(failures / n) if failures else math.log(1e-6 / n)
     root = optimize.brentq(missing, lowest, highest, xtol=1e-14, rtol=1e-14)
     return min(math.exp(root) * (1.0 + SLACK), 0.5)
+
+
+@lru_cache(maxsize=2**16)  # many images share the same numbers
+def mixture_interval(successes: int, n: int, alpha: float) -> tuple[float, float]:
+    """Interval for the success probability p that holds at all times at once.
+
+    All p at which the ratio of the Krichevsky-Trofimov mixture, over the whole of (0, 1), to the
+    likelihood of p stays below 1/alpha. The ratio at the true p is a martingale from 1 on, so with
+    probability at least 1 - alpha the true p is inside at every n, whatever made the sampling stop
+    (Ville 1939; Robbins 1970). The ratio is convex in p, with its minimum at ``successes / n``.
+
+    Args:
+        successes: copies that succeeded, 0 to ``n``.
+        n: copies so far, at least 1.
+        alpha: probability that p is ever outside, in (0, 1).
+
+    Returns:
+        The lower and the upper end.
+
+    Raises:
+        SettingError: an argument is out of its range.
+    """
+    check_trials(successes, n)
+    check_alpha(alpha)
+    failures, wanted = n - successes, float(_wanted(alpha, n))
+    lower = 1.0 - _highest_rate(failures, successes, wanted)
+    return lower, _highest_rate(successes, failures, wanted)
+
+
+def _highest_rate(events: int, others: int, wanted: float) -> float:
+    """Return the highest probability of an event whose mixture ratio is below exp(wanted)."""
+    from scipy import optimize, special
+
+    if not others:  # the ratio is smallest at 1
+        return 1.0
+    mixture = float(special.betaln(events + 0.5, others + 0.5)) - math.log(math.pi) - wanted
+
+    def excess(rate: float) -> float:
+        return mixture - float(special.xlogy(events, rate) + special.xlog1py(others, -rate))
+
+    highest = math.nextafter(1.0, 0.0)
+    if excess(highest) <= 0.0:
+        return 1.0
+    root = optimize.brentq(excess, events / (events + others), highest, xtol=1e-15)
+    return min(1.0, float(root) + SLACK)
 
 
 def _wanted(alpha: float, n: npt.ArrayLike) -> npt.NDArray[np.float64]:

@@ -24,6 +24,7 @@ COMMANDS = {
     "sweep": "Certify a sample of images at several sigmas, and choose one.",
     "train": "Train a denoiser. Resumes an interrupted training.",
     "train-classifier": "Train a CIFAR ResNet on clean or noisy images.",
+    "verify": "Check certificates: their arithmetic, and with the model their noisy copies.",
     "report": "Write an HTML report of one or more runs: curves, a table and example images.",
     "export": "Export a run as a table, one row per image. Radii are rounded down.",
     "backup": "Copy a store to one new file that is whole, also while runs are written to it.",
@@ -69,7 +70,8 @@ app = typer.Typer(
     help="Certify the robustness of existing image classifiers.\n\n"
     "Example: denoised-smoothing demo\n\n"
     "Exit codes: 0 done, 1 failed midway (finished work is kept), 2 refused before any work, "
-    "3 an attack contradicts a certificate, 130 interrupted, 143 ended by SIGTERM.",
+    "3 a certificate is contradicted, 4 one is altered or malformed, 5 one is not confirmed, "
+    "130 interrupted, 143 ended by SIGTERM.",
 )
 for _name, _summary in COMMANDS.items():
     app.command(_name, help=_summary)(lambda: None)

@@ -182,12 +182,12 @@ def plain_rows(rows: Sequence[Row]) -> list[dict[str, Any]]:
     return plain
 
 
-def print_written(path: Path, *, as_json: bool) -> None:
-    """Print that a file was written."""
+def print_written(path: Path, *, as_json: bool, side_file: Path | None = None) -> None:
+    """Print that a file was written, and another one next to it."""
     if as_json:
-        print_json({"output": str(path)})
+        print_json({"output": str(path)} | ({"side_file": str(side_file)} if side_file else {}))
     else:
-        say(f"wrote {path}")
+        say(f"wrote {path}" + (f" and {side_file}" if side_file else ""))
 
 
 def print_rows(rows: Sequence[Mapping[str, Any]], *, as_json: bool = False) -> None:

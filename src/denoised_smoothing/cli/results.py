@@ -26,7 +26,14 @@ class Listing(StrEnum):
 
 @command()
 def report(
-    runs: Annotated[list[str], typer.Argument(metavar="RUN", help="Names of the runs.")],
+    runs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN",
+            help="Names of the runs, and files that end in .tsv, with the columns of "
+            "Cohen et al. 2019.",
+        ),
+    ],
     output: File = Path("report.html"),
     radii: Radii = None,
     store: StoreUrl = "runs.sqlite",
@@ -39,8 +46,12 @@ def report(
     from denoised_smoothing.reporting.html import write_report
     from denoised_smoothing.store import Store
 
+    chosen = None if radii is None else parse_radii(radii)
     with Store(store, read_only=True) as opened:
-        write_report(opened, runs, output, radii=None if radii is None else parse_radii(radii))
+        stored = {run.name for run in opened.runs()}
+        files = [name for name in runs if name.lower().endswith(".tsv") and name not in stored]
+        names = [name for name in runs if name not in files]
+        write_report(opened, names, output, radii=chosen, published=files)
     print_written(output, as_json=as_json)
 
 
@@ -72,12 +83,14 @@ def export(
     Example: denoised-smoothing export my-run --output my-run.tsv
     """
     from denoised_smoothing.reporting.export import export as write_export
+    from denoised_smoothing.reporting.export import side_file
     from denoised_smoothing.reporting.results import load_results
     from denoised_smoothing.store import Store
 
     with Store(store, read_only=True) as opened:
         write_export(load_results(opened, run), format, output)
-    print_written(output, as_json=as_json)
+    beside = side_file(output) if format is ExportFormat.TSV else None
+    print_written(output, as_json=as_json, side_file=beside)
 
 
 @command()

@@ -1,4 +1,4 @@
-"""Results to files for other programs: tsv as in the literature, csv and parquet in full."""
+"""Results to files for other programs: tsv as in the literature; csv, parquet and jsonl in full."""
 
 from __future__ import annotations
 
@@ -6,20 +6,27 @@ import csv
 import io
 import json
 from collections.abc import Iterable, Sequence
-from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from denoised_smoothing.certificates.counts import LabelCounts
-from denoised_smoothing.certificates.radii import format_down, round_down
+from denoised_smoothing.certificates.parameters import choose_by_name
+from denoised_smoothing.certificates.radii import format_down
 from denoised_smoothing.errors import MissingExtraError
-from denoised_smoothing.files import write_atomically
-from denoised_smoothing.reporting.results import ImageResult, RunResults
+from denoised_smoothing.files import named, write_atomically
+from denoised_smoothing.reporting.results import RunResults
+from denoised_smoothing.reporting.rows import (
+    COLUMNS,
+    TSV_COLUMNS,
+    line_of,
+    line_of_refused,
+    row_of,
+    row_of_refused,
+)
 from denoised_smoothing.text import shown_values
 
-if TYPE_CHECKING:
-    from denoised_smoothing.store import RefusedImage, StoredRun
+_ROWS_IN_GROUP = 10_000
+"""Rows of a group of a Parquet file, so that it can be read piece by piece."""
 
 
 class ExportFormat(StrEnum):
@@ -27,95 +34,65 @@ class ExportFormat(StrEnum):
 
     TSV = "tsv"
     """The columns ``idx label predict radius correct time`` that the analysis scripts of
-    Cohen et al. 2019 and Salman et al. 2020 read."""
+    Cohen et al. 2019 and Salman et al. 2020 read, with the file of jsonl beside it."""
     CSV = "csv"
     """Those of tsv, and all that the certificates rest on."""
     PARQUET = "parquet"
     """The columns of csv."""
+    JSONL = "jsonl"
+    """One JSON object a line, with the certificate as :meth:`Certificate.to_dict` gives it."""
 
 
-def export(results: RunResults, format: ExportFormat, path: str | Path) -> None:
+def export(results: RunResults, format: ExportFormat | str, path: str | Path) -> None:
     """Write one row per image, sorted by index; the same results give the same bytes.
 
     Radii and bounds are rounded down. An abstention and a missing true label are -1. An image that
     could not be certified has the reason in the column ``refused``, and counts as an abstention
-    without copies. Unfinished images have no row.
+    without copies. Unfinished images have no row. A tsv lacks what its certificates rest on, so the
+    file ``PATH.jsonl`` is written next to it; see :func:`side_file`.
 
     Raises:
         MissingExtraError: pyarrow is not installed (parquet only).
-        SettingError: the file cannot be written.
+        SettingError: a file cannot be written, or the format is unknown.
     """
-    refused = [_refused_row(results.run, image) for image in results.run.refused]
-    rows = sorted([*map(_row, results.images), *refused], key=lambda row: row["idx"])
-    rows = shown_values(rows)
-    if format is ExportFormat.TSV:
+    kind = choose_by_name(ExportFormat, format, "the format")
+    if kind is ExportFormat.JSONL:
+        write_atomically(path, _lines(results))
+        return
+    refused = [row_of_refused(results.run, image) for image in results.run.refused]
+    rows = sorted([*map(row_of, results.images), *refused], key=lambda row: row["idx"])
+    rows = [_with_texts(row) for row in shown_values(rows)]
+    if kind is ExportFormat.TSV:
         columns = (*TSV_COLUMNS, "refused") if refused else TSV_COLUMNS
         fixed = [row | {"radius": format_down(row["radius"])} for row in rows]
         content = _delimited(fixed, columns, "\t")
-    elif format is ExportFormat.CSV:
-        content = _delimited(rows, CSV_COLUMNS, ",")
+    elif kind is ExportFormat.CSV:
+        content = _delimited(rows, tuple(COLUMNS), ",")
     else:
         content = _parquet(rows)
     write_atomically(path, content)
+    if kind is ExportFormat.TSV:
+        write_atomically(side_file(path), _lines(results))
 
 
-TSV_COLUMNS = ("idx", "label", "predict", "radius", "correct", "time")
-CSV_COLUMNS = (
-    *TSV_COLUMNS,
-    *("image_id", "lower_bound", "sigma", "alpha", "n0", "n", "calls"),
-    *("radius_l1", "radius_linf", "noise", "counts", "refused"),
-)
+def side_file(path: str | Path) -> Path:
+    """Return the path of the JSON lines next to a tsv, which hold its certificates."""
+    path = named(path)
+    return path.with_name(f"{path.name}.jsonl")
 
 
-def _row(image: ImageResult) -> dict[str, Any]:
-    certificate = image.certificate
-    later = certificate.continuation
+def _lines(results: RunResults) -> bytes:
+    lines = [*map(line_of, results.images), *map(line_of_refused, results.run.refused)]
+    lines = shown_values(sorted(lines, key=lambda line: line["index"]))
+    return "".join(f"{json.dumps(line, allow_nan=False)}\n" for line in lines).encode()
+
+
+def _with_texts(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row with objects and lists as JSON texts."""
     return {
-        "idx": image.index,
-        "label": -1 if image.true_label is None else image.true_label,
-        "predict": -1 if image.predicted is None else image.predicted,
-        "radius": round_down(image.radius),
-        "correct": int(image.correct),
-        "time": str(timedelta(seconds=image.seconds)),
-        "image_id": image.image_id,
-        "lower_bound": round_down(certificate.lower_bound, 6),
-        "sigma": certificate.sigma,
-        "alpha": certificate.alpha,
-        "n0": certificate.selection.n,
-        "n": certificate.counts.followed_by(later).n,
-        "calls": certificate.calls,
-        "radius_l1": round_down(certificate.radius_l1),
-        "radius_linf": round_down(certificate.radius_linf, 6),
-        "noise": certificate.noise.value,
-        "counts": json.dumps({stage.stage.value: _votes(stage) for stage in certificate.stages}),
-        "refused": "",
+        name: json.dumps(value) if isinstance(value, dict | list) else value
+        for name, value in row.items()
     }
-
-
-def _refused_row(run: StoredRun, image: RefusedImage) -> dict[str, Any]:
-    """Return the row of an image that could not be certified: an abstention without copies."""
-    counted = dict.fromkeys(("correct", "n0", "n", "calls"), 0)
-    bounds = dict.fromkeys(("radius", "lower_bound", "radius_l1", "radius_linf"), 0.0)
-    settings = {name: run.settings[name] for name in ("sigma", "alpha", "noise")}
-    return (
-        counted
-        | bounds
-        | settings
-        | {
-            "idx": image.index,
-            "label": -1,
-            "predict": -1,
-            "time": str(timedelta()),
-            "image_id": image.image_id,
-            "counts": "{}",
-            "refused": image.reason,
-        }
-    )
-
-
-def _votes(counts: LabelCounts) -> dict[int, int]:
-    """Return votes by label; -1 is a vote for no class."""
-    return dict(counts.votes) | ({-1: counts.failed} if counts.failed else {})
 
 
 def _delimited(rows: Iterable[dict[str, Any]], columns: Sequence[str], delimiter: str) -> bytes:
@@ -134,7 +111,11 @@ def _parquet(rows: Sequence[dict[str, Any]]) -> bytes:
         from pyarrow import parquet
     except ImportError as error:
         raise MissingExtraError("pyarrow", "parquet", "an export to parquet") from error
-    columns = {name: [row[name] for row in rows] for name in CSV_COLUMNS}
+    types = {int: pyarrow.int64(), float: pyarrow.float64()}
+    schema = pyarrow.schema(
+        [(name, types.get(kind, pyarrow.string())) for name, kind in COLUMNS.items()]
+    )
     buffer = io.BytesIO()
-    parquet.write_table(pyarrow.table(columns), buffer)
+    table = pyarrow.Table.from_pylist(rows, schema)
+    parquet.write_table(table, buffer, row_group_size=_ROWS_IN_GROUP)
     return buffer.getvalue()

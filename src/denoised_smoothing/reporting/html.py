@@ -15,6 +15,7 @@ from denoised_smoothing.certificates.radii import LEVEL, format_down, linf_radiu
 from denoised_smoothing.errors import MissingExtraError, SettingError
 from denoised_smoothing.files import write_atomically
 from denoised_smoothing.images import load_image, to_jpeg, to_png
+from denoised_smoothing.reporting.cohen import AnyResults, PublishedResults, read_published
 from denoised_smoothing.reporting.opening import Opening
 from denoised_smoothing.reporting.plots import certified_accuracy_figure, inline_svg, sigma_figure
 from denoised_smoothing.reporting.results import RunResults, label_name, load_results, top_votes
@@ -48,6 +49,7 @@ def write_report(
     title: str = "Certified robustness",
     opening: Opening | None = None,
     indices: Collection[int] | None = None,
+    published: Sequence[str | Path] = (),
 ) -> None:
     """Write the report of one or several runs as a single HTML file.
 
@@ -61,11 +63,13 @@ def write_report(
         title: heading of the report.
         opening: a changed image and the certificate of its original, shown first.
         indices: of the images to report on, by their places in the data set; None for all.
+        published: files with the columns of Cohen et al. 2019, shown in curves and tables after
+            the runs (see :func:`~denoised_smoothing.reporting.cohen.read_published`).
 
     Raises:
         RunNotFoundError: the store holds no run of one of the names.
-        SettingError: no run, runs that cannot be compared, a file that cannot be written, or an
-            opening whose run is not in the report or has no pictures of its image.
+        SettingError: no run, a file that cannot be used or written, runs that cannot be compared,
+            or an opening whose run is not in the report or has no pictures of its image.
         MissingExtraError: jinja2 or matplotlib is not installed.
     """
     try:
@@ -73,14 +77,21 @@ def write_report(
     except ImportError as error:
         raise MissingExtraError("jinja2", "report", "the HTML report") from error
     runs = [load_results(store, name, indices=indices) for name in names]
-    rows = comparison(runs, default_radii(runs) if radii is None else radii)
+    others = [read_published(file) for file in published]
+    if not runs:
+        raise SettingError("A report needs at least one stored run, got none. Name one.")
+    radii = default_radii(runs) if radii is None else radii
+    compared: list[AnyResults] = [*runs, *others]
+    all_rows = comparison(compared, radii)
+    rows = all_rows[: len(runs)]
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"down": format_down}
     template = environment.from_string(_part("report.html.j2"))
     pairs = list(zip(rows, runs, strict=True))
-    figure = certified_accuracy_figure([(row.method, run) for row, run in pairs])
+    methods = [row.method for row in all_rows]
+    figure = certified_accuracy_figure(list(zip(methods, compared, strict=True)))
     one_method = len({row.method for row in rows}) == 1 and len({row.sigma for row in rows}) > 1
     shown = {run.run.name: _examples(run, store.examples(run.run.name)) for run in runs}
     html = template.render(
@@ -91,7 +102,11 @@ def write_report(
         figure=inline_svg(figure),
         trade_off=inline_svg(sigma_figure(rows)) if one_method else None,
         caption=caption(rows),
-        tables=plain_tables(rows),
+        tables=plain_tables(all_rows),
+        published=[
+            {"name": other.name, "same_images": _are_same_images(runs[0], other)}
+            for other in others
+        ],
         differing=differing_settings(runs),
         measure=rows[0].measure,
         alpha=f"{max(run.run.settings['alpha'] for run in runs):g}",
@@ -109,6 +124,14 @@ def write_report(
         ],
     )
     write_atomically(path, shown_text(html).encode())
+
+
+def _are_same_images(run: RunResults, other: PublishedResults) -> bool:
+    """Return whether a file has the places and true labels of the images of a run."""
+    mine, theirs = (
+        {image.index: image.true_label for image in results.images} for results in (run, other)
+    )
+    return mine == theirs
 
 
 def _opening(

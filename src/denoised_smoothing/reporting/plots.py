@@ -11,6 +11,7 @@ from denoised_smoothing.certificates.radii import format_down
 from denoised_smoothing.errors import MissingExtraError, SettingError
 from denoised_smoothing.files import write_atomically
 from denoised_smoothing.images import load_image
+from denoised_smoothing.reporting.cohen import AnyResults
 from denoised_smoothing.reporting.opening import Opening
 from denoised_smoothing.reporting.results import RunResults, label_name
 from denoised_smoothing.reporting.tables import Row, accuracy_steps, measure
@@ -35,7 +36,7 @@ NO_DATES: dict[str, dict[str, None]] = {
 """Metadata that would change from one file to the next, by format."""
 
 
-def certified_accuracy_figure(runs: Sequence[tuple[str, RunResults]]) -> Figure:
+def certified_accuracy_figure(runs: Sequence[tuple[str, AnyResults]]) -> Figure:
     """Draw certified accuracy (%) against the L2 radius, a curve for each run.
 
     The exact step functions: the share of images that are certified at every radius, not at
@@ -104,11 +105,11 @@ def opening_figure(
     return figure
 
 
-def _draw_accuracy(axes: Axes, runs: Sequence[tuple[str, RunResults]]) -> None:
+def _draw_accuracy(axes: Axes, runs: Sequence[tuple[str, AnyResults]]) -> None:
     from matplotlib.lines import Line2D
 
     methods = list(dict.fromkeys(method for method, _ in runs))
-    sigmas = sorted({results.sigma for _, results in runs})
+    sigmas = sorted({results.sigma for _, results in runs}, key=lambda s: (s is None, s or 0.0))
     for method, results in runs:
         radii, shares = accuracy_steps(results)
         style = {
@@ -121,7 +122,13 @@ def _draw_accuracy(axes: Axes, runs: Sequence[tuple[str, RunResults]]) -> None:
         for number, method in enumerate(methods)
     ]
     legend += [
-        Line2D([], [], label=f"σ = {sigma:g}", color=INK, linestyle=STYLES[number % len(STYLES)])
+        Line2D(
+            [],
+            [],
+            label="σ unknown" if sigma is None else f"σ = {sigma:g}",
+            color=INK,
+            linestyle=STYLES[number % len(STYLES)],
+        )
         for number, sigma in enumerate(sigmas)
     ]
     _finish(axes, measure([results for _, results in runs]), handles=legend)
@@ -137,8 +144,8 @@ def sigma_figure(rows: Sequence[Row]) -> Figure:
         MissingExtraError: matplotlib is not installed.
         SettingError: fewer than two sigmas.
     """
-    ordered = sorted(rows, key=lambda row: row.cells[0].sigma)
-    sigmas = [row.cells[0].sigma for row in ordered]
+    ordered = sorted(rows, key=lambda row: row.cells[0].sigma or 0.0)
+    sigmas = [row.cells[0].sigma or 0.0 for row in ordered]
     if len(set(sigmas)) < 2:
         raise SettingError(f"A curve over sigma needs at least two sigmas, got {sigmas}")
     figure, axes = _figure(3.4)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from heapq import nlargest
 from typing import TYPE_CHECKING, Any
 
 from denoised_smoothing.certificates.certificate import Certificate, SamplingPlan
 from denoised_smoothing.certificates.counts import LabelCounts, Stage
+from denoised_smoothing.certificates.identity import Identity
 from denoised_smoothing.certificates.parameters import (
     EngineName,
     Precision,
@@ -18,7 +19,7 @@ from denoised_smoothing.certificates.plans import Anytime
 from denoised_smoothing.text import shown
 
 if TYPE_CHECKING:
-    from denoised_smoothing.store import Store, StoredRun
+    from denoised_smoothing.store import RefusedImage, Store, StoredImage, StoredRun
 
 LabelNames = Sequence[str] | Mapping[int, str] | None
 """Names of labels in the order of their numbers, or by number; None if unknown."""
@@ -46,6 +47,11 @@ class ImageResult:
         return self.certificate.radius
 
     @property
+    def calls(self) -> int:
+        """Number of classifier calls (noisy copies)."""
+        return self.certificate.calls
+
+    @property
     def correct(self) -> bool:
         """Whether the certified label is the true one; False without either of them."""
         return self.predicted is not None and self.predicted == self.true_label
@@ -58,6 +64,16 @@ class RunResults:
     run: StoredRun
     images: tuple[ImageResult, ...]
     unfinished: int = 0
+
+    @property
+    def name(self) -> str:
+        """The name of the run."""
+        return self.run.name
+
+    @property
+    def refused(self) -> tuple[RefusedImage, ...]:
+        """The images that could not be certified."""
+        return self.run.refused
 
     @property
     def method(self) -> str:
@@ -100,10 +116,8 @@ def load_results(
         CountsError, SettingError: counts of a finished image do not fit the run's plan.
     """
     run = store.run(name)
-    plan = SamplingPlan.from_dict(run.settings["plan"])
-    notes = run.info.get("notes", ())
-    parameters = SmoothingParameters.from_dict({**run.settings, "seed": run.seed, "notes": notes})
-    so_far = so_far and isinstance(plan, Anytime)
+    certificate_of = derived_certificates(run)
+    so_far = so_far and run.settings["plan"]["kind"] == Anytime.kind
     results, unfinished = [], 0
     chosen = None if indices is None else frozenset(indices)
     if chosen is not None:
@@ -116,11 +130,46 @@ def load_results(
         if image.finished or (so_far and Stage.ESTIMATION in image.counts):
             results.append(
                 ImageResult(
-                    image.index, image.image_id, image.label,
-                    plan.certificate(image.counts, parameters), image.seconds, image.finished,
+                    image.index, image.image_id, image.label, certificate_of(image),
+                    image.seconds, image.finished,
                 )
             )  # fmt: skip
     return RunResults(run, tuple(results), unfinished=unfinished)
+
+
+def derived_certificates(run: StoredRun) -> Callable[[StoredImage], Certificate]:
+    """Return the function from an image of a run to the certificate that its counts give."""
+    plan, names = SamplingPlan.from_dict(run.settings["plan"]), run.label_names
+    notes = run.info.get("notes", ())
+    parameters = SmoothingParameters.from_dict({**run.settings, "seed": run.seed, "notes": notes})
+
+    def derive(image: StoredImage) -> Certificate:
+        certificate = plan.certificate(image.counts, parameters)
+        return certificate.about(identity_of(run, image.digest), names)
+
+    return derive
+
+
+def identity_of(run: StoredRun, digest: str) -> Identity | None:
+    """Return what the certificates of a run are about, without the name of a label.
+
+    None for a run that does not record its models.
+
+    Args:
+        digest: of the image, as the store has it: the SHA-256 of the certified pixels.
+    """
+    held, shape = run.settings, run.settings.get("image_shape")
+    if not {"classifier_fingerprint", "denoiser_fingerprint"} <= held.keys():
+        return None
+    versions = run.info.get("versions", {})
+    return Identity(
+        shown(held["classifier"]), held["classifier_fingerprint"],
+        shown(held["denoiser"]), held["denoiser_fingerprint"],
+        digest,
+        resolution=held.get("resolution"),
+        image_shape=None if shape is None else tuple(shape),
+        version=versions.get("denoised-smoothing", "unknown"),
+    )  # fmt: skip
 
 
 def _with_refused(run: StoredRun, indices: Collection[int]) -> StoredRun:

@@ -15,6 +15,7 @@ from rich.text import Text
 from denoised_smoothing.certificates.bounds import clopper_pearson_upper
 from denoised_smoothing.certificates.radii import format_down, gaussian_radius
 from denoised_smoothing.errors import SettingError
+from denoised_smoothing.reporting.cohen import AnyResults
 from denoised_smoothing.reporting.results import RunResults
 
 if TYPE_CHECKING:
@@ -38,8 +39,8 @@ class Summary:
     unfinished: int
     seconds: float
     """Mean seconds per image."""
-    calls: int
-    """Classifier calls of all finished images."""
+    calls: int | None
+    """Classifier calls of all finished images; None for a file that does not hold them."""
     refused: tuple[RefusedImage, ...] = ()
     """Images that could not be certified; no share counts them."""
 
@@ -49,7 +50,7 @@ class Cell:
     """The number of images that a run certifies at a radius; as text a percentage, rounded down."""
 
     radius: float
-    sigma: float
+    sigma: float | None
     certified: int
     images: int
 
@@ -76,12 +77,12 @@ class Row:
     def texts(self) -> list[str]:
         """Return the row as printed, one text for each column of :func:`headings`."""
         if self.summary is None:
-            return [self.method, *(f"{cell} (σ {cell.sigma:g})" for cell in self.cells)]
+            return [self.method, *(f"{cell} (σ {sigma_text(cell.sigma)})" for cell in self.cells)]
         total = self.summary.images + self.summary.unfinished
         refused = f" ({len(self.summary.refused):,} refused)" if self.summary.refused else ""
         return [
             self.method,
-            f"{self.sigma:g}",
+            sigma_text(self.sigma),
             f"{self.summary.images:,}"
             + (f"/{total:,}" if self.summary.unfinished else "")
             + refused,
@@ -89,11 +90,16 @@ class Row:
             format_down(self.summary.average_radius, 3),
             f"{100 * self.summary.abstained:.1f}",
             f"{self.summary.seconds:.3g}",
-            f"{self.summary.calls:,}",
+            "unknown" if self.summary.calls is None else f"{self.summary.calls:,}",
         ]
 
 
-def counted_radii(results: RunResults) -> npt.NDArray[np.float64]:
+def sigma_text(sigma: float | None) -> str:
+    """Return sigma as printed; a file of other results does not hold it."""
+    return "unknown" if sigma is None else f"{sigma:g}"
+
+
+def counted_radii(results: AnyResults) -> npt.NDArray[np.float64]:
     """Return the radius of each image [N] that counts, and -inf for each that does not.
 
     An image counts if its certified label is correct or, in data without labels, if it has
@@ -104,17 +110,17 @@ def counted_radii(results: RunResults) -> npt.NDArray[np.float64]:
     """
     if not results.images:
         raise SettingError(
-            f"Run {results.run.name!r} has no finished image to report on. Resume the run first."
+            f"Run {results.name!r} has no finished image to report on. Resume the run first."
         )
     labelled, radii = results.labelled, []
     for image in results.images:
-        label = image.certificate.label
+        label = image.predicted
         counts = label is not None and (label == image.true_label or not labelled)
-        radii.append(image.certificate.radius if counts else -np.inf)
+        radii.append(image.radius if counts else -np.inf)
     return np.array(radii)
 
 
-def certified_accuracy(results: RunResults, radii: Sequence[float]) -> npt.NDArray[np.float64]:
+def certified_accuracy(results: AnyResults, radii: Sequence[float]) -> npt.NDArray[np.float64]:
     """Return the share of all finished images that are correct with at least each radius.
 
     The approximate certified test set accuracy of Cohen et al. 2019, section 4. In data
@@ -134,7 +140,7 @@ def certified_accuracy(results: RunResults, radii: Sequence[float]) -> npt.NDArr
 
 
 def accuracy_steps(
-    results: RunResults,
+    results: AnyResults,
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Return the whole curve of :func:`certified_accuracy` as a step function.
 
@@ -169,44 +175,45 @@ def default_radii(runs: Sequence[RunResults]) -> tuple[float, ...]:
     return tuple(sorted(found))
 
 
-def summary(results: RunResults) -> Summary:
+def summary(results: AnyResults) -> Summary:
     """Return the summary of a run.
 
     Raises:
         SettingError: the run has no finished image.
     """
-    radii, certificates = counted_radii(results), [i.certificate for i in results.images]
+    radii, images = counted_radii(results), results.images
+    calls = [image.calls for image in images if image.calls is not None]
     return Summary(
         accuracy=float(np.mean(radii >= 0.0)),
         average_radius=float(np.maximum(radii, 0.0).mean()),
-        abstained=sum(c.label is None for c in certificates) / len(certificates),
-        images=len(certificates),
+        abstained=sum(image.predicted is None for image in images) / len(images),
+        images=len(images),
         unfinished=results.unfinished,
-        seconds=sum(image.seconds for image in results.images) / len(certificates),
-        calls=sum(c.calls for c in certificates),
-        refused=results.run.refused,
+        seconds=sum(image.seconds for image in images) / len(images),
+        calls=sum(calls) if calls else None,
+        refused=results.refused,
     )
 
 
-def method_names(runs: Sequence[RunResults]) -> list[str]:
+def method_names(runs: Sequence[AnyResults]) -> list[str]:
     """Return a name for each run: its method, with engine and precision if they are unusual.
 
     Run names distinguish runs of equal name and sigma.
     """
     pairs = [(", ".join(filter(None, (run.method, run.executed))), run.sigma) for run in runs]
     return [
-        pair[0] if pairs.count(pair) == 1 else f"{pair[0]} ({run.run.name})"
+        pair[0] if pairs.count(pair) == 1 else f"{pair[0]} ({run.name})"
         for pair, run in zip(pairs, runs, strict=True)
     ]
 
 
-def measure(runs: Sequence[RunResults]) -> str:
+def measure(runs: Sequence[AnyResults]) -> str:
     """Return ``certified accuracy``, or ``certified`` where the data have no labels.
 
     Raises:
         SettingError: some runs have labels and others have not.
     """
-    labelled = [run.run.name for run in runs if run.labelled]
+    labelled = [run.name for run in runs if run.labelled]
     if 0 < len(labelled) < len(runs):
         raise SettingError(
             f"Runs with true labels {labelled} and runs without cannot be compared. Report on them "
@@ -215,7 +222,7 @@ def measure(runs: Sequence[RunResults]) -> str:
     return "certified accuracy" if labelled else "certified"
 
 
-def comparison(runs: Sequence[RunResults], radii: Sequence[float]) -> list[Row]:
+def comparison(runs: Sequence[AnyResults], radii: Sequence[float]) -> list[Row]:
     """Return a row for each run, with a cell for each radius.
 
     Raises:

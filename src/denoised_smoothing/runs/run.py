@@ -19,7 +19,6 @@ from denoised_smoothing.certificates.parameters import (
 from denoised_smoothing.datasets import ImageDataset, from_sequence, select
 from denoised_smoothing.errors import ContractError, ImageError, RunMismatchError, SettingError
 from denoised_smoothing.models.labels import GivenLabels, LabelMatch
-from denoised_smoothing.models.specs import spec_of
 from denoised_smoothing.remote.classifier import RemoteClassifier
 from denoised_smoothing.remote.log import StoreLog
 from denoised_smoothing.runs.calibration import calibrate
@@ -196,9 +195,9 @@ class CertificationRun:
             **({} if self.shard is None else self.shard.settings(len(self._whole))),
             "image_shape": list(self.image_shape),
             "dimension": int(first.size),
-            "classifier": self.classifier or _spec_of(self.smoothed, "classifier"),
+            "classifier": self.classifier or self.smoothed.models.specs[0],
             "classifier_fingerprint": classifier,
-            "denoiser": self.denoiser or _spec_of(self.smoothed, "denoiser"),
+            "denoiser": self.denoiser or self.smoothed.models.specs[1],
             "denoiser_fingerprint": denoiser,
             "sigma": self.smoothed.sigma,
             "alpha": self.alpha,
@@ -388,11 +387,3 @@ class CertificationRun:
             "label_names": None if names is None else list(names),
             "versions": {"python": platform.python_version(), **versions},
         }
-
-
-def _spec_of(smoothed: SmoothedClassifier, role: str) -> str:
-    """Return the spec by which classifier or denoiser was loaded, else the name of its type."""
-    if smoothed.bundle is not None:
-        return str(getattr(smoothed.bundle, role))
-    model = getattr(smoothed, role)
-    return "none" if model is None else spec_of(model) or type(model).__name__

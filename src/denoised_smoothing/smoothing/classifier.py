@@ -20,6 +20,7 @@ from denoised_smoothing import images as image_forms
 from denoised_smoothing.certificates.bounds import check_alpha
 from denoised_smoothing.certificates.certificate import Certificate, SamplingPlan
 from denoised_smoothing.certificates.counts import Stage
+from denoised_smoothing.certificates.identity import Identity
 from denoised_smoothing.certificates.parameters import (
     EngineName,
     Noise,
@@ -35,15 +36,14 @@ from denoised_smoothing.engines.pipeline import PassThrough
 from denoised_smoothing.engines.prepared import PreparedPipeline, check_shape, stated_channels
 from denoised_smoothing.errors import SettingError
 from denoised_smoothing.models.denoisers.trained_range import range_notes
-from denoised_smoothing.models.fingerprints import fingerprint
 from denoised_smoothing.models.protocols import Classifier
 from denoised_smoothing.models.specs import spec_of
 from denoised_smoothing.noise import chunk_size
 from denoised_smoothing.remote.protocol import CopyClassifier
 from denoised_smoothing.smoothing.bundle import open_bundle, save_bundle, shape_of
-from denoised_smoothing.smoothing.bundle_record import Bundle
 from denoised_smoothing.smoothing.cluster import RayBackend, RayCluster
-from denoised_smoothing.smoothing.devices import Devices, choose_devices
+from denoised_smoothing.smoothing.devices import Devices, check_alone, choose_devices
+from denoised_smoothing.smoothing.model_identity import ModelIdentity
 from denoised_smoothing.smoothing.query_scheduler import count_by_queries
 from denoised_smoothing.smoothing.scheduler import ImageTask, Progress, Targets, schedule_batches
 from denoised_smoothing.smoothing.votes import Seed, VoteCounter
@@ -114,16 +114,7 @@ class SmoothedClassifier:
         self.resolution: int | None = getattr(classifier, "resolution", None)
         self.is_remote = isinstance(classifier, CopyClassifier)
         devices = choose_devices(device if cluster is None else "cpu")
-        if self.is_remote and (cluster is not None or len(devices) > 1):
-            raise SettingError(
-                "Queries of a remote classifier are sent by threads of this process, in order and "
-                "within one budget. Omit --ray and further --devices."
-            )
-        if stochastic and (self.is_remote or cluster is not None or len(devices) > 1):
-            raise SettingError(
-                "A stochastic classifier runs in this process on one device, because copies of it "
-                "could draw the same random numbers. Omit --stochastic, --ray and further devices."
-            )
+        check_alone(cluster is not None or len(devices) > 1, self.is_remote, stochastic)
         if self.is_remote and denoiser is None:  # so that any machine draws the same copies
             devices = [torch.device("cpu")]
         self.device = devices[0]
@@ -142,8 +133,8 @@ class SmoothedClassifier:
         if calibration is not None:
             self.prepared.calibrate(calibration)
         self._batch_size = batch_size
-        self.bundle: Bundle | None = None
-        """The exported bundle from which it was loaded, if any."""
+        self.models = ModelIdentity(classifier, denoiser, self.prepared)
+        """Its specs and fingerprints, and the bundle from which it was loaded, if any."""
 
     def certify(
         self,
@@ -179,7 +170,7 @@ class SmoothedClassifier:
         plan = plan_or_budget(plan, n0, n)
         batch = image_forms.as_image(image)[None]
         (task,), parameters = self._count(batch, plan.targets, alpha, seed, progress)
-        return plan.certificate(task.counts, parameters)
+        return self._certificate(plan, task, parameters)
 
     def certify_batch(
         self,
@@ -199,7 +190,7 @@ class SmoothedClassifier:
         plan = plan_or_budget(plan, n0, n)
         batch = image_forms.as_images(images)
         tasks, parameters = self._count(batch, plan.targets, alpha, seed, progress)
-        return [plan.certificate(task.counts, parameters) for task in tasks]
+        return [self._certificate(plan, task, parameters) for task in tasks]
 
     def predict(
         self,
@@ -242,6 +233,7 @@ class SmoothedClassifier:
         """
         shape = shape or shape_of(self.prepared, self.channels, self.resolution)
         check_shape(shape, self.channels, self.denoiser)
+        self.models.prepare()
         made = (self.classifier, classifier or spec_of(self.classifier))
         front = (self.denoiser, denoiser or spec_of(self.denoiser))
         save_bundle(folder, self.prepared, shape, made, front)
@@ -280,15 +272,17 @@ class SmoothedClassifier:
         choice = None if engine is None else EngineChoice(engine, bundle.forward)
         loaded.prepared.use_engine(bundle.engine, bundle.forward)
         loaded.prepared.use_bundle(bundle.shape, bundle.calibration, choice)
-        loaded.bundle, loaded.channels, loaded.notes = bundle, bundle.shape[0], bundle.notes
+        loaded.models.bundle, loaded.channels, loaded.notes = bundle, bundle.shape[0], bundle.notes
         loaded.resolution = bundle.resolution
         return loaded
 
     def fingerprints(self) -> tuple[str, str]:
         """Return those of classifier and denoiser, or those recorded in the bundle."""
-        if self.bundle is not None:
-            return self.bundle.classifier_fingerprint, self.bundle.denoiser_fingerprint
-        return fingerprint(self.classifier), fingerprint(self.denoiser)
+        return self.models.fingerprints()
+
+    def identity(self, image: Image, sha256: str | None = None) -> Identity:
+        """Return what certificates of an image are about; ``sha256`` is its digest, if known."""
+        return self.models.of(image, self.resolution, sha256)
 
     def count_labels(
         self,
@@ -369,6 +363,13 @@ class SmoothedClassifier:
             self.prepared.contract, self.notes,
         )  # fmt: skip
 
+    def _certificate(
+        self, plan: SamplingPlan, task: ImageTask, parameters: SmoothingParameters
+    ) -> Certificate:
+        """Return the certificate of an image whose id is its digest."""
+        identity = self.identity(task.image, task.image_id)
+        return plan.certificate(task.counts, parameters).about(identity, self.models.label_names)
+
     def _count(
         self,
         images: Float[np.ndarray, "b c h w"],
@@ -381,20 +382,19 @@ class SmoothedClassifier:
         check_alpha(alpha)
         check_shape(images.shape[1:], self.channels, self.denoiser)
         seed = secrets.randbits(128) if seed is None else seed
+        self.models.prepare()
         choice = self.prepared.engine_if_used(images[0])
         parameters = self.parameters(images[0], alpha, seed, choice)
         tasks = [ImageTask(f"seed {seed}", image_forms.digest(image), image) for image in images]
         began, done = time.perf_counter(), 0
 
         def report(_: Sequence[ImageTask] = ()) -> None:
-            assert progress is not None
-            calls = sum(task.calls for task in tasks)
-            progress(Progress(done, len(tasks), calls, time.perf_counter() - began))
+            if progress is not None:
+                calls = sum(task.calls for task in tasks)
+                progress(Progress(done, len(tasks), calls, time.perf_counter() - began))
 
-        on_batch = None if progress is None else report
         wanted = partial(targets, parameters=parameters)
-        for _ in self.count_labels(tasks, wanted, seed, on_batch=on_batch, choice=choice):
+        for _ in self.count_labels(tasks, wanted, seed, on_batch=report, choice=choice):
             done += 1
-        if on_batch is not None:
-            on_batch()
+        report()
         return tasks, parameters

@@ -124,3 +124,21 @@ def choose_devices(names: str | torch.device | Sequence[str | torch.device]) -> 
     if isinstance(names, torch.device):
         names = [names]
     return [choose_device(name) for name in names]
+
+
+def check_alone(several: bool, remote: bool, stochastic: bool) -> None:
+    """Refuse several devices or a cluster for a classifier that must run alone.
+
+    Raises:
+        SettingError: a remote or a stochastic classifier would be called in several places.
+    """
+    if remote and several:
+        raise SettingError(
+            "Queries of a remote classifier are sent by threads of this process, in order and "
+            "within one budget. Omit --ray and further --devices."
+        )
+    if stochastic and (remote or several):
+        raise SettingError(
+            "A stochastic classifier runs in this process on one device, because copies of it "
+            "could draw the same random numbers. Omit --stochastic, --ray and further devices."
+        )

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp
 
 from denoised_smoothing import errors
 from denoised_smoothing.web.request_body import faults
-from denoised_smoothing.web.routes import answers, operations, pages, runs
+from denoised_smoothing.web.routes import answers, operations, pages, runs, verifications
 from denoised_smoothing.web.security import Access, Guard, problem
 from denoised_smoothing.web.service import Service
 from denoised_smoothing.web.views import failure
@@ -56,7 +56,7 @@ def create_app(service: Service, access: Access | None = None) -> ASGIApp:
         generate_unique_id_function=lambda route: route.name,
     )
     app.state.service = service
-    for routes in (answers, runs, operations, pages):
+    for routes in (answers, runs, verifications, operations, pages):
         app.include_router(routes.router)
     for kind in (Exception, errors.DenoisedSmoothingError, HTTPException, RequestValidationError):
         app.add_exception_handler(kind, _refused)

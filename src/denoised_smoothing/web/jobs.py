@@ -155,7 +155,9 @@ class CertificateJob(Job):
         )
 
     def conclude(self) -> Certificate | Prediction:
-        return self.plan.certificate(self.counts, self.parameters)
+        identity = self.smoothed.identity(self.image, self.image_id)
+        found = self.plan.certificate(self.counts, self.parameters)
+        return found.about(identity, self.model.label_names)
 
     def answer(self) -> dict[str, Any]:
         answer = super().answer()

@@ -167,6 +167,18 @@ class Job(BaseModel):
     answer: dict[str, Any] | None = None
 
 
+class Verification(BaseModel):
+    """The verdicts on the certificates of a file, and those that do not hold."""
+
+    kind: str = Field(examples=["certificate"])
+    depth: Literal["arithmetic"]
+    rows: int = Field(description="Number of certificates and refused images.", examples=[1])
+    verdicts: dict[str, int] = Field(examples=[{"holds": 1}])
+    failing: list[dict[str, Any]] = Field(description="The first that do not hold, and why.")
+    failing_not_listed: int
+    proves: str = Field(description="What this check says, and what it does not.")
+
+
 class Problem(BaseModel):
     """Why a request was refused, and what to do."""
 

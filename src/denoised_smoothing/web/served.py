@@ -184,7 +184,7 @@ class ServedModels:
 
     def _load_bundle(self, name: str, folder: str) -> Model:
         smoothed = SmoothedClassifier.load(folder, device=self._names.device)
-        bundle = smoothed.bundle
+        bundle = smoothed.models.bundle
         assert bundle is not None
         whole = bundle.denoiser.startswith("mean:")
         denoiser = bundle.denoiser if whole else bundle.denoiser.rpartition("/")[2]
@@ -221,6 +221,7 @@ def _engine(model: Model, denoiser: str, sigma: float) -> object:
     if smoothed is None:
         return None
     image = np.full(model.shape, 128 / 255, np.float32)
+    smoothed.models.prepare()
     try:
         shown_labels(smoothed.prepared, image, "prepared", 0, 1)
         return smoothed.prepared.engine_for(image).engine

@@ -19,6 +19,8 @@ from denoised_smoothing.errors import SettingError
 SIZES = 60
 """Numbers of copies that are considered, in geometric steps."""
 SMALLEST = 20
+LARGEST = 10**10
+"""Maximum of ``of_n``: for larger numbers the choice of n takes minutes."""
 TOLERANCE = 1e-9
 """Of comparisons of radii, so that the last bits of a library do not choose n."""
 
@@ -47,6 +49,8 @@ class RadiusTarget(SamplingPlan):
 
     def __post_init__(self) -> None:
         check_copies("of_n", self.of_n)
+        if self.of_n > LARGEST:
+            raise SettingError(f"of_n must be at most {LARGEST:,}, got {self.of_n}. Use fewer.")
         if not 0.0 < self.share < 1.0:
             raise SettingError(
                 f"share must lie strictly between 0 and 1, got {self.share!r}. Use a share of the "

@@ -43,6 +43,12 @@ export async function download(path, name) {
   setTimeout(() => URL.revokeObjectURL(link.href), 10000);
 }
 
+export async function send(path, file) {
+  const form = new FormData();
+  form.append("file", file, file.name);
+  return (await call(path, { method: "POST", body: form })).json();
+}
+
 // Calls report(event, values) for each event; returns the result, or throws.
 export async function post(path, fields, image, report, signal) {
   const form = new FormData();

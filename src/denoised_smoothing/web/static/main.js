@@ -1,31 +1,32 @@
 // Shows the view that the address names after #.
 
+import { startCheck } from "./check.js";
 import { start } from "./certify.js";
 import { byId, showProblem } from "./dom.js";
 import { showRuns } from "./runs.js";
 
-let started = false;
+const titles = { certify: "Certify", runs: "Runs", check: "Check" };
+const started = new Set();
 
 async function route() {
-  const [view, ...rest] = (location.hash.slice(1) || "certify").split("/");
-  const runs = view === "runs";
-  byId("view-certify").hidden = runs;
-  byId("view-runs").hidden = !runs;
+  const [name, ...rest] = location.hash.slice(1).split("/");
+  const view = name in titles ? name : "certify";
+  for (const other of Object.keys(titles)) byId(`view-${other}`).hidden = other !== view;
   for (const link of document.querySelectorAll(".top nav a")) {
-    const current = link.hash === (runs ? "#runs" : "#certify");
-    if (current) link.setAttribute("aria-current", "page");
+    if (link.hash === `#${view}`) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
-  document.title = `${runs ? "Runs" : "Certify"} · Denoised Smoothing`;
-  if (runs) {
+  document.title = `${titles[view]} · Denoised Smoothing`;
+  if (view === "runs") {
     await showRuns(decodeURIComponent(rest.join("/")));
-  } else if (!started) {
-    started = true;
-    try {
-      await start();
-    } catch (error) {
-      showProblem(byId("problem"), error);
-    }
+    return;
+  }
+  if (started.has(view)) return;
+  started.add(view);
+  try {
+    await (view === "check" ? startCheck() : start());
+  } catch (error) {
+    showProblem(byId("problem"), error);
   }
 }
 

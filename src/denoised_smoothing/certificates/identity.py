@@ -1,0 +1,111 @@
+"""The identity of a certificate: which model it is about, and which image."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from importlib import metadata
+from typing import Any
+
+from denoised_smoothing.certificates.fields import Fields, is_whole
+from denoised_smoothing.text import shown
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+def package_version() -> str:
+    """Return the version of this package."""
+    return metadata.version("denoised-smoothing")
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a certificate is about, so that someone else can check it.
+
+    Nothing in it follows from the counts: reading checks its types only. A fingerprint is a hash of
+    code, weights and settings (:mod:`denoised_smoothing.models.fingerprints`).
+
+    Args:
+        classifier, denoiser: the specs that load them; "none" for no denoiser, and the name of its
+            type for an object that no spec loaded.
+        classifier_fingerprint, denoiser_fingerprint: SHA-256, in hex.
+        image_sha256: SHA-256, in hex, of the pixels that were certified: of the text of the shape,
+            such as ``(3, 32, 32)``, followed by the values in the order [C, H, W]: one byte each
+            where all are on the 8-bit grid, else little-endian float32, without -0.0.
+        label_name: the name of the certified label; None without one, or for an abstention.
+        resolution: the side in pixels to which the image was resized and cropped before the noise;
+            None if it was not.
+        image_shape: of the certified image [C, H, W]; None if it was not recorded.
+        version: of the package that counted; "unknown" if it was not recorded.
+    """
+
+    classifier: str
+    classifier_fingerprint: str
+    denoiser: str
+    denoiser_fingerprint: str
+    image_sha256: str
+    label_name: str | None = None
+    resolution: int | None = None
+    image_shape: tuple[int, ...] | None = None
+    version: str = field(default_factory=package_version)
+
+    def named(self, label: int | None, names: Sequence[str] | Mapping[int, str] | None) -> Identity:
+        """Return the identity with the name of a label; ``names`` are in order or by number."""
+        if label is None or names is None:
+            return self
+        if isinstance(names, Mapping):
+            name = names.get(label)
+        else:
+            name = names[label] if label < len(names) else None
+        return replace(self, label_name=None if name is None else shown(str(name)))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON, the inverse of :meth:`from_dict`."""
+        shape = None if self.image_shape is None else list(self.image_shape)
+        return asdict(self) | {"image_shape": shape}
+
+    @classmethod
+    def from_dict(cls, values: Any) -> Identity:
+        """Return the identity that :meth:`to_dict` wrote.
+
+        Raises:
+            MalformedCertificateError: a field is missing or unknown, or a value has another type.
+        """
+        fields = Fields(values, "identity")
+        found = cls(
+            classifier=fields.text("classifier"),
+            classifier_fingerprint=_sha256(fields, "classifier_fingerprint"),
+            denoiser=fields.text("denoiser"),
+            denoiser_fingerprint=_sha256(fields, "denoiser_fingerprint"),
+            image_sha256=_sha256(fields, "image_sha256"),
+            label_name=fields.optional("label_name", fields.text),
+            resolution=fields.optional("resolution", lambda name: fields.whole(name, 1)),
+            image_shape=fields.optional("image_shape", lambda name: _shape(fields, name)),
+            version=fields.text("version"),
+        )
+        fields.end()
+        return found
+
+    def fits(self, dimension: int) -> bool:
+        """Return whether shape, resolution and a number of pixel values agree."""
+        shape = self.image_shape
+        if shape is None:
+            return True
+        sides = (self.resolution or shape[1], self.resolution or shape[2])
+        return math.prod(shape) == dimension and shape[1:] == sides
+
+
+def _sha256(fields: Fields, name: str) -> str:
+    expected = "a SHA-256 of 64 hexadecimal digits"
+    return str(
+        fields.take(name, expected, lambda v: isinstance(v, str) and bool(_SHA256.fullmatch(v)))
+    )
+
+
+def _shape(fields: Fields, name: str) -> tuple[int, ...]:
+    def holds(value: Any) -> bool:
+        return isinstance(value, list) and len(value) == 3 and all(is_whole(v, 1) for v in value)
+
+    return tuple(fields.take(name, "a shape [C, H, W]", holds))
