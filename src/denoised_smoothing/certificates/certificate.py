@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from html import escape
 from typing import Any, ClassVar
@@ -82,6 +82,16 @@ class SamplingPlan(ABC):
         Raises:
             CountsError: the plan does not allow a conclusion from these counts.
         """
+
+    def recertify(
+        self, counts: Mapping[Stage, LabelCounts], parameters: SmoothingParameters, alpha: float
+    ) -> Certificate:
+        """Return what finished counts prove at a smaller alpha than that of their parameters.
+
+        Raises:
+            CountsError: as for :meth:`certificate`.
+        """
+        return self.certificate(counts, replace(parameters, alpha=alpha))
 
     @abstractmethod
     def most_calls(self) -> int:
