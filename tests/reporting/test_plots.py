@@ -115,3 +115,16 @@ def test_missing_matplotlib_names_the_extra(
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(MissingExtraError, match=r"denoised-smoothing\[report\]"):
         certified_accuracy_figure([("m", four)])
+
+
+def test_bounds_on_the_population_are_steps_at_all_radii_at_once(four: RunResults) -> None:
+    rows = comparison([four], [0.25, 0.5])
+    [axes] = certified_accuracy_figure([("mine", four)], rows).axes
+    curve, bound = axes.get_lines()
+    assert bound.get_xdata().tolist() == [0.0, 0.25, 0.5]
+    low = [100 * share for share in rows[0].population_band]
+    assert bound.get_ydata().tolist() == [low[0], *low]
+    assert bound.get_drawstyle() == "steps-pre"
+    many = [("mine", four)] * 4
+    [axes] = certified_accuracy_figure(many, rows * 4).axes
+    assert len(axes.get_lines()) == 4

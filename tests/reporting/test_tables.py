@@ -110,6 +110,14 @@ def test_markdown_table(four: RunResults) -> None:
         "| method | σ | images | r = 0.25 | ACR | abstains % | s/image | calls |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
         "| a\\|b | 0.5 | 4 | 50.0 | 0.187 | 25.0 | 0.5 | 4,040 |",
+        "",
+        "Robust accuracy (%) that is proven with 95 % confidence, each number by itself, rounded "
+        "down: of these very images and, on the conditions of a sample, of the population:",
+        "",
+        "| method | σ | of | r = 0.25 |",
+        "| --- | ---: | ---: | ---: |",
+        "| a\\|b | 0.5 | these 4 images | 50.0 |",
+        "| a\\|b | 0.5 | the population | 9.6 |",
     ]
 
 

@@ -159,6 +159,7 @@ def print_results(
 def plain_rows(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """Return the rows of a comparison as plain values; shares are rounded down."""
     from denoised_smoothing.certificates.radii import round_down
+    from denoised_smoothing.reporting.proven import plain_proof
 
     plain = []
     for row in rows:
@@ -168,6 +169,7 @@ def plain_rows(rows: Sequence[Row]) -> list[dict[str, Any]]:
             "measure": row.measure,
             "certified": {f"{cell.radius:g}": cell.certified for cell in row.cells},
             "images": row.cells[0].images,
+            "proven": plain_proof(row),
         }
         if row.summary is not None:
             values |= {

@@ -11,8 +11,18 @@ import typer
 
 from denoised_smoothing.cli.grouped import command
 from denoised_smoothing.cli.options import AsJson, File, Radii, StoreUrl, option, parse_radii
-from denoised_smoothing.cli.output import print_rows, print_written
+from denoised_smoothing.cli.output import plain_rows, print_json, print_rows, print_written
 from denoised_smoothing.reporting.export import ExportFormat
+
+Together = Annotated[
+    float | None,
+    option(
+        "Output",
+        "Evaluate the counts again, so that all certificates written hold together but for this "
+        "probability, such as 0.05.",
+        show_default="each by itself",
+    ),
+]
 
 
 class Listing(StrEnum):
@@ -29,6 +39,7 @@ def report(
     runs: Annotated[list[str], typer.Argument(metavar="RUN", help="Names of the runs.")],
     output: File = Path("report.html"),
     radii: Radii = None,
+    together: Together = None,
     store: StoreUrl = "runs.sqlite",
     as_json: AsJson = False,
 ) -> None:
@@ -40,8 +51,12 @@ def report(
     from denoised_smoothing.store import Store
 
     with Store(store, read_only=True) as opened:
-        write_report(opened, runs, output, radii=None if radii is None else parse_radii(radii))
-    print_written(output, as_json=as_json)
+        shown = None if radii is None else parse_radii(radii)
+        rows = write_report(opened, runs, output, radii=shown, together=together)
+    if as_json:
+        print_json({"output": str(output), "together": together, "rows": plain_rows(rows)})
+    else:
+        print_written(output, as_json=False)
 
 
 @command()
@@ -64,6 +79,7 @@ def export(
     format: Annotated[
         ExportFormat, option("Output", "File format. tsv has the columns of Cohen et al. 2019.")
     ] = ExportFormat.TSV,
+    together: Together = None,
     store: StoreUrl = "runs.sqlite",
     as_json: AsJson = False,
 ) -> None:
@@ -72,11 +88,14 @@ def export(
     Example: denoised-smoothing export my-run --output my-run.tsv
     """
     from denoised_smoothing.reporting.export import export as write_export
-    from denoised_smoothing.reporting.results import load_results
+    from denoised_smoothing.reporting.results import hold_together, load_results
     from denoised_smoothing.store import Store
 
     with Store(store, read_only=True) as opened:
-        write_export(load_results(opened, run), format, output)
+        results = load_results(opened, run)
+    if together is not None:
+        [results] = hold_together([results], together)
+    write_export(results, format, output)
     print_written(output, as_json=as_json)
 
 

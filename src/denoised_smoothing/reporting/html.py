@@ -17,10 +17,18 @@ from denoised_smoothing.files import write_atomically
 from denoised_smoothing.images import load_image, to_jpeg, to_png
 from denoised_smoothing.reporting.opening import Opening
 from denoised_smoothing.reporting.plots import certified_accuracy_figure, inline_svg, sigma_figure
-from denoised_smoothing.reporting.results import RunResults, label_name, load_results, top_votes
+from denoised_smoothing.reporting.proven import condition_rows, statements
+from denoised_smoothing.reporting.results import (
+    RunResults,
+    hold_together,
+    label_name,
+    load_results,
+    top_votes,
+)
 from denoised_smoothing.reporting.tables import (
+    Cell,
     Row,
-    caption,
+    best_cell,
     comparison,
     default_radii,
     plain_tables,
@@ -48,10 +56,12 @@ def write_report(
     title: str = "Certified robustness",
     opening: Opening | None = None,
     indices: Collection[int] | None = None,
-) -> None:
+    together: float | None = None,
+) -> list[Row]:
     """Write the report of one or several runs as a single HTML file.
 
-    It has curves, a comparison table and what the numbers mean. Of each run it shows the settings
+    It has curves, a comparison table, what the numbers mean and what they prove about these
+    images and the population that they were sampled from. Of each run it shows the settings
     and the stored example images with votes, labels and radii (rounded down).
 
     Args:
@@ -61,11 +71,17 @@ def write_report(
         title: heading of the report.
         opening: a changed image and the certificate of its original, shown first.
         indices: of the images to report on, by their places in the data set; None for all.
+        together: evaluate the counts again, so that all certificates of the report hold together
+            but for this probability (:func:`~denoised_smoothing.reporting.results.hold_together`).
+
+    Returns:
+        The rows of the table.
 
     Raises:
         RunNotFoundError: the store holds no run of one of the names.
-        SettingError: no run, runs that cannot be compared, a file that cannot be written, or an
-            opening whose run is not in the report or has no pictures of its image.
+        SettingError: no run, a probability out of range, runs that cannot be compared, a file
+            that cannot be written, or an opening whose run is not in the report or has no pictures
+            of its image.
         MissingExtraError: jinja2 or matplotlib is not installed.
     """
     try:
@@ -73,6 +89,8 @@ def write_report(
     except ImportError as error:
         raise MissingExtraError("jinja2", "report", "the HTML report") from error
     runs = [load_results(store, name, indices=indices) for name in names]
+    if together is not None:
+        runs = hold_together(runs, together)
     rows = comparison(runs, default_radii(runs) if radii is None else radii)
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -80,7 +98,7 @@ def write_report(
     environment.filters |= {"down": format_down}
     template = environment.from_string(_part("report.html.j2"))
     pairs = list(zip(rows, runs, strict=True))
-    figure = certified_accuracy_figure([(row.method, run) for row, run in pairs])
+    figure = certified_accuracy_figure([(row.method, run) for row, run in pairs], rows)
     one_method = len({row.method for row in rows}) == 1 and len({row.sigma for row in rows}) > 1
     shown = {run.run.name: _examples(run, store.examples(run.run.name)) for run in runs}
     html = template.render(
@@ -90,11 +108,13 @@ def write_report(
         opening=None if opening is None else _opening(opening, runs, shown),
         figure=inline_svg(figure),
         trade_off=inline_svg(sigma_figure(rows)) if one_method else None,
-        caption=caption(rows),
         tables=plain_tables(rows),
+        statements=statements(*_best(rows)),
+        conditions=condition_rows(rows),
+        together=None if together is None else _together(runs, together),
         differing=differing_settings(runs),
         measure=rows[0].measure,
-        alpha=f"{max(run.run.settings['alpha'] for run in runs):g}",
+        alpha=f"{max(run.alpha for run in runs):.3g}",
         implied=_implied(runs, rows),
         unproven=unproven_runs(runs),
         runs=[
@@ -109,6 +129,7 @@ def write_report(
         ],
     )
     write_atomically(path, shown_text(html).encode())
+    return rows
 
 
 def _opening(
@@ -153,15 +174,16 @@ def _part(name: str) -> str:
     return files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 
+def _best(rows: Sequence[Row]) -> tuple[Row, Cell]:
+    """Return the best row at the first radius above 0, and its cell."""
+    column = next((at for at, cell in enumerate(rows[0].cells) if cell.radius > 0), 0)
+    best = best_cell([row.cells[column] for row in rows])
+    return next(row for row in rows if row.cells[column].share == best.share), best
+
+
 def _headline(runs: Sequence[RunResults], rows: Sequence[Row]) -> str:
     """Name the best run at the first radius above 0, and the best one without a denoiser."""
-    column = next((at for at, cell in enumerate(rows[0].cells) if cell.radius > 0), 0)
-
-    def share(row: Row) -> float:
-        return row.cells[column].share
-
-    winner = max(rows, key=share)
-    cell = winner.cells[column]
+    winner, cell = _best(rows)
     correct = "certified and correct" if runs[0].labelled else "certified"
     sentence = (
         f"{cell} % of {cell.images:,} images are {correct} within an L2 radius of "
@@ -170,8 +192,18 @@ def _headline(runs: Sequence[RunResults], rows: Sequence[Row]) -> str:
     pairs = zip(rows, runs, strict=True)
     plain = [row for row, run in pairs if run.run.settings["denoiser"] == "none"]
     if plain and winner not in plain:
-        sentence += f"; without a denoiser it is {max(plain, key=share).cells[column]} %"
+        sentence += f"; without a denoiser it is {_best(plain)[1]} %"
     return sentence + "."
+
+
+def _together(runs: Sequence[RunResults], beta: float) -> str:
+    """Say that all certificates of the report hold together."""
+    attempted = sum(run.attempted for run in runs)
+    return (
+        f"With probability {1.0 - beta:g} over the noise, all certificates of this report hold "
+        f"together: the counts were evaluated again at α = {beta:g} / {attempted:,}, the number of "
+        "images attempted in all runs, or at the α of the run if that is smaller."
+    )
 
 
 def unproven_runs(runs: Sequence[RunResults]) -> list[str]:

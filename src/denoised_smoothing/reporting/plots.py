@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Distinct with any kind of colour vision (Okabe & Ito 2008)."""
 STYLES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1.2, 1.5)), (0, (6, 1.5, 1.2, 1.5)))
+MOST_BANDS = 3
+"""Runs up to which bounds are drawn next to the curves."""
 INK = "#404040"
 GRID = "#8080804d"
 
@@ -35,7 +37,9 @@ NO_DATES: dict[str, dict[str, None]] = {
 """Metadata that would change from one file to the next, by format."""
 
 
-def certified_accuracy_figure(runs: Sequence[tuple[str, RunResults]]) -> Figure:
+def certified_accuracy_figure(
+    runs: Sequence[tuple[str, RunResults]], rows: Sequence[Row] = ()
+) -> Figure:
     """Draw certified accuracy (%) against the L2 radius, a curve for each run.
 
     The exact step functions: the share of images that are certified at every radius, not at
@@ -43,13 +47,15 @@ def certified_accuracy_figure(runs: Sequence[tuple[str, RunResults]]) -> Figure:
 
     Args:
         runs: (method, results) pairs.
+        rows: of the same runs. Of at most ``MOST_BANDS``, the lower bound on the population is
+            drawn as well: steps that hold at all radii at once.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
         SettingError: a run has no finished image, or some have labels and others have not.
     """
     figure, axes = _figure(3.8)
-    _draw_accuracy(axes, runs)
+    _draw_accuracy(axes, runs, rows if len(rows) <= MOST_BANDS else ())
     return figure
 
 
@@ -104,7 +110,9 @@ def opening_figure(
     return figure
 
 
-def _draw_accuracy(axes: Axes, runs: Sequence[tuple[str, RunResults]]) -> None:
+def _draw_accuracy(
+    axes: Axes, runs: Sequence[tuple[str, RunResults]], rows: Sequence[Row] = ()
+) -> None:
     from matplotlib.lines import Line2D
 
     methods = list(dict.fromkeys(method for method, _ in runs))
@@ -116,6 +124,12 @@ def _draw_accuracy(axes: Axes, runs: Sequence[tuple[str, RunResults]]) -> None:
             "linestyle": STYLES[sigmas.index(results.sigma) % len(STYLES)],
         }
         axes.step(radii, 100.0 * shares, where="post", linewidth=1.6, **style)
+    for (method, _), row in zip(runs, rows, strict=False):
+        # A bound at a radius holds at every smaller one.
+        radii, bounds = [cell.radius for cell in row.cells], row.population_band
+        colour = COLOURS[methods.index(method) % len(COLOURS)]
+        below = [100.0 * bound for bound in (bounds[0], *bounds)]
+        axes.step([0.0, *radii], below, where="pre", linewidth=1.0, color=colour, alpha=0.6)
     legend = [
         Line2D([], [], label=method, color=COLOURS[number % len(COLOURS)], linewidth=1.6)
         for number, method in enumerate(methods)
@@ -124,6 +138,9 @@ def _draw_accuracy(axes: Axes, runs: Sequence[tuple[str, RunResults]]) -> None:
         Line2D([], [], label=f"σ = {sigma:g}", color=INK, linestyle=STYLES[number % len(STYLES)])
         for number, sigma in enumerate(sigmas)
     ]
+    if rows:
+        label = "population, at least\n(95 %, at all radii at once)"
+        legend.append(Line2D([], [], label=label, color=INK, linewidth=1.0, alpha=0.6))
     _finish(axes, measure([results for _, results in runs]), handles=legend)
 
 

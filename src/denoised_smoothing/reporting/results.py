@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from denoised_smoothing.certificates.certificate import Certificate, SamplingPlan
 from denoised_smoothing.certificates.counts import LabelCounts, Stage
+from denoised_smoothing.certificates.family import together
 from denoised_smoothing.certificates.parameters import (
     EngineName,
     Precision,
@@ -34,6 +35,8 @@ class ImageResult:
     certificate: Certificate
     seconds: float
     finished: bool = True
+    digest: str = ""
+    """Of its pixels as they were certified."""
 
     @property
     def predicted(self) -> int | None:
@@ -81,6 +84,18 @@ class RunResults:
         return float(self.run.settings["sigma"])
 
     @property
+    def attempted(self) -> int:
+        """Number of images that were begun: finished, unfinished and refused ones."""
+        finished = sum(image.finished for image in self.images)
+        return finished + self.unfinished + len(self.run.refused)
+
+    @property
+    def alpha(self) -> float:
+        """Maximum probability that a certificate is wrong."""
+        alphas = [image.certificate.alpha for image in self.images]
+        return max(alphas, default=float(self.run.settings["alpha"]))
+
+    @property
     def labelled(self) -> bool:
         """Whether the images have true labels, so that there is an accuracy."""
         return any(image.true_label is not None for image in self.images)
@@ -118,9 +133,28 @@ def load_results(
                 ImageResult(
                     image.index, image.image_id, image.label,
                     plan.certificate(image.counts, parameters), image.seconds, image.finished,
+                    image.digest,
                 )
             )  # fmt: skip
     return RunResults(run, tuple(results), unfinished=unfinished)
+
+
+def hold_together(runs: Sequence[RunResults], beta: float) -> list[RunResults]:
+    """Return the runs with certificates that all hold together, with probability 1 - beta.
+
+    See :func:`~denoised_smoothing.certificates.family.together`: alpha is beta over the images
+    attempted in all runs.
+
+    Raises:
+        SettingError: beta is out of its range.
+    """
+    attempted = sum(run.attempted for run in runs)
+    certificates = [image.certificate for run in runs for image in run.images]
+    found = iter(together(certificates, beta, attempted))
+    return [
+        replace(run, images=tuple(replace(i, certificate=next(found)) for i in run.images))
+        for run in runs
+    ]
 
 
 def _with_refused(run: StoredRun, indices: Collection[int]) -> StoredRun:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,8 +14,10 @@ from rich.table import Table
 from rich.text import Text
 
 from denoised_smoothing.certificates.bounds import clopper_pearson_upper
+from denoised_smoothing.certificates.population import holds_among, population_bound
 from denoised_smoothing.certificates.radii import format_down, gaussian_radius
 from denoised_smoothing.errors import SettingError
+from denoised_smoothing.reporting.proven import Condition, conditions, percent, proven_table
 from denoised_smoothing.reporting.results import RunResults
 
 if TYPE_CHECKING:
@@ -52,15 +55,34 @@ class Cell:
     sigma: float
     certified: int
     images: int
+    attempted: int
+    """Images that were begun: those of which nothing is known count as not certified."""
+    alpha: float
+    chosen_of: int = 1
+    """Number of cells on the same images from which this one was chosen."""
 
     @property
     def share(self) -> float:
         """The share in [0, 1]."""
         return self.certified / self.images
 
+    @property
+    def population(self) -> float:
+        """Lower bound on the robust accuracy of the population, at 95 %."""
+        return self.population_with(1)
+
+    def population_with(self, others: int) -> float:
+        """Return the bound that holds together with those of other cells, their number given."""
+        statements = self.chosen_of * others
+        return population_bound(self.certified, self.attempted, self.alpha, statements=statements)
+
+    @property
+    def holds_among(self) -> int:
+        """Number of these very images on which the classifier is robust, at least, at 95 %."""
+        return holds_among(self.certified, self.attempted, self.alpha, statements=self.chosen_of)
+
     def __str__(self) -> str:
-        tenths = self.certified * 1000 // self.images
-        return f"{tenths // 10}.{tenths % 10}"
+        return percent(Fraction(self.certified, self.images))
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +94,13 @@ class Row:
     cells: tuple[Cell, ...]
     sigma: float | None = None
     summary: Summary | None = None
+    conditions: tuple[Condition, ...] = ()
+    """What the bound on the population assumes."""
+
+    @property
+    def population_band(self) -> list[float]:
+        """Lower bounds on the population at each radius, which hold together at 95 %."""
+        return [cell.population_with(len(self.cells)) for cell in self.cells]
 
     def texts(self) -> list[str]:
         """Return the row as printed, one text for each column of :func:`headings`."""
@@ -236,14 +265,27 @@ def comparison(runs: Sequence[RunResults], radii: Sequence[float]) -> list[Row]:
             method=name,
             measure=what,
             cells=tuple(
-                Cell(float(radius), run.sigma, int(np.count_nonzero(has >= radius)), len(has))
+                Cell(
+                    float(radius),
+                    run.sigma,
+                    int(np.count_nonzero(has >= radius)),
+                    len(has),
+                    run.attempted,
+                    run.alpha,
+                )
                 for radius in radii
             ),
             sigma=run.sigma,
             summary=summary(run),
+            conditions=conditions(run),
         )
         for name, run, has in zip(names, runs, counted, strict=True)
     ]
+
+
+def best_cell(cells: Sequence[Cell]) -> Cell:
+    """Return the cell with the largest share, which knows from how many it was chosen."""
+    return replace(max(cells, key=lambda cell: cell.share), chosen_of=len(cells))
 
 
 def best_over_sigma(rows: Sequence[Row]) -> list[Row]:
@@ -254,9 +296,10 @@ def best_over_sigma(rows: Sequence[Row]) -> list[Row]:
     """
     best = []
     for method in dict.fromkeys(row.method for row in rows):
-        columns = zip(*(row.cells for row in rows if row.method == method), strict=True)
-        cells = tuple(max(cells, key=lambda cell: cell.share) for cells in columns)
-        best.append(Row(method, rows[0].measure, cells))
+        of_method = [row for row in rows if row.method == method]
+        cells = tuple(map(best_cell, zip(*(row.cells for row in of_method), strict=True)))
+        assumed = dict.fromkeys(one for row in of_method for one in row.conditions)
+        best.append(Row(method, rows[0].measure, cells, conditions=tuple(assumed)))
     return best
 
 
@@ -285,15 +328,28 @@ def refused_images(rows: Sequence[Row]) -> list[RefusedImage]:
 
 
 def plain_tables(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Return the rows as texts and, where a method has several, those best over sigma."""
+    """Return tables as captions and texts: of the rows, and of what they prove.
+
+    Where a method has several rows, the same of those best over sigma.
+    """
     best = best_over_sigma(rows)
-    tables = [rows, best] if len(best) < len(rows) else [rows]
-    return [{"headings": headings(table), "rows": [r.texts() for r in table]} for table in tables]
+    hindsight = ". The best σ for each radius, chosen in hindsight"
+    tables = []
+    for table, more in ((rows, ""), (best, hindsight)) if len(best) < len(rows) else ((rows, ""),):
+        texts = [row.texts() for row in table]
+        tables.append(
+            {"caption": caption(table) + more, "headings": headings(table), "rows": texts}
+        )
+        tables.append(proven_table(table))
+    return tables
 
 
 def to_markdown(rows: Sequence[Row]) -> str:
     """Return the rows of :func:`comparison` or :func:`best_over_sigma` as a Markdown table."""
     table = markdown_table(headings(rows), [row.texts() for row in rows])
+    proven = proven_table(rows)
+    bounds = markdown_table(proven["headings"], proven["rows"])
+    table += f"\n\n{proven['caption']}:\n\n{bounds}"
     refused = [f"- refused: {image.image_id}: {image.reason}" for image in refused_images(rows)]
     listed = "".join(f"\n{line}" for line in ["", *refused]) if refused else ""
     return f"{caption(rows)}:\n\n{table}\n{listed}"
@@ -310,7 +366,10 @@ def to_rich(rows: Sequence[Row]) -> Table:
     """Return the rows for a terminal of 80 columns: methods, sigma, radii and ACR."""
     best = rows[0].summary is None
     title = f"{caption(rows)}{', at the best σ for each' if best else ''}"
-    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    note = "Population: each bound with 95 % confidence, if the images are an independent sample."
+    table = Table(
+        title=title, caption=note, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False
+    )
     table.add_column("method")
     radii = [f"{cell.radius:g}" for cell in rows[0].cells]
     for heading in radii if best else ["σ", *radii, "ACR"]:
@@ -321,4 +380,6 @@ def to_rich(rows: Sequence[Row]) -> Table:
         else:
             method, sigma, _, *shown, _, _, _ = row.texts()
             table.add_row(Text(method), sigma, *shown)
+        bounds = [percent(cell.population) for cell in row.cells]
+        table.add_row("  population, at least", *([] if best else [""]), *bounds, style="dim")
     return table

@@ -384,6 +384,7 @@ class CertificationRun:
             "command": self.command,
             "engine": engine,
             "method": self.method,
+            "seed_given": self.seed is not None,
             "notes": [*self.smoothed.notes, *filter(None, [self.label_match.note])],
             "label_names": None if names is None else list(names),
             "versions": {"python": platform.python_version(), **versions},
