@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from denoised_smoothing.errors import MissingExtraError, SettingError
 from denoised_smoothing.reporting.opening import Opening
@@ -118,13 +119,12 @@ def test_missing_matplotlib_names_the_extra(
 
 
 def test_bounds_on_the_population_are_steps_at_all_radii_at_once(four: RunResults) -> None:
-    rows = comparison([four], [0.25, 0.5])
-    [axes] = certified_accuracy_figure([("mine", four)], rows).axes
-    curve, bound = axes.get_lines()
-    assert bound.get_xdata().tolist() == [0.0, 0.25, 0.5]
-    low = [100 * share for share in rows[0].population_band]
-    assert bound.get_ydata().tolist() == [low[0], *low]
+    [axes] = certified_accuracy_figure([("mine", four)], 0.5).axes
+    _, bound = axes.get_lines()
+    test = stats.binomtest(2, 4, alternative="greater")
+    two = 100 * (float(test.proportion_ci(1 - 0.05 / 20).low) - 0.001) / 0.999
     assert bound.get_drawstyle() == "steps-pre"
-    many = [("mine", four)] * 4
-    [axes] = certified_accuracy_figure(many, rows * 4).axes
+    assert bound.get_xdata().tolist() == pytest.approx([k / 40 for k in range(21)])
+    assert bound.get_ydata().tolist() == pytest.approx([two] * 11 + [0.0] * 10)
+    [axes] = certified_accuracy_figure([("mine", four)] * 4, 0.5).axes
     assert len(axes.get_lines()) == 4

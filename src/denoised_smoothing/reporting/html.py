@@ -98,7 +98,9 @@ def write_report(
     environment.filters |= {"down": format_down}
     template = environment.from_string(_part("report.html.j2"))
     pairs = list(zip(rows, runs, strict=True))
-    figure = certified_accuracy_figure([(row.method, run) for row, run in pairs], rows)
+    figure = certified_accuracy_figure(
+        [(row.method, run) for row, run in pairs], max(cell.radius for cell in rows[0].cells)
+    )
     one_method = len({row.method for row in rows}) == 1 and len({row.sigma for row in rows}) > 1
     shown = {run.run.name: _examples(run, store.examples(run.run.name)) for run in runs}
     html = template.render(

@@ -13,7 +13,7 @@ from denoised_smoothing.files import write_atomically
 from denoised_smoothing.images import load_image
 from denoised_smoothing.reporting.opening import Opening
 from denoised_smoothing.reporting.results import RunResults, label_name
-from denoised_smoothing.reporting.tables import Row, accuracy_steps, measure
+from denoised_smoothing.reporting.tables import Row, accuracy_steps, measure, population_band
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,7 +38,7 @@ NO_DATES: dict[str, dict[str, None]] = {
 
 
 def certified_accuracy_figure(
-    runs: Sequence[tuple[str, RunResults]], rows: Sequence[Row] = ()
+    runs: Sequence[tuple[str, RunResults]], bounds_to: float = 0.0
 ) -> Figure:
     """Draw certified accuracy (%) against the L2 radius, a curve for each run.
 
@@ -47,15 +47,15 @@ def certified_accuracy_figure(
 
     Args:
         runs: (method, results) pairs.
-        rows: of the same runs. Of at most ``MOST_BANDS``, the lower bound on the population is
-            drawn as well: steps that hold at all radii at once.
+        bounds_to: the radius up to which the lower bound on the population is drawn as well, for
+            at most ``MOST_BANDS`` runs: steps that hold at all radii at once. 0.0 for none.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
         SettingError: a run has no finished image, or some have labels and others have not.
     """
     figure, axes = _figure(3.8)
-    _draw_accuracy(axes, runs, rows if len(rows) <= MOST_BANDS else ())
+    _draw_accuracy(axes, runs, bounds_to if len(runs) <= MOST_BANDS else 0.0)
     return figure
 
 
@@ -111,7 +111,7 @@ def opening_figure(
 
 
 def _draw_accuracy(
-    axes: Axes, runs: Sequence[tuple[str, RunResults]], rows: Sequence[Row] = ()
+    axes: Axes, runs: Sequence[tuple[str, RunResults]], bounds_to: float = 0.0
 ) -> None:
     from matplotlib.lines import Line2D
 
@@ -119,17 +119,16 @@ def _draw_accuracy(
     sigmas = sorted({results.sigma for _, results in runs})
     for method, results in runs:
         radii, shares = accuracy_steps(results)
-        style = {
+        style: dict[str, Any] = {
             "color": COLOURS[methods.index(method) % len(COLOURS)],
             "linestyle": STYLES[sigmas.index(results.sigma) % len(STYLES)],
         }
         axes.step(radii, 100.0 * shares, where="post", linewidth=1.6, **style)
-    for (method, _), row in zip(runs, rows, strict=False):
-        # A bound at a radius holds at every smaller one.
-        radii, bounds = [cell.radius for cell in row.cells], row.population_band
-        colour = COLOURS[methods.index(method) % len(COLOURS)]
-        below = [100.0 * bound for bound in (bounds[0], *bounds)]
-        axes.step([0.0, *radii], below, where="pre", linewidth=1.0, color=colour, alpha=0.6)
+        if bounds_to > 0.0:
+            at, bounds = population_band(results, bounds_to)
+            style |= {"linewidth": 1.0, "alpha": 0.6}
+            below = [100.0 * bound for bound in (bounds[0], *bounds)]
+            axes.step([0.0, *at], below, where="pre", **style)
     legend = [
         Line2D([], [], label=method, color=COLOURS[number % len(COLOURS)], linewidth=1.6)
         for number, method in enumerate(methods)
@@ -138,7 +137,7 @@ def _draw_accuracy(
         Line2D([], [], label=f"σ = {sigma:g}", color=INK, linestyle=STYLES[number % len(STYLES)])
         for number, sigma in enumerate(sigmas)
     ]
-    if rows:
+    if bounds_to > 0.0:
         label = "population, at least\n(95 %, at all radii at once)"
         legend.append(Line2D([], [], label=label, color=INK, linewidth=1.0, alpha=0.6))
     _finish(axes, measure([results for _, results in runs]), handles=legend)

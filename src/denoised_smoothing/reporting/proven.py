@@ -149,7 +149,7 @@ def statements(row: Row, cell: Cell) -> list[str]:
 
 def plain_proof(row: Row) -> dict[str, Any]:
     """Return the statements of a row and their conditions as plain values, rounded down."""
-    band = zip(row.cells, row.population_band, strict=True)
+    together = len(row.cells)
     return {
         "confidence": CONFIDENCE,
         "attempted": row.cells[0].attempted,
@@ -157,7 +157,7 @@ def plain_proof(row: Row) -> dict[str, Any]:
         "these_images": {f"{cell.radius:g}": cell.holds_among for cell in row.cells},
         "population": {f"{cell.radius:g}": round_down(cell.population, 6) for cell in row.cells},
         "population_at_all_radii": {
-            f"{cell.radius:g}": round_down(bound, 6) for cell, bound in band
+            f"{cell.radius:g}": round_down(cell.population_of(together), 6) for cell in row.cells
         },
         "conditions": [asdict(condition) for condition in row.conditions],
     }

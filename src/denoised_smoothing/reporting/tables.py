@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 RADII = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 """The radii of the tables of Cohen et al. 2019."""
+BAND = 20
+"""Radii at which the bound on the population is drawn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +71,11 @@ class Cell:
     @property
     def population(self) -> float:
         """Lower bound on the robust accuracy of the population, at 95 %."""
-        return self.population_with(1)
+        return self.population_of(1)
 
-    def population_with(self, others: int) -> float:
-        """Return the bound that holds together with those of other cells, their number given."""
-        statements = self.chosen_of * others
+    def population_of(self, cells: int) -> float:
+        """Return the bound that holds together with those of all of that many cells."""
+        statements = self.chosen_of * cells
         return population_bound(self.certified, self.attempted, self.alpha, statements=statements)
 
     @property
@@ -96,11 +98,6 @@ class Row:
     summary: Summary | None = None
     conditions: tuple[Condition, ...] = ()
     """What the bound on the population assumes."""
-
-    @property
-    def population_band(self) -> list[float]:
-        """Lower bounds on the population at each radius, which hold together at 95 %."""
-        return [cell.population_with(len(self.cells)) for cell in self.cells]
 
     def texts(self) -> list[str]:
         """Return the row as printed, one text for each column of :func:`headings`."""
@@ -177,6 +174,25 @@ def accuracy_steps(
     radii = np.sort(counted_radii(results))
     radii = np.concatenate([[0.0], radii[radii >= 0.0]])
     return radii, np.arange(len(radii) - 1, -1, -1) / len(results.images)
+
+
+def population_band(results: RunResults, last: float) -> tuple[list[float], list[float]]:
+    """Return lower bounds on the population at equally spaced radii, which hold together at 95 %.
+
+    A bound at a radius holds at every smaller one: it is a curve of steps.
+
+    Args:
+        last: the largest radius, above 0.
+
+    Returns:
+        ``BAND`` radii, ascending, and as many shares in [0, 1].
+
+    Raises:
+        SettingError: the run has no finished image.
+    """
+    radii = [last * (step + 1) / BAND for step in range(BAND)]
+    [row] = comparison([results], radii)
+    return radii, [cell.population_of(BAND) for cell in row.cells]
 
 
 def default_radii(runs: Sequence[RunResults]) -> tuple[float, ...]:
