@@ -48,8 +48,8 @@ def test_sentence_says_which_run_certifies_more(first: RunResults, second: RunRe
     said = compare_runs(first, second, (0.25, 0.75)).sentence()
     assert said == (
         "Of the 40 images that both runs finished, counted where certified and correct: beyond "
-        "chance, first certifies more at radius 0.25 (exact McNemar test at 5 % for all 2 radii "
-        "together)."
+        "chance, first certifies more at radius 0.25 (exact McNemar test at 5 % / 2, the "
+        "number of radii)."
     )
     said = compare_runs(first, run(range(31), name="second"), (0.25,)).sentence()
     assert "no difference between first and second is beyond chance" in said

@@ -62,8 +62,8 @@ class RunComparison:
         said = f"beyond chance, {', '.join(found)}" if found else none
         return (
             f"Of the {self.images:,} images that both runs finished, counted where {counted}: "
-            f"{said} (exact McNemar test at {100 * (1 - self.confidence):.3g} % for all "
-            f"{len(self.radii)} radii together)."
+            f"{said} (exact McNemar test at {100 * (1 - self.confidence):.3g} % / "
+            f"{len(self.radii)}, the number of radii)."
         )
 
     def to_dict(self) -> dict[str, Any]:
