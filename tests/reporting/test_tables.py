@@ -76,7 +76,7 @@ def test_comparison_has_one_row_a_run_and_rounds_down() -> None:
     rows = comparison([results(right, right, wrong, unfinished=1, method="mine")], (0.25, 0.31))
     assert [cell.share for cell in rows[0].cells] == [2 / 3, 0.0]
     assert rows[0].texts() == (
-        ["mine", "0.5", "3/4", "66.6", "0.0", "0.206", "0.0", "0.5", "3,030"]
+        ["mine", "0.5", "3/4", "–", "–", "66.6", "0.0", "0.206", "0.0", "0.5", "3,030"]
     )
 
 
@@ -107,9 +107,10 @@ def test_markdown_table(four: RunResults) -> None:
     assert to_markdown(comparison([run], (0.25,))).splitlines() == [
         "Certified accuracy (% of the images) at L2 radius r, rounded down:",
         "",
-        "| method | σ | images | r = 0.25 | ACR | abstains % | s/image | calls |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
-        "| a\\|b | 0.5 | 4 | 50.0 | 0.187 | 25.0 | 0.5 | 4,040 |",
+        "| method | σ | images | clean % | denoised % | r = 0.25 | ACR | abstains % | s/image "
+        "| calls |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| a\\|b | 0.5 | 4 | – | – | 50.0 | 0.187 | 25.0 | 0.5 | 4,040 |",
         "",
         "Robust accuracy (%) that is proven with 95 % confidence, each number by itself, rounded "
         "down: of these very images and, on the conditions of a sample, of the population:",

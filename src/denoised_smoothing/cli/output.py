@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import timedelta
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -19,7 +20,7 @@ from denoised_smoothing.cli.options import FAILED, INTERRUPTED, command_line
 if TYPE_CHECKING:
     from denoised_smoothing.remote.records import Spending
     from denoised_smoothing.reporting.results import RunResults
-    from denoised_smoothing.reporting.tables import Row
+    from denoised_smoothing.reporting.rows import Row
     from denoised_smoothing.runs.writer import RunProgress
     from denoised_smoothing.store import RefusedImage
 
@@ -174,6 +175,8 @@ def plain_rows(rows: Sequence[Row]) -> list[dict[str, Any]]:
         if row.summary is not None:
             values |= {
                 "average_certified_radius": round_down(row.summary.average_radius, 6),
+                "clean_accuracy": _decimals(row.summary.clean),
+                "denoised_accuracy": _decimals(row.summary.denoised),
                 "abstained": row.summary.abstained,
                 "unfinished": row.summary.unfinished,
                 "refused": [asdict(image) for image in row.summary.refused],
@@ -182,6 +185,10 @@ def plain_rows(rows: Sequence[Row]) -> list[dict[str, Any]]:
             }
         plain.append(values)
     return plain
+
+
+def _decimals(share: Fraction | None) -> float | None:
+    return None if share is None else float(share)
 
 
 def print_written(path: Path, *, as_json: bool) -> None:

@@ -25,9 +25,8 @@ from denoised_smoothing.reporting.results import (
     load_results,
     top_votes,
 )
+from denoised_smoothing.reporting.rows import Cell, Row
 from denoised_smoothing.reporting.tables import (
-    Cell,
-    Row,
     best_cell,
     comparison,
     default_radii,

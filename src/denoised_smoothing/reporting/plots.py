@@ -13,7 +13,8 @@ from denoised_smoothing.files import write_atomically
 from denoised_smoothing.images import load_image
 from denoised_smoothing.reporting.opening import Opening
 from denoised_smoothing.reporting.results import RunResults, label_name
-from denoised_smoothing.reporting.tables import Row, accuracy_steps, measure, population_band
+from denoised_smoothing.reporting.rows import Row
+from denoised_smoothing.reporting.tables import accuracy_steps, measure, population_band
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -15,7 +15,7 @@ from denoised_smoothing.certificates.radii import round_down
 from denoised_smoothing.reporting.results import RunResults
 
 if TYPE_CHECKING:
-    from denoised_smoothing.reporting.tables import Cell, Row
+    from denoised_smoothing.reporting.rows import Cell, Row
 
 WHAT = {"certified accuracy": "Robust accuracy", "certified": "Share of robust images"}
 """What a measure bounds from below."""

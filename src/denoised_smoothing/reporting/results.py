@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from fractions import Fraction
 from heapq import nlargest
 from typing import TYPE_CHECKING, Any
 
@@ -94,6 +95,25 @@ class RunResults:
         """Maximum probability that a certificate is wrong."""
         alphas = [image.certificate.alpha for image in self.images]
         return max(alphas, default=float(self.run.settings["alpha"]))
+
+    def clean_share(self, answers: str) -> Fraction | None:
+        """Return the share of the finished images whose clean image gets the true label.
+
+        Args:
+            answers: "classifier" for those of the classifier alone, "denoised" for those behind
+                the denoiser, without noise.
+
+        Returns:
+            None where the run has no labels or did not record the answers.
+        """
+        held = self.run.info.get("clean") or {}
+        found = dict(zip(held.get("index", ()), held.get(answers) or (), strict=False))
+        right = [
+            found[image.index] == image.true_label
+            for image in self.images
+            if image.index in found and image.true_label is not None
+        ]
+        return Fraction(sum(right), len(right)) if right else None
 
     @property
     def labelled(self) -> bool:

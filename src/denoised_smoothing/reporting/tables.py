@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from fractions import Fraction
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,11 +13,11 @@ from rich.table import Table
 from rich.text import Text
 
 from denoised_smoothing.certificates.bounds import clopper_pearson_upper
-from denoised_smoothing.certificates.population import holds_among, population_bound
-from denoised_smoothing.certificates.radii import format_down, gaussian_radius
+from denoised_smoothing.certificates.radii import gaussian_radius
 from denoised_smoothing.errors import SettingError
-from denoised_smoothing.reporting.proven import Condition, conditions, percent, proven_table
+from denoised_smoothing.reporting.proven import conditions, percent, proven_table
 from denoised_smoothing.reporting.results import RunResults
+from denoised_smoothing.reporting.rows import Cell, Row, Summary
 
 if TYPE_CHECKING:
     from denoised_smoothing.store import RefusedImage
@@ -27,96 +26,6 @@ RADII = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 """The radii of the tables of Cohen et al. 2019."""
 BAND = 20
 """Radii at which the bound on the population is drawn."""
-
-
-@dataclass(frozen=True, slots=True)
-class Summary:
-    """The numbers of a run, apart from certified accuracy at single radii."""
-
-    accuracy: float
-    """Certified accuracy at radius 0: the share of images with the correct label."""
-    average_radius: float
-    """ACR: mean over all images of radius * correct (Zhai et al. 2020, MACER, section 5)."""
-    abstained: float
-    """Share of the finished images for which the smoothed classifier abstains."""
-    images: int
-    unfinished: int
-    seconds: float
-    """Mean seconds per image."""
-    calls: int
-    """Classifier calls of all finished images."""
-    refused: tuple[RefusedImage, ...] = ()
-    """Images that could not be certified; no share counts them."""
-
-
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """The number of images that a run certifies at a radius; as text a percentage, rounded down."""
-
-    radius: float
-    sigma: float
-    certified: int
-    images: int
-    attempted: int
-    """Images that were begun: those of which nothing is known count as not certified."""
-    alpha: float
-    chosen_of: int = 1
-    """Number of cells on the same images from which this one was chosen."""
-
-    @property
-    def share(self) -> float:
-        """The share in [0, 1]."""
-        return self.certified / self.images
-
-    @property
-    def population(self) -> float:
-        """Lower bound on the robust accuracy of the population, at 95 %."""
-        return self.population_of(1)
-
-    def population_of(self, cells: int) -> float:
-        """Return the bound that holds together with those of all of that many cells."""
-        statements = self.chosen_of * cells
-        return population_bound(self.certified, self.attempted, self.alpha, statements=statements)
-
-    @property
-    def holds_among(self) -> int:
-        """Number of these very images on which the classifier is robust, at least, at 95 %."""
-        return holds_among(self.certified, self.attempted, self.alpha, statements=self.chosen_of)
-
-    def __str__(self) -> str:
-        return percent(Fraction(self.certified, self.images))
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A run in a table; without ``sigma`` and ``summary``: the best over several runs."""
-
-    method: str
-    measure: str
-    cells: tuple[Cell, ...]
-    sigma: float | None = None
-    summary: Summary | None = None
-    conditions: tuple[Condition, ...] = ()
-    """What the bound on the population assumes."""
-
-    def texts(self) -> list[str]:
-        """Return the row as printed, one text for each column of :func:`headings`."""
-        if self.summary is None:
-            return [self.method, *(f"{cell} (σ {cell.sigma:g})" for cell in self.cells)]
-        total = self.summary.images + self.summary.unfinished
-        refused = f" ({len(self.summary.refused):,} refused)" if self.summary.refused else ""
-        return [
-            self.method,
-            f"{self.sigma:g}",
-            f"{self.summary.images:,}"
-            + (f"/{total:,}" if self.summary.unfinished else "")
-            + refused,
-            *map(str, self.cells),
-            format_down(self.summary.average_radius, 3),
-            f"{100 * self.summary.abstained:.1f}",
-            f"{self.summary.seconds:.3g}",
-            f"{self.summary.calls:,}",
-        ]
 
 
 def counted_radii(results: RunResults) -> npt.NDArray[np.float64]:
@@ -230,6 +139,8 @@ def summary(results: RunResults) -> Summary:
         seconds=sum(image.seconds for image in results.images) / len(certificates),
         calls=sum(c.calls for c in certificates),
         refused=results.run.refused,
+        clean=results.clean_share("classifier"),
+        denoised=results.clean_share("denoised"),
     )
 
 
@@ -329,7 +240,18 @@ def headings(rows: Sequence[Row]) -> list[str]:
     radii = [f"r = {cell.radius:g}" for cell in rows[0].cells]
     if rows[0].summary is None:
         return ["method", *radii]
-    return ["method", "σ", "images", *radii, "ACR", "abstains %", "s/image", "calls"]
+    return [
+        "method",
+        "σ",
+        "images",
+        "clean %",
+        "denoised %",
+        *radii,
+        "ACR",
+        "abstains %",
+        "s/image",
+        "calls",
+    ]
 
 
 def refused_images(rows: Sequence[Row]) -> list[RefusedImage]:
@@ -394,7 +316,7 @@ def to_rich(rows: Sequence[Row]) -> Table:
         if best:
             table.add_row(Text(row.method), *map(str, row.cells))
         else:
-            method, sigma, _, *shown, _, _, _ = row.texts()
+            method, sigma, _, _, _, *shown, _, _, _ = row.texts()
             table.add_row(Text(method), sigma, *shown)
         bounds = [percent(cell.population) for cell in row.cells]
         table.add_row("  population, at least", *([] if best else [""]), *bounds, style="dim")

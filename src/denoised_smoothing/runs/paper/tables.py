@@ -13,8 +13,8 @@ from denoised_smoothing.files import write_atomically
 from denoised_smoothing.reporting.html import write_report
 from denoised_smoothing.reporting.plots import radius_figure, save_figure
 from denoised_smoothing.reporting.results import RunResults, load_results
+from denoised_smoothing.reporting.rows import Row
 from denoised_smoothing.reporting.tables import (
-    Row,
     best_over_sigma,
     comparison,
     markdown_table,
