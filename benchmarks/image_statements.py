@@ -35,7 +35,7 @@ SAMPLES: dict[str, tuple[int, float, Sequence[float]]] = {
     "50 images": (50, 0.001, (0.3,)),
     "500 images, 10 classes from 0.3 to 0.98": (500, 0.001, np.linspace(0.3, 0.98, 10).tolist()),
     "500 images, 5 classes robust, 5 not": (500, 0.001, (1.0,) * 5 + (0.0,) * 5),
-    "100 images, one class in a hundred at 0.051": (100, 1e-9, (0.051,) + (0.0,) * 99),
+    "100 images, one class in a hundred at 0.0499": (100, 1e-9, (0.0499,) + (0.0,) * 99),
 }
 """Robust images are all certified, others with probability alpha: what is hardest to cover."""
 
