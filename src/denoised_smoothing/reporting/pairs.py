@@ -53,13 +53,16 @@ class RunComparison:
         """Say at which radii a run certifies more than chance explains, to quote."""
         first, second = self.names
         counted = "certified" if self.measure == "certified" else "certified and correct"
-        found = [
-            f"{first if one.difference > 0 else second} certifies more at radius {radius:g}"
-            for radius, one in zip(self.radii, self.differences, strict=True)
-            if one.beyond_chance
-        ]
+        pairs = list(zip(self.radii, self.differences, strict=True))
+        found = []
+        for name, sign in ((first, 1), (second, -1)):
+            where = [
+                f"{r:g}" for r, one in pairs if one.beyond_chance and sign * one.difference > 0
+            ]
+            if where:
+                found.append(f"{name} certifies more at radius {', '.join(where)}")
         none = f"no difference between {first} and {second} is beyond chance"
-        said = f"beyond chance, {', '.join(found)}" if found else none
+        said = f"beyond chance, {'; '.join(found)}" if found else none
         return (
             f"Of the {self.images:,} images that both runs finished, counted where {counted}: "
             f"{said} (exact McNemar test at {100 * (1 - self.confidence):.3g} % / "
