@@ -16,7 +16,12 @@ from denoised_smoothing.errors import MissingExtraError, SettingError
 from denoised_smoothing.files import write_atomically
 from denoised_smoothing.images import load_image, to_jpeg, to_png
 from denoised_smoothing.reporting.opening import Opening
-from denoised_smoothing.reporting.plots import certified_accuracy_figure, inline_svg, sigma_figure
+from denoised_smoothing.reporting.plots import (
+    MOST_BANDS,
+    certified_accuracy_figure,
+    inline_svg,
+    sigma_figure,
+)
 from denoised_smoothing.reporting.proven import condition_rows, statements
 from denoised_smoothing.reporting.results import (
     RunResults,
@@ -110,6 +115,7 @@ def write_report(
         figure=inline_svg(figure),
         trade_off=inline_svg(sigma_figure(rows)) if one_method else None,
         tables=plain_tables(rows),
+        bounded=len(runs) <= MOST_BANDS,
         statements=statements(*_best(rows)),
         conditions=condition_rows(rows),
         together=None if together is None else _together(runs, together),

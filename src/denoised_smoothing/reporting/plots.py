@@ -139,8 +139,9 @@ def _draw_accuracy(
         for number, sigma in enumerate(sigmas)
     ]
     if bounds_to > 0.0:
-        label = "population, at least\n(95 %, at all radii at once)"
-        legend.append(Line2D([], [], label=label, color=INK, linewidth=1.0, alpha=0.6))
+        legend.append(
+            Line2D([], [], label="population, at least", color=INK, linewidth=1.0, alpha=0.6)
+        )
     _finish(axes, measure([results for _, results in runs]), handles=legend)
 
 
