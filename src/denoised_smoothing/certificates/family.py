@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from denoised_smoothing.certificates.bounds import check_copies
 from denoised_smoothing.certificates.certificate import Certificate
 from denoised_smoothing.errors import SettingError
 
@@ -43,9 +42,6 @@ def together(
             f"attempted must be at least the {len(certificates)} certificates, got {k}. Count "
             "every image for which a certificate was attempted."
         )
-    if not certificates:
-        return ()
-    check_copies("attempted", k)
     return tuple(_at_level(certificate, beta / k) for certificate in certificates)
 
 

@@ -41,7 +41,7 @@ def level_of(confidence: float, statements: int = 1) -> float:
     Raises:
         SettingError: an argument is out of its range.
     """
-    check_copies("statements", statements)
+    check_copies("statements", statements, "bounds that hold together")
     return (1.0 - check_confidence(confidence)) / statements
 
 
@@ -115,7 +115,7 @@ def false_certificates(
     """
     from scipy import special
 
-    check_copies("images", images)
+    check_copies("images", images, "images")
     level, false = level_of(confidence, statements), 0
     while special.bdtrc(false, images, check_alpha(alpha)) > level:
         false += 1

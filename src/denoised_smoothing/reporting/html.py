@@ -16,12 +16,7 @@ from denoised_smoothing.errors import MissingExtraError, SettingError
 from denoised_smoothing.files import write_atomically
 from denoised_smoothing.images import load_image, to_jpeg, to_png
 from denoised_smoothing.reporting.opening import Opening
-from denoised_smoothing.reporting.plots import (
-    MOST_BANDS,
-    certified_accuracy_figure,
-    inline_svg,
-    sigma_figure,
-)
+from denoised_smoothing.reporting.plots import certified_accuracy_figure, inline_svg, sigma_figure
 from denoised_smoothing.reporting.proven import condition_rows, statements
 from denoised_smoothing.reporting.results import (
     RunResults,
@@ -46,6 +41,8 @@ SHARED_SETTINGS = ("data", "data_fingerprint", "resolution", "stride", "noise", 
 """Settings that runs must share for their rows to be compared."""
 SHOWN_VOTES = 3
 """Labels shown for each example, those with the most votes."""
+MOST_BANDS = 3
+"""Runs up to which bounds are drawn next to the curves."""
 LONGEST_SETTING = 1_000
 """Characters shown of a setting, such as of many label names."""
 SMALL = 96
@@ -102,9 +99,8 @@ def write_report(
     environment.filters |= {"down": format_down}
     template = environment.from_string(_part("report.html.j2"))
     pairs = list(zip(rows, runs, strict=True))
-    figure = certified_accuracy_figure(
-        [(row.method, run) for row, run in pairs], max(cell.radius for cell in rows[0].cells)
-    )
+    bounds_to = max(cell.radius for cell in rows[0].cells) if len(runs) <= MOST_BANDS else 0.0
+    figure = certified_accuracy_figure([(row.method, run) for row, run in pairs], bounds_to)
     one_method = len({row.method for row in rows}) == 1 and len({row.sigma for row in rows}) > 1
     shown = {run.run.name: _examples(run, store.examples(run.run.name)) for run in runs}
     html = template.render(
@@ -115,7 +111,7 @@ def write_report(
         figure=inline_svg(figure),
         trade_off=inline_svg(sigma_figure(rows)) if one_method else None,
         tables=plain_tables(rows),
-        bounded=len(runs) <= MOST_BANDS,
+        bounded=bounds_to > 0.0,
         statements=statements(*_best(rows)),
         conditions=condition_rows(rows),
         together=None if together is None else _together(runs, together),

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Distinct with any kind of colour vision (Okabe & Ito 2008)."""
 STYLES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1.2, 1.5)), (0, (6, 1.5, 1.2, 1.5)))
-MOST_BANDS = 3
-"""Runs up to which bounds are drawn next to the curves."""
 INK = "#404040"
 GRID = "#8080804d"
 
@@ -48,15 +46,15 @@ def certified_accuracy_figure(
 
     Args:
         runs: (method, results) pairs.
-        bounds_to: the radius up to which the lower bound on the population is drawn as well, for
-            at most ``MOST_BANDS`` runs: steps that hold at all radii at once. 0.0 for none.
+        bounds_to: the radius up to which the lower bound on the population is drawn as well, in
+            steps that hold at all radii at once; 0.0 for none.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
         SettingError: a run has no finished image, or some have labels and others have not.
     """
     figure, axes = _figure(3.8)
-    _draw_accuracy(axes, runs, bounds_to if len(runs) <= MOST_BANDS else 0.0)
+    _draw_accuracy(axes, runs, bounds_to)
     return figure
 
 
