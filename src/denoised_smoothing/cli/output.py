@@ -119,9 +119,13 @@ def print_json(value: Any) -> None:
 
 def print_table(rows: Sequence[Row]) -> None:
     """Print the rows of a comparison, and every image that could not be certified."""
+    from denoised_smoothing.reporting.proven import condition_rows
     from denoised_smoothing.reporting.tables import refused_images, to_rich
 
     out.print(to_rich(rows))
+    for condition in condition_rows(rows):
+        if "not met" in condition["verdict"]:
+            say(f"Population: not met: {condition['text']} ({condition['known']})")
     print_refused(refused_images(rows))
 
 

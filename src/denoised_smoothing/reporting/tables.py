@@ -15,7 +15,12 @@ from rich.text import Text
 from denoised_smoothing.certificates.bounds import clopper_pearson_upper
 from denoised_smoothing.certificates.radii import gaussian_radius
 from denoised_smoothing.errors import SettingError
-from denoised_smoothing.reporting.proven import conditions, percent, proven_table
+from denoised_smoothing.reporting.proven import (
+    condition_rows,
+    conditions,
+    percent,
+    proven_table,
+)
 from denoised_smoothing.reporting.results import RunResults
 from denoised_smoothing.reporting.rows import Cell, Row, Summary
 
@@ -287,7 +292,10 @@ def to_markdown(rows: Sequence[Row]) -> str:
     table = markdown_table(headings(rows), [row.texts() for row in rows])
     proven = proven_table(rows)
     bounds = markdown_table(proven["headings"], proven["rows"])
-    table += f"\n\n{proven['caption']}:\n\n{bounds}"
+    listing = "\n".join(
+        f"- {one['verdict']}: {one['text']} ({one['known']})" for one in condition_rows(rows)
+    )
+    table += f"\n\n{proven['caption']}:\n\n{bounds}\n\n{listing}"
     refused = [f"- refused: {image.image_id}: {image.reason}" for image in refused_images(rows)]
     listed = "".join(f"\n{line}" for line in ["", *refused]) if refused else ""
     return f"{caption(rows)}:\n\n{table}\n{listed}"
