@@ -3,7 +3,9 @@
 A noisy copy fails with a known probability, so that every false certificate is known. There is no
 classifier. The tables are those of docs/statistics.md.
 
-    python benchmarks/simulation.py [--quick] [validity|two-sided|economy|radius|all]
+    python benchmarks/simulation.py [--quick] [PART]
+
+Parts: validity, two-sided, economy, radius, population, family, comparison, all.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import argparse
 import time
 from collections.abc import Callable, Sequence
 
+import image_statements
 import numpy as np
 import numpy.typing as npt
 from scipy import special
@@ -346,11 +349,50 @@ def radius(images: int) -> None:
     table(["of n", "mean calls", "fixed calls", "mean radius / sigma", "fixed", "share in %"], rows)
 
 
+# More than one image.
+
+
+def population(sets: int) -> None:
+    print(f"\nStatements about {sets:,} data sets, at 95 %")
+    rows = [
+        *(
+            ("population, " + n, f"{f:.2%}", f"{100 * m:.2f} points")
+            for n, f, m in image_statements.population(sets)
+        ),
+        *(
+            ("these images, " + n, f"{f:.2%}", f"{m:g} images")
+            for n, f, m in image_statements.these_images(sets)
+        ),
+    ]
+    table(["statement", "false", "median slack"], rows)
+
+
+def family(sets: int) -> None:
+    print(f"\nFamilies with a false certificate at beta 0.05, of {sets:,} with 20 coins each")
+    rows = [(n, f"{f:.2%}", f"{m:.1%}") for n, f, m in image_statements.family(sets)]
+    table(["plan", "false", "radius lost"], rows)
+
+
+def comparison(sets: int) -> None:
+    print(f"\nComparisons of equally good runs, {sets:,} pairs, at 95 %")
+    found = image_statements.comparison(sets)
+    rows = [
+        (n, f"{beyond:.2%}", f"{missed:.2%}", f"{width:.1f} points")
+        for (n, beyond, _), (_, missed, width) in zip(
+            found["McNemar"], found["interval"], strict=True
+        )
+    ]
+    table(["runs", "beyond chance", "outside the interval", "half width"], rows)
+
+
 PARTS: dict[str, tuple[Callable[[int], None], int]] = {
     "validity": (validity, 200_000),
     "two-sided": (two_sided, 200_000),
     "economy": (economy, 10_000),
     "radius": (radius, 10_000),
+    "population": (population, 20_000),
+    "family": (family, 20_000),
+    "comparison": (comparison, 20_000),
 }
 
 

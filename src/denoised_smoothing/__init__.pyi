@@ -5,12 +5,14 @@ from denoised_smoothing.certificates.certificate import (
 )
 from denoised_smoothing.certificates.counts import LabelCounts as LabelCounts, Stage as Stage
 from denoised_smoothing.certificates.identity import Identity as Identity
+from denoised_smoothing.certificates.family import together as together
 from denoised_smoothing.certificates.parameters import Noise as Noise
 from denoised_smoothing.certificates.plans import (
     Anytime as Anytime,
     FixedBudget as FixedBudget,
     RadiusTarget as RadiusTarget,
 )
+from denoised_smoothing.certificates.population import population_bound as population_bound
 from denoised_smoothing.certificates.prediction import Prediction as Prediction
 from denoised_smoothing.certificates.verdicts import Finding as Finding, Verdict as Verdict
 from denoised_smoothing.datasets import ImageDataset as ImageDataset, load_dataset as load_dataset
@@ -53,7 +55,11 @@ from denoised_smoothing.models.catalogue import (
 from denoised_smoothing.models.classifiers.base import ImageClassifier as ImageClassifier
 from denoised_smoothing.models.specs import Source as Source, Spec as Spec
 from denoised_smoothing.reporting.html import write_report as write_report
-from denoised_smoothing.reporting.results import load_results as load_results
+from denoised_smoothing.reporting.pairs import compare_runs as compare_runs
+from denoised_smoothing.reporting.results import (
+    hold_together as hold_together,
+    load_results as load_results,
+)
 from denoised_smoothing.runs.run import CertificationRun as CertificationRun
 from denoised_smoothing.runs.shards import merge as merge
 from denoised_smoothing.runs.verify import verify as verify

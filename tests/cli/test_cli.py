@@ -655,10 +655,31 @@ class TestExportAndReport:
         for sigma in ("0.25", "0.5"):
             run(*DIGITS, "--sigma", sigma, "--run", f"s{sigma}")
         values = run("report", "s0.25", "s0.5", "--radii", "0.25", "--json").json
-        assert values == {"output": "report.html"}
+        assert values["output"] == "report.html"
+        assert [row["proven"]["attempted"] for row in values["rows"]] == [
+            row["images"] for row in values["rows"]
+        ]
         html = Path("report.html").read_text()
         assert "s0.25" in html
         assert "s0.5" in html
+
+    def test_certificates_that_hold_together(self, run: Run) -> None:
+        run(*DIGITS, "--run", "a")
+        run("export", "a", "--output", "a.csv", "--format", "csv", "--together", "0.001")
+        with Path("a.csv").open() as file:
+            rows = list(csv.DictReader(file))
+        assert {float(row["alpha"]) for row in rows} == {0.001 / len(rows)}
+        run("report", "a", "--together", "0.001")
+        assert "all certificates of this report hold together" in Path("report.html").read_text()
+
+    def test_two_runs_are_compared(self, run: Run) -> None:
+        for sigma in ("0.25", "0.5"):
+            run(*DIGITS, "--sigma", sigma, "--run", f"s{sigma}")
+        values = run("compare", "s0.25", "s0.5", "--radii", "0.25", "--json").json
+        [at] = values["radii"]
+        assert at["both"] + at["only_first"] + at["only_second"] <= values["images"]
+        outcome = run("compare", "s0.25", "s0.5", "--radii", "0.25")
+        assert "exact McNemar test at 5 % / 1" in outcome.out
 
     @pytest.mark.parametrize(
         ("arguments", "said"),
@@ -667,6 +688,9 @@ class TestExportAndReport:
             ("report a b", "No run 'b' in the store"),
             ("report a --radii x", "--radii must be numbers separated by commas, got 'x'"),
             ("export a --output missing/a.tsv", "cannot write the output 'missing/a.tsv'"),
+            ("report a --together 2", "beta must lie strictly between 0 and 1, got 2"),
+            ("compare a a", "needs two runs, got 'a' twice"),
+            ("compare a b", "No run 'b' in the store"),
             ("export a --format xls --output a.xls", "Invalid value for '--format'"),
         ],
     )

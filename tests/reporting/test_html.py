@@ -239,6 +239,15 @@ def test_same_store_gives_the_same_file(tmp_path: Path) -> None:
     assert report(tmp_path, "a", "b") == report(tmp_path, "a", "b")
 
 
+def test_statements_and_their_conditions_are_shown(tmp_path: Path) -> None:
+    text = report(tmp_path, "a")
+    assert "With 95 % confidence over the noise, the smoothed classifier" in text
+    assert "% of the population, if the" in text
+    assert "<th>not known to the run</th>" in text
+    assert "Thin lines: of the population" in text
+    assert "hold together" not in text
+
+
 def test_unlabelled_data_speak_of_certified(tmp_path: Path) -> None:
     images = [FakeImage(0, "image-0", None, votes(0, (0, 1000)))]
     text = report(tmp_path, "a", content=FakeStore({"a": (fake_run(), images, [])}))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from denoised_smoothing.errors import MissingExtraError, SettingError
 from denoised_smoothing.reporting.opening import Opening
@@ -115,3 +116,15 @@ def test_missing_matplotlib_names_the_extra(
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(MissingExtraError, match=r"denoised-smoothing\[report\]"):
         certified_accuracy_figure([("m", four)])
+
+
+def test_bounds_on_the_population_are_steps_at_all_radii_at_once(four: RunResults) -> None:
+    [axes] = certified_accuracy_figure([("mine", four)], 0.5).axes
+    _, bound = axes.get_lines()
+    test = stats.binomtest(2, 4, alternative="greater")
+    two = 100 * (float(test.proportion_ci(1 - 0.05 / 20).low) - 0.001) / 0.999
+    assert bound.get_drawstyle() == "steps-pre"
+    assert bound.get_xdata().tolist() == pytest.approx([k / 40 for k in range(21)])
+    assert bound.get_ydata().tolist() == pytest.approx([two] * 11 + [0.0] * 10)
+    [axes] = certified_accuracy_figure([("mine", four)]).axes
+    assert len(axes.get_lines()) == 1

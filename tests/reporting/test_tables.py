@@ -76,7 +76,7 @@ def test_comparison_has_one_row_a_run_and_rounds_down() -> None:
     rows = comparison([results(right, right, wrong, unfinished=1, method="mine")], (0.25, 0.31))
     assert [cell.share for cell in rows[0].cells] == [2 / 3, 0.0]
     assert rows[0].texts() == (
-        ["mine", "0.5", "3/4", "66.6", "0.0", "0.206", "0.0", "0.5", "3,030"]
+        ["mine", "0.5", "3/4", "–", "–", "66.6", "0.0", "0.206", "0.0", "0.5", "3,030"]
     )
 
 
@@ -104,12 +104,23 @@ def test_runs_of_one_method_and_sigma_are_told_apart(four: RunResults) -> None:
 
 def test_markdown_table(four: RunResults) -> None:
     run = results(*four.images, method="a|b")
-    assert to_markdown(comparison([run], (0.25,))).splitlines() == [
+    lines = to_markdown(comparison([run], (0.25,))).splitlines()
+    assert lines[-1] == "- met: The noise is exact (grid noise). (grid noise)"
+    assert lines[:-5] == [
         "Certified accuracy (% of the images) at L2 radius r, rounded down:",
         "",
-        "| method | σ | images | r = 0.25 | ACR | abstains % | s/image | calls |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
-        "| a\\|b | 0.5 | 4 | 50.0 | 0.187 | 25.0 | 0.5 | 4,040 |",
+        "| method | σ | images | clean % | denoised % | r = 0.25 | ACR | abstains % | s/image "
+        "| calls |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| a\\|b | 0.5 | 4 | – | – | 50.0 | 0.187 | 25.0 | 0.5 | 4,040 |",
+        "",
+        "Robust accuracy (%) that is proven with 95 % confidence, each number by itself, rounded "
+        "down: of these very images and, on the conditions of a sample, of the population:",
+        "",
+        "| method | σ | of | r = 0.25 |",
+        "| --- | ---: | ---: | ---: |",
+        "| a\\|b | 0.5 | these 4 images | 50.0 |",
+        "| a\\|b | 0.5 | the population | 9.6 |",
     ]
 
 

@@ -22,16 +22,15 @@ def check_alpha(alpha: float) -> float:
     return float(alpha)
 
 
-def check_copies(name: str, value: int) -> None:
-    """Check that a number of noisy copies is a whole number of at least 1.
+def check_copies(name: str, value: int, what: str = "noisy copies, such as 1000") -> None:
+    """Check that a number, of noisy copies unless ``what`` says else, is whole and at least 1.
 
     Raises:
         SettingError: it is not; the message has its name.
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise SettingError(
-            f"{name} must be a whole number of at least 1, got {value!r}. Use a number of noisy "
-            "copies, such as 1000."
+            f"{name} must be a whole number of at least 1, got {value!r}. Use a number of {what}."
         )
 
 

@@ -124,6 +124,16 @@ class SamplingPlan(ABC):
             CountsError: the plan does not allow a conclusion from these counts.
         """
 
+    def recertify(
+        self, counts: Mapping[Stage, LabelCounts], parameters: SmoothingParameters, alpha: float
+    ) -> Certificate:
+        """Return what finished counts prove at a smaller alpha than that of their parameters.
+
+        Raises:
+            CountsError: as for :meth:`certificate`.
+        """
+        return self.certificate(counts, replace(parameters, alpha=alpha))
+
     @abstractmethod
     def most_calls(self) -> int:
         """Return the maximum number of classifier calls for an image."""

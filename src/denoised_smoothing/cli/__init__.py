@@ -26,6 +26,7 @@ COMMANDS = {
     "train-classifier": "Train a CIFAR ResNet on clean or noisy images.",
     "verify": "Check certificates: their arithmetic, and with the model their noisy copies.",
     "report": "Write an HTML report of one or more runs: curves, a table and example images.",
+    "compare": "Compare two runs on the same images, and test whether they differ by chance.",
     "export": "Export a run as a table, one row per image. Radii are rounded down.",
     "backup": "Copy a store to one new file that is whole, also while runs are written to it.",
     "merge": "Copy the runs of several stores into one, and join shards.",

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import timedelta
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -18,8 +19,8 @@ from denoised_smoothing.cli.options import FAILED, INTERRUPTED, command_line
 
 if TYPE_CHECKING:
     from denoised_smoothing.remote.records import Spending
+    from denoised_smoothing.reporting.cells import Row
     from denoised_smoothing.reporting.results import RunResults
-    from denoised_smoothing.reporting.tables import Row
     from denoised_smoothing.runs.writer import RunProgress
     from denoised_smoothing.store import RefusedImage
 
@@ -118,9 +119,13 @@ def print_json(value: Any) -> None:
 
 def print_table(rows: Sequence[Row]) -> None:
     """Print the rows of a comparison, and every image that could not be certified."""
+    from denoised_smoothing.reporting.proven import condition_rows
     from denoised_smoothing.reporting.tables import refused_images, to_rich
 
     out.print(to_rich(rows))
+    for condition in condition_rows(rows):
+        if "not met" in condition["verdict"]:
+            say(f"Population: not met: {condition['text']} ({condition['known']})")
     print_refused(refused_images(rows))
 
 
@@ -159,6 +164,7 @@ def print_results(
 def plain_rows(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """Return the rows of a comparison as plain values; shares are rounded down."""
     from denoised_smoothing.certificates.radii import round_down
+    from denoised_smoothing.reporting.proven import plain_proof
 
     plain = []
     for row in rows:
@@ -168,10 +174,13 @@ def plain_rows(rows: Sequence[Row]) -> list[dict[str, Any]]:
             "measure": row.measure,
             "certified": {f"{cell.radius:g}": cell.certified for cell in row.cells},
             "images": row.cells[0].images,
+            "proven": plain_proof(row),
         }
         if row.summary is not None:
             values |= {
                 "average_certified_radius": round_down(row.summary.average_radius, 6),
+                "clean_accuracy": _decimals(row.summary.clean),
+                "denoised_accuracy": _decimals(row.summary.denoised),
                 "abstained": row.summary.abstained,
                 "unfinished": row.summary.unfinished,
                 "refused": [asdict(image) for image in row.summary.refused],
@@ -180,6 +189,10 @@ def plain_rows(rows: Sequence[Row]) -> list[dict[str, Any]]:
             }
         plain.append(values)
     return plain
+
+
+def _decimals(share: Fraction | None) -> float | None:
+    return None if share is None else float(share)
 
 
 def print_written(path: Path, *, as_json: bool, side_file: Path | None = None) -> None:

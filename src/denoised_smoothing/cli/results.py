@@ -11,8 +11,18 @@ import typer
 
 from denoised_smoothing.cli.grouped import command
 from denoised_smoothing.cli.options import AsJson, File, Radii, StoreUrl, option, parse_radii
-from denoised_smoothing.cli.output import print_rows, print_written
+from denoised_smoothing.cli.output import plain_rows, print_json, print_rows, print_written
 from denoised_smoothing.reporting.export import ExportFormat
+
+Together = Annotated[
+    float | None,
+    option(
+        "Output",
+        "Evaluate the counts again, so that all certificates written hold together but for this "
+        "probability, such as 0.05.",
+        show_default="each by itself",
+    ),
+]
 
 
 class Listing(StrEnum):
@@ -36,6 +46,7 @@ def report(
     ],
     output: File = Path("report.html"),
     radii: Radii = None,
+    together: Together = None,
     store: StoreUrl = "runs.sqlite",
     as_json: AsJson = False,
 ) -> None:
@@ -51,8 +62,11 @@ def report(
         stored = {run.name for run in opened.runs()}
         files = [name for name in runs if name.lower().endswith(".tsv") and name not in stored]
         names = [name for name in runs if name not in files]
-        write_report(opened, names, output, radii=chosen, published=files)
-    print_written(output, as_json=as_json)
+        rows = write_report(opened, names, output, radii=chosen, published=files, together=together)
+    if as_json:
+        print_json({"output": str(output), "together": together, "rows": plain_rows(rows)})
+    else:
+        print_written(output, as_json=False)
 
 
 @command()
@@ -75,6 +89,7 @@ def export(
     format: Annotated[
         ExportFormat, option("Output", "File format. tsv has the columns of Cohen et al. 2019.")
     ] = ExportFormat.TSV,
+    together: Together = None,
     store: StoreUrl = "runs.sqlite",
     as_json: AsJson = False,
 ) -> None:
@@ -84,11 +99,14 @@ def export(
     """
     from denoised_smoothing.reporting.export import export as write_export
     from denoised_smoothing.reporting.export import side_file
-    from denoised_smoothing.reporting.results import load_results
+    from denoised_smoothing.reporting.results import hold_together, load_results
     from denoised_smoothing.store import Store
 
     with Store(store, read_only=True) as opened:
-        write_export(load_results(opened, run), format, output)
+        results = load_results(opened, run)
+    if together is not None:
+        [results] = hold_together([results], together)
+    write_export(results, format, output)
     beside = side_file(output) if format is ExportFormat.TSV else None
     print_written(output, as_json=as_json, side_file=beside)
 

@@ -59,7 +59,16 @@ class PublishedResults:
         """Whether the images have true labels, so that there is an accuracy."""
         return any(image.true_label is not None for image in self.images)
 
+    @property
+    def attempted(self) -> int:
+        """Number of images with a result."""
+        return len(self.images)
+
+    def clean_share(self, answers: str) -> None:
+        """Unknown: the file does not hold answers to clean images."""
+
     method = name
+    alpha: None = None
     sigma: None = None
     executed: None = None
     unfinished = 0

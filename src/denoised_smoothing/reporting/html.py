@@ -15,13 +15,20 @@ from denoised_smoothing.certificates.radii import LEVEL, format_down, linf_radiu
 from denoised_smoothing.errors import MissingExtraError, SettingError
 from denoised_smoothing.files import write_atomically
 from denoised_smoothing.images import load_image, to_jpeg, to_png
+from denoised_smoothing.reporting.cells import Cell, Row
 from denoised_smoothing.reporting.cohen import AnyResults, PublishedResults, read_published
 from denoised_smoothing.reporting.opening import Opening
 from denoised_smoothing.reporting.plots import certified_accuracy_figure, inline_svg, sigma_figure
-from denoised_smoothing.reporting.results import RunResults, label_name, load_results, top_votes
+from denoised_smoothing.reporting.proven import condition_rows, statements
+from denoised_smoothing.reporting.results import (
+    RunResults,
+    hold_together,
+    label_name,
+    load_results,
+    top_votes,
+)
 from denoised_smoothing.reporting.tables import (
-    Row,
-    caption,
+    best_cell,
     comparison,
     default_radii,
     plain_tables,
@@ -35,6 +42,8 @@ SHARED_SETTINGS = ("data", "data_fingerprint", "resolution", "stride", "noise", 
 """Settings that runs must share for their rows to be compared."""
 SHOWN_VOTES = 3
 """Labels shown for each example, those with the most votes."""
+MOST_BANDS = 3
+"""Runs up to which bounds are drawn next to the curves."""
 LONGEST_SETTING = 1_000
 """Characters shown of a setting, such as of many label names."""
 SMALL = 96
@@ -50,10 +59,12 @@ def write_report(
     opening: Opening | None = None,
     indices: Collection[int] | None = None,
     published: Sequence[str | Path] = (),
-) -> None:
+    together: float | None = None,
+) -> list[Row]:
     """Write the report of one or several runs as a single HTML file.
 
-    It has curves, a comparison table and what the numbers mean. Of each run it shows the settings
+    It has curves, a comparison table, what the numbers mean and what they prove about these
+    images and the population that they were sampled from. Of each run it shows the settings
     and the stored example images with votes, labels and radii (rounded down).
 
     Args:
@@ -65,11 +76,17 @@ def write_report(
         indices: of the images to report on, by their places in the data set; None for all.
         published: files with the columns of Cohen et al. 2019, shown in curves and tables after
             the runs (see :func:`~denoised_smoothing.reporting.cohen.read_published`).
+        together: evaluate the counts again, so that all certificates of the report hold together
+            but for this probability (:func:`~denoised_smoothing.reporting.results.hold_together`).
+
+    Returns:
+        The rows of the runs in the table.
 
     Raises:
         RunNotFoundError: the store holds no run of one of the names.
-        SettingError: no run, a file that cannot be used or written, runs that cannot be compared,
-            or an opening whose run is not in the report or has no pictures of its image.
+        SettingError: no run, a probability out of range, a file that cannot be used or written,
+            runs that cannot be compared, or an opening whose run is not in the report or has no
+            pictures of its image.
         MissingExtraError: jinja2 or matplotlib is not installed.
     """
     try:
@@ -80,6 +97,8 @@ def write_report(
     others = [read_published(file) for file in published]
     if not runs:
         raise SettingError("A report needs at least one stored run, got none. Name one.")
+    if together is not None:
+        runs = hold_together(runs, together)
     radii = default_radii(runs) if radii is None else radii
     compared: list[AnyResults] = [*runs, *others]
     all_rows = comparison(compared, radii)
@@ -91,7 +110,8 @@ def write_report(
     template = environment.from_string(_part("report.html.j2"))
     pairs = list(zip(rows, runs, strict=True))
     methods = [row.method for row in all_rows]
-    figure = certified_accuracy_figure(list(zip(methods, compared, strict=True)))
+    bounds_to = max(cell.radius for cell in rows[0].cells) if len(runs) <= MOST_BANDS else 0.0
+    figure = certified_accuracy_figure(list(zip(methods, compared, strict=True)), bounds_to)
     one_method = len({row.method for row in rows}) == 1 and len({row.sigma for row in rows}) > 1
     shown = {run.run.name: _examples(run, store.examples(run.run.name)) for run in runs}
     html = template.render(
@@ -101,15 +121,18 @@ def write_report(
         opening=None if opening is None else _opening(opening, runs, shown),
         figure=inline_svg(figure),
         trade_off=inline_svg(sigma_figure(rows)) if one_method else None,
-        caption=caption(rows),
         tables=plain_tables(all_rows),
         published=[
             {"name": other.name, "same_images": _are_same_images(runs[0], other)}
             for other in others
         ],
+        bounded=bounds_to > 0.0,
+        statements=statements(*_best(rows)),
+        conditions=condition_rows(rows),
+        together=None if together is None else _together(runs, together),
         differing=differing_settings(runs),
         measure=rows[0].measure,
-        alpha=f"{max(run.run.settings['alpha'] for run in runs):g}",
+        alpha=f"{max(run.alpha for run in runs):.3g}",
         implied=_implied(runs, rows),
         unproven=unproven_runs(runs),
         runs=[
@@ -124,6 +147,7 @@ def write_report(
         ],
     )
     write_atomically(path, shown_text(html).encode())
+    return rows
 
 
 def _are_same_images(run: RunResults, other: PublishedResults) -> bool:
@@ -176,15 +200,16 @@ def _part(name: str) -> str:
     return files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 
+def _best(rows: Sequence[Row]) -> tuple[Row, Cell]:
+    """Return the best row at the first radius above 0, and its cell."""
+    column = next((at for at, cell in enumerate(rows[0].cells) if cell.radius > 0), 0)
+    best = best_cell([row.cells[column] for row in rows])
+    return next(row for row in rows if row.cells[column].share == best.share), best
+
+
 def _headline(runs: Sequence[RunResults], rows: Sequence[Row]) -> str:
     """Name the best run at the first radius above 0, and the best one without a denoiser."""
-    column = next((at for at, cell in enumerate(rows[0].cells) if cell.radius > 0), 0)
-
-    def share(row: Row) -> float:
-        return row.cells[column].share
-
-    winner = max(rows, key=share)
-    cell = winner.cells[column]
+    winner, cell = _best(rows)
     correct = "certified and correct" if runs[0].labelled else "certified"
     sentence = (
         f"{cell} % of {cell.images:,} images are {correct} within an L2 radius of "
@@ -193,8 +218,18 @@ def _headline(runs: Sequence[RunResults], rows: Sequence[Row]) -> str:
     pairs = zip(rows, runs, strict=True)
     plain = [row for row, run in pairs if run.run.settings["denoiser"] == "none"]
     if plain and winner not in plain:
-        sentence += f"; without a denoiser it is {max(plain, key=share).cells[column]} %"
+        sentence += f"; without a denoiser it is {_best(plain)[1]} %"
     return sentence + "."
+
+
+def _together(runs: Sequence[RunResults], beta: float) -> str:
+    """Say that all certificates of the report hold together."""
+    attempted = sum(run.attempted for run in runs)
+    return (
+        f"With probability {1.0 - beta:g} over the noise, all certificates of this report hold "
+        f"together: the counts were evaluated again at α = {beta:g} / {attempted:,}, the number of "
+        "images attempted in all runs, or at the α of the run if that is smaller."
+    )
 
 
 def unproven_runs(runs: Sequence[RunResults]) -> list[str]:

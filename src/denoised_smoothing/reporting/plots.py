@@ -11,10 +11,11 @@ from denoised_smoothing.certificates.radii import format_down
 from denoised_smoothing.errors import MissingExtraError, SettingError
 from denoised_smoothing.files import write_atomically
 from denoised_smoothing.images import load_image
+from denoised_smoothing.reporting.cells import Row
 from denoised_smoothing.reporting.cohen import AnyResults
 from denoised_smoothing.reporting.opening import Opening
 from denoised_smoothing.reporting.results import RunResults, label_name
-from denoised_smoothing.reporting.tables import Row, accuracy_steps, measure
+from denoised_smoothing.reporting.tables import accuracy_steps, measure, population_band
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,7 +37,9 @@ NO_DATES: dict[str, dict[str, None]] = {
 """Metadata that would change from one file to the next, by format."""
 
 
-def certified_accuracy_figure(runs: Sequence[tuple[str, AnyResults]]) -> Figure:
+def certified_accuracy_figure(
+    runs: Sequence[tuple[str, AnyResults]], bounds_to: float = 0.0
+) -> Figure:
     """Draw certified accuracy (%) against the L2 radius, a curve for each run.
 
     The exact step functions: the share of images that are certified at every radius, not at
@@ -44,13 +47,15 @@ def certified_accuracy_figure(runs: Sequence[tuple[str, AnyResults]]) -> Figure:
 
     Args:
         runs: (method, results) pairs.
+        bounds_to: the radius up to which the lower bound on the population is drawn as well, in
+            steps that hold at all radii at once; 0.0 for none.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
         SettingError: a run has no finished image, or some have labels and others have not.
     """
     figure, axes = _figure(3.8)
-    _draw_accuracy(axes, runs)
+    _draw_accuracy(axes, runs, bounds_to)
     return figure
 
 
@@ -105,18 +110,25 @@ def opening_figure(
     return figure
 
 
-def _draw_accuracy(axes: Axes, runs: Sequence[tuple[str, AnyResults]]) -> None:
+def _draw_accuracy(
+    axes: Axes, runs: Sequence[tuple[str, AnyResults]], bounds_to: float = 0.0
+) -> None:
     from matplotlib.lines import Line2D
 
     methods = list(dict.fromkeys(method for method, _ in runs))
     sigmas = sorted({results.sigma for _, results in runs}, key=lambda s: (s is None, s or 0.0))
     for method, results in runs:
         radii, shares = accuracy_steps(results)
-        style = {
+        style: dict[str, Any] = {
             "color": COLOURS[methods.index(method) % len(COLOURS)],
             "linestyle": STYLES[sigmas.index(results.sigma) % len(STYLES)],
         }
         axes.step(radii, 100.0 * shares, where="post", linewidth=1.6, **style)
+        if bounds_to > 0.0 and isinstance(results, RunResults):
+            at, bounds = population_band(results, bounds_to)
+            style |= {"linewidth": 1.0, "alpha": 0.6}
+            below = [100.0 * bound for bound in (bounds[0], *bounds)]
+            axes.step([0.0, *at], below, where="pre", **style)
     legend = [
         Line2D([], [], label=method, color=COLOURS[number % len(COLOURS)], linewidth=1.6)
         for number, method in enumerate(methods)
@@ -131,6 +143,10 @@ def _draw_accuracy(axes: Axes, runs: Sequence[tuple[str, AnyResults]]) -> None:
         )
         for number, sigma in enumerate(sigmas)
     ]
+    if bounds_to > 0.0:
+        legend.append(
+            Line2D([], [], label="population, at least", color=INK, linewidth=1.0, alpha=0.6)
+        )
     _finish(axes, measure([results for _, results in runs]), handles=legend)
 
 

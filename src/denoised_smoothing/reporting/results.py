@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from fractions import Fraction
 from heapq import nlargest
 from typing import TYPE_CHECKING, Any
 
 from denoised_smoothing.certificates.certificate import Certificate, SamplingPlan
 from denoised_smoothing.certificates.counts import LabelCounts, Stage
+from denoised_smoothing.certificates.family import together
 from denoised_smoothing.certificates.identity import Identity
 from denoised_smoothing.certificates.parameters import (
     EngineName,
@@ -35,6 +37,8 @@ class ImageResult:
     certificate: Certificate
     seconds: float
     finished: bool = True
+    digest: str = ""
+    """Of its pixels as they were certified."""
 
     @property
     def predicted(self) -> int | None:
@@ -97,6 +101,37 @@ class RunResults:
         return float(self.run.settings["sigma"])
 
     @property
+    def attempted(self) -> int:
+        """Number of images that were begun: finished, unfinished and refused ones."""
+        finished = sum(image.finished for image in self.images)
+        return finished + self.unfinished + len(self.run.refused)
+
+    @property
+    def alpha(self) -> float:
+        """Maximum probability that a certificate is wrong."""
+        alphas = [image.certificate.alpha for image in self.images]
+        return max(alphas, default=float(self.run.settings["alpha"]))
+
+    def clean_share(self, answers: str) -> Fraction | None:
+        """Return the share of the finished images whose clean image gets the true label.
+
+        Args:
+            answers: "classifier" for those of the classifier alone, "denoised" for those behind
+                the denoiser, without noise.
+
+        Returns:
+            None where the run has no labels or did not record the answers.
+        """
+        held = self.run.info.get("clean") or {}
+        found = dict(zip(held.get("index", ()), held.get(answers) or (), strict=False))
+        right = [
+            found[image.index] == image.true_label
+            for image in self.images
+            if image.index in found and image.true_label is not None
+        ]
+        return Fraction(sum(right), len(right)) if right else None
+
+    @property
     def labelled(self) -> bool:
         """Whether the images have true labels, so that there is an accuracy."""
         return any(image.true_label is not None for image in self.images)
@@ -131,7 +166,7 @@ def load_results(
             results.append(
                 ImageResult(
                     image.index, image.image_id, image.label, certificate_of(image),
-                    image.seconds, image.finished,
+                    image.seconds, image.finished, image.digest,
                 )
             )  # fmt: skip
     return RunResults(run, tuple(results), unfinished=unfinished)
@@ -170,6 +205,24 @@ def identity_of(run: StoredRun, digest: str) -> Identity | None:
         image_shape=None if shape is None else tuple(shape),
         version=versions.get("denoised-smoothing", "unknown"),
     )  # fmt: skip
+
+
+def hold_together(runs: Sequence[RunResults], beta: float) -> list[RunResults]:
+    """Return the runs with certificates that all hold together, with probability 1 - beta.
+
+    See :func:`~denoised_smoothing.certificates.family.together`: alpha is beta over the images
+    attempted in all runs.
+
+    Raises:
+        SettingError: beta is out of its range.
+    """
+    attempted = sum(run.attempted for run in runs)
+    certificates = [image.certificate for run in runs for image in run.images]
+    found = iter(together(certificates, beta, attempted))
+    return [
+        replace(run, images=tuple(replace(i, certificate=next(found)) for i in run.images))
+        for run in runs
+    ]
 
 
 def _with_refused(run: StoredRun, indices: Collection[int]) -> StoredRun:

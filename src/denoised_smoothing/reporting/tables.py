@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,9 +13,16 @@ from rich.table import Table
 from rich.text import Text
 
 from denoised_smoothing.certificates.bounds import clopper_pearson_upper
-from denoised_smoothing.certificates.radii import format_down, gaussian_radius
+from denoised_smoothing.certificates.radii import gaussian_radius
 from denoised_smoothing.errors import SettingError
+from denoised_smoothing.reporting.cells import Cell, Row, Summary
 from denoised_smoothing.reporting.cohen import AnyResults
+from denoised_smoothing.reporting.proven import (
+    condition_rows,
+    conditions,
+    percent,
+    proven_table,
+)
 from denoised_smoothing.reporting.results import RunResults
 
 if TYPE_CHECKING:
@@ -23,80 +30,8 @@ if TYPE_CHECKING:
 
 RADII = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 """The radii of the tables of Cohen et al. 2019."""
-
-
-@dataclass(frozen=True, slots=True)
-class Summary:
-    """The numbers of a run, apart from certified accuracy at single radii."""
-
-    accuracy: float
-    """Certified accuracy at radius 0: the share of images with the correct label."""
-    average_radius: float
-    """ACR: mean over all images of radius * correct (Zhai et al. 2020, MACER, section 5)."""
-    abstained: float
-    """Share of the finished images for which the smoothed classifier abstains."""
-    images: int
-    unfinished: int
-    seconds: float
-    """Mean seconds per image."""
-    calls: int | None
-    """Classifier calls of all finished images; None for a file that does not hold them."""
-    refused: tuple[RefusedImage, ...] = ()
-    """Images that could not be certified; no share counts them."""
-
-
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """The number of images that a run certifies at a radius; as text a percentage, rounded down."""
-
-    radius: float
-    sigma: float | None
-    certified: int
-    images: int
-
-    @property
-    def share(self) -> float:
-        """The share in [0, 1]."""
-        return self.certified / self.images
-
-    def __str__(self) -> str:
-        tenths = self.certified * 1000 // self.images
-        return f"{tenths // 10}.{tenths % 10}"
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A run in a table; without ``sigma`` and ``summary``: the best over several runs."""
-
-    method: str
-    measure: str
-    cells: tuple[Cell, ...]
-    sigma: float | None = None
-    summary: Summary | None = None
-
-    def texts(self) -> list[str]:
-        """Return the row as printed, one text for each column of :func:`headings`."""
-        if self.summary is None:
-            return [self.method, *(f"{cell} (σ {sigma_text(cell.sigma)})" for cell in self.cells)]
-        total = self.summary.images + self.summary.unfinished
-        refused = f" ({len(self.summary.refused):,} refused)" if self.summary.refused else ""
-        return [
-            self.method,
-            sigma_text(self.sigma),
-            f"{self.summary.images:,}"
-            + (f"/{total:,}" if self.summary.unfinished else "")
-            + refused,
-            *map(str, self.cells),
-            format_down(self.summary.average_radius, 3),
-            f"{100 * self.summary.abstained:.1f}",
-            f"{self.summary.seconds:.3g}",
-            "unknown" if self.summary.calls is None else f"{self.summary.calls:,}",
-        ]
-
-
-def sigma_text(sigma: float | None) -> str:
-    """Return sigma as printed; a file of other results does not hold it."""
-    return "unknown" if sigma is None else f"{sigma:g}"
+BAND = 20
+"""Radii at which the bound on the population is drawn."""
 
 
 def counted_radii(results: AnyResults) -> npt.NDArray[np.float64]:
@@ -156,6 +91,25 @@ def accuracy_steps(
     return radii, np.arange(len(radii) - 1, -1, -1) / len(results.images)
 
 
+def population_band(results: RunResults, last: float) -> tuple[list[float], list[float]]:
+    """Return lower bounds on the population at equally spaced radii, which hold together at 95 %.
+
+    A bound at a radius holds at every smaller one: it is a curve of steps.
+
+    Args:
+        last: the largest radius, above 0.
+
+    Returns:
+        ``BAND`` radii, ascending, and as many shares in [0, 1].
+
+    Raises:
+        SettingError: the run has no finished image.
+    """
+    radii = [last * (step + 1) / BAND for step in range(BAND)]
+    [row] = comparison([results], radii)
+    return radii, [cell.population_of(BAND) for cell in row.cells]
+
+
 def default_radii(runs: Sequence[RunResults]) -> tuple[float, ...]:
     """Return the radii that the plans of the runs name or, for other plans, those within reach.
 
@@ -192,6 +146,8 @@ def summary(results: AnyResults) -> Summary:
         seconds=sum(image.seconds for image in images) / len(images),
         calls=sum(calls) if calls else None,
         refused=results.refused,
+        clean=results.clean_share("classifier"),
+        denoised=results.clean_share("denoised"),
     )
 
 
@@ -243,14 +199,27 @@ def comparison(runs: Sequence[AnyResults], radii: Sequence[float]) -> list[Row]:
             method=name,
             measure=what,
             cells=tuple(
-                Cell(float(radius), run.sigma, int(np.count_nonzero(has >= radius)), len(has))
+                Cell(
+                    float(radius),
+                    run.sigma,
+                    int(np.count_nonzero(has >= radius)),
+                    len(has),
+                    run.attempted,
+                    run.alpha,
+                )
                 for radius in radii
             ),
             sigma=run.sigma,
             summary=summary(run),
+            conditions=conditions(run) if isinstance(run, RunResults) else (),
         )
         for name, run, has in zip(names, runs, counted, strict=True)
     ]
+
+
+def best_cell(cells: Sequence[Cell]) -> Cell:
+    """Return the cell with the largest share, which knows from how many it was chosen."""
+    return replace(max(cells, key=lambda cell: cell.share), chosen_of=len(cells))
 
 
 def best_over_sigma(rows: Sequence[Row]) -> list[Row]:
@@ -261,9 +230,10 @@ def best_over_sigma(rows: Sequence[Row]) -> list[Row]:
     """
     best = []
     for method in dict.fromkeys(row.method for row in rows):
-        columns = zip(*(row.cells for row in rows if row.method == method), strict=True)
-        cells = tuple(max(cells, key=lambda cell: cell.share) for cells in columns)
-        best.append(Row(method, rows[0].measure, cells))
+        of_method = [row for row in rows if row.method == method]
+        cells = tuple(map(best_cell, zip(*(row.cells for row in of_method), strict=True)))
+        assumed = dict.fromkeys(one for row in of_method for one in row.conditions)
+        best.append(Row(method, rows[0].measure, cells, conditions=tuple(assumed)))
     return best
 
 
@@ -277,7 +247,18 @@ def headings(rows: Sequence[Row]) -> list[str]:
     radii = [f"r = {cell.radius:g}" for cell in rows[0].cells]
     if rows[0].summary is None:
         return ["method", *radii]
-    return ["method", "σ", "images", *radii, "ACR", "abstains %", "s/image", "calls"]
+    return [
+        "method",
+        "σ",
+        "images",
+        "clean %",
+        "denoised %",
+        *radii,
+        "ACR",
+        "abstains %",
+        "s/image",
+        "calls",
+    ]
 
 
 def refused_images(rows: Sequence[Row]) -> list[RefusedImage]:
@@ -292,15 +273,31 @@ def refused_images(rows: Sequence[Row]) -> list[RefusedImage]:
 
 
 def plain_tables(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Return the rows as texts and, where a method has several, those best over sigma."""
+    """Return tables as captions and texts: of the rows, and of what they prove.
+
+    Where a method has several rows, the same of those best over sigma.
+    """
     best = best_over_sigma(rows)
-    tables = [rows, best] if len(best) < len(rows) else [rows]
-    return [{"headings": headings(table), "rows": [r.texts() for r in table]} for table in tables]
+    hindsight = ". The best σ for each radius, chosen in hindsight"
+    tables = []
+    for table, more in ((rows, ""), (best, hindsight)) if len(best) < len(rows) else ((rows, ""),):
+        texts = [row.texts() for row in table]
+        tables.append(
+            {"caption": caption(table) + more, "headings": headings(table), "rows": texts}
+        )
+        tables.append(proven_table(table))
+    return tables
 
 
 def to_markdown(rows: Sequence[Row]) -> str:
     """Return the rows of :func:`comparison` or :func:`best_over_sigma` as a Markdown table."""
     table = markdown_table(headings(rows), [row.texts() for row in rows])
+    proven = proven_table(rows)
+    bounds = markdown_table(proven["headings"], proven["rows"])
+    listing = "\n".join(
+        f"- {one['verdict']}: {one['text']} ({one['known']})" for one in condition_rows(rows)
+    )
+    table += f"\n\n{proven['caption']}:\n\n{bounds}\n\n{listing}"
     refused = [f"- refused: {image.image_id}: {image.reason}" for image in refused_images(rows)]
     listed = "".join(f"\n{line}" for line in ["", *refused]) if refused else ""
     return f"{caption(rows)}:\n\n{table}\n{listed}"
@@ -317,7 +314,10 @@ def to_rich(rows: Sequence[Row]) -> Table:
     """Return the rows for a terminal of 80 columns: methods, sigma, radii and ACR."""
     best = rows[0].summary is None
     title = f"{caption(rows)}{', at the best σ for each' if best else ''}"
-    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    note = "Population: each bound with 95 % confidence, if the images are an independent sample."
+    table = Table(
+        title=title, caption=note, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False
+    )
     table.add_column("method")
     radii = [f"{cell.radius:g}" for cell in rows[0].cells]
     for heading in radii if best else ["σ", *radii, "ACR"]:
@@ -326,6 +326,8 @@ def to_rich(rows: Sequence[Row]) -> Table:
         if best:
             table.add_row(Text(row.method), *map(str, row.cells))
         else:
-            method, sigma, _, *shown, _, _, _ = row.texts()
+            method, sigma, _, _, _, *shown, _, _, _ = row.texts()
             table.add_row(Text(method), sigma, *shown)
+        bounds = [percent(cell.population) for cell in row.cells]
+        table.add_row("  population, at least", *([] if best else [""]), *bounds, style="dim")
     return table

@@ -12,16 +12,14 @@ from itertools import islice
 from typing import Any
 
 from denoised_smoothing.certificates.certificate import SamplingPlan
-from denoised_smoothing.certificates.parameters import (
-    EngineName,
-    SmoothingParameters,
-)
+from denoised_smoothing.certificates.parameters import EngineName, SmoothingParameters
 from denoised_smoothing.datasets import ImageDataset, from_sequence, select
 from denoised_smoothing.errors import ContractError, ImageError, RunMismatchError, SettingError
 from denoised_smoothing.models.labels import GivenLabels, LabelMatch
 from denoised_smoothing.remote.classifier import RemoteClassifier
 from denoised_smoothing.remote.log import StoreLog
 from denoised_smoothing.runs.calibration import calibrate
+from denoised_smoothing.runs.clean import note_clean_labels
 from denoised_smoothing.runs.examples import pictures
 from denoised_smoothing.runs.identity import as_compared, derived_name
 from denoised_smoothing.runs.labels import as_setting, matched
@@ -307,6 +305,8 @@ class CertificationRun:
                         notes = [*run.info.get("notes", ()), f"stopped: {error}"]
                         store.note(run.name, notes=notes, stopped=str(error))
                         raise
+            if remote is None:
+                note_clean_labels(store, run.name, self.smoothed, self.image, self.indices)
         store.check_place()
         if writer.refused:
             raise some_refused(run.name, writer.refused, len(self.indices))
@@ -383,6 +383,7 @@ class CertificationRun:
             "command": self.command,
             "engine": engine,
             "method": self.method,
+            "seed_given": self.seed is not None,
             "notes": [*self.smoothed.notes, *filter(None, [self.label_match.note])],
             "label_names": None if names is None else list(names),
             "versions": {"python": platform.python_version(), **versions},

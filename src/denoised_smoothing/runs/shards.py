@@ -137,6 +137,12 @@ def _merged(runs: Sequence[StoredRun]) -> StoredRun:
     info = {**first.info, "merged": [run.info.get("command") for run in runs]}
     if names := _joined_names(runs):
         info["label_names"] = as_info(names)
+    clean = [one for run in runs if (one := run.info.get("clean"))]
+    if len(clean) == len(runs):
+        info["clean"] = {
+            key: held and [value for one in clean for value in one[key]]
+            for key, held in clean[0].items()
+        }
     refused = sorted((image for run in runs for image in run.refused), key=lambda i: i.index)
     if refused:
         info["refused"] = [asdict(image) for image in refused]

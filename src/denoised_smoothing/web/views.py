@@ -23,6 +23,7 @@ from denoised_smoothing.certificates.radii import format_down, gaussian_radius, 
 from denoised_smoothing.errors import DenoisedSmoothingError, SettingError
 from denoised_smoothing.images import to_png
 from denoised_smoothing.reporting.html import differing_settings, unproven_runs
+from denoised_smoothing.reporting.proven import condition_rows, plain_proof
 from denoised_smoothing.reporting.results import (
     ImageResult,
     LabelNames,
@@ -33,7 +34,6 @@ from denoised_smoothing.reporting.results import (
 )
 from denoised_smoothing.reporting.tables import (
     accuracy_steps,
-    caption,
     comparison,
     default_radii,
     measure,
@@ -194,11 +194,12 @@ def compared_runs(store: Store, names: Sequence[str]) -> dict[str, Any]:
     runs = [load_results(store, name) for name in names]
     rows = comparison(runs, default_radii(runs))
     return {
-        "caption": caption(rows),
         "measure": measure(runs),
         "differing": differing_settings(runs),
         "unproven": unproven_runs(runs),
         "tables": plain_tables(rows),
+        "proven": [plain_proof(row) for row in rows],
+        "conditions": condition_rows(rows),
         "curves": [_curve(name, run) for name, run in zip(method_names(runs), runs, strict=True)],
     }
 

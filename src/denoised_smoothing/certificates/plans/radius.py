@@ -79,6 +79,16 @@ class RadiusTarget(SamplingPlan):
         n = self.n(counts, parameters) or self.of_n  # a fixed budget refuses a missing pilot
         return replace(FixedBudget(self.n0, n).certificate(counts, parameters), plan=self)
 
+    def recertify(
+        self, counts: Counts, parameters: SmoothingParameters, alpha: float
+    ) -> Certificate:
+        """Return what the counts prove at a smaller alpha, as a fixed budget of the n drawn.
+
+        The pilot would choose another n at that alpha; the bound holds for the one it chose.
+        """
+        drawn = FixedBudget(self.n0, self.n(counts, parameters) or self.of_n)
+        return drawn.recertify(counts, parameters, alpha)
+
     def most_calls(self) -> int:
         return self.n0 + self.of_n
 

@@ -10,11 +10,11 @@ from typing import NamedTuple
 from denoised_smoothing.certificates.plans.anytime import RADII
 from denoised_smoothing.errors import RefusedImagesError, SettingError
 from denoised_smoothing.files import write_atomically
+from denoised_smoothing.reporting.cells import Row
 from denoised_smoothing.reporting.html import write_report
 from denoised_smoothing.reporting.plots import radius_figure, save_figure
 from denoised_smoothing.reporting.results import RunResults, load_results
 from denoised_smoothing.reporting.tables import (
-    Row,
     best_over_sigma,
     comparison,
     markdown_table,

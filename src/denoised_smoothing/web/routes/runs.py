@@ -96,7 +96,7 @@ def _shown(values: _T) -> _T:
     return shown
 
 
-def _download(write: Callable[[File], None], name: str, kind: str) -> Response:
+def _download(write: Callable[[File], object], name: str, kind: str) -> Response:
     """Return the file that a function writes."""
     with tempfile.TemporaryDirectory() as folder:
         path = File(folder) / name

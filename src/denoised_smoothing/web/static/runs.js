@@ -95,7 +95,9 @@ async function show(names) {
       compared.differing.length ? h("p", { class: "wrong" }, `The runs differ in ${compared.differing.join(", ")}, so their rows are not comparable as they stand.`) : null,
       compared.unproven.length ? h("p", { class: "wrong" }, `Unproven in floating point (float noise): ${compared.unproven.join(", ")}.`) : null,
       steps(compared.curves, compared.measure),
-      ...compared.tables.map(({ headings, rows }, i) => table(headings, rows, compared.caption + (i ? "; the best σ at each radius, chosen after the runs" : ""))),
+      ...compared.tables.map(({ caption, headings, rows }) => table(headings, rows, caption)),
+      h("h3", {}, "Conditions of statements about the population"),
+      h("ul", {}, compared.conditions.map(({ text, verdict, known }) => h("li", {}, `${text} ${verdict} (${known})`))),
       downloads(names),
     ];
     if (names.length === 1) parts.push(settings(await get(path(names[0]))), await images(names[0]));
