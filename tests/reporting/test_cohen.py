@@ -58,7 +58,7 @@ def test_a_table_shows_runs_and_files(tmp_path: Path) -> None:
     rows = comparison([run, other], [0.5, 0.8])
     assert [cell.certified for cell in rows[1].cells] == [1, 1]
     texts = rows[1].texts()
-    assert texts[:5] == ["other.tsv", "unknown", "3", "33.3", "33.3"]
+    assert texts[:7] == ["other.tsv", "unknown", "3", "–", "–", "33.3", "33.3"]
     assert texts[-1] == "unknown"
     assert "| other.tsv | unknown | 3 |" in to_markdown(rows)
 
