@@ -3,7 +3,7 @@
 A noisy copy fails with a known probability, so that every false certificate is known. There is no
 classifier. The tables are those of docs/statistics.md.
 
-    python benchmarks/simulation.py [--quick] [validity|two-sided|economy|radius|all]
+    python benchmarks/simulation.py [--quick] [validity|two-sided|economy|radius|sets|all]
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 from scipy import special
+from set_coverage import set_coverage
 
 from denoised_smoothing.certificates.confidence_sequence import boundary
 from denoised_smoothing.certificates.counts import LabelCounts, Stage
@@ -346,11 +347,17 @@ def radius(images: int) -> None:
     table(["of n", "mean calls", "fixed calls", "mean radius / sigma", "fixed", "share in %"], rows)
 
 
+def sets(data_sets: int) -> None:
+    print(f"\nCoverage in % of the worst change, 90 % requested, {data_sets:,} data sets")
+    table(["position", "rule", *(f"r = {s:g}σ" for s in (0.25, 0.5, 1.0))], set_coverage(data_sets))
+
+
 PARTS: dict[str, tuple[Callable[[int], None], int]] = {
     "validity": (validity, 200_000),
     "two-sided": (two_sided, 200_000),
     "economy": (economy, 10_000),
     "radius": (radius, 10_000),
+    "sets": (sets, 20_000),
 }
 
 

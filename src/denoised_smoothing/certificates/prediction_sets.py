@@ -131,7 +131,7 @@ class SetRule:
         """The coverage that is proven for images that nobody changed, 1 - j / (N + 1)."""
         return 1.0 - self.rank / (self.images + 1)
 
-    def labels(self, values: Mapping[int, float]) -> tuple[int, ...]:
+    def labels(self, values: Mapping[int, int | float]) -> tuple[int, ...]:
         """Return the labels of the set, the largest value first and of equals the lowest label.
 
         Args:
@@ -180,7 +180,7 @@ class PredictionSet:
     """
 
     labels: tuple[int, ...]
-    values: tuple[float, ...]
+    values: tuple[int | float, ...]
     rule: SetRule
     parameters: SmoothingParameters
     calibration: str

@@ -223,7 +223,7 @@ class PredictionSets:
             self.smoothed.parameters(pixels, self.rule.demand.miss, seed), self.calibration,
         )  # fmt: skip
 
-    def _values(self, task: ImageTask, seed: int) -> dict[int, float]:
+    def _values(self, task: ImageTask, seed: int) -> dict[int, int | float]:
         """Return the scores or the numbers of votes by label."""
         if self.rule.evidence is Evidence.SCORES:
             (scores,) = copy_scores(self.smoothed, [task], self.rule.copies, seed)
