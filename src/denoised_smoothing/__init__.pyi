@@ -11,6 +11,7 @@ from denoised_smoothing.certificates.plans import (
     RadiusTarget as RadiusTarget,
 )
 from denoised_smoothing.certificates.prediction import Prediction as Prediction
+from denoised_smoothing.certificates.prediction_sets import PredictionSet as PredictionSet
 from denoised_smoothing.datasets import ImageDataset as ImageDataset, load_dataset as load_dataset
 from denoised_smoothing.errors import (
     AnswerMissingError as AnswerMissingError,
@@ -49,6 +50,7 @@ from denoised_smoothing.models.classifiers.base import ImageClassifier as ImageC
 from denoised_smoothing.models.specs import Source as Source, Spec as Spec
 from denoised_smoothing.reporting.html import write_report as write_report
 from denoised_smoothing.reporting.results import load_results as load_results
+from denoised_smoothing.runs.prediction_sets import PredictionSets as PredictionSets
 from denoised_smoothing.runs.run import CertificationRun as CertificationRun
 from denoised_smoothing.runs.shards import merge as merge
 from denoised_smoothing.smoothing import SmoothedClassifier as SmoothedClassifier

@@ -116,7 +116,7 @@ class TestFromRun:
     def test_a_plan_without_selection_is_refused(self, store: Store) -> None:
         plan = Anytime((0.1,), max_n=400, n0=0)
         CertificationRun(smooth(), made(), plan, 0.001, name="b", seed=1).execute(store)
-        with pytest.raises(SettingError, match="'b' has no selection stage.* with --n0 100"):
+        with pytest.raises(SettingError, match=r"'b' has no selection stage.* with --n0 100"):
             PredictionSets.from_run(smooth(), store, "b", coverage=0.8, radius=0.1)
 
     @pytest.mark.parametrize(
@@ -223,7 +223,7 @@ class TestFromData:
             )
 
     def test_labels_that_the_classifier_lacks(self) -> None:
-        with pytest.raises(DatasetError, match="'image-0' has label 7, .* scores of 3 labels"):
+        with pytest.raises(DatasetError, match=r"'image-0' has label 7, .* scores of 3 labels"):
             PredictionSets.from_data(
                 smooth(), made(labels=[7, *LABELS[1:]]), coverage=0.8, radius=0.1
             )
