@@ -138,6 +138,13 @@ class TestFromRun:
         with pytest.raises(CountsError, match=r"'image-0' of run 'a' is not finished.* Resume the"):
             PredictionSets.from_run(smooth(), store, "a", coverage=0.8, radius=0.1)
 
+    def test_a_run_whose_counts_may_be_wrong_is_refused(self, store: Store) -> None:
+        store.note("a", stopped="The answer to a noisy copy is not a function of that copy.")
+        with pytest.raises(
+            RunMismatchError, match=r"'a' was stopped.* not a function of that copy"
+        ):
+            PredictionSets.from_run(smooth(), store, "a", coverage=0.8, radius=0.1)
+
     def test_images_without_labels_are_refused(self, store: Store) -> None:
         data = made(labels=[None, *LABELS[1:]])
         CertificationRun(smooth(), data, PLAN, 0.001, name="b", seed=1).execute(store)

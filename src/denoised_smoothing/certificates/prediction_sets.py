@@ -30,12 +30,10 @@ from denoised_smoothing.certificates.radii import check_sigma
 from denoised_smoothing.errors import SettingError
 
 LOSS_SHARE = 0.1
-"""Share of the miscoverage that :func:`calibrate_votes` spends on the error of vote shares."""
+"""Share of the miscoverage that is spent on the spread of the numbers of votes."""
 _CELLS = 10_000
 _ROUNDING = 1e-12
 """Relative error of a float product, so that 0.1 of 10 images is one image."""
-
-
 Floats = npt.NDArray[np.float64]
 
 
@@ -342,7 +340,7 @@ def _rank(miss: float, images: int, demand: Demand) -> int:
     """
     rank = math.floor(max(miss, 0.0) * (images + 1) * (1.0 + _ROUNDING))
     if rank >= 1:
-        return rank
+        return min(rank, images)
     wanted = f"Coverage {demand.coverage:g} within radius {demand.radius:g} at sigma"
     if miss <= 0.0:
         raise SettingError(

@@ -242,8 +242,13 @@ def _check_same(smoothed: SmoothedClassifier, run: StoredRun, shape: Shape) -> N
     """Check that a run counted votes of this classifier, and take the engine of the run.
 
     Raises:
-        RunMismatchError: it did not; names the differences.
+        RunMismatchError: it did not, with the differences; or its counts may be wrong.
     """
+    if why := run.info.get("stopped"):
+        raise RunMismatchError(
+            f"The run {run.name!r} was stopped, and some of its counts may be wrong: {why} "
+            "Calibrate with another run."
+        )
     classifier, denoiser = smoothed.fingerprints()
     prepared, held = smoothed.prepared, run.settings
     if prepared.is_used and prepared.engine is EngineName.AUTO and held["engine"] is not None:
