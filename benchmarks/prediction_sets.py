@@ -6,7 +6,8 @@
 
 The images are split many times into calibration and test images. All rules get the same copies:
 scores of one copy, scores of all, and votes of all. Nobody changes the test images: coverage is
-then well above the requested one, which is that of the worst change.
+then well above the requested one, which is that of the worst change. With ``--attacked N``, PGD
+changes the last N images, and the first ones calibrate.
 """
 
 from __future__ import annotations
@@ -16,7 +17,14 @@ import time
 
 import numpy as np
 
-from denoised_smoothing import SmoothedClassifier, load_classifier, load_dataset, load_denoiser
+from denoised_smoothing import (
+    PGD,
+    SmoothedClassifier,
+    attack,
+    load_classifier,
+    load_dataset,
+    load_denoiser,
+)
 from denoised_smoothing.certificates.grid import grid_error
 from denoised_smoothing.certificates.prediction_sets import (
     Demand,
@@ -36,10 +44,10 @@ SEED, AT_ONCE = 20190208, 200
 RULES = ("scores of one copy", "scores", "votes")
 
 
-def draw(
+def load(
     smoothed: SmoothedClassifier, given: argparse.Namespace
-) -> tuple[np.ndarray, np.ndarray, int]:
-    """Return scores [N, n, K] of noisy copies, true labels [N], and pixel values of an image."""
+) -> tuple[list[ImageTask], np.ndarray]:
+    """Return the images and their true labels [N]."""
     dataset = load_dataset(given.data)
     indices = select(dataset, limit=given.images, stride=given.stride)
     shape = common_shape(smoothed, dataset, indices, None)
@@ -48,10 +56,30 @@ def draw(
         example, image = load_at(shape, smoothed, dataset, index, None)
         tasks.append(ImageTask("benchmark", example.image_id, image))
         labels += match.labels([example.label])
-    size = max(1, AT_ONCE // given.copies)
+    return tasks, np.array(labels)
+
+
+def draw(smoothed: SmoothedClassifier, tasks: list[ImageTask], copies: int) -> np.ndarray:
+    """Return scores [N, n, K] of noisy copies."""
+    size = max(1, AT_ONCE // copies)
     parts = [tasks[start : start + size] for start in range(0, len(tasks), size)]
-    scores = [copy_scores(smoothed, part, given.copies, SEED).astype(np.float32) for part in parts]
-    return np.concatenate(scores), np.array(labels), int(np.prod(shape))
+    return np.concatenate(
+        [copy_scores(smoothed, part, copies, SEED).astype(np.float32) for part in parts]
+    )
+
+
+def attacked(
+    smoothed: SmoothedClassifier, tasks: list[ImageTask], labels: np.ndarray, radius: float
+) -> list[ImageTask]:
+    """Return the images, changed by less than the radius to be given other labels."""
+    return [
+        ImageTask(
+            "benchmark",
+            f"changed {task.image_id}",
+            attack(smoothed, task.image, int(label), radius, PGD(5, 8, 0.3), seed=SEED),
+        )
+        for task, label in zip(tasks, labels, strict=True)
+    ]
 
 
 def calibrated(rule: str, scores: np.ndarray, labels: np.ndarray, demand: Demand) -> SetRule:
@@ -102,6 +130,7 @@ def main() -> None:
     parser.add_argument("--stride", type=int, default=1)
     parser.add_argument("--calibration", type=int, default=500)
     parser.add_argument("--splits", type=int, default=20)
+    parser.add_argument("--attacked", type=int, default=0)
     given = parser.parse_args()
     lines = []
     for sigma in map(float, given.sigmas.split(",")):
@@ -109,7 +138,8 @@ def main() -> None:
             load_classifier(given.classifier), sigma, load_denoiser(given.denoiser), engine="auto"
         )
         began = time.perf_counter()
-        scores, labels, dimension = draw(smoothed, given)
+        tasks, labels = load(smoothed, given)
+        scores, dimension = draw(smoothed, tasks, given.copies), tasks[0].image.size
         seconds = time.perf_counter() - began
         right = 100 * (scores.argmax(axis=2) == labels[:, None]).mean()
         print(f"sigma {sigma:g}: {seconds:.0f} s, {right:.1f} % of the copies are classified right")
@@ -119,6 +149,21 @@ def main() -> None:
                 cell for name in RULES for cell in measured(name, scores, labels, demand, given)
             ]
             lines.append([f"{sigma:g}", f"{radius:g}", *cells])
+            if given.attacked:
+                first, last = slice(given.calibration), slice(-given.attacked, None)
+                changed = attacked(smoothed, tasks[last], labels[last], radius)
+                moved = draw(smoothed, changed, given.copies)
+                for name in RULES[:2]:
+                    rule = calibrated(name, scores[first], labels[first], demand)
+                    hits = [
+                        sets(rule, name, part)[np.arange(given.attacked), labels[last]].sum()
+                        for part in (scores[last], moved)
+                    ]
+                    print(
+                        f"sigma {sigma:g}, radius {radius:g}, {name}: {hits[0]} of "
+                        f"{given.attacked} sets hold the label before, {hits[1]} after the attack",
+                        flush=True,
+                    )
     headings = ["sigma", "radius"]
     for name in (RULES[0], f"scores of {given.copies}", f"votes of {given.copies}"):
         headings += [f"{name}: mean size", "held, %"]

@@ -3,7 +3,7 @@
 A noisy copy fails with a known probability, so that every false certificate is known. There is no
 classifier. The tables are those of docs/statistics.md.
 
-    python benchmarks/simulation.py [--quick] [validity|two-sided|economy|radius|sets|all]
+    python benchmarks/simulation.py [--quick] [PART]
 """
 
 from __future__ import annotations
@@ -347,7 +347,7 @@ def radius(images: int) -> None:
     table(["of n", "mean calls", "fixed calls", "mean radius / sigma", "fixed", "share in %"], rows)
 
 
-def sets(data_sets: int) -> None:
+def prediction_sets(data_sets: int) -> None:
     print(f"\nCoverage in % of the worst change, 90 % requested, {data_sets:,} data sets")
     table(["position", "rule", *(f"r = {s:g}σ" for s in (0.25, 0.5, 1.0))], set_coverage(data_sets))
 
@@ -357,7 +357,7 @@ PARTS: dict[str, tuple[Callable[[int], None], int]] = {
     "two-sided": (two_sided, 200_000),
     "economy": (economy, 10_000),
     "radius": (radius, 10_000),
-    "sets": (sets, 20_000),
+    "prediction-sets": (prediction_sets, 20_000),
 }
 
 
