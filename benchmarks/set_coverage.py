@@ -8,6 +8,7 @@ r / sigma in the direction that matters: this attains the bound of the smoothing
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +30,8 @@ POPULATIONS: dict[str, Callable[[np.random.Generator, tuple[int, ...]], Floats]]
     "four of five easy": lambda random, shape: np.where(random.random(shape) < 0.8, 3.0, 0.0),
 }
 """Positions of images: one for all, or a law of them."""
-RULES = (("scores", 1), ("scores", 25), ("votes", 100), ("votes", 1000))
+RULES = (("scores", 1), ("scores", 25), ("votes", 100))
+threshold_of = lru_cache(None)(vote_threshold)
 
 
 def kth_largest(random: np.random.Generator, positions: Floats, k: int, n: int) -> Floats:
@@ -52,15 +54,15 @@ def held(
         votes = random.binomial(n, special.ndtr(known))
         least, place = np.unique(np.sort(votes, axis=1)[:, rank - 1], return_inverse=True)
         loss = demand.miss - rank / (images + 1)
-        t = np.array([vote_threshold(int(c), n, loss, demand) for c in least])[place]
+        t = np.array([threshold_of(int(c), n, loss, demand) for c in least])[place]
         return np.where(
             t > 0, special.betainc(np.maximum(t, 1), n - t + 1.0, special.ndtr(test)), 1
         )
     rule, reached = _score_rule(images, n, demand)
     scores = kth_largest(random, known, reached, n)
-    threshold_of = np.sort(scores, axis=1)[:, rule.rank - 1]
+    threshold = np.sort(scores, axis=1)[:, rule.rank - 1]
     t = rule.needed
-    return special.betainc(t, n - t + 1.0, special.ndtr(test - threshold_of))
+    return special.betainc(t, n - t + 1.0, special.ndtr(test - threshold))
 
 
 def _score_rule(images: int, n: int, demand: Demand) -> tuple[SetRule, int]:
