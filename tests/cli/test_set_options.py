@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
+import PIL.Image
 import pytest
 
 from .test_cli import TOY, Run, picture, run
@@ -74,3 +76,19 @@ def test_options_that_do_not_fit(run: Run, options: tuple[str, ...], message: st
     outcome = run("predict", picture("a.png"), *TOY, *options)
     assert (outcome.code, outcome.out) in ((1, ""), (2, ""))
     assert message in outcome.message
+
+
+def test_a_remote_classifier_names_the_labels_of_its_sets(run: Run) -> None:
+    simulated = ("--classifier", "simulated?weights=cat=0.9,dog=0.1", "--sigma", "0.25", "--yes")
+    Path("photos", "cat").mkdir(parents=True)
+    for number in range(12):
+        PIL.Image.new("RGB", (8, 8), (9 * number,) * 3).save(f"photos/cat/{number}.png")
+    run("certify", "folder:photos", *simulated, "--n0", "50", "--n", "50", "--run", "a")
+    sets = ("--coverage", "0.9", "--radius", "0.02", "--calibration-run", "a")
+    assert run("predict", "photos/cat/1.png", *simulated, *sets).out.startswith("cat\nOver images")
+    assert ": label " in run("predict", "photos/cat/1.png", *simulated, "--n", "50").out
+    outcome = run(
+        "predict", "photos/cat/1.png", *simulated, *SETS, "--calibration-data", "folder:photos"
+    )
+    assert outcome.code == 2
+    assert "a remote one gives labels. Use vote shares of a stored run" in outcome.message

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,6 +13,11 @@ from denoised_smoothing.cli.options import Alpha, AsJson, Seed, option
 from denoised_smoothing.cli.output import print_json, print_spending, say, stopped
 from denoised_smoothing.cli.remote_options import RemoteOptions
 from denoised_smoothing.cli.set_options import SetOptions
+
+if TYPE_CHECKING:
+    from denoised_smoothing.certificates.prediction import Prediction
+    from denoised_smoothing.certificates.prediction_sets import PredictionSet
+    from denoised_smoothing.reporting.results import LabelNames
 
 
 @command()
@@ -39,14 +44,12 @@ def predict(
     """
     from denoised_smoothing.datasets import load_image
     from denoised_smoothing.remote.records import Spending
-    from denoised_smoothing.reporting.results import label_name
     from denoised_smoothing.runs.paid import QueryEstimate
 
     sets.check(context)
     smoothed = model.build(context)
     spec = model.classifier or str(model.bundle)
     paid = remote.apply(smoothed.classifier, spec)
-    names = getattr(smoothed.classifier, "label_names", None)
     try:
         model.calibrate(smoothed)
         calibrated = None
@@ -61,20 +64,15 @@ def predict(
             resolution = calibrated.resolution
         for path in image:
             pixels = smoothed.prepare(load_image(path), resolution)
-            more: dict[str, Any] = {"image": str(path)} if len(image) > 1 else {}
-            if calibrated is None:
-                answer = smoothed.predict(pixels, n=n, alpha=alpha, seed=seed)
-                name = more["label_name"] = label_name(answer.label, names) if names else None
-                text, values = (
-                    f"{answer}" if name is None else f"{name}: {answer}",
-                    answer.to_dict(),
-                )
-            else:
-                found = calibrated.predict(pixels, seed=seed)
-                more["label_names"] = [label_name(label, names) for label in found.labels]
-                text, values = ", ".join(more["label_names"]) or "no label", found.to_dict()
+            answer = (
+                smoothed.predict(pixels, n=n, alpha=alpha, seed=seed)
+                if calibrated is None
+                else calibrated.predict(pixels, seed=seed)
+            )
+            # Names of a remote classifier are known once it has answered.
+            text, values = _shown(answer, getattr(smoothed.classifier, "label_names", None))
             if as_json:
-                print_json({**values, **more})
+                print_json({"image": str(path), **values} if len(image) > 1 else values)
             else:
                 say(f"{path}: {text}" if len(image) > 1 else text)
     except KeyboardInterrupt:
@@ -83,3 +81,16 @@ def predict(
         stopped("'predict' stores nothing. Repeat the command to start again.")
     if calibrated is not None and not as_json:
         say(f"{calibrated.rule.statement} Calibration: {calibrated.calibration}.")
+
+
+def _shown(answer: Prediction | PredictionSet, names: LabelNames) -> tuple[str, dict[str, Any]]:
+    """Return an answer as text and as plain values, with the names of its labels."""
+    from denoised_smoothing.certificates.prediction_sets import PredictionSet
+    from denoised_smoothing.reporting.results import label_name
+
+    if isinstance(answer, PredictionSet):
+        labels = [str(label_name(label, names)) for label in answer.labels]
+        return ", ".join(labels) or "no label", {**answer.to_dict(), "label_names": labels}
+    name = label_name(answer.label, names) if names else None
+    text = f"{answer}" if name is None else f"{name}: {answer}"
+    return text, {**answer.to_dict(), "label_name": name}
