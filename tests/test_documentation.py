@@ -17,7 +17,7 @@ from markdown_it import MarkdownIt
 from rich.console import Console
 
 import denoised_smoothing
-from denoised_smoothing import Anytime, RadiusTarget, SmoothedClassifier
+from denoised_smoothing import Anytime, CertificationRun, RadiusTarget, SmoothedClassifier
 from denoised_smoothing.cli import main
 from denoised_smoothing.cli import output as terminal
 
@@ -146,6 +146,26 @@ def test_the_python_about_plans_runs(reader: dict[str, Any]) -> None:
         certificate = reader[name]
         assert isinstance(certificate.plan, plan)
         assert 0 < certificate.calls <= certificate.plan.most_calls()
+
+
+def test_the_python_about_prediction_sets_runs(reader: dict[str, Any]) -> None:
+    class Sure(torch.nn.Module):
+        """Label 0, whose score depends on the copy."""
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            means = images.mean(dim=(1, 2, 3))
+            return torch.stack([means + 1, 0 * means], dim=1)
+
+    Path("labelled", "cat").mkdir(parents=True)
+    for number in range(30):
+        PIL.Image.new("RGB", (16, 16), (8 * number,) * 3).save(f"labelled/cat/{number}.png")
+    reader["smoothed"] = smoothed = SmoothedClassifier(Sure(), sigma=0.25)
+    plan = denoised_smoothing.FixedBudget(n0=50, n=50)
+    with denoised_smoothing.Store("runs.sqlite") as store:
+        labelled = denoised_smoothing.load_dataset("folder:labelled")
+        CertificationRun(smoothed, labelled, plan, 0.001, name="labelled").execute(store)
+    run_python("docs/prediction-sets.md", reader)
+    assert reader["sets"].predict(reader["image"]).labels == (0,)
 
 
 def test_the_python_about_training_runs(reader: dict[str, Any]) -> None:

@@ -37,6 +37,8 @@ _HOMES = {
     "Noise": "certificates.parameters",
     "PGD": "attacks.pgd",
     "Prediction": "certificates.prediction",
+    "PredictionSet": "certificates.prediction_sets",
+    "PredictionSets": "runs.prediction_sets",
     "Preparation": "training.data",
     "RadiusTarget": "certificates.plans",
     "RefusedImagesError": "errors",

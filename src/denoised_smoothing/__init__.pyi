@@ -15,6 +15,7 @@ from denoised_smoothing.certificates.plans import (
 from denoised_smoothing.certificates.population import population_bound as population_bound
 from denoised_smoothing.certificates.prediction import Prediction as Prediction
 from denoised_smoothing.certificates.verdicts import Finding as Finding, Verdict as Verdict
+from denoised_smoothing.certificates.prediction_sets import PredictionSet as PredictionSet
 from denoised_smoothing.datasets import ImageDataset as ImageDataset, load_dataset as load_dataset
 from denoised_smoothing.errors import (
     AlteredCertificateError as AlteredCertificateError,
@@ -60,6 +61,7 @@ from denoised_smoothing.reporting.results import (
     hold_together as hold_together,
     load_results as load_results,
 )
+from denoised_smoothing.runs.prediction_sets import PredictionSets as PredictionSets
 from denoised_smoothing.runs.run import CertificationRun as CertificationRun
 from denoised_smoothing.runs.shards import merge as merge
 from denoised_smoothing.runs.verify import verify as verify

@@ -24,9 +24,9 @@ FOUND = [
 def test_every_command_with_such_an_option_is_found() -> None:
     names = [f"{command} --{option.name.replace('_', '-')}" for command, option in FOUND]
     assert sorted(names) == [
-        "bundle --sigma", "certify --sigma", "plan --radius", "plan --sigma", "predict --sigma",
-        "serve --sigma", "sweep --radius", "train --sigma", "train --sigma-max",
-        "train-classifier --noise",
+        "bundle --sigma", "certify --sigma", "plan --radius", "plan --sigma",
+        "predict --radius", "predict --sigma", "serve --sigma", "sweep --radius", "train --sigma",
+        "train --sigma-max", "train-classifier --noise",
     ]  # fmt: skip
 
 

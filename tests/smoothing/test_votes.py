@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -10,9 +12,11 @@ from torch import Tensor
 from denoised_smoothing import images as image_forms
 from denoised_smoothing.certificates.counts import Stage
 from denoised_smoothing.certificates.parameters import Noise
+from denoised_smoothing.errors import ClassifierError, SettingError
 from denoised_smoothing.noise import noisy_copies
 from denoised_smoothing.smoothing import SmoothedClassifier
-from denoised_smoothing.smoothing.votes import shown_copies, shown_labels
+from denoised_smoothing.smoothing.scheduler import CopyRange, ImageTask
+from denoised_smoothing.smoothing.votes import VoteCounter, shown_copies, shown_labels
 
 SEED = 0
 GREY = image_forms.to_grid(np.full((1, 4, 4), 0.5, np.float32))
@@ -51,3 +55,37 @@ class TestCopies:
         assert shown_labels(smoothed.prepared, GREY, "7", SEED, 60) == labels
         assert set(labels) == {0, 1, None}
         assert np.array_equal(copies, seen)
+
+
+class TestScores:
+    RANGES = tuple(
+        CopyRange(ImageTask("run", name, GREY), Stage.PREDICTION, range(start, stop))
+        for name, start, stop in (("7", 2, 9), ("8", 0, 3))
+    )
+
+    def scores(self, classify: Callable[[Tensor], Tensor]) -> np.ndarray:
+        prepared = SmoothedClassifier(classify, 0.25, device="cpu").prepared
+        return VoteCounter(prepared).scores(self.RANGES, prepared.engine_for(GREY), SEED)
+
+    def test_are_log_probabilities_of_each_copy(self) -> None:
+        def logits(images: Tensor) -> Tensor:
+            return images.flatten(1)[:, :3] * 9
+
+        copies = [
+            noisy_copies(
+                torch.from_numpy(GREY), 0.25, noise=Noise.GRID, seed=SEED, stage=part.stage,
+                image_id=part.task.image_id, start=part.copies.start, stop=part.copies.stop,
+            )
+            for part in self.RANGES
+        ]  # fmt: skip
+        odds = np.exp(logits(torch.cat(copies)).double().numpy())
+        expected = np.log(odds / odds.sum(axis=1, keepdims=True))
+        assert self.scores(logits) == pytest.approx(expected, abs=1e-6)
+
+    def test_labels_have_none(self) -> None:
+        with pytest.raises(SettingError, match="Scores need a classifier that answers with logits"):
+            self.scores(bright)
+
+    def test_infinite_logits_are_refused(self) -> None:
+        with pytest.raises(ClassifierError, match="gave logits that are NaN or infinite"):
+            self.scores(lambda images: images.flatten(1) / 0.0)

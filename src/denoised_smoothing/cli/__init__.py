@@ -17,7 +17,7 @@ from denoised_smoothing.errors import DenoisedSmoothingError
 
 COMMANDS = {
     "demo": "Certify photographs or digits with and without a denoiser, and write a report.",
-    "predict": "Predict the label of one image. Needs fewer copies than 'certify'.",
+    "predict": "Predict the label of an image. Needs fewer copies than 'certify'.",
     "certify": "Certify images and store the counts. Resumes an interrupted run.",
     "bundle": "Export classifier, denoiser and parameters to one folder for --bundle.",
     "plan": "Estimate the copies, time and cost of a run before you start it.",

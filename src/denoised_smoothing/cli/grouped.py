@@ -13,8 +13,8 @@ from typer.core import TyperCommand
 from denoised_smoothing.cli.options import LENGTH
 
 PANELS = (
-    "Data and model", "Training", "Copies", "Time and cost", "Output", "Limits", "Access", "Speed",
-    "Paid queries", "Cluster",
+    "Data and model", "Training", "Copies", "Prediction sets", "Time and cost", "Output", "Limits",
+    "Access", "Speed", "Paid queries", "Cluster",
 )  # fmt: skip
 """The groups of options, in the order of the help."""
 

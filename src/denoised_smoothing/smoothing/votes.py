@@ -8,7 +8,7 @@ from itertools import islice
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, Num
+from jaxtyping import Float, Float64, Int, Num
 from torch import Tensor
 
 from denoised_smoothing.certificates.counts import Stage
@@ -17,7 +17,7 @@ from denoised_smoothing.engines.comparison import among_others
 from denoised_smoothing.engines.engine import Engine
 from denoised_smoothing.engines.locks import ReadersWriterLock
 from denoised_smoothing.engines.prepared import PreparedPipeline
-from denoised_smoothing.errors import ClassifierError, ContractError
+from denoised_smoothing.errors import ClassifierError, ContractError, SettingError
 from denoised_smoothing.models.answers import NO_CLASS, UNUSABLE, labels_of
 from denoised_smoothing.noise import noisy_copies
 from denoised_smoothing.smoothing.scheduler import CopyRange, ImageTask
@@ -64,6 +64,30 @@ class VoteCounter:
             failed = by_label.pop(NO_CLASS, 0)
             votes.append((by_label, failed))
         return votes
+
+    def scores(
+        self, ranges: Sequence[CopyRange], choice: EngineChoice, seed: Seed
+    ) -> Float64[np.ndarray, "n k"]:
+        """Return log-probabilities of each copy: the log-softmax of its logits.
+
+        Raises:
+            SettingError: the classifier answers with labels, which have no scores.
+            ClassifierError: logits are NaN or infinite.
+        """
+        answers = torch.cat(list(self._answers(ranges, choice, seed)))
+        if answers.ndim != 2:
+            raise SettingError(
+                "Scores need a classifier that answers with logits, and this one answers with "
+                "labels. Use vote shares of a stored run (--calibration-run)."
+            )
+        logits = answers[: sum(len(part.copies) for part in ranges)].cpu().double()
+        if not bool(logits.isfinite().all()):
+            raise ClassifierError(
+                "The classifier gave logits that are NaN or infinite. Find the cause before you "
+                "use its scores, such as reduced precision or a division by zero."
+            )
+        scores: Float64[np.ndarray, "n k"] = torch.log_softmax(logits, dim=1).numpy()
+        return scores
 
     def pixels(
         self, ranges: Sequence[CopyRange], choice: EngineChoice | None, seed: Seed
