@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from html import escape
@@ -81,6 +81,31 @@ class SamplingPlan(ABC):
 
         Raises:
             CountsError: the plan does not allow a conclusion from these counts.
+        """
+
+    @abstractmethod
+    def event_bound(
+        self,
+        counts: Mapping[Stage, LabelCounts],
+        occurred: Callable[[LabelCounts], int],
+        alpha: float,
+        parameters: SmoothingParameters,
+    ) -> float:
+        """Return an upper bound on the probability that a copy has a property.
+
+        It holds with probability at least 1 - alpha however the plan ended, also for a property
+        that the stopping rule did not ask about.
+
+        Args:
+            counts: the finished counts of an image.
+            occurred: returns the copies with the property among those counted. The property must
+                be chosen without the copies of estimation and continuation; from those of
+                selection, for example. The number may be too large, such as by failed copies.
+            alpha: level of the bound, in (0, 1).
+            parameters: those of the run.
+
+        Raises:
+            SettingError: the plan has no separate copies that could choose the property.
         """
 
     @abstractmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -10,6 +11,7 @@ import numpy as np
 from denoised_smoothing.certificates.bounds import check_copies, clopper_pearson_upper
 from denoised_smoothing.certificates.certificate import Certificate, SamplingPlan
 from denoised_smoothing.certificates.confidence_sequence import (
+    NEAR_1,
     Boundary,
     boundary,
     check_anytime_alpha,
@@ -23,7 +25,7 @@ from denoised_smoothing.certificates.radii import (
     failure_for_radius,
     gaussian_radius,
 )
-from denoised_smoothing.errors import CountsError
+from denoised_smoothing.errors import CountsError, SettingError
 
 RADII = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 """The radii of the tables of Cohen et al. 2019, except 0."""
@@ -110,6 +112,31 @@ class Anytime(SamplingPlan):
             counts=estimation,
             continuation=later,
         )
+
+    def event_bound(
+        self,
+        counts: Counts,
+        occurred: Callable[[LabelCounts], int],
+        alpha: float,
+        parameters: SmoothingParameters,
+    ) -> float:
+        """Return the smallest of the bounds by the mixture and of the one look at the cap."""
+        if not self.n0:
+            raise SettingError(
+                "Groups, sets and top-k certificates need copies that choose them, and this plan "
+                "has none (n0 = 0). Start a run with n0 of at least 1, such as --n0 50."
+            )
+        estimation = counts[Stage.ESTIMATION]
+        total = estimation.followed_by(counts.get(Stage.CONTINUATION))
+        found = [
+            mixture_failure_bound(votes.n - occurred(votes), votes.n, MIXTURE_SHARE * alpha, NEAR_1)
+            for votes in dict.fromkeys((estimation, total))
+            if votes.n
+        ]
+        if estimation.n == self.max_n:
+            look = (1 - MIXTURE_SHARE) * alpha
+            found.append(clopper_pearson_upper(occurred(estimation), self.max_n, look))
+        return min(found, default=1.0)
 
     def most_calls(self) -> int:
         return self.n0 + self.max_n + self.more
