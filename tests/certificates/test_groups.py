@@ -40,17 +40,14 @@ def test_votes_of_a_group_are_added() -> None:
     assert coarse.to_dict()["radius"] <= coarse.radius
 
 
-def test_at_one_radius_each_level_has_the_whole_alpha() -> None:
+def test_levels_share_alpha_or_have_it_whole() -> None:
     certificate = certificate_of((50, 50), (330, 330, 340))
     whole = stats.norm.ppf(stats.beta.ppf(0.001, 660, 341))
     split = stats.norm.ppf(stats.beta.ppf(0.0005, 660, 341))
-    radius = (whole + split) / 2
-    fine, coarse = group_certificates(certificate, LEVELS, radius=radius)
-    assert (fine.radius, fine.alpha) == (radius, 0.001)
-    assert coarse.radius == radius
-    fine, coarse = group_certificates(certificate, LEVELS, radius=whole + 1e-9)
-    assert (fine.radius, fine.certified) == (0.0, False)
-    assert coarse.radius == whole + 1e-9
+    for shares, expected in ((False, whole), (True, split)):
+        for found in group_certificates(certificate, LEVELS, split=shares):
+            assert found.radius == pytest.approx(expected, abs=1e-6)
+            assert found.alpha == (0.0005 if shares else 0.001)
 
 
 def test_the_finer_group_is_chosen_within_the_coarser_one() -> None:
@@ -128,9 +125,9 @@ def test_the_exact_chance_that_any_level_is_wrong_at_one_radius() -> None:
         if terriers + hounds > n:
             continue
         counts = stages((10,), (terriers, 0, hounds, 0, n - terriers - hounds))
-        found = group_certificates(plan.certificate(counts, setting), LEVELS, radius=radius)
+        found = group_certificates(plan.certificate(counts, setting), LEVELS, split=False)
         assert found[0].radius <= found[1].radius  # the tests are nested
-        if any(held.certified for held in found):
+        if any(held.radius >= radius for held in found):
             for other in chance:
                 p = (p0 - other, other, 1 - p0)
                 chance[other] += float(

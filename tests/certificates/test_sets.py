@@ -13,7 +13,7 @@ from denoised_smoothing.certificates.counts import LabelCounts, Stage
 from denoised_smoothing.certificates.parameters import Noise
 from denoised_smoothing.certificates.plans import Anytime, FixedBudget, RadiusTarget
 from denoised_smoothing.certificates.radii import gaussian_radius, two_sided_radius
-from denoised_smoothing.certificates.sets import margin_radius, set_certificates
+from denoised_smoothing.certificates.sets import SetCertificate, margin_radius, set_certificates
 from denoised_smoothing.errors import SettingError
 
 from .samples import conclude, counts_of, drive, setting_of, stages, streams_of
@@ -94,6 +94,7 @@ def test_the_sets_of_a_fixed_budget() -> None:
     assert certificate.label is None
     two, three = set_certificates(certificate, (3, 2))
     assert (two.labels, three.labels) == ((0, 1), (0, 1, 2))
+    assert (two.leading, two.size) == (2, 2)
     level = 0.0005  # alpha 0.001 for two sizes, and half of a share for each bound
     p = stats.beta.ppf(level / 2, 850, 151)
     u = stats.beta.ppf(1 - level / 2, 101, 900)  # the 90 of label 2 and the 10 failed copies
@@ -107,6 +108,18 @@ def test_the_sets_of_a_fixed_budget() -> None:
     assert three.certified
     assert two.to_dict()["radius"] <= two.radius
     assert two.to_dict()["upper_bound"] >= two.upper_bound
+
+
+def test_the_selection_says_how_many_labels_lead() -> None:
+    """One label is far ahead of those outside: no need to share its votes with four others."""
+    plan = FixedBudget(n0=100, n=1000)
+    certificate = of_votes(plan, (60, 10, 9, 9, 6, 6), (600, 100, 90, 90, 60, 60))
+    [found] = set_certificates(certificate, (5,))
+    assert (found.labels, found.leading) == ((0, 1, 2, 3, 4), 1)
+    lower, upper = stats.beta.ppf(0.0005, 600, 401), stats.beta.ppf(0.9995, 61, 940)
+    assert (found.lower_bound, found.upper_bound) == pytest.approx((lower, upper))
+    assert found.radius == pytest.approx((QUANTILE(lower) - QUANTILE(upper)) / 2, abs=1e-6)
+    assert found.radius > margin_radius(1.0, 0.06, 0.06, size=5) > 0.0
 
 
 def test_equal_sets_share_one_level() -> None:
@@ -214,12 +227,12 @@ PROBABILITIES = {
 }
 
 
-def true_radius(p: Sequence[float], labels: Sequence[int]) -> float:
-    """Of the set, given that failed copies are votes for one more label outside."""
-    outside = [q for k, q in enumerate(p) if k not in labels]
+def true_radius(p: Sequence[float], found: SetCertificate) -> float:
+    """Of the set, given that failed copies are votes for the first label outside."""
+    outside = [q for k, q in enumerate(p) if k not in found.labels]
     other = max(outside, default=0.0) + 1 - sum(p)
-    inside = sum(p[k] for k in labels)
-    return margin_radius(0.5, max(1 - inside, 1e-9), max(other, 1e-9), size=len(labels))
+    inside = sum(p[k] for k in found.labels[: found.leading])
+    return margin_radius(0.5, max(1 - inside, 1e-9), max(other, 1e-9), size=found.leading)
 
 
 @pytest.mark.parametrize("p", PROBABILITIES.values(), ids=list(PROBABILITIES))
@@ -231,5 +244,5 @@ def test_the_share_of_wrong_sets_stays_within_alpha(plan: SamplingPlan, p: Seque
     for _ in range(repeats):
         counts = drive(plan, setting, streams_of(random, p, plan, *drawn))
         found = set_certificates(plan.certificate(counts, setting), (2, 3))
-        wrong += any(held.radius > true_radius(p, held.labels) + 1e-9 for held in found)
+        wrong += any(held.radius > true_radius(p, held) + 1e-9 for held in found)
     assert stats.binomtest(wrong, repeats, alpha, alternative="greater").pvalue > 1e-6

@@ -155,28 +155,29 @@ class GroupCertificate:
 def group_certificates(
     certificate: Certificate,
     levels: Sequence[Groups],
-    radius: float | None = None,
     alpha: float | None = None,
+    *,
+    split: bool = True,
 ) -> tuple[GroupCertificate, ...]:
     """Return what the counts of a certificate prove about groups of labels, one for each level.
 
     The group of the coarsest level is the one with the most votes of the selection stage; that of
-    a finer level has the most votes within it. All certificates together are wrong with
-    probability at most alpha: levels share it; at one radius that was fixed in advance they need
-    not, as their hypotheses and tests are nested.
+    a finer level has the most votes within it.
 
     Args:
         certificate: of an image, also one that abstains or ended early.
         levels: from fine to coarse; each group lies within one of the next level.
-        radius: the one radius that is asked about; certificates then claim it, or nothing.
         alpha: probability that any of them is wrong; None for that of the run.
+        split: share alpha between the levels, so that all radii hold together. Else each has the
+            whole alpha. Then each certificate holds on its own, and at any one radius that was
+            fixed in advance all levels hold together, as hypotheses and tests are nested.
 
     Raises:
         SettingError: levels are not nested, or no copies chose the candidate (n0 = 0).
     """
     levels = check_nested(levels)
     level_alpha = check_alpha(certificate.alpha if alpha is None else alpha)
-    if radius is None:
+    if split:
         level_alpha /= len(levels)
     parameters, found = certificate.parameters, list[GroupCertificate]()
     within: Collection[int] | None = None
@@ -188,8 +189,6 @@ def group_certificates(
 
         failure = event_bound(certificate, rest, level_alpha)
         proven = gaussian_radius(parameters.sigma, failure, parameters.error)
-        if radius is not None:
-            proven = radius if proven >= radius else 0.0
         found.append(
             GroupCertificate(groups.level, name, labels, proven, 1.0 - failure, level_alpha)
         )

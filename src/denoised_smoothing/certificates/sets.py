@@ -81,7 +81,7 @@ def margin_radius(
     while ahead(end) > 0.0:
         end *= 2.0
     root = optimize.brentq(ahead, 0.0, end, xtol=TOLERANCE / 2)
-    return sigma * max(0.0, root - TOLERANCE)
+    return float(sigma * max(0.0, root - TOLERANCE))
 
 
 @dataclass(frozen=True)
@@ -95,10 +95,11 @@ class SetCertificate:
     Attributes:
         labels: the set, those with the most votes of the selection stage, in that order.
         radius: in pixel values in [0, 1], not rounded.
-        lower_bound: lower confidence bound on the probability of the set.
+        lower_bound: lower confidence bound on the probability of the ``leading`` labels together.
         upper_bound: upper confidence bound on the probability of every label outside.
         alpha: probability that the certificate is wrong; several sizes share that of the run.
         size: the number of labels that was asked for; fewer may have votes.
+        leading: the number of the first labels, one of which stays ahead of all labels outside.
     """
 
     labels: tuple[int, ...]
@@ -107,6 +108,7 @@ class SetCertificate:
     upper_bound: float
     alpha: float
     size: int
+    leading: int
 
     @property
     def certified(self) -> bool:
@@ -118,6 +120,7 @@ class SetCertificate:
         return {
             "size": self.size,
             "labels": list(self.labels),
+            "leading": self.leading,
             "radius": round_down(self.radius, 6),
             "lower_bound": round_down(self.lower_bound, 6),
             "upper_bound": -round_down(-self.upper_bound, 6),
@@ -130,9 +133,10 @@ def set_certificates(
 ) -> tuple[SetCertificate, ...]:
     """Return what the counts of a certificate prove about sets of labels, one for each size.
 
-    The sets have the most frequent labels of the selection stage. All certificates together are
-    wrong with probability at most alpha: different sets share it equally, and half of a share
-    bounds the set, half the labels outside.
+    The sets have the most frequent labels of the selection stage, which also says how many of
+    them it is best to bound together. All certificates together are wrong with probability at
+    most alpha: different sets share it equally, and half of a share bounds those labels, half
+    the labels outside.
 
     Args:
         certificate: of an image, also one that abstains or ended early.
@@ -154,18 +158,36 @@ def set_certificates(
 def _set_certificate(
     certificate: Certificate, labels: tuple[int, ...], size: int, alpha: float
 ) -> SetCertificate:
+    first = labels[: _leading(certificate.selection, labels)]
+
+    def rest(votes: LabelCounts) -> int:
+        return others(votes, first)
+
     def largest_other(votes: LabelCounts) -> int:
         return most_votes(votes, 1, labels)
 
-    failure = event_bound(certificate, lambda votes: others(votes, labels), alpha / 2)
+    failure = event_bound(certificate, rest, alpha / 2)
     other = min(failure, event_bound(certificate, largest_other, alpha / 2))
-    parameters = certificate.parameters
-    radius = (
-        margin_radius(parameters.sigma, failure, other, size=len(labels), error=parameters.error)
-        if labels
-        else 0.0
-    )
-    return SetCertificate(labels, radius, 1.0 - failure, other, alpha, size)
+    noise = certificate.parameters
+    radius = 0.0
+    if labels:
+        radius = margin_radius(noise.sigma, failure, other, size=len(first), error=noise.error)
+    return SetCertificate(labels, radius, 1.0 - failure, other, alpha, size, len(first))
+
+
+def _leading(selection: LabelCounts, labels: tuple[int, ...]) -> int:
+    """Return how many of the first labels to bound, by the shares of the selection stage."""
+
+    def share(copies: int) -> float:
+        return (copies + 1) / (selection.n + 2)
+
+    other = share(most_votes(selection, 1, labels))
+
+    def radius(leading: int) -> float:
+        failure = share(others(selection, labels[:leading]))
+        return margin_radius(1.0, failure, other, size=leading)
+
+    return max(range(1, len(labels) + 1), key=radius, default=0)
 
 
 def check_sizes(sizes: Sequence[int]) -> tuple[int, ...]:
