@@ -41,7 +41,7 @@ def test_votes_of_a_group_are_added() -> None:
 
 
 def test_levels_share_alpha_or_have_it_whole() -> None:
-    certificate = certificate_of((50, 50), (330, 330, 340))
+    certificate = certificate_of((50, 50), (330, 330, 0, 0, 340))
     whole = stats.norm.ppf(stats.beta.ppf(0.001, 660, 341))
     split = stats.norm.ppf(stats.beta.ppf(0.0005, 660, 341))
     for shares, expected in ((False, whole), (True, split)):
