@@ -89,7 +89,7 @@ def test_the_shipped_groups_of_imagenet() -> None:
 
 @pytest.mark.parametrize("names", [None, NAMES, [str(n) for n in range(1000)]])
 def test_the_shipped_groups_of_another_classifier(names: list[str] | None) -> None:
-    with pytest.raises(SettingError, match="write a file with your own groups"):
+    with pytest.raises(SettingError, match="Write a file with your own groups"):
         read_groups("imagenet", names)
 
 

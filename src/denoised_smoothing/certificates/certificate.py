@@ -112,6 +112,23 @@ class SamplingPlan(ABC):
     def most_calls(self) -> int:
         """Return the maximum number of classifier calls for an image."""
 
+    @property
+    def selects(self) -> bool:
+        """Whether separate copies choose what is bounded, as :meth:`event_bound` needs."""
+        return True
+
+    def check_selects(self) -> None:
+        """Check that separate copies choose what is bounded.
+
+        Raises:
+            SettingError: the plan has none.
+        """
+        if not self.selects:
+            raise SettingError(
+                "Groups, sets and top-k certificates need copies that choose them, and this plan "
+                "has none (n0 = 0). Start a run with n0 of at least 1, such as --n0 50."
+            )
+
     def check_alpha(self, alpha: float) -> None:
         """Check that the plan's bounds accept an alpha, before anything is drawn.
 

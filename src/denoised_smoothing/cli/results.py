@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from denoised_smoothing.cli.claim_options import ClaimOptions
 from denoised_smoothing.cli.grouped import command
 from denoised_smoothing.cli.options import AsJson, File, Radii, StoreUrl, option, parse_radii
 from denoised_smoothing.cli.output import print_rows, print_written
@@ -27,6 +28,7 @@ class Listing(StrEnum):
 @command()
 def report(
     runs: Annotated[list[str], typer.Argument(metavar="RUN", help="Names of the runs.")],
+    claims: ClaimOptions,
     output: File = Path("report.html"),
     radii: Radii = None,
     store: StoreUrl = "runs.sqlite",
@@ -40,7 +42,14 @@ def report(
     from denoised_smoothing.store import Store
 
     with Store(store, read_only=True) as opened:
-        write_report(opened, runs, output, radii=None if radii is None else parse_radii(radii))
+        asked = {name: claims.build(opened.run(name).label_names) for name in runs}
+        write_report(
+            opened,
+            runs,
+            output,
+            radii=None if radii is None else parse_radii(radii),
+            questions={name: held for name, held in asked.items() if held is not None},
+        )
     print_written(output, as_json=as_json)
 
 

@@ -39,17 +39,19 @@ def read_groups(
         SettingError: the file cannot be read, a label does not exist, groups of one level share a
             label, levels are not nested, or the classifier does not have ImageNet's classes.
     """
-    names = _listed(labels)
+    names, path = _listed(labels), expand_home(text)
+    if text == IMAGENET:
+        _check_imagenet(names)
+        path = shipped_folder("imagenet_groups.txt")
     try:
-        if text == IMAGENET:
-            _check_imagenet(names)
-            held = _of_lines(read_lines(shipped_folder("imagenet_groups.txt"), "whole"))
-        else:
-            lines = read_lines(expand_home(text), FORM)
-            is_json = bool(lines) and lines[0].startswith("{")
-            held = _of_json("\n".join(lines)) if is_json else _of_lines(lines)
+        lines = read_lines(path, FORM)
+    except ValueError as error:
+        raise SettingError(f"--groups must be {error}, got {text!r}.") from error
+    try:
+        is_json = bool(lines) and lines[0].startswith("{")
+        held = _of_json("\n".join(lines)) if is_json else _of_lines(lines)
     except (ValueError, RecursionError) as error:
-        raise SettingError(f"--groups must be {FORM}, got {text!r} ({error}).") from error
+        raise SettingError(f"--groups must be {FORM}, got {text!r}: {error}.") from error
     return check_nested(
         Groups(
             {
@@ -109,7 +111,8 @@ def _check_imagenet(names: Sequence[str] | None) -> None:
     index = LabelIndex([" ".join((wordnet, *names[:1])) for wordnet, names in known.items()])
     fitting = sum(number in index.find(name) for number, name in enumerate(names or ()))
     if fitting < 0.9 * len(known) or len(names or ()) != len(known):
-        raise ValueError(
-            f"{fitting} of the classifier's {len(names or ())} label names are those of ImageNet's "
-            "1,000 classes in the usual order; write a file with your own groups"
+        raise SettingError(
+            "--groups imagenet needs a classifier of ImageNet's 1,000 classes in the usual order, "
+            f"got one of {len(names or ())} named labels of which {fitting} fit. Write a file with "
+            "your own groups."
         )

@@ -25,7 +25,7 @@ from denoised_smoothing.certificates.radii import (
     failure_for_radius,
     gaussian_radius,
 )
-from denoised_smoothing.errors import CountsError, SettingError
+from denoised_smoothing.errors import CountsError
 
 RADII = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 """The radii of the tables of Cohen et al. 2019, except 0."""
@@ -121,11 +121,7 @@ class Anytime(SamplingPlan):
         parameters: SmoothingParameters,
     ) -> float:
         """Return the smallest of the bounds by the mixture and of the one look at the cap."""
-        if not self.n0:
-            raise SettingError(
-                "Groups, sets and top-k certificates need copies that choose them, and this plan "
-                "has none (n0 = 0). Start a run with n0 of at least 1, such as --n0 50."
-            )
+        self.check_selects()
         estimation = counts[Stage.ESTIMATION]
         total = estimation.followed_by(counts.get(Stage.CONTINUATION))
         found = [
@@ -140,6 +136,10 @@ class Anytime(SamplingPlan):
 
     def most_calls(self) -> int:
         return self.n0 + self.max_n + self.more
+
+    @property
+    def selects(self) -> bool:
+        return self.n0 > 0
 
     def check_alpha(self, alpha: float) -> None:
         check_anytime_alpha(alpha)
