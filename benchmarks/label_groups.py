@@ -10,9 +10,9 @@ are nested: a kind belongs to one family whole, and a family to one realm.
 from __future__ import annotations
 
 import argparse
-from itertools import groupby
 from pathlib import Path
 
+from denoised_smoothing.certificates.groups import label_ranges
 from denoised_smoothing.models.labels import imagenet_classes
 from denoised_smoothing.models.shipped import shipped_folder
 
@@ -108,15 +108,6 @@ def grouped(direct: dict[str, set[str]]) -> dict[str, dict[str, list[int]]]:
     return levels
 
 
-def ranges(numbers: list[int]) -> str:
-    """Return ``1-3, 7`` for 1, 2, 3 and 7."""
-    parts = []
-    for _, run in groupby(enumerate(numbers), key=lambda pair: pair[1] - pair[0]):
-        first, *rest = [number for _, number in run]
-        parts.append(f"{first}-{rest[-1]}" if rest else str(first))
-    return ", ".join(parts)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--wordnet", type=Path, default="/usr/share/wordnet/data.noun")
@@ -124,7 +115,7 @@ def main() -> None:
     text = TITLE
     for level, groups in levels.items():
         text += f"[{level}]\n"
-        text += "".join(f"{name} = {ranges(groups[name])}\n" for name in LEVELS[level])
+        text += "".join(f"{name} = {label_ranges(groups[name])}\n" for name in LEVELS[level])
     shipped_folder("imagenet_groups.txt").write_text(text, encoding="utf-8")
     for level, groups in levels.items():
         print(f"{level}: {len(groups)} groups of {sum(map(len, groups.values()))} classes")

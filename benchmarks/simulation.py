@@ -3,7 +3,7 @@
 A noisy copy fails with a known probability, so that every false certificate is known. There is no
 classifier. The tables are those of docs/statistics.md.
 
-    python benchmarks/simulation.py [--quick] [validity|two-sided|economy|radius|all]
+    python benchmarks/simulation.py [--quick] [validity|two-sided|economy|radius|sets|all]
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 from scipy import special
+from simulation_sets import sets
 
 from denoised_smoothing.certificates.confidence_sequence import boundary
 from denoised_smoothing.certificates.counts import LabelCounts, Stage
@@ -351,6 +352,7 @@ PARTS: dict[str, tuple[Callable[[int], None], int]] = {
     "two-sided": (two_sided, 200_000),
     "economy": (economy, 10_000),
     "radius": (radius, 10_000),
+    "sets": (sets, 20_000),
 }
 
 

@@ -4,6 +4,10 @@ from denoised_smoothing.certificates.certificate import (
     SamplingPlan as SamplingPlan,
 )
 from denoised_smoothing.certificates.counts import LabelCounts as LabelCounts, Stage as Stage
+from denoised_smoothing.certificates.groups import (
+    Groups as Groups,
+    group_certificates as group_certificates,
+)
 from denoised_smoothing.certificates.parameters import Noise as Noise
 from denoised_smoothing.certificates.plans import (
     Anytime as Anytime,
@@ -11,6 +15,8 @@ from denoised_smoothing.certificates.plans import (
     RadiusTarget as RadiusTarget,
 )
 from denoised_smoothing.certificates.prediction import Prediction as Prediction
+from denoised_smoothing.certificates.sets import set_certificates as set_certificates
+from denoised_smoothing.certificates.top_k import top_k_certificates as top_k_certificates
 from denoised_smoothing.datasets import ImageDataset as ImageDataset, load_dataset as load_dataset
 from denoised_smoothing.errors import (
     AnswerMissingError as AnswerMissingError,
@@ -46,7 +52,9 @@ from denoised_smoothing.models.catalogue import (
     load_denoiser as load_denoiser,
 )
 from denoised_smoothing.models.classifiers.base import ImageClassifier as ImageClassifier
+from denoised_smoothing.models.label_groups import read_groups as read_groups
 from denoised_smoothing.models.specs import Source as Source, Spec as Spec
+from denoised_smoothing.reporting.further_claims import Questions as Questions
 from denoised_smoothing.reporting.html import write_report as write_report
 from denoised_smoothing.reporting.results import load_results as load_results
 from denoised_smoothing.runs.run import CertificationRun as CertificationRun

@@ -106,9 +106,14 @@ def test_levels_must_be_nested() -> None:
 
 
 def test_groups_as_plain_values() -> None:
-    assert FINE.to_dict() == {
-        "level": "kinds", "members": {"terrier": [0, 1], "hound": [2], "cat": [4, 5]},
-    }  # fmt: skip
+    values = {"level": "animals", "members": {"dog": "0-3", "cat": "4, 6-7"}}
+    groups = Groups({"dog": range(4), "cat": (4, 6, 7)}, "animals")
+    assert groups.to_dict() == values
+    assert Groups.from_dict(values) == groups
+    assert hash(Groups.from_dict(values)) == hash(groups)
+    for broken in ({}, {"level": "a", "members": {"b": "x"}}, {"level": "a", "members": [1]}):
+        with pytest.raises(SettingError, match="ranges of labels"):
+            Groups.from_dict(broken)
 
 
 def test_the_exact_chance_that_any_level_is_wrong_at_one_radius() -> None:

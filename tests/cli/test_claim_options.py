@@ -110,3 +110,44 @@ def test_a_plan_without_selection_is_refused(run: Run) -> None:
     )
     assert code == 2
     assert "n0 of at least 1, such as --n0 50" in err
+
+
+ANYTIME = (
+    "certify", "folder:images", "--classifier", "python:torn:Torn", "--sigma", "0.5", "--seed", "1",
+    "--plan", "anytime", "--engine", "torch", "--radii", "0.25,0.5", "--run", "torn",
+)  # fmt: skip
+
+
+def test_sampling_decides_about_sets(run: Run) -> None:
+    ask = ("--sets", "2", "--json")
+    _, out, _ = run(*ANYTIME, *ask)
+    early = json.loads(out)
+    _, out, err = run(*ANYTIME, *ask, "--decide", "top,sets", "--store", "other.sqlite")
+    later = json.loads(out)
+    assert early["further"]["rows"][1]["certified"] == {"0.25": 2, "0.5": 0}
+    assert later["further"]["rows"][1]["certified"] == {"0.25": 2, "0.5": 2}
+    assert later["rows"][0]["calls"] > early["rows"][0]["calls"]
+    code, _, err = run(*ANYTIME, "--sets", "2", "--store", "other.sqlite")
+    assert code != 0
+    assert "plan" in err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--decide", "sets", "--sets", "2"), "--decide must be top, alone or with"),
+        (("--decide", "top,all", "--sets", "2"), "--decide must be top, alone or with"),
+        (("--decide", "top,groups", "--sets", "2"), "Add --groups, or remove it from --decide."),
+        (("--decide", "top,sets"), "Add --sets, or remove it from --decide."),
+    ],
+)
+def test_what_cannot_be_decided(run: Run, options: tuple[str, ...], message: str) -> None:
+    code, _, err = run(*ANYTIME, *options)
+    assert code == 2
+    assert message in " ".join(err.split())
+
+
+def test_a_fixed_plan_decides_nothing(run: Run) -> None:
+    code, _, err = run(*CERTIFY, "--sets", "2", "--decide", "top,sets")
+    assert code == 2
+    assert "needs an anytime plan, got fixed" in err

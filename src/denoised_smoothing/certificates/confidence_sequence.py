@@ -23,6 +23,8 @@ from denoised_smoothing.errors import SettingError
 
 LARGEST_ALPHA = 0.36
 """Up to 1/e the bound is monotone in the evidence; see ``docs/statistics.md``."""
+MIXTURE_SHARE = 0.75
+"""Share of alpha for the mixture, which may be checked at any time; the rest is for one look."""
 FUTILITY_ALPHA = 0.01
 """Level of the mirrored mixture that gives a radius up; affects power only, never validity."""
 ROUNDING = 4.0 * float(np.finfo(np.float64).eps)
@@ -60,6 +62,7 @@ def log_evidence(
     return np.asarray(evidence - a * math.log1p(-q0) - f * math.log(q0))
 
 
+@lru_cache(maxsize=2**16)  # many images share the same numbers
 def mixture_failure_bound(successes: int, n: int, alpha: float, largest: float = 0.5) -> float:
     """Upper bound on the failure probability q that holds at all times at once.
 

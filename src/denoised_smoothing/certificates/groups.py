@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
+from itertools import groupby, pairwise
 from operator import index
 from typing import Any, cast
 
@@ -85,7 +85,24 @@ class Groups:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
-        return {"level": self.level, "members": {name: list(held) for name, held in self.pairs}}
+        members = {name: label_ranges(labels) for name, labels in self.pairs}
+        return {"level": self.level, "members": members}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Groups:
+        """Return the groups that :meth:`to_dict` wrote.
+
+        Raises:
+            SettingError: they are not of that form.
+        """
+        try:
+            members = {name: of_ranges(text) for name, text in values["members"].items()}
+            return cls(members, str(values["level"]))
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise SettingError(
+                f"Groups must be a level and members as ranges of labels, got {values!r}. Use "
+                "groups as they were written."
+            ) from error
 
 
 def check_nested(levels: Iterable[Groups]) -> tuple[Groups, ...]:
@@ -180,9 +197,8 @@ def group_certificates(
     if split:
         level_alpha /= len(levels)
     parameters, found = certificate.parameters, list[GroupCertificate]()
-    within: Collection[int] | None = None
-    for groups in reversed(levels):
-        name, labels = groups.most_voted(certificate.selection, within)
+    chosen = chosen_groups(levels, certificate.selection)
+    for groups, (name, labels) in zip(levels, chosen, strict=True):
 
         def rest(votes: LabelCounts, labels: tuple[int, ...] = labels) -> int:
             return others(votes, labels)
@@ -192,5 +208,34 @@ def group_certificates(
         found.append(
             GroupCertificate(groups.level, name, labels, proven, 1.0 - failure, level_alpha)
         )
-        within = frozenset(labels)
-    return tuple(reversed(found))
+    return tuple(found)
+
+
+def chosen_groups(
+    levels: Sequence[Groups], selection: LabelCounts
+) -> list[tuple[str | None, tuple[int, ...]]]:
+    """Return name and labels of the group that the selection stage chooses on each level."""
+    chosen = list[tuple[str | None, tuple[int, ...]]]()
+    for groups in reversed(levels):
+        within = chosen[-1][1] if chosen else None
+        chosen.append(groups.most_voted(selection, within))
+    return chosen[::-1]
+
+
+def label_ranges(labels: Sequence[int]) -> str:
+    """Return ascending labels as text: ``1-3, 7`` for 1, 2, 3 and 7."""
+    parts = []
+    for _, run in groupby(enumerate(labels), key=lambda pair: pair[1] - pair[0]):
+        first, *rest = [label for _, label in run]
+        parts.append(f"{first}-{rest[-1]}" if rest else str(first))
+    return ", ".join(parts)
+
+
+def of_ranges(text: str) -> list[int]:
+    """Return the labels of such a text.
+
+    Raises:
+        ValueError: it has another form.
+    """
+    ends = [[int(end) for end in part.split("-", 1)] for part in text.split(",")]
+    return [label for first, *last in ends for label in range(first, (last or [first])[0] + 1)]

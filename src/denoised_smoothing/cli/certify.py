@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -104,6 +105,7 @@ def certify(
     if claims.typed:
         request.plan.check_selects()
     questions = claims.build(request.label_match.names)
+    request = replace(request, plan=claims.deciding(request.plan, questions))
     with err.status("preparing") as status:
         request.prepare(lambda text: status.update(escape(text)))
     for text in request.notes:

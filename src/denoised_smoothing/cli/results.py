@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from denoised_smoothing.cli.claim_options import ClaimOptions
-from denoised_smoothing.cli.grouped import command
+from denoised_smoothing.cli.grouped import Take, command
 from denoised_smoothing.cli.options import AsJson, File, Radii, StoreUrl, option, parse_radii
 from denoised_smoothing.cli.output import print_rows, print_written
 from denoised_smoothing.reporting.export import ExportFormat
@@ -28,7 +28,7 @@ class Listing(StrEnum):
 @command()
 def report(
     runs: Annotated[list[str], typer.Argument(metavar="RUN", help="Names of the runs.")],
-    claims: ClaimOptions,
+    claims: Annotated[ClaimOptions, Take(without=("decide",))],
     output: File = Path("report.html"),
     radii: Radii = None,
     store: StoreUrl = "runs.sqlite",
