@@ -65,6 +65,9 @@ def test_a_table_of_what_the_votes_prove(run: Run) -> None:
     assert "<tr><td>one of 2 labels</td><td>2</td><td>2</td></tr>" in page
     assert "<td>among the 2 most probable</td>" in page
     assert "answers left or right at" in page or "answers right or left at" in page
+    code, out, err = run("report", "torn", "--sets", "2", "--radii", "0.1", "--json")
+    assert code == 0, err
+    assert json.loads(out)["further"]["torn"]["rows"][1]["certified"] == {"0.1": 2}
 
 
 def test_the_sentences_of_one_image(run: Run) -> None:

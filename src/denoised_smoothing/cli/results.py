@@ -12,7 +12,7 @@ import typer
 from denoised_smoothing.cli.claim_options import ClaimOptions
 from denoised_smoothing.cli.grouped import Take, command
 from denoised_smoothing.cli.options import AsJson, File, Radii, StoreUrl, option, parse_radii
-from denoised_smoothing.cli.output import print_rows, print_written
+from denoised_smoothing.cli.output import print_json, print_rows, print_written
 from denoised_smoothing.reporting.export import ExportFormat
 
 
@@ -38,19 +38,24 @@ def report(
 
     Example: denoised-smoothing report my-run --output report.html
     """
+    from denoised_smoothing.reporting.further_claims import plain_further
     from denoised_smoothing.reporting.html import write_report
+    from denoised_smoothing.reporting.results import load_results
+    from denoised_smoothing.reporting.tables import default_radii
     from denoised_smoothing.store import Store
 
+    chosen = None if radii is None else parse_radii(radii)
     with Store(store, read_only=True) as opened:
-        asked = {name: claims.build(opened.run(name).label_names) for name in runs}
-        write_report(
-            opened,
-            runs,
-            output,
-            radii=None if radii is None else parse_radii(radii),
-            questions={name: held for name, held in asked.items() if held is not None},
-        )
-    print_written(output, as_json=as_json)
+        built = {name: claims.build(opened.run(name).label_names) for name in runs}
+        asked = {name: questions for name, questions in built.items() if questions is not None}
+        write_report(opened, runs, output, radii=chosen, questions=asked)
+        if not as_json or not asked:
+            print_written(output, as_json=as_json)
+            return
+        held = {name: load_results(opened, name) for name in runs}
+        columns = chosen or default_radii([*held.values()])
+        further = {name: plain_further(held[name], asked[name], columns) for name in runs}
+    print_json({"output": str(output), "further": further})
 
 
 @command()
