@@ -58,7 +58,7 @@ def test_a_table_of_what_the_votes_prove(run: Run) -> None:
     assert code == 0, err
     rows = {" ".join(line.split()) for line in out.splitlines()}
     assert {"answer 0 0.1 of 2 abstaining", "top label 0 0 0"} <= rows
-    assert {"one of 2 labels 2 2 2", "group (groups) 2 2 2"} <= rows
+    assert {"one of 2 labels 2 2 2", "group 2 2 2"} <= rows
     code, out, err = run("report", "torn", "--sets", "2", "--top-k", "2", "--radii", "0.1")
     assert code == 0, err
     page = Path("report.html").read_text("utf-8")

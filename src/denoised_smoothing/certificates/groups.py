@@ -20,6 +20,8 @@ from denoised_smoothing.certificates.radii import gaussian_radius, round_down
 from denoised_smoothing.certificates.sets import event_bound, others
 from denoised_smoothing.errors import SettingError
 
+DEFAULT_LEVEL = "groups"
+"""Name of a level that has none of its own."""
 _Pairs = tuple[tuple[str, tuple[int, ...]], ...]
 
 
@@ -36,7 +38,7 @@ class Groups:
     """
 
     members: Mapping[str, Collection[int]] | _Pairs
-    level: str = "groups"
+    level: str = DEFAULT_LEVEL
 
     def __post_init__(self) -> None:
         given = self.members

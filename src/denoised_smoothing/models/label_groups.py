@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from denoised_smoothing.certificates.groups import Groups, check_nested
+from denoised_smoothing.certificates.groups import DEFAULT_LEVEL, Groups, check_nested
 from denoised_smoothing.errors import SettingError
 from denoised_smoothing.files import expand_home, read_lines
 from denoised_smoothing.models.labels import LabelIndex, imagenet_classes, label_number
@@ -65,7 +65,7 @@ def read_groups(
 
 
 def _of_lines(lines: Sequence[str]) -> dict[str, dict[str, list[Any]]]:
-    levels, level = dict[str, dict[str, list[Any]]](), "groups"
+    levels, level = dict[str, dict[str, list[Any]]](), DEFAULT_LEVEL
     for line in lines:
         if line.startswith("[") and line.endswith("]"):
             level = line[1:-1].strip()
@@ -81,7 +81,7 @@ def _of_lines(lines: Sequence[str]) -> dict[str, dict[str, list[Any]]]:
 def _of_json(text: str) -> dict[str, dict[str, list[Any]]]:
     held = json.loads(text)
     if not all(isinstance(value, dict) for value in held.values()):
-        held = {"groups": held}
+        held = {DEFAULT_LEVEL: held}
     for name, members in [pair for groups in held.values() for pair in groups.items()]:
         if not isinstance(members, list) or not all(type(each) in (int, str) for each in members):
             raise ValueError(f"the group {name!r} has no list of labels")

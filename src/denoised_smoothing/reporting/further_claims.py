@@ -8,7 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from denoised_smoothing.certificates.certificate import Certificate
-from denoised_smoothing.certificates.groups import GroupCertificate, Groups, group_certificates
+from denoised_smoothing.certificates.groups import (
+    DEFAULT_LEVEL,
+    GroupCertificate,
+    Groups,
+    group_certificates,
+)
 from denoised_smoothing.certificates.radii import format_down, round_down
 from denoised_smoothing.certificates.sets import SIZES, SetCertificate, set_certificates
 from denoised_smoothing.certificates.top_k import TopKCertificate, top_k_certificates
@@ -118,7 +123,7 @@ def _answer(claim: Claim) -> str:
     if isinstance(claim, SetCertificate):
         return f"one of {claim.size} labels"
     if isinstance(claim, GroupCertificate):
-        return f"group ({claim.level})"
+        return "group" if claim.level == DEFAULT_LEVEL else f"group ({claim.level})"
     return f"among the {claim.k} most probable"
 
 

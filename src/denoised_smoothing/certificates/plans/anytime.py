@@ -176,6 +176,13 @@ class Anytime(SamplingPlan):
             return None
         return self.extended(beyond) if beyond > 0 else self
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the plan as plain values, without questions that are not asked."""
+        values = {k: v for k, v in super().to_dict().items() if k not in ("sets", "groups")}
+        sets = {"sets": self.sets} if self.sets else {}
+        groups = {"groups": [level.to_dict() for level in self.groups]} if self.groups else {}
+        return {**values, **sets, **groups}
+
     def boundaries(self, parameters: SmoothingParameters) -> list[tuple[float, Boundary]]:
         """Return the radii that can be reached, ascending, each with its decisions."""
         mixture, look = self._alphas(parameters)
@@ -192,13 +199,6 @@ class Anytime(SamplingPlan):
         """Return the levels of the mixture and of the look."""
         alpha = check_anytime_alpha(parameters.alpha) / (1 if self.n0 else 2)
         return MIXTURE_SHARE * alpha, (1 - MIXTURE_SHARE) * alpha
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the plan as plain values, without questions that are not asked."""
-        values = {k: v for k, v in super().to_dict().items() if k not in ("sets", "groups")}
-        sets = {"sets": self.sets} if self.sets else {}
-        groups = {"groups": [level.to_dict() for level in self.groups]} if self.groups else {}
-        return {**values, **sets, **groups}
 
     def _wanted(
         self,
