@@ -21,7 +21,7 @@ class ClaimOptions:
     """The options as typed; None for those that were omitted."""
 
     sets: str | None = _option(
-        "Certify sets of at most so many labels: 2,3,5.", show_default="none", metavar="SIZES"
+        "Certify sets of at most N labels, for each N: 2,3,5.", show_default="none", metavar="SIZES"
     )
     groups: str | None = _option(
         "Certify groups of labels: a file with lines GROUP = LABEL, LABEL, or imagenet.",
@@ -29,7 +29,7 @@ class ClaimOptions:
         metavar="FILE",
     )
     top_k: str | None = _option(
-        "Certify that a label stays among the k most probable: 3,5.",
+        "Certify that a label stays among the N most probable: 3,5.",
         show_default="none",
         metavar="NUMBERS",
     )
