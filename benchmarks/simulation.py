@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import special
 from set_coverage import set_coverage
+from simulation_sets import sets
 
 from denoised_smoothing.certificates.confidence_sequence import boundary
 from denoised_smoothing.certificates.counts import LabelCounts, Stage
@@ -398,6 +399,7 @@ PARTS: dict[str, tuple[Callable[[int], None], int]] = {
     "family": (family, 20_000),
     "comparison": (comparison, 20_000),
     "prediction-sets": (prediction_sets, 20_000),
+    "sets": (sets, 20_000),
 }
 
 

@@ -6,6 +6,10 @@ from denoised_smoothing.certificates.certificate import (
 from denoised_smoothing.certificates.counts import LabelCounts as LabelCounts, Stage as Stage
 from denoised_smoothing.certificates.identity import Identity as Identity
 from denoised_smoothing.certificates.family import together as together
+from denoised_smoothing.certificates.groups import (
+    Groups as Groups,
+    group_certificates as group_certificates,
+)
 from denoised_smoothing.certificates.parameters import Noise as Noise
 from denoised_smoothing.certificates.plans import (
     Anytime as Anytime,
@@ -16,6 +20,8 @@ from denoised_smoothing.certificates.population import population_bound as popul
 from denoised_smoothing.certificates.prediction import Prediction as Prediction
 from denoised_smoothing.certificates.verdicts import Finding as Finding, Verdict as Verdict
 from denoised_smoothing.certificates.prediction_sets import PredictionSet as PredictionSet
+from denoised_smoothing.certificates.sets import set_certificates as set_certificates
+from denoised_smoothing.certificates.top_k import top_k_certificates as top_k_certificates
 from denoised_smoothing.datasets import ImageDataset as ImageDataset, load_dataset as load_dataset
 from denoised_smoothing.errors import (
     AlteredCertificateError as AlteredCertificateError,
@@ -54,7 +60,9 @@ from denoised_smoothing.models.catalogue import (
     load_denoiser as load_denoiser,
 )
 from denoised_smoothing.models.classifiers.base import ImageClassifier as ImageClassifier
+from denoised_smoothing.models.label_groups import read_groups as read_groups
 from denoised_smoothing.models.specs import Source as Source, Spec as Spec
+from denoised_smoothing.reporting.further_claims import Questions as Questions
 from denoised_smoothing.reporting.html import write_report as write_report
 from denoised_smoothing.reporting.pairs import compare_runs as compare_runs
 from denoised_smoothing.reporting.results import (

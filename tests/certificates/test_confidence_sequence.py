@@ -16,6 +16,7 @@ from scipy import special, stats
 
 from denoised_smoothing.certificates.bounds import clopper_pearson_upper
 from denoised_smoothing.certificates.confidence_sequence import (
+    NEAR_1,
     Boundary,
     boundary,
     check_anytime_alpha,
@@ -336,3 +337,43 @@ def test_the_interval_misses_at_any_time_with_at_most_alpha(p: float) -> None:
         inside *= held
     missed = 1 - inside.sum()
     assert 0.002 <= missed <= alpha
+
+
+@pytest.mark.parametrize(("successes", "n"), [(30, 100), (3, 40), (400, 1000), (1, 10)])
+def test_a_bound_above_one_half_is_the_root_of_the_integrated_evidence(
+    successes: int, n: int
+) -> None:
+    """For groups and sets that are rarer than a majority; at 30 digits from the definition."""
+    failures = n - successes
+    bound = mixture_failure_bound(successes, n, ALPHA, NEAR_1)
+    assert bound > 0.5
+    assert mixture_failure_bound(successes, n, ALPHA) == 1.0
+    with mpmath.workdps(30):
+
+        def evidence(q0: float) -> mpmath.mpf:
+            q = mpmath.mpf(q0)
+
+            def likelihood(theta: mpmath.mpf) -> mpmath.mpf:  # s = sin(theta)^2, flat in theta
+                s = mpmath.sin(theta) ** 2
+                return ((1 - s) / (1 - q)) ** successes * (s / q) ** failures
+
+            top = mpmath.asin(mpmath.sqrt(q))
+            peak = mpmath.asin(mpmath.sqrt(mpmath.mpf(failures) / n))
+            return mpmath.quad(likelihood, [0, peak, top]) / top
+
+        assert evidence(bound) == pytest.approx(1 / ALPHA, rel=1e-6)
+
+
+@reproducible
+@given(trials, alphas)
+def test_a_bound_above_one_half_is_monotone(numbers: tuple[int, int], alpha: float) -> None:
+    successes, n = numbers
+    bound = mixture_failure_bound(successes, n, alpha, NEAR_1)
+    assert (n - successes) / n <= bound <= 1.0
+    if successes < n:
+        assert mixture_failure_bound(successes + 1, n, alpha, NEAR_1) <= bound
+    if bound < 1.0:  # from it on, the evidence only grows
+        points = np.linspace(bound, NEAR_1, 200)
+        evidence = [float(log_evidence(successes, n - successes, q)) for q in points]
+        assert (np.diff(evidence) > -1e-9).all()
+    assert mixture_failure_bound(successes, n, alpha) in (1.0, pytest.approx(bound, rel=1e-9))

@@ -12,8 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from denoised_smoothing.certificates.counts import LabelCounts, Stage
+from denoised_smoothing.certificates.groups import Groups
+from denoised_smoothing.certificates.plans import Anytime
 from denoised_smoothing.errors import MissingExtraError, SettingError
 from denoised_smoothing.images import load_image
+from denoised_smoothing.reporting.further_claims import Questions
 from denoised_smoothing.reporting.html import write_report
 from denoised_smoothing.reporting.opening import Opening
 
@@ -270,3 +274,36 @@ def test_missing_jinja2_names_the_extra(tmp_path: Path, monkeypatch: pytest.Monk
 def test_unwritable_output_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match="cannot write the output"):
         write_report(store(), ["a"], tmp_path / "missing" / "report.html")
+
+
+def test_what_the_votes_of_an_image_that_abstains_prove(tmp_path: Path) -> None:
+    selection = LabelCounts("a", "image-1", Stage.SELECTION, (5, 5))
+    estimation = LabelCounts("a", "image-1", Stage.ESTIMATION, (500, 480, 20))
+    counts = {Stage.SELECTION: selection, Stage.ESTIMATION: estimation}
+    run = fake_run("a", label_names=("<cat>", "dog", "car"))
+    example = FakeExample("image-1", "clean", 0, png(8))
+    held = FakeStore({"a": (run, [FakeImage(1, "image-1", 2, counts)], [example])})
+    write_report(held, ["a"], tmp_path / "report.html")  # type: ignore[arg-type]
+    page = (tmp_path / "report.html").read_text("utf-8")
+    assert "no label certified" in page
+    assert re.search(r"answers &lt;cat&gt; or dog at every image closer than 0\.\d+ in L2", page)
+    assert "What the same votes prove: number of images" not in page
+    asked = {"a": Questions((2,), (Groups({"pet": (0, 1)}, "kinds"),))}
+    write_report(held, ["a"], tmp_path / "report.html", radii=(0.25,), questions=asked)  # type: ignore[arg-type]
+    page = (tmp_path / "report.html").read_text("utf-8")
+    for row in (("one of 2 labels", 0, 0), ("group (kinds)", 0, 0)):  # its true label is the car
+        assert "".join(f"<td>{cell}</td>" for cell in row) in page
+    assert "the answer is pet (&lt;cat&gt;, dog)" in page
+    Balance().feed(page)
+
+
+def test_a_plan_without_selection_shows_no_sets(tmp_path: Path) -> None:
+    plan = Anytime((0.5,), max_n=1000, n0=0)
+    counts = {Stage.ESTIMATION: LabelCounts("a", "image-1", Stage.ESTIMATION, (500, 500))}
+    run = fake_run("a", plan=plan.to_dict())
+    example = FakeExample("image-1", "clean", 0, png(8))
+    held = FakeStore({"a": (run, [FakeImage(1, "image-1", 0, counts)], [example])})
+    write_report(held, ["a"], tmp_path / "report.html")  # type: ignore[arg-type]
+    page = (tmp_path / "report.html").read_text("utf-8")
+    assert "no label certified" in page
+    assert "The same votes prove" not in page

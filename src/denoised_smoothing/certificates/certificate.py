@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from html import escape
@@ -135,8 +135,50 @@ class SamplingPlan(ABC):
         return self.certificate(counts, replace(parameters, alpha=alpha))
 
     @abstractmethod
+    def event_bound(
+        self,
+        counts: Mapping[Stage, LabelCounts],
+        occurred: Callable[[LabelCounts], int],
+        alpha: float,
+        parameters: SmoothingParameters,
+    ) -> float:
+        """Return an upper bound on the probability that a copy has a property.
+
+        It holds with probability at least 1 - alpha however the plan ended, also for a property
+        that the stopping rule did not ask about.
+
+        Args:
+            counts: the finished counts of an image.
+            occurred: returns the copies with the property among those counted. The property must
+                be chosen without the copies of estimation and continuation; from those of
+                selection, for example. The number may be too large, such as by failed copies.
+            alpha: level of the bound, in (0, 1).
+            parameters: those of the run.
+
+        Raises:
+            SettingError: the plan has no separate copies that could choose the property.
+        """
+
+    @abstractmethod
     def most_calls(self) -> int:
         """Return the maximum number of classifier calls for an image."""
+
+    @property
+    def selects(self) -> bool:
+        """Whether separate copies choose what is bounded, as :meth:`event_bound` needs."""
+        return True
+
+    def check_selects(self) -> None:
+        """Check that separate copies choose what is bounded.
+
+        Raises:
+            SettingError: the plan has none.
+        """
+        if not self.selects:
+            raise SettingError(
+                "Groups, sets and top-k certificates need copies that choose them, and this plan "
+                "has none (n0 = 0). Start a run with n0 of at least 1, such as --n0 50."
+            )
 
     def check_alpha(self, alpha: float) -> None:
         """Check that the plan's bounds accept an alpha, before anything is drawn.

@@ -23,10 +23,14 @@ from denoised_smoothing.errors import SettingError
 
 LARGEST_ALPHA = 0.36
 """Up to 1/e the bound is monotone in the evidence; see ``docs/statistics.md``."""
+MIXTURE_SHARE = 0.75
+"""Share of alpha for the mixture, which may be checked at any time; the rest is for one look."""
 FUTILITY_ALPHA = 0.01
 """Level of the mirrored mixture that gives a radius up; affects power only, never validity."""
 ROUNDING = 4.0 * float(np.finfo(np.float64).eps)
 """Times n ln n: what the logarithms of large factorials may add to the evidence by rounding."""
+NEAR_1 = 1.0 - 1e-6
+"""The largest bound on a probability above 1/2 that is looked for; beyond it there is none."""
 SLACK = 1e-12
 """The root found is moved outwards by this share, the tolerance of the search."""
 
@@ -59,17 +63,18 @@ def log_evidence(
 
 
 @lru_cache(maxsize=2**16)  # many images share the same numbers
-def mixture_failure_bound(successes: int, n: int, alpha: float) -> float:
+def mixture_failure_bound(successes: int, n: int, alpha: float, largest: float = 0.5) -> float:
     """Upper bound on the failure probability q that holds at all times at once.
 
     The smallest q above the observed failure rate at which the evidence reaches 1/alpha: with
     probability at least 1 - alpha it is above the true q at every n, whatever made the sampling
-    stop. 1.0 where none up to 1/2 does.
+    stop. 1.0 where none up to ``largest`` does.
 
     Args:
         successes: copies that did not fail, 0 to ``n``.
         n: copies so far, at least 1.
         alpha: probability that the bound is ever wrong, in (0, 0.36].
+        largest: the largest bound of interest, 1/2 for a class that must have the majority.
 
     Raises:
         SettingError: an argument is out of its range.
@@ -83,13 +88,13 @@ def mixture_failure_bound(successes: int, n: int, alpha: float) -> float:
     def missing(log_q: float) -> float:
         return float(log_evidence(successes, failures, math.exp(log_q))) - wanted
 
-    highest = math.log(0.5)
-    if 2 * failures >= n or missing(highest) < 0.0:
+    highest = math.log(largest)
+    if failures >= largest * n or missing(highest) < 0.0:
         return 1.0
     # At the observed rate no alternative is more likely, so the evidence is at most 1 there.
     lowest = math.log(failures / n) if failures else math.log(1e-6 / n)
     root = optimize.brentq(missing, lowest, highest, xtol=1e-14, rtol=1e-14)
-    return min(math.exp(root) * (1.0 + SLACK), 0.5)
+    return min(math.exp(root) * (1.0 + SLACK), largest)
 
 
 @lru_cache(maxsize=2**16)  # many images share the same numbers

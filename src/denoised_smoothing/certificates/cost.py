@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from denoised_smoothing.certificates.bounds import checkpoint_step
 from denoised_smoothing.certificates.confidence_sequence import (
+    MIXTURE_SHARE,
     Boundary,
     check_anytime_alpha,
     least_for_clopper_pearson,
@@ -23,7 +24,6 @@ from denoised_smoothing.certificates.confidence_sequence import (
 )
 from denoised_smoothing.certificates.parameters import SmoothingParameters
 from denoised_smoothing.certificates.plans import Anytime, FixedBudget
-from denoised_smoothing.certificates.plans.anytime import MIXTURE_SHARE
 from denoised_smoothing.certificates.radii import check_radii, failure_for_radius
 from denoised_smoothing.errors import SettingError
 

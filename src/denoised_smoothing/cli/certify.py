@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 from typing import Annotated
 
 import typer
 from rich.markup import escape
 
+from denoised_smoothing.cli.claim_options import ClaimOptions
 from denoised_smoothing.cli.cluster_options import ClusterOptions, RayCommand
 from denoised_smoothing.cli.grouped import command
 from denoised_smoothing.cli.model_options import ModelOptions
@@ -46,6 +48,7 @@ def certify(
     plan: PlanOptions,
     remote: RemoteOptions,
     cluster: ClusterOptions,
+    claims: ClaimOptions,
     alpha: Alpha = 0.001,
     limit: Limit = None,
     stride: Stride = 1,
@@ -99,6 +102,10 @@ def certify(
         labels=read_labels(labels),
         command=command_line(),
     )
+    if claims.typed:
+        request.plan.check_selects()
+    questions = claims.build(request.label_match.names)
+    request = replace(request, plan=claims.deciding(request.plan, questions))
     with err.status("preparing") as status:
         request.prepare(lambda text: status.update(escape(text)))
     for text in request.notes:
@@ -115,14 +122,14 @@ def certify(
         except BudgetReachedError as error:
             so_far = load_results(opened, request.run_name, so_far=True, indices=request.indices)
             if so_far.images:
-                print_results(so_far, radii, store, as_json=as_json)
+                print_results(so_far, radii, store, questions, as_json=as_json)
             fail(error)
         name = request.run_name
         results = load_results(opened, name, so_far=remote.offline, indices=request.indices)
         if remote.offline and results.unfinished:
             report_missing_answers(results, run)
         if results.images or refused is None:
-            print_results(results, radii, store, as_json=as_json)
+            print_results(results, radii, store, questions, as_json=as_json)
         if paid is not None:
             print_spending(StoreLog(opened, name).spending())
     if refused is not None:

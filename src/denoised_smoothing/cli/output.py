@@ -20,6 +20,7 @@ from denoised_smoothing.cli.options import FAILED, INTERRUPTED, command_line
 if TYPE_CHECKING:
     from denoised_smoothing.remote.records import Spending
     from denoised_smoothing.reporting.cells import Row
+    from denoised_smoothing.reporting.further_claims import ClaimRow, Questions
     from denoised_smoothing.reporting.results import RunResults
     from denoised_smoothing.runs.writer import RunProgress
     from denoised_smoothing.store import RefusedImage
@@ -136,29 +137,67 @@ def print_refused(refused: Sequence[RefusedImage]) -> None:
 
 
 def print_results(
-    results: RunResults, radii: Sequence[float] | None, store: str, *, as_json: bool
+    results: RunResults,
+    radii: Sequence[float] | None,
+    store: str,
+    questions: Questions | None = None,
+    *,
+    as_json: bool,
 ) -> None:
     """Print the table of a run, or the certificate of its one image, and the next commands."""
+    from denoised_smoothing.reporting.further_claims import (
+        claim_rows,
+        plain_further,
+        sentences,
+    )
     from denoised_smoothing.reporting.tables import comparison, default_radii
 
-    rows = comparison([results], radii or default_radii([results]))
+    radii = radii or default_radii([results])
+    rows = comparison([results], radii)
     name, images = results.run.name, results.images
     if as_json:
         alone = {"certificate": images[0].certificate.to_dict()} if len(images) == 1 else {}
-        print_json({"store": store, "runs": [name], "rows": plain_rows(rows), **alone})
+        more = {} if questions is None else {"further": plain_further(results, questions, radii)}
+        print_json({"store": store, "runs": [name], "rows": plain_rows(rows), **alone, **more})
         return
     if len(images) == 1:
         labels, label = results.run.label_names, images[0].predicted
         named = f"{labels[label]}: " if label in labels else ""
         say(f"{images[0].image_id}: {named}{images[0].certificate}")
+        if questions is not None:
+            for sentence in sentences(questions.claims(images[0].certificate), labels):
+                say(sentence)
         print_refused(results.run.refused)
     else:
         print_table(rows)
+        if questions is not None:
+            print_claims(claim_rows(results, questions, radii), radii, results)
     say(f"Stored as {name} in {store}. Next:")
     at = [] if store == "runs.sqlite" else ["--store", store]
     for command, file in (("report", "report.html"), ("export", f"{name}.tsv")):
         line = shlex.join(["denoised-smoothing", command, name, "--output", file, *at])
         say(f"  {line}")
+
+
+def print_claims(rows: Sequence[ClaimRow], radii: Sequence[float], results: RunResults) -> None:
+    """Print how many images have each answer beside the top label."""
+    from rich import box
+    from rich.table import Table
+
+    from denoised_smoothing.reporting.further_claims import claim_table
+
+    texts, correct = claim_table(rows, radii, results), ", correct" * results.labelled
+    table = Table(
+        title=f"What the same votes prove (images{correct})",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
+    for number, heading in enumerate(texts["headings"]):
+        table.add_column(heading.removeprefix("r = "), justify="right" if number else "left")
+    for cells in texts["rows"]:
+        table.add_row(*cells)
+    out.print(table)
 
 
 def plain_rows(rows: Sequence[Row]) -> list[dict[str, Any]]:

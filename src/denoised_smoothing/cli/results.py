@@ -9,7 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from denoised_smoothing.cli.grouped import command
+from denoised_smoothing.cli.claim_options import ClaimOptions
+from denoised_smoothing.cli.grouped import Take, command
 from denoised_smoothing.cli.options import AsJson, File, Radii, StoreUrl, option, parse_radii
 from denoised_smoothing.cli.output import plain_rows, print_json, print_rows, print_written
 from denoised_smoothing.reporting.export import ExportFormat
@@ -44,6 +45,7 @@ def report(
             "Cohen et al. 2019.",
         ),
     ],
+    claims: Annotated[ClaimOptions, Take(without=("decide",))],
     output: File = Path("report.html"),
     radii: Radii = None,
     together: Together = None,
@@ -54,7 +56,10 @@ def report(
 
     Example: denoised-smoothing report my-run --output report.html
     """
+    from denoised_smoothing.reporting.further_claims import plain_further
     from denoised_smoothing.reporting.html import write_report
+    from denoised_smoothing.reporting.results import load_results
+    from denoised_smoothing.reporting.tables import default_radii
     from denoised_smoothing.store import Store
 
     chosen = None if radii is None else parse_radii(radii)
@@ -62,11 +67,20 @@ def report(
         stored = {run.name for run in opened.runs()}
         files = [name for name in runs if name.lower().endswith(".tsv") and name not in stored]
         names = [name for name in runs if name not in files]
-        rows = write_report(opened, names, output, radii=chosen, published=files, together=together)
-    if as_json:
-        print_json({"output": str(output), "together": together, "rows": plain_rows(rows)})
-    else:
-        print_written(output, as_json=False)
+        built = {name: claims.build(opened.run(name).label_names) for name in names}
+        asked = {name: questions for name, questions in built.items() if questions is not None}
+        rows = write_report(
+            opened, names, output, radii=chosen, published=files, together=together,
+            questions=asked,
+        )  # fmt: skip
+        if not as_json:
+            print_written(output, as_json=False)
+            return
+        held = {name: load_results(opened, name) for name in asked}
+        columns = chosen or (default_radii([*held.values()]) if held else ())
+        further = {name: plain_further(held[name], asked[name], columns) for name in asked}
+    written = {"output": str(output), "together": together, "rows": plain_rows(rows)}
+    print_json(written | ({"further": further} if further else {}))
 
 
 @command()

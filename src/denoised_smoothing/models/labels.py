@@ -92,7 +92,7 @@ def match_labels(
     else:
         numbers = {}
     chosen = of_classes(given or {}, classes, present)
-    numbers |= {label: _chosen(target, labels) for label, target in chosen.items()}
+    numbers |= {label: label_number(target, labels) for label, target in chosen.items()}
     rest = [label for label in present if label not in numbers]
     numbers = {label: numbers[label] for label in present if label in numbers}
     if classes is not None and labels is not None and _numbered(classes) == _numbered(labels):
@@ -340,20 +340,29 @@ def _classes_named(name: str | int, classes: _Names, present: Collection[int]) -
     raise SettingError(f"--labels names the class {name!r}, which the data does not have.{hint}")
 
 
-def _chosen(target: str | int, labels: Sequence[str] | None) -> int:
+def label_number(target: str | int, labels: Sequence[str] | None, option: str = "--labels") -> int:
+    """Return the number of a label that is given by its name or number.
+
+    Args:
+        labels: the names of the classifier's labels, None if unknown.
+        option: that gave it, for messages.
+
+    Raises:
+        SettingError: there is no such label, or several.
+    """
     text = str(target)
     if isinstance(target, int) or (is_number(text) and (labels is None or not _numbered(labels))):
         number = int(text)
         count = _MOST if labels is None else len(labels)
         if not 0 <= number < count:
             raise SettingError(
-                f"--labels names the label {number}, but the classifier has the labels 0 to "
+                f"{option} names the label {number}, but the classifier has the labels 0 to "
                 f"{count - 1}{' at most' if labels is None else ''}. Correct the number."
             )
         return number
     if labels is None:
         raise SettingError(
-            f"--labels names the label {text!r}, but the classifier has no label names. Use its "
+            f"{option} names the label {text!r}, but the classifier has no label names. Use its "
             "number."
         )
     exact = [number for number, name in enumerate(labels) if name == text]
@@ -361,6 +370,6 @@ def _chosen(target: str | int, labels: Sequence[str] | None) -> int:
     if len(found) != 1:
         what = f"fits {len(found)} labels" if found else "is no label"
         raise SettingError(
-            f"--labels names the label {text!r}, which {what} of the classifier. Use its number."
+            f"{option} names the label {text!r}, which {what} of the classifier. Use its number."
         )
     return found[0]

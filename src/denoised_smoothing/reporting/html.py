@@ -10,6 +10,7 @@ from pathlib import Path
 from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
+from denoised_smoothing.certificates.certificate import SamplingPlan
 from denoised_smoothing.certificates.parameters import Noise
 from denoised_smoothing.certificates.radii import LEVEL, format_down, linf_radius
 from denoised_smoothing.errors import MissingExtraError, SettingError
@@ -17,6 +18,12 @@ from denoised_smoothing.files import write_atomically
 from denoised_smoothing.images import load_image, to_jpeg, to_png
 from denoised_smoothing.reporting.cells import Cell, Row
 from denoised_smoothing.reporting.cohen import AnyResults, PublishedResults, read_published
+from denoised_smoothing.reporting.further_claims import (
+    Questions,
+    claim_rows,
+    claim_table,
+    sentences,
+)
 from denoised_smoothing.reporting.opening import Opening
 from denoised_smoothing.reporting.plots import certified_accuracy_figure, inline_svg, sigma_figure
 from denoised_smoothing.reporting.proven import condition_rows, statements
@@ -60,6 +67,7 @@ def write_report(
     indices: Collection[int] | None = None,
     published: Sequence[str | Path] = (),
     together: float | None = None,
+    questions: Mapping[str, Questions] | None = None,
 ) -> list[Row]:
     """Write the report of one or several runs as a single HTML file.
 
@@ -78,6 +86,8 @@ def write_report(
             the runs (see :func:`~denoised_smoothing.reporting.cohen.read_published`).
         together: evaluate the counts again, so that all certificates of the report hold together
             but for this probability (:func:`~denoised_smoothing.reporting.results.hold_together`).
+        questions: by the names of runs, what to count beside the top label. Examples that abstain
+            show sets of labels in any case.
 
     Returns:
         The rows of the runs in the table.
@@ -113,7 +123,11 @@ def write_report(
     bounds_to = max(cell.radius for cell in rows[0].cells) if len(runs) <= MOST_BANDS else 0.0
     figure = certified_accuracy_figure(list(zip(methods, compared, strict=True)), bounds_to)
     one_method = len({row.method for row in rows}) == 1 and len({row.sigma for row in rows}) > 1
-    shown = {run.run.name: _examples(run, store.examples(run.run.name)) for run in runs}
+    asked = questions or {}
+    shown = {
+        run.run.name: _examples(run, store.examples(run.run.name), asked.get(run.run.name))
+        for run in runs
+    }
     html = template.render(
         title=title,
         theme=_part("theme.css"),
@@ -142,6 +156,7 @@ def write_report(
                 "settings": _settings(run.run),
                 "notes": run.run.info.get("notes", ()),
                 "examples": shown[run.run.name],
+                "claims": _claim_table(run, row, asked.get(run.run.name)),
             }
             for row, run in pairs
         ],
@@ -280,9 +295,23 @@ def _settings(run: StoredRun) -> dict[str, str]:
     }
 
 
-def _examples(results: RunResults, examples: Sequence[StoredExample]) -> list[dict[str, Any]]:
+def _claim_table(
+    results: RunResults, row: Row, questions: Questions | None
+) -> dict[str, Any] | None:
+    """Return headings and rows of the answers beside the top label, if they are asked for."""
+    if questions is None:
+        return None
+    radii = [cell.radius for cell in row.cells]
+    return claim_table(claim_rows(results, questions, radii), radii, results)
+
+
+def _examples(
+    results: RunResults, examples: Sequence[StoredExample], questions: Questions | None
+) -> list[dict[str, Any]]:
     """Return the finished images that have examples, with their pictures by kind and votes."""
-    names = results.run.label_names
+    names, plan = results.run.label_names, SamplingPlan.from_dict(results.run.settings["plan"])
+    if questions is None and not plan.selects:
+        questions = Questions(sizes=())
     pictures: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for example in sorted(examples, key=lambda example: example.position):
         kinds = pictures.setdefault(example.image_id, {"clean": [], "noisy": [], "denoised": []})
@@ -296,6 +325,9 @@ def _examples(results: RunResults, examples: Sequence[StoredExample]) -> list[di
             "label": label_name(image.predicted, names),
             "true_label": label_name(image.true_label, names),
             "votes": top_votes(image.certificate.counts, names, SHOWN_VOTES),
+            "claims": sentences((questions or Questions()).claims(image.certificate), names)
+            if image.predicted is None
+            else [],
         }
         for image in results.images
         if image.image_id in pictures

@@ -2,33 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from denoised_smoothing.certificates.bounds import check_copies, clopper_pearson_upper
 from denoised_smoothing.certificates.certificate import Certificate, SamplingPlan
 from denoised_smoothing.certificates.confidence_sequence import (
+    MIXTURE_SHARE,
+    NEAR_1,
     Boundary,
     boundary,
     check_anytime_alpha,
     mixture_failure_bound,
 )
 from denoised_smoothing.certificates.counts import LabelCounts, Stage
+from denoised_smoothing.certificates.groups import Groups, check_nested, chosen_groups
 from denoised_smoothing.certificates.parameters import SmoothingParameters
 from denoised_smoothing.certificates.plans.fixed import Counts, check_independent
+from denoised_smoothing.certificates.plans.open_questions import sets_are_open
 from denoised_smoothing.certificates.radii import (
     check_radii,
     failure_for_radius,
     gaussian_radius,
 )
+from denoised_smoothing.certificates.sets import check_sizes
 from denoised_smoothing.errors import CountsError
 
 RADII = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 """The radii of the tables of Cohen et al. 2019, except 0."""
-MIXTURE_SHARE = 0.75
-"""Share of alpha for the mixture, which may be checked at any time; the rest is for one look."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,8 @@ class Anytime(SamplingPlan):
             frequent label so far, and alpha is halved for that (``docs/statistics.md``).
         every: copies between decisions.
         more: copies beyond ``max_n``, of a run that was extended.
+        sets: sizes of sets of labels that are to be decided at the radii, too.
+        groups: levels of groups that are to be decided too, from fine to coarse.
 
     Raises:
         SettingError: an argument is out of its range.
@@ -60,6 +66,8 @@ class Anytime(SamplingPlan):
     n0: int = 50
     every: int = 100
     more: int = 0
+    sets: tuple[int, ...] = ()
+    groups: tuple[Groups, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "radii", check_radii(self.radii))
@@ -68,13 +76,20 @@ class Anytime(SamplingPlan):
         for name, value in (("n0", self.n0), ("more", self.more)):
             if value != 0:
                 check_copies(name, value)
+        if self.sets:
+            object.__setattr__(self, "sets", check_sizes(self.sets))
+        if self.groups:
+            levels = (g if isinstance(g, Groups) else Groups.from_dict(g) for g in self.groups)
+            object.__setattr__(self, "groups", check_nested(levels))
+        if self.sets or self.groups:
+            self.check_selects()
 
     def targets(self, counts: Counts, parameters: SmoothingParameters) -> dict[Stage, int]:
         selection = {Stage.SELECTION: self.n0} if self.n0 else {}
         boundaries = self.boundaries(parameters)
         if not boundaries:  # whatever the copies say, nothing can be certified
             return dict.fromkeys([*selection, Stage.ESTIMATION], 0)
-        wanted = self._wanted(counts, boundaries)
+        wanted = self._wanted(counts, boundaries, parameters)
         beyond = {Stage.CONTINUATION: wanted - self.max_n} if wanted > self.max_n else {}
         return {**selection, Stage.ESTIMATION: min(wanted, self.max_n), **beyond}
 
@@ -111,8 +126,33 @@ class Anytime(SamplingPlan):
             continuation=later,
         )
 
+    def event_bound(
+        self,
+        counts: Counts,
+        occurred: Callable[[LabelCounts], int],
+        alpha: float,
+        parameters: SmoothingParameters,
+    ) -> float:
+        """Return the smallest of the bounds by the mixture and of the one look at the cap."""
+        self.check_selects()
+        estimation = counts[Stage.ESTIMATION]
+        total = estimation.followed_by(counts.get(Stage.CONTINUATION))
+        found = [
+            mixture_failure_bound(votes.n - occurred(votes), votes.n, MIXTURE_SHARE * alpha, NEAR_1)
+            for votes in dict.fromkeys((estimation, total))
+            if votes.n
+        ]
+        if estimation.n == self.max_n:
+            look = (1 - MIXTURE_SHARE) * alpha
+            found.append(clopper_pearson_upper(occurred(estimation), self.max_n, look))
+        return min(found, default=1.0)
+
     def most_calls(self) -> int:
         return self.n0 + self.max_n + self.more
+
+    @property
+    def selects(self) -> bool:
+        return self.n0 > 0
 
     def check_alpha(self, alpha: float) -> None:
         check_anytime_alpha(alpha)
@@ -136,6 +176,13 @@ class Anytime(SamplingPlan):
             return None
         return self.extended(beyond) if beyond > 0 else self
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the plan as plain values, without questions that are not asked."""
+        values = {k: v for k, v in super().to_dict().items() if k not in ("sets", "groups")}
+        sets = {"sets": self.sets} if self.sets else {}
+        groups = {"groups": [level.to_dict() for level in self.groups]} if self.groups else {}
+        return {**values, **sets, **groups}
+
     def boundaries(self, parameters: SmoothingParameters) -> list[tuple[float, Boundary]]:
         """Return the radii that can be reached, ascending, each with its decisions."""
         mixture, look = self._alphas(parameters)
@@ -153,7 +200,12 @@ class Anytime(SamplingPlan):
         alpha = check_anytime_alpha(parameters.alpha) / (1 if self.n0 else 2)
         return MIXTURE_SHARE * alpha, (1 - MIXTURE_SHARE) * alpha
 
-    def _wanted(self, counts: Counts, boundaries: list[tuple[float, Boundary]]) -> int:
+    def _wanted(
+        self,
+        counts: Counts,
+        boundaries: list[tuple[float, Boundary]],
+        parameters: SmoothingParameters,
+    ) -> int:
         """Return the copies of estimation and continuation together, up to the next decision."""
         had = sum(counts[s].n for s in (Stage.ESTIMATION, Stage.CONTINUATION) if s in counts)
         selected = self._is_selected(counts)
@@ -164,7 +216,30 @@ class Anytime(SamplingPlan):
             return following
         if not selected:
             return had
-        return had if self._decided(counts, boundaries, had) else following
+        if not self._decided(counts, boundaries, had):
+            return following
+        checkpoints = boundaries[0][1].checkpoints
+        ahead = checkpoints[checkpoints > had]
+        if not len(ahead) or not self._is_open(counts, boundaries, had, parameters):
+            return had
+        return int(ahead[0])
+
+    def _is_open(
+        self,
+        counts: Counts,
+        boundaries: list[tuple[float, Boundary]],
+        had: int,
+        parameters: SmoothingParameters,
+    ) -> bool:
+        """Return whether groups or sets are not decided."""
+        chosen = chosen_groups(self.groups, counts[Stage.SELECTION]) if self.groups else []
+        if any(not self._decided(counts, boundaries, had, labels) for _, labels in chosen):
+            return True
+        certificate = self.certificate(counts, parameters) if self.sets else None
+        last = self.max_n + self.more
+        return certificate is not None and sets_are_open(
+            certificate, self.sets, self.radii, self.max_n, last
+        )
 
     def _next_decision(
         self, counts: Counts, boundaries: list[tuple[float, Boundary]], had: int
@@ -190,10 +265,20 @@ class Anytime(SamplingPlan):
         possible |= smaller <= most
         return int(checkpoints[ahead & possible].min(initial=self.max_n))
 
-    def _decided(self, counts: Counts, boundaries: list[tuple[float, Boundary]], had: int) -> bool:
+    def _decided(
+        self,
+        counts: Counts,
+        boundaries: list[tuple[float, Boundary]],
+        had: int,
+        labels: tuple[int, ...] | None = None,
+    ) -> bool:
+        """Return whether the radii are decided for the candidate, or for labels together."""
         estimation = counts[Stage.ESTIMATION]
         total = estimation.followed_by(counts.get(Stage.CONTINUATION))
-        (_, successes), (_, at_cap) = (self._candidate(counts, v) for v in (total, estimation))
+        successes, at_cap = (
+            self._candidate(counts, votes)[1] if labels is None else sum(map(votes.of, labels))
+            for votes in (total, estimation)
+        )
         for _, judged in boundaries:
             k, cap = np.searchsorted(judged.checkpoints, (had, self.max_n))
             if successes < judged.certify[k] and (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -119,6 +119,18 @@ class FixedBudget(SamplingPlan):
             other = min(failure, clopper_pearson_upper(others, self.n, level))
         above = failure <= 0.5 or (other is not None and 1.0 - failure > other)
         return _Bounds(candidate, failure, other, candidate is not None and above)
+
+    def event_bound(
+        self,
+        counts: Counts,
+        occurred: Callable[[LabelCounts], int],
+        alpha: float,
+        parameters: SmoothingParameters,
+    ) -> float:
+        """Return the Clopper-Pearson bound; copies that were not drawn count as occurred."""
+        estimation = counts[Stage.ESTIMATION]
+        missing = self.n - estimation.n
+        return clopper_pearson_upper(occurred(estimation) + missing, self.n, alpha)
 
     def most_calls(self) -> int:
         return self.n0 + self.n

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import ClassVar
@@ -11,7 +12,7 @@ import numpy.typing as npt
 
 from denoised_smoothing.certificates.bounds import check_copies
 from denoised_smoothing.certificates.certificate import Certificate, SamplingPlan
-from denoised_smoothing.certificates.counts import Stage
+from denoised_smoothing.certificates.counts import LabelCounts, Stage
 from denoised_smoothing.certificates.parameters import SmoothingParameters
 from denoised_smoothing.certificates.plans.fixed import Counts, FixedBudget
 from denoised_smoothing.errors import SettingError
@@ -88,6 +89,17 @@ class RadiusTarget(SamplingPlan):
         """
         drawn = FixedBudget(self.n0, self.n(counts, parameters) or self.of_n)
         return drawn.recertify(counts, parameters, alpha)
+
+    def event_bound(
+        self,
+        counts: Counts,
+        occurred: Callable[[LabelCounts], int],
+        alpha: float,
+        parameters: SmoothingParameters,
+    ) -> float:
+        """Return the bound of the fixed number of copies that the pilot chose."""
+        n = self.n(counts, parameters) or self.of_n
+        return FixedBudget(self.n0, n).event_bound(counts, occurred, alpha, parameters)
 
     def most_calls(self) -> int:
         return self.n0 + self.of_n
