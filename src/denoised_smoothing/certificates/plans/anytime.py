@@ -28,6 +28,7 @@ from denoised_smoothing.certificates.radii import (
     failure_for_radius,
     gaussian_radius,
 )
+from denoised_smoothing.certificates.sampling_rule import SamplingRule
 from denoised_smoothing.certificates.sets import check_sizes
 from denoised_smoothing.errors import CountsError
 
@@ -161,7 +162,7 @@ class Anytime(SamplingPlan):
         check_copies("more", more)
         return replace(self, more=self.more + more)
 
-    def joined(self, other: SamplingPlan) -> SamplingPlan | None:
+    def joined(self, other: SamplingRule) -> Anytime | None:
         """Return the plan itself, or extended to a larger cap, where nothing else differs.
 
         The cap it began with requests nothing new, whatever was added since; a smaller one is
