@@ -8,6 +8,7 @@ from denoised_smoothing.certificates.identity import Identity as Identity
 from denoised_smoothing.certificates.family import together as together
 from denoised_smoothing.certificates.groups import (
     Groups as Groups,
+    finest_group as finest_group,
     group_certificates as group_certificates,
 )
 from denoised_smoothing.certificates.parameters import Noise as Noise

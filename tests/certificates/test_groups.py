@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import product
 
@@ -8,7 +9,12 @@ import pytest
 from scipy import stats
 
 from denoised_smoothing.certificates.counts import Stage
-from denoised_smoothing.certificates.groups import Groups, check_nested, group_certificates
+from denoised_smoothing.certificates.groups import (
+    Groups,
+    check_nested,
+    finest_group,
+    group_certificates,
+)
 from denoised_smoothing.certificates.plans import Anytime, FixedBudget
 from denoised_smoothing.certificates.radii import failure_for_radius, gaussian_radius
 from denoised_smoothing.errors import SettingError
@@ -103,6 +109,38 @@ def test_levels_must_be_nested() -> None:
         check_nested((COARSE, FINE))
     with pytest.raises(SettingError, match="at least one level"):
         check_nested(())
+
+
+def test_levels_must_have_names_of_their_own() -> None:
+    with pytest.raises(SettingError, match="Two levels of groups have the name 'kinds'"):
+        check_nested((FINE, Groups({"all": range(7)}, "kinds")))
+    with pytest.raises(SettingError, match="'groups'"):
+        Anytime((0.25,), groups=(Groups({"a": (1,)}), Groups({"b": (1, 2)})))
+
+
+def test_the_finest_group_at_a_radius_has_the_whole_alpha() -> None:
+    """650 terriers and 800 dogs of 1,000: each passes up to its bound at alpha, not at half."""
+    certificate = certificate_of((20, 20, 10, 5, 40, 0, 5), (350, 300, 100, 50, 180, 10, 0), 10)
+    fine, coarse = (
+        stats.norm.ppf(stats.beta.ppf(0.001, successes, 1001 - successes))
+        for successes in (650, 800)
+    )
+    split = stats.norm.ppf(stats.beta.ppf(0.0005, 650, 351))
+    for radius, level in ((0.1, "kinds"), ((split + fine) / 2, "kinds"), (fine + 1e-6, "animals")):
+        found = finest_group(certificate, LEVELS, radius)
+        assert found is not None
+        assert (found.level, found.radius, found.alpha) == (level, radius, 0.001)
+    assert finest_group(certificate, LEVELS, coarse + 1e-6) is None
+    at_half = finest_group(certificate, LEVELS, 0.1, alpha=0.0005)
+    assert at_half is not None
+    assert at_half.lower_bound == pytest.approx(stats.beta.ppf(0.0005, 650, 351))
+
+
+@pytest.mark.parametrize("radius", [0.0, -0.1, math.inf, math.nan])
+def test_the_radius_of_the_finest_group_is_a_length(radius: float) -> None:
+    certificate = certificate_of((10,), (100,))
+    with pytest.raises(SettingError, match="radius must be a length above 0"):
+        finest_group(certificate, LEVELS, radius)
 
 
 def test_groups_as_plain_values() -> None:

@@ -43,6 +43,11 @@ class TestDemand:
         with pytest.raises(SettingError, match="radius must be a length of at least 0, got"):
             Demand(0.9, radius, 0.5)
 
+    @pytest.mark.parametrize("error", [-1e-9, 1.0, math.nan, "little"])
+    def test_error_is_a_distance(self, error: float) -> None:
+        with pytest.raises(SettingError, match="error must be at least 0 and below 1, got"):
+            Demand(0.9, 0.25, 0.5, error)
+
     def test_sigma_is_above_0(self) -> None:
         with pytest.raises(SettingError, match="sigma must be above 0"):
             Demand(0.9, 0.1, 0.0)

@@ -133,12 +133,50 @@ def test_a_plan_without_selection_is_refused() -> None:
         top_k_certificates(certificate, (2,))
 
 
+@pytest.mark.parametrize("ks", [(2,), (2, 3)])
+def test_the_exact_chance_that_a_bound_is_wrong(ks: tuple[int, ...]) -> None:
+    """Summed over all counts of three labels, at probabilities on the edge of the bounds.
+
+    Half of alpha is for label 0, a quarter for label 2, which is the only rival if label 1 may be
+    ahead. The other quarter, for labels 1 and 2 together, is missed only where label 0 is.
+    """
+    n, alpha = 60, 0.05
+    level = alpha / len(ks) / 2
+    p0 = stats.beta.ppf(level, 27, n - 26) - 1e-9  # where 27 copies vote for label 0
+    p2 = stats.beta.ppf(1 - level / 2, 9, n - 8) + 1e-9  # where 8 copies vote for label 2
+    p = (p0, 1 - p0 - p2, p2)
+    plan, setting = FixedBudget(n0=30, n=n), setting_of(1.0, alpha)
+    truth = of_the_paper(p0, p[1:], 2)
+    wrong = {"lower": 0.0, "any": 0.0}
+    for votes in ((a, b, n - a - b) for a in range(n + 1) for b in range(n + 1 - a)):
+        certificate = plan.certificate(stages((15, 10, 5), votes), setting)
+        found = top_k_certificates(certificate, ks)[0]
+        chance = float(stats.multinomial.pmf(votes, n, p))
+        wrong["lower"] += chance * (found.lower_bound > p0)
+        one, both = found.upper_bounds
+        if found.lower_bound > p0 or one < p2 or both < p[1] + p2:
+            wrong["any"] += chance
+        else:
+            assert found.radius <= truth + 1e-9
+    assert wrong["lower"] == pytest.approx(level, rel=1e-4)
+    assert 1.25 * level < wrong["any"] <= 1.5 * level
+
+
+@pytest.mark.parametrize("ks", [(), (0,), (1.5,)])
+def test_ks_must_be_whole_numbers(ks: tuple[int, ...]) -> None:
+    plan = FixedBudget(n0=10, n=100)
+    certificate = plan.certificate(stages((10,), (60, 40)), setting_of())
+    with pytest.raises(SettingError, match="ks must be whole numbers of at least 1"):
+        top_k_certificates(certificate, ks)
+
+
 @pytest.mark.parametrize(
     "p",
     [(0.25, 0.25, 0.25, 0.25), (0.4, 0.2, 0.2, 0.2), (0.3, 0.3, 0.15, 0.15)],
     ids=["four alike", "three behind", "failed copies decide"],
 )
-def test_the_share_of_wrong_certificates_stays_within_alpha(p: Sequence[float]) -> None:
+def test_an_anytime_plan_gives_few_wrong_certificates(p: Sequence[float]) -> None:
+    """A coarse check of a plan whose number of copies is random; the split is summed above."""
     random, repeats, alpha = np.random.default_rng(3), 400, 0.05
     plan, setting, wrong = Anytime((0.1,), max_n=300, n0=20), setting_of(0.5, alpha), 0
     for _ in range(repeats):

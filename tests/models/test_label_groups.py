@@ -25,6 +25,21 @@ def test_lines_of_names_numbers_and_ranges(tmp_path: Path) -> None:
     assert by_number.of(7) == ("fish", (0, 1, 2, 7))
 
 
+def test_where_some_names_are_known_any_number_may_be_a_label(tmp_path: Path) -> None:
+    """As of a remote classifier, whose labels get names when they are seen."""
+    seen = {0: "tench", 7: "hen", 1_900_000_000: "eel"}
+    [groups] = read_groups(written(tmp_path, "fish = tench, eel, 12\nbird = hen, 3-4"), seen)
+    assert groups.pairs == (("fish", (0, 12, 1_900_000_000)), ("bird", (3, 4, 7)))
+    numbered = {5: "5", 9: "7"}  # the names are numbers, and go before numbers
+    [groups] = read_groups(written(tmp_path, "a = 7"), numbered)
+    assert groups.pairs == (("a", (9,)),)
+    for text, names in (("a = cod", seen), ("a = 3", numbered)):
+        with pytest.raises(SettingError, match="which is no label of the classifier"):
+            read_groups(written(tmp_path, text), names)
+    with pytest.raises(SettingError, match="the labels 0 to 4"):
+        read_groups(written(tmp_path, "fish = 9"), dict(enumerate(NAMES)))
+
+
 def test_levels(tmp_path: Path) -> None:
     text = "[kinds]\nfish = 0-1\n[all]\nanimal = 0-4\n"
     kinds, every = read_groups(written(tmp_path, text), dict(enumerate(NAMES)))

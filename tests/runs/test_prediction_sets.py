@@ -138,6 +138,16 @@ class TestFromRun:
         with pytest.raises(CountsError, match=r"'image-0' of run 'a' is not finished.* Resume the"):
             PredictionSets.from_run(smooth(), store, "a", coverage=0.8, radius=0.1)
 
+    def test_a_refused_image_that_was_begun_is_left_out(self, store: Store) -> None:
+        whole = PredictionSets.from_run(smooth(), store, "a", coverage=0.8, radius=0.1)
+        image = next(iter(store.stream_images("a")))
+        store.save_images("a", [replace(image, finished=False)])
+        refused = {"index": image.index, "image_id": image.image_id, "reason": "too dark"}
+        store.note("a", refused=[refused])
+        sets = PredictionSets.from_run(smooth(), store, "a", coverage=0.8, radius=0.1)
+        assert (sets.rule.images, whole.rule.images) == (IMAGES - 1, IMAGES)
+        assert sets.calibration == "59 images of run 'a' (folder:made), 1 left out"
+
     def test_a_run_whose_counts_may_be_wrong_is_refused(self, store: Store) -> None:
         store.note("a", stopped="The answer to a noisy copy is not a function of that copy.")
         with pytest.raises(

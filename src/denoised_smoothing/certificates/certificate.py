@@ -134,6 +134,11 @@ class Certificate:
         return (self.selection, self.counts, *more)
 
     @property
+    def counts_by_stage(self) -> dict[Stage, LabelCounts]:
+        """Counts of every stage, as plans take them."""
+        return {counts.stage: counts for counts in self.stages}
+
+    @property
     def radius_l1(self) -> float:
         """Radius in L1 that the L2 radius implies."""
         return l1_radius(self.radius)

@@ -48,8 +48,7 @@ def together(
 def _at_level(certificate: Certificate, alpha: float) -> Certificate:
     if certificate.alpha <= alpha:
         return certificate
-    counts = {stage.stage: stage for stage in certificate.stages}
-    found = certificate.plan.recertify(counts, certificate.parameters, alpha)
+    found = certificate.plan.recertify(certificate.counts_by_stage, certificate.parameters, alpha)
     weaker = replace(certificate, **{name: getattr(found, name) for name in _PROVEN})
     if weaker.label is None and weaker.identity is not None:
         return replace(weaker, identity=replace(weaker.identity, label_name=None))

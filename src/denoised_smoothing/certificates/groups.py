@@ -6,8 +6,9 @@ the votes. Proofs: ``docs/sets.md``.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby, pairwise
 from operator import index
@@ -111,11 +112,16 @@ def check_nested(levels: Iterable[Groups]) -> tuple[Groups, ...]:
     """Return the levels if each group of one lies within a group of the next.
 
     Raises:
-        SettingError: there is no level, or a group does not.
+        SettingError: there is no level, a group does not, or two levels have one name.
     """
     levels = tuple(levels)
     if not levels:
         raise SettingError("Groups need at least one level, got none. Name groups of labels.")
+    names = [groups.level for groups in levels]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise SettingError(
+            f"Two levels of groups have the name {twice!r}. Give each level a name of its own."
+        )
     for fine, coarse in pairwise(levels):
         for name, labels in fine.pairs:
             holder, held = coarse.of(labels[0])
@@ -211,6 +217,37 @@ def group_certificates(
             GroupCertificate(groups.level, name, labels, proven, 1.0 - failure, level_alpha)
         )
     return tuple(found)
+
+
+def finest_group(
+    certificate: Certificate,
+    levels: Sequence[Groups],
+    radius: float,
+    alpha: float | None = None,
+) -> GroupCertificate | None:
+    """Return the group of the finest level that is certified at one radius, at the whole alpha.
+
+    The tests of nested levels at one radius are nested, so that no level needs a share of alpha
+    (``docs/sets.md``). This holds for a radius that was fixed before results were seen.
+
+    Args:
+        certificate, levels, alpha: as for :func:`group_certificates`.
+        radius: in pixel values in [0, 1], above 0; that of the result, which claims no more.
+
+    Returns:
+        None where no level is certified at the radius.
+
+    Raises:
+        SettingError: the radius is not above 0, or as for :func:`group_certificates`.
+    """
+    if not 0.0 < radius < math.inf:
+        raise SettingError(
+            f"radius must be a length above 0, got {radius!r}. Use an L2 distance in pixel values "
+            "in [0, 1], such as 0.25."
+        )
+    found = group_certificates(certificate, levels, alpha, split=False)
+    passed = (held for held in found if held.radius >= radius)
+    return next((replace(held, radius=radius) for held in passed), None)
 
 
 def chosen_groups(

@@ -38,7 +38,7 @@ Floats = npt.NDArray[np.float64]
 
 
 class Evidence(StrEnum):
-    """What the labels of a set are chosen by."""
+    """The values by which the labels of a set are chosen."""
 
     SCORES = "scores"
     """The classifier's log-probabilities on noisy copies."""
@@ -48,13 +48,14 @@ class Evidence(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """What prediction sets have to hold.
+    """Coverage and radius that prediction sets must hold, and the noise.
 
     Args:
         coverage: probability that a set holds the true label, in (0, 1).
         radius: largest L2 change of the image, in pixel values in [0, 1], at least 0.
         sigma: standard deviation of the noise, in the same units.
-        error: e, bound on the total variation distance of the noise of a copy from Gaussian noise.
+        error: e, bound on the total variation distance of the noise of a copy from Gaussian noise,
+            in [0, 1).
 
     Raises:
         SettingError: a number is out of its range.
@@ -76,6 +77,11 @@ class Demand:
             raise SettingError(
                 f"radius must be a length of at least 0, got {self.radius!r}. Use an L2 distance "
                 "in pixel values in [0, 1], such as 0.25."
+            )
+        if not isinstance(self.error, Real) or not 0.0 <= self.error < 1.0:
+            raise SettingError(
+                f"error must be at least 0 and below 1, got {self.error!r}. Use the total "
+                "variation distance of the noise from Gaussian noise, or 0.0."
             )
 
     @property

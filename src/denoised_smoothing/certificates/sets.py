@@ -190,15 +190,19 @@ def _leading(selection: LabelCounts, labels: tuple[int, ...]) -> int:
     return max(range(1, len(labels) + 1), key=radius, default=0)
 
 
-def check_sizes(sizes: Sequence[int]) -> tuple[int, ...]:
+def check_sizes(sizes: Sequence[int], name: str = "sizes") -> tuple[int, ...]:
     """Return the sizes in ascending order, each once.
+
+    Args:
+        name: of the argument, for the message.
 
     Raises:
         SettingError: there is none, or one is not a whole number of at least 1.
     """
     if not sizes or not all(type(size) is int and size >= 1 for size in sizes):
         raise SettingError(
-            f"Sizes must be whole numbers of at least 1, got {tuple(sizes)}. Use some such as 2, 3."
+            f"{name} must be whole numbers of at least 1, got {tuple(sizes)}. Use some such as "
+            "2, 3."
         )
     return tuple(sorted(set(sizes)))
 
@@ -207,8 +211,9 @@ def event_bound(
     certificate: Certificate, occurred: Callable[[LabelCounts], int], alpha: float
 ) -> float:
     """Return :meth:`SamplingPlan.event_bound` of the counts of a certificate."""
-    counts = {stage.stage: stage for stage in certificate.stages}
-    return certificate.plan.event_bound(counts, occurred, alpha, certificate.parameters)
+    return certificate.plan.event_bound(
+        certificate.counts_by_stage, occurred, alpha, certificate.parameters
+    )
 
 
 def most_frequent(votes: LabelCounts, limit: int) -> list[int]:

@@ -105,7 +105,7 @@ def top_k_certificates(
     Raises:
         SettingError: a k or alpha is out of range, or no copies chose the candidate (n0 = 0).
     """
-    ks = check_sizes(ks)
+    ks = check_sizes(ks, "ks")
     level = check_alpha(certificate.alpha if alpha is None else alpha) / len(ks)
     return tuple(_top_k_certificate(certificate, k, level) for k in ks)
 

@@ -1,4 +1,4 @@
-"""Options that ask what votes prove beside the top label."""
+"""Options that ask for answers next to the top label: sets, groups and top-k."""
 
 from __future__ import annotations
 

@@ -180,19 +180,15 @@ def print_results(
 
 
 def print_claims(rows: Sequence[ClaimRow], radii: Sequence[float], results: RunResults) -> None:
-    """Print how many images have each answer beside the top label."""
+    """Print how many images have each answer, the top label and those next to it."""
     from rich import box
     from rich.table import Table
 
     from denoised_smoothing.reporting.further_claims import claim_table
 
-    texts, correct = claim_table(rows, radii, results), ", correct" * results.labelled
-    table = Table(
-        title=f"What the same votes prove (images{correct})",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
-    )
+    texts = claim_table(rows, radii, results)
+    say(f"{texts['caption']}:")
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for number, heading in enumerate(texts["headings"]):
         table.add_column(heading.removeprefix("r = "), justify="right" if number else "left")
     for cells in texts["rows"]:

@@ -19,8 +19,8 @@ Together = Annotated[
     float | None,
     option(
         "Output",
-        "Evaluate the counts again, so that all certificates written hold together but for this "
-        "probability, such as 0.05.",
+        "Evaluate the counts again, so that all certificates of top labels hold together but for "
+        "this probability, such as 0.05.",
         show_default="each by itself",
     ),
 ]
@@ -58,8 +58,6 @@ def report(
     """
     from denoised_smoothing.reporting.further_claims import plain_further
     from denoised_smoothing.reporting.html import write_report
-    from denoised_smoothing.reporting.results import load_results
-    from denoised_smoothing.reporting.tables import default_radii
     from denoised_smoothing.store import Store
 
     chosen = None if radii is None else parse_radii(radii)
@@ -69,18 +67,20 @@ def report(
         names = [name for name in runs if name not in files]
         built = {name: claims.build(opened.run(name).label_names) for name in names}
         asked = {name: questions for name, questions in built.items() if questions is not None}
-        rows = write_report(
+        written = write_report(
             opened, names, output, radii=chosen, published=files, together=together,
             questions=asked,
         )  # fmt: skip
-        if not as_json:
-            print_written(output, as_json=False)
-            return
-        held = {name: load_results(opened, name) for name in asked}
-        columns = chosen or (default_radii([*held.values()]) if held else ())
-        further = {name: plain_further(held[name], asked[name], columns) for name in asked}
-    written = {"output": str(output), "together": together, "rows": plain_rows(rows)}
-    print_json(written | ({"further": further} if further else {}))
+    if not as_json:
+        print_written(output, as_json=False)
+        return
+    further = {
+        run.name: plain_further(run, asked[run.name], written.radii)
+        for run in written.runs
+        if run.name in asked
+    }
+    values = {"output": str(output), "together": together, "rows": plain_rows(written.rows)}
+    print_json(values | ({"further": further} if further else {}))
 
 
 @command()

@@ -1,4 +1,4 @@
-"""What the stored votes prove beside the top label: sets, groups and the k most probable labels."""
+"""Answers that the stored votes prove next to the top label: sets, groups and top-k."""
 
 from __future__ import annotations
 
@@ -7,16 +7,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from denoised_smoothing.certificates.certificate import Certificate
+from denoised_smoothing.certificates.certificate import Certificate, SamplingPlan
 from denoised_smoothing.certificates.groups import (
     DEFAULT_LEVEL,
     GroupCertificate,
     Groups,
+    finest_group,
     group_certificates,
 )
 from denoised_smoothing.certificates.radii import format_down, round_down
 from denoised_smoothing.certificates.sets import SIZES, SetCertificate, set_certificates
 from denoised_smoothing.certificates.top_k import TopKCertificate, top_k_certificates
+from denoised_smoothing.errors import SettingError
 from denoised_smoothing.reporting.results import (
     LabelNames,
     RunResults,
@@ -25,12 +27,16 @@ from denoised_smoothing.reporting.results import (
 
 SHOWN_LABELS = 3
 """Labels of a group that a sentence lists."""
+CAPTION = (
+    "What the same votes prove: number of images of this run at L2 radius r{}, and of those "
+    "without a certified top label at any radius. The counts are no bounds on a population"
+)
 Claim = SetCertificate | GroupCertificate | TopKCertificate
 
 
 @dataclass(frozen=True)
 class Questions:
-    """What is asked of the stored votes.
+    """Questions to the stored votes of a run.
 
     Args:
         sizes: of sets of labels.
@@ -42,19 +48,43 @@ class Questions:
     levels: Sequence[Groups] = ()
     ks: Sequence[int] = ()
 
-    def claims(self, certificate: Certificate, *, split: bool = True) -> list[Claim]:
+    def check(self, results: RunResults) -> None:
+        """Check that the plan of a run can answer.
+
+        Raises:
+            SettingError: it has no copies that choose what is bounded (n0 = 0).
+        """
+        if self.sizes or self.levels or self.ks:
+            plan = SamplingPlan.from_dict(results.run.settings["plan"])
+            try:
+                plan.check_selects()
+            except SettingError as error:
+                raise SettingError(f"Run {results.name!r}: {error}") from error
+
+    def claims(
+        self, certificate: Certificate, *, split: bool = True, at: float | None = None
+    ) -> list[Claim]:
         """Return the answers of one image: sets, groups and top-k, also those not certified.
 
         Args:
             split: see :func:`~denoised_smoothing.certificates.groups.group_certificates`.
+            at: a radius that was fixed in advance. Instead of all levels of groups, the finest that
+                is certified there is returned
+                (:func:`~denoised_smoothing.certificates.groups.finest_group`).
 
         Raises:
             SettingError: a size or k is out of range, levels are not nested, or the plan has no
                 copies that choose the candidate (n0 = 0).
         """
+        groups: Sequence[GroupCertificate] = ()
+        if self.levels and at is None:
+            groups = group_certificates(certificate, self.levels, split=split)
+        elif self.levels and at is not None:
+            finest = finest_group(certificate, self.levels, at)
+            groups = () if finest is None else (finest,)
         return [
             *(set_certificates(certificate, self.sizes) if self.sizes else ()),
-            *(group_certificates(certificate, self.levels, split=split) if self.levels else ()),
+            *groups,
             *(top_k_certificates(certificate, self.ks) if self.ks else ()),
         ]
 
@@ -79,11 +109,13 @@ def claim_rows(results: RunResults, questions: Questions, radii: Sequence[float]
     """Count the images of a run with each answer, the top label first.
 
     Where images have true labels, an answer counts if it holds the true one; for top-k, if it is
-    about the true one. At each radius of its own, answers about groups have the whole alpha.
+    about the true one. At each radius of its own, answers about groups have the whole alpha. The
+    counts are those of the images of the run, no bounds on a population.
 
     Raises:
-        SettingError: as for :meth:`Questions.claims`.
+        SettingError: as for :meth:`Questions.claims`; names the run.
     """
+    questions.check(results)
     images, top = results.images, "top label"
     at: dict[str, list[int]] = {top: [0] * len(radii)}
     abstaining: dict[str, int] = {top: 0}
@@ -108,11 +140,15 @@ def claim_rows(results: RunResults, questions: Questions, radii: Sequence[float]
 def claim_table(
     rows: Sequence[ClaimRow], radii: Sequence[float], results: RunResults
 ) -> dict[str, Any]:
-    """Return headings and cells of the rows as texts, with the number of images that abstain."""
+    """Return caption, headings and cells as texts, with the number of images that abstain."""
     abstaining = sum(image.predicted is None for image in results.images)
     headings = ["answer", *(f"r = {radius:g}" for radius in radii), f"of {abstaining} abstaining"]
     cells = [[row.answer, *map(str, row.at), str(row.abstaining)] for row in rows]
-    return {"headings": headings, "rows": cells}
+    return {
+        "caption": CAPTION.format(" whose answer holds the true label" * results.labelled),
+        "headings": headings,
+        "rows": cells,
+    }
 
 
 def _labels(claim: Claim) -> tuple[int | None, ...]:
@@ -191,7 +227,15 @@ def plain_claims(claims: Sequence[Claim]) -> dict[str, list[dict[str, Any]]]:
 def plain_further(
     results: RunResults, questions: Questions, radii: Sequence[float]
 ) -> dict[str, Any]:
-    """Return the rows of a run, and the answers of each image, as plain values for JSON."""
+    """Return the rows of a run, and the answers of each image, as plain values for JSON.
+
+    The rows count images of the run; they are no bounds on a population. With groups, each image
+    also has the finest one that is certified at the first radius above 0, at the whole alpha.
+
+    Raises:
+        SettingError: as for :func:`claim_rows`.
+    """
+    at = first_positive(radii)
     rows = claim_rows(results, questions, radii)
     return {
         "rows": [
@@ -207,7 +251,22 @@ def plain_further(
                 "index": image.index,
                 "image_id": image.image_id,
                 **plain_claims(questions.claims(image.certificate)),
+                **_plain_finest(questions, image.certificate, at),
             }
             for image in results.images
         ],
     }
+
+
+def _plain_finest(
+    questions: Questions, certificate: Certificate, at: float | None
+) -> dict[str, Any]:
+    if at is None or not questions.levels:
+        return {}
+    found = finest_group(certificate, questions.levels, at)
+    return {"finest_group": found and found.to_dict()}
+
+
+def first_positive(radii: Sequence[float]) -> float | None:
+    """Return the first radius above 0, at which the finest group is reported; None without one."""
+    return next((radius for radius in radii if radius > 0.0), None)

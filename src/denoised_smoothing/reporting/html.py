@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from textwrap import shorten
@@ -22,6 +23,7 @@ from denoised_smoothing.reporting.further_claims import (
     Questions,
     claim_rows,
     claim_table,
+    first_positive,
     sentences,
 )
 from denoised_smoothing.reporting.opening import Opening
@@ -57,6 +59,21 @@ SMALL = 96
 """Images narrower than this (pixels) are PNG, and enlarged pixel by pixel."""
 
 
+@dataclass(frozen=True)
+class Report:
+    """The numbers of a report as written.
+
+    Attributes:
+        runs: the results, evaluated again where all certificates hold together.
+        rows: of the runs in the table.
+        radii: of the table.
+    """
+
+    runs: list[RunResults]
+    rows: list[Row]
+    radii: Sequence[float]
+
+
 def write_report(
     store: Store,
     names: Sequence[str],
@@ -68,7 +85,7 @@ def write_report(
     published: Sequence[str | Path] = (),
     together: float | None = None,
     questions: Mapping[str, Questions] | None = None,
-) -> list[Row]:
+) -> Report:
     """Write the report of one or several runs as a single HTML file.
 
     It has curves, a comparison table, what the numbers mean and what they prove about these
@@ -84,19 +101,20 @@ def write_report(
         indices: of the images to report on, by their places in the data set; None for all.
         published: files with the columns of Cohen et al. 2019, shown in curves and tables after
             the runs (see :func:`~denoised_smoothing.reporting.cohen.read_published`).
-        together: evaluate the counts again, so that all certificates of the report hold together
+        together: evaluate the counts again, so that all certificates of top labels hold together
             but for this probability (:func:`~denoised_smoothing.reporting.results.hold_together`).
-        questions: by the names of runs, what to count beside the top label. Examples that abstain
-            show sets of labels in any case.
+        questions: by the names of runs, the answers to count next to the top label. Examples that
+            abstain show those that are certified; without questions about their run, sets of
+            labels.
 
     Returns:
-        The rows of the runs in the table.
+        The numbers of the report.
 
     Raises:
         RunNotFoundError: the store holds no run of one of the names.
         SettingError: no run, a probability out of range, a file that cannot be used or written,
-            runs that cannot be compared, or an opening whose run is not in the report or has no
-            pictures of its image.
+            runs that cannot be compared, questions that a run cannot answer, or an opening whose
+            run is not in the report or has no pictures of its image.
         MissingExtraError: jinja2 or matplotlib is not installed.
     """
     try:
@@ -107,6 +125,10 @@ def write_report(
     others = [read_published(file) for file in published]
     if not runs:
         raise SettingError("A report needs at least one stored run, got none. Name one.")
+    asked = questions or {}
+    for run in runs:
+        if run.name in asked:
+            asked[run.name].check(run)
     if together is not None:
         runs = hold_together(runs, together)
     radii = default_radii(runs) if radii is None else radii
@@ -123,9 +145,9 @@ def write_report(
     bounds_to = max(cell.radius for cell in rows[0].cells) if len(runs) <= MOST_BANDS else 0.0
     figure = certified_accuracy_figure(list(zip(methods, compared, strict=True)), bounds_to)
     one_method = len({row.method for row in rows}) == 1 and len({row.sigma for row in rows}) > 1
-    asked = questions or {}
+    at = first_positive(radii)
     shown = {
-        run.run.name: _examples(run, store.examples(run.run.name), asked.get(run.run.name))
+        run.run.name: _examples(run, store.examples(run.run.name), asked.get(run.run.name), at)
         for run in runs
     }
     html = template.render(
@@ -156,13 +178,13 @@ def write_report(
                 "settings": _settings(run.run),
                 "notes": run.run.info.get("notes", ()),
                 "examples": shown[run.run.name],
-                "claims": _claim_table(run, row, asked.get(run.run.name)),
+                "claims": _claim_table(run, radii, asked.get(run.run.name)),
             }
             for row, run in pairs
         ],
     )
     write_atomically(path, shown_text(html).encode())
-    return rows
+    return Report(runs, rows, radii)
 
 
 def _are_same_images(run: RunResults, other: PublishedResults) -> bool:
@@ -226,9 +248,10 @@ def _headline(runs: Sequence[RunResults], rows: Sequence[Row]) -> str:
     """Name the best run at the first radius above 0, and the best one without a denoiser."""
     winner, cell = _best(rows)
     correct = "certified and correct" if runs[0].labelled else "certified"
+    within = f" within an L2 radius of {cell.radius:g}" if cell.radius > 0.0 else ""
     sentence = (
-        f"{cell} % of {cell.images:,} images are {correct} within an L2 radius of "
-        f"{cell.radius:g}, with {winner.method} at σ = {cell.sigma:g}"
+        f"{cell} % of {cell.images:,} images are {correct}{within}, with {winner.method} at "
+        f"σ = {cell.sigma:g}"
     )
     pairs = zip(rows, runs, strict=True)
     plain = [row for row, run in pairs if run.run.settings["denoiser"] == "none"]
@@ -238,12 +261,14 @@ def _headline(runs: Sequence[RunResults], rows: Sequence[Row]) -> str:
 
 
 def _together(runs: Sequence[RunResults], beta: float) -> str:
-    """Say that all certificates of the report hold together."""
+    """Say that all certificates of top labels hold together."""
     attempted = sum(run.attempted for run in runs)
     return (
-        f"With probability {1.0 - beta:g} over the noise, all certificates of this report hold "
-        f"together: the counts were evaluated again at α = {beta:g} / {attempted:,}, the number of "
-        "images attempted in all runs, or at the α of the run if that is smaller."
+        f"With probability {1.0 - beta:g} over the noise, all certificates of top labels in this "
+        "report hold together: the counts were evaluated again at "
+        f"α = {beta:g} / {attempted:,}, the number of images attempted in all runs, or at the α of "
+        "the run if that is smaller. Sets, groups and top-k are not included: each is wrong with "
+        "at most the probability that it states."
     )
 
 
@@ -296,19 +321,25 @@ def _settings(run: StoredRun) -> dict[str, str]:
 
 
 def _claim_table(
-    results: RunResults, row: Row, questions: Questions | None
+    results: RunResults, radii: Sequence[float], questions: Questions | None
 ) -> dict[str, Any] | None:
-    """Return headings and rows of the answers beside the top label, if they are asked for."""
+    """Return headings and rows of the answers next to the top label, if they are asked for."""
     if questions is None:
         return None
-    radii = [cell.radius for cell in row.cells]
     return claim_table(claim_rows(results, questions, radii), radii, results)
 
 
 def _examples(
-    results: RunResults, examples: Sequence[StoredExample], questions: Questions | None
+    results: RunResults,
+    examples: Sequence[StoredExample],
+    questions: Questions | None,
+    at: float | None,
 ) -> list[dict[str, Any]]:
-    """Return the finished images that have examples, with their pictures by kind and votes."""
+    """Return the finished images that have examples, with their pictures by kind and votes.
+
+    Args:
+        at: the radius at which groups are certified, at the whole alpha; None for their own radii.
+    """
     names, plan = results.run.label_names, SamplingPlan.from_dict(results.run.settings["plan"])
     if questions is None and not plan.selects:
         questions = Questions(sizes=())
@@ -325,7 +356,7 @@ def _examples(
             "label": label_name(image.predicted, names),
             "true_label": label_name(image.true_label, names),
             "votes": top_votes(image.certificate.counts, names, SHOWN_VOTES),
-            "claims": sentences((questions or Questions()).claims(image.certificate), names)
+            "claims": sentences((questions or Questions()).claims(image.certificate, at=at), names)
             if image.predicted is None
             else [],
         }

@@ -137,15 +137,17 @@ def proven_table(rows: Sequence[Row]) -> dict[str, Any]:
 
 def statements(row: Row, cell: Cell) -> list[str]:
     """Return the two statements of a cell as sentences to quote."""
-    kept = "keeps its label" if row.measure == "certified" else "is correct and keeps its label"
-    who = f"the smoothed classifier ({row.method}, σ = {cell.sigma:g}) {kept}"
-    where = f"under every change below L2 norm {cell.radius:g}"
+    labelled, changed = row.measure != "certified", cell.radius > 0.0
+    kept = ["is correct"] if labelled else [] if changed else ["has the certified label"]
+    if changed:
+        kept.append(f"keeps its label under every change below L2 norm {cell.radius:g}")
+    who = f"the smoothed classifier ({row.method}, σ = {cell.sigma:g}) {' and '.join(kept)}"
     sure = f"{100 * CONFIDENCE:g} % confidence"
     best = f", as the best of {cell.chosen_of} on the same images" if cell.chosen_of > 1 else ""
     return [
-        f"With {sure} over the noise{best}, {who} {where} on at least {cell.holds_among:,} of "
+        f"With {sure} over the noise{best}, {who} on at least {cell.holds_among:,} of "
         f"these {cell.attempted:,} images.",
-        f"With {sure} over images and noise{best}, {who} {where} on at least "
+        f"With {sure} over images and noise{best}, {who} on at least "
         f"{percent(cell.population)} % of the population, if the {cell.attempted:,} images are an "
         "independent sample of it.",
     ]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
-from heapq import nlargest
 from typing import TYPE_CHECKING, Any
 
 from denoised_smoothing.certificates.certificate import Certificate, SamplingPlan
@@ -18,6 +17,7 @@ from denoised_smoothing.certificates.parameters import (
     SmoothingParameters,
 )
 from denoised_smoothing.certificates.plans import Anytime
+from denoised_smoothing.certificates.sets import most_frequent
 from denoised_smoothing.text import shown
 
 if TYPE_CHECKING:
@@ -208,10 +208,11 @@ def identity_of(run: StoredRun, digest: str) -> Identity | None:
 
 
 def hold_together(runs: Sequence[RunResults], beta: float) -> list[RunResults]:
-    """Return the runs with certificates that all hold together, with probability 1 - beta.
+    """Return the runs with top-label certificates that all hold together, but for beta.
 
     See :func:`~denoised_smoothing.certificates.family.together`: alpha is beta over the images
-    attempted in all runs.
+    attempted in all runs. What else the counts prove, about sets, groups and the k most probable
+    labels, is not included: each kind has an alpha of its own.
 
     Raises:
         SettingError: beta is out of its range.
@@ -244,5 +245,5 @@ def top_votes(counts: LabelCounts, names: LabelNames, limit: int) -> list[dict[s
     """Return number, name and count of at most ``limit`` labels, those with the most votes."""
     return [
         {"label": label, "name": label_name(label, names), "count": counts.of(label)}
-        for label in nlargest(limit, counts.votes, key=counts.of)
+        for label in most_frequent(counts, limit)
     ]

@@ -93,7 +93,7 @@ class PredictionSets:
         """Calibrate on the votes of a stored run with true labels (BinCP).
 
         Votes are those of the selection stage: every plan draws all its n0 copies of every image,
-        while it may stop the estimation early.
+        while it may stop the estimation early. Images that the run refused are left out.
 
         Args:
             coverage: probability that a set holds the true label, such as 0.9.
@@ -115,11 +115,14 @@ class PredictionSets:
             )
         depth, height, width = run.settings["image_shape"]
         _check_same(smoothed, run, (depth, height, width))
-        votes = list(_true_votes(store, name, n))
+        votes = list(_true_votes(store, run, n))
         rule = calibrate_votes(
             votes, n, _demand(smoothed, coverage, radius, run.settings["dimension"])
         )
-        calibration = f"{len(votes):,} images of run {name!r} ({run.settings['data']})"
+        calibration = (
+            f"{len(votes):,} images of run {name!r} ({run.settings['data']})"
+            f"{_left_out(run.refused)}"
+        )
         resolution = run.settings["resolution"]
         return cls(smoothed, rule, (depth, height, width), resolution, calibration)
 
@@ -192,8 +195,7 @@ class PredictionSets:
         if not scores:
             raise none_usable(refused)
         rule = calibrate_scores(np.stack(scores), demand)
-        left_out = f", {len(refused):,} left out" if refused else ""
-        calibration = f"{len(scores):,} images of {dataset.name}{left_out}, seed {seed}"
+        calibration = f"{len(scores):,} images of {dataset.name}{_left_out(refused)}, seed {seed}"
         return cls(smoothed, rule, shape, resolution, calibration)
 
     def predict(self, image: Any, *, seed: int | None = None) -> PredictionSet:
@@ -202,7 +204,8 @@ class PredictionSets:
         Args:
             image: tensor or array [C, H, W] in [0, 1], or a PIL image, of the shape of the
                 calibration images; see :meth:`SmoothedClassifier.prepare`.
-            seed: of the noise; None for fresh entropy. Whoever changed the image must not know it.
+            seed: of the noise; None for fresh entropy. Anyone who changed the image must not
+                know it.
 
         Raises:
             ImageError: the image cannot be used, or has another shape.
@@ -268,18 +271,27 @@ def _check_same(smoothed: SmoothedClassifier, run: StoredRun, shape: Shape) -> N
         )
 
 
-def _true_votes(store: Store, name: str, n: int) -> Iterator[int]:
-    """Yield the selection votes of each image for its true label."""
-    for image in store.stream_images(name):
+def _left_out(refused: Sequence[object]) -> str:
+    """Return the number of images that could not be used, as part of a sentence."""
+    return f", {len(refused):,} left out" if refused else ""
+
+
+def _true_votes(store: Store, run: StoredRun, n: int) -> Iterator[int]:
+    """Yield the selection votes of each image for its true label, without refused images."""
+    refused = {image.image_id for image in run.refused}
+    for image in store.stream_images(run.name):
+        if image.image_id in refused:
+            continue
         selection = image.counts.get(Stage.SELECTION)
         if not image.finished or selection is None or selection.n != n:
             raise CountsError(
-                f"Image {image.image_id!r} of run {name!r} is not finished, and the calibration "
-                f"needs {n} copies of the selection stage of every image. Resume the run."
+                f"Image {image.image_id!r} of run {run.name!r} is not finished, and the "
+                f"calibration needs {n} copies of the selection stage of every image. Resume the "
+                "run."
             )
         if image.label is None:
             raise SettingError(
-                f"Image {image.image_id!r} of run {name!r} has no true label, which the "
+                f"Image {image.image_id!r} of run {run.name!r} has no true label, which the "
                 "calibration needs. Use a run on labelled images."
             )
         yield selection.of(image.label)

@@ -78,7 +78,7 @@ class Anytime(SamplingPlan):
             if value != 0:
                 check_copies(name, value)
         if self.sets:
-            object.__setattr__(self, "sets", check_sizes(self.sets))
+            object.__setattr__(self, "sets", check_sizes(self.sets, "sets"))
         if self.groups:
             levels = (g if isinstance(g, Groups) else Groups.from_dict(g) for g in self.groups)
             object.__setattr__(self, "groups", check_nested(levels))
