@@ -221,25 +221,27 @@ def test_the_exact_chance_that_a_bound_of_a_set_is_wrong(sizes: tuple[int, ...])
     missed with exactly the level: half of alpha, shared by the sizes. A split that is forgotten
     misses it more often.
     """
-    n, alpha = 60, 0.05
+    n, alpha = 80, 0.05
     level = alpha / len(sizes) / 2
-    p0 = stats.beta.ppf(level, 27, n - 26) - 1e-9  # where 27 copies vote for label 0
-    p2 = stats.beta.ppf(1 - level, 9, n - 8) + 1e-9  # where 8 copies vote for label 2
+    p0 = stats.beta.ppf(level, 36, n - 35) - 1e-9  # where 36 copies vote for label 0
+    p2 = stats.beta.ppf(1 - level, 25, n - 24) + 1e-9  # where 24 copies vote for label 2
     p = (p0, 1 - p0 - p2, p2)
     plan, setting = FixedBudget(n0=30, n=n), setting_of(1.0, alpha)
     truth = margin_radius(1.0, 1 - p0, p2)
-    wrong = {"lower": 0.0, "any": 0.0}
+    wrong = {"lower": 0.0, "upper": 0.0, "any": 0.0}
     for votes in ((a, b, n - a - b) for a in range(n + 1) for b in range(n + 1 - a)):
         certificate = plan.certificate(stages((20, 6, 4), votes), setting)
         found = set_certificates(certificate, sizes)[0]
         assert (found.labels, found.leading) == ((0, 1), 1)
         chance = float(stats.multinomial.pmf(votes, n, p))
         wrong["lower"] += chance * (found.lower_bound > p0)
+        wrong["upper"] += chance * (found.upper_bound < p2)
         if found.lower_bound > p0 or found.upper_bound < p2:
             wrong["any"] += chance
         else:
             assert found.radius <= truth + 1e-9
     assert wrong["lower"] == pytest.approx(level, rel=1e-4)
+    assert wrong["upper"] == pytest.approx(level, rel=1e-4)
     assert 1.5 * level < wrong["any"] <= 2 * level
 
 

@@ -140,25 +140,27 @@ def test_the_exact_chance_that_a_bound_is_wrong(ks: tuple[int, ...]) -> None:
     Half of alpha is for label 0, a quarter for label 2, which is the only rival if label 1 may be
     ahead. The other quarter, for labels 1 and 2 together, is missed only where label 0 is.
     """
-    n, alpha = 60, 0.05
+    n, alpha = 80, 0.05
     level = alpha / len(ks) / 2
-    p0 = stats.beta.ppf(level, 27, n - 26) - 1e-9  # where 27 copies vote for label 0
-    p2 = stats.beta.ppf(1 - level / 2, 9, n - 8) + 1e-9  # where 8 copies vote for label 2
+    p0 = stats.beta.ppf(level, 36, n - 35) - 1e-9  # where 36 copies vote for label 0
+    p2 = stats.beta.ppf(1 - level / 2, 25, n - 24) + 1e-9  # where 24 copies vote for label 2
     p = (p0, 1 - p0 - p2, p2)
     plan, setting = FixedBudget(n0=30, n=n), setting_of(1.0, alpha)
     truth = of_the_paper(p0, p[1:], 2)
-    wrong = {"lower": 0.0, "any": 0.0}
+    wrong = {"lower": 0.0, "upper": 0.0, "any": 0.0}
     for votes in ((a, b, n - a - b) for a in range(n + 1) for b in range(n + 1 - a)):
         certificate = plan.certificate(stages((15, 10, 5), votes), setting)
         found = top_k_certificates(certificate, ks)[0]
         chance = float(stats.multinomial.pmf(votes, n, p))
         wrong["lower"] += chance * (found.lower_bound > p0)
         one, both = found.upper_bounds
+        wrong["upper"] += chance * (one < p2)
         if found.lower_bound > p0 or one < p2 or both < p[1] + p2:
             wrong["any"] += chance
         else:
             assert found.radius <= truth + 1e-9
     assert wrong["lower"] == pytest.approx(level, rel=1e-4)
+    assert wrong["upper"] == pytest.approx(level / 2, rel=1e-4)
     assert 1.25 * level < wrong["any"] <= 1.5 * level
 
 

@@ -70,6 +70,38 @@ def test_a_table_of_what_the_votes_prove(run: Run) -> None:
     assert json.loads(out)["further"]["torn"]["rows"][1]["certified"] == {"0.1": 2}
 
 
+def test_the_json_of_a_report_has_the_numbers_of_its_page(run: Run) -> None:
+    """At 0.001 / 2 images: top labels hold together, sets and groups have this alpha each."""
+    code, _, err = run(*CERTIFY)
+    assert code == 0, err
+    ask = ("report", "torn", "--sets", "2", "--groups", "groups.txt", "--radii", "0.1,0.9")
+    alone, together = (
+        json.loads(run(*ask, *more, "--json")[1]) for more in ((), ("--together", "0.001"))
+    )
+    page = Path("report.html").read_text("utf-8")
+    assert (alone["together"], together["together"]) == (None, 0.001)
+    for values, alpha in ((alone, 0.001), (together, 0.0005)):
+        for image in values["further"]["torn"]["images"]:
+            assert {held["alpha"] for held in (*image["sets"], *image["groups"])} == {alpha}
+            assert image["finest_group"]["radius"] == 0.1
+    radii = [
+        [image["sets"][0]["radius"] for image in values["further"]["torn"]["images"]]
+        for values in (together, alone)
+    ]
+    assert all(small < large for small, large in zip(*radii, strict=True))
+    for row in together["further"]["torn"]["rows"]:
+        cells = [row["answer"], *map(str, row["certified"].values()), str(row["abstaining"])]
+        assert "".join(f"<td>{cell}</td>" for cell in cells) in page
+
+
+def test_a_report_names_the_run_that_cannot_answer(run: Run) -> None:
+    run(*CERTIFY)
+    run(*("other" if part == "torn" else part for part in ANYTIME), "--n0", "0")
+    code, _, err = run("report", "torn", "other", "--sets", "2")
+    assert code == 2
+    assert "Run 'other': Groups, sets and top-k certificates need copies" in err
+
+
 def test_the_sentences_of_one_image(run: Run) -> None:
     code, out, err = run(*CERTIFY, "--limit", "1", "--groups", "groups.txt")
     assert code == 0, err

@@ -670,7 +670,7 @@ class TestExportAndReport:
             rows = list(csv.DictReader(file))
         assert {float(row["alpha"]) for row in rows} == {0.001 / len(rows)}
         run("report", "a", "--together", "0.001")
-        assert "all certificates of this report hold together" in Path("report.html").read_text()
+        assert "all certificates of top labels in this report" in Path("report.html").read_text()
 
     def test_two_runs_are_compared(self, run: Run) -> None:
         for sigma in ("0.25", "0.5"):

@@ -7,10 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from scipy import stats
 
 from denoised_smoothing.errors import MissingExtraError, SettingError
 from denoised_smoothing.reporting.export import ExportFormat, export
-from denoised_smoothing.reporting.results import RunResults
+from denoised_smoothing.reporting.results import RunResults, hold_together
 
 from ..certificates.samples import identity_of
 from .samples import image, results
@@ -46,6 +47,19 @@ def test_tsv_gives_the_analysis_of_cohen_et_al(four: RunResults, tmp_path: Path)
     rows = read(tmp_path / "run.tsv", "\t")
     at = [float(row["radius"]) >= 0.25 and row["correct"] == "1" for row in rows]
     assert sum(at) / len(at) == 0.5
+
+
+def test_certificates_that_hold_together_are_exported_at_their_alpha(
+    four: RunResults, tmp_path: Path
+) -> None:
+    """1,000 of 1,000 votes at 0.0004 / 4: the bound is 0.0001 to the power of 1 / 1,000."""
+    [held] = hold_together([four], 0.0004)
+    export(held, ExportFormat.CSV, tmp_path / "run.csv")
+    rows = read(tmp_path / "run.csv", ",")
+    assert {float(row["alpha"]) for row in rows} == {0.0001}
+    radius = 0.5 * stats.norm.ppf(0.0001 ** (1 / 1000))
+    assert [float(row["radius"]) for row in rows] == pytest.approx([radius] * 4, abs=2e-4)
+    assert all(float(row["radius"]) <= radius for row in rows)
 
 
 def test_csv_has_what_the_certificates_rest_on(mixed: RunResults, tmp_path: Path) -> None:

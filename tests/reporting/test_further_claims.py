@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from denoised_smoothing.certificates.counts import LabelCounts, Stage
-from denoised_smoothing.certificates.groups import Groups
+from denoised_smoothing.certificates.groups import GroupCertificate, Groups
 from denoised_smoothing.certificates.parameters import Noise, SmoothingParameters
 from denoised_smoothing.certificates.plans import Anytime, FixedBudget
 from denoised_smoothing.certificates.radii import format_down
@@ -19,7 +19,7 @@ from denoised_smoothing.reporting.further_claims import (
 )
 from denoised_smoothing.reporting.results import ImageResult, RunResults
 
-from .samples import results
+from .samples import fake_run, results
 
 NAMES = ["boxer", "beagle", "pug", "cat", "car"]
 LEVELS = (Groups({"dog": (0, 1, 2)}, "kinds"), Groups({"animal": range(4)}, "realms"))
@@ -79,6 +79,10 @@ def test_a_table_of_texts() -> None:
     run = run_of()
     table = claim_table(claim_rows(run, Questions((2,)), (0.5,)), (0.5,), run)
     assert table["headings"] == ["answer", "r = 0.5", "of 2 abstaining"]
+    assert "whose answer holds the true label" in table["caption"]
+    assert "no bounds on a population" in table["caption"]
+    unlabelled = run_of((None, None, None))
+    assert "true label" not in claim_table([], (0.5,), unlabelled)["caption"]
     assert table["rows"] == [["top label", "1", "0"], ["one of 2 labels", "2", "2"]]
 
 
@@ -129,6 +133,26 @@ def test_plain_values() -> None:
     }  # fmt: skip
 
 
+def test_the_finest_group_at_a_radius_has_the_whole_alpha() -> None:
+    """The boxer or beagle: 950 of 1,000 votes are for dogs or, as the animals, all of them."""
+    run = results(image_of(0, 0, (25, 25), (480, 470, 0, 50)))
+    [image], alpha = run.images, 0.001
+    dog, animal = QUESTIONS.claims(image.certificate, split=False)[2:4]
+    assert dog.alpha == alpha
+    between = (dog.radius + animal.radius) / 2
+    for radius, group in ((0.25, "dog"), (between, "animal"), (animal.radius + 0.01, None)):
+        found = [
+            claim
+            for claim in QUESTIONS.claims(image.certificate, at=radius)
+            if isinstance(claim, GroupCertificate)
+        ]
+        expected = [] if group is None else [(group, radius, alpha)]
+        assert [(held.group, held.radius, held.alpha) for held in found] == expected
+        plain = plain_further(run, QUESTIONS, (0.0, radius))["images"][0]["finest_group"]
+        assert (plain and plain["group"]) == group
+    assert "finest_group" not in plain_further(run, QUESTIONS, (0.0,))["images"][0]
+
+
 def test_nothing_asked_is_nothing_answered() -> None:
     assert Questions(()).claims(run_of().images[0].certificate) == []
 
@@ -140,3 +164,7 @@ def test_a_plan_without_selection_is_refused() -> None:
     certificate = plan.certificate({Stage.ESTIMATION: counts}, parameters)
     with pytest.raises(SettingError, match="--n0 50"):
         QUESTIONS.claims(certificate)
+    asked = RunResults(fake_run("pilot", plan=plan.to_dict()), ())
+    with pytest.raises(SettingError, match=r"Run 'pilot': .*--n0 50"):
+        claim_rows(asked, QUESTIONS, (0.5,))
+    Questions(()).check(asked)

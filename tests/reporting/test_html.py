@@ -11,10 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from denoised_smoothing.certificates.counts import LabelCounts, Stage
 from denoised_smoothing.certificates.groups import Groups
 from denoised_smoothing.certificates.plans import Anytime
+from denoised_smoothing.certificates.radii import format_down
 from denoised_smoothing.errors import MissingExtraError, SettingError
 from denoised_smoothing.images import load_image
 from denoised_smoothing.reporting.further_claims import Questions
@@ -293,8 +295,56 @@ def test_what_the_votes_of_an_image_that_abstains_prove(tmp_path: Path) -> None:
     page = (tmp_path / "report.html").read_text("utf-8")
     for row in (("one of 2 labels", 0, 0), ("group (kinds)", 0, 0)):  # its true label is the car
         assert "".join(f"<td>{cell}</td>" for cell in row) in page
-    assert "the answer is pet (&lt;cat&gt;, dog)" in page
+    # The group at the first radius of the table, at the whole alpha; sets at their own radius.
+    assert (
+        "the answer is pet (&lt;cat&gt;, dog) at every image closer than 0.2500 in L2 (wrong with "
+        "probability at most 0.001)"
+    ) in page
+    assert "The counts are no bounds on a population.</caption>" in page
+    assert "not included" not in page
     Balance().feed(page)
+
+
+def test_top_labels_hold_together_and_other_answers_are_not_included(tmp_path: Path) -> None:
+    selection = LabelCounts("a", "image-1", Stage.SELECTION, (5, 5))
+    estimation = LabelCounts("a", "image-1", Stage.ESTIMATION, (500, 480, 20))
+    images = [
+        FakeImage(0, "image-0", 1, votes(0, (0, 900, 100))),
+        FakeImage(1, "image-1", 0, {Stage.SELECTION: selection, Stage.ESTIMATION: estimation}),
+    ]
+    examples = [FakeExample(image.image_id, "clean", 0, png(8)) for image in images]
+    content = FakeStore({"a": (fake_run("a"), images, examples)})
+    beta = 0.0002
+    written = write_report(
+        content, ["a"], tmp_path / "report.html", radii=(0.25,), together=beta,  # type: ignore[arg-type]
+        questions={"a": Questions((2,), (Groups({"pet": (0, 1)}),))},
+    )  # fmt: skip
+    page = (tmp_path / "report.html").read_text("utf-8")
+    assert "all certificates of top labels in this report hold together" in page
+    assert "at α = 0.0002 / 2" in page
+    lower = stats.beta.ppf(beta / 2, 900, 101)  # the top label of the first image
+    [run] = written.runs
+    assert run.images[0].radius == pytest.approx(0.5 * stats.norm.ppf(lower), abs=1e-6)
+    assert f"within L2 radius <strong>{format_down(run.images[0].radius)}</strong>" in page
+    assert "prove (not included in the statement about all certificates)" in page
+    assert page.count("wrong with probability at most 0.0001)") == 2  # the set and the group
+    assert "at most α, and not included in the statement" in page
+    assert (written.radii, len(written.rows)) == ((0.25,), 1)
+
+
+def test_questions_that_a_run_cannot_answer_name_it(tmp_path: Path) -> None:
+    content = store(plan=Anytime((0.5,), max_n=1000, n0=0).to_dict())
+    content.content["a"][1].clear()
+    with pytest.raises(SettingError, match=r"Run 'a': .*--n0 50"):
+        report(tmp_path, "b", "a", content=content, questions={"a": Questions((2,))})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_radius_0_is_about_the_images_themselves(tmp_path: Path) -> None:
+    text = report(tmp_path, "b", radii=(0.0,))
+    assert "50.0 % of 2 images are certified and correct, with mine" in text
+    assert "σ = 0.5) is correct on at least" in text
+    assert "norm 0 " not in text
 
 
 def test_a_plan_without_selection_shows_no_sets(tmp_path: Path) -> None:
