@@ -16,9 +16,9 @@ from denoised_smoothing.certificates.bounds import (
 from denoised_smoothing.errors import SettingError
 
 CONFIDENCE = 0.95
-"""Of statements about more than one image, unless another is given."""
+"""The confidence of statements about more than one image, unless another is given."""
 LEAST_CONFIDENCE = 0.75
-"""The proof for images of fixed class shares needs a level of at most 1/4."""
+"""The smallest confidence; the proof for fixed class shares needs a level of at most 1/4."""
 
 
 def check_confidence(confidence: float) -> float:

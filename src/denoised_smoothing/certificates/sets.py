@@ -19,7 +19,7 @@ from denoised_smoothing.errors import SettingError
 SIZES = (2, 3, 5)
 """Sizes of sets that are usually of interest."""
 TOLERANCE = 1e-12
-"""Of the search for a radius over sigma; the result is lowered by it."""
+"""The error of the search for a radius over sigma; the result is lowered by it."""
 
 
 def margin_radius(

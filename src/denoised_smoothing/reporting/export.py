@@ -34,7 +34,7 @@ class ExportFormat(StrEnum):
 
     TSV = "tsv"
     """The columns ``idx label predict radius correct time`` that the analysis scripts of
-    Cohen et al. 2019 and Salman et al. 2020 read, with the file of jsonl beside it."""
+    Cohen et al. 2019 and Salman et al. 2020 read, with the file of jsonl next to it."""
     CSV = "csv"
     """Those of tsv, and all that the certificates rest on."""
     PARQUET = "parquet"

@@ -42,10 +42,10 @@ class Anytime(SamplingPlan):
 
     A bound that holds at all times at once (the truncated Krichevsky-Trofimov mixture of
     :mod:`~denoised_smoothing.certificates.confidence_sequence`) at 3/4 of alpha, and one
-    Clopper-Pearson look at ``max_n`` copies at 1/4: together wrong with probability at most alpha.
+    Clopper-Pearson check at ``max_n`` copies at 1/4: together wrong with probability at most alpha.
     All radii are judged on one stream at no price in alpha, for their hypotheses are nested. It
     ends when all radii are certified, or when the smallest that is not certified is out of reach or
-    improbable. The run may be extended (``more``) and stays valid; the look is not repeated.
+    improbable. The run may be extended (``more``) and stays valid; the check is not repeated.
 
     Args:
         radii: L2 radii to decide, in pixel values in [0, 1].
@@ -134,7 +134,7 @@ class Anytime(SamplingPlan):
         alpha: float,
         parameters: SmoothingParameters,
     ) -> float:
-        """Return the smallest of the bounds by the mixture and of the one look at the cap."""
+        """Return the smallest of the bounds by the mixture and of the one check at the cap."""
         self.check_selects()
         estimation = counts[Stage.ESTIMATION]
         total = estimation.followed_by(counts.get(Stage.CONTINUATION))
@@ -197,7 +197,7 @@ class Anytime(SamplingPlan):
         return pairs
 
     def _alphas(self, parameters: SmoothingParameters) -> tuple[float, float]:
-        """Return the levels of the mixture and of the look."""
+        """Return the levels of the mixture and of the check."""
         alpha = check_anytime_alpha(parameters.alpha) / (1 if self.n0 else 2)
         return MIXTURE_SHARE * alpha, (1 - MIXTURE_SHARE) * alpha
 
@@ -304,7 +304,7 @@ class Anytime(SamplingPlan):
         """Return the smallest bound on q that holds, and the label that it is about.
 
         Of all copies; of those up to the cap, for what was certified there stays certified; and
-        of the one look at the cap.
+        of the one check at the cap.
         """
         mixture, look = self._alphas(parameters)
         estimation = counts[Stage.ESTIMATION]

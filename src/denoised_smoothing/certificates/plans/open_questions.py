@@ -1,4 +1,4 @@
-"""Whether more copies could still certify sets of labels: when an anytime plan gives them up.
+"""The rule by which an anytime plan gives up sets of labels that more copies hardly certify.
 
 Giving up concerns power only, never validity: a certificate rests on the counts alone.
 """
@@ -39,7 +39,7 @@ def sets_are_open(
         certificate: of the counts so far.
         sizes: of the sets.
         radii: L2 radii, ascending.
-        cap: copies at which there is one Clopper-Pearson look.
+        cap: copies at which there is one Clopper-Pearson check.
         last: the maximum number of copies.
     """
     for found in set_certificates(certificate, sizes):
