@@ -171,9 +171,7 @@ def test_a_run_of_a_store(tmp_path: Path) -> None:
         ("images SET counts = '{\"selection\": 7}'", "run", "cannot be read"),
     ],
 )
-def test_an_edited_store_is_malformed(
-    change: str, place: str, reason: str, tmp_path: Path
-) -> None:
+def test_an_edited_store_is_malformed(change: str, place: str, reason: str, tmp_path: Path) -> None:
     path = str(tmp_path / "runs.sqlite")
     stored_run(path)
     with closing(sqlite3.connect(path)) as database, database:

@@ -120,13 +120,17 @@ def _stream_lines(path: Path) -> Iterator[ExportedRow]:
 
 def _stream_parquet(path: Path) -> Iterator[ExportedRow]:
     try:
-        from pyarrow import parquet
+        from pyarrow import parquet, types
     except ImportError as error:
         raise MissingExtraError("pyarrow", "parquet", "reading parquet") from error
     with path.open("rb") as file, refused_as_malformed(f"{str(path)!r} is not an export"):
+        schema = parquet.read_schema(file)
+        _check_columns(path, schema.names, COLUMNS)
+        for column in schema:
+            if types.is_nested(column.type):
+                raise ValueError(f"the column {column.name!r} has values of the type {column.type}")
         # As dictionaries, texts that many rows share are in memory once.
-        table = parquet.ParquetFile(file, read_dictionary=list(COLUMNS))
-        _check_columns(path, table.schema_arrow.names, COLUMNS)
+        table = parquet.ParquetFile(file, read_dictionary=schema.names)
         number = 0
         for batch in table.iter_batches(_ROWS_AT_ONCE):
             for column in batch.columns:
@@ -141,13 +145,11 @@ def _check_lengths(column: Any) -> None:
     """Refuse a column of Parquet with values that are too long, before any is a Python object.
 
     Raises:
-        ValueError: a value is longer than a cell may be, or is a list or an object.
+        ValueError: a value is longer than a cell may be.
     """
     from pyarrow import compute, types
 
     values = column.dictionary if types.is_dictionary(column.type) else column
-    if types.is_nested(values.type):
-        raise ValueError(f"a column has values of the type {values.type}")
     if types.is_primitive(values.type) or types.is_null(values.type):
         return
     longest = compute.max(compute.binary_length(values)).as_py() or 0
