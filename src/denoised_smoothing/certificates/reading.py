@@ -21,6 +21,7 @@ from denoised_smoothing.certificates.fields import (
 )
 from denoised_smoothing.certificates.identity import Identity
 from denoised_smoothing.certificates.parameters import (
+    FORMER,
     Contract,
     EngineName,
     Noise,
@@ -113,9 +114,7 @@ def _derived(fields: Fields) -> dict[str, Any]:
 
 def _parameters(fields: Fields, notes: tuple[str, ...], *, former: bool) -> SmoothingParameters:
     """Return the smoothing parameters; the former format may lack some that have a default."""
-    defaults: dict[str, Any] = {}
-    if former:
-        defaults = {"engine": "torch", "precision": "float32", "contract": "unknown"}
+    defaults = FORMER if former else {}
     engine = fields.optional("engine", partial(_one_of, fields, EngineName, defaults))
     precision = fields.optional("precision", partial(_one_of, fields, Precision, defaults))
     if (engine is None) != (precision is None):
