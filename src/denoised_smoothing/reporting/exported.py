@@ -113,7 +113,7 @@ def _stream_lines(path: Path) -> Iterator[ExportedRow]:
         lines = iter(lambda: file.readline(LONGEST + 1), b"")
         for number, line in enumerate(lines, 1):
             yield ExportedRow(number, partial(_image_of_text, line))
-            rest = line
+            rest = line  # of a line that is too long, pass over the rest
             while len(rest) > LONGEST and not rest.endswith(b"\n"):
                 rest = file.readline(LONGEST + 1)
 
