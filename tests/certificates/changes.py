@@ -3,7 +3,7 @@
 A change is of one field, to another value of its type, of a certificate that was valid. Its depth
 is the first that finds it:
 
-- reading: the value is impossible, or does not fit the fields beside it.
+- reading: the value is impossible, or does not fit the fields next to it.
 - arithmetic: what the counts give is another value.
 - redraw: the recorded noise is drawn again on this kind of machine, or there is nothing to draw
   copies of.
@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from denoised_smoothing.certificates.groups import Groups
 from denoised_smoothing.certificates.reading import BELOW_A_LEVEL
 
 
@@ -82,12 +83,16 @@ FIXED = (
     Change("plan.n", 1001, R),  # an image that ended early can only abstain
     Change("plan.two_sided", False, R),
 )
+QUESTIONS: dict[str, Any] = {"sets": (2,), "groups": (Groups({"low": range(5)}),)}
+"""Options with which an anytime plan has all its fields."""
 ANYTIME = (
     Change("plan.radii", [0.1], S),  # the bound holds whatever made the sampling end
     Change("plan.max_n", 1001, R),
     Change("plan.n0", 49, R),
     Change("plan.every", 50, S),
     Change("plan.more", 199, R),
+    Change("plan.sets", [3], S),
+    Change("plan.groups", [{"level": "shapes", "members": {"round": "0, 6, 8-9"}}], S),
     Change("continuation.counts", {"0": 20, "1": 178}, A),
     Change("continuation.failed", 3, R),
 )

@@ -3,11 +3,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from typing import Any
 
 import pytest
 
 from denoised_smoothing.certificates.certificate import Certificate
 from denoised_smoothing.certificates.counts import Stage
+from denoised_smoothing.certificates.groups import Groups
 from denoised_smoothing.certificates.parameters import Noise
 from denoised_smoothing.certificates.plans import Anytime, FixedBudget, RadiusTarget
 from denoised_smoothing.certificates.radii import round_down
@@ -30,7 +32,7 @@ def certify(
 
 
 def anytime(
-    selection: Votes | None, estimation: Votes, later: Votes = (), **options: int
+    selection: Votes | None, estimation: Votes, later: Votes = (), **options: Any
 ) -> Certificate:
     counts = stages(selection, estimation)
     if later:
@@ -55,6 +57,12 @@ CERTIFICATES = {
         setting_of(),
     ),
 }
+CERTIFICATES["anytime, sets and groups"] = anytime(
+    (1, 49),
+    (3, 297),
+    sets=(2, 3),
+    groups=(Groups({"low": (0, 1)}), Groups({"all": range(8), "nine": (9,)}, "coarse")),
+)
 each_certificate = pytest.mark.parametrize(
     "certificate", CERTIFICATES.values(), ids=list(CERTIFICATES)
 )

@@ -23,7 +23,7 @@ BASE = {
     name: replace(certificate, identity=identity_of())
     for name, certificate in {
         "fixed": CERTIFICATES["two-sided"],
-        "anytime": anytime((1, 49), (50, 950), (0, 198), more=200),
+        "anytime": anytime((1, 49), (50, 950), (0, 198), more=200, **changes.QUESTIONS),
         "radius": CERTIFICATES["radius target"],
     }.items()
 }

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 from itertools import product
 
@@ -152,6 +153,38 @@ def test_groups_as_plain_values() -> None:
     for broken in ({}, {"level": "a", "members": {"b": "x"}}, {"level": "a", "members": [1]}):
         with pytest.raises(SettingError, match="ranges of labels"):
             Groups.from_dict(broken)
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        {"dog": "0-9999999999"},
+        {"dog": "0-60000", "cat": "60001-120000"},
+        {"dog": "0," * 100_000 + "0"},
+        {"dog": "0-9", "cat": "5"},
+        {"dog": "0, 1, 0"},
+    ],
+    ids=["range", "ranges", "parts", "groups", "twice"],
+)
+def test_plain_values_that_name_too_many_labels_or_one_twice_are_refused(
+    members: dict[str, str],
+) -> None:
+    with pytest.raises(SettingError, match=r"at most 100,000 labels|must be disjoint") as caught:
+        Groups.from_dict({"level": "animals", "members": members})
+    assert len(str(caught.value)) < 1_000
+
+
+def test_many_labels_are_read_at_once() -> None:
+    """Quadratic in the labels, each of these would take minutes."""
+    began = time.perf_counter()
+    coarse = Groups.from_dict({"level": "one", "members": {"all": "0-99999"}})
+    fine = Groups.from_dict(
+        {"level": "each", "members": {f"label {label}": str(label) for label in range(100_000)}}
+    )
+    assert check_nested((fine, coarse)) == (fine, coarse)
+    assert time.perf_counter() - began < 10.0
+    with pytest.raises(SettingError, match="at most 32, got more"):
+        check_nested([coarse] * 33)
 
 
 def test_the_exact_chance_that_any_level_is_wrong_at_one_radius() -> None:

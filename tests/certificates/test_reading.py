@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from denoised_smoothing.certificates import certificate as certificate_module
 from denoised_smoothing.certificates.certificate import Certificate
 from denoised_smoothing.certificates.fields import quoted
 from denoised_smoothing.certificates.parameters import EngineName
@@ -195,13 +197,14 @@ def _keys(value: Any) -> list[str]:
         lambda v: v.update(seed="0x7"),
         lambda v: v.update(seed="007"),
         lambda v: v.update(format=3),
+        lambda v: v["estimation"].update(counts={1: 985}),
     ],
 )
 def test_malformed_documents(change: Callable[[dict[str, Any]], Any]) -> None:
     values = json.loads(GOOD.to_json())
     change(values)
     with pytest.raises(MalformedCertificateError):
-        Certificate.from_json(json.dumps(values))
+        Certificate.from_dict(values)
 
 
 def test_a_plan_of_a_newer_version_is_malformed() -> None:
@@ -246,6 +249,59 @@ def test_numbers_may_pass_through_a_program_that_has_one_kind_of_number() -> Non
 def test_what_is_no_certificate_is_malformed(text: str | bytes) -> None:
     with pytest.raises(MalformedCertificateError):
         Certificate.from_json(text)
+
+
+@pytest.mark.parametrize("name", ["radius", "radius_l1", "radius_linf"])
+def test_a_weaker_number_is_within_its_range(name: str) -> None:
+    """The radius of an abstention is 0.0; a negative one is none."""
+    abstains = CERTIFICATES["abstains"]
+    assert read({name: 0}, abstains) == abstains
+    with pytest.raises(AlteredCertificateError, match=f"'{name}'"):
+        read({name: -1e-7}, abstains)
+
+
+def test_a_bound_on_a_probability_is_within_its_range() -> None:
+    """Without a vote for the candidate, its lower bound is 0.0; with all for others, theirs 1.0."""
+    plan = FixedBudget(1, 3, two_sided=True)
+    none = plan.certificate(stages((1,), (0, 3)), setting_of(alpha=1e-9))
+    assert (none.lower_bound, none.to_dict()["upper_bound"]) == (0.0, 1.0)
+    assert read({"lower_bound": 0, "upper_bound": 1}, none) == none
+    for change in ({"lower_bound": -1e-7}, {"upper_bound": 1.0000001}):
+        with pytest.raises(AlteredCertificateError):
+            read(change, none)
+
+
+def test_an_error_says_what_to_do() -> None:
+    with pytest.raises(AlteredCertificateError, match=r"Ask for the original file, or certify"):
+        read({"radius": 9.9})
+
+
+def test_many_names_of_one_object_are_read_at_once() -> None:
+    """Quadratic in the names, this would take minutes."""
+    names = [f'"{name}": 0' for name in range(100_000)]
+    text = "{" + ", ".join([*names, names[-1]]) + "}"
+    began = time.perf_counter()
+    with pytest.raises(MalformedCertificateError, match="two values of '99999'"):
+        Certificate.from_json(text)
+    assert time.perf_counter() - began < 10.0
+
+
+def test_an_answer_that_holds_a_certificate_is_loaded(tmp_path: Path) -> None:
+    path = tmp_path / "answer.json"
+    path.write_text(json.dumps({"label": 1, "certificate": GOOD.to_dict()}))
+    assert Certificate.load(path) == GOOD
+
+
+def test_a_file_that_is_too_long_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "certificate.json"
+    GOOD.save(path)
+    monkeypatch.setattr(certificate_module, "LONGEST", path.stat().st_size)
+    assert Certificate.load(path) == GOOD
+    monkeypatch.setattr(certificate_module, "LONGEST", path.stat().st_size - 1)
+    with pytest.raises(MalformedCertificateError, match="longer than"):
+        Certificate.load(path)
 
 
 def test_save_and_load(tmp_path: Path) -> None:

@@ -129,12 +129,13 @@ def test_another_denoiser_is_named(run: Run, certificate: Certificate) -> None:
 def test_lines_are_counted_and_the_first_that_fail_are_listed(
     run: Run, certificate: Certificate
 ) -> None:
-    row = {"index": 0, "true_label": 0, "refused": None, "seconds": 0.0}
-    right, wrong = (
-        json.dumps(row | {"certificate": certificate.to_dict() | change})
-        for change in ({}, {"radius": 1.0})
+    row = {"true_label": 0, "refused": None, "seconds": 0.0}
+    right, wrong = {}, {"radius": 1.0}
+    lines = (
+        json.dumps(row | {"index": index, "certificate": certificate.to_dict() | change})
+        for index, change in enumerate([right, wrong, right, wrong, wrong])
     )
-    Path("run.jsonl").write_text("\n".join([right, wrong, right, wrong, wrong]) + "\n")
+    Path("run.jsonl").write_text("\n".join(lines) + "\n")
     found = run("run.jsonl", "--json", "--list", "2")
     assert found.code == 4
     assert found.json["kind"] == "jsonl"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections import Counter
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,8 +17,9 @@ from denoised_smoothing.certificates.counts import LabelCounts, Stage
 from denoised_smoothing.certificates.plans import FixedBudget
 from denoised_smoothing.certificates.verdicts import Finding, Verdict
 from denoised_smoothing.errors import RunNotFoundError, SettingError
-from denoised_smoothing.reporting.evidence import Kind, Outcome, Row, open_evidence
+from denoised_smoothing.reporting.evidence import UNFINISHED, Outcome, Row, open_evidence
 from denoised_smoothing.reporting.export import ExportFormat, export
+from denoised_smoothing.reporting.kinds import Kind
 from denoised_smoothing.reporting.results import ImageResult, RunResults
 from denoised_smoothing.store import RefusedImage, Store, StoredImage
 
@@ -112,8 +115,8 @@ def test_a_file_that_ends_too_early_is_malformed(results: RunResults, tmp_path: 
     assert verdicts(path) == {Verdict.MALFORMED: 1}
 
 
-def test_a_run_of_a_store(tmp_path: Path) -> None:
-    path = str(tmp_path / "runs.sqlite")
+def stored_run(path: str) -> None:
+    """A certificate, an abstention and an image that is unfinished."""
     settings = fake_run().settings | {
         "plan": PLAN.to_dict(), "classifier_fingerprint": SHA, "denoiser_fingerprint": SHA,
     }  # fmt: skip
@@ -127,21 +130,85 @@ def test_a_run_of_a_store(tmp_path: Path) -> None:
                 for index, (name, (found, finished)) in enumerate(votes.items())
             ],
         )
+
+
+def test_a_run_of_a_store(tmp_path: Path) -> None:
+    path = str(tmp_path / "runs.sqlite")
+    stored_run(path)
     evidence = open_evidence(path, run="run")
     assert evidence.kind is Kind.STORE
     rows = list(evidence.rows())
     assert [(row.place, row.image_id, row.finding.verdict.value) for row in rows] == [
         ("index 0", "a", "holds"),
         ("index 1", "b", "no claim"),
+        ("index 2", "", "no claim"),
     ]
+    assert [row.remark for row in rows] == [None, None, "unfinished"]
     assert rows[0].certificate is not None
     assert rows[0].certificate.identity is not None
     assert rows[0].certificate.identity.image_sha256 == SHA
     with Store(path) as store:  # as someone would who edits the database
         store.save_images("run", [StoredImage(0, "a", 0, SHA, counted("a", (990,)), 0.5, True)])
-    assert verdicts(path, "run") == {Verdict.MALFORMED: 1, Verdict.NO_CLAIM: 1}
+    assert verdicts(path, "run") == {Verdict.MALFORMED: 1, Verdict.NO_CLAIM: 2}
     with pytest.raises(RunNotFoundError):
         verdicts(path, "other")
+
+
+@pytest.mark.parametrize(
+    ("change", "place", "reason"),
+    [
+        ("runs SET settings = json_set(settings, '$.plan.foo', 1)", "run", "plan.foo"),
+        ("runs SET settings = json_set(settings, '$.plan.n', '1000')", "run", "n must be"),
+        ("runs SET settings = json_set(settings, '$.sigma', 'x')", "run", "settings of the run"),
+        ("runs SET info = json_set(info, '$.refused', 7)", "run", "settings of the run"),
+        (
+            "runs SET settings = json_set(settings, '$.denoiser_fingerprint', 7)",
+            "index 0",
+            "identity.denoiser_fingerprint",
+        ),
+        ("images SET digest = 'short'", "index 0", "identity.image_sha256"),
+        ("images SET counts = '{\"other\": [[1], 0]}'", "run", "cannot be read"),
+        ("images SET counts = '{\"selection\": 7}'", "run", "cannot be read"),
+    ],
+)
+def test_an_edited_store_is_malformed(change: str, place: str, reason: str, tmp_path: Path) -> None:
+    path = str(tmp_path / "runs.sqlite")
+    stored_run(path)
+    with closing(sqlite3.connect(path)) as database, database:
+        assert database.execute(f"UPDATE {change}").rowcount
+    row = next(open_evidence(path, run="run").rows())
+    assert (row.place, row.finding.verdict) == (place, Verdict.MALFORMED)
+    assert reason in row.finding.reason
+
+
+@pytest.mark.parametrize("format", ExportFormat)
+def test_a_row_that_is_there_twice_counts_once(
+    format: ExportFormat, results: RunResults, tmp_path: Path
+) -> None:
+    if format is ExportFormat.PARQUET:
+        pytest.importorskip("pyarrow")
+    first = results.images[0]
+    export(RunResults(fake_run(), (first, first)), format, tmp_path / "run")
+    first_row, second = open_evidence(tmp_path / "run").rows()
+    assert first_row.finding.verdict is Verdict.HOLDS
+    assert second.finding.verdict is Verdict.MALFORMED
+    assert "index 0 was in an earlier row" in second.finding.reason
+
+
+def test_certificates_without_an_identity_are_counted(
+    certificate: Certificate, tmp_path: Path
+) -> None:
+    values = certificate.to_dict()
+    stripped = {name: values[name] for name in values if name not in ("format", "identity")}
+    path = tmp_path / "certificate.json"
+    path.write_text(json.dumps(stripped))
+    outcome = Outcome()
+    for row in open_evidence(path).rows():
+        outcome.add(row)
+    assert outcome.to_dict()["without_identity"] == 1
+    assert outcome.described() == (
+        "Certificates: 1 holds. 1 do not say which model and image they are about."
+    )
 
 
 def counted(name: str, votes: tuple[int, ...]) -> dict[Stage, LabelCounts]:
@@ -181,13 +248,15 @@ def test_an_outcome_counts_all_and_lists_the_first_that_fail() -> None:
     for verdict in (Verdict.HOLDS, Verdict.WEAKER, Verdict.ALTERED, Verdict.CONFIRMED):
         outcome.add(Row("row", Finding(Verdict.HOLDS), "id"), Finding(verdict, "reason"))
     outcome.add(Row("row", Finding(Verdict.NO_CLAIM)))
+    outcome.add(Row("row", UNFINISHED))
     assert outcome.worst is Verdict.ALTERED
     assert outcome.not_listed == 1
     found = outcome.to_dict()
-    assert found["rows"] == 5
+    assert found["rows"] == 6
+    assert (found["unfinished"], found["refused"], found["without_identity"]) == (1, 0, 0)
     assert {name: n for name, n in found["verdicts"].items() if n} == dict.fromkeys(
-        ("holds", "weaker", "altered", "confirmed", "no claim"), 1
-    )
+        ("holds", "weaker", "altered", "confirmed"), 1
+    ) | {"no claim": 2}
     assert found["failing"] == [
         {"place": "row", "image_id": "id", "verdict": "weaker", "reason": "reason"}
     ]

@@ -17,8 +17,9 @@ from denoised_smoothing.errors import (
     MalformedCertificateError,
     SettingError,
 )
+from denoised_smoothing.reporting import exported as exported_module
 from denoised_smoothing.reporting.export import ExportFormat, export, side_file
-from denoised_smoothing.reporting.exported import is_export, read_export, stream_export
+from denoised_smoothing.reporting.exported import LONGEST, read_export, stream_export
 from denoised_smoothing.reporting.results import ImageResult, RunResults
 from denoised_smoothing.reporting.rows import COLUMNS, ExportedImage
 from denoised_smoothing.store import RefusedImage
@@ -147,6 +148,7 @@ def change_cell(path: Path, delimiter: str, row: int, column: str, cell: str) ->
         ("sigma", "nan", MalformedCertificateError),
         ("sigma", "", MalformedCertificateError),
         ("idx", "1.0", MalformedCertificateError),
+        ("idx", "", MalformedCertificateError),
         ("label", "-2", MalformedCertificateError),
         ("time", "soon", MalformedCertificateError),
         ("plan", "{}", MalformedCertificateError),
@@ -172,12 +174,32 @@ def test_a_changed_cell_is_found(
 
 @pytest.mark.parametrize(
     ("column", "cell"),
-    [("idx", "1"), ("label", "1"), ("predict", "0"), ("radius", "0.4667"), ("time", "0:00:01")],
+    [
+        *(("idx", "1"), ("label", "1"), ("predict", "0"), ("radius", "0.4667")),
+        *(("time", "0:00:01"), ("refused", "It is broken.")),
+    ],
 )
 def test_a_tsv_must_agree_with_its_side_file(
     column: str, cell: str, results: RunResults, tmp_path: Path
 ) -> None:
     path = exported(results, ExportFormat.TSV, tmp_path)
+    change_cell(path, "\t", 1, column, cell)
+    with pytest.raises(AlteredCertificateError, match=f"Row 1: The field '{column}'"):
+        list(read_export(path))
+
+
+@pytest.mark.parametrize(
+    ("column", "cell"),
+    [
+        *(("idx", "1"), ("label", "1"), ("predict", "0"), ("radius", "0.4667"), ("correct", "1")),
+        *(("time", "0:00:01"), ("refused", ""), ("refused", "It is.")),
+    ],
+)
+def test_a_refused_row_of_a_tsv_must_agree_with_its_side_file(
+    column: str, cell: str, results: RunResults, tmp_path: Path
+) -> None:
+    path = exported(RunResults(results.run, ()), ExportFormat.TSV, tmp_path)
+    assert len(list(read_export(path))) == 1
     change_cell(path, "\t", 1, column, cell)
     with pytest.raises(AlteredCertificateError, match=f"Row 1: The field '{column}'"):
         list(read_export(path))
@@ -219,16 +241,124 @@ def test_damaged_exports_are_malformed(
     path = exported(results, format, tmp_path)
     damage(path)
     with pytest.raises(MalformedCertificateError, match=message):
+        [row.read() for row in stream_export(path, format)]
+
+
+def test_other_files_are_refused(results: RunResults, tmp_path: Path) -> None:
+    path = tmp_path / "run.csv"
+    with pytest.raises(SettingError, match=r"cannot be read: No such file"):
+        list(read_export(path))
+    with pytest.raises(SettingError, match=r"cannot read the export .*No such file"):
+        list(stream_export(path, ExportFormat.CSV))
+    path.write_bytes(b"SQLite format 3\0")
+    with pytest.raises(SettingError, match=r"is a store\. Name a file that 'export' wrote"):
+        list(read_export(path))
+    export(results, ExportFormat.JSONL, path)  # whatever its name says
+    assert len(list(read_export(path))) == len(results.images) + 1
+
+
+REFUSED = {
+    **dict.fromkeys(("label", "predict"), ("0", "-1")),
+    **dict.fromkeys(("correct", "n0", "n", "calls"), ("1", "0")),
+    **dict.fromkeys(("radius", "lower_bound", "radius_l1", "radius_linf"), ("0.5", "0.0")),
+    "time": ("0:00:01", "0:00:00"),
+    "upper_bound": ("0.1", ""),
+    "counts": ('{"selection": {"1": 100}, "estimation": {"1": 1000}}', "{}"),
+    "plan": ('{"kind": "fixed", "n0": 100, "n": 1000}', ""),
+    "notes": ("[]", ""),
+    "image_shape": ("[3, 32, 32]", ""),
+    **dict.fromkeys(("dimension", "resolution", "format"), ("7", "")),
+    **dict.fromkeys(("engine", "precision", "contract", "seed", "run", "version"), ("7", "")),
+    **dict.fromkeys(("classifier", "denoiser", "label_name", "image_sha256"), ("7", "")),
+    **dict.fromkeys(("classifier_fingerprint", "denoiser_fingerprint"), ("7", "")),
+}
+"""What the row of a refused image must not say, and what it says."""
+
+
+@pytest.mark.parametrize("column", REFUSED)
+def test_the_row_of_a_refused_image_claims_nothing(
+    column: str, results: RunResults, tmp_path: Path
+) -> None:
+    path = exported(RunResults(results.run, ()), ExportFormat.CSV, tmp_path)
+    assert [image.refused for image in read_export(path)] == [shown(REASON)]
+    change_cell(path, ",", 1, column, REFUSED[column][0])
+    with pytest.raises(AlteredCertificateError, match=f"Row 1: The field '{column}'"):
         list(read_export(path))
 
 
-def test_other_files_are_refused(tmp_path: Path) -> None:
-    assert is_export("a.CSV")
-    assert not is_export("runs.sqlite")
-    with pytest.raises(SettingError, match=r"must end in \.tsv, \.csv, \.parquet, \.jsonl"):
-        list(stream_export(tmp_path / "run.xls"))
-    with pytest.raises(SettingError, match=r"cannot read the export .*No such file"):
-        list(stream_export(tmp_path / "run.csv"))
+@pytest.mark.parametrize("column", ["idx", "image_id", "sigma", "alpha", "noise"])
+@pytest.mark.parametrize("cell", ["", "-7"])
+def test_the_row_of_a_refused_image_has_a_place_and_settings(
+    column: str, cell: str, results: RunResults, tmp_path: Path
+) -> None:
+    path = exported(RunResults(results.run, ()), ExportFormat.CSV, tmp_path)
+    change_cell(path, ",", 1, column, cell)
+    if (column, cell) == ("image_id", "-7"):  # the name of another image
+        assert len(list(read_export(path))) == 1
+        return
+    with pytest.raises(MalformedCertificateError):
+        list(read_export(path))
+
+
+def test_every_column_of_a_refused_image_is_checked() -> None:
+    assert {*REFUSED, "idx", "image_id", "sigma", "alpha", "noise", "refused"} == {*COLUMNS}
+
+
+@pytest.mark.parametrize("name", ["true_label", "seconds"])
+def test_the_line_of_a_refused_image_claims_nothing(
+    name: str, results: RunResults, tmp_path: Path
+) -> None:
+    path = exported(RunResults(results.run, ()), ExportFormat.JSONL, tmp_path)
+    path.write_text(json.dumps(json.loads(path.read_text()) | {name: 1}))
+    with pytest.raises(AlteredCertificateError, match=name):
+        list(read_export(path))
+
+
+def test_a_long_line_keeps_no_other_from_being_read(
+    results: RunResults, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = exported(RunResults(fake_run(), results.images[:2]), ExportFormat.JSONL, tmp_path)
+    first, second = path.read_text().splitlines()
+    limit = 2 * max(len(first), len(second))
+    monkeypatch.setattr(exported_module, "LONGEST", limit)
+    path.write_text("\n".join([first, "x" * 5 * limit, second]))
+    rows = list(stream_export(path, ExportFormat.JSONL))
+    assert [row.number for row in rows] == [1, 2, 3]
+    assert (rows[0].read().index, rows[2].read().index) == (0, 1)
+    with pytest.raises(MalformedCertificateError, match="The line has more than"):
+        rows[1].read()
+
+
+def test_a_csv_with_a_long_line_is_malformed(
+    results: RunResults, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = exported(results, ExportFormat.CSV, tmp_path)
+    monkeypatch.setattr(exported_module, "LONGEST", 100)
+    with pytest.raises(MalformedCertificateError, match="a line has more than 100 characters"):
+        list(stream_export(path, ExportFormat.CSV))
+
+
+@pytest.mark.parametrize("as_lists", [False, True])
+def test_a_small_parquet_file_of_large_values_is_malformed(as_lists: bool, tmp_path: Path) -> None:
+    """As Python objects, the texts would take 17 GB."""
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    rows = 1_000
+    columns = {name: pyarrow.nulls(rows, pyarrow.string()) for name in COLUMNS}
+    places = pyarrow.array([0] * rows, pyarrow.int32())
+    text = pyarrow.array(["x" * (LONGEST + 1)])
+    columns["refused"] = (
+        pyarrow.array([[0] * 9] * rows)
+        if as_lists
+        else pyarrow.DictionaryArray.from_arrays(places, text)
+    )
+    path = tmp_path / "run.parquet"
+    parquet.write_table(
+        pyarrow.table(columns), path, compression="zstd", dictionary_pagesize_limit=2**30
+    )
+    assert path.stat().st_size < 100_000
+    message = r"values of the type list" if as_lists else "a text has 16,777,217 bytes"
+    with pytest.raises(MalformedCertificateError, match=message):
+        next(stream_export(path))
 
 
 def test_columns_are_those_of_a_row(results: RunResults, tmp_path: Path) -> None:

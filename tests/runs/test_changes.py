@@ -20,7 +20,10 @@ from ..certificates.changes import Change, Depth
 
 PAGE = Path(__file__).parents[2] / "docs" / "verify.md"
 IMAGE = load_dataset("digits")[0].image
-PLANS = {"fixed": FixedBudget(100, 1_000, two_sided=True), "anytime": Anytime(radii=(0.25,))}
+PLANS = {
+    "fixed": FixedBudget(100, 1_000, two_sided=True),
+    "anytime": Anytime((0.25,), **changes.QUESTIONS),
+}
 LEFT = (Depth.REDRAW, Depth.FINGERPRINT, Depth.SIGNATURE)
 """The depths that reading leaves."""
 OTHER = {"noise": "float", "contract": "unknown", "notes": ["A note."]}

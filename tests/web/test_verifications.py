@@ -39,6 +39,20 @@ def test_a_certificate_holds_as_a_body_and_as_a_file(
         assert "a consistent forgery passes" in found["proves"]
 
 
+def test_what_would_hang_is_refused_at_once(client: TestClient, certificate: Certificate) -> None:
+    groups = [{"level": "all", "members": {"all": "0-9999999999"}}]
+    values = certificate.to_dict() | {"plan": {"kind": "anytime", "radii": [0.5], "groups": groups}}
+    found = upload(client, json.dumps(values).encode()).json()
+    assert found["verdicts"]["malformed"] == 1
+    assert "at most 100,000 labels" in found["failing"][0]["reason"]
+
+
+def test_certificates_that_do_not_name_their_model_are_counted(
+    client: TestClient, certificate: Certificate
+) -> None:
+    assert upload(client, certificate.to_json().encode()).json()["without_identity"] == 1
+
+
 def test_an_altered_certificate_is_named_with_its_reason(
     client: TestClient, certificate: Certificate
 ) -> None:

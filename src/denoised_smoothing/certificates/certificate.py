@@ -31,6 +31,7 @@ from denoised_smoothing.certificates.reading import (
     BELOW_A_LEVEL,
     BOUNDS,
     FORMAT,
+    LONGEST,
     Document,
     check_derived,
     read_document,
@@ -223,7 +224,7 @@ class Certificate:
         if found.label is None and identity is not None and identity.label_name is not None:
             raise AlteredCertificateError(
                 f"The certificate abstains, but names a label, {quoted(identity.label_name)}. Do "
-                "not rely on it."
+                "not rely on it. Ask for the original file, or certify the image again."
             )
         return replace(found, identity=identity)
 
@@ -234,12 +235,9 @@ class Certificate:
             AlteredCertificateError: one differs from what the counts give.
         """
         written = self.to_dict()
-        for name in ("label", *BOUNDS, "calls", "notes"):
-            if name in stored or name in written:
-                exact = getattr(self, name) if name in BOUNDS else None
-                check_derived(
-                    name, stored.get(name), written.get(name), exact, rounded=BOUNDS.get(name)
-                )
+        names = ("label", *BOUNDS, "calls", "notes")
+        held = {name: written.get(name) for name in names if name in stored or name in written}
+        check_derived(stored, held, self)
 
     def to_json(self) -> str:
         """Return the certificate as one JSON object, the inverse of :meth:`from_json`."""
@@ -264,19 +262,30 @@ class Certificate:
 
     @classmethod
     def load(cls, path: str | Path) -> Certificate:
-        """Read a file that :meth:`save` wrote; errors as :meth:`from_json`.
+        """Read a file that :meth:`save` wrote, or an answer of the service with a certificate.
 
         Raises:
             SettingError: the file cannot be read.
+            MalformedCertificateError: also where it is longer than 16 MiB; else as
+                :meth:`from_json`.
         """
         try:
-            content = Path(path).read_bytes()
+            with Path(path).open("rb") as file:
+                content = file.read(LONGEST + 1)
         except OSError as error:
             raise SettingError(
                 f"cannot read the certificate {str(path)!r}: {error.strerror}. Name a file that "
                 "Certificate.save wrote."
             ) from error
-        return cls.from_json(content)
+        if len(content) > LONGEST:
+            raise MalformedCertificateError(
+                f"The file is longer than {LONGEST:,} bytes, the maximum for one certificate. "
+                f"{AS_WRITTEN}"
+            )
+        values = parse_json(content)
+        if isinstance(values, Mapping) and "plan" not in values and "certificate" in values:
+            values = values["certificate"]
+        return cls.from_dict(values)
 
     def __str__(self) -> str:
         bound = f"lower bound {format_down(self.lower_bound)} at alpha {self.alpha:g}"
@@ -287,14 +296,14 @@ class Certificate:
         if self.parameters.contract is not Contract.CHECKED:
             rest += f", {self.parameters.contract.described}"
         if self.label is None:
-            said = f"abstains: nothing certified ({bound}, {rest})"
+            text = f"abstains: nothing certified ({bound}, {rest})"
         else:
             linf = format_down(self.radius_linf, 5) + " < 1/255" * self._is_below_a_level
-            said = (
+            text = (
                 f"label {self.label} within L2 radius {format_down(self.radius)} "
                 f"(L1 {format_down(self.radius_l1)}, Linf {linf}; {bound}, {rest})"
             )
-        return "\n".join([said, *(f"note: {note}" for note in self.parameters.notes)])
+        return "\n".join([text, *(f"note: {note}" for note in self.parameters.notes)])
 
     def _repr_html_(self) -> str:
         rows = {

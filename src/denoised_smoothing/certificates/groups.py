@@ -10,17 +10,20 @@ import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import groupby, pairwise
+from itertools import groupby, islice, pairwise
 from operator import index
 from typing import Any, cast
 
 from denoised_smoothing.certificates.bounds import check_alpha
 from denoised_smoothing.certificates.certificate import Certificate
 from denoised_smoothing.certificates.counts import LabelCounts
+from denoised_smoothing.certificates.fields import quoted
 from denoised_smoothing.certificates.radii import gaussian_radius, round_down
 from denoised_smoothing.certificates.sets import event_bound, others
 from denoised_smoothing.errors import SettingError
 
+MOST_LABELS, MOST_LEVELS = 100_000, 32
+"""Maximum numbers of labels of a level that is read, and of levels: a short text can name many."""
 DEFAULT_LEVEL = "groups"
 """Name of a level that has none of its own."""
 _Pairs = tuple[tuple[str, tuple[int, ...]], ...]
@@ -54,11 +57,12 @@ class Groups:
                     "or remove the group."
                 )
             for label in labels:
-                if owner.setdefault(label, name) != name or labels.count(label) > 1:
+                if label in owner:
                     raise SettingError(
                         f"The label {label} is in the group {owner[label]!r} and in {name!r}. "
                         "Groups of one level must be disjoint: remove it from one."
                     )
+                owner[label] = name
 
     @property
     def pairs(self) -> _Pairs:
@@ -99,12 +103,15 @@ class Groups:
             SettingError: they are not of that form.
         """
         try:
-            members = {name: of_ranges(text) for name, text in values["members"].items()}
+            members, left = dict[str, list[int]](), MOST_LABELS
+            for name, text in values["members"].items():
+                members[name] = of_ranges(text, left)
+                left -= len(members[name])
             return cls(members, str(values["level"]))
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise SettingError(
-                f"Groups must be a level and members as ranges of labels, got {values!r}. Use "
-                "groups as they were written."
+                f"Groups must be a level and members as ranges of labels, got "
+                f"{quoted(values)}: {error}. Use groups as they were written."
             ) from error
 
 
@@ -112,11 +119,15 @@ def check_nested(levels: Iterable[Groups]) -> tuple[Groups, ...]:
     """Return the levels if each group of one lies within a group of the next.
 
     Raises:
-        SettingError: there is no level, a group does not, or two levels have one name.
+        SettingError: there is no level, there are too many, a group does not, or two levels have
+            one name.
     """
-    levels = tuple(levels)
-    if not levels:
-        raise SettingError("Groups need at least one level, got none. Name groups of labels.")
+    levels = tuple(islice(levels, MOST_LEVELS + 1))
+    if not 1 <= len(levels) <= MOST_LEVELS:
+        raise SettingError(
+            f"Groups need at least one level and at most {MOST_LEVELS}, got "
+            f"{'more' if levels else 'none'}. Name groups of labels."
+        )
     names = [groups.level for groups in levels]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise SettingError(
@@ -124,11 +135,11 @@ def check_nested(levels: Iterable[Groups]) -> tuple[Groups, ...]:
         )
     for fine, coarse in pairwise(levels):
         for name, labels in fine.pairs:
-            holder, held = coarse.of(labels[0])
-            if not set(labels) <= set(held):
+            holder = coarse.of(labels[0])
+            if any(coarse.of(label) != holder for label in labels):
                 raise SettingError(
                     f"The group {name!r} of the level {fine.level!r} is not within one group of "
-                    f"the level {coarse.level!r} ({holder or labels[0]!r} has not all of its "
+                    f"the level {coarse.level!r} ({holder[0] or labels[0]!r} has not all of its "
                     "labels). Order levels from fine to coarse, and let coarse groups hold fine "
                     "ones whole."
                 )
@@ -270,11 +281,15 @@ def label_ranges(labels: Sequence[int]) -> str:
     return ", ".join(parts)
 
 
-def of_ranges(text: str) -> list[int]:
+def of_ranges(text: str, most: int = MOST_LABELS) -> list[int]:
     """Return the labels of such a text.
 
     Raises:
-        ValueError: it has another form.
+        ValueError: it has another form, or names more labels than ``most``.
     """
-    ends = [[int(end) for end in part.split("-", 1)] for part in text.split(",")]
-    return [label for first, *last in ends for label in range(first, (last or [first])[0] + 1)]
+    parts = text.split(",", most)
+    ends = [[int(end) for end in part.split("-", 1)] for part in parts if "," not in part]
+    ranges = [range(first, (last or [first])[0] + 1) for first, *last in ends]
+    if len(ends) < len(parts) or sum(max(0, r.stop - r.start) for r in ranges) > most:
+        raise ValueError(f"a level may have at most {MOST_LABELS:,} labels")
+    return [label for found in ranges for label in found]

@@ -79,6 +79,10 @@ class Contract(StrEnum):
         }[self]
 
 
+FORMER = {"engine": "torch", "precision": "float32", "contract": "unknown"}
+"""What holds for certificates and runs of earlier versions, which do not record it."""
+
+
 def choose_by_name(kind: type[_Name], name: _Name | str, what: str) -> _Name:
     """Return the member of that name.
 
@@ -131,8 +135,8 @@ class SmoothingParameters:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> SmoothingParameters:
         """Return the parameters in the plain values of a certificate, or in run settings."""
-        engine = values.get("engine", EngineName.TORCH)
-        precision = values.get("precision", Precision.FLOAT32)
+        values = {**FORMER, **values}
+        engine, precision = values["engine"], values["precision"]
         return cls(
             sigma=values["sigma"],
             alpha=values["alpha"],
@@ -141,7 +145,7 @@ class SmoothingParameters:
             noise=Noise(values["noise"]),
             engine=None if engine is None else EngineName(engine),
             precision=None if precision is None else Precision(precision),
-            contract=Contract(values.get("contract", "unknown")),
+            contract=Contract(values["contract"]),
             notes=tuple(values.get("notes", ())),
         )
 

@@ -21,6 +21,7 @@ from denoised_smoothing.certificates.fields import (
 )
 from denoised_smoothing.certificates.identity import Identity
 from denoised_smoothing.certificates.parameters import (
+    FORMER,
     Contract,
     EngineName,
     Noise,
@@ -41,6 +42,8 @@ BELOW_A_LEVEL = (
     "The Linf radius is below 1/255, the step between 8-bit values: around an 8-bit image, no "
     "other 8-bit image lies within it."
 )
+LONGEST = 16 * 2**20
+"""Maximum number of bytes of the file of a certificate, and of a line of an export."""
 _LABEL = re.compile(r"0|[1-9][0-9]{0,18}")
 
 
@@ -111,9 +114,7 @@ def _derived(fields: Fields) -> dict[str, Any]:
 
 def _parameters(fields: Fields, notes: tuple[str, ...], *, former: bool) -> SmoothingParameters:
     """Return the smoothing parameters; the former format may lack some that have a default."""
-    defaults: dict[str, Any] = {}
-    if former:
-        defaults = {"engine": "torch", "precision": "float32", "contract": "unknown"}
+    defaults = FORMER if former else {}
     engine = fields.optional("engine", partial(_one_of, fields, EngineName, defaults))
     precision = fields.optional("precision", partial(_one_of, fields, Precision, defaults))
     if (engine is None) != (precision is None):
@@ -145,9 +146,13 @@ def _counts(fields: Fields, run: str, image_id: str, stage: Stage, *, former: bo
     def holds(value: Any) -> bool:
         if former and isinstance(value, list):
             return all(is_whole(count, 0) for count in value)
-        return isinstance(value, Mapping) and all(
-            _LABEL.fullmatch(label) and int(label) <= LARGEST and is_whole(count, least)
-            for label, count in value.items()
+        return (
+            isinstance(value, Mapping)
+            and all(
+                isinstance(label, str) and _LABEL.fullmatch(label) and int(label) <= LARGEST
+                for label in value
+            )
+            and all(is_whole(count, least) for count in value.values())
         )
 
     votes = fields.take("counts", f"counts from {least} on, by labels from 0 on", holds)
@@ -157,31 +162,36 @@ def _counts(fields: Fields, run: str, image_id: str, stage: Stage, *, former: bo
 
 
 def check_derived(
-    name: str, found: Any, written: Any, exact: float | None = None, *, rounded: str | None = "down"
+    stored: Mapping[str, Any], written: Mapping[str, Any], exact: object = None
 ) -> None:
-    """Refuse a stored value that does not follow from the counts.
+    """Refuse stored values that do not follow from the counts.
 
     Args:
-        name: of the field.
-        found: the stored value.
-        written: the value that this version writes.
-        exact: of a number that is rounded when it is written, the number itself. A stored one may
-            then be weaker than the written one by at most 1e-6, and no stronger than the exact one.
-        rounded: "down" for a lower bound, such as a radius, or "up" for an upper bound.
+        stored: values by the names of their fields; a missing one is None.
+        written: the values that this version writes, of all fields to check.
+        exact: has the fields of :data:`BOUNDS` as attributes, not rounded. A stored one may then be
+            weaker than the written one by at most 1e-6, and no stronger than the exact one.
 
     Raises:
-        AlteredCertificateError: it differs.
+        AlteredCertificateError: one differs.
     """
-    if exact is None or not is_number(found):
-        equal = same(found, written)
-    else:
-        sign = -1 if rounded == "up" else 1
-        stored, weakest, strongest = (
-            sign * Decimal(repr(float(value))) for value in (found, written, exact)
-        )
-        equal = weakest - TOLERANCE <= stored <= strongest
-    if not equal:
-        raise AlteredCertificateError(
-            f"The field {name!r} of the certificate is {quoted(found)}, but its counts give "
-            f"{quoted(written)}. Do not rely on it: it was altered, or written by another version."
-        )
+    for name, value in written.items():
+        found = stored.get(name)
+        if exact is None or name not in BOUNDS or value is None or not is_number(found):
+            equal = same(found, value)
+        else:
+            equal = _follows(found, value, getattr(exact, name), BOUNDS[name])
+        if not equal:
+            raise AlteredCertificateError(
+                f"The field {name!r} of the certificate is {quoted(found)}, but its counts give "
+                f"{quoted(value)}. It was altered, or written by another version: do not rely on "
+                "it. Ask for the original file, or certify the image again."
+            )
+
+
+def _follows(stored: Any, written: float, exact: float, rounded: str) -> bool:
+    """Return whether a bound is the written one, or weaker within the tolerance and its range."""
+    found, weakest, strongest = (Decimal(repr(float(value))) for value in (stored, written, exact))
+    if rounded == "up":
+        return strongest <= found <= min(Decimal(1), weakest + TOLERANCE)
+    return max(Decimal(0), weakest - TOLERANCE) <= found <= strongest

@@ -41,7 +41,7 @@ class Verdict(StrEnum):
     WEAKER = "weaker"
     """Audit: the fresh copies neither prove nor contradict the radius."""
     UNCHECKED = "unchecked"
-    """It could not be compared: such as without an image to draw copies of."""
+    """It could not be compared: there is no image to draw copies of, for example."""
     DIFFERENT = "different"
     """Another classifier, denoiser, precision or noise than that of the certificate is at hand."""
     ALTERED = "altered"

@@ -202,6 +202,5 @@ def _print(outcome: Outcome, depth: str) -> None:
         say(f"{finding.verdict}: {named}: {finding.reason}")
     if outcome.not_listed:
         say(f"... and {outcome.not_listed:,} more that do not hold. --list N lists more.")
-    counted = (f"{outcome.verdicts[v]:,} {v}" for v in Verdict if outcome.verdicts[v])
-    say(f"Certificates: {', '.join(counted)}.")
+    say(outcome.described())
     say(PROVES[depth])

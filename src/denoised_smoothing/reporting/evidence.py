@@ -1,22 +1,22 @@
 """Certificates that someone else made: files and stores, read one by one, and their arithmetic.
 
-The kind of a file is that of its content, whatever its name says. Nothing but the row at hand is
-kept in memory.
+The kind of a file is that of its content, whatever its name says. Nothing but the row at hand, and
+the indices of those before, is kept in memory.
 """
 
 from __future__ import annotations
 
-import io
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from enum import StrEnum
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from denoised_smoothing.certificates.certificate import Certificate
-from denoised_smoothing.certificates.fields import parse_json
+from denoised_smoothing.certificates.certificate import Certificate, SamplingPlan
+from denoised_smoothing.certificates.fields import refused_as_malformed
+from denoised_smoothing.certificates.identity import Identity
 from denoised_smoothing.certificates.verdicts import Finding, Verdict
 from denoised_smoothing.errors import (
     AlteredCertificateError,
@@ -26,19 +26,22 @@ from denoised_smoothing.errors import (
     SettingError,
 )
 from denoised_smoothing.reporting.export import ExportFormat
-from denoised_smoothing.reporting.exported import stream_export
+from denoised_smoothing.reporting.exported import ExportedRow, stream_export
+from denoised_smoothing.reporting.kinds import AnyKind, Kind, kind_of
 from denoised_smoothing.reporting.results import derived_certificates
 from denoised_smoothing.text import shown
 
-LONGEST = 16 * 2**20
-"""Bytes of the longest file of one certificate."""
+if TYPE_CHECKING:
+    from denoised_smoothing.store import StoredImage
+
+_Source = TypeVar("_Source")
 HOLDING = frozenset(
     (Verdict.HOLDS, Verdict.EQUAL, Verdict.CONSISTENT, Verdict.CONFIRMED, Verdict.NO_CLAIM)
 )
 """Verdicts with which a certificate holds at the depth of the check, or claims nothing."""
 PROVES = {
     "arithmetic": "Arithmetic: counts, plan and alpha give these radii. Nobody drew a copy: a "
-    "consistent forgery passes this check.",
+    "consistent forgery passes this check, and rows that are missing are not noticed.",
     "redraw": "Redraw: the copies of the recorded seeds were drawn again with the models at hand. "
     "Someone who tried many seeds or plans and kept the best passes this check; an audit "
     "(--fresh) finds that.",
@@ -47,21 +50,13 @@ PROVES = {
 }
 """What each depth says about the certificates, and what it does not."""
 REFUSED = Finding(Verdict.NO_CLAIM, "the image was refused")
-_PROBE = 4096
-
-
-class Kind(StrEnum):
-    """What certificates are read from; those of exports are named as their formats."""
-
-    CERTIFICATE = "certificate"
-    """A JSON file of one certificate, or of an answer that contains one."""
-    JSONL = "jsonl"
-    CSV = "csv"
-    TSV = "tsv"
-    """With the file that ``export`` writes next to it."""
-    PARQUET = "parquet"
-    STORE = "store"
-    """A run of a store."""
+UNFINISHED = Finding(Verdict.NO_CLAIM, "the image is unfinished")
+REMARKS = {
+    "refused": "are refused images",
+    "unfinished": "are unfinished images",
+    "without_identity": "do not say which model and image they are about",
+}
+"""What the verdicts do not show, by its name in JSON, as the end of a sentence."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +67,7 @@ class Row:
         place: for a reader, such as "row 7".
         finding: that of the arithmetic.
         image_id: empty where it cannot be read.
-        certificate: None where it cannot be read, or the image was refused.
+        certificate: None where it cannot be read, or the image was refused or is unfinished.
     """
 
     place: str
@@ -80,20 +75,27 @@ class Row:
     image_id: str = ""
     certificate: Certificate | None = None
 
+    @property
+    def remark(self) -> str | None:
+        """That of :data:`REMARKS` which applies, if any."""
+        if self.certificate is not None:
+            return "without_identity" if self.certificate.identity is None else None
+        return {REFUSED: "refused", UNFINISHED: "unfinished"}.get(self.finding)
+
 
 @dataclass(frozen=True)
 class Evidence:
-    """A source of certificates, which is read anew each time.
+    """A source of certificates, which is read again each time.
 
     Args:
         source: a path, or the URL of a store.
         kind: that of its content.
         run: its name, of a store.
-        limit: the most rows to read.
+        limit: maximum number of rows.
     """
 
     source: str
-    kind: Kind
+    kind: AnyKind
     run: str | None = None
     limit: int | None = None
 
@@ -107,9 +109,9 @@ class Evidence:
         if self.kind is Kind.STORE:
             found = _of_store(self.source, self.run or "")
         elif self.kind is Kind.CERTIFICATE:
-            found = iter([_row("file", Path(self.source), _certificate_of_file)])
+            found = iter([_row("file", self.source, Certificate.load)])
         else:
-            found = _of_export(self.source, ExportFormat(self.kind.value))
+            found = _of_export(self.source, ExportFormat(self.kind))
         yield from itertools.islice(found, self.limit)
 
 
@@ -121,13 +123,13 @@ def open_evidence(
     Args:
         source: the path of a certificate, of an export or of a store, or the URL of a store.
         run: the name of the run, of a store.
-        limit: the most rows to read.
+        limit: maximum number of rows.
 
     Raises:
         SettingError: there is nothing to read, it is none of these, or the run is missing.
     """
     text = str(source)
-    kind = Kind.STORE if "://" in text else kind_of(text)
+    kind: AnyKind = Kind.STORE if "://" in text else kind_of(text)
     if (kind is Kind.STORE) != (run is not None):
         needed = "needs the name of a run, got none. Add" if run is None else "has no runs. Remove"
         raise SettingError(f"{text!r} is a {kind} and {needed} --run.")
@@ -138,7 +140,7 @@ class Outcome:
     """The verdicts on the certificates of a source, counted, and the first that do not hold.
 
     Args:
-        listed: the most that are kept to be listed.
+        listed: maximum number of those that are kept to be listed.
     """
 
     def __init__(self, listed: int = 20) -> None:
@@ -146,17 +148,20 @@ class Outcome:
         self.verdicts: Counter[Verdict] = Counter()
         self.failing: list[tuple[Row, Finding]] = []
         """Those that do not hold at the depth of the check."""
+        self.remarks: Counter[str] = Counter()
 
     def add(self, row: Row, finding: Finding | None = None) -> None:
         """Count a certificate, with its finding at a depth beyond the arithmetic, if any."""
         finding = finding or row.finding
         self.verdicts[finding.verdict] += 1
+        if row.remark:
+            self.remarks[row.remark] += 1
         if finding.verdict not in HOLDING and len(self.failing) < self._listed:
             self.failing.append((row, finding))
 
     @property
     def not_listed(self) -> int:
-        """How many of those that do not hold are not listed."""
+        """Number of certificates that do not hold and are not listed."""
         failing = sum(n for verdict, n in self.verdicts.items() if verdict not in HOLDING)
         return failing - len(self.failing)
 
@@ -164,6 +169,12 @@ class Outcome:
     def worst(self) -> Verdict:
         """The worst verdict of all."""
         return max(self.verdicts, key=list(Verdict).index)
+
+    def described(self) -> str:
+        """Return the numbers of verdicts, and sentences with what they do not show."""
+        counted = (f"{self.verdicts[v]:,} {v}" for v in Verdict if self.verdicts[v])
+        rest = (f" {self.remarks[n]:,} {text}." for n, text in REMARKS.items() if self.remarks[n])
+        return f"Certificates: {', '.join(counted)}.{''.join(rest)}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -180,93 +191,77 @@ class Outcome:
                 for row, finding in self.failing
             ],
             "failing_not_listed": self.not_listed,
+            **{name: self.remarks[name] for name in REMARKS},
         }
 
 
-def kind_of(path: str | Path, name: str | None = None) -> Kind:
-    """Return what the content of a file is.
-
-    Args:
-        name: of the file in messages; its path by default.
-
-    Raises:
-        SettingError: it cannot be read, is none of them, or is an export without counts.
-    """
-    name = name or repr(str(path))
-    try:
-        with Path(path).open("rb") as file:
-            head = file.read(_PROBE)
-            if head.startswith(b"SQLite format 3\0"):
-                return Kind.STORE
-            if head.startswith(b"PAR1"):
-                return Kind.PARQUET
-            if head.lstrip().startswith(b"{"):
-                file.seek(0)
-                return _kind_of_json(file)
-    except OSError as error:
-        raise _unreadable(name, error) from error
-    header = head.decode("utf-8", "replace").partition("\n")[0].rstrip("\r")
-    for kind, delimiter in ((Kind.CSV, ","), (Kind.TSV, "\t")):
-        if {"idx", "predict"} <= {*header.split(delimiter)}:
-            return kind
-    raise SettingError(
-        f"{name} is neither a certificate nor an export (jsonl, csv, tsv, parquet) nor a store. "
-        "Name a file that this package wrote."
-    )
-
-
-def _kind_of_json(file: io.BufferedReader) -> Kind:
-    """Return whether a file of JSON is one document or lines of objects."""
-    filled = filter(None, (line.strip() for line in iter(lambda: file.readline(LONGEST), b"")))
-    first, alone = next(filled), next(filled, None) is None
-    is_document = not first.endswith(b"}") if not alone else b'"true_label"' not in first
-    return Kind.CERTIFICATE if is_document else Kind.JSONL
-
-
-def _certificate_of_file(path: Path) -> Certificate:
-    """Return the certificate in a JSON document: the document, or a part of an answer."""
-    try:
-        if path.stat().st_size > LONGEST:
-            raise MalformedCertificateError(
-                f"The file is longer than {LONGEST:,} bytes, the most for one certificate."
-            )
-        values = parse_json(path.read_bytes())
-    except OSError as error:
-        raise _unreadable(repr(str(path)), error) from error
-    if isinstance(values, Mapping) and "plan" not in values and "certificate" in values:
-        values = values["certificate"]
-    return Certificate.from_dict(values)
-
-
 def _of_export(path: str, format: ExportFormat) -> Iterator[Row]:
+    seen = set[int]()
+
+    def read(row: ExportedRow) -> Certificate | None:
+        image = row.read()
+        if image.index in seen:
+            raise MalformedCertificateError(
+                f"The image with index {image.index} was in an earlier row, so its certificate "
+                "would be counted twice. Export the run again."
+            )
+        seen.add(image.index)
+        return image.certificate
+
     try:
         for row in stream_export(path, format):
-            yield _row(f"row {row.number}", row, lambda row: row.read().certificate)
+            yield _row(f"row {row.number}", row, read)
     except CertificateError as error:
-        yield Row("file", Finding(Verdict.MALFORMED, shown(str(error))))
+        yield Row("file", _malformed(error))
 
 
 def _of_store(source: str, name: str) -> Iterator[Row]:
-    """Yield the finished images of a run, then those that were refused."""
+    """Yield the images of a run, then those that were refused."""
     from denoised_smoothing.store import Store
 
     with Store(source, read_only=True) as store:
         run = store.run(name)
-        derive, refused = derived_certificates(run), {image.image_id for image in run.refused}
-        for image in store.stream_images(name):
-            if image.finished and image.image_id not in refused:
-                yield _row(f"index {image.index}", image, derive)
-        yield from (Row(f"index {image.index}", REFUSED) for image in run.refused)
+        try:
+            with refused_as_malformed("The settings of the run cannot be used"):
+                SamplingPlan.from_document(run.settings["plan"])
+                read, refused = partial(_of_stored, derived_certificates(run)), run.refused
+            not_certified = {image.image_id for image in refused}
+            for image in _intact(store.stream_images(name)):
+                place = f"index {image.index}"
+                if image.image_id not in not_certified:
+                    yield _row(place, image, read) if image.finished else Row(place, UNFINISHED)
+        except CertificateError as error:
+            yield Row("run", _malformed(error))
+            return
+        yield from (Row(f"index {image.index}", REFUSED) for image in refused)
 
 
-def _row(place: str, source: Any, read: Callable[[Any], Certificate | None]) -> Row:
+def _intact(images: Iterator[StoredImage]) -> Iterator[StoredImage]:
+    """Yield images of a store; one whose record was edited ends them as malformed."""
+    try:
+        yield from images
+    except (CountsError, KeyError, OverflowError, TypeError, ValueError) as error:
+        raise MalformedCertificateError(
+            f"An image of the run cannot be read: {error}. Use the store as it was written."
+        ) from error
+
+
+def _of_stored(derive: Callable[[StoredImage], Certificate], image: StoredImage) -> Certificate:
+    with refused_as_malformed("The image of the run cannot be used"):
+        certificate = derive(image)
+        if certificate.identity is not None:
+            Identity.from_dict(certificate.identity.to_dict())
+        return certificate
+
+
+def _row(place: str, source: _Source, read: Callable[[_Source], Certificate | None]) -> Row:
     """Return a row; ``read`` returns None of an image that was refused."""
     try:
         certificate = read(source)
     except AlteredCertificateError as error:
         return Row(place, Finding(Verdict.ALTERED, shown(str(error))))
-    except (CertificateError, CountsError) as error:
-        return Row(place, Finding(Verdict.MALFORMED, shown(str(error))))
+    except CertificateError as error:
+        return Row(place, _malformed(error))
     if certificate is None:
         return Row(place, REFUSED)
     claims = certificate.label is not None
@@ -274,5 +269,5 @@ def _row(place: str, source: Any, read: Callable[[Any], Certificate | None]) -> 
     return Row(place, finding, shown(certificate.counts.image_id), certificate)
 
 
-def _unreadable(name: str, error: OSError) -> SettingError:
-    return SettingError(f"{name} cannot be read: {error.strerror}. Check the path.")
+def _malformed(error: CertificateError) -> Finding:
+    return Finding(Verdict.MALFORMED, shown(str(error)))

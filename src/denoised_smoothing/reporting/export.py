@@ -59,7 +59,10 @@ def export(results: RunResults, format: ExportFormat | str, path: str | Path) ->
     if kind is ExportFormat.JSONL:
         write_atomically(path, _lines(results))
         return
-    refused = [row_of_refused(results.run, image) for image in results.run.refused]
+    refused = [
+        row_of_refused(results.run.settings, image.index, image.image_id, image.reason)
+        for image in results.run.refused
+    ]
     rows = sorted([*map(row_of, results.images), *refused], key=lambda row: row["idx"])
     rows = [_with_texts(row) for row in shown_values(rows)]
     if kind is ExportFormat.TSV:

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from denoised_smoothing.certificates.fields import parse_json, refused_as_malformed
+from denoised_smoothing.certificates.reading import LONGEST
 from denoised_smoothing.errors import (
     CertificateError,
     MalformedCertificateError,
@@ -19,6 +20,7 @@ from denoised_smoothing.errors import (
     SettingError,
 )
 from denoised_smoothing.reporting.export import ExportFormat, side_file
+from denoised_smoothing.reporting.kinds import kind_of
 from denoised_smoothing.reporting.rows import (
     COLUMNS,
     TSV_COLUMNS,
@@ -28,8 +30,8 @@ from denoised_smoothing.reporting.rows import (
     image_of_row,
 )
 
-LONGEST_CELL = 2**24
-"""Characters of a cell of a csv; csv of the standard library takes 2^17 unless told."""
+LONGEST_CELL = LONGEST
+"""Maximum number of characters of a cell; csv of the standard library accepts 2^17 by default."""
 _ROWS_AT_ONCE = 1_000
 _EXPORT_AGAIN = "Export the run again with this version."
 
@@ -43,11 +45,6 @@ class ExportedRow:
     """Returns the image; raises CertificateError if the row cannot be relied on."""
 
 
-def is_export(path: str | Path) -> bool:
-    """Return whether the name of a file ends like that of an export."""
-    return Path(path).suffix.lower() in _READERS
-
-
 def stream_export(path: str | Path, format: ExportFormat | None = None) -> Iterator[ExportedRow]:
     """Yield the rows of an export as tsv, csv, parquet or jsonl.
 
@@ -56,21 +53,19 @@ def stream_export(path: str | Path, format: ExportFormat | None = None) -> Itera
     ``PATH.jsonl`` next to it, with which it must agree.
 
     Args:
-        format: of the file; None for that at the end of its name.
+        format: of the file; None for that of its content.
 
     Raises:
-        SettingError: the file cannot be opened, or its name ends differently.
+        SettingError: the file cannot be read, or holds something else.
         MalformedCertificateError: the file as a whole is not an export, or lacks a column.
         MissingExtraError: pyarrow is not installed (parquet only).
     """
     path = Path(path)
-    if format is None and not is_export(path):
-        raise SettingError(
-            f"The name of an export must end in {', '.join(_READERS)}, got {str(path)!r}. Rename "
-            "it, or name another file."
-        )
+    kind = format or kind_of(path)
+    if not isinstance(kind, ExportFormat):
+        raise SettingError(f"{str(path)!r} is a {kind}. Name a file that 'export' wrote.")
     try:
-        yield from _READERS[f".{format}" if format else path.suffix.lower()](path)
+        yield from _READERS[kind](path)
     except OSError as error:
         raise SettingError(
             f"cannot read the export {str(path)!r}: {error.strerror or error}. Name a file that "
@@ -115,30 +110,58 @@ def _stream_tsv(path: Path) -> Iterator[ExportedRow]:
 
 def _stream_lines(path: Path) -> Iterator[ExportedRow]:
     with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
+        lines = iter(lambda: file.readline(LONGEST + 1), b"")
+        for number, line in enumerate(lines, 1):
             yield ExportedRow(number, partial(_image_of_text, line))
+            rest = line  # of a line that is too long, pass over the rest
+            while len(rest) > LONGEST and not rest.endswith(b"\n"):
+                rest = file.readline(LONGEST + 1)
 
 
 def _stream_parquet(path: Path) -> Iterator[ExportedRow]:
     try:
-        from pyarrow import parquet
+        from pyarrow import parquet, types
     except ImportError as error:
         raise MissingExtraError("pyarrow", "parquet", "reading parquet") from error
     with path.open("rb") as file, refused_as_malformed(f"{str(path)!r} is not an export"):
-        table = parquet.ParquetFile(file)
-        _check_columns(path, table.schema_arrow.names, COLUMNS)
+        schema = parquet.read_schema(file)
+        _check_columns(path, schema.names, COLUMNS)
+        for column in schema:
+            if types.is_nested(column.type):
+                raise ValueError(f"the column {column.name!r} has values of the type {column.type}")
+        # As dictionaries, texts that many rows share are in memory once.
+        table = parquet.ParquetFile(file, read_dictionary=schema.names)
         number = 0
         for batch in table.iter_batches(_ROWS_AT_ONCE):
-            for values in batch.to_pylist():
+            for column in batch.columns:
+                _check_lengths(column)
+            for place in range(batch.num_rows):
                 number += 1
+                [values] = batch.slice(place, 1).to_pylist()
                 yield ExportedRow(number, partial(image_of_row, values))
 
 
+def _check_lengths(column: Any) -> None:
+    """Refuse a column of Parquet with values that are too long, before any is a Python object.
+
+    Raises:
+        ValueError: a value is longer than a cell may be.
+    """
+    from pyarrow import compute, types
+
+    values = column.dictionary if types.is_dictionary(column.type) else column
+    if types.is_primitive(values.type) or types.is_null(values.type):
+        return
+    longest = compute.max(compute.binary_length(values)).as_py() or 0
+    if longest > LONGEST_CELL:
+        raise ValueError(f"a text has {longest:,} bytes, and {LONGEST_CELL:,} are allowed")
+
+
 _READERS = {
-    f".{ExportFormat.TSV}": _stream_tsv,
-    f".{ExportFormat.CSV}": _stream_csv,
-    f".{ExportFormat.PARQUET}": _stream_parquet,
-    f".{ExportFormat.JSONL}": _stream_lines,
+    ExportFormat.TSV: _stream_tsv,
+    ExportFormat.CSV: _stream_csv,
+    ExportFormat.PARQUET: _stream_parquet,
+    ExportFormat.JSONL: _stream_lines,
 }
 
 
@@ -151,11 +174,23 @@ def _cells(
         path.open(encoding="utf-8", newline="") as file,
         refused_as_malformed(f"{str(path)!r} is not an export"),
     ):
-        rows = csv.reader(file, delimiter=delimiter, strict=True)
+        rows = csv.reader(_lines_of(file), delimiter=delimiter, strict=True)
         columns = next(rows, [])
         _check_columns(path, columns, expected)
         for cells in rows:
             yield columns, cells
+
+
+def _lines_of(file: TextIO) -> Iterator[str]:
+    """Yield the lines of a text file.
+
+    Raises:
+        ValueError: one is too long.
+    """
+    for line in iter(lambda: file.readline(LONGEST + 1), ""):
+        if len(line) > LONGEST:
+            raise ValueError(f"a line has more than {LONGEST:,} characters")
+        yield line
 
 
 def _check_columns(path: Path, columns: Collection[str], expected: Collection[str]) -> None:
@@ -170,6 +205,10 @@ def _check_columns(path: Path, columns: Collection[str], expected: Collection[st
 
 
 def _image_of_text(line: bytes) -> ExportedImage:
+    if len(line) > LONGEST:
+        raise MalformedCertificateError(
+            f"The line has more than {LONGEST:,} bytes. {_EXPORT_AGAIN}"
+        )
     return image_of_line(parse_json(line))
 
 

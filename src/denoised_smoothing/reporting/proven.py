@@ -77,15 +77,15 @@ def _selected(run: RunResults) -> str:
     stride = run.run.settings["stride"]
     places = [image.index for image in run.images]
     rows = "consecutive rows" if stride == 1 else f"one row in {stride}"
-    said = f"{rows} of {run.run.settings['data']}"
+    text = f"{rows} of {run.run.settings['data']}"
     if places:
-        said += f", from {min(places):,} to {max(places):,}"
+        text += f", from {min(places):,} to {max(places):,}"
     classes = Counter(image.true_label for image in run.images if image.true_label is not None)
     if len(classes) > 1:
         least, most = min(classes.values()), max(classes.values())
         each = f"{least:,}" if least == most else f"{least:,} to {most:,}"
-        said += f", {each} images of each of {len(classes):,} classes"
-    return said
+        text += f", {each} images of each of {len(classes):,} classes"
+    return text
 
 
 def percent(share: float | Fraction) -> str:
@@ -100,10 +100,10 @@ def condition_rows(rows: Sequence[Row]) -> list[dict[str, str]]:
     for one in (condition for row in rows for condition in row.conditions):
         held = found.setdefault(one.text, {"verdict": [], "known": []})
         for name in held:
-            if (said := getattr(one, name)) not in held[name]:
-                held[name].append(said)
+            if (value := getattr(one, name)) not in held[name]:
+                held[name].append(value)
     return [
-        {"text": text, **{name: "; ".join(said) for name, said in held.items()}}
+        {"text": text, **{name: "; ".join(value) for name, value in held.items()}}
         for text, held in found.items()
     ]
 

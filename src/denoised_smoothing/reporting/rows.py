@@ -18,13 +18,14 @@ from denoised_smoothing.certificates.fields import (
     quoted,
     refused_as_malformed,
 )
+from denoised_smoothing.certificates.parameters import Noise, SmoothingParameters
 from denoised_smoothing.certificates.radii import format_down, round_down
 from denoised_smoothing.certificates.reading import BOUNDS, check_derived, read_document
 from denoised_smoothing.errors import MalformedCertificateError
 from denoised_smoothing.reporting.results import ImageResult
 
 if TYPE_CHECKING:
-    from denoised_smoothing.store import RefusedImage, StoredRun
+    from denoised_smoothing.store import RefusedImage
 
 TSV_COLUMNS = ("idx", "label", "predict", "radius", "correct", "time")
 COLUMNS: dict[str, type] = {
@@ -50,6 +51,8 @@ _COPIED = (
     *("seed", "run", "image_id", "plan", "notes"),
 )
 """Fields of a certificate that a column of the same name holds."""
+_OF_RUN = ("sigma", "alpha", "noise")
+"""Columns in which the row of a refused image has the settings of its run."""
 _DERIVED = ("predict", "correct", "n0", "n", "calls", "notes", *BOUNDS)
 """Columns that follow from others."""
 _TIME = re.compile(r"(?:(\d{1,6}) days?, )?(\d{1,2}):(\d\d):(\d\d)(?:\.(\d{1,6}))?", re.ASCII)
@@ -96,23 +99,28 @@ def row_of(image: ImageResult) -> dict[str, Any]:
     }
 
 
-def row_of_refused(run: StoredRun, image: RefusedImage) -> dict[str, Any]:
-    """Return the row of an image that could not be certified: an abstention without copies."""
+def row_of_refused(
+    settings: Mapping[str, Any], index: int, image_id: str, reason: str
+) -> dict[str, Any]:
+    """Return the row of an image that could not be certified: an abstention without copies.
+
+    Args:
+        settings: of the run; its sigma, alpha and noise.
+    """
     counted = dict.fromkeys(("correct", "n0", "n", "calls"), 0)
     bounds = dict.fromkeys(("radius", "lower_bound", "radius_l1", "radius_linf"), 0.0)
-    settings = {name: run.settings[name] for name in ("sigma", "alpha", "noise")}
     return {
         **dict.fromkeys(COLUMNS),
         **counted,
         **bounds,
-        **settings,
-        "idx": image.index,
+        **{name: settings[name] for name in _OF_RUN},
+        "idx": index,
         "label": -1,
         "predict": -1,
         "time": str(timedelta()),
-        "image_id": image.image_id,
+        "image_id": image_id,
         "counts": {},
-        "refused": image.reason,
+        "refused": reason,
     }
 
 
@@ -160,6 +168,10 @@ def image_of_line(values: Any) -> ExportedImage:
             "An image of an export has either a certificate or a reason why it was refused, got "
             f"{quoted(held)} and {quoted(refused)}. {AS_WRITTEN}"
         )
+    if refused is not None:
+        check_derived(
+            {"true_label": true_label, "seconds": seconds}, {"true_label": None, "seconds": 0.0}
+        )
     certificate = None if held is None else Certificate.from_dict(held)
     return ExportedImage(index, true_label, certificate, refused, seconds)
 
@@ -184,17 +196,23 @@ def image_of_row(values: Mapping[str, Any]) -> ExportedImage:
         seconds, label = parse_time(row["time"]), row["label"]
     true_label = None if label == -1 else label
     if row["refused"]:
-        expected = {"predict": -1, "correct": 0, "radius": 0.0, "calls": 0}
-        for name, value in expected.items():
-            check_derived(name, row[name], value)
+        _check_refused(row)
         return ExportedImage(row["idx"], true_label, None, row["refused"], seconds)
     certificate = Certificate.from_document(read_document(_document(row), derived=False))
     image = ImageResult(row["idx"], row["image_id"], true_label, certificate, seconds)
     again = row_of(image)
-    for name in _DERIVED:
-        exact = getattr(certificate, name) if name in BOUNDS else None
-        check_derived(name, row[name], again[name], exact, rounded=BOUNDS.get(name))
+    check_derived(row, {name: again[name] for name in _DERIVED}, certificate)
     return ExportedImage(image.index, true_label, certificate, None, seconds)
+
+
+def _check_refused(row: Mapping[str, Any]) -> None:
+    """Refuse the row of a refused image that claims or counts anything."""
+    fields = Fields(row)
+    noise, image_id = fields.one_of(Noise, "noise"), fields.text("image_id")
+    sigma, alpha = fields.number("sigma"), fields.number("alpha")
+    with refused_as_malformed("The row cannot be used"):
+        SmoothingParameters(sigma, alpha, dimension=1, seed=0, noise=noise)
+    check_derived(row, row_of_refused(row, row["idx"], image_id, row["refused"]))
 
 
 def check_tsv(values: Mapping[str, str], image: ExportedImage) -> None:
@@ -204,18 +222,22 @@ def check_tsv(values: Mapping[str, str], image: ExportedImage) -> None:
         AlteredCertificateError: it differs.
     """
     if image.certificate is None:
-        expected = {"predict": "-1", "radius": "0.0000", "correct": "0", "refused": image.refused}
+        expected = row_of_refused(dict.fromkeys(_OF_RUN), image.index, "", "")
     else:
         held = ImageResult(image.index, "", image.true_label, image.certificate, image.seconds)
-        row = row_of(held) | {"radius": format_down(held.radius)}
-        expected = {name: str(row[name]) for name in TSV_COLUMNS}
-    for name, value in expected.items():
-        check_derived(name, values.get(name), value)
+        expected = row_of(held) | {"radius": held.radius}
+    expected["radius"] = format_down(expected["radius"])
+    check_derived(
+        {"refused": "", **values},  # a tsv without refused images lacks the column
+        {name: str(expected[name]) for name in TSV_COLUMNS} | {"refused": image.refused or ""},
+    )
 
 
 def _typed(fields: Fields, name: str, kind: type) -> Any:
     """Return the value of a column; that of a JSON text is its value."""
-    if kind is int and name != "label" and name != "predict":
+    if name == "idx":
+        return fields.whole(name)
+    if kind is int and name not in ("label", "predict"):
         return fields.optional(name, fields.whole)
     if kind is int:
         return fields.take(name, "a label, or -1", lambda v: type(v) is int and -1 <= v <= LARGEST)

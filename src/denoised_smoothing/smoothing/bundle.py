@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from denoised_smoothing.certificates.fields import quoted
 from denoised_smoothing.engines.engine import Engine
 from denoised_smoothing.engines.prepared import PreparedPipeline, check_shape, stated_channels
 from denoised_smoothing.errors import SettingError, SpecError
@@ -35,7 +36,7 @@ from denoised_smoothing.smoothing.bundle_parts import (
     needs_spec,
     save_parts,
 )
-from denoised_smoothing.smoothing.bundle_record import CONVERTED, Bundle, quoted
+from denoised_smoothing.smoothing.bundle_record import CONVERTED, Bundle
 
 UNNAMED = "unnamed"
 """The spec of a classifier or denoiser that has none."""

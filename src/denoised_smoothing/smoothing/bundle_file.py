@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from denoised_smoothing.certificates.fields import quoted
 from denoised_smoothing.errors import SettingError, WeightsError, first_line
 from denoised_smoothing.files import named, sha256_of
 from denoised_smoothing.smoothing.bundle_record import (
@@ -20,7 +21,6 @@ from denoised_smoothing.smoothing.bundle_record import (
     Bundle,
     parse_bundle,
     parse_files,
-    quoted,
 )
 
 FORMAT = 1

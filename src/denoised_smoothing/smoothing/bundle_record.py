@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 import math
 import re
-import reprlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from denoised_smoothing.certificates.fields import quoted
 from denoised_smoothing.certificates.parameters import EngineName, Noise, Precision
 
 MODEL = "model"
@@ -131,11 +131,6 @@ def parse_files(files: Any, bundle: Bundle) -> dict[str, str]:
     if missing := [name for name in _NEEDED.get(bundle.engine, ()) if name not in files]:
         raise ValueError(f"files must list {missing[0]}, got {quoted(sorted(files))}")
     return files
-
-
-def quoted(value: object) -> str:
-    """Return a value for a message, shortened, without characters that cannot be printed."""
-    return ascii(value[:200]) if isinstance(value, str) else reprlib.repr(value)
 
 
 def is_names(value: Any) -> bool:

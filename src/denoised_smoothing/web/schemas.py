@@ -176,6 +176,9 @@ class Verification(BaseModel):
     verdicts: dict[str, int] = Field(examples=[{"holds": 1}])
     failing: list[dict[str, Any]] = Field(description="The first that do not hold, and why.")
     failing_not_listed: int
+    refused: int = Field(description="Images that could not be certified.")
+    unfinished: int = Field(description="Always 0 here: exports hold finished images.")
+    without_identity: int = Field(description="These do not name their model and image.")
     proves: str = Field(description="What this check says, and what it does not.")
 
 

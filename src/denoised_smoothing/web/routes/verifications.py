@@ -16,7 +16,9 @@ from denoised_smoothing.certificates.counts import LabelCounts, Stage
 from denoised_smoothing.certificates.parameters import SmoothingParameters
 from denoised_smoothing.certificates.plans import FixedBudget
 from denoised_smoothing.errors import SettingError
-from denoised_smoothing.reporting.evidence import PROVES, Evidence, Kind, Outcome, kind_of
+from denoised_smoothing.reporting.evidence import PROVES, Evidence, Outcome
+from denoised_smoothing.reporting.export import ExportFormat
+from denoised_smoothing.reporting.kinds import Kind, kind_of
 from denoised_smoothing.web import schemas
 from denoised_smoothing.web.routes.answers import REFUSALS
 from denoised_smoothing.web.schemas import Problem
@@ -25,7 +27,7 @@ ROWS = 10_000
 """Maximum number of certificates of a file."""
 SECONDS = 20.0
 """Maximum time to check a file: its numbers may be chosen so that they take long."""
-_KINDS = (Kind.CERTIFICATE, Kind.JSONL, Kind.CSV)
+_KINDS = (Kind.CERTIFICATE, ExportFormat.JSONL, ExportFormat.CSV)
 
 
 def _example() -> dict[str, Any]:

@@ -15,6 +15,7 @@ function shown(name, found) {
       counted.map(([verdict, count]) => `${thousands(count)} ${verdict}`).join(", ")),
     found.failing.length ? h("table", { class: "settings" }, h("tbody", {}, found.failing.map(failing))) : null,
     found.failing_not_listed ? h("p", {}, `… and ${thousands(found.failing_not_listed)} more`) : null,
+    found.without_identity ? h("p", {}, `${thousands(found.without_identity)} do not say which model and image they are about`) : null,
     h("p", { class: "soft" }, found.proves)));
 }
 
