@@ -154,7 +154,10 @@ def write_report(
                 "row": row,
                 "results": run,
                 "settings": _settings(run.run),
-                "notes": run.run.info.get("notes", ()),
+                "notes": [
+                    *run.run.info.get("notes", ()),
+                    *filter(None, [run.run.info.get("clean_error")]),
+                ],
                 "examples": shown[run.run.name],
                 "claims": _claim_table(run, row, asked.get(run.run.name)),
             }
@@ -228,7 +231,7 @@ def _headline(runs: Sequence[RunResults], rows: Sequence[Row]) -> str:
     correct = "certified and correct" if runs[0].labelled else "certified"
     sentence = (
         f"{cell} % of {cell.images:,} images are {correct} within an L2 radius of "
-        f"{cell.radius:g}, with {winner.method} at σ = {cell.sigma:g}"
+        f"{cell.reach}, with {winner.method} at σ = {cell.sigma:g}"
     )
     pairs = zip(rows, runs, strict=True)
     plain = [row for row, run in pairs if run.run.settings["denoiser"] == "none"]
