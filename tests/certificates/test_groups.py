@@ -10,7 +10,7 @@ from scipy import stats
 from denoised_smoothing.certificates.counts import Stage
 from denoised_smoothing.certificates.groups import Groups, check_nested, group_certificates
 from denoised_smoothing.certificates.plans import Anytime, FixedBudget
-from denoised_smoothing.certificates.radii import failure_for_radius, gaussian_radius
+from denoised_smoothing.certificates.radii import failure_for_radius
 from denoised_smoothing.errors import SettingError
 
 from .samples import counts_of, setting_of, stages
@@ -153,4 +153,3 @@ def test_the_share_of_wrong_groups_stays_within_alpha() -> None:
         wrong += any(held.certified for held in found)
     assert 0.1 * alpha * repeats < wrong
     assert stats.binomtest(wrong, repeats, alpha, alternative="greater").pvalue > 1e-6
-    assert gaussian_radius(0.5, 0.5) == 0.0

@@ -74,6 +74,9 @@ def note_clean_labels(
                 saved = len(found["index"])
     except ClassifierError as error:
         store.note(name, clean_error=f"Labels of clean images are missing: {error}")
+    else:
+        if run.info.get("clean_error"):
+            store.note(name, clean_error=None)
     finally:
         if len(found["index"]) > saved:
             store.note(name, clean=found)
