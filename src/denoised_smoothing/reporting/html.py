@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Collection, Mapping, Sequence
+from decimal import Decimal
 from importlib.resources import files
 from pathlib import Path
 from textwrap import shorten
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from denoised_smoothing.certificates.certificate import SamplingPlan
 from denoised_smoothing.certificates.parameters import Noise
-from denoised_smoothing.certificates.radii import LEVEL, format_down, linf_radius
+from denoised_smoothing.certificates.radii import LEVEL, format_down, linf_radius, short_down
 from denoised_smoothing.errors import MissingExtraError, SettingError
 from denoised_smoothing.files import write_atomically
 from denoised_smoothing.images import load_image, to_jpeg, to_png
@@ -243,9 +244,10 @@ def _headline(runs: Sequence[RunResults], rows: Sequence[Row]) -> str:
 def _together(runs: Sequence[RunResults], beta: float) -> str:
     """Say that all certificates of the report hold together."""
     attempted = sum(run.attempted for run in runs)
+    sure = short_down(float(1 - Decimal(repr(float(beta)))))  # 0.93 for 0.07, not 0.929999
     return (
-        f"With probability {1.0 - beta:g} over the noise, all certificates of this report hold "
-        f"together: the counts were evaluated again at α = {beta:g} / {attempted:,}, the number of "
+        f"With probability {sure} over the noise, all certificates of this report hold "
+        f"together: the counts were evaluated again at α = {beta} / {attempted:,}, the number of "
         "images attempted in all runs, or at the α of the run if that is smaller."
     )
 
