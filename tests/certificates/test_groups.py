@@ -17,7 +17,7 @@ from denoised_smoothing.certificates.groups import (
     group_certificates,
 )
 from denoised_smoothing.certificates.plans import Anytime, FixedBudget
-from denoised_smoothing.certificates.radii import failure_for_radius, gaussian_radius
+from denoised_smoothing.certificates.radii import failure_for_radius
 from denoised_smoothing.errors import SettingError
 
 from .samples import counts_of, setting_of, stages
@@ -224,4 +224,3 @@ def test_the_share_of_wrong_groups_stays_within_alpha() -> None:
         wrong += any(held.certified for held in found)
     assert 0.1 * alpha * repeats < wrong
     assert stats.binomtest(wrong, repeats, alpha, alternative="greater").pvalue > 1e-6
-    assert gaussian_radius(0.5, 0.5) == 0.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -214,3 +215,8 @@ class TestRule:
         assert "true label with probability 0.9, also where somebody" in values["statement"]
         assert "average, not a statement about one image" in str(found)
         assert str(found).startswith("labels 3, 5. ")
+
+    def test_the_claim_is_rounded_down(self) -> None:
+        rule = replace(self.RULE, demand=Demand(0.9999999, 0.1234567, 0.5))
+        assert "with probability 0.999999, also" in rule.statement
+        assert "by at most 0.123456 in L2" in rule.statement

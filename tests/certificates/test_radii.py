@@ -22,6 +22,7 @@ from denoised_smoothing.certificates.radii import (
     linf_radius,
     parse_length,
     round_down,
+    short_down,
     two_sided_radius,
 )
 from denoised_smoothing.errors import SettingError
@@ -239,6 +240,15 @@ def test_format_down_known_values(value: float, digits: int, text: str) -> None:
     assert format_down(value, digits) == text
     assert round_down(value, digits) == float(text)
     assert format_down(np.float64(value), digits) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.5, "0.5"), (1.0, "1"), (0.0, "0"), (10.0, "10"), (0.9999999, "0.999999"),
+     (0.1234567, "0.123456"), (64 / 255, "0.25098")],
+)  # fmt: skip
+def test_short_texts_are_rounded_down(value: float, text: str) -> None:
+    assert short_down(value) == text
 
 
 def test_four_decimals_by_default() -> None:

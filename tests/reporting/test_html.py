@@ -20,10 +20,10 @@ from denoised_smoothing.certificates.radii import format_down
 from denoised_smoothing.errors import MissingExtraError, SettingError
 from denoised_smoothing.images import load_image
 from denoised_smoothing.reporting.further_claims import Questions
-from denoised_smoothing.reporting.html import write_report
+from denoised_smoothing.reporting.html import _together, write_report
 from denoised_smoothing.reporting.opening import Opening
 
-from .samples import FakeExample, FakeImage, FakeStore, fake_run, png, votes
+from .samples import FakeExample, FakeImage, FakeStore, fake_run, image, png, results, votes
 
 VOID = {"meta", "img", "path", "use", "rect"}
 
@@ -357,3 +357,10 @@ def test_a_plan_without_selection_shows_no_sets(tmp_path: Path) -> None:
     page = (tmp_path / "report.html").read_text("utf-8")
     assert "no label certified" in page
     assert "The same votes prove" not in page
+
+
+@pytest.mark.parametrize(
+    ("beta", "said"), [(0.05, "0.95"), (0.07, "0.93"), (1e-7, "0.999999"), (0.1234567, "0.876543")]
+)
+def test_the_probability_that_all_hold_is_rounded_down(beta: float, said: str) -> None:
+    assert f"With probability {said} over" in _together([results(image(0, 1, 1, 0.5))], beta)

@@ -8,6 +8,7 @@ from scipy import stats
 from denoised_smoothing.errors import SettingError
 from denoised_smoothing.reporting.pairs import compare_runs
 from denoised_smoothing.reporting.results import RunResults
+from denoised_smoothing.store import RefusedImage
 
 from .samples import image, results
 
@@ -37,17 +38,41 @@ def test_images_are_paired(first: RunResults, second: RunResults) -> None:
     assert (beyond.both, beyond.only_first, beyond.p_value) == (0, 0, 1.0)
 
 
-def test_only_images_that_both_finished_are_compared(first: RunResults) -> None:
-    shorter = replace(run(range(5), name="second", images=10), unfinished=3)
+def test_unfinished_and_refused_images_count_as_not_certified(first: RunResults) -> None:
+    """The first was to certify 0 to 39, the second 0 to 19: it finished 10, and refused one."""
+    shorter = run(range(5), name="second", images=10)
+    refused = replace(shorter.run, refused=(RefusedImage(10, "image-10", "damaged"),))
+    shorter = replace(shorter, run=refused, unfinished=3, places=frozenset(range(20)))
     found = compare_runs(first, shorter, (0.25,))
-    assert (found.images, found.attempted) == (10, (40, 13))
-    assert found.differences[0].only_first == 5
+    assert (found.images, found.missing, found.attempted) == (20, (0, 10), (40, 20))
+    [at] = found.differences
+    assert (at.both, at.only_first, at.only_second) == (5, 15, 0)
+    assert found.sentence().startswith(
+        "Of the 20 images of both runs (0 of first and 10 of second are unfinished or refused, and "
+        "count as not certified), counted where certified and correct: beyond chance, first"
+    )
+
+
+def test_images_of_which_there_is_only_an_interim_result_are_not_certified(
+    first: RunResults,
+) -> None:
+    begun = replace(first.images[0], finished=False)
+    second = run(range(30), name="second")
+    so_far = replace(second, images=(begun, *second.images[1:]), unfinished=1)
+    found = compare_runs(first, so_far, (0.25,))
+    assert (found.missing, found.differences[0].only_first) == ((0, 1), 1)
+
+
+def test_radii_are_rounded_down(first: RunResults, second: RunResults) -> None:
+    found = compare_runs(first, second, (0.1234567,))
+    assert found.rows()[0]["radius"] == "0.123456"
+    assert "at radius 0.123456 (" in found.sentence()
 
 
 def test_sentence_says_which_run_certifies_more(first: RunResults, second: RunResults) -> None:
     said = compare_runs(first, second, (0.25, 0.75)).sentence()
     assert said == (
-        "Of the 40 images that both runs finished, counted where certified and correct: beyond "
+        "Of the 40 images of both runs, counted where certified and correct: beyond "
         "chance, first certifies more at radius 0.25 (exact McNemar test at 5 % / 2, the "
         "number of radii)."
     )
@@ -78,7 +103,7 @@ def test_runs_that_cannot_be_compared_are_refused(first: RunResults, second: Run
     with pytest.raises(SettingError, match=r"different data, \['digits', 'cifar10'\]"):
         compare_runs(first, elsewhere, (0.25,))
     later = results(*(image(i, 1, 1, 0.5) for i in range(50, 60)), name="second")
-    with pytest.raises(SettingError, match="no finished image in common"):
+    with pytest.raises(SettingError, match="no image in common"):
         compare_runs(first, later, (0.25,))
     larger = replace(second, images=tuple(replace(i, digest="d") for i in second.images))
     with pytest.raises(SettingError, match="Compare runs at the same resolution"):

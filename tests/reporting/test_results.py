@@ -13,7 +13,13 @@ from denoised_smoothing.certificates.identity import Identity
 from denoised_smoothing.certificates.plans import FixedBudget
 from denoised_smoothing.certificates.radii import gaussian_radius
 from denoised_smoothing.errors import CountsError, SettingError
-from denoised_smoothing.reporting.results import label_name, load_results, top_votes
+from denoised_smoothing.reporting.results import (
+    label_name,
+    load_results,
+    planned_places,
+    top_votes,
+)
+from denoised_smoothing.store import RefusedImage
 
 from .samples import FakeImage, FakeStore, N, fake_run, image, results, votes
 
@@ -33,6 +39,34 @@ def test_certificates_are_derived_from_the_stored_counts() -> None:
     assert (certified.predicted, certified.correct, certified.seconds) == (1, True, 0.25)
     assert certified.radius == pytest.approx(expected, abs=1e-12)
     assert certified.certificate.seed == 7
+
+
+def test_images_that_were_never_begun_are_attempted() -> None:
+    """Of 5 images, at 0, 3, ... 12, one is finished, one begun and one refused."""
+    images = [
+        FakeImage(0, "image-0", 0, votes(0, (0, 1000))),
+        FakeImage(3, "image-3", 1, votes(3, (3, 4)), finished=False),
+    ]
+    refused = (RefusedImage(6, "image-6", "damaged"),)
+    run = replace(fake_run(stride=3), info={"planned": [2, 5]}, refused=refused)
+    loaded = load_results(FakeStore({"a": (run, images, [])}), "a")
+    assert loaded.places == {0, 3, 6, 9, 12}
+    assert (loaded.attempted, loaded.missing, loaded.unfinished) == (5, 3, 1)
+    earlier = replace(run, info={})  # a run that does not record their number
+    loaded = load_results(FakeStore({"a": (earlier, images, [])}), "a")
+    assert (loaded.places, loaded.attempted, loaded.missing) == ({0, 3, 6}, 3, 1)
+
+
+def test_places_of_a_shard() -> None:
+    run = replace(fake_run(stride=2, shard="2/3"), info={"planned": [3]})
+    assert list(planned_places(run)) == list(range(0, 100, 2))[1::3][:3]
+
+
+def test_chosen_images_are_those_attempted() -> None:
+    images = [FakeImage(i, f"image-{i}", 0, votes(i, (0, 1000))) for i in range(4)]
+    run = replace(fake_run(), info={"planned": [9]})
+    loaded = load_results(FakeStore({"a": (run, images, [])}), "a", indices=[1, 2, 5])
+    assert (loaded.attempted, loaded.missing, len(loaded.images)) == (3, 1, 2)
 
 
 def test_certificates_say_what_they_are_about() -> None:

@@ -9,9 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from denoised_smoothing.certificates.bounds import clopper_pearson_upper
+from denoised_smoothing.certificates.plans import FixedBudget, RadiusTarget
+from denoised_smoothing.certificates.radii import gaussian_radius
 from denoised_smoothing.errors import SettingError
 from denoised_smoothing.reporting.results import RunResults
 from denoised_smoothing.reporting.tables import (
+    RADII,
     accuracy_steps,
     best_over_sigma,
     certified_accuracy,
@@ -68,7 +72,12 @@ def test_default_radii_are_those_within_reach() -> None:
     # 1000 equal votes at alpha 0.001 reach 2.46 sigma
     assert default_radii([results(image(0, 1, 1, 0.1), sigma=0.25)]) == (0.0, 0.25, 0.5)
     assert default_radii([results(image(0, 1, 1, 0.1), sigma=1.0)])[-1] == 1.5
-    assert default_radii([results()]) == (0.0,)
+    # by the plan, whatever the images got: a bound at all of them needs radii fixed in advance
+    assert default_radii([results()]) == (0.0, 0.25, 0.5, 0.75, 1.0)
+    for plan in (FixedBudget(n0=10, n=1), RadiusTarget(of_n=1000, n0=100, share=0.9)):
+        reach = gaussian_radius(0.5, clopper_pearson_upper(0, plan.most_calls() - plan.n0, 0.001))
+        expected = tuple(radius for radius in RADII if radius <= reach)
+        assert default_radii([results(image(0, 1, 1, 0.1), plan=plan.to_dict())]) == expected
 
 
 def test_comparison_has_one_row_a_run_and_rounds_down() -> None:
@@ -105,7 +114,7 @@ def test_runs_of_one_method_and_sigma_are_told_apart(four: RunResults) -> None:
 def test_markdown_table(four: RunResults) -> None:
     run = results(*four.images, method="a|b")
     lines = to_markdown(comparison([run], (0.25,))).splitlines()
-    assert lines[-1] == "- met: The noise is exact (grid noise). (grid noise)"
+    assert lines[-1] == "- met, for both statements: The noise is exact (grid noise). (grid noise)"
     assert lines[:-5] == [
         "Certified accuracy (% of the images) at L2 radius r, rounded down:",
         "",
@@ -132,6 +141,16 @@ def test_rich_table_shows_methods_as_they_are(four: RunResults) -> None:
     text = console.export_text()
     assert text.count("[red]mine") == 2
     assert "at the best σ for each" in " ".join(text.split())
+    assert "best of" not in text
+
+
+def test_rich_table_states_of_how_many_a_row_is_the_best(four: RunResults) -> None:
+    console = Console(width=80, file=io.StringIO(), record=True)
+    pair = [results(*four.images, method="m", name=f"{s}", sigma=s) for s in (0.25, 0.5)]
+    console.print(to_rich(best_over_sigma(comparison(pair, (0.25,)))))
+    text = " ".join(console.export_text().split())
+    assert "population, best of 2" in text
+    assert "of the best of k, at 5 % / k" in text
 
 
 def test_rich_table_of_the_six_published_radii_fits_80_columns(four: RunResults) -> None:

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from denoised_smoothing.certificates.plans import FixedBudget
 from denoised_smoothing.datasets import ImageDataset
-from denoised_smoothing.errors import ImageError
+from denoised_smoothing.errors import ClassifierError, ImageError, RefusedImagesError
 from denoised_smoothing.reporting.results import load_results
 from denoised_smoothing.reporting.tables import comparison
+from denoised_smoothing.runs import clean
 from denoised_smoothing.runs.run import CertificationRun
 from denoised_smoothing.runs.shards import Shard, merge
 from denoised_smoothing.smoothing.classifier import SmoothedClassifier
@@ -90,6 +91,70 @@ def test_images_that_cannot_be_read_are_left_out(store: Store) -> None:
     with pytest.raises(ImageError):
         run.execute(store)
     assert store.run("a").info["clean"]["index"] == [0, 2, 3, 4, 5]
+
+
+def test_refused_images_are_not_read_again(store: Store) -> None:
+    """The refusal is raised as before, and a repeated run tries each damaged image once."""
+    tried = []
+
+    def read(index: int) -> np.ndarray:
+        tried.append(index)
+        if index == 1:
+            raise ImageError("damaged")
+        return VALUES[index]
+
+    run = request(shape=(1, 2, 2))
+    run = replace(run, dataset=replace(run.dataset, read=read))
+    for expected in (2, 2):  # by the notes on engines, and to certify it
+        tried.clear()
+        with pytest.raises(RefusedImagesError, match="1 of 6 images"):
+            replace(run).execute(store)
+        assert tried.count(1) <= expected
+
+
+def plain_labels(pipeline: Any, images: Tensor) -> Any:
+    return None if pipeline is None else bright(images).tolist()
+
+
+@pytest.mark.parametrize("save_every", [2, 100])
+def test_labels_before_an_interruption_are_kept(
+    store: Store, monkeypatch: pytest.MonkeyPatch, save_every: int
+) -> None:
+    monkeypatch.setattr(clean, "BATCH", 2)
+    monkeypatch.setattr(clean, "SAVE_EVERY", save_every)
+
+    def stop(pipeline: Any, images: Tensor) -> Any:
+        if pipeline is not None and images.mean() > 0.2 and images.mean() < 0.27:  # the last two
+            raise KeyboardInterrupt
+        return plain_labels(pipeline, images)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(clean, "_labels", stop)
+        with pytest.raises(KeyboardInterrupt):
+            request().execute(store)
+    assert store.run("a").info["clean"]["index"] == [0, 1, 2, 3]
+    request().execute(store)
+    assert store.run("a").info["clean"]["classifier"] == [0, 1, 1, 0, 0, 0]
+
+
+def test_an_answer_that_cannot_be_used_is_noted(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The certified run succeeds; its certificates do not depend on clean labels."""
+
+    def fail(pipeline: Any, images: Tensor) -> Any:
+        raise ClassifierError("NaN")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(clean, "_labels", fail)
+        request().execute(store)
+    info = store.run("a").info
+    assert info["clean_error"] == "Labels of clean images are missing: NaN"
+    assert "clean" not in info
+    assert len(load_results(store, "a").images) == 6
+    request().execute(store)
+    assert store.run("a").info["clean_error"] is None
+    assert len(store.run("a").info["clean"]["index"]) == 6
 
 
 def test_merged_shards_have_all_of_them(store: Store, tmp_path: Path) -> None:

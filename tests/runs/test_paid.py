@@ -41,6 +41,7 @@ from denoised_smoothing.remote.records import Attempt, CopyKey, Outcome, Spendin
 from denoised_smoothing.remote.vendors.http import HttpEndpoint
 from denoised_smoothing.remote.vendors.simulated import Simulated
 from denoised_smoothing.reporting.export import ExportFormat, export
+from denoised_smoothing.reporting.proven import conditions
 from denoised_smoothing.reporting.results import load_results
 from denoised_smoothing.runs.examples import EXAMPLES
 from denoised_smoothing.runs.paid import QueryEstimate
@@ -236,6 +237,9 @@ def test_offline_recomputes_without_a_query(fake: Any, folder: Path, tmp_path: P
         ).execute(store)  # fmt: skip
         assert run.name.startswith("run-offline-")
         assert run.info["answers_of"] == "run"
+        assert run.info["seed_given"] is True, "that of the run with the answers"
+        seed = conditions(load_results(store, run.name))[2]
+        assert (seed.met, seed.known) == (False, "the settings were chosen after the answers")
         images = store.images(run.name)
         assert all(image.finished for image in images)
         assert [image.counts[Stage.ESTIMATION].n for image in images] == [50, 50, 50]

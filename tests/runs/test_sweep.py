@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from denoised_smoothing.certificates.plans import Anytime
+from denoised_smoothing.certificates.population import population_bound
 from denoised_smoothing.cli import main
 from denoised_smoothing.datasets import load_dataset
 from denoised_smoothing.errors import SettingError
@@ -75,6 +76,22 @@ def test_where_nothing_is_certified_no_sigma_is_named(tmp_path: Path) -> None:
     with Store(tmp_path / "s.sqlite") as store:
         sweep = sweep_sigma(requests(0.02, 0.01), store, 0.3)
     assert (sweep.share, sweep.sigma) == (0.0, None)
+    assert [row.best_of for row in sweep.rows(RADII)] == ["", ""]
+
+
+def test_the_chosen_row_is_the_best_of_all_sigmas(tmp_path: Path) -> None:
+    with Store(tmp_path / "s.sqlite") as store:
+        sweep = sweep_sigma(requests(1.0, 0.05, 0.3), store, 0.3)
+    plain, rows = comparison(sweep.results, RADII), sweep.rows(RADII)
+    assert [row.best_of for row in rows] == (
+        ["best of 3" if row.sigma == sweep.sigma else "" for row in rows]
+    )
+    at = [row.sigma for row in rows].index(sweep.sigma)
+    before, after = plain[at].cells[0], rows[at].cells[0]
+    assert after.certified == before.certified > 0
+    assert after.population == population_bound(
+        before.certified, before.attempted, 0.01, statements=3
+    )
 
 
 def test_one_sigma_is_no_sweep(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ import numpy.typing as npt
 
 from denoised_smoothing.certificates.bounds import check_copies
 from denoised_smoothing.certificates.parameters import SmoothingParameters
-from denoised_smoothing.certificates.radii import check_sigma
+from denoised_smoothing.certificates.radii import check_sigma, short_down
 from denoised_smoothing.errors import SettingError
 
 LOSS_SHARE = 0.1
@@ -147,10 +147,11 @@ class SetRule:
     @property
     def statement(self) -> str:
         """The claim and its conditions, for a reader."""
+        coverage, radius = short_down(self.demand.coverage), short_down(self.demand.radius)
         return (
             f"Over images like the {self.images:,} of the calibration and over the noise, a set "
-            f"holds the true label with probability {self.demand.coverage:g}, also where somebody "
-            f"who does not know the noise changed the image by at most {self.demand.radius:g} in "
+            f"holds the true label with probability {coverage}, also where somebody "
+            f"who does not know the noise changed the image by at most {radius} in "
             "L2. This is an average, not a statement about one image."
         )
 

@@ -180,6 +180,12 @@ def format_down(value: float, digits: int = DIGITS) -> str:
     return str(_floor(value, digits)) if math.isfinite(value) else str(value)
 
 
+def short_down(value: float, digits: int = 6) -> str:
+    """Return :func:`format_down` without zeros at its end, for numbers that a user chose."""
+    text = format_down(value, digits)
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
 def _floor(value: float, digits: int) -> Decimal:
     # repr, as the binary value of 0.3 lies below 0.3: it would lose a digit each time it is rounded
     return Decimal(repr(float(value))).quantize(Decimal(1).scaleb(-digits), rounding=ROUND_FLOOR)

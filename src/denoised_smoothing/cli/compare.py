@@ -44,7 +44,8 @@ def compare(
     say(f"second: {second} ({found.methods[1]}, sigma {runs[1].sigma:g})")
     print_rows(found.rows())
     say(
-        "first, second: images that one run alone certifies. points: the share of the first less "
+        "first, second: images that one run alone certifies; unfinished and refused ones count as "
+        "not certified. points: the share of the first less "
         f"that of the second in %, with limits at {100 * confidence:g} % for all radii together."
     )
     say(found.sentence())

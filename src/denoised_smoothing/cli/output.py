@@ -126,7 +126,7 @@ def print_table(rows: Sequence[Row]) -> None:
     out.print(to_rich(rows))
     for condition in condition_rows(rows):
         if "not met" in condition["verdict"]:
-            say(f"Population: not met: {condition['text']} ({condition['known']})")
+            say(f"Not met, for {condition['about']}: {condition['text']} ({condition['known']})")
     print_refused(refused_images(rows))
 
 
@@ -207,7 +207,7 @@ def plain_rows(rows: Sequence[Row]) -> list[dict[str, Any]]:
             "method": row.method,
             "sigma": row.sigma,
             "measure": row.measure,
-            "certified": {f"{cell.radius:g}": cell.certified for cell in row.cells},
+            "certified": {cell.reach: cell.certified for cell in row.cells},
             "images": row.cells[0].images,
             "proven": plain_proof(row),
         }

@@ -72,7 +72,6 @@ def sweep(
     from denoised_smoothing.certificates.radii import check_radii
     from denoised_smoothing.datasets import load_dataset
     from denoised_smoothing.reporting.html import write_report
-    from denoised_smoothing.reporting.tables import comparison
     from denoised_smoothing.runs.run import CertificationRun
     from denoised_smoothing.runs.sweep import sweep_sigma
     from denoised_smoothing.store import Store
@@ -107,7 +106,7 @@ def sweep(
         names = [result.run.name for result in chosen.results]
         shown = requests[0].indices
         write_report(opened, names, output, decided, title="Which sigma?", indices=shown)
-    rows = comparison(chosen.results, decided)
+    rows = chosen.rows(decided)
     if as_json:
         found = {"sigma": chosen.sigma, "radius": radius, "share": chosen.share}
         files = {"refused": chosen.refused, "runs": names, "report": str(output)}

@@ -2,16 +2,46 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from denoised_smoothing.certificates.population import holds_among, population_bound
-from denoised_smoothing.certificates.radii import format_down
-from denoised_smoothing.reporting.proven import Condition, percent
+from denoised_smoothing.certificates.radii import format_down, short_down
 
 if TYPE_CHECKING:
     from denoised_smoothing.store import RefusedImage
+
+
+def percent(share: float | Fraction) -> str:
+    """Return a share in [0, 1] as a percentage with one decimal, rounded down."""
+    tenths = math.floor(1000 * share)
+    return f"{tenths // 10}.{tenths % 10}"
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """A condition of a statement about several images, and what the run knows about it.
+
+    ``met`` is None where the run does not know. ``these_images``: whether statements about these
+    very images have the condition, and not only those about the population.
+    """
+
+    text: str
+    met: bool | None
+    known: str
+    these_images: bool = True
+
+    @property
+    def verdict(self) -> str:
+        """The words for a reader."""
+        return {True: "met", False: "not met", None: "not known to the run"}[self.met]
+
+    @property
+    def about(self) -> str:
+        """The statements that have the condition, for a reader."""
+        return "both statements" if self.these_images else "the population"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +84,11 @@ class Cell:
     """Number of cells on the same images from which this one was chosen."""
 
     @property
+    def reach(self) -> str:
+        """The radius as text, rounded down."""
+        return short_down(self.radius)
+
+    @property
     def share(self) -> float:
         """The share in [0, 1]."""
         return self.certified / self.images
@@ -94,7 +129,18 @@ class Row:
     sigma: float | None = None
     summary: Summary | None = None
     conditions: tuple[Condition, ...] = ()
-    """What the bound on the population assumes."""
+    """The assumptions of the bounds on these images and on the population."""
+
+    @property
+    def proven(self) -> bool:
+        """Whether alpha is known, without which nothing is proven."""
+        return all(cell.alpha is not None for cell in self.cells)
+
+    @property
+    def best_of(self) -> str:
+        """``best of k``; empty where the row was not chosen from several."""
+        chosen = max(cell.chosen_of for cell in self.cells)
+        return f"best of {chosen:,}" if chosen > 1 else ""
 
     def texts(self) -> list[str]:
         """Return the row as printed, one text for each column of :func:`headings`."""

@@ -71,7 +71,7 @@ class PublishedResults:
     alpha: None = None
     sigma: None = None
     executed: None = None
-    unfinished = 0
+    missing = 0
     refused: tuple[RefusedImage, ...] = ()
 
 

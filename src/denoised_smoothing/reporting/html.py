@@ -6,6 +6,7 @@ import base64
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from importlib.resources import files
 from pathlib import Path
 from textwrap import shorten
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from denoised_smoothing.certificates.certificate import SamplingPlan
 from denoised_smoothing.certificates.parameters import Noise
-from denoised_smoothing.certificates.radii import LEVEL, format_down, linf_radius
+from denoised_smoothing.certificates.radii import LEVEL, format_down, linf_radius, short_down
 from denoised_smoothing.errors import MissingExtraError, SettingError
 from denoised_smoothing.files import write_atomically
 from denoised_smoothing.images import load_image, to_jpeg, to_png
@@ -176,7 +177,10 @@ def write_report(
                 "row": row,
                 "results": run,
                 "settings": _settings(run.run),
-                "notes": run.run.info.get("notes", ()),
+                "notes": [
+                    *run.run.info.get("notes", ()),
+                    *filter(None, [run.run.info.get("clean_error")]),
+                ],
                 "examples": shown[run.run.name],
                 "claims": _claim_table(run, radii, asked.get(run.run.name)),
             }
@@ -248,7 +252,7 @@ def _headline(runs: Sequence[RunResults], rows: Sequence[Row]) -> str:
     """Name the best run at the first radius above 0, and the best one without a denoiser."""
     winner, cell = _best(rows)
     correct = "certified and correct" if runs[0].labelled else "certified"
-    within = f" within an L2 radius of {cell.radius:g}" if cell.radius > 0.0 else ""
+    within = f" within an L2 radius of {cell.reach}" if cell.radius > 0.0 else ""
     sentence = (
         f"{cell} % of {cell.images:,} images are {correct}{within}, with {winner.method} at "
         f"σ = {cell.sigma:g}"
@@ -263,12 +267,12 @@ def _headline(runs: Sequence[RunResults], rows: Sequence[Row]) -> str:
 def _together(runs: Sequence[RunResults], beta: float) -> str:
     """Say that all certificates of top labels hold together."""
     attempted = sum(run.attempted for run in runs)
+    sure = short_down(float(1 - Decimal(repr(float(beta)))))  # 0.93 for 0.07, not 0.929999
     return (
-        f"With probability {1.0 - beta:g} over the noise, all certificates of top labels in this "
-        "report hold together: the counts were evaluated again at "
-        f"α = {beta:g} / {attempted:,}, the number of images attempted in all runs, or at the α of "
-        "the run if that is smaller. Sets, groups and top-k are not included: each is wrong with "
-        "at most the probability that it states."
+        f"With probability {sure} over the noise, all certificates of top labels in this report "
+        f"hold together: the counts were evaluated again at α = {beta} / {attempted:,}, the number "
+        "of images attempted in all runs, or at the α of the run if that is smaller. Sets, groups "
+        "and top-k are not included: each is wrong with at most the probability that it states."
     )
 
 

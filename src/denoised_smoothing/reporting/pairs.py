@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from denoised_smoothing.certificates.comparison import PairedDifference, paired_difference
 from denoised_smoothing.certificates.population import CONFIDENCE
-from denoised_smoothing.certificates.radii import check_radii
+from denoised_smoothing.certificates.radii import check_radii, short_down
 from denoised_smoothing.errors import SettingError
 from denoised_smoothing.reporting.results import RunResults
 from denoised_smoothing.reporting.tables import counted_radii, measure, method_names
@@ -18,15 +18,17 @@ from denoised_smoothing.reporting.tables import counted_radii, measure, method_n
 
 @dataclass(frozen=True, slots=True)
 class RunComparison:
-    """Two runs on the images that both have finished, at each radius.
+    """Two runs on the images that both were to certify, at each radius.
 
-    ``attempted`` has the numbers of all images that each run began.
+    ``missing`` has the numbers of these images that each run has not finished or has refused: they
+    count as not certified. ``attempted`` has the numbers of all images of each run.
     """
 
     names: tuple[str, str]
     methods: tuple[str, str]
     measure: str
     images: int
+    missing: tuple[int, int]
     attempted: tuple[int, int]
     confidence: float
     radii: tuple[float, ...]
@@ -36,7 +38,7 @@ class RunComparison:
         """Return a row of texts for each radius; shares are percentages."""
         return [
             {
-                "radius": f"{radius:g}",
+                "radius": short_down(radius),
                 "both": f"{one.both:,}",
                 "first": f"{one.only_first:,}",
                 "second": f"{one.only_second:,}",
@@ -57,14 +59,19 @@ class RunComparison:
         found = []
         for name, sign in ((first, 1), (second, -1)):
             where = [
-                f"{r:g}" for r, one in pairs if one.beyond_chance and sign * one.difference > 0
+                short_down(r) for r, one in pairs if one.beyond_chance and sign * one.difference > 0
             ]
             if where:
                 found.append(f"{name} certifies more at radius {', '.join(where)}")
         none = f"no difference between {first} and {second} is beyond chance"
         said = f"beyond chance, {'; '.join(found)}" if found else none
+        lacking = ""
+        if any(self.missing):
+            each = zip(self.missing, self.names, strict=True)
+            listed = " and ".join(f"{n:,} of {name}" for n, name in each)
+            lacking = f" ({listed} are unfinished or refused, and count as not certified)"
         return (
-            f"Of the {self.images:,} images that both runs finished, counted where {counted}: "
+            f"Of the {self.images:,} images of both runs{lacking}, counted where {counted}: "
             f"{said} (exact McNemar test at {100 * (1 - self.confidence):.3g} % / "
             f"{len(self.radii)}, the number of radii)."
         )
@@ -77,6 +84,7 @@ class RunComparison:
             "methods": list(self.methods),
             "measure": self.measure,
             "images": self.images,
+            "missing": list(self.missing),
             "attempted": list(self.attempted),
             "confidence": self.confidence,
             "radii": [
@@ -98,23 +106,27 @@ def compare_runs(
     radii: Sequence[float],
     confidence: float = CONFIDENCE,
 ) -> RunComparison:
-    """Compare two runs at each radius, on the images that both have finished.
+    """Compare two runs at each radius, on the images that both were to certify.
 
-    An image counts as in :func:`~denoised_smoothing.reporting.tables.counted_radii`; each run
-    judges for itself which labels are correct. All radii hold together (Bonferroni).
+    Which images these are does not depend on results: one that is unfinished or refused counts as
+    not certified. Any other image counts as in
+    :func:`~denoised_smoothing.reporting.tables.counted_radii`; each run judges for itself which
+    labels are correct. All radii hold together (Bonferroni).
 
     Args:
         radii: L2 radii in pixel values in [0, 1].
         confidence: of all differences together, at least 0.75.
 
     Raises:
-        SettingError: the runs are one, are about different data or pixels, have no finished
-            image in common, or one alone has labels, or an argument is out of its range.
+        SettingError: the runs are one, are about different data or pixels, have no image in
+            common, one has no finished image or one alone has labels, or an argument is out of
+            its range.
     """
     lengths = check_radii(radii)
     images = _common(first, second)
-    chosen = [_only(run, images) for run in (first, second)]
-    one, other = map(counted_radii, chosen)
+    places = sorted(images)
+    found = [_radii(run) for run in (first, second)]
+    one, other = (np.array([held.get(place, -np.inf) for place in places]) for held in found)
     differences = [
         paired_difference(
             both=int(np.count_nonzero((one >= radius) & (other >= radius))),
@@ -129,8 +141,9 @@ def compare_runs(
     return RunComparison(
         names=(first.run.name, second.run.name),
         methods=tuple(method_names([first, second])),  # type: ignore[arg-type]
-        measure=measure(chosen),
+        measure=measure([first, second]),
         images=len(images),
+        missing=tuple(len(images - held.keys()) for held in found),  # type: ignore[arg-type]
         attempted=(first.attempted, second.attempted),
         confidence=confidence,
         radii=lengths,
@@ -138,8 +151,8 @@ def compare_runs(
     )
 
 
-def _common(first: RunResults, second: RunResults) -> set[str]:
-    """Return the ids of the images that both runs have finished, and check that they are equal."""
+def _common(first: RunResults, second: RunResults) -> set[int]:
+    """Return the places of the images that both runs were to certify, and check their pixels."""
     names = [run.run.name for run in (first, second)]
     if names[0] == names[1]:
         raise SettingError(f"A comparison needs two runs, got {names[0]!r} twice. Name another.")
@@ -149,23 +162,29 @@ def _common(first: RunResults, second: RunResults) -> set[str]:
         raise SettingError(
             f"The runs {names} are about different data, {specs}. Compare runs on the same images."
         )
-    one, other = (
-        {image.image_id: image for image in run.images if image.finished} for run in (first, second)
-    )
-    common = one.keys() & other.keys()
+    one, other = ({image.index: image for image in run.images} for run in (first, second))
+    common = _places(first) & _places(second)
     if not common:
         raise SettingError(
-            f"The runs {names} have no finished image in common. Certify the same images in both: "
-            "use equal --stride and --limit."
+            f"The runs {names} have no image in common. Certify the same images in both: use equal "
+            "--stride and --limit."
         )
-    for image_id in sorted(common):
-        if one[image_id].digest != other[image_id].digest:
+    for place in sorted(one.keys() & other.keys()):
+        if one[place].digest != other[place].digest:
             raise SettingError(
-                f"Image {image_id!r} has other pixels in run {names[0]!r} than in {names[1]!r}. "
-                "Compare runs at the same resolution."
+                f"Image {one[place].image_id!r} has other pixels in run {names[0]!r} than "
+                f"in {names[1]!r}. Compare runs at the same resolution."
             )
     return common
 
 
-def _only(run: RunResults, image_ids: set[str]) -> RunResults:
-    return replace(run, images=tuple(image for image in run.images if image.image_id in image_ids))
+def _places(run: RunResults) -> set[int]:
+    """Return the places in the data set of all images of a run."""
+    refused = (image.index for image in run.refused)
+    return {*run.places, *(image.index for image in run.images), *refused}
+
+
+def _radii(run: RunResults) -> dict[int, float]:
+    """Return the radius of each finished image, as counted, by its place."""
+    pairs = zip(run.images, counted_radii(run), strict=True)
+    return {image.index: float(radius) for image, radius in pairs if image.finished}

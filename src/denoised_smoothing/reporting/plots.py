@@ -167,7 +167,7 @@ def sigma_figure(rows: Sequence[Row]) -> Figure:
     figure, axes = _figure(3.4)
     for number, cells in enumerate(zip(*(row.cells for row in ordered), strict=True)):
         shares = [100.0 * cell.share for cell in cells]
-        axes.plot(sigmas, shares, label=f"r = {cells[0].radius:g}", **_line(number))
+        axes.plot(sigmas, shares, label=f"r = {cells[0].reach}", **_line(number))
     _finish(axes, rows[0].measure, against="σ of the noise")
     return figure
 

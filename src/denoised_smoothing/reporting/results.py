@@ -63,11 +63,15 @@ class ImageResult:
 
 @dataclass(frozen=True)
 class RunResults:
-    """A run and its finished images by index; ``unfinished`` images lack copies."""
+    """A run and its finished images by index; ``unfinished`` images lack copies.
+
+    ``places`` are the places in the data set of all images that the run was to certify.
+    """
 
     run: StoredRun
     images: tuple[ImageResult, ...]
     unfinished: int = 0
+    places: frozenset[int] = frozenset()
 
     @property
     def name(self) -> str:
@@ -102,9 +106,17 @@ class RunResults:
 
     @property
     def attempted(self) -> int:
-        """Number of images that were begun: finished, unfinished and refused ones."""
-        finished = sum(image.finished for image in self.images)
-        return finished + self.unfinished + len(self.run.refused)
+        """Number of images that the run was to certify; those never begun count, too."""
+        return max(len(self.places), self._finished + self.unfinished + len(self.run.refused))
+
+    @property
+    def missing(self) -> int:
+        """Number of images that are neither finished nor refused."""
+        return self.attempted - self._finished - len(self.run.refused)
+
+    @property
+    def _finished(self) -> int:
+        return sum(image.finished for image in self.images)
 
     @property
     def alpha(self) -> float:
@@ -157,10 +169,13 @@ def load_results(
     chosen = None if indices is None else frozenset(indices)
     if chosen is not None:
         run = _with_refused(run, chosen)
+    places = set(planned_places(run) if chosen is None else chosen)
+    places.update(image.index for image in run.refused)
     refused = {image.image_id for image in run.refused}
     for image in store.stream_images(name):
         if image.image_id in refused or (chosen is not None and image.index not in chosen):
             continue
+        places.add(image.index)
         unfinished += not image.finished
         if image.finished or (so_far and Stage.ESTIMATION in image.counts):
             results.append(
@@ -169,7 +184,18 @@ def load_results(
                     image.seconds, image.finished, image.digest,
                 )
             )  # fmt: skip
-    return RunResults(run, tuple(results), unfinished=unfinished)
+    return RunResults(run, tuple(results), unfinished, frozenset(places))
+
+
+def planned_places(run: StoredRun) -> range:
+    """Return the places in the data set of the images that a run was to certify.
+
+    Empty for a run that does not record their number.
+    """
+    number, _, of = run.settings.get("shard", "1/1").partition("/")
+    first, step = (int(number) - 1) * run.settings["stride"], int(of) * run.settings["stride"]
+    images = max(run.info.get("planned", ()), default=0)
+    return range(first, first + images * step, step)
 
 
 def derived_certificates(run: StoredRun) -> Callable[[StoredImage], Certificate]:

@@ -13,14 +13,14 @@ from rich.table import Table
 from rich.text import Text
 
 from denoised_smoothing.certificates.bounds import clopper_pearson_upper
+from denoised_smoothing.certificates.certificate import SamplingPlan
 from denoised_smoothing.certificates.radii import gaussian_radius
 from denoised_smoothing.errors import SettingError
-from denoised_smoothing.reporting.cells import Cell, Row, Summary
+from denoised_smoothing.reporting.cells import Cell, Row, Summary, percent
 from denoised_smoothing.reporting.cohen import AnyResults
 from denoised_smoothing.reporting.proven import (
     condition_rows,
     conditions,
-    percent,
     proven_table,
 )
 from denoised_smoothing.reporting.results import RunResults
@@ -113,17 +113,18 @@ def population_band(results: RunResults, last: float) -> tuple[list[float], list
 def default_radii(runs: Sequence[RunResults]) -> tuple[float, ...]:
     """Return the radii that the plans of the runs name or, for other plans, those within reach.
 
-    Within reach are those of ``RADII`` that the run certifies if all copies of an image have one
-    label.
+    Within reach are those of ``RADII`` that the plan certifies if all copies of an image have one
+    label. They do not depend on the results, which a bound that holds at all of them needs.
     """
     found = set[float]()
     for run in runs:
         settings = run.run.settings
-        n = max((image.certificate.counts.n for image in run.images), default=0)
+        plan = SamplingPlan.from_dict(settings["plan"])
+        n = plan.most_calls() - settings["plan"].get("n0", 0)
         if "radii" in settings["plan"]:
             found.update(settings["plan"]["radii"])
         else:
-            failure = clopper_pearson_upper(0, n, settings["alpha"]) if n else 1.0
+            failure = clopper_pearson_upper(0, n, settings["alpha"])
             reach = gaussian_radius(run.sigma, failure)
             found.update(radius for radius in RADII if radius <= reach)
     return tuple(sorted(found))
@@ -142,7 +143,7 @@ def summary(results: AnyResults) -> Summary:
         average_radius=float(np.maximum(radii, 0.0).mean()),
         abstained=sum(image.predicted is None for image in images) / len(images),
         images=len(images),
-        unfinished=results.unfinished,
+        unfinished=results.missing,
         seconds=sum(image.seconds for image in images) / len(images),
         calls=sum(calls) if calls else None,
         refused=results.refused,
@@ -226,15 +227,22 @@ def best_over_sigma(rows: Sequence[Row]) -> list[Row]:
     """Return a row for each method, each cell its best over sigma.
 
     As in the tables of Cohen et al. 2019 and Salman et al. 2020: sigma is chosen for each radius,
-    in hindsight.
+    in hindsight. Rows of files, without alpha, are not joined with those of runs.
     """
     best = []
-    for method in dict.fromkeys(row.method for row in rows):
-        of_method = [row for row in rows if row.method == method]
+    for key in dict.fromkeys((row.method, row.proven) for row in rows):
+        of_method = [row for row in rows if (row.method, row.proven) == key]
         cells = tuple(map(best_cell, zip(*(row.cells for row in of_method), strict=True)))
         assumed = dict.fromkeys(one for row in of_method for one in row.conditions)
-        best.append(Row(method, rows[0].measure, cells, conditions=tuple(assumed)))
+        best.append(Row(key[0], rows[0].measure, cells, conditions=tuple(assumed)))
     return best
+
+
+def choose(rows: Sequence[Row], chosen: int) -> list[Row]:
+    """Return the rows with one that was chosen from all of them after its numbers were seen."""
+    cells = tuple(replace(cell, chosen_of=len(rows)) for cell in rows[chosen].cells)
+    marked = replace(rows[chosen], cells=cells)
+    return [*rows[:chosen], marked, *rows[chosen + 1 :]]
 
 
 def caption(rows: Sequence[Row]) -> str:
@@ -244,7 +252,7 @@ def caption(rows: Sequence[Row]) -> str:
 
 def headings(rows: Sequence[Row]) -> list[str]:
     """Return the column headings of the rows."""
-    radii = [f"r = {cell.radius:g}" for cell in rows[0].cells]
+    radii = [f"r = {cell.reach}" for cell in rows[0].cells]
     if rows[0].summary is None:
         return ["method", *radii]
     return [
@@ -279,25 +287,26 @@ def plain_tables(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """
     best = best_over_sigma(rows)
     hindsight = ". The best σ for each radius, chosen in hindsight"
-    tables = []
+    tables: list[dict[str, Any] | None] = []
     for table, more in ((rows, ""), (best, hindsight)) if len(best) < len(rows) else ((rows, ""),):
         texts = [row.texts() for row in table]
         tables.append(
             {"caption": caption(table) + more, "headings": headings(table), "rows": texts}
         )
         tables.append(proven_table(table))
-    return tables
+    return [table for table in tables if table is not None]
 
 
 def to_markdown(rows: Sequence[Row]) -> str:
     """Return the rows of :func:`comparison` or :func:`best_over_sigma` as a Markdown table."""
     table = markdown_table(headings(rows), [row.texts() for row in rows])
-    proven = proven_table(rows)
-    bounds = markdown_table(proven["headings"], proven["rows"])
-    listing = "\n".join(
-        f"- {one['verdict']}: {one['text']} ({one['known']})" for one in condition_rows(rows)
-    )
-    table += f"\n\n{proven['caption']}:\n\n{bounds}\n\n{listing}"
+    if (proven := proven_table(rows)) is not None:
+        bounds = markdown_table(proven["headings"], proven["rows"])
+        listing = "\n".join(
+            f"- {one['verdict']}, for {one['about']}: {one['text']} ({one['known']})"
+            for one in condition_rows(rows)
+        )
+        table += f"\n\n{proven['caption']}:\n\n{bounds}\n\n{listing}"
     refused = [f"- refused: {image.image_id}: {image.reason}" for image in refused_images(rows)]
     listed = "".join(f"\n{line}" for line in ["", *refused]) if refused else ""
     return f"{caption(rows)}:\n\n{table}\n{listed}"
@@ -314,12 +323,13 @@ def to_rich(rows: Sequence[Row]) -> Table:
     """Return the rows for a terminal of 80 columns: methods, sigma, radii and ACR."""
     best = rows[0].summary is None
     title = f"{caption(rows)}{', at the best σ for each' if best else ''}"
-    note = "Population: each bound with 95 % confidence, if the images are an independent sample."
+    note = "Population: each bound with 95 % confidence, if the images are an independent sample"
+    note += "; of the best of k, at 5 % / k." if any(row.best_of for row in rows) else "."
     table = Table(
         title=title, caption=note, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False
     )
     table.add_column("method")
-    radii = [f"{cell.radius:g}" for cell in rows[0].cells]
+    radii = [cell.reach for cell in rows[0].cells]
     for heading in radii if best else ["σ", *radii, "ACR"]:
         table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
@@ -328,6 +338,8 @@ def to_rich(rows: Sequence[Row]) -> Table:
         else:
             method, sigma, _, _, _, *shown, _, _, _ = row.texts()
             table.add_row(Text(method), sigma, *shown)
-        bounds = [percent(cell.population) for cell in row.cells]
-        table.add_row("  population, at least", *([] if best else [""]), *bounds, style="dim")
+        if row.proven:
+            bounds = [percent(cell.population) for cell in row.cells]
+            said = f"  population, {row.best_of or 'at least'}"
+            table.add_row(said, *([] if best else [""]), *bounds, style="dim")
     return table

@@ -22,6 +22,17 @@ def is_complete(image: StoredImage, plan: SamplingPlan, parameters: SmoothingPar
     )
 
 
+def note_planned(store: Store, run: StoredRun, images: int) -> None:
+    """Record the number of images to certify, before any of them is.
+
+    ``planned`` in the info of the run has one number, and one more for each later command with
+    more images.
+    """
+    planned = run.info.get("planned", [])
+    if images > max(planned, default=0):
+        store.note(run.name, planned=[*planned, images])
+
+
 def check_extendable(name: str, more: int | None) -> None:
     """Refuse to extend a run that does not exist."""
     if more is not None:

@@ -40,7 +40,7 @@ from denoised_smoothing.runs.notes import (
     notes_on_plan,
 )
 from denoised_smoothing.runs.paid import QueryEstimate, estimate_queries, with_query_log
-from denoised_smoothing.runs.resume import check_extendable, resume, resumed_plan
+from denoised_smoothing.runs.resume import check_extendable, note_planned, resume, resumed_plan
 from denoised_smoothing.runs.shards import Shard
 from denoised_smoothing.runs.writer import RunProgress, RunWriter
 from denoised_smoothing.smoothing.classifier import SmoothedClassifier
@@ -284,6 +284,7 @@ class CertificationRun:
         """
         with store.claim(self.run_name):
             run = self._begin(store)
+            note_planned(store, run, len(self.indices))
             if not store.examples(run.name):
                 images = usable(self.image, self.indices, [])
                 store.save_examples(run.name, list(pictures(self.smoothed, images, run.seed)))
@@ -365,6 +366,7 @@ class CertificationRun:
         store.begin(source.name, compared, seed=self.seed, info={})
         info = self._info()
         info["label_names"] = source.info.get("label_names") or info["label_names"]
+        info["seed_given"] = source.info.get("seed_given")
         info["answers_of"] = source.info.get("answers_of", source.name)
         held = store.find(self.run_name)
         settings = self.settings if held is None else as_compared(self.settings, held)

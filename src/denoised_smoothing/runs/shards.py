@@ -135,6 +135,7 @@ def _merged(runs: Sequence[StoredRun]) -> StoredRun:
             )
     settings = {key: value for key, value in first.settings.items() if key not in OF_SHARDS}
     info = {**first.info, "merged": [run.info.get("command") for run in runs]}
+    info["planned"] = [first.settings["images"]]
     if names := _joined_names(runs):
         info["label_names"] = as_info(names)
     clean = [one for run in runs if (one := run.info.get("clean"))]

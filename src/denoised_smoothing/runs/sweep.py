@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from denoised_smoothing.errors import RefusedImagesError, SettingError
+from denoised_smoothing.reporting.cells import Row
 from denoised_smoothing.reporting.results import RunResults, load_results
-from denoised_smoothing.reporting.tables import certified_accuracy
+from denoised_smoothing.reporting.tables import certified_accuracy, choose, comparison
 from denoised_smoothing.runs.run import CertificationRun
 from denoised_smoothing.runs.writer import RunProgress
 from denoised_smoothing.store import Store
@@ -24,6 +25,12 @@ class SigmaSweep:
     share: float
     refused: tuple[str, ...] = ()
     """Messages about images that could not be certified."""
+
+    def rows(self, radii: Sequence[float]) -> list[Row]:
+        """Return a table row for each sigma; that of the chosen one knows that it was chosen."""
+        rows = comparison(self.results, radii)
+        chosen = [at for at, row in enumerate(rows) if row.sigma == self.sigma]
+        return choose(rows, chosen[0]) if chosen else rows
 
 
 def sweep_sigma(

@@ -176,7 +176,7 @@ def run_details(store: Store, name: str) -> dict[str, Any]:
     run = load_results(store, name)
     return {
         **run_row(run.run, len(run.images)),
-        "unfinished": run.unfinished,
+        "unfinished": run.missing,
         "method": run.method,
         "settings": {**run.run.settings, "seed": str(run.run.seed)},
         "info": {key: run.run.info.get(key) for key in ("versions", "engine", "notes")},

@@ -96,8 +96,8 @@ async function show(names) {
       compared.unproven.length ? h("p", { class: "wrong" }, `Unproven in floating point (float noise): ${compared.unproven.join(", ")}.`) : null,
       steps(compared.curves, compared.measure),
       ...compared.tables.map(({ caption, headings, rows }) => table(headings, rows, caption)),
-      h("h3", {}, "Conditions of statements about the population"),
-      h("ul", {}, compared.conditions.map(({ text, verdict, known }) => h("li", {}, `${text} ${verdict} (${known})`))),
+      h("h3", {}, "Conditions of the proven bounds"),
+      h("ul", {}, compared.conditions.map(({ about, text, verdict, known }) => h("li", {}, `For ${about}: ${text} ${verdict} (${known})`))),
       downloads(names),
     ];
     if (names.length === 1) parts.push(settings(await get(path(names[0]))), await images(names[0]));
