@@ -88,6 +88,26 @@ def test_fingerprints_of_modules_follow_their_weights_only(monkeypatch: pytest.M
     assert changed.denoiser_fingerprint == first.denoiser_fingerprint
 
 
+@pytest.mark.parametrize("before", ["predict", "prepare", "fail"])
+def test_a_change_after_another_use_changes_the_fingerprint(
+    before: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(192, 2))
+    smoothed = SmoothedClassifier(network, 0.25, device="cpu")
+    if before == "predict":
+        smoothed.predict(IMAGE, n=10, seed=1)
+    elif before == "prepare":
+        smoothed.models.prepare()
+    else:
+        with monkeypatch.context() as patch:
+            patch.setattr(smoothed, "count_labels", lambda *_, **__: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                smoothed.certify(IMAGE, n0=10, n=50, seed=1)
+    with torch.no_grad():
+        network[1].weight += 0.5
+    assert identity(smoothed).classifier_fingerprint == fingerprint(network)
+
+
 def test_a_function_whose_weights_change_is_refused() -> None:
     """Its fingerprint would be that of before."""
     weights = torch.tensor([0.0, 1.0])
