@@ -92,7 +92,7 @@ class Identity:
         """Return whether shape, resolution and a number of pixel values agree."""
         shape = self.image_shape
         if shape is None:
-            return True
+            return self.resolution is None or dimension % self.resolution**2 == 0
         sides = (self.resolution or shape[1], self.resolution or shape[2])
         return math.prod(shape) == dimension and shape[1:] == sides
 

@@ -10,7 +10,7 @@ import io
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,9 @@ from denoised_smoothing.errors import (
     SettingError,
 )
 from denoised_smoothing.reporting.export import ExportFormat
-from denoised_smoothing.reporting.exported import stream_export
+from denoised_smoothing.reporting.exported import ExportedRow, stream_export
 from denoised_smoothing.reporting.results import derived_certificates
+from denoised_smoothing.reporting.rows import ExportedImage
 from denoised_smoothing.text import shown
 
 LONGEST = 16 * 2**20
@@ -73,12 +74,16 @@ class Row:
         finding: that of the arithmetic.
         image_id: empty where it cannot be read.
         certificate: None where it cannot be read, or the image was refused.
+        index: of the image in the data set, where it is stated.
+        true_label: as a number of the classifier, where it is stated.
     """
 
     place: str
     finding: Finding
     image_id: str = ""
     certificate: Certificate | None = None
+    index: int | None = None
+    true_label: int | None = None
 
 
 @dataclass(frozen=True)
@@ -241,9 +246,20 @@ def _certificate_of_file(path: Path) -> Certificate:
 def _of_export(path: str, format: ExportFormat) -> Iterator[Row]:
     try:
         for row in stream_export(path, format):
-            yield _row(f"row {row.number}", row, lambda row: row.read().certificate)
+            yield _row_of_export(row)
     except CertificateError as error:
         yield Row("file", Finding(Verdict.MALFORMED, shown(str(error))))
+
+
+def _row_of_export(found: ExportedRow) -> Row:
+    held: list[ExportedImage] = []
+
+    def read(found: ExportedRow) -> Certificate | None:
+        held.append(found.read())
+        return held[0].certificate
+
+    row = _row(f"row {found.number}", found, read)
+    return replace(row, index=held[0].index, true_label=held[0].true_label) if held else row
 
 
 def _of_store(source: str, name: str) -> Iterator[Row]:
@@ -255,7 +271,8 @@ def _of_store(source: str, name: str) -> Iterator[Row]:
         derive, refused = derived_certificates(run), {image.image_id for image in run.refused}
         for image in store.stream_images(name):
             if image.finished and image.image_id not in refused:
-                yield _row(f"index {image.index}", image, derive)
+                row = _row(f"index {image.index}", image, derive)
+                yield replace(row, index=image.index, true_label=image.label)
         yield from (Row(f"index {image.index}", REFUSED) for image in run.refused)
 
 
