@@ -48,7 +48,9 @@ def identity(smoothed: SmoothedClassifier, image: np.ndarray = IMAGE) -> Identit
 def test_a_certificate_names_model_and_image() -> None:
     network = Network()
     before = fingerprint(network)
-    found = identity(SmoothedClassifier(network, 0.25, device="cpu"))
+    smoothed = SmoothedClassifier(network, 0.25, device="cpu")
+    found = identity(smoothed)
+    engine = smoothed.prepared.record(IMAGE)
     pixels = hashlib.sha256(b"(3, 8, 8)" + bytes([128]) * 192).hexdigest()
     assert found == Identity(
         classifier="Network",
@@ -60,6 +62,9 @@ def test_a_certificate_names_model_and_image() -> None:
         resolution=8,
         image_shape=(3, 8, 8),
         version=metadata.version("denoised-smoothing"),
+        noise_stream="cpu",
+        machine=f"engine_version {engine['engine_version']}; processor {engine['processor']}; "
+        f"forward_shape {engine['forward_shape']}",
     )
 
 
