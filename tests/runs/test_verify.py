@@ -193,6 +193,32 @@ def test_another_engine_cannot_be_compared_exactly(
     assert verify(other, smoothed, IMAGE).verdict is Verdict.EQUAL
 
 
+def test_counts_are_compared_exactly_where_all_that_they_depend_on_is_the_same(
+    smoothed: SmoothedClassifier,
+) -> None:
+    made = smoothed.certify(IMAGE, n0=50, n=500, seed=3)
+    wrong = replace(made, parameters=replace(made.parameters, seed=4))  # consistent counts
+    assert verify(made, smoothed, IMAGE) == Finding(Verdict.EQUAL)
+    assert verify(wrong, smoothed, IMAGE).verdict is Verdict.CONTRADICTED
+    for change in ({"noise_stream": "cuda"}, {"noise_stream": None}, {"machine": None}):
+        found = verify(other(wrong, **change), smoothed, IMAGE)
+        assert found.verdict is Verdict.CONSISTENT, change
+    elsewhere = other(made, noise_stream="cuda")
+    found = verify(elsewhere, smoothed, IMAGE, exact=True)
+    expected = "the noise_stream is cuda in the certificate and cpu here"
+    assert found == Finding(Verdict.DIFFERENT, expected)
+
+
+def test_the_engine_is_compared_before_copies_are_drawn(
+    certificate: Certificate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    smoothed = digits()
+    monkeypatch.setattr(smoothed, "count_labels", lambda *_: pytest.fail("copies were drawn"))
+    parameters = replace(certificate.parameters, engine=EngineName.OPENVINO)
+    found = verify(replace(certificate, parameters=parameters), smoothed, IMAGE, exact=True)
+    assert found.verdict is Verdict.DIFFERENT
+
+
 def test_what_is_not_checked_says_why(
     smoothed: SmoothedClassifier, certificate: Certificate
 ) -> None:

@@ -24,7 +24,7 @@ from denoised_smoothing.certificates.verdicts import (
     judge_audit,
 )
 from denoised_smoothing.errors import DenoisedSmoothingError, SettingError
-from denoised_smoothing.runs.certified_images import FoundImage, Stated, certified_pixels
+from denoised_smoothing.runs.certified_images import Certified, FoundImage, Stated, certified_pixels
 from denoised_smoothing.smoothing.classifier import SmoothedClassifier
 from denoised_smoothing.smoothing.scheduler import ImageTask
 
@@ -64,7 +64,8 @@ def verify(
         alpha: probability that a correct certificate is contradicted or, by an audit, a wrong one
             confirmed.
         exact: the machine draws the noise of the certificate and computes as its own did, so that
-            any difference of redrawn counts contradicts it.
+            any difference of redrawn counts contradicts it. That is so by default where the
+            certificate recorded noise stream, engine and machine, and they are those here.
         seed: of the fresh copies; None for fresh entropy of the operating system.
         max_calls: maximum number of copies; a certificate that needs more stays unchecked.
 
@@ -170,10 +171,10 @@ class CopyCheck:
                 if isinstance(found, Finding):
                     yield key, found
                     continue
-                smoothed, task = found
+                smoothed, task, exact = found
                 wanted = self._wanted(certificate)
                 same = (smoothed, task.image.shape, *wanted.items())
-                groups[same].append(_Drawing(key, certificate, smoothed, task, wanted))
+                groups[same].append(_Drawing(key, certificate, smoothed, task, wanted, exact))
             for group in groups.values():
                 yield from self._judge(group, level)
 
@@ -184,8 +185,11 @@ class CopyCheck:
 
     def _prepare(
         self, certificate: Certificate, stated: Stated
-    ) -> tuple[SmoothedClassifier, ImageTask] | Finding:
-        """Return the model and the image of a certificate, or why it is not checked by copies."""
+    ) -> tuple[SmoothedClassifier, ImageTask, bool] | Finding:
+        """Return the model and the image of a certificate, or why it is not checked by copies.
+
+        With them, whether its counts are compared exactly.
+        """
         if self.fresh and certificate.label is None:
             return Finding(Verdict.NO_CLAIM)
         identity, counts = certificate.identity, certificate.counts
@@ -217,16 +221,38 @@ class CopyCheck:
         if differs := found.differences(certificate, stated, smoothed.models.label_names):
             return Finding(Verdict.DIFFERENT, "; ".join(differs))
         image = found.pixels
-        if self.exact:
-            held, choice = certificate.parameters.engine, smoothed.prepared.engine_if_used(image)
-            engine = None if choice is None else choice.engine.name
-            if engine is not held:
-                text = f"the engine is {held} in the certificate and {engine} here"
-                return Finding(Verdict.DIFFERENT, text)
+        exact = not self.fresh and self._repeats(smoothed, certificate, image)
+        if isinstance(exact, Finding):
+            return exact
         self._left -= calls
         # The name keys the noise: fresh copies are independent also where the seeds are equal.
         name = f"audit {identity.image_sha256}" if self.fresh else counts.image_id
-        return smoothed, ImageTask(counts.run, name, image)
+        return smoothed, ImageTask(counts.run, name, image), exact
+
+    def _repeats(
+        self, smoothed: SmoothedClassifier, certificate: Certificate, image: Certified
+    ) -> bool | Finding:
+        """Return whether equal counts are expected here, or why they cannot be compared exactly.
+
+        They are with ``exact``, or if all on which they depend was recorded and is the same.
+        """
+        choice, identity = smoothed.prepared.engine_if_used(image), certificate.identity
+        assert identity is not None
+        engine, machine = choice and choice.engine.name, smoothed.prepared.machine(image.shape)
+        compared = (
+            ("engine", certificate.parameters.engine, engine),
+            ("noise_stream", identity.noise_stream, smoothed.noise_stream),
+        )
+        if self.exact:
+            differs = [
+                f"the {name} is {held} in the certificate and {here} here"
+                for name, held, here in compared
+                if held != here and (name == "engine" or held is not None)
+            ]
+            return Finding(Verdict.DIFFERENT, "; ".join(differs)) if differs else True
+        compared += (("machine", identity.machine, machine),)
+        same = all(held is not None and held == here for _, held, here in compared)
+        return same and smoothed.prepared.contract is Contract.CHECKED
 
     def _differences(
         self, smoothed: SmoothedClassifier, certificate: Certificate, identity: Identity
@@ -274,14 +300,15 @@ class CopyCheck:
         try:
             for task in smoothed.count_labels(tasks, lambda _: wanted, seed_of):
                 drawing = left.pop(id(task))
-                yield drawing.key, self._compare(drawing.certificate, task, level)
+                yield drawing.key, self._compare(drawing, level)
         except DenoisedSmoothingError as error:
             yield from ((drawing.key, _failed(error)) for drawing in left.values())
 
-    def _compare(self, certificate: Certificate, task: ImageTask, level: float) -> Finding:
+    def _compare(self, drawing: _Drawing[Key], level: float) -> Finding:
+        certificate, counts = drawing.certificate, drawing.task.counts
         if self.fresh:
-            return judge_audit(certificate, task.counts[Stage.ESTIMATION], level)
-        return compare_redrawn(certificate, task.counts, level, exact=self.exact)
+            return judge_audit(certificate, counts[Stage.ESTIMATION], level)
+        return compare_redrawn(certificate, counts, level, exact=drawing.exact)
 
 
 def _failed(error: DenoisedSmoothingError) -> Finding:
@@ -297,6 +324,7 @@ class _Drawing(Generic[Key]):
     smoothed: SmoothedClassifier
     task: ImageTask
     wanted: dict[Stage, int]
+    exact: bool
 
 
 def _resolution(identity: Identity) -> str:
