@@ -70,7 +70,7 @@ FIELDS = (
     Change("identity.resolution", 64, R),
     Change("identity.image_shape", [3, 64, 16], R),
     Change("identity.version", "9.9", S),
-    Change("identity.noise_stream", "cuda", S),  # it only decides how counts are compared
+    Change("identity.noise_stream", "cuda", D),
     Change("identity.machine", "another", S),
     Change("plan.kind", "radius", R),
     Change("selection.counts", {"0": 90, "1": 10}, D),  # the same candidate
@@ -136,7 +136,7 @@ COLUMNS = (
     Change("resolution", 64, R),
     Change("image_shape", "[3, 64, 16]", R),
     Change("version", "9.9", S),
-    Change("noise_stream", "cuda", S),
+    Change("noise_stream", "cuda", D),
     Change("machine", "another", S),
 )
 """Of a row of CSV or Parquet with the certificate of :data:`FIELDS`, whose true label is 0."""
