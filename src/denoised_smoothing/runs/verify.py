@@ -238,11 +238,11 @@ class CopyCheck:
         """
         choice, identity = smoothed.prepared.engine_if_used(image), certificate.identity
         assert identity is not None
-        engine, machine = choice and choice.engine.name, smoothed.prepared.machine(image.shape)
-        compared = (
+        engine = None if choice is None else choice.engine.name
+        compared: list[tuple[str, str | None, str | None]] = [
             ("engine", certificate.parameters.engine, engine),
             ("noise_stream", identity.noise_stream, smoothed.noise_stream),
-        )
+        ]
         if self.exact:
             differs = [
                 f"the {name} is {held} in the certificate and {here} here"
@@ -250,7 +250,7 @@ class CopyCheck:
                 if held != here and (name == "engine" or held is not None)
             ]
             return Finding(Verdict.DIFFERENT, "; ".join(differs)) if differs else True
-        compared += (("machine", identity.machine, machine),)
+        compared.append(("machine", identity.machine, smoothed.prepared.machine(image.shape)))
         same = all(held is not None and held == here for _, held, here in compared)
         return same and smoothed.prepared.contract is Contract.CHECKED
 
