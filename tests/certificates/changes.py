@@ -6,7 +6,7 @@ is the first that finds it:
 - reading: the value is impossible, or does not fit the fields next to it.
 - arithmetic: what the counts give is another value.
 - redraw: the recorded noise is drawn again on this kind of machine, or there is nothing to draw
-  copies of.
+  copies of, or model and data at hand say something else.
 - fingerprint: the checker's models have other fingerprints.
 - signature: no check finds it; a signature of the file does.
 """
@@ -67,10 +67,12 @@ FIELDS = (
     Change("identity.denoiser", "unet:FILE", S),
     Change("identity.denoiser_fingerprint", _OTHER, F),
     Change("identity.image_sha256", _OTHER, D),
-    Change("identity.label_name", "dog", S),
+    Change("identity.label_name", "dog", D),
     Change("identity.resolution", 64, R),
     Change("identity.image_shape", [3, 64, 16], R),
     Change("identity.version", "9.9", S),
+    Change("identity.noise_stream", "cuda", D),
+    Change("identity.machine", "another", S),
     Change("plan.kind", "radius", R),
     Change("selection.counts", {"0": 90, "1": 10}, D),  # the same candidate
     Change("selection.failed", 1, R),
@@ -102,7 +104,7 @@ RADIUS = (
     Change("plan.n0", 99, R),
 )
 COLUMNS = (
-    Change("idx", 1, S),
+    Change("idx", 1, D),
     Change("label", 1, A),  # the true one; "correct" then follows from it no more
     Change("predict", 2, A),
     Change("radius", 0.2, A),
@@ -135,15 +137,17 @@ COLUMNS = (
     Change("denoiser", "unet:FILE", S),
     Change("denoiser_fingerprint", _OTHER, F),
     Change("image_sha256", _OTHER, D),
-    Change("label_name", "dog", S),
+    Change("label_name", "dog", D),
     Change("resolution", 64, R),
     Change("image_shape", "[3, 64, 16]", R),
     Change("version", "9.9", S),
+    Change("noise_stream", "cuda", D),
+    Change("machine", "another", S),
 )
 """Of a row of CSV or Parquet with the certificate of :data:`FIELDS`, whose true label is 0."""
 LINES = (
-    Change("index", 1, S),
-    Change("true_label", 1, S),
+    Change("index", 1, D),
+    Change("true_label", 1, D),
     Change("refused", "It is broken.", R),
     Change("seconds", 7.0, S),
 )

@@ -108,4 +108,6 @@ def identity_of(label_name: str | None = "cat") -> Identity:
         resolution=32,
         image_shape=(3, 32, 32),
         version="0.1.0",
+        noise_stream="cpu",
+        machine="engine_version 2.5.1; processor x86_64 AVX2",
     )

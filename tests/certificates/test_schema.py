@@ -25,7 +25,14 @@ VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
 IDENTITIES = (
     None,
     identity_of(None),
-    replace(identity_of(None), resolution=None, image_shape=None, version="unknown"),
+    replace(
+        identity_of(None),
+        resolution=None,
+        image_shape=None,
+        version="unknown",
+        noise_stream=None,
+        machine=None,
+    ),
 )
 
 

@@ -119,7 +119,14 @@ def test_pooled_candidates_are_compared_only_with_a_majority() -> None:
     unsure = plan.certificate({Stage.ESTIMATION: counts_of(Stage.ESTIMATION, (55, 45))}, SIGMA)
     other = {Stage.ESTIMATION: counts_of(Stage.ESTIMATION, (5, 95))}
     assert unsure.label is None
+    near = {Stage.ESTIMATION: counts_of(Stage.ESTIMATION, (50, 50))}
+    assert compare_redrawn(unsure, near, 0.01).verdict is Verdict.CONSISTENT
     assert compare_redrawn(unsure, other, 0.01).verdict is Verdict.UNCHECKED
+    just = plan.certificate({Stage.ESTIMATION: counts_of(Stage.ESTIMATION, (72, 28))}, SIGMA)
+    assert just.label == 0
+    for votes, verdict in (((73, 27), Verdict.CONSISTENT), ((5, 95), Verdict.UNCHECKED)):
+        redrawn = {Stage.ESTIMATION: counts_of(Stage.ESTIMATION, votes)}
+        assert compare_redrawn(just, redrawn, 0.001).verdict is verdict
     sure = plan.certificate({Stage.ESTIMATION: counts_of(Stage.ESTIMATION, (95, 5))}, SIGMA)
     assert compare_redrawn(sure, other, 0.01).verdict is Verdict.CONTRADICTED
 
@@ -131,6 +138,7 @@ SETUPS = [
     pytest.param(RadiusTarget(of_n=1_000), (0.9, 0.1), id="radius"),
     pytest.param(Anytime(radii=(0.25,), max_n=1_000), (0.85, 0.15), id="anytime"),
     pytest.param(Anytime(radii=(0.25,), max_n=1_000, n0=0), (0.8, 0.2), id="anytime-pooled"),
+    pytest.param(Anytime(radii=(0.25,), max_n=1_000, n0=0), (0.48, 0.47, 0.05), id="no majority"),
 ]
 
 
@@ -145,7 +153,7 @@ def test_correct_certificates_are_contradicted_at_no_more_than_the_level(
         redrawn = redrawn_of(certificate, random, probabilities)
         found[compare_redrawn(certificate, redrawn, ALPHA).verdict] += 1
     assert found[Verdict.CONTRADICTED] <= stats.binom.ppf(1 - FALSE_ALARM, RUNS, ALPHA)
-    assert found[Verdict.CONSISTENT] + found[Verdict.EQUAL] >= RUNS / 4, found
+    assert found[Verdict.CONSISTENT] + found[Verdict.EQUAL] >= 0.9 * RUNS, found
 
 
 @pytest.mark.parametrize(("plan", "probabilities"), SETUPS[::2][:2] + SETUPS[3:])

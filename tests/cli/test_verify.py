@@ -76,10 +76,13 @@ def test_the_arithmetic_of_a_certificate(run: Run, certificate: Certificate) -> 
     assert found.out.startswith("Certificates: 1 holds.\nArithmetic: ")
     assert "a consistent forgery passes this check" in found.out
     values = certificate.to_dict()
-    for name, value, verdict in (("radius", 0.9, "altered"), ("sigma", "0.5", "malformed")):
+    for name, value, verdict, code in (
+        ("radius", 0.9, "altered", 5),
+        ("sigma", "0.5", "malformed", 4),
+    ):
         Path("edited.json").write_text(json.dumps(values | {name: value}))
         found = run("edited.json")
-        assert found.code == 4
+        assert found.code == code
         assert found.out.startswith(f"{verdict}: file: The field '{name}'")
 
 
@@ -101,8 +104,12 @@ def test_fresh_copies_decide(run: Run, certificate: Certificate) -> None:
     assert (found.code, found.json["verdicts"]["confirmed"]) == (0, 1)
     assert (found.json["depth"], found.json["seed"], found.json["alpha"]) == ("audit", "2", 0.001)
     forged(certificate).save("forged.json")
+    wrong = run("forged.json", *MODEL, "--fresh", "--seed", "2")
+    assert wrong.code == 3
+    assert wrong.out.startswith(f"contradicted: file, image {certificate.counts.image_id!r}: ")
+    assert "of 2,000 fresh copies have label" in wrong.out
     weaker = run("right.json", *MODEL, "--fresh", "--seed", "2", "--n", "20")
-    assert weaker.code == 5
+    assert weaker.code == 8
     assert weaker.out.startswith("weaker: ")
 
 
@@ -119,7 +126,7 @@ def test_a_bundle_has_the_fingerprints_of_its_parts(run: Run, certificate: Certi
 def test_another_denoiser_is_named(run: Run, certificate: Certificate) -> None:
     certificate.save("right.json")
     found = run("right.json", "--classifier", "digits", "--data", "digits", "--json")
-    assert found.code == 5
+    assert found.code == 6
     [row] = found.json["failing"]
     assert row["verdict"] == "different"
     assert "'digits-mse'" in row["reason"]
@@ -137,7 +144,7 @@ def test_lines_are_counted_and_the_first_that_fail_are_listed(
     )
     Path("run.jsonl").write_text("\n".join(lines) + "\n")
     found = run("run.jsonl", "--json", "--list", "2")
-    assert found.code == 4
+    assert found.code == 5
     assert found.json["kind"] == "jsonl"
     assert (found.json["verdicts"]["holds"], found.json["verdicts"]["altered"]) == (2, 3)
     assert [row["place"] for row in found.json["failing"]] == ["row 2", "row 4"]
@@ -146,6 +153,59 @@ def test_lines_are_counted_and_the_first_that_fail_are_listed(
     assert run("run.jsonl", "--limit", "1").code == 0
     drawn = run("run.jsonl", *MODEL, "--json")
     assert (drawn.json["verdicts"]["equal"], drawn.json["verdicts"]["altered"]) == (2, 3)
+
+
+def test_one_row_does_not_end_the_check_of_the_others(run: Run, certificate: Certificate) -> None:
+    row = {"index": 0, "true_label": None, "refused": None, "seconds": 0.0}
+    changes = (
+        {"precision": "int8"},  # torch has none
+        {"precision": "float16"},  # nor this one on a CPU
+        {},
+        {"identity": certificate.to_dict()["identity"] | {"image_sha256": "0" * 64}},
+    )
+    lines = [json.dumps(row | {"certificate": certificate.to_dict() | each}) for each in changes]
+    Path("run.jsonl").write_text("\n".join(lines) + "\n")
+    found = run("run.jsonl", *MODEL, "--json")
+    assert (found.code, found.json["verdicts"]["equal"]) == (7, 1)
+    first, second, third = sorted(found.json["failing"], key=lambda row: str(row["place"]))
+    assert [row["verdict"] for row in (first, second, third)] == ["unchecked"] * 3
+    assert [row["place"] for row in (first, second, third)] == ["row 1", "row 2", "row 4"]
+    assert first["reason"].startswith("its model cannot be used here: ")
+    assert "int8" in first["reason"]
+
+
+def test_copies_are_counted_before_they_are_drawn(run: Run, certificate: Certificate) -> None:
+    votes = {certificate.label or 0: 10**15}
+    counts = replace(certificate.counts, votes=votes)
+    plan = replace(certificate.plan, n=10**15)
+    stages = {held.stage: held for held in (certificate.selection, counts)}
+    made = plan.certificate(stages, certificate.parameters)
+    replace(made, identity=certificate.identity).save("large.json")
+    for options, needed in (((), "1,000,000,000,000,050"), (("--fresh",), "4,000,000,000,000,000")):
+        found = run("large.json", *MODEL, *options)
+        assert found.code == 7
+        assert f"needs {needed} copies" in found.out
+        assert f"the certificates need {needed} copies" in " ".join(found.err.split())
+    certificate.save("right.json")
+    found = run("right.json", *MODEL, "--max-calls", "549", "--json")
+    assert (found.code, found.json["calls"], found.json["max_calls"]) == (7, 550, 549)
+    assert run("right.json", *MODEL, "--max-calls", "550").code == 0
+
+
+def test_index_and_true_label_are_those_of_the_data(run: Run, certificate: Certificate) -> None:
+    made = replace(certificate, identity=None).to_dict() | {
+        "identity": certificate.to_dict()["identity"],
+        "image_id": load_dataset("digits").image_ids[0],
+    }
+    row = {"index": 0, "true_label": 0, "refused": None, "seconds": 0.0, "certificate": made}
+    for field, value in (("index", 1), ("true_label", 1)):
+        lines = [json.dumps(row | change) for change in ({}, {field: value})]
+        Path("run.jsonl").write_text("\n".join(lines) + "\n")
+        failing = run("run.jsonl", *MODEL, "--json").json["failing"]
+        assert failing[-1]["place"] == "row 2"
+        assert failing[-1]["verdict"] == "different"
+        expected = f"{field} is 1 in the file and 0 of the image at hand"
+        assert failing[-1]["reason"] == expected
 
 
 @pytest.mark.parametrize(
@@ -158,7 +218,13 @@ def test_lines_are_counted_and_the_first_that_fail_are_listed(
         (("--n", "10"), "--n has no effect on this check"),
         ((*MODEL, "--seed", "10"), "--seed has no effect on this check"),
         ((*MODEL, "--fresh", "--exact"), "--exact has no effect on this check"),
-        ((*MODEL, "--bundle", "b"), "Got both --classifier digits and --bundle b"),
+        (("--bundle", "b", *MODEL), "--bundle b already sets --classifier, --denoiser"),
+        (("--bundle", "b", "--data", "digits", "--engine", "torch"), "already sets --engine"),
+        (("--max-calls", "9"), "--max-calls has no effect on this check (depth arithmetic)"),
+        (("--alpha", "0.1", "--engine", "torch"), "--alpha, --engine has no effect"),
+        (("--device", "cpu", "--calibration", "digits"), "--device, --calibration has no effect"),
+        ((*MODEL, "--max-calls", "0"), "max_calls"),
+        (("--classifier", "digitz", "--data", "digits"), "digitz"),
         ((*MODEL, "--alpha", "2"), "alpha must lie"),
         (("--classifier", "simulated", "--data", "digits"), "remote classifiers"),
     ],

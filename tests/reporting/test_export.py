@@ -109,6 +109,8 @@ def test_csv_has_what_the_certificates_rest_on(mixed: RunResults, tmp_path: Path
         "resolution": "32",
         "image_shape": "[3, 32, 32]",
         "version": "0.1.0",
+        "noise_stream": "cpu",
+        "machine": "engine_version 2.5.1; processor x86_64 AVX2",
     }
 
 

@@ -76,6 +76,10 @@ def test_certificates_say_what_they_are_about() -> None:
     ]
     run = fake_run(label_names=["cat", "dog"], resolution=8, image_shape=[1, 8, 8])
     run.info["versions"]["denoised-smoothing"] = "0.0.9"
+    run.info["noise_stream"] = "cuda"
+    run.settings.update(
+        engine_version="2.5.1", processor="x86_64 AVX2", forward_shape=[50, 1, 8, 8]
+    )
     certified, abstained = load_results(FakeStore({"a": (run, images, [])}), "a").images
     expected = Identity(
         classifier="python:mine:build",
@@ -87,12 +91,20 @@ def test_certificates_say_what_they_are_about() -> None:
         resolution=8,
         image_shape=(1, 8, 8),
         version="0.0.9",
+        noise_stream="cuda",
+        machine="engine_version 2.5.1; processor x86_64 AVX2; forward_shape [50, 1, 8, 8]",
     )
     assert certified.certificate.identity == expected
     assert abstained.certificate.identity == replace(expected, label_name=None)
     earlier = load_results(FakeStore({"a": (fake_run(), images, [])}), "a").images[0].certificate
     assert earlier.identity == replace(
-        expected, label_name=None, resolution=None, image_shape=None, version="unknown"
+        expected,
+        label_name=None,
+        resolution=None,
+        image_shape=None,
+        version="unknown",
+        noise_stream=None,
+        machine=None,
     )
     assert Certificate.from_json(earlier.to_json()) == earlier
     run = fake_run()

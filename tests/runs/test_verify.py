@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,9 +20,17 @@ from denoised_smoothing.certificates.parameters import Contract, EngineName
 from denoised_smoothing.certificates.plans import Anytime
 from denoised_smoothing.certificates.verdicts import Finding, Verdict
 from denoised_smoothing.datasets import ImageDataset, from_sequence
-from denoised_smoothing.errors import AlteredCertificateError, SettingError
+from denoised_smoothing.errors import (
+    AlteredCertificateError,
+    ClassifierError,
+    MalformedCertificateError,
+    MissingExtraError,
+    SettingError,
+)
 from denoised_smoothing.images import digest, resize
-from denoised_smoothing.runs.verify import CopyCheck, ImagesByPixels, verify
+from denoised_smoothing.runs.certified_images import FoundImage, ImagesByPixels, Stated
+from denoised_smoothing.runs.verify import CopyCheck, verify
+from denoised_smoothing.smoothing.scheduler import ImageTask
 
 SIGMA = 0.5
 DENOISER = "digits-stability"
@@ -166,6 +175,7 @@ def test_another_denoiser_is_found_and_named(certificate: Certificate, name: str
 
 def test_another_precision_sigma_or_noise_is_another_classifier(certificate: Certificate) -> None:
     for option, text in (
+        ({"stochastic": True}, "contract is checked in the certificate and stochastic here"),
         ({"precision": "bfloat16"}, "precision is float32 in the certificate and bfloat16 here"),
         ({"noise": "float"}, "noise is grid in the certificate and float here"),
     ):
@@ -181,6 +191,32 @@ def test_another_engine_cannot_be_compared_exactly(
     found = verify(other, smoothed, IMAGE, exact=True)
     assert found.reason == "the engine is openvino in the certificate and torch here"
     assert verify(other, smoothed, IMAGE).verdict is Verdict.EQUAL
+
+
+def test_counts_are_compared_exactly_where_all_that_they_depend_on_is_the_same(
+    smoothed: SmoothedClassifier,
+) -> None:
+    made = smoothed.certify(IMAGE, n0=50, n=500, seed=3)
+    wrong = replace(made, parameters=replace(made.parameters, seed=4))  # consistent counts
+    assert verify(made, smoothed, IMAGE) == Finding(Verdict.EQUAL)
+    assert verify(wrong, smoothed, IMAGE).verdict is Verdict.CONTRADICTED
+    for change in ({"noise_stream": "cuda"}, {"noise_stream": None}, {"machine": None}):
+        found = verify(other(wrong, **change), smoothed, IMAGE)
+        assert found.verdict is Verdict.CONSISTENT, change
+    elsewhere = other(made, noise_stream="cuda")
+    found = verify(elsewhere, smoothed, IMAGE, exact=True)
+    expected = "the noise_stream is cuda in the certificate and cpu here"
+    assert found == Finding(Verdict.DIFFERENT, expected)
+
+
+def test_the_engine_is_compared_before_copies_are_drawn(
+    certificate: Certificate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    smoothed = digits()
+    monkeypatch.setattr(smoothed, "count_labels", lambda *_: pytest.fail("copies were drawn"))
+    parameters = replace(certificate.parameters, engine=EngineName.OPENVINO)
+    found = verify(replace(certificate, parameters=parameters), smoothed, IMAGE, exact=True)
+    assert found.verdict is Verdict.DIFFERENT
 
 
 def test_what_is_not_checked_says_why(
@@ -225,7 +261,7 @@ def test_alpha_is_split_over_the_certificates(
 ) -> None:
     """Counts that alpha = 0.5 contradicts on another stream, and a billionth of it does not."""
     claim = forged(certificate, certificate.counts.of(certificate.selection.top() or 0) + 15)
-    check = CopyCheck(lambda _: smoothed, lambda *_: IMAGE, alpha=0.9)
+    check = CopyCheck(lambda _: smoothed, lambda *_: FoundImage(IMAGE), alpha=0.9)
     ((key, alone),) = check.run([("row", claim)], 1)
     ((_, among),) = check.run([("row", claim)], 10**9)
     assert key == "row"
@@ -240,9 +276,141 @@ def test_images_are_found_by_their_pixels(
     assert isinstance(dataset, ImageDataset)
     found = ImagesByPixels(dataset)(smoothed, certificate)
     assert found is not None
-    assert np.array_equal(found, IMAGE)
+    assert np.array_equal(found.pixels, IMAGE)
+    assert (found.index, found.true_label) == (None, 0)
     missing = ImagesByPixels(from_sequence([(torch.tensor(images[0]), 0)]))
     assert missing(smoothed, certificate) is None
+
+
+def other(certificate: Certificate, dimension: int | None = None, **identity: Any) -> Certificate:
+    """The certificate with another dimension, and the radii that it gives, or identity."""
+    assert certificate.identity is not None
+    parameters = replace(
+        certificate.parameters, dimension=dimension or certificate.parameters.dimension
+    )
+    stages = {held.stage: held for held in certificate.stages}
+    made = certificate.plan.certificate(stages, parameters)
+    return replace(made, identity=replace(certificate.identity, **identity))
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_a_forged_size_of_the_image_is_found(
+    smoothed: SmoothedClassifier, certificate: Certificate, *, fresh: bool
+) -> None:
+    """A smaller dimension gives a larger Linf radius: 8 times that of 64 values."""
+    forgery = other(certificate, 1, image_shape=None)
+    assert forgery.radius_linf == pytest.approx(8 * certificate.radius_linf)
+    assert verify(forgery) == Finding(Verdict.HOLDS)
+    found = verify(forgery, smoothed, IMAGE, fresh=fresh)
+    expected = "dimension is 1 in the file and 64 of the image at hand"
+    assert found == Finding(Verdict.DIFFERENT, expected)
+    for change in ({"image_shape": (4, 4, 4)}, {"image_shape": None, "resolution": 4}):
+        found = verify(other(certificate, **change), smoothed, IMAGE, fresh=fresh)
+        assert found.verdict is Verdict.DIFFERENT, change
+        assert next(iter(change)) in found.reason or "resolution" in found.reason
+
+
+def test_a_resolution_that_fits_no_image_is_refused_or_not_tried(
+    smoothed: SmoothedClassifier, certificate: Certificate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forgery = other(certificate, image_shape=None, resolution=200_000, image_sha256="0" * 64)
+    with pytest.raises(MalformedCertificateError, match="resolution 200000"):
+        Certificate.from_dict(forgery.to_dict())
+    forgery = replace(forgery, parameters=replace(forgery.parameters, dimension=200_000**2))
+    monkeypatch.setattr(SmoothedClassifier, "prepare", lambda *_: pytest.fail("it was resized"))
+    images = ImagesByPixels(load_dataset("digits"))
+    assert images(smoothed, forgery) is None
+
+
+def test_a_label_name_is_that_of_the_classifier(
+    smoothed: SmoothedClassifier, certificate: Certificate
+) -> None:
+    named = [str(n) for n in range(10)]
+    classifier = smoothed.classifier
+    before = getattr(classifier, "label_names", None)
+    classifier.label_names = named
+    try:
+        right = other(certificate, label_name=str(certificate.label))
+        assert verify(right, smoothed, IMAGE, exact=True).verdict is Verdict.EQUAL
+        found = verify(other(certificate, label_name="dog"), smoothed, IMAGE, exact=True)
+    finally:
+        classifier.label_names = before
+    expected = f"label_name is 'dog' in the file and '{certificate.label}' here"
+    assert found == Finding(Verdict.DIFFERENT, expected)
+
+
+def test_an_index_is_compared_only_where_the_image_has_its_id(
+    smoothed: SmoothedClassifier, certificate: Certificate
+) -> None:
+    """Other data may have the image at another place, but not with another label."""
+    check = CopyCheck(
+        lambda _: smoothed, ImagesByPixels(load_dataset("digits")), lambda key: key, exact=True
+    )
+    keys = [Stated(0, 0), Stated(5, 0), Stated(None, None), Stated(0, 1)]
+    found = dict(check.run([(key, certificate) for key in keys], len(keys)))
+    assert [found[key].verdict for key in keys[:3]] == [Verdict.EQUAL] * 3
+    expected = "true_label is 1 in the file and 0 of the image at hand"
+    assert found[keys[3]] == Finding(Verdict.DIFFERENT, expected)
+
+
+def test_a_converted_bundle_does_not_vouch_for_itself(
+    smoothed: SmoothedClassifier, certificate: Certificate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = SimpleNamespace(converted=True, engine=EngineName.OPENVINO)
+    monkeypatch.setattr(smoothed.models, "bundle", bundle)
+    with pytest.raises(SettingError, match="only its own record says"):
+        verify(certificate, smoothed, IMAGE)
+
+
+def test_errors_of_a_model_leave_its_certificates_unchecked(
+    smoothed: SmoothedClassifier, certificate: Certificate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of one whose model cannot be made, and of one whose classifier fails while it counts."""
+
+    def fails(*_: object, **__: object) -> Iterator[ImageTask]:
+        raise ClassifierError("The classifier is broken.")
+        yield
+
+    def smoothed_for(held: Certificate) -> SmoothedClassifier:
+        if held.seed == 1:
+            raise MissingExtraError("openvino", "openvino", "the engine openvino")
+        return broken if held.seed == 2 else smoothed
+
+    def seeded(seed: int) -> Certificate:
+        return replace(certificate, parameters=replace(certificate.parameters, seed=seed))
+
+    broken = digits()
+    monkeypatch.setattr(broken, "count_labels", fails)
+    check = CopyCheck(smoothed_for, lambda *_: FoundImage(IMAGE))
+    keyed = [(1, seeded(1)), (2, seeded(2)), (3, certificate)]
+    found = dict(check.run(keyed, 3))
+    assert [found[key].verdict for key in (1, 2, 3)] == [
+        Verdict.UNCHECKED, Verdict.UNCHECKED, Verdict.EQUAL,
+    ]  # fmt: skip
+    assert "openvino" in found[1].reason
+    assert "broken" in found[2].reason
+
+
+def test_images_of_several_sizes_are_checked_together(smoothed: SmoothedClassifier) -> None:
+    plain = SmoothedClassifier(lambda x: x.flatten(1)[:, :2], SIGMA, device="cpu")
+    images = [np.zeros((1, side, side), np.float32) for side in (4, 6)]
+    made = [plain.certify(image, n0=10, n=50, seed=1) for image in images]
+    held = {digest(image): image for image in images}
+    check = CopyCheck(
+        lambda _: plain, lambda _, c: FoundImage(held[c.identity.image_sha256]), exact=True
+    )
+    found = list(check.run(enumerate(made), 2))
+    assert [finding.verdict for _, finding in found] == [Verdict.EQUAL] * 2
+
+
+def test_no_more_copies_are_drawn_than_the_limit(
+    smoothed: SmoothedClassifier, certificate: Certificate
+) -> None:
+    check = CopyCheck(lambda _: smoothed, lambda *_: FoundImage(IMAGE), max_calls=1_200)
+    found = [finding for _, finding in check.run(((n, certificate) for n in range(3)), 3)]
+    assert {finding.verdict for finding in found} == {Verdict.EQUAL, Verdict.UNCHECKED}
+    (left,) = (finding.reason for finding in found if finding.reason)
+    assert "needs 550 copies, and 100 are left of the limit of 1,200" in left
 
 
 def test_images_are_resized_as_recorded(smoothed: SmoothedClassifier) -> None:

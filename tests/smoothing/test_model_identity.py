@@ -48,7 +48,9 @@ def identity(smoothed: SmoothedClassifier, image: np.ndarray = IMAGE) -> Identit
 def test_a_certificate_names_model_and_image() -> None:
     network = Network()
     before = fingerprint(network)
-    found = identity(SmoothedClassifier(network, 0.25, device="cpu"))
+    smoothed = SmoothedClassifier(network, 0.25, device="cpu")
+    found = identity(smoothed)
+    engine = smoothed.prepared.record(IMAGE)
     pixels = hashlib.sha256(b"(3, 8, 8)" + bytes([128]) * 192).hexdigest()
     assert found == Identity(
         classifier="Network",
@@ -60,6 +62,9 @@ def test_a_certificate_names_model_and_image() -> None:
         resolution=8,
         image_shape=(3, 8, 8),
         version=metadata.version("denoised-smoothing"),
+        noise_stream="cpu",
+        machine=f"engine_version {engine['engine_version']}; processor {engine['processor']}; "
+        f"forward_shape {engine['forward_shape']}",
     )
 
 
@@ -86,6 +91,26 @@ def test_fingerprints_of_modules_follow_their_weights_only(monkeypatch: pytest.M
     changed = identity(smoothed)
     assert changed.classifier_fingerprint != first.classifier_fingerprint
     assert changed.denoiser_fingerprint == first.denoiser_fingerprint
+
+
+@pytest.mark.parametrize("before", ["predict", "prepare", "fail"])
+def test_a_change_after_another_use_changes_the_fingerprint(
+    before: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(192, 2))
+    smoothed = SmoothedClassifier(network, 0.25, device="cpu")
+    if before == "predict":
+        smoothed.predict(IMAGE, n=10, seed=1)
+    elif before == "prepare":
+        smoothed.models.prepare()
+    else:
+        with monkeypatch.context() as patch:
+            patch.setattr(smoothed, "count_labels", lambda *_, **__: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                smoothed.certify(IMAGE, n0=10, n=50, seed=1)
+    with torch.no_grad():
+        network[1].weight += 0.5
+    assert identity(smoothed).classifier_fingerprint == fingerprint(network)
 
 
 def test_a_function_whose_weights_change_is_refused() -> None:

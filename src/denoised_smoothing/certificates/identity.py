@@ -20,6 +20,22 @@ def package_version() -> str:
     return metadata.version("denoised-smoothing")
 
 
+_OF_MACHINE = ("engine_version", "processor", "forward_shape", "model_digest", "calibration")
+
+
+def machine_of(record: Mapping[str, Any]) -> str | None:
+    """Return on what the last bits of answers depend, as text: versions, processor, batch.
+
+    Args:
+        record: the settings of a run, or what a prepared pipeline records of its engine.
+
+    Returns:
+        None for a record without an engine.
+    """
+    known = [f"{name} {record[name]}" for name in _OF_MACHINE if record.get(name) is not None]
+    return shown("; ".join(known)) if "engine_version" in record else None
+
+
 @dataclass(frozen=True)
 class Identity:
     """What a certificate is about, so that someone else can check it.
@@ -39,6 +55,10 @@ class Identity:
             None if it was not.
         image_shape: of the certified image [C, H, W]; None if it was not recorded.
         version: of the package that counted; "unknown" if it was not recorded.
+        noise_stream: what drew the noise, "cpu" or "cuda", whose numbers differ for one seed; None
+            if it was not recorded.
+        machine: on what the last bits of the answers depend (:func:`machine_of`); None if it was
+            not recorded.
     """
 
     classifier: str
@@ -50,6 +70,8 @@ class Identity:
     resolution: int | None = None
     image_shape: tuple[int, ...] | None = None
     version: str = field(default_factory=package_version)
+    noise_stream: str | None = None
+    machine: str | None = None
 
     def named(self, label: int | None, names: Sequence[str] | Mapping[int, str] | None) -> Identity:
         """Return the identity with the name of a label; ``names`` are in order or by number."""
@@ -84,6 +106,8 @@ class Identity:
             resolution=fields.optional("resolution", lambda name: fields.whole(name, 1)),
             image_shape=fields.optional("image_shape", lambda name: _shape(fields, name)),
             version=fields.text("version"),
+            noise_stream=fields.optional("noise_stream", fields.text),
+            machine=fields.optional("machine", fields.text),
         )
         fields.end()
         return found
@@ -92,7 +116,7 @@ class Identity:
         """Return whether shape, resolution and a number of pixel values agree."""
         shape = self.image_shape
         if shape is None:
-            return True
+            return self.resolution is None or dimension % self.resolution**2 == 0
         sides = (self.resolution or shape[1], self.resolution or shape[2])
         return math.prod(shape) == dimension and shape[1:] == sides
 

@@ -41,9 +41,9 @@ class Verdict(StrEnum):
     WEAKER = "weaker"
     """Audit: the fresh copies neither prove nor contradict the radius."""
     UNCHECKED = "unchecked"
-    """It could not be compared: there is no image to draw copies of, for example."""
+    """It could not be compared, for example because its image is not at hand."""
     DIFFERENT = "different"
-    """Another classifier, denoiser, precision or noise than that of the certificate is at hand."""
+    """Model, image or labels at hand are others than those of the certificate."""
     ALTERED = "altered"
     """A derived field differs from what the counts give."""
     MALFORMED = "malformed"
@@ -71,7 +71,8 @@ def compare_redrawn(
 
     On another noise stream it is contradicted only if two intervals for the probability of the
     candidate are disjoint: that of the recorded and that of the redrawn counts, each valid under
-    the stopping rule of the plan at level ``alpha / 2``.
+    the stopping rule of the plan at level ``alpha / 2``. Without a selection stage, disjoint
+    intervals contradict only where that of the recorded counts is above 1/2.
 
     Args:
         redrawn: as many copies of each stage as the certificate has.
@@ -103,14 +104,14 @@ def compare_redrawn(
     pools = not certificate.selection.n
     mine = interval(certificate, recorded, label, alpha / 4 if pools else alpha / 2)
     theirs = interval(certificate, redrawn, label, alpha / 2)
-    if pools and mine[0] <= 0.5:
-        return Finding(Verdict.UNCHECKED, f"{different}, and no label has a majority to compare")
-    said = (
+    reason = (
         f"{different}; the probability of label {label} is in [{mine[0]:.5f}, {mine[1]:.5f}] as "
         f"recorded and in [{theirs[0]:.5f}, {theirs[1]:.5f}] as redrawn"
     )
     disjoint = mine[1] < theirs[0] or theirs[1] < mine[0]
-    return Finding(Verdict.CONTRADICTED if disjoint else Verdict.CONSISTENT, said)
+    if disjoint and pools and mine[0] <= 0.5:
+        return Finding(Verdict.UNCHECKED, f"{reason}, but without a majority that proves nothing")
+    return Finding(Verdict.CONTRADICTED if disjoint else Verdict.CONSISTENT, reason)
 
 
 def interval(
@@ -201,12 +202,12 @@ def _judge_two_sided(certificate: Certificate, fresh: LabelCounts, alpha: float)
         clopper_pearson_lower(votes, n, alpha / 2),
         parameters.error,
     )
-    said = (
+    reason = (
         f"of {n:,} fresh copies {n - failures:,} have label {certificate.label} and {votes:,} the "
         f"runner-up: they allow an L2 radius of at most {best:.4f}"
     )
     below = best < certificate.radius
-    return Finding(Verdict.CONTRADICTED if below else Verdict.WEAKER, said)
+    return Finding(Verdict.CONTRADICTED if below else Verdict.WEAKER, reason)
 
 
 def _certificate_of(certificate: Certificate, fresh: LabelCounts, alpha: float) -> Certificate:
@@ -221,8 +222,10 @@ def _certificate_of(certificate: Certificate, fresh: LabelCounts, alpha: float) 
 
 
 def _candidate(certificate: Certificate) -> int | None:
-    """Return the label whose probability the copies estimate; None without one."""
-    return certificate.selection.top() if certificate.selection.n else certificate.label
+    """Return the label whose probability the copies estimate; None if none was answered."""
+    if certificate.selection.n:
+        return certificate.selection.top()
+    return certificate.counts.followed_by(certificate.continuation).top()
 
 
 def _votes(counts: LabelCounts | None) -> tuple[Mapping[int, int], int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -12,10 +13,18 @@ import typer
 from denoised_smoothing.certificates.parameters import Contract, EngineName, Precision
 from denoised_smoothing.certificates.verdicts import Verdict
 from denoised_smoothing.cli.grouped import Take, command, option_group
-from denoised_smoothing.cli.model_options import ModelOptions
-from denoised_smoothing.cli.options import AsJson, Limit, Seed, option
-from denoised_smoothing.cli.output import print_json, progress_bar, say
-from denoised_smoothing.errors import SettingError
+from denoised_smoothing.cli.model_options import IN_A_BUNDLE, ModelOptions
+from denoised_smoothing.cli.options import (
+    AsJson,
+    Labels,
+    Limit,
+    Seed,
+    is_typed,
+    option,
+    read_labels,
+)
+from denoised_smoothing.cli.output import note, print_json, progress_bar, say
+from denoised_smoothing.errors import DenoisedSmoothingError, SettingError
 
 if TYPE_CHECKING:
     from denoised_smoothing.certificates.certificate import Certificate
@@ -24,12 +33,15 @@ if TYPE_CHECKING:
     from denoised_smoothing.runs.verify import CopyCheck
     from denoised_smoothing.smoothing.classifier import SmoothedClassifier
 
-CODES = dict.fromkeys((Verdict.UNCHECKED, Verdict.DIFFERENT, Verdict.WEAKER), 5) | {
-    Verdict.MALFORMED: 4,
-    Verdict.ALTERED: 4,
+CODES = {
     Verdict.CONTRADICTED: 3,
+    Verdict.MALFORMED: 4,
+    Verdict.ALTERED: 5,
+    Verdict.DIFFERENT: 6,
+    Verdict.UNCHECKED: 7,
+    Verdict.WEAKER: 8,
 }
-"""Exit codes of the verdicts with which a certificate does not hold."""
+"""Exit codes of the verdicts with which a certificate does not hold, the worst first."""
 _data, _copies = option_group("Data and model"), option_group("Copies")
 
 
@@ -49,6 +61,10 @@ class VerifyOptions:
     )
     alpha: float = _copies(
         "Maximum probability that a correct file is contradicted, in (0, 1).", default=0.001
+    )
+    max_calls: int = _copies(
+        "Maximum number of copies to draw. Certificates that need more stay unchecked.",
+        default=10_000_000,
     )
     engine: EngineName | None = option_group("Speed")(
         "Engine that runs denoiser and classifier.", show_default="that of the certificate"
@@ -73,6 +89,8 @@ def verify(
     model: Annotated[
         ModelOptions, Take(("classifier", "denoiser", "bundle", "calibration", "device"))
     ],
+    context: typer.Context,
+    labels: Labels = None,
     limit: Limit = None,
     seed: Seed = None,
     list_rows: Annotated[
@@ -85,27 +103,29 @@ def verify(
     Example: denoised-smoothing verify certificate.json
 
     With --classifier and --data, the recorded seeds draw the copies again; with --fresh, copies of
-    a new seed judge the radii. Exit codes: 0 all hold, 3 one is contradicted, 4 one is altered or
-    malformed, 5 one is not confirmed.
+    a new seed judge the radii. Exit codes: 0 all hold; else that of the worst verdict: 3
+    contradicted, 4 malformed, 5 altered, 6 different, 7 unchecked, 8 weaker.
     """
     from denoised_smoothing.reporting.evidence import PROVES, Outcome, open_evidence
 
-    depth = _depth(options, model, seed)
+    depth = _depth(options, model, context)
     evidence, outcome = open_evidence(source, run=options.run, limit=limit), Outcome(list_rows)
     about: dict[str, Any] = {"source": source, "kind": evidence.kind.value, "depth": depth}
+    check = None if depth == "arithmetic" else _check(options, model, seed, read_labels(labels))
     with progress_bar("certificates", "reading") as update:
-        number = 0
+        number = calls = 0
         for row in evidence.rows():
-            number += row.certificate is not None
-            if depth == "arithmetic":
+            if check is None:
                 outcome.add(row)
+            elif row.certificate is not None:
+                number, calls = number + 1, calls + check.calls_of(row.certificate)
             update(advance=1)
-        if depth != "arithmetic":
-            update(description="drawing copies", completed=0, total=number)
-            check = _check(options, model, seed)
+        if check is not None:
             about |= {"alpha": options.alpha, "seed": str(check.seed) if options.fresh else None}
-            keyed = _keyed(evidence, outcome)
-            for held, finding in check.run(keyed, number):
+            about |= {"calls": calls, "max_calls": options.max_calls}
+            note(f"the certificates need {calls:,} copies (--max-calls {options.max_calls:,})")
+            update(description="drawing copies", completed=0, total=number)
+            for held, finding in check.run(_keyed(evidence, outcome), number):
                 outcome.add(held, finding)
                 update(advance=1)
     if not outcome.verdicts:
@@ -118,7 +138,7 @@ def verify(
         raise typer.Exit(code)
 
 
-def _depth(options: VerifyOptions, model: ModelOptions, seed: int | None) -> str:
+def _depth(options: VerifyOptions, model: ModelOptions, context: typer.Context) -> str:
     """Return the depth that the options ask for.
 
     Raises:
@@ -133,55 +153,101 @@ def _depth(options: VerifyOptions, model: ModelOptions, seed: int | None) -> str
             f"Copies cannot be drawn without {' and '.join(missing)}. Give --classifier (or "
             "--bundle), --data and any --denoiser, or none of them to check the arithmetic alone."
         )
-    used = {"audit": ("--n", "--seed"), "redraw": ("--exact",), "arithmetic": ()}[depth]
-    typed = {"--n": options.n, "--seed": seed, "--exact": options.exact or None}
-    if unused := [name for name, value in typed.items() if value is not None and name not in used]:
+    twice = [f"--{name}" for name in IN_A_BUNDLE if is_typed(context, name)]
+    if model.bundle is not None and twice:
+        raise SettingError(
+            f"--bundle {model.bundle} already sets {', '.join(twice)}. Remove these options, or "
+            "--bundle."
+        )
+    unused = [
+        f"--{name.replace('_', '-')}"
+        for name, depths in _DEPTHS.items()
+        if depth not in depths and is_typed(context, name)
+    ]
+    if unused:
         raise SettingError(
             f"{', '.join(unused)} has no effect on this check (depth {depth}): --n and --seed are "
-            "of --fresh, and --exact of a check with --classifier without it. Remove it."
-        )
-    if model.bundle is not None and model.classifier is not None:
-        raise SettingError(
-            f"Got both --classifier {model.classifier} and --bundle {model.bundle}. Use one."
+            "of --fresh, --exact is of a check with --classifier without it, and a check without "
+            "--classifier draws no copies. Remove it."
         )
     return depth
 
 
-def _check(options: VerifyOptions, model: ModelOptions, seed: int | None) -> CopyCheck:
+_DRAWN = ("redraw", "audit")
+_DEPTHS = {
+    "n": ("audit",),
+    "seed": ("audit",),
+    "exact": ("redraw",),
+    **dict.fromkeys(("alpha", "max_calls", "engine", "device", "calibration", "labels"), _DRAWN),
+}
+"""The depths on which an option has an effect."""
+
+
+def _check(
+    options: VerifyOptions, model: ModelOptions, seed: int | None, labels: dict[str, str] | None
+) -> CopyCheck:
     """Return the check of certificates by copies, each by the model with its own parameters.
 
     Args:
         seed: of the fresh copies; None for fresh entropy.
+        labels: from classes of the data to labels of the classifier.
+
+    Raises:
+        SettingError, SpecError: the models cannot be loaded, or verify nothing.
     """
     from denoised_smoothing.datasets import load_dataset
-    from denoised_smoothing.runs.verify import CopyCheck, ImagesByPixels
+    from denoised_smoothing.models.catalogue import load_classifier, load_denoiser
+    from denoised_smoothing.runs.certified_images import ImagesByPixels, Stated
+    from denoised_smoothing.runs.verify import CopyCheck, check_model
     from denoised_smoothing.smoothing.classifier import SmoothedClassifier as Smoothed
 
+    if model.bundle is not None:  # it sets all parameters
+        loaded = Smoothed.load(model.bundle, device=model.device)
+    else:  # with any sigma, to find mistakes in the options before the first certificate
+        assert model.classifier is not None
+        parts = load_classifier(model.classifier), load_denoiser(model.denoiser)
+        with warnings.catch_warnings(action="ignore"):
+            loaded = Smoothed(parts[0], 0.5, parts[1], device=model.device)
+    check_model(loaded)
+
     @lru_cache(maxsize=4)
-    def build(parameters: SmoothingParameters) -> SmoothedClassifier:
-        if model.bundle is not None:  # it sets all of them
-            return Smoothed.load(model.bundle, device=model.device)
-        smoothed = replace(
-            model,
-            sigma=parameters.sigma,
-            noise=parameters.noise,
-            precision=parameters.precision or Precision.FLOAT32,
-            engine=options.engine or parameters.engine or EngineName.TORCH,
-            stochastic=parameters.contract is Contract.STOCHASTIC,
-        ).build()
-        if smoothed.prepared.needs_calibration:
-            replace(model, calibration=model.calibration or options.data).calibrate(smoothed)
+    def build(parameters: SmoothingParameters) -> SmoothedClassifier | DenoisedSmoothingError:
+        if model.bundle is not None:
+            return loaded
+        try:
+            smoothed = replace(
+                model,
+                sigma=parameters.sigma,
+                noise=parameters.noise,
+                precision=parameters.precision or Precision.FLOAT32,
+                engine=options.engine or parameters.engine or EngineName.TORCH,
+                stochastic=parameters.contract is Contract.STOCHASTIC,
+            ).build()
+            if smoothed.prepared.needs_calibration:
+                replace(model, calibration=model.calibration or options.data).calibrate(smoothed)
+        except DenoisedSmoothingError as error:
+            return error
         return smoothed
 
     def smoothed_for(certificate: Certificate) -> SmoothedClassifier:
         held = certificate.parameters
-        return build(replace(held, alpha=0.5, seed=0, dimension=1, notes=()))
+        found = build(replace(held, alpha=0.5, seed=0, dimension=1, notes=()))
+        if isinstance(found, DenoisedSmoothingError):
+            raise found
+        return found
 
     assert options.data is not None
     return CopyCheck(
-        smoothed_for, ImagesByPixels(load_dataset(options.data)), fresh=options.fresh, n=options.n,
-        alpha=options.alpha, exact=options.exact, seed=seed,
-    )  # fmt: skip
+        smoothed_for,
+        ImagesByPixels(load_dataset(options.data), labels),
+        lambda row: Stated(row.index, row.true_label),
+        fresh=options.fresh,
+        n=options.n,
+        alpha=options.alpha,
+        exact=options.exact,
+        seed=seed,
+        max_calls=options.max_calls,
+    )
 
 
 def _keyed(evidence: Evidence, outcome: Outcome) -> Iterator[tuple[Row, Certificate]]:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from denoised_smoothing import images as image_forms
 from denoised_smoothing.certificates.counts import Stage
+from denoised_smoothing.certificates.identity import machine_of
 from denoised_smoothing.certificates.parameters import Contract, EngineName, Noise, Precision
 from denoised_smoothing.engines.canaries import Canaries
 from denoised_smoothing.engines.choice import EngineChoice, choose_engine
@@ -210,8 +211,21 @@ class PreparedPipeline:
         choice = self.engine_if_used(image)
         if choice is None:
             return {"engine": None, "precision": None}
+        return self._record(image.shape, choice)
+
+    def machine(self, shape: tuple[int, ...]) -> str | None:
+        """Return on what the last bits of answers depend, for images of this shape [C, H, W].
+
+        None before the engine was chosen for them, and where none is used.
+        """
+        if shape not in self._choices:
+            return None
+        _, choice = self._choices[shape]
+        return machine_of(self._record(shape, choice))
+
+    def _record(self, shape: tuple[int, ...], choice: EngineChoice) -> dict[str, Any]:
         return {
-            "forward_shape": [choice.forward, *image.shape],
+            "forward_shape": [choice.forward, *shape],
             **choice.engine.identity(),
             **self.calibration,
         }

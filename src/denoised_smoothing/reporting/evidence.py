@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -29,6 +29,7 @@ from denoised_smoothing.reporting.export import ExportFormat
 from denoised_smoothing.reporting.exported import ExportedRow, stream_export
 from denoised_smoothing.reporting.kinds import AnyKind, Kind, kind_of
 from denoised_smoothing.reporting.results import derived_certificates
+from denoised_smoothing.reporting.rows import ExportedImage
 from denoised_smoothing.text import shown
 
 if TYPE_CHECKING:
@@ -68,12 +69,16 @@ class Row:
         finding: that of the arithmetic.
         image_id: empty where it cannot be read.
         certificate: None where it cannot be read, or the image was refused or is unfinished.
+        index: of the image in the data set, where it is stated.
+        true_label: as a number of the classifier, where it is stated.
     """
 
     place: str
     finding: Finding
     image_id: str = ""
     certificate: Certificate | None = None
+    index: int | None = None
+    true_label: int | None = None
 
     @property
     def remark(self) -> str | None:
@@ -198,7 +203,7 @@ class Outcome:
 def _of_export(path: str, format: ExportFormat) -> Iterator[Row]:
     seen = set[int]()
 
-    def read(row: ExportedRow) -> Certificate | None:
+    def read(held: list[ExportedImage], row: ExportedRow) -> Certificate | None:
         image = row.read()
         if image.index in seen:
             raise MalformedCertificateError(
@@ -206,11 +211,18 @@ def _of_export(path: str, format: ExportFormat) -> Iterator[Row]:
                 "would be counted twice. Export the run again."
             )
         seen.add(image.index)
+        held.append(image)
         return image.certificate
 
     try:
         for row in stream_export(path, format):
-            yield _row(f"row {row.number}", row, read)
+            held: list[ExportedImage] = []
+            found = _row(f"row {row.number}", row, partial(read, held))
+            yield (
+                replace(found, index=held[0].index, true_label=held[0].true_label)
+                if held
+                else found
+            )
     except CertificateError as error:
         yield Row("file", _malformed(error))
 
@@ -228,8 +240,10 @@ def _of_store(source: str, name: str) -> Iterator[Row]:
             not_certified = {image.image_id for image in refused}
             for image in _intact(store.stream_images(name)):
                 place = f"index {image.index}"
-                if image.image_id not in not_certified:
-                    yield _row(place, image, read) if image.finished else Row(place, UNFINISHED)
+                if image.image_id in not_certified:
+                    continue
+                row = _row(place, image, read) if image.finished else Row(place, UNFINISHED)
+                yield replace(row, index=image.index, true_label=image.label)
         except CertificateError as error:
             yield Row("run", _malformed(error))
             return

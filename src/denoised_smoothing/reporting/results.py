@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from denoised_smoothing.certificates.certificate import Certificate, SamplingPlan
 from denoised_smoothing.certificates.counts import LabelCounts, Stage
 from denoised_smoothing.certificates.family import together
-from denoised_smoothing.certificates.identity import Identity
+from denoised_smoothing.certificates.identity import Identity, machine_of
 from denoised_smoothing.certificates.parameters import (
     EngineName,
     Precision,
@@ -230,6 +230,8 @@ def identity_of(run: StoredRun, digest: str) -> Identity | None:
         resolution=held.get("resolution"),
         image_shape=None if shape is None else tuple(shape),
         version=versions.get("denoised-smoothing", "unknown"),
+        noise_stream=run.info.get("noise_stream"),
+        machine=machine_of(held),
     )  # fmt: skip
 
 

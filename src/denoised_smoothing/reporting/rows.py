@@ -40,11 +40,13 @@ COLUMNS: dict[str, type] = {
     "classifier": str, "classifier_fingerprint": str,
     "denoiser": str, "denoiser_fingerprint": str,
     "image_sha256": str, "label_name": str, "resolution": int, "image_shape": list, "version": str,
+    "noise_stream": str, "machine": str,
 }  # fmt: skip
 """Columns of CSV and Parquet and the types of their values; objects and lists are JSON texts."""
 _OF_IDENTITY = (
     *("classifier", "classifier_fingerprint", "denoiser", "denoiser_fingerprint"),
     *("image_sha256", "label_name", "resolution", "image_shape", "version"),
+    *("noise_stream", "machine"),
 )
 _COPIED = (
     *("format", "sigma", "alpha", "noise", "engine", "precision", "contract", "dimension"),

@@ -5,15 +5,11 @@ from __future__ import annotations
 import secrets
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any, Generic, TypeVar
-
-import numpy as np
-from jaxtyping import Float
 
 from denoised_smoothing import images as image_forms
 from denoised_smoothing.certificates.bounds import check_alpha, check_copies
@@ -27,17 +23,16 @@ from denoised_smoothing.certificates.verdicts import (
     compare_redrawn,
     judge_audit,
 )
-from denoised_smoothing.datasets import ImageDataset
-from denoised_smoothing.errors import ImageError, SettingError
+from denoised_smoothing.errors import DenoisedSmoothingError, SettingError
+from denoised_smoothing.runs.certified_images import Certified, FoundImage, Stated, certified_pixels
 from denoised_smoothing.smoothing.classifier import SmoothedClassifier
 from denoised_smoothing.smoothing.scheduler import ImageTask
 
 Key = TypeVar("Key")
-Image = Float[np.ndarray, "c h w"]
-Certified = Float[np.ndarray, "c i j"]
-"""An image as it was certified, perhaps of another size than in the data."""
 FRESH = 4
 """Copies of an audit for each copy that bounds the certified label."""
+MAX_CALLS = 10_000_000
+"""Copies that one check draws at most by default."""
 AT_ONCE = 64
 """Certificates whose images are in memory together."""
 
@@ -52,6 +47,7 @@ def verify(
     alpha: float = 0.001,
     exact: bool = False,
     seed: int | None = None,
+    max_calls: int = MAX_CALLS,
 ) -> Finding:
     """Check a certificate: its arithmetic and, with the model and the image, its copies.
 
@@ -68,12 +64,14 @@ def verify(
         alpha: probability that a correct certificate is contradicted or, by an audit, a wrong one
             confirmed.
         exact: the machine draws the noise of the certificate and computes as its own did, so that
-            any difference of redrawn counts contradicts it.
+            any difference of redrawn counts contradicts it. That is so by default where the
+            certificate recorded noise stream, engine and machine, and they are those here.
         seed: of the fresh copies; None for fresh entropy of the operating system.
+        max_calls: maximum number of copies; a certificate that needs more stays unchecked.
 
     Raises:
         CertificateError: the certificate is malformed or altered.
-        SettingError: there is no image, or the classifier is remote.
+        SettingError: there is no image, or the classifier is remote or a converted bundle.
     """
     if not isinstance(certificate, Certificate):
         load = Certificate.from_dict if isinstance(certificate, Mapping) else Certificate.load
@@ -87,13 +85,40 @@ def verify(
             "There is no image to draw noisy copies of. Give the certified image, or omit the "
             "smoothed classifier to check the arithmetic alone."
         )
+    check_model(smoothed)
     given = image_forms.as_image(image)
+
+    def image_of(smoothed: SmoothedClassifier, held: Certificate) -> FoundImage | None:
+        pixels = certified_pixels(smoothed, given, held)
+        return None if pixels is None else FoundImage(pixels)
+
     check = CopyCheck(
-        lambda _: smoothed, lambda smoothed, held: certified_pixels(smoothed, given, held),
-        fresh=fresh, n=n, alpha=alpha, exact=exact, seed=seed,
+        lambda _: smoothed, image_of, fresh=fresh, n=n, alpha=alpha, exact=exact, seed=seed,
+        max_calls=max_calls,
     )  # fmt: skip
     ((_, finding),) = check.run([(None, certificate)], 1)
     return finding
+
+
+def check_model(smoothed: SmoothedClassifier) -> None:
+    """Refuse a model whose copies a verification does not draw, or that vouches for itself.
+
+    Raises:
+        SettingError: it is remote, or the converted model of a bundle.
+    """
+    if smoothed.is_remote:
+        raise SettingError(
+            "A verification does not support remote classifiers: each noisy copy is a paid query, "
+            "which it does not send. Check the arithmetic alone, or certify the image again with a "
+            "new seed and compare the two certificates."
+        )
+    bundle = smoothed.models.bundle
+    if bundle is not None and bundle.converted:
+        raise SettingError(
+            f"A bundle for {bundle.engine} holds a converted model, and only its own record says "
+            "which classifier and denoiser that is. Give the models themselves: --classifier and "
+            f"--denoiser with --engine {bundle.engine}, or a bundle for torch."
+        )
 
 
 @dataclass(eq=False)
@@ -103,23 +128,29 @@ class CopyCheck:
     Args:
         smoothed_for: from a certificate to the smoothed classifier to check it with.
         image_of: from that and a certificate to the certified image; None without one.
+        stated_of: from the key of a certificate to what is said next to it.
         fresh, n, alpha, exact, seed: as of :func:`verify`; alpha is split over the certificates.
+        max_calls: maximum number of copies for all certificates.
     """
 
     smoothed_for: Callable[[Certificate], SmoothedClassifier]
-    image_of: Callable[[SmoothedClassifier, Certificate], Certified | None]
+    image_of: Callable[[SmoothedClassifier, Certificate], FoundImage | None]
+    stated_of: Callable[[Any], Stated] = lambda _: Stated()
     fresh: bool = False
     n: int | None = None
     alpha: float = 0.001
     exact: bool = False
     seed: int | None = None
+    max_calls: int = MAX_CALLS
 
     def __post_init__(self) -> None:
         check_alpha(self.alpha)
+        check_copies("max_calls", self.max_calls)
         if self.n is not None:
             check_copies("n", self.n)
         self.seed = secrets.randbits(128) if self.seed is None else self.seed
-        self._fingerprints = lru_cache(maxsize=None)(SmoothedClassifier.fingerprints)
+        self._left = self.max_calls
+        self._fingerprints = lru_cache(maxsize=4)(SmoothedClassifier.fingerprints)
 
     def run(
         self, certificates: Iterable[tuple[Key, Certificate]], number: int
@@ -133,19 +164,32 @@ class CopyCheck:
         while window := list(islice(rest, AT_ONCE)):
             groups = defaultdict[Any, list[_Drawing[Key]]](list)
             for key, certificate in window:
-                found = self._prepare(certificate)
+                try:
+                    found = self._prepare(certificate, self.stated_of(key))
+                except DenoisedSmoothingError as error:  # such as an engine that is not installed
+                    found = _failed(error)
                 if isinstance(found, Finding):
                     yield key, found
                     continue
-                smoothed, task = found
+                smoothed, task, exact = found
                 wanted = self._wanted(certificate)
-                same = (smoothed, *wanted.items())
-                groups[same].append(_Drawing(key, certificate, smoothed, task, wanted))
+                same = (smoothed, task.image.shape, *wanted.items())
+                groups[same].append(_Drawing(key, certificate, smoothed, task, wanted, exact))
             for group in groups.values():
                 yield from self._judge(group, level)
 
-    def _prepare(self, certificate: Certificate) -> tuple[SmoothedClassifier, ImageTask] | Finding:
-        """Return the model and the image of a certificate, or why it is not checked by copies."""
+    def calls_of(self, certificate: Certificate) -> int:
+        """Return the number of copies that its check draws, if nothing differs before."""
+        nothing = certificate.identity is None or (self.fresh and certificate.label is None)
+        return 0 if nothing else sum(self._wanted(certificate).values())
+
+    def _prepare(
+        self, certificate: Certificate, stated: Stated
+    ) -> tuple[SmoothedClassifier, ImageTask, bool] | Finding:
+        """Return the model and the image of a certificate, or why it is not checked by copies.
+
+        With them, whether its counts are compared exactly.
+        """
         if self.fresh and certificate.label is None:
             return Finding(Verdict.NO_CLAIM)
         identity, counts = certificate.identity, certificate.counts
@@ -157,25 +201,58 @@ class CopyCheck:
                 "its classifier is random by intention, so its counts do not repeat: audit it "
                 "with fresh copies",
             )
-        smoothed = self.smoothed_for(certificate)
-        if smoothed.is_remote:
-            raise SettingError(
-                "Each noisy copy of a remote classifier is a paid query, which a verification does "
-                "not send. Check the arithmetic alone, or certify the image again with a new seed "
-                "and compare the two certificates."
+        calls = self.calls_of(certificate)
+        if calls > self._left:
+            return Finding(
+                Verdict.UNCHECKED,
+                f"it needs {calls:,} copies, and {self._left:,} are left of the limit of "
+                f"{self.max_calls:,}: raise it (max_calls, --max-calls)",
             )
+        smoothed = self.smoothed_for(certificate)
         if differs := self._differences(smoothed, certificate, identity):
             return Finding(Verdict.DIFFERENT, "; ".join(differs))
-        image = self.image_of(smoothed, certificate)
-        if image is None:
+        found = self.image_of(smoothed, certificate)
+        if found is None:
             return Finding(
                 Verdict.UNCHECKED,
                 f"no image at hand has its pixels (SHA-256 {identity.image_sha256[:12]}...) at "
                 f"{_resolution(identity)}",
             )
+        if differs := found.differences(certificate, stated, smoothed.models.label_names):
+            return Finding(Verdict.DIFFERENT, "; ".join(differs))
+        image = found.pixels
+        exact = not self.fresh and self._repeats(smoothed, certificate, image)
+        if isinstance(exact, Finding):
+            return exact
+        self._left -= calls
         # The name keys the noise: fresh copies are independent also where the seeds are equal.
         name = f"audit {identity.image_sha256}" if self.fresh else counts.image_id
-        return smoothed, ImageTask(counts.run, name, image)
+        return smoothed, ImageTask(counts.run, name, image), exact
+
+    def _repeats(
+        self, smoothed: SmoothedClassifier, certificate: Certificate, image: Certified
+    ) -> bool | Finding:
+        """Return whether equal counts are expected here, or why they cannot be compared exactly.
+
+        They are with ``exact``, or if all on which they depend was recorded and is the same.
+        """
+        choice, identity = smoothed.prepared.engine_if_used(image), certificate.identity
+        assert identity is not None
+        engine = None if choice is None else choice.engine.name
+        compared: list[tuple[str, str | None, str | None]] = [
+            ("engine", certificate.parameters.engine, engine),
+            ("noise_stream", identity.noise_stream, smoothed.noise_stream),
+        ]
+        if self.exact:
+            differs = [
+                f"the {name} is {held} in the certificate and {here} here"
+                for name, held, here in compared
+                if held != here and (name == "engine" or held is not None)
+            ]
+            return Finding(Verdict.DIFFERENT, "; ".join(differs)) if differs else True
+        compared.append(("machine", identity.machine, smoothed.prepared.machine(image.shape)))
+        same = all(held is not None and held == here for _, held, here in compared)
+        return same and smoothed.prepared.contract is Contract.CHECKED
 
     def _differences(
         self, smoothed: SmoothedClassifier, certificate: Certificate, identity: Identity
@@ -197,8 +274,9 @@ class CopyCheck:
             ("sigma", parameters.sigma, smoothed.sigma),
             ("noise", parameters.noise, smoothed.noise),
             ("precision", parameters.precision, smoothed.prepared.precision),
+            ("contract", parameters.contract, smoothed.prepared.contract),
         ):
-            if mine != theirs:
+            if mine not in (theirs, Contract.UNKNOWN):
                 found.append(f"{name} is {mine} in the certificate and {theirs} here")
         return found
 
@@ -218,21 +296,23 @@ class CopyCheck:
             assert self.seed is not None
             return self.seed if self.fresh else drawings[id(task)].certificate.seed
 
-        tasks = (drawing.task for drawing in group)
-        for task in smoothed.count_labels(tasks, lambda _: wanted, seed_of):
-            drawing = drawings[id(task)]
-            certificate = drawing.certificate
-            if self.fresh:
-                yield drawing.key, judge_audit(certificate, task.counts[Stage.ESTIMATION], level)
-                continue
-            held = certificate.parameters.engine
-            engine = smoothed.parameters(task.image, certificate.alpha, certificate.seed).engine
-            if self.exact and engine is not held:
-                text = f"the engine is {held} in the certificate and {engine} here"
-                yield drawing.key, Finding(Verdict.DIFFERENT, text)
-            else:
-                found = compare_redrawn(certificate, task.counts, level, exact=self.exact)
-                yield drawing.key, found
+        tasks, left = (drawing.task for drawing in group), dict(drawings)
+        try:
+            for task in smoothed.count_labels(tasks, lambda _: wanted, seed_of):
+                drawing = left.pop(id(task))
+                yield drawing.key, self._compare(drawing, level)
+        except DenoisedSmoothingError as error:
+            yield from ((drawing.key, _failed(error)) for drawing in left.values())
+
+    def _compare(self, drawing: _Drawing[Key], level: float) -> Finding:
+        certificate, counts = drawing.certificate, drawing.task.counts
+        if self.fresh:
+            return judge_audit(certificate, counts[Stage.ESTIMATION], level)
+        return compare_redrawn(certificate, counts, level, exact=drawing.exact)
+
+
+def _failed(error: DenoisedSmoothingError) -> Finding:
+    return Finding(Verdict.UNCHECKED, f"its model cannot be used here: {error}")
 
 
 @dataclass(frozen=True)
@@ -244,65 +324,7 @@ class _Drawing(Generic[Key]):
     smoothed: SmoothedClassifier
     task: ImageTask
     wanted: dict[Stage, int]
-
-
-def certified_pixels(
-    smoothed: SmoothedClassifier, image: Image, certificate: Certificate
-) -> Certified | None:
-    """Return an image as it was certified: as it is, or resized as recorded; None if neither is."""
-    identity = certificate.identity
-    if identity is None or image_forms.digest(image) == identity.image_sha256:
-        return None if identity is None else image
-    try:
-        prepared = smoothed.prepare(image, identity.resolution)
-    except ImageError:
-        return None
-    return prepared if image_forms.digest(prepared) == identity.image_sha256 else None
-
-
-class ImagesByPixels:
-    """Finds the images of a data set by the SHA-256 of their pixels, as they were certified.
-
-    That whose id the certificate has is tried first, then all.
-    """
-
-    def __init__(self, dataset: ImageDataset) -> None:
-        self._dataset = dataset
-        self._ids = {image_id: index for index, image_id in enumerate(dataset.image_ids)}
-        self._places = lru_cache(maxsize=4)(self._find_places)
-
-    def __call__(self, smoothed: SmoothedClassifier, certificate: Certificate) -> Certified | None:
-        """Return the image of a certificate; None if the data set does not have it."""
-        identity = certificate.identity
-        if identity is None:
-            return None
-        place = self._ids.get(certificate.counts.image_id)
-        found = None if place is None else self._at(place, smoothed, certificate)
-        if found is None:
-            places = self._places(smoothed, identity.resolution)
-            place = places.get(bytes.fromhex(identity.image_sha256))
-            found = None if place is None else self._at(place, smoothed, certificate)
-        return found
-
-    def _at(
-        self, place: int, smoothed: SmoothedClassifier, certificate: Certificate
-    ) -> Certified | None:
-        try:
-            return certified_pixels(smoothed, self._dataset.read(place), certificate)
-        except ImageError:
-            return None
-
-    def _find_places(
-        self, smoothed: SmoothedClassifier, resolution: int | None
-    ) -> dict[bytes, int]:
-        """Return the place of each image by the SHA-256 of its pixels, as it is and resized."""
-        places: dict[bytes, int] = {}
-        for index in range(len(self._dataset)):
-            with suppress(ImageError):  # an image that cannot be prepared was not certified either
-                image = self._dataset.read(index)
-                for pixels in (image, smoothed.prepare(image, resolution)):
-                    places.setdefault(bytes.fromhex(image_forms.digest(pixels)), index)
-        return places
+    exact: bool
 
 
 def _resolution(identity: Identity) -> str:

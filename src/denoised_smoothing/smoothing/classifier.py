@@ -6,6 +6,7 @@ import secrets
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -118,6 +119,10 @@ class SmoothedClassifier:
         if self.is_remote and denoiser is None:  # so that any machine draws the same copies
             devices = [torch.device("cpu")]
         self.device = devices[0]
+        on_cpu = self.noise is Noise.GRID and self.device.type != "cuda"
+        drawn_on = "cpu" if on_cpu else self.device.type
+        self.noise_stream: str | None = drawn_on if cluster is None else None
+        """What draws the noise, on which the numbers of a seed depend; None if workers do."""
         # Queries of a remote classifier take the output of the engine as their images.
         self.prepared = PreparedPipeline(
             PassThrough() if self.is_remote else classifier, denoiser, self.sigma, self.noise,
@@ -282,7 +287,9 @@ class SmoothedClassifier:
 
     def identity(self, image: Image, sha256: str | None = None) -> Identity:
         """Return what certificates of an image are about; ``sha256`` is its digest, if known."""
-        return self.models.of(image, self.resolution, sha256)
+        found = self.models.of(image, self.resolution, sha256)
+        machine = self.prepared.machine(image.shape)
+        return replace(found, noise_stream=self.noise_stream, machine=machine)
 
     def count_labels(
         self,

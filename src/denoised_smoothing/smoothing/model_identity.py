@@ -49,31 +49,22 @@ class ModelIdentity:
         return names if isinstance(names, list | tuple | Mapping) else None
 
     def prepare(self) -> None:
-        """Compute the fingerprints, before the engine runs for the first time."""
-        if self.bundle is None and self._held is None:
-            self._compute(())
+        """Compute the fingerprints of the weights as they are, before the engine runs on them."""
+        if self.bundle is None:
+            self.fingerprints()
 
     def fingerprints(self) -> tuple[str, str]:
         """Return those of classifier and denoiser as they are now."""
         return self._of_state(self._prepared.pipeline.state())
 
     def _of_state(self, state: tuple[object, ...]) -> tuple[str, str]:
-        """Return the fingerprints for a state of the weights: those held, if it is theirs.
-
-        Theirs is the first that is known after they were computed.
-        """
+        """Return the fingerprints for a state of the weights: those held, if it is theirs."""
         if self.bundle is not None:
             return self.bundle.classifier_fingerprint, self.bundle.denoiser_fingerprint
-        known, fingerprints = self._held or self._compute(())
-        if known and known != state:
-            return self._compute(state)[1]
-        self._held = state, fingerprints
-        return fingerprints
-
-    def _compute(self, state: tuple[object, ...]) -> tuple[tuple[object, ...], tuple[str, str]]:
-        classifier, denoiser = map(fingerprint, self._parts)
-        self._held = state, (classifier, denoiser)
-        return self._held
+        if self._held is None or self._held[0] != state:
+            classifier, denoiser = map(fingerprint, self._parts)
+            self._held = state, (classifier, denoiser)
+        return self._held[1]
 
     def of(
         self, image: Float[np.ndarray, "c h w"], resolution: int | None, sha256: str | None
@@ -85,7 +76,8 @@ class ModelIdentity:
             sha256: of the image, if known.
         """
         classifier, denoiser = map(shown, self.specs)
-        fingerprints = self._of_state(self._prepared.state)
+        # Without an engine that was asked for, such as of a remote classifier, there is no state.
+        fingerprints = self._of_state(self._prepared.state or self._prepared.pipeline.state())
         side = resolution if image.shape[1:] == (resolution, resolution) else None
         return Identity(
             classifier, fingerprints[0], denoiser, fingerprints[1],
