@@ -389,8 +389,7 @@ class SmoothedClassifier:
         check_alpha(alpha)
         check_shape(images.shape[1:], self.channels, self.denoiser)
         seed = secrets.randbits(128) if seed is None else seed
-        self.models.prepare()
-        choice = self.prepared.engine_if_used(images[0])
+        choice = self.prepared.engine_if_used(images[0], self.models.prepare())
         parameters = self.parameters(images[0], alpha, seed, choice)
         tasks = [ImageTask(f"seed {seed}", image_forms.digest(image), image) for image in images]
         began, done = time.perf_counter(), 0

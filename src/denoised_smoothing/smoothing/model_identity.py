@@ -48,10 +48,11 @@ class ModelIdentity:
         names = getattr(self._parts[0], "label_names", None)
         return names if isinstance(names, list | tuple | Mapping) else None
 
-    def prepare(self) -> None:
-        """Compute the fingerprints of the weights as they are, before the engine runs on them."""
-        if self.bundle is None:
-            self.fingerprints()
+    def prepare(self) -> tuple[object, ...]:
+        """Compute the fingerprints before the engine runs; return the state of the weights."""
+        state = self._prepared.pipeline.state()
+        self._of_state(state)
+        return state
 
     def fingerprints(self) -> tuple[str, str]:
         """Return those of classifier and denoiser as they are now."""
