@@ -31,6 +31,8 @@ class ModelIdentity:
         self._held: tuple[tuple[object, ...], tuple[str, str]] | None = None
         self.bundle: Bundle | None = None
         """The bundle that the parts come from, which records their specs and fingerprints."""
+        self.noise_stream: str | None = None
+        """What draws the noise; None if workers do."""
 
     @property
     def specs(self) -> tuple[str, str]:
@@ -83,4 +85,5 @@ class ModelIdentity:
         return Identity(
             classifier, fingerprints[0], denoiser, fingerprints[1],
             sha256 or digest(image), resolution=side, image_shape=image.shape,
+            noise_stream=self.noise_stream, machine=self._prepared.machine(image.shape),
         )  # fmt: skip
