@@ -160,7 +160,8 @@ class PreparedPipeline:
     ) -> EngineChoice:
         """Return the engine for images of this size, and the copies of a forward pass.
 
-        ``state`` is that of the weights now, if known. Answers were compared: each depends on its copy alone (see :mod:`.contract`).
+        ``state`` is that of the weights now, if known. Answers were compared: each depends on its
+        copy alone (see :mod:`.contract`).
 
         Raises:
             SettingError, MissingExtraError, ClassifierError: the engine is not available.
