@@ -59,6 +59,11 @@ def chunk_size(shape: Sequence[int]) -> int:
     return max(4, min(CHUNK, CHUNK * 32 * 32 // (shape[1] * shape[2])))
 
 
+def stream_of(device: torch.device, noise: Noise) -> str:
+    """Return the type of the device that draws the noise: numbers of a key depend on it."""
+    return "cpu" if noise is Noise.GRID and device.type != "cuda" else device.type
+
+
 def derive_key(*parts: object) -> int:
     """Return a 128-bit hash of ``parts``; different parts give independent streams."""
     text = json.dumps([str(part) for part in parts])

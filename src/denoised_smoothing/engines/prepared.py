@@ -155,16 +155,19 @@ class PreparedPipeline:
         self.bundle_shape, self._calibration, self._converted = shape, calibration, converted
         self._images, self.needs_calibration = None, False
 
-    def engine_for(self, image: Float[np.ndarray, "c h w"]) -> EngineChoice:
+    def engine_for(
+        self, image: Float[np.ndarray, "c h w"], state: tuple[object, ...] | None = None
+    ) -> EngineChoice:
         """Return the engine for images of this size, and the copies of a forward pass.
 
-        Its answers were compared: each depends on its copy alone (see :mod:`.contract`).
+        ``state`` is that of the weights now, if known. Answers were compared: each depends on its
+        copy alone (see :mod:`.contract`).
 
         Raises:
             SettingError, MissingExtraError, ClassifierError: the engine is not available.
             ContractError: an answer depends on more than its copy.
         """
-        self.state, held = self.pipeline.state(), self._choices.get(image.shape)
+        self.state, held = state or self.pipeline.state(), self._choices.get(image.shape)
         if held is not None and held[0] == self.state:
             return held[1]
         if self.bundle_shape not in (None, image.shape):
@@ -202,9 +205,11 @@ class PreparedPipeline:
         classifier, denoiser = self._parts
         return denoiser is not None or not isinstance(classifier, PassThrough)
 
-    def engine_if_used(self, image: Float[np.ndarray, "c h w"]) -> EngineChoice | None:
+    def engine_if_used(
+        self, image: Float[np.ndarray, "c h w"], state: tuple[object, ...] | None = None
+    ) -> EngineChoice | None:
         """Return :meth:`engine_for`, or None where no copy passes through an engine."""
-        return self.engine_for(image) if self.is_used else None
+        return self.engine_for(image, state) if self.is_used else None
 
     def record(self, image: Float[np.ndarray, "c h w"]) -> dict[str, Any]:
         """Return what executes images of this size, as far as counts depend on it."""

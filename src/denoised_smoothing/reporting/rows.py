@@ -39,8 +39,8 @@ COLUMNS: dict[str, type] = {
     # what it is about
     "classifier": str, "classifier_fingerprint": str,
     "denoiser": str, "denoiser_fingerprint": str,
-    "image_sha256": str, "label_name": str, "resolution": int, "image_shape": list, "version": str,
     "noise_stream": str, "machine": str,
+    "image_sha256": str, "label_name": str, "resolution": int, "image_shape": list, "version": str,
 }  # fmt: skip
 """Columns of CSV and Parquet and the types of their values; objects and lists are JSON texts."""
 _OF_IDENTITY = (

@@ -389,5 +389,5 @@ class CertificationRun:
             "notes": [*self.smoothed.notes, *filter(None, [self.label_match.note])],
             "label_names": None if names is None else list(names),
             "versions": {"python": platform.python_version(), **versions},
-            "noise_stream": self.smoothed.noise_stream,
+            "noise_stream": self.smoothed.models.noise_stream,
         }

@@ -241,7 +241,7 @@ class CopyCheck:
         engine = None if choice is None else choice.engine.name
         compared: list[tuple[str, str | None, str | None]] = [
             ("engine", certificate.parameters.engine, engine),
-            ("noise_stream", identity.noise_stream, smoothed.noise_stream),
+            ("noise_stream", identity.noise_stream, smoothed.models.noise_stream),
         ]
         if self.exact:
             differs = [

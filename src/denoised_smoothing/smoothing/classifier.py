@@ -6,7 +6,6 @@ import secrets
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -39,7 +38,7 @@ from denoised_smoothing.errors import SettingError
 from denoised_smoothing.models.denoisers.trained_range import range_notes
 from denoised_smoothing.models.protocols import Classifier
 from denoised_smoothing.models.specs import spec_of
-from denoised_smoothing.noise import chunk_size
+from denoised_smoothing.noise import chunk_size, stream_of
 from denoised_smoothing.remote.protocol import CopyClassifier
 from denoised_smoothing.smoothing.bundle import open_bundle, save_bundle, shape_of
 from denoised_smoothing.smoothing.cluster import RayBackend, RayCluster
@@ -119,10 +118,6 @@ class SmoothedClassifier:
         if self.is_remote and denoiser is None:  # so that any machine draws the same copies
             devices = [torch.device("cpu")]
         self.device = devices[0]
-        on_cpu = self.noise is Noise.GRID and self.device.type != "cuda"
-        drawn_on = "cpu" if on_cpu else self.device.type
-        self.noise_stream: str | None = drawn_on if cluster is None else None
-        """What draws the noise, on which the numbers of a seed depend; None if workers do."""
         # Queries of a remote classifier take the output of the engine as their images.
         self.prepared = PreparedPipeline(
             PassThrough() if self.is_remote else classifier, denoiser, self.sigma, self.noise,
@@ -139,6 +134,7 @@ class SmoothedClassifier:
             self.prepared.calibrate(calibration)
         self._batch_size = batch_size
         self.models = ModelIdentity(classifier, denoiser, self.prepared)
+        self.models.noise_stream = stream_of(self.device, self.noise) if cluster is None else None
         """Its specs and fingerprints, and the bundle from which it was loaded, if any."""
 
     def certify(
@@ -287,9 +283,7 @@ class SmoothedClassifier:
 
     def identity(self, image: Image, sha256: str | None = None) -> Identity:
         """Return what certificates of an image are about; ``sha256`` is its digest, if known."""
-        found = self.models.of(image, self.resolution, sha256)
-        machine = self.prepared.machine(image.shape)
-        return replace(found, noise_stream=self.noise_stream, machine=machine)
+        return self.models.of(image, self.resolution, sha256)
 
     def count_labels(
         self,
@@ -389,8 +383,7 @@ class SmoothedClassifier:
         check_alpha(alpha)
         check_shape(images.shape[1:], self.channels, self.denoiser)
         seed = secrets.randbits(128) if seed is None else seed
-        self.models.prepare()
-        choice = self.prepared.engine_if_used(images[0])
+        choice = self.prepared.engine_if_used(images[0], self.models.prepare())
         parameters = self.parameters(images[0], alpha, seed, choice)
         tasks = [ImageTask(f"seed {seed}", image_forms.digest(image), image) for image in images]
         began, done = time.perf_counter(), 0

@@ -31,6 +31,8 @@ class ModelIdentity:
         self._held: tuple[tuple[object, ...], tuple[str, str]] | None = None
         self.bundle: Bundle | None = None
         """The bundle that the parts come from, which records their specs and fingerprints."""
+        self.noise_stream: str | None = None
+        """What draws the noise; None if workers do."""
 
     @property
     def specs(self) -> tuple[str, str]:
@@ -48,10 +50,11 @@ class ModelIdentity:
         names = getattr(self._parts[0], "label_names", None)
         return names if isinstance(names, list | tuple | Mapping) else None
 
-    def prepare(self) -> None:
-        """Compute the fingerprints of the weights as they are, before the engine runs on them."""
-        if self.bundle is None:
-            self.fingerprints()
+    def prepare(self) -> tuple[object, ...]:
+        """Compute the fingerprints before the engine runs; return the state of the weights."""
+        state = self._prepared.pipeline.state()
+        self._of_state(state)
+        return state
 
     def fingerprints(self) -> tuple[str, str]:
         """Return those of classifier and denoiser as they are now."""
@@ -82,4 +85,5 @@ class ModelIdentity:
         return Identity(
             classifier, fingerprints[0], denoiser, fingerprints[1],
             sha256 or digest(image), resolution=side, image_shape=image.shape,
+            noise_stream=self.noise_stream, machine=self._prepared.machine(image.shape),
         )  # fmt: skip
