@@ -156,14 +156,17 @@ def test_lines_are_counted_and_the_first_that_fail_are_listed(
 
 
 def test_one_row_does_not_end_the_check_of_the_others(run: Run, certificate: Certificate) -> None:
-    row = {"index": 0, "true_label": None, "refused": None, "seconds": 0.0}
+    row = {"true_label": None, "refused": None, "seconds": 0.0}
     changes = (
         {"precision": "int8"},  # torch has none
         {"precision": "float16"},  # nor this one on a CPU
         {},
         {"identity": certificate.to_dict()["identity"] | {"image_sha256": "0" * 64}},
     )
-    lines = [json.dumps(row | {"certificate": certificate.to_dict() | each}) for each in changes]
+    lines = [
+        json.dumps(row | {"index": index, "certificate": certificate.to_dict() | each})
+        for index, each in enumerate(changes)
+    ]
     Path("run.jsonl").write_text("\n".join(lines) + "\n")
     found = run("run.jsonl", *MODEL, "--json")
     assert (found.code, found.json["verdicts"]["equal"]) == (7, 1)
@@ -199,10 +202,8 @@ def test_index_and_true_label_are_those_of_the_data(run: Run, certificate: Certi
     }
     row = {"index": 0, "true_label": 0, "refused": None, "seconds": 0.0, "certificate": made}
     for field, value in (("index", 1), ("true_label", 1)):
-        lines = [json.dumps(row | change) for change in ({}, {field: value})]
-        Path("run.jsonl").write_text("\n".join(lines) + "\n")
+        Path("run.jsonl").write_text(json.dumps(row | {field: value}) + "\n")
         failing = run("run.jsonl", *MODEL, "--json").json["failing"]
-        assert failing[-1]["place"] == "row 2"
         assert failing[-1]["verdict"] == "different"
         expected = f"{field} is 1 in the file and 0 of the image at hand"
         assert failing[-1]["reason"] == expected

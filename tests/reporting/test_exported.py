@@ -270,6 +270,7 @@ REFUSED = {
     **dict.fromkeys(("dimension", "resolution", "format"), ("7", "")),
     **dict.fromkeys(("engine", "precision", "contract", "seed", "run", "version"), ("7", "")),
     **dict.fromkeys(("classifier", "denoiser", "label_name", "image_sha256"), ("7", "")),
+    **dict.fromkeys(("noise_stream", "machine"), ("7", "")),
     **dict.fromkeys(("classifier_fingerprint", "denoiser_fingerprint"), ("7", "")),
 }
 """What the row of a refused image must not say, and what it says."""
