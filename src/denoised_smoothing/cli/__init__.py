@@ -71,7 +71,7 @@ app = typer.Typer(
     help="Certify the robustness of existing image classifiers.\n\n"
     "Example: denoised-smoothing demo\n\n"
     "Exit codes: 0 done, 1 failed midway (finished work is kept), 2 refused before any work, "
-    "3 a certificate is contradicted, 4 one is altered or malformed, 5 one is not confirmed, "
+    "3 a certificate is contradicted, 4 to 8 'verify' did not confirm one, "
     "130 interrupted, 143 ended by SIGTERM.",
 )
 for _name, _summary in COMMANDS.items():
