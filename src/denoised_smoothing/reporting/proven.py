@@ -73,7 +73,7 @@ def _seed(run: RunResults) -> Condition:
 
 def _selected(run: RunResults) -> str:
     """Say which rows of which data were used, and how many there are of each class."""
-    stride = run.run.settings["stride"]
+    stride = run.run.settings.get("stride", 1)
     places = [image.index for image in run.images]
     rows = "consecutive rows" if stride == 1 else f"one row in {stride}"
     text = f"{rows} of {run.run.settings['data']}"

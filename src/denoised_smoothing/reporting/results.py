@@ -193,7 +193,8 @@ def planned_places(run: StoredRun) -> range:
     Empty for a run that does not record their number.
     """
     number, _, of = run.settings.get("shard", "1/1").partition("/")
-    first, step = (int(number) - 1) * run.settings["stride"], int(of) * run.settings["stride"]
+    stride = run.settings.get("stride", 1)
+    first, step = (int(number) - 1) * stride, int(of) * stride
     images = max(run.info.get("planned", ()), default=0)
     return range(first, first + images * step, step)
 
