@@ -48,7 +48,7 @@ def test_the_schema_is_one() -> None:
 @each_certificate
 @pytest.mark.parametrize("identity", IDENTITIES)
 def test_what_is_written_is_valid(certificate: Certificate, identity: Any) -> None:
-    VALIDATOR.validate(plain(replace(certificate, identity=identity)))
+    assert not [*VALIDATOR.iter_errors(plain(replace(certificate, identity=identity)))]
 
 
 def test_every_field_is_described_and_no_other_allowed() -> None:
